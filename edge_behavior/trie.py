@@ -1,0 +1,108 @@
+"""The label trie: all candidate labels as token paths that share their beginnings.
+
+Flat arrays in breadth-first order, so that scoring is a few vectorized steps per depth and a native
+runtime can use the same layout. Knows token ids only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.errors import EdgebError
+
+
+@dataclass(frozen=True)
+class LabelTrie:
+    """Token paths of all candidates, each path ending in its terminator.
+
+    Node 0 is the root (the end of the prompt). Nodes are sorted by depth, so a parent precedes its children, and
+    siblings are contiguous.
+
+    Attributes:
+        tokens: Token id per node, shape [N]; -1 for the root.
+        parents: Parent node per node, shape [N]; -1 for the root.
+        depths: Depth per node, shape [N].
+        candidates: Candidate index per node where a path ends there, else -1, shape [N].
+        leaves: Node where each candidate's path ends, shape [B].
+        inner: Nodes that have children, root first, shape [M]: the positions a model must be evaluated at.
+    """
+
+    tokens: NDArray[np.int32]
+    parents: NDArray[np.int32]
+    depths: NDArray[np.int32]
+    candidates: NDArray[np.int32]
+    leaves: NDArray[np.int32]
+    inner: NDArray[np.int32]
+
+    @classmethod
+    def from_paths(cls, paths: Sequence[Sequence[int]]) -> LabelTrie:
+        """Build from one token path per candidate, in candidate order.
+
+        Raises:
+            EdgebError: a path is empty, equals another, or is a prefix of another (the terminator rules this
+                out for real labels).
+        """
+        tokens, parents, depths, ends = [-1], [-1], [0], [-1]
+        reached = [0] * len(paths)
+        # Sorted paths make the children of a node contiguous at every depth.
+        order = sorted(range(len(paths)), key=lambda i: list(paths[i]))
+        for depth in range(max((len(p) for p in paths), default=0)):
+            children: dict[tuple[int, int], int] = {}
+            for i in order:
+                path = paths[i]
+                if depth >= len(path):
+                    continue
+                node = reached[i]
+                if ends[node] >= 0:
+                    raise EdgebError(f"candidate {ends[node]} is a token prefix of candidate {i}", "rename one label")
+                key = (node, path[depth])
+                if key not in children:
+                    children[key] = len(tokens)
+                    tokens.append(path[depth])
+                    parents.append(node)
+                    depths.append(depth + 1)
+                    ends.append(-1)
+                reached[i] = children[key]
+            for i, path in enumerate(paths):
+                if len(path) == depth + 1:
+                    if ends[reached[i]] >= 0:
+                        raise EdgebError(f"candidates {ends[reached[i]]} and {i} have the same tokens", "rename one")
+                    ends[reached[i]] = i
+        if any(len(path) == 0 for path in paths) or not paths:
+            raise EdgebError("a candidate has no tokens", "check the tokenizer and the label list")
+        as_array = [np.asarray(x, dtype=np.int32) for x in (tokens, parents, depths, ends, reached)]
+        inner = np.unique(as_array[1][1:])
+        return cls(*as_array, inner=inner)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def n_candidates(self) -> int:
+        """Number of candidates B."""
+        return len(self.leaves)
+
+    @property
+    def evaluated(self) -> NDArray[np.int32]:
+        """Inner nodes without the root: the tokens exhaustive exact scoring has to pay for."""
+        return self.inner[1:]
+
+    def path(self, candidate: int) -> list[int]:
+        """Token ids of one candidate, terminator included."""
+        node, path = int(self.leaves[candidate]), []
+        while node:
+            path.append(int(self.tokens[node]))
+            node = int(self.parents[node])
+        return path[::-1]
+
+    def ancestors(self, node: int) -> list[int]:
+        """Nodes from just below the root down to `node`."""
+        found = []
+        while node > 0:
+            found.append(node)
+            node = int(self.parents[node])
+        return found[::-1]
