@@ -1,0 +1,22 @@
+"""Fixtures every test may use. Nothing is downloaded; real data is read from ../shared where it exists."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(os.environ.get("EDGEB_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and tokenizers beside a developer's checkout; a user's clone has none."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"real data not present beside the checkout (set EDGEB_SHARED to its folder; looked in {SHARED})")
+    return SHARED
