@@ -62,7 +62,7 @@ class CandidateSet:
     def shares(self) -> NDArray[np.float64]:
         """Fraction of training events per label, shape [B]; zeros when nothing was counted."""
         counts = np.asarray(self.counts, dtype=np.float64)
-        return counts / max(counts.sum(), 1.0)
+        return np.asarray(counts / max(counts.sum(), 1.0))
 
     def anchors(self, threshold: float = ANCHOR_THRESHOLD) -> NDArray[np.bool_]:
         """Mask [B] of labels above `threshold` of training events (paper §2.2)."""

@@ -38,7 +38,7 @@ def nearest(name: str, known: Iterable[str], fallback: int = 8) -> str:
     """
     names = sorted(known)
     lower = {n.lower(): n for n in names}
-    close = get_close_matches(name.lower(), list(lower), n=1, cutoff=0.6)
+    close = get_close_matches(name.lower(), list(lower), n=1, cutoff=0.7)
     if close:
         return f"did you mean '{lower[close[0]]}'?"
     shown = ", ".join(names[:fallback])

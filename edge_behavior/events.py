@@ -61,7 +61,9 @@ def clean_label(text: str) -> str:
             "labels are one line of plain text; rename it in the log",
         )
     if len(label) > MAX_LABEL_CHARS:
-        raise EdgebError(f"behavior label {label[:40]!r}… has {len(label)} characters", f"use at most {MAX_LABEL_CHARS}")
+        raise EdgebError(
+            f"behavior label {label[:40]!r}… has {len(label)} characters", f"use at most {MAX_LABEL_CHARS}"
+        )
     return label
 
 
@@ -73,7 +75,9 @@ def parse_time(text: str, where: str) -> datetime:
     try:
         time = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise EdgebError(f"{where}: '{text}' is not a time", "write ISO 8601 local time, like 2012-05-01T18:00") from None
+        raise EdgebError(
+            f"{where}: '{text}' is not a time", "write ISO 8601 local time, like 2012-05-01T18:00"
+        ) from None
     if time.tzinfo is not None:
         raise EdgebError(f"{where}: '{text}' carries a time zone", "convert it to the user's local time first")
     return time
@@ -126,7 +130,9 @@ def read_history(path: Path) -> list[BehaviorEvent]:
             behavior=_label_at(str(row["behavior"]), where),
         )
         if events and event.time < events[-1].time:
-            raise EdgebError(f"{where}: {event.time.isoformat()} is before the event above it", "sort the file by timestamp")
+            raise EdgebError(
+                f"{where}: {event.time.isoformat()} is before the event above it", "sort the file by timestamp"
+            )
         events.append(event)
     return events
 

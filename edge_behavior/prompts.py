@@ -20,8 +20,7 @@ LAYOUTS = ("stream", "prefix", "instruct")
 STREAM_TERMINATOR = ")\n"
 TASK = "Predict the next behavior of the user."
 ROLE = (
-    "You are a smart phone assistant that infers what the user will do next "
-    "from the history of the user's behaviors."
+    "You are a smart phone assistant that infers what the user will do next from the history of the user's behaviors."
 )
 
 # Appendix D, Instruct1-3: history, then next context, then candidates.

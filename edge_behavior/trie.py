@@ -74,9 +74,15 @@ class LabelTrie:
                     ends[reached[i]] = i
         if any(len(path) == 0 for path in paths) or not paths:
             raise EdgebError("a candidate has no tokens", "check the tokenizer and the label list")
-        as_array = [np.asarray(x, dtype=np.int32) for x in (tokens, parents, depths, ends, reached)]
-        inner = np.unique(as_array[1][1:])
-        return cls(*as_array, inner=inner)
+        parent_nodes = np.asarray(parents, dtype=np.int32)
+        return cls(
+            tokens=np.asarray(tokens, dtype=np.int32),
+            parents=parent_nodes,
+            depths=np.asarray(depths, dtype=np.int32),
+            candidates=np.asarray(ends, dtype=np.int32),
+            leaves=np.asarray(reached, dtype=np.int32),
+            inner=np.unique(parent_nodes[1:]),
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -90,6 +96,17 @@ class LabelTrie:
     def evaluated(self) -> NDArray[np.int32]:
         """Inner nodes without the root: the tokens exhaustive exact scoring has to pay for."""
         return self.inner[1:]
+
+    @property
+    def choices(self) -> NDArray[np.int32]:
+        """Nodes that masked scoring evaluates: those with several children, and the way to them; not the root."""
+        wanted = np.zeros(len(self), dtype=np.bool_)
+        wanted[np.flatnonzero(np.bincount(self.parents[1:], minlength=len(self)) > 1)] = True
+        for node in range(len(self) - 1, 0, -1):
+            if wanted[node]:
+                wanted[self.parents[node]] = True
+        wanted[0] = False
+        return np.flatnonzero(wanted).astype(np.int32)
 
     def path(self, candidate: int) -> list[int]:
         """Token ids of one candidate, terminator included."""

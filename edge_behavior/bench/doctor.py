@@ -1,0 +1,61 @@
+"""What this machine has: packages by extra, accelerator, memory, disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from edge_behavior import __version__
+
+_PACKAGES = {
+    "runtime": ("llama-cpp-python", "numpy"),
+    "data": ("duckdb", "pyarrow", "matplotlib"),
+    "train": ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "scikit-learn"),
+    "export": ("gguf", "torch", "transformers", "peft"),
+}
+
+
+def examine() -> dict[str, str]:
+    """One line per part; a missing package is named with the extra that brings it."""
+    import psutil
+
+    found = {
+        "edgeb": __version__,
+        "python": platform.python_version(),
+        "cores": f"{psutil.cpu_count(logical=False)} physical, {os.cpu_count()} logical",
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",
+    }
+    for part, packages in _PACKAGES.items():
+        versions = {name: _version(name) for name in packages}
+        missing = [name for name, found_version in versions.items() if found_version is None]
+        listed = ", ".join(f"{name} {v}" for name, v in versions.items() if v is not None)
+        if missing:
+            listed += f"; missing {', '.join(missing)}: pip install 'edgeb[{part}]'"
+        found[part] = listed
+    found["accelerator"] = _accelerator()
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _accelerator() -> str:
+    if _version("torch") is None:
+        return "unknown without torch"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none: training runs on the CPU, use the tiny recipe"
+    properties = torch.cuda.get_device_properties(0)
+    bf16 = "with" if torch.cuda.is_bf16_supported(including_emulation=False) else "without"
+    return (
+        f"{torch.cuda.device_count()} x {properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16} bfloat16"
+    )

@@ -1,0 +1,63 @@
+"""`edgeb predict`: rank the candidates for one history and one next context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def predict_command(
+    bundle: Annotated[Path, typer.Argument(help="Bundle made by `edgeb export`.", show_default=False)],
+    history: Annotated[
+        Path,
+        typer.Option(help="CSV or JSONL with timestamp, place, behavior; one user, oldest first.", show_default=False),
+    ],
+    at: Annotated[str, typer.Option(help="Local time to predict for, like 2012-05-01T18:00.", show_default=False)],
+    place: Annotated[str, typer.Option(help="Where the user is then.", show_default=False)],
+    top: Annotated[int, typer.Option(help="Candidates to show; 0 for all.")] = 5,
+    scoring: Annotated[str, typer.Option(help="exact (full-vocabulary) or masked (grammar-constrained).")] = "exact",
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
+    ] = False,
+) -> None:
+    """Say what the user does next: candidates with their probabilities.
+
+    Only the candidate set is decoded, so an answer is always one of its labels.
+
+        edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home
+
+        edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --top 3 --json
+    """
+    from edge_behavior.commands.output import emit
+    from edge_behavior.events import parse_time, read_history
+    from edge_behavior.runtime.predictor import Predictor
+    from edge_behavior.scoring import check_scoring
+
+    check_scoring(scoring)
+    when = parse_time(at, "--at")
+    events = read_history(history)
+    with Predictor.load(bundle, threads=threads) as predictor:
+        prediction = predictor.predict(events, when, place, top_k=top or None, scoring=scoring)
+    document: dict[str, Any] = {
+        "predictions": [{"behavior": r.behavior, "probability": r.probability} for r in prediction.ranked],
+        "scoring": prediction.scoring,
+        "tokens_evaluated": prediction.tokens_evaluated,
+        "latency_ms": round(prediction.latency_ms, 3),
+        "bundle": str(bundle),
+    }
+
+    def show() -> None:
+        from rich.console import Console
+
+        from edge_behavior.tables import candidates_table
+
+        console = Console()
+        console.print(candidates_table(document["predictions"]))
+        console.print(
+            f"{prediction.scoring} scoring, {prediction.tokens_evaluated} tokens, {prediction.latency_ms:.1f} ms"
+        )
+
+    emit(document, as_json, show)

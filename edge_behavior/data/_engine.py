@@ -1,0 +1,134 @@
+"""DuckDB as this package uses it: bounded memory, spilling to a scratch folder, errors a user can act on.
+
+Knows nothing of logs or datasets. Results are always fetched whole or streamed as Arrow batches, because an open
+result owns its connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import psutil
+import pyarrow as pa
+
+from edge_behavior.errors import EdgebError
+
+MAX_MEMORY = 8 * 2**30
+BATCH_ROWS = 1_000_000
+_DISK_FULL = re.compile(r"no space left|not enough space|max_temp_directory_size", re.IGNORECASE)
+
+
+def default_memory_limit() -> int:
+    """Bytes DuckDB may hold before it spills: half of the memory that is free now, at most 8 GiB."""
+    return min(MAX_MEMORY, int(psutil.virtual_memory().available) // 2)
+
+
+def literal(text: str) -> str:
+    """A string as a SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def file_literal(path: Path) -> str:
+    """A file name as a SQL literal that names exactly this file, whatever wildcards are in it."""
+    return literal(glob.escape(str(path)))
+
+
+class Engine:
+    """One DuckDB database in a scratch folder, gone with the folder.
+
+    Args:
+        folder: An existing folder for the database and for what does not fit into memory.
+        memory_limit: As DuckDB writes it ("8GB"); None for half of the free memory, at most 8 GiB.
+    """
+
+    def __init__(self, folder: Path, memory_limit: str | None = None) -> None:
+        config: dict[str, Any] = {
+            "temp_directory": str(folder / "spill"),
+            "memory_limit": memory_limit or f"{default_memory_limit() // 2**20}MiB",
+            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            # The row ids of what is read are the order of the log.
+            "preserve_insertion_order": True,
+        }
+        if "?" in str(folder):
+            raise EdgebError(f"DuckDB cannot work in {folder}: its path holds a '?'", "choose another --out")
+        try:
+            self._connection = duckdb.connect(str(folder / "log.duckdb"), config=config)
+        except duckdb.Error as error:
+            raise EdgebError(f"cannot start DuckDB: {_first_line(error)}", "check --memory-limit, like 4GB") from None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a statement and return all its rows. DuckDB's own errors pass through."""
+        return self._connection.execute(sql).fetchall()
+
+    def row(self, sql: str) -> tuple[Any, ...]:
+        """The first row of a query that always has one."""
+        return self.rows(sql)[0]
+
+    def number(self, sql: str) -> int:
+        """The one number a query returns."""
+        return int(self.row(sql)[0])
+
+    def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
+        """Stream a query's result."""
+        yield from self._connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+
+    def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Create a table from columns; the types are what Arrow makes of the values."""
+        self._connection.register("_columns", pa.table({key: pa.array(values) for key, values in columns.items()}))
+        self.rows(f"CREATE TABLE {name} AS SELECT * FROM _columns")
+        self._connection.unregister("_columns")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return re.sub(r"^[A-Za-z ]+ Error: ", "", lines[0]) if lines else type(error).__name__
+
+
+@contextmanager
+def user_errors(what: str) -> Iterator[None]:
+    """Turn what DuckDB or the disk complains about into an EdgebError; `what` names the work being done.
+
+    Raises:
+        EdgebError: disk full, not enough memory, or any other failure of the engine.
+        KeyboardInterrupt: the query was interrupted.
+    """
+    try:
+        yield
+    except (duckdb.InterruptException, RuntimeError) as error:
+        # Ctrl-C during a query comes out as a plain RuntimeError.
+        if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
+            raise KeyboardInterrupt from None
+        raise
+    except (EOFError, zlib.error) as error:
+        raise EdgebError(f"{what}: damaged gzip file: {error}", "fetch the log again") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EdgebError(f"{what}: the disk is full", "free some space, or put --out on another disk") from None
+        where = f"{error.filename}: " if error.filename else ""
+        raise EdgebError(f"{what}: {where}{error.strerror or error}", "check the path and its permissions") from None
+    # Other kinds of duckdb.Error are faults of this package and pass as they are.
+    except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InvalidInputException) as error:
+        if _DISK_FULL.search(str(error)):
+            raise EdgebError(f"{what}: the disk is full", "free some space, or put --out on another disk") from None
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise EdgebError(f"{what}: {_first_line(error)}", "raise --memory-limit, or close other programs") from None
+        hint = "fetch the log again" if "gzip" in str(error).lower() else "check that the file is what --format says"
+        raise EdgebError(f"{what}: {_first_line(error)}", hint) from None

@@ -1,0 +1,316 @@
+"""From a DuckDB table of raw events to the files of a dataset folder.
+
+Codes texts, drops duplicates and repeats, skips users with too few events, splits by user, streams the sorted events
+to Parquet. Every row that does not arrive is counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from edge_behavior.candidates import CandidateSet, check_labels
+from edge_behavior.data._engine import Engine
+from edge_behavior.data._source import Source
+from edge_behavior.data._text import Where
+from edge_behavior.data.dataset import EVENT_SCHEMA, HISTORY_LENGTH, SPLITS, event_file
+from edge_behavior.errors import EdgebError
+from edge_behavior.events import clean_label
+
+MAX_LABELS = 2**15 - 1  # behavior is an int16
+_QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What to keep of a log.
+
+    Attributes:
+        seed: Of the split.
+        min_events: Users with fewer are skipped.
+        merge_seconds: An event that repeats the user's previous behavior at the same place within so many seconds
+            is dropped; 0 keeps all.
+    """
+
+    seed: int
+    min_events: int
+    merge_seconds: int
+
+
+def write_dataset(
+    engine: Engine, source: Source, rules: Rules, out: Path, step: Callable[[str], None]
+) -> dict[str, Any]:
+    """Write the Parquet files for the table `log` into the existing folder `out`.
+
+    Args:
+        step: Called with a few words when a stage of the work begins.
+
+    Returns:
+        The fields of dataset.json that describe the content.
+
+    Raises:
+        EdgebError: bad labels, or too few users to split.
+    """
+    name = str(source.files[0])
+    dropped: dict[str, int] = {}
+    rows = engine.number("SELECT count(*) FROM log")
+    step("cleaning labels and places")
+    labels, places = _code_texts(engine, source)
+    step("dropping duplicates")
+    kept_rows = engine.number("SELECT count(*) FROM coded")
+    if source.label_name is not None:
+        dropped[source.no_label] = rows - kept_rows
+    engine.rows("DROP TABLE log")
+    engine.rows(
+        "CREATE TABLE events AS SELECT user, time, place, behavior, min(position) AS position FROM coded GROUP BY ALL"
+    )
+    engine.rows("DROP TABLE coded")
+    dropped["duplicate"], kept_rows = _lost(engine, kept_rows)
+    if rules.merge_seconds:
+        _merge_repeats(engine, rules.merge_seconds)
+        dropped["repeat"], kept_rows = _lost(engine, kept_rows)
+
+    step("splitting by user")
+    users = engine.rows(
+        "SELECT code, text, n FROM users JOIN (SELECT user, count(*) AS n FROM events GROUP BY user) "
+        "ON code = user ORDER BY text"
+    )
+    kept = [row for row in users if row[2] >= rules.min_events]
+    part = split_users(len(kept), rules, name)
+    counts = np.array([n for _, _, n in kept], dtype=np.int64)
+    dropped["short_user"] = kept_rows - int(counts.sum())
+    total_users = engine.number("SELECT count(*) FROM users")
+    number = _number([code for code, _, _ in kept], total_users)
+    engine.table("kept", {"code": pa.array([code for code, _, _ in kept], pa.int64())})
+    engine.rows("DELETE FROM events WHERE user NOT IN (SELECT code FROM kept)")
+
+    candidates, label_number = _candidates(engine, labels, number, part, name)
+    place_names, place_counts, place_number = _rank_places(engine, places)
+    step("sorting and writing")
+    content = _write_events(engine, out, number, part, label_number, place_number)
+    ids = [text for _, text, _ in kept]
+    content["users"] = _digest_texts(ids)
+    content["places"] = _digest_texts(place_names)
+    pq.write_table(
+        pa.table(
+            {
+                "user": pa.array(range(len(kept)), pa.int32()),
+                "user_id": ids,
+                "split": [SPLITS[p] for p in part],
+                "events": counts,
+            }
+        ),
+        out / "users.parquet",
+    )
+    pq.write_table(
+        pa.table({"place": pa.array(range(len(place_names)), pa.int32()), "name": place_names, "events": place_counts}),
+        out / "places.parquet",
+    )
+    start, end = engine.row("SELECT min(time), max(time) FROM events")
+    return {
+        "rows": {"read": rows, "dropped": dropped},
+        "users": {"read": total_users, "skipped": total_users - len(kept), "kept": len(kept)},
+        "history_length": HISTORY_LENGTH,
+        "splits": {split: _part_counts(counts[part == i]) for i, split in enumerate(SPLITS)},
+        "span": {"start": start.isoformat(timespec="seconds"), "end": end.isoformat(timespec="seconds")},
+        "events_per_user": {
+            **{key: float(np.quantile(counts, q)) for key, q in _QUANTILES.items()},
+            "mean": float(counts.mean()),
+        },
+        "place": {**source.place, "count": len(place_names)},
+        "candidates": {"labels": list(candidates.labels), "counts": list(candidates.counts)},
+        "content": content,
+    }
+
+
+def _part_counts(counts: NDArray[np.int64]) -> dict[str, int]:
+    windows = np.maximum(counts - HISTORY_LENGTH, 0)
+    return {"users": len(counts), "events": int(counts.sum()), "windows": int(windows.sum())}
+
+
+def _lost(engine: Engine, before: int) -> tuple[int, int]:
+    after = engine.number("SELECT count(*) FROM events")
+    return before - after, after
+
+
+def split_users(users: int, rules: Rules, name: str) -> NDArray[np.int64]:
+    """Which of SPLITS each of the users, sorted by id, goes to: 8:1:1, at least one each.
+
+    Raises:
+        EdgebError: no user has enough events, or fewer than three have.
+    """
+    if users < len(SPLITS):
+        few = "no user has" if users == 0 else f"only {users} user{'s have' if users > 1 else ' has'}"
+        raise EdgebError(
+            f"{name}: {few} at least {rules.min_events} events",
+            "the split needs three such users; pass a longer log, or lower --min-events",
+        )
+    held_out = max(1, round(users / 10))
+    order = np.random.default_rng(rules.seed).permutation(users)
+    part = np.zeros(users, dtype=np.int64)
+    part[order[users - 2 * held_out : users - held_out]] = 1
+    part[order[users - held_out :]] = 2
+    return part
+
+
+def _code_texts(engine: Engine, source: Source) -> tuple[list[str], list[str]]:
+    """Make `coded` (user, time, place, behavior, position) and `users`; returns the label and place names."""
+    distinct = engine.number("SELECT count(DISTINCT behavior) FROM log")
+    if source.label_name is None and distinct > MAX_LABELS:
+        raise EdgebError(
+            f"{source.files[0]}: {distinct} distinct behaviors, more than {MAX_LABELS}",
+            "is --behavior-column the right column? Merge rare behaviors",
+        )
+    texts = engine.rows(
+        "SELECT coalesce(behavior, '') AS text, min(rowid) AS first FROM log GROUP BY text ORDER BY first"
+    )
+    if source.label_name is None:
+        labels = _clean_labels(texts, source.where, str(source.files[0]))
+    else:
+        found = {text: source.label_name(text) for text, _ in texts}
+        labels = {text: label for text, label in found.items() if label is not None}
+        check_labels(sorted(set(labels.values())))
+    places = {
+        text: source.place_name(text) for (text,) in engine.rows("SELECT DISTINCT coalesce(place, '') AS text FROM log")
+    }
+    label_names, place_names = sorted(set(labels.values())), sorted(set(places.values()))
+    for table, mapping, names in (("labels", labels, label_names), ("place_names", places, place_names)):
+        codes = {text: code for code, text in enumerate(names)}
+        engine.table(
+            table,
+            {
+                "text": pa.array(list(mapping), pa.string()),
+                "code": pa.array([codes[text] for text in mapping.values()], pa.int32()),
+            },
+        )
+    engine.rows(
+        "CREATE TABLE users AS SELECT text, CAST(row_number() OVER (ORDER BY text) - 1 AS INTEGER) AS code "
+        "FROM (SELECT DISTINCT user AS text FROM log)"
+    )
+    engine.rows(
+        "CREATE TABLE coded AS SELECT users.code AS user, log.time AS time, place_names.code AS place, "
+        "labels.code AS behavior, log.rowid AS position FROM log JOIN users ON log.user = users.text "
+        "JOIN place_names ON coalesce(log.place, '') = place_names.text "
+        "JOIN labels ON coalesce(log.behavior, '') = labels.text"
+    )
+    return label_names, place_names
+
+
+def _clean_labels(texts: list[tuple[Any, ...]], where: Where, name: str) -> dict[str, str]:
+    """Raw behavior text to label; refuses what cannot be one, and two that differ only by case or space."""
+    labels: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    for text, first in texts:
+        try:
+            label = clean_label(text)
+        except EdgebError as error:
+            raise EdgebError(f"{where(first)}: {error.message}", error.hint) from None
+        raw = unicodedata.normalize("NFC", text)
+        key = "".join(raw.split()).casefold()
+        if seen.setdefault(key, raw) != raw:
+            raise EdgebError(
+                f"{where(first)}: behavior '{raw}' differs from '{seen[key]}' only by case or space",
+                "merge the two under one name in the log",
+            )
+        labels[text] = label
+    try:
+        check_labels(sorted(set(labels.values())))
+    except EdgebError as error:
+        raise EdgebError(f"{name}: {error.message}", error.hint) from None
+    return labels
+
+
+def _merge_repeats(engine: Engine, seconds: int) -> None:
+    engine.rows(
+        "CREATE TABLE merged AS SELECT user, time, place, behavior, position FROM events "
+        "WINDOW w AS (PARTITION BY user ORDER BY time, position) "
+        "QUALIFY NOT coalesce(lag(behavior) OVER w = behavior AND lag(place) OVER w = place "
+        f"AND time - lag(time) OVER w <= to_seconds({seconds}), false)"
+    )
+    engine.rows("DROP TABLE events")
+    engine.rows("ALTER TABLE merged RENAME TO events")
+
+
+def _candidates(
+    engine: Engine, labels: list[str], number: NDArray[np.int32], part: NDArray[np.int64], name: str
+) -> tuple[CandidateSet, NDArray[np.int16]]:
+    """The candidate set of what was kept, and raw label code to candidate."""
+    training, present = np.zeros(len(labels), np.int64), np.zeros(len(labels), bool)
+    for batch in engine.batches("SELECT user, behavior, count(*) AS n FROM events GROUP BY user, behavior"):
+        users, behaviors, n = (batch.column(i).to_numpy() for i in range(3))
+        present[behaviors] = True
+        np.add.at(training, behaviors, np.where(part[number[users]] == 0, n, 0))
+    order = sorted(np.flatnonzero(present).tolist(), key=lambda code: (-training[code], labels[code]))
+    try:
+        candidates = CandidateSet(tuple(labels[c] for c in order), tuple(int(training[c]) for c in order))
+    except EdgebError as error:
+        raise EdgebError(f"{name}: {error.message} among the users kept", error.hint) from None
+    return candidates, _number(order, len(labels)).astype(np.int16)
+
+
+def _rank_places(engine: Engine, places: list[str]) -> tuple[list[str], list[int], NDArray[np.int32]]:
+    """Names and counts of the places that occur, most frequent first, and raw place code to number."""
+    rows = engine.rows("SELECT place, count(*) FROM events GROUP BY place")
+    ranked = sorted(rows, key=lambda row: (-row[1], places[row[0]]))
+    return [places[c] for c, _ in ranked], [n for _, n in ranked], _number([c for c, _ in ranked], len(places))
+
+
+def _number(codes: list[int], size: int) -> NDArray[np.int32]:
+    """The inverse of a list of codes: code to its position, -1 where absent."""
+    number = np.full(size, -1, np.int32)
+    number[codes] = np.arange(len(codes), dtype=np.int32)
+    return number
+
+
+def _write_events(
+    engine: Engine,
+    out: Path,
+    user_number: NDArray[np.int32],
+    part: NDArray[np.int64],
+    label_number: NDArray[np.int16],
+    place_number: NDArray[np.int32],
+) -> dict[str, Any]:
+    """Stream the events, sorted by user, time and position, to their part's file; returns a digest per column."""
+    event_file(out, "train").parent.mkdir()
+    digests = {split: {column: hashlib.sha256() for column in EVENT_SCHEMA.names} for split in SPLITS}
+    writers = [pq.ParquetWriter(event_file(out, split), EVENT_SCHEMA, compression="zstd") for split in SPLITS]
+    try:
+        for batch in engine.batches(
+            "SELECT user, CAST(date_trunc('second', time) AS TIMESTAMP_S) AS time, place, behavior FROM events "
+            "ORDER BY user, events.time, position"
+        ):
+            users = user_number[batch.column(0).to_numpy()]
+            columns: list[NDArray[Any]] = [
+                users,
+                batch.column(1).cast(pa.int64()).to_numpy(),
+                place_number[batch.column(2).to_numpy()],
+                label_number[batch.column(3).to_numpy()],
+            ]
+            parts = part[users]
+            for i, split in enumerate(SPLITS):
+                mask = parts == i
+                if not mask.any():
+                    continue
+                chosen = [np.ascontiguousarray(column[mask]) for column in columns]
+                for field, values in zip(EVENT_SCHEMA, chosen, strict=True):
+                    digests[split][field.name].update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+                arrays = [pa.array(v).cast(f.type) for f, v in zip(EVENT_SCHEMA, chosen, strict=True)]
+                writers[i].write_table(pa.Table.from_arrays(arrays, schema=EVENT_SCHEMA))
+    finally:
+        for writer in writers:
+            writer.close()
+    return {split: {column: d.hexdigest() for column, d in columns.items()} for split, columns in digests.items()}
+
+
+def _digest_texts(texts: list[str]) -> str:
+    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,224 @@
+"""The dataset folder: Parquet events of three parts, users, places, and dataset.json.
+
+    events/{train,validation,test}.parquet   user int32, time timestamp[s], place int32, behavior int16; sorted
+                                             (Parquet knows no seconds and keeps them as milliseconds)
+    users.parquet                            user, user_id, split, events
+    places.parquet                           place, name, events
+    dataset.json                             source, options, counts, candidate set
+
+Reads and describes the format; importers write it. Knows nothing of prompts or models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
+
+from edge_behavior.candidates import CandidateSet
+from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.events import BehaviorEvent
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "validation", "test")
+HISTORY_LENGTH = 20
+INFO_FILE = "dataset.json"
+EVENT_SCHEMA = pa.schema(
+    [("user", pa.int32()), ("time", pa.timestamp("s")), ("place", pa.int32()), ("behavior", pa.int16())]
+)
+_FIELDS = ("schema_version", "source", "options", "rows", "users", "splits", "span", "candidates", "content")
+
+
+def event_file(folder: Path, split: str) -> Path:
+    """Where a dataset folder keeps a part's events."""
+    return folder / "events" / f"{split}.parquet"
+
+
+@dataclass(frozen=True)
+class EventTable:
+    """The events of some users as columns, grouped by user and sorted by time.
+
+    Attributes:
+        user_offsets: int64 [U+1]; user u owns the events user_offsets[u] to user_offsets[u+1].
+        time: datetime64[s] [N], local.
+        place: int32 [N], index into `places`.
+        behavior: int32 [N], index into the candidate set.
+        places: Place names.
+        candidates: The dataset's candidate set.
+        users: int32 [U], the dataset-wide number of each user (users.parquet); 0 … U-1 when not given.
+    """
+
+    user_offsets: NDArray[np.int64]
+    time: NDArray[np.datetime64]
+    place: NDArray[np.int32]
+    behavior: NDArray[np.int32]
+    places: list[str]
+    candidates: CandidateSet
+    users: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+
+    def __post_init__(self) -> None:
+        if len(self.users) != len(self.user_offsets) - 1:
+            object.__setattr__(self, "users", np.arange(len(self.user_offsets) - 1, dtype=np.int32))
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def event(self, index: int) -> BehaviorEvent:
+        """The event at a position."""
+        time: datetime = self.time[index].astype("datetime64[s]").item()
+        return BehaviorEvent(
+            self.places[int(self.place[index])], time, self.candidates.labels[int(self.behavior[index])]
+        )
+
+    def history(self, target: int, length: int = HISTORY_LENGTH) -> list[BehaviorEvent]:
+        """The same user's last events before `target`, oldest first; at most `length`, fewer at the user's start."""
+        user = int(np.searchsorted(self.user_offsets, target, side="right")) - 1
+        start = max(int(self.user_offsets[user]), target - length)
+        return [self.event(index) for index in range(start, target)]
+
+    def user_of(self, targets: ArrayLike) -> NDArray[np.int64]:
+        """Which user of this table (0 … U-1) each event belongs to, shape of `targets`."""
+        return np.asarray(np.searchsorted(self.user_offsets, targets, side="right") - 1, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset folder.
+
+    Attributes:
+        path: The folder.
+        info: What dataset.json says.
+        candidates: All labels, with their training counts.
+    """
+
+    path: Path
+    info: dict[str, Any]
+    candidates: CandidateSet
+
+    @classmethod
+    def open(cls, path: Path) -> Dataset:
+        """Open a folder written by `edgeb data import` or `edgeb data synth`.
+
+        Raises:
+            EdgebError: not a dataset folder, one of a newer version, or one with a part missing or cut short.
+        """
+        info = _read_info(path)
+        listed = info["candidates"]
+        candidates = CandidateSet(tuple(listed["labels"]), tuple(listed["counts"]))
+        for split in SPLITS:
+            rows, expected = _rows_in(event_file(path, split)), int(info["splits"][split]["events"])
+            if rows != expected:
+                raise EdgebError(f"{event_file(path, split)} has {rows} events, not {expected}", "import the log again")
+        for name, expected in (("users", info["users"]["kept"]), ("places", info["place"]["count"])):
+            rows = _rows_in(path / f"{name}.parquet")
+            if rows != int(expected):
+                raise EdgebError(f"{path / name}.parquet has {rows} rows, not {expected}", "import the log again")
+        return cls(path, info, candidates)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what the dataset holds: events, users, places, split and candidate set.
+
+        Two imports with equal events agree, whatever the source file was called or how its rows were ordered.
+        """
+        held = {key: self.info[key] for key in ("schema_version", "candidates", "content")}
+        text = json.dumps(held, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def places(self) -> list[str]:
+        """Place names, in the order of their numbers."""
+        return [str(name) for name in _read(self.path / "places.parquet", ["name"]).column("name").to_pylist()]
+
+    def events(self, split: str) -> EventTable:
+        """Load a part into memory: 16 bytes per event.
+
+        Args:
+            split: `train`, `validation` or `test`.
+
+        Raises:
+            EdgebError: no such part, or its file is damaged.
+        """
+        if split not in SPLITS:
+            raise EdgebError(f"unknown split '{split}'", nearest(split, SPLITS))
+        file = event_file(self.path, split)
+        codes, starts = _runs(_column(file, "user"))
+        table = EventTable(
+            user_offsets=starts,
+            time=_column(file, "time").astype("datetime64[s]", copy=False),
+            place=_column(file, "place").astype(np.int32, copy=False),
+            behavior=_column(file, "behavior").astype(np.int32),
+            places=self.places,
+            candidates=self.candidates,
+            users=codes.astype(np.int32, copy=False),
+        )
+        for name, values, limit in (
+            ("behavior", table.behavior, len(self.candidates)),
+            ("place", table.place, len(table.places)),
+        ):
+            if len(values) and not (values.min() >= 0 and values.max() < limit):
+                raise EdgebError(f"{file} holds a {name} number outside 0…{limit - 1}", "import the log again")
+        return table
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    file = path / INFO_FILE
+    not_one = "make one with `edgeb data import` or `edgeb data synth`"
+    if not path.exists():
+        raise EdgebError(f"no dataset at {path}", not_one)
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EdgebError(f"{path} is not a dataset folder: it has no {INFO_FILE}", not_one) from None
+    except NotADirectoryError:
+        raise EdgebError(f"{path} is a file, not a dataset folder", not_one) from None
+    except (OSError, ValueError) as error:
+        raise EdgebError(f"cannot read {file}: {error}", "import the log again") from None
+    version = info.get("schema_version") if isinstance(info, dict) else None
+    if not isinstance(version, int):
+        raise EdgebError(f"{file} is not an edgeb dataset description", not_one)
+    if version > SCHEMA_VERSION:
+        raise EdgebError(f"{path} has dataset version {version}; this edgeb reads {SCHEMA_VERSION}", "update edgeb")
+    missing = next((name for name in _FIELDS if name not in info), None)
+    if missing is not None:
+        raise EdgebError(f"{file} lacks '{missing}'", "import the log again")
+    return dict(info)
+
+
+def _rows_in(file: Path) -> int:
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(file, error) from None
+
+
+def _read(file: Path, columns: Sequence[str]) -> pa.Table:
+    try:
+        return pq.read_table(file, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(file, error) from None
+
+
+def _damaged(file: Path, error: Exception) -> EdgebError:
+    what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged or cut short"
+    return EdgebError(f"{file} {what}", "import the log again")
+
+
+def _column(file: Path, name: str) -> NDArray[Any]:
+    return np.asarray(_read(file, [name]).column(name).to_numpy())
+
+
+def _runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Values of consecutive equal runs [R] and their bounds [R+1]."""
+    changes = np.flatnonzero(values[1:] != values[:-1]) + 1
+    bounds = np.concatenate([[0], changes, [len(values)]]).astype(np.int64)
+    return values[bounds[:-1]], bounds

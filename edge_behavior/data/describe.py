@@ -1,0 +1,254 @@
+"""What a dataset looks like: numbers for machines, a table for people, a plot of the label frequencies.
+
+Reads dataset.json only. Never prints; the command does.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from edge_behavior.candidates import ANCHOR_THRESHOLD, GROUPS, HEAD_THRESHOLD, CandidateSet
+from edge_behavior.data.dataset import SPLITS, Dataset
+from edge_behavior.errors import EdgebError
+
+DROP_REASONS = {
+    "duplicate": "exact duplicates",
+    "repeat": "repeats of the event before",
+    "short_user": "events of skipped users",
+    "no_category": "events of apps without a category",
+}
+COLORS = {"head": "#1f5fa8", "medium": "#4fa3a5", "tail": "#d9822b"}
+_ROWS_PER_PANEL = 50
+_MAX_PLOTTED = 400
+_BAR_CELLS = 24
+
+
+def describe(dataset: Dataset, anchor: float = ANCHOR_THRESHOLD) -> dict[str, Any]:
+    """All that there is to say about a dataset, as plain JSON values.
+
+    Args:
+        anchor: Share of training events above which a behavior is an anchor.
+
+    Raises:
+        EdgebError: the threshold is not between 0 and the head threshold.
+    """
+    _check_threshold(anchor)
+    info, candidates = dataset.info, dataset.candidates
+    shares, names = candidates.shares, candidates.groups(anchor)
+    start, end = (datetime.fromisoformat(info["span"][key]) for key in ("start", "end"))
+    return {
+        "dataset": str(dataset.path),
+        "fingerprint": dataset.fingerprint,
+        "source": info["source"],
+        "options": info["options"],
+        "rows": info["rows"],
+        "users": info["users"],
+        "splits": info["splits"],
+        "history_length": info["history_length"],
+        "span": {**info["span"], "days": round((end - start).total_seconds() / 86_400, 2)},
+        "events": sum(info["splits"][split]["events"] for split in SPLITS),
+        "events_per_user": info["events_per_user"],
+        "place": info["place"],
+        "anchor_threshold": anchor,
+        "head_threshold": HEAD_THRESHOLD,
+        "groups": {
+            group: {
+                "behaviors": names.count(group),
+                "share": float(sum(s for s, n in zip(shares, names, strict=True) if n == group)),
+            }
+            for group in GROUPS
+        },
+        "behaviors": [
+            {"behavior": label, "training_events": count, "share": float(share), "group": group}
+            for label, count, share, group in zip(candidates.labels, candidates.counts, shares, names, strict=True)
+        ],
+    }
+
+
+def _check_threshold(anchor: float) -> None:
+    if not 0 < anchor <= HEAD_THRESHOLD:
+        raise EdgebError(
+            f"the anchor threshold is {anchor}", f"use a share above 0 and up to {HEAD_THRESHOLD}, like 0.01"
+        )
+
+
+def import_tables(info: dict[str, Any]) -> Group:
+    """What an import did, for a terminal: rows, drops, users and parts.
+
+    Args:
+        info: What `import_log` returned, or `Dataset.info`.
+    """
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column()
+    rows.add_column(justify="right")
+    rows.add_row("rows read", f"{info['rows']['read']:,}")
+    for reason, count in info["rows"]["dropped"].items():
+        rows.add_row(f"  dropped: {DROP_REASONS.get(reason, reason)}", f"{count:,}")
+    rows.add_row("users read", f"{info['users']['read']:,}")
+    rows.add_row(f"  skipped: fewer than {info['options']['min_events']} events", f"{info['users']['skipped']:,}")
+    return Group(rows, Text(), _splits(info))
+
+
+def tables(description: dict[str, Any], top: int = 40) -> Group:
+    """A description for a terminal.
+
+    Args:
+        description: From `describe`.
+        top: How many behaviors to list, most frequent first; 0 for all.
+    """
+    per_user, span, place = description["events_per_user"], description["span"], description["place"]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("source", escape(f"{description['source']['name']} ({description['source']['format']})"))
+    facts.add_row("span", f"{span['start']} to {span['end']}: {span['days']:,.0f} days")
+    facts.add_row(
+        "events per user",
+        f"median {per_user['median']:,.0f}, 10-90 %: {per_user['p10']:,.0f}-{per_user['p90']:,.0f}, "
+        f"min {per_user['min']:,.0f}, max {per_user['max']:,.0f}",
+    )
+    facts.add_row("places", f"{place['count']:,} ({place['kind']})")
+    for group, held in description["groups"].items():
+        facts.add_row(group, f"{held['behaviors']} behaviors, {held['share']:.1%} of training events")
+    return Group(facts, Text(), import_tables(description), Text(), _behaviors(description, top))
+
+
+def _splits(info: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("part")
+    for name in ("users", "events", "windows"):
+        table.add_column(name, justify="right")
+    for split in SPLITS:
+        part = info["splits"][split]
+        table.add_row(split, *(f"{part[name]:,}" for name in ("users", "events", "windows")))
+    return table
+
+
+def _behaviors(description: dict[str, Any], top: int) -> Group:
+    listed = description["behaviors"]
+    shown = listed if top <= 0 else listed[:top]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("behavior", overflow="fold")
+    table.add_column("events", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("group")
+    table.add_column("log scale")
+    counts = [row["training_events"] for row in listed if row["training_events"]]
+    for row in shown:
+        color = COLORS[row["group"]]
+        table.add_row(
+            escape(row["behavior"]),
+            f"{row['training_events']:,}",
+            f"{row['share']:.3%}",
+            Text(row["group"], style=color),
+            Text("█" * _cells(row["training_events"], counts[-1], counts[0]), style=color),
+        )
+    rest = len(listed) - len(shown)
+    return Group(table, Text(f"… and {rest} more: pass --top 0, or --json" if rest else ""))
+
+
+def _cells(count: int, least: int, most: int) -> int:
+    """Length of a bar that starts at half of the rarest behavior's count, as in the plot."""
+    return round(_BAR_CELLS * math.log(2 * count / least) / math.log(2 * most / least)) if count else 0
+
+
+def plot_distribution(dataset: Dataset, png_path: Path, anchor: float = ANCHOR_THRESHOLD) -> None:
+    """Write a PNG of the training share of every behavior: log-scale bars, most frequent first.
+
+    Bars are colored by group; dashed lines are the thresholds between tail, medium and head. More than 50 behaviors
+    go into several columns; more than 400 are cut. An existing file is replaced.
+
+    Raises:
+        EdgebError: the threshold is out of range, or the file cannot be written.
+    """
+    _check_threshold(anchor)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import FuncFormatter
+
+    candidates = dataset.candidates
+    shown = min(len(candidates), _MAX_PLOTTED)
+    panels = min(5, math.ceil(shown / _ROWS_PER_PANEL))
+    rows = math.ceil(shown / panels)
+    figure = Figure(figsize=(4.4 * panels + 1.4 * (panels == 1), 0.17 * rows + 1.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, squeeze=False, sharex=True)[0]
+    lowest, highest = _limits(candidates)
+    for panel, axis in enumerate(axes):
+        members = range(panel * rows, min((panel + 1) * rows, shown))
+        _draw_bars(axis, candidates, members, rows, anchor, lowest)
+        axis.set_xscale("log")
+        axis.set_xlim(lowest, highest * 6)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+        axis.set_xlabel("share of training events, %", fontsize=8)
+    groups = candidates.groups(anchor)
+    labels = {
+        "head": f"head: above {100 * HEAD_THRESHOLD:g} %",
+        "medium": f"medium: {100 * anchor:g} to {100 * HEAD_THRESHOLD:g} %",
+        "tail": f"tail: {100 * anchor:g} % or less",
+    }
+    handles = [Patch(color=COLORS[g], label=f"{labels[g]} ({groups.count(g)} behaviors)") for g in GROUPS]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3 if panels > 1 else 1, frameon=False, fontsize=8)
+    anchors = len(candidates) - groups.count("tail")
+    more = f", the {shown} most frequent shown" if shown < len(candidates) else ""
+    title = f"{_plain(dataset.info['source']['name'])}: {len(candidates)} behaviors{more}"
+    figure.suptitle(f"{title}\n{anchors} anchors above {100 * anchor:g} %, {groups.count('tail')} tail", fontsize=10)
+    temporary = png_path.with_name(f".{png_path.name}.partial")
+    try:
+        with warnings.catch_warnings():
+            # A label in a script the font lacks shows as boxes; the table has it in full.
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+            figure.savefig(temporary, dpi=130, format="png")
+        temporary.replace(png_path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise EdgebError(f"cannot write {png_path}: {error.strerror}", "choose another --png file") from None
+
+
+def _limits(candidates: CandidateSet) -> tuple[float, float]:
+    """Axis range in percent: from below the rarest behavior that occurs to the most frequent."""
+    percent = [100 * float(share) for share in candidates.shares if share > 0]
+    return min(percent, default=0.01) / 2, max(percent, default=100.0)
+
+
+def _draw_bars(
+    axis: Any, candidates: CandidateSet, members: Sequence[int], rows: int, anchor: float, lowest: float
+) -> None:
+    shares, groups = candidates.shares, candidates.groups(anchor)
+    positions = range(len(members))
+    percent = [100 * float(shares[i]) for i in members]
+    axis.barh(positions, percent, color=[COLORS[groups[i]] for i in members], height=0.78)
+    for position, (index, value) in enumerate(zip(members, percent, strict=True)):
+        count = axis.text(max(value, lowest) * 1.08, position, f"{candidates.counts[index]:,}", va="center", fontsize=6)
+        count.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})
+        count.set_in_layout(False)  # the axis leaves room for it, and measuring hundreds of texts takes seconds
+    for threshold, style, name in ((anchor, "--", "anchor"), (HEAD_THRESHOLD, ":", "head")):
+        axis.axvline(100 * threshold, color="#444444", linewidth=0.9, linestyle=style)
+        axis.annotate(
+            f"{name} > {100 * threshold:g} %",
+            (100 * threshold, 1),
+            xycoords=("data", "axes fraction"),
+            rotation=40,
+            va="bottom",
+            fontsize=6,
+            color="#444444",
+        )
+    axis.set_yticks(positions, [_plain(candidates.labels[i]) for i in members], fontsize=7)
+    axis.set_ylim(rows - 0.4, -0.6)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _plain(text: str, width: int = 40) -> str:
+    """Text for Matplotlib: short, and no `$` that would start a formula."""
+    short = text if len(text) <= width else text[: width - 1] + "…"
+    return short.replace("$", r"\$")

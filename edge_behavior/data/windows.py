@@ -1,0 +1,82 @@
+"""Windows: a target event and the events of the same user before it.
+
+A window is its target's index in an `EventTable`; the history follows from it. All choices are deterministic by
+seed, vectorized, and returned sorted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.data.dataset import HISTORY_LENGTH, EventTable
+from edge_behavior.errors import EdgebError
+
+
+def eligible(table: EventTable, history_length: int = HISTORY_LENGTH) -> NDArray[np.int64]:
+    """Every event that has a full history: the targets [W], ascending."""
+    _at_least_zero("history_length", history_length)
+    sizes = np.diff(table.user_offsets)
+    mask = np.ones(len(table), dtype=bool)
+    # The first events of each user, found as positions so that memory is one byte per event.
+    heads = np.minimum(sizes, history_length)
+    starts = np.repeat(table.user_offsets[:-1], heads)
+    within = np.arange(int(heads.sum())) - np.repeat(np.cumsum(heads) - heads, heads)
+    mask[starts + within] = False
+    return np.flatnonzero(mask).astype(np.int64, copy=False)
+
+
+def natural_windows(
+    table: EventTable,
+    history_length: int = HISTORY_LENGTH,
+    per_user: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> NDArray[np.int64]:
+    """Targets as they occur: all eligible ones, or a random choice of them.
+
+    Args:
+        per_user: At most so many of each user, chosen without replacement.
+        limit: At most so many in all, chosen after `per_user`.
+        seed: Of the choices.
+    """
+    targets = eligible(table, history_length)
+    rng = np.random.default_rng(seed)
+    if per_user is not None:
+        _at_least_zero("per_user", per_user)
+        users = table.user_of(targets)
+        order = np.lexsort((rng.random(len(targets)), users))
+        counts = np.bincount(users, minlength=len(table.user_offsets) - 1)
+        rank = np.arange(len(targets)) - np.repeat(np.cumsum(counts) - counts, counts)
+        targets = targets[order[rank < per_user]]
+    if limit is not None:
+        _at_least_zero("limit", limit)
+        targets = _choose(rng, targets, limit)
+    return np.sort(targets)
+
+
+def balanced_windows(
+    table: EventTable, per_behavior: int, history_length: int = HISTORY_LENGTH, seed: int = 0
+) -> NDArray[np.int64]:
+    """Up to `per_behavior` eligible targets of every behavior; one that has fewer gives all it has."""
+    _at_least_zero("per_behavior", per_behavior)
+    targets = eligible(table, history_length)
+    rng = np.random.default_rng(seed)
+    # Codes fit 16 bits, for which a stable sort is linear.
+    codes = table.behavior[targets].astype(np.int16)
+    order = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes, minlength=len(table.candidates))
+    groups = np.split(order, np.cumsum(counts)[:-1])
+    chosen = [_choose(rng, group, per_behavior) for group in groups]
+    return np.sort(targets[np.concatenate(chosen)])
+
+
+def _choose(rng: np.random.Generator, items: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+    if number >= len(items):
+        return items
+    return np.asarray(items[rng.choice(len(items), number, replace=False, shuffle=False)], dtype=np.int64)
+
+
+def _at_least_zero(name: str, value: int) -> None:
+    if value < 0:
+        raise EdgebError(f"{name} is {value}", "use 0 or more")

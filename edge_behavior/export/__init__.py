@@ -1,0 +1,4 @@
+"""From a trained adapter to a bundle: merge, convert, quantize, prove, write.
+
+Needs torch, transformers, peft and gguf (the `export` extra). Nothing is imported here.
+"""

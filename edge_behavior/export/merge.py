@@ -1,0 +1,206 @@
+"""Fold a LoRA adapter into its backbone, and prove that nothing changed.
+
+The result is an ordinary model folder. Knows PEFT and transformers; knows nothing of GGUF.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.errors import EdgebError
+from edge_behavior.export.base_model import (
+    first_line,
+    load_config,
+    load_tokenizer,
+    open_weights,
+    resolve_base,
+    weight_files,
+)
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PROBE_LENGTH = 24
+# Largest accepted difference between adapter and merged logits, relative to the largest logit.
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+_LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_OTHER_BASE = "the adapter was trained on another backbone: pass that one"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A few token ids and the model's logits for them, to check later stages against.
+
+    Attributes:
+        ids: Token ids, length T.
+        logits: Next-token logits after every id, shape [T, V].
+        difference: Largest |adapter logit - merged logit| seen when merging; 0.0 without an adapter.
+    """
+
+    ids: list[int]
+    logits: NDArray[np.float32]
+    difference: float
+
+
+def merge_adapter(
+    base: str | Path, adapter: Path | None, out_dir: Path, dtype: str = "float32", probe_ids: list[int] | None = None
+) -> Probe:
+    """Save backbone plus adapter as one model folder with its tokenizer.
+
+    Args:
+        base: Folder or hub name of the backbone.
+        adapter: Folder of a PEFT LoRA adapter, or None to save the backbone alone.
+        out_dir: Folder to write, directly.
+        dtype: "float32", "float16" or "bfloat16": the precision to merge, check and save in.
+        probe_ids: Token ids to compare logits on; ids spread over the vocabulary by default.
+
+    Returns:
+        The logits before merging, which the converted file must reproduce.
+
+    Raises:
+        EdgebError: missing or damaged files, an adapter for another backbone, or merged logits that differ.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    base_dir = resolve_base(base)
+    config = load_config(base_dir)
+    weight_files(base_dir)
+    tokenizer = load_tokenizer(base_dir)
+    if adapter is not None:
+        _check_adapter(adapter, base)
+    try:
+        with _no_progress_bars():
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                base_dir,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+    except Exception as error:  # safetensors, shape and type errors of many classes
+        raise EdgebError(
+            f"cannot load the backbone {base}: {first_line(error)}", "check or download its files"
+        ) from None
+    ids = probe_ids or _spread_ids(int(config.vocab_size))
+    if adapter is None:
+        probe = Probe(ids, _logits(model, ids), 0.0)
+    else:
+        _check_shapes(model, adapter)
+        model, probe = _merge(model, adapter, ids, dtype)
+    try:
+        with _no_progress_bars():
+            model.save_pretrained(out_dir)
+        tokenizer.save_pretrained(out_dir)
+    except SafetensorError as error:
+        raise EdgebError(f"cannot write the merged model: {first_line(error)}", "free some disk space") from None
+    return probe
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers' own bars out of ours."""
+    from transformers.utils import logging as module
+
+    logging: Any = module  # untyped functions
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _merge(model: Any, adapter: Path, ids: list[int], dtype: str) -> tuple[Any, Probe]:
+    from peft import PeftModel
+
+    try:
+        adapted: Any = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, local_files_only=True)
+    except Exception as error:  # PEFT passes on whatever torch raises
+        raise EdgebError(
+            f"cannot put the adapter {adapter} on the backbone: {first_line(error)}", _OTHER_BASE
+        ) from None
+    before = _logits(adapted, ids)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    difference = logit_difference(before, _logits(merged, ids))
+    limit = TOLERANCES[dtype] * max(1.0, float(np.abs(before).max()))
+    if not difference <= limit:
+        raise EdgebError(
+            f"merging {adapter} changed the logits by {difference:.3g} (limit {limit:.3g})",
+            "merge in float32 or report it",
+        )
+    return merged, Probe(ids, before, difference)
+
+
+def logit_difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Largest absolute difference; infinite where the shapes differ or a value is not a number."""
+    if expected.shape != found.shape:
+        return float("inf")
+    difference = float(np.abs(expected - found).max())
+    return difference if np.isfinite(difference) else float("inf")
+
+
+def _logits(model: Any, ids: list[int]) -> NDArray[np.float32]:
+    import torch
+
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids])).logits[0]
+    result: NDArray[np.float32] = logits.float().numpy()
+    return result
+
+
+def _spread_ids(vocab_size: int) -> list[int]:
+    """Ids all over the vocabulary, the same every time."""
+    return [int(i) for i in np.random.default_rng(0).integers(0, vocab_size, PROBE_LENGTH)]
+
+
+def _check_adapter(adapter: Path, base: str | Path) -> None:
+    """Refuse an adapter folder whose files are missing, that is no LoRA, or that names another backbone."""
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (adapter / name).is_file():
+            raise EdgebError(f"the adapter file {adapter / name} is missing", "pass a stage folder of a finished run")
+    try:
+        settings = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EdgebError(
+            f"cannot read {adapter / ADAPTER_CONFIG}: {first_line(error)}", "train the stage again"
+        ) from None
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        raise EdgebError(f"{adapter} is not a LoRA adapter", "pass a stage folder of a finished run")
+    named = settings.get("base_model_name_or_path")
+    # Folders move, so only two hub names, neither of them a folder here, can contradict each other.
+    hub_names = [n for n in (named, base) if isinstance(n, str) and n.count("/") == 1 and not Path(n).exists()]
+    if len(hub_names) == 2 and named != base:
+        raise EdgebError(f"the adapter {adapter} is for {named}, not for {base}", _OTHER_BASE)
+
+
+def _check_shapes(model: Any, adapter: Path) -> None:
+    """Refuse an adapter whose modules the backbone lacks or has in another shape."""
+    modules = dict(model.named_modules())
+    layers, checked = model.config.num_hidden_layers, 0
+    with open_weights(adapter / ADAPTER_WEIGHTS) as weights:
+        for key in weights.keys():  # noqa: SIM118
+            match = _LORA_KEY.fullmatch(key)
+            if match is None:
+                continue
+            name, side = match["module"], match["side"]
+            module = modules.get(name)
+            if module is None or not hasattr(module, "in_features"):
+                raise EdgebError(f"{adapter}: the backbone ({layers} layers) has no linear layer '{name}'", _OTHER_BASE)
+            shape = weights.get_slice(key).get_shape()
+            found, width = (shape[1], module.in_features) if side == "A" else (shape[0], module.out_features)
+            if found != width:
+                raise EdgebError(f"{adapter}: '{name}' is {found} wide, the backbone's is {width}", _OTHER_BASE)
+            checked += 1
+    if not checked:
+        raise EdgebError(f"{adapter / ADAPTER_WEIGHTS} holds no LoRA weights", "train the stage again")

@@ -1,0 +1,290 @@
+"""The whole export: merge, convert, quantize, write the bundle, prove it, put it in place.
+
+Every intermediate file lives in one hidden folder beside the output, which disappears whatever happens; the bundle
+appears under its name only once it has been verified.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_behavior import __version__
+from edge_behavior.bundle import Manifest, verify_bundle, write_bundle
+from edge_behavior.candidates import CandidateSet
+from edge_behavior.encoding import PromptEncoder, Tokenize
+from edge_behavior.errors import EdgebError
+from edge_behavior.events import BehaviorEvent
+from edge_behavior.export.base_model import (
+    architecture,
+    count_parameters,
+    load_config,
+    load_tokenizer,
+    resolve_base,
+    weight_files,
+    weights_sha256,
+)
+from edge_behavior.export.gguf_writer import write_gguf
+from edge_behavior.export.llama_file import LlamaFile
+from edge_behavior.export.merge import Probe, logit_difference, merge_adapter
+from edge_behavior.export.progress import progress_bar
+from edge_behavior.export.quantize import Quant, find_quant, quantize, tensor_types
+from edge_behavior.export.tokenizer_gguf import plain_encoder, special_ids
+from edge_behavior.gguf_header import GgufFile
+from edge_behavior.prompts import PromptLayout
+
+# f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.
+CONVERSION_TOLERANCE = 5e-2
+_PROBE_LENGTH = 48
+_SPARE_BYTES = 64 << 20
+_SAMPLE_PLACES = ("home", "work", "unknown", "40.75/-73.98", "a b-c_d.e&f/g+h", "Café Zürich", "東京駅", "место 7")
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What to export.
+
+    Attributes:
+        base: Folder or hub name of the backbone.
+        adapter: Folder of the LoRA adapter of the last stage, or None for the backbone as it is.
+        candidates: The labels the model predicts.
+        layout: The layout it was trained with.
+        training: The resolved recipe, kept in the manifest.
+        evaluation: The run's metrics, kept in the manifest.
+        base_license: Licence of the backbone, kept in the manifest.
+        special_ids: (id that prompts start with or None, end-of-sequence id) as training used them; None takes the
+            tokenizer's own rule.
+        base_sha256: `weights_sha256` of the backbone as training saw it, to refuse another one; None skips this.
+    """
+
+    base: str | Path
+    adapter: Path | None
+    candidates: CandidateSet
+    layout: PromptLayout
+    training: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    base_license: str | None = None
+    special_ids: tuple[int | None, int] | None = None
+    base_sha256: str | None = None
+
+
+def export_bundle(source: ExportSource, out: Path, quant: str = "q4", force: bool = False) -> dict[str, Any]:
+    """Write a verified bundle.
+
+    Args:
+        source: What to export.
+        out: The GGUF file to write.
+        quant: q4, q4_0, q5, q8 or f16.
+        force: Replace an existing `out`.
+
+    Returns:
+        A JSON-ready report: bundle, bytes, architecture, quantization, tensor_types (count per type), parameters,
+        segments_checked (texts tokenized on both sides), logit_difference (largest absolute difference to the
+        PyTorch model before merging, after each of merge, convert and quantize), logit_scale (largest logit), seconds
+        (per step).
+
+    Raises:
+        EdgebError: any user error named by the modules of this package; too little disk space; `out` exists or
+            cannot be written. Nothing is left behind.
+    """
+    target = find_quant(quant)
+    _check_output(out, force)
+    base_dir = resolve_base(source.base)
+    config = load_config(base_dir)
+    files = weight_files(base_dir)
+    parameters = count_parameters(files)
+    tokenizer = load_tokenizer(base_dir)
+    bos_id, eos_id = source.special_ids or special_ids(tokenizer)
+    encode = plain_encoder(tokenizer)
+    # Labels that the tokenizer cannot tell apart are refused before the long work.
+    encoder = PromptEncoder(encode, source.layout, source.candidates, bos_id, eos_id)
+    probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), _SAMPLE_PLACES[0])[:_PROBE_LENGTH]
+    dtype = _merge_dtype(parameters)
+    seconds: dict[str, float] = {}
+    with _workspace(out) as folder:
+        _check_space(folder, parameters, dtype, target)
+        with _timed(seconds, "hash"), progress_bar("Hashing backbone", _bytes(files), unit_bytes=True) as advance:
+            base_hash = weights_sha256(files, advance)
+        if source.base_sha256 not in (None, base_hash):
+            raise EdgebError(f"the backbone {source.base} is not the one of the training run", "pass that backbone")
+        manifest = _manifest(source, config, target, encoder, base_hash)
+        manifest.to_json()  # refuse what cannot be written before the long work
+        with _timed(seconds, "merge"), progress_bar("Merging", 1) as advance:
+            probe = merge_adapter(source.base, source.adapter, folder / "merged", dtype, probe_ids)
+            advance(1)
+        with _timed(seconds, "convert"):
+            write_gguf(folder / "merged", folder / "f16.gguf", "f16")
+        shutil.rmtree(folder / "merged")
+        differences = {"merge": probe.difference, "convert": _converted_difference(folder / "f16.gguf", probe)}
+        with _timed(seconds, "quantize"):
+            quantized = _quantized(folder, quant)
+        with _timed(seconds, "write"), progress_bar("Writing", 2 * _data_bytes(quantized), unit_bytes=True) as advance:
+            write_bundle(quantized, manifest, folder / "bundle.gguf", advance)
+        quantized.unlink()
+        with _timed(seconds, "verify"):
+            verify_bundle(folder / "bundle.gguf")
+            segments = prompt_segments(source.layout, source.candidates)
+            differences["quantize"] = _check_loads(folder / "bundle.gguf", probe, encode, segments)
+        report = {
+            "bundle": str(out),
+            "bytes": _bytes([folder / "bundle.gguf"]),
+            "architecture": manifest.architecture,
+            "quantization": target.name,
+            "tensor_types": tensor_types(folder / "bundle.gguf"),
+            "parameters": parameters,
+            "segments_checked": len(segments),
+            "logit_difference": differences,
+            "logit_scale": float(np.abs(probe.logits).max()),
+            "seconds": seconds,
+        }
+        os.replace(folder / "bundle.gguf", out)
+    return report
+
+
+def _manifest(source: ExportSource, config: Any, quant: Quant, encoder: PromptEncoder, base_hash: str) -> Manifest:
+    return Manifest(
+        created_with=f"edgeb {__version__}",
+        candidates=source.candidates,
+        layout=source.layout,
+        bos_id=encoder.bos_id,
+        eos_id=encoder.eos_id,
+        architecture=architecture(config),
+        quantization=quant.name,
+        context_length=int(config.max_position_embeddings),
+        base_model={"name": _base_name(source.base), "license": source.base_license, "weights_sha256": base_hash},
+        training=source.training,
+        evaluation=source.evaluation,
+    )
+
+
+def prompt_segments(layout: PromptLayout, candidates: CandidateSet) -> list[str]:
+    """Every static text of a bundle, every label and terminator, and contexts of all hours in sample places."""
+    start = datetime(2024, 1, 1)
+    times = [start + timedelta(hours=hour) for hour in range(7 * 24)]
+    events = [
+        BehaviorEvent(_SAMPLE_PLACES[i % len(_SAMPLE_PLACES)], times[i % len(times)], label)
+        for i, label in enumerate(candidates.labels)
+    ]
+    texts = [text for event in events for text in layout.line(event)]
+    texts += [layout.context(when, place) for when in times for place in _SAMPLE_PLACES]
+    for wording in range(layout.formats):
+        for when, place in zip(times, _SAMPLE_PLACES, strict=False):
+            prompt = layout.prompt(events[:1], when, place, candidates.labels, wording)
+            texts += [*prompt.static, *prompt.body]
+    return list(dict.fromkeys(texts))
+
+
+def check_tokens(model: LlamaFile, encode: Tokenize, texts: list[str]) -> None:
+    """Refuse a file that tokenizes one of `texts` otherwise than training did."""
+    for text in texts:
+        found, expected = model.tokenize(text), encode(text)
+        if found != expected:
+            raise EdgebError(
+                f"the exported file tokenizes {text!r} as {found}, training as {expected}",
+                "rename the label or reword the prompt, or report this as a bug",
+            )
+
+
+def _check_output(out: Path, force: bool) -> None:
+    if out.is_dir():
+        raise EdgebError(f"the output {out} is a folder", "pass a file name ending in .gguf")
+    if out.exists() and not force:
+        raise EdgebError(f"the output {out} exists", "choose another --out or pass --force")
+
+
+def _merge_dtype(parameters: int) -> str:
+    """float32 where it fits into memory; float16 rounds once, as the converted file does anyway."""
+    import psutil
+
+    return "float32" if parameters * 4 * 1.3 < psutil.virtual_memory().available else "float16"
+
+
+def _check_space(folder: Path, parameters: int, dtype: str, quant: Quant) -> None:
+    merged = 4.0 if dtype == "float32" else 2.0
+    # At most two of merged model, f16 file, quantized file and bundle exist at a time.
+    pairs = (merged + 2.0, 2.0 + quant.bytes_per_weight, 2 * quant.bytes_per_weight)
+    needed = int(parameters * max(pairs)) + _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise EdgebError(
+            f"export needs {needed / 1e9:.1f} GB in {folder.parent}, {free / 1e9:.1f} GB are free",
+            "free some space or choose another --out",
+        )
+
+
+@contextmanager
+def _workspace(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out`, gone afterwards. Turns errors of the file system into EdgebErrors."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        # numpy reports a short write without an error number.
+        if error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise EdgebError(f"no space left while writing {out}", "free some space or choose another --out") from None
+        raise EdgebError(f"cannot write {out}: {error.strerror or error}", "choose another --out") from None
+
+
+def _quantized(folder: Path, quant: str) -> Path:
+    plain = folder / "f16.gguf"
+    if quant == "f16":
+        return plain
+    quantize(plain, folder / "quantized.gguf", quant)
+    plain.unlink()
+    return folder / "quantized.gguf"
+
+
+def _converted_difference(path: Path, probe: Probe) -> float:
+    with LlamaFile(path, n_ctx=len(probe.ids)) as model:
+        difference = logit_difference(probe.logits, model.logits(probe.ids))
+    limit = CONVERSION_TOLERANCE * max(1.0, float(np.abs(probe.logits).max()))
+    if difference > limit:
+        raise EdgebError(
+            f"the converted model's logits differ by {difference:.3g} from PyTorch's (limit {limit:.3g})",
+            "report this with the backbone's config.json",
+        )
+    return difference
+
+
+def _check_loads(path: Path, probe: Probe, encode: Tokenize, segments: list[str]) -> float:
+    with LlamaFile(path, n_ctx=len(probe.ids)) as model:
+        check_tokens(model, encode, segments)
+        difference = logit_difference(probe.logits, model.logits(probe.ids))
+    if not math.isfinite(difference):
+        raise EdgebError("the quantized model gives logits that are not numbers", "try --quant q8 or f16")
+    return difference
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[step] = round(time.perf_counter() - start, 3)
+
+
+def _bytes(files: list[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
+def _data_bytes(path: Path) -> int:
+    with GgufFile(path) as file:
+        return file.size - file.tensor_table().data_start
+
+
+def _base_name(base: str | Path) -> str:
+    """The hub name, or the folder's own name: a manifest does not carry paths of the machine it was made on."""
+    folder = Path(base)
+    return folder.resolve().name if folder.is_dir() else str(base)

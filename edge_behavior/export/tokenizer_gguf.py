@@ -1,0 +1,231 @@
+"""From a Hugging Face fast tokenizer to GGUF's tokenizer metadata.
+
+Reads the tokenizer's own JSON description and refuses whatever llama.cpp would tokenize differently. Knows two
+families: byte-level BPE as Qwen2 and Llama 3 define it, and SentencePiece-style BPE as Llama 2 does. Knows nothing
+of models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from edge_behavior.errors import EdgebError
+
+# GGUF token types.
+NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Pre-tokenizer regex → llama.cpp's name for it, and whether it looks whole words up before merging.
+_PRE_TOKENIZERS = {
+    rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}": ("qwen2", False),
+    rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}": ("llama-bpe", True),
+}
+_UNSUPPORTED_HINT = "use a backbone with the Qwen2, Llama 3 or Llama 2 tokenizer"
+_SPACE = "\u2581"
+
+
+@dataclass(frozen=True)
+class GgufVocab:
+    """Everything GGUF stores about a tokenizer.
+
+    Attributes:
+        model: "gpt2" (byte-level BPE) or "llama" (SentencePiece).
+        pre: llama.cpp's pre-tokenizer name.
+        tokens: Token text per id, padded to the model's embedding rows.
+        types: GGUF token type per id.
+        merges: BPE merges, best first ("gpt2" only).
+        scores: Score per id ("llama" only).
+        add_space_prefix: Text gets a leading space before tokenizing ("llama" only).
+        bos_id: Beginning-of-sequence token.
+        eos_id: End-of-sequence token.
+        pad_id: Padding token, or None.
+        unk_id: Unknown token, or None.
+        adds_bos: The tokenizer starts every sequence with `bos_id`.
+    """
+
+    model: str
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+    scores: list[float]
+    add_space_prefix: bool
+    bos_id: int
+    eos_id: int
+    pad_id: int | None
+    unk_id: int | None
+    adds_bos: bool
+
+
+def plain_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """Text → ids, adding no special tokens and recognizing none, not even those that are not flagged special.
+
+    This is what the exported file's tokenizer does with user text: `<|im_end|>` in a label stays text.
+    """
+    from tokenizers import Tokenizer
+
+    # The model alone, without the table of added tokens. It is shared, not copied.
+    source = tokenizer.backend_tokenizer
+    plain = Tokenizer(source.model)
+    if source.normalizer is not None:
+        plain.normalizer = source.normalizer
+    if source.pre_tokenizer is not None:
+        plain.pre_tokenizer = source.pre_tokenizer
+
+    def encode(text: str) -> list[int]:
+        return list(plain.encode(text, add_special_tokens=False).ids)
+
+    return encode
+
+
+def special_ids(tokenizer: Any) -> tuple[int | None, int]:
+    """The id every prompt starts with (None where the tokenizer adds none) and the end-of-sequence id.
+
+    Raises:
+        EdgebError: the tokenizer names no end-of-sequence token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise EdgebError("the tokenizer names no end-of-sequence token", "set eos_token in tokenizer_config.json")
+    bos = tokenizer.bos_token_id
+    first = tokenizer("a").input_ids[:1]
+    return (int(bos) if bos is not None and first == [bos] else None), int(tokenizer.eos_token_id)
+
+
+def read_vocab(tokenizer: Any, rows: int) -> GgufVocab:
+    """Translate a fast tokenizer.
+
+    Args:
+        tokenizer: As transformers loads it.
+        rows: Embedding rows of the model; ids above the tokenizer's become unused [PAD…] tokens.
+
+    Raises:
+        EdgebError: a tokenizer that llama.cpp has no counterpart for (the part is named), no merge table, or more
+            tokens than embedding rows.
+    """
+    fields = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = fields["model"]
+    if model["type"] != "BPE":
+        raise EdgebError(f"unsupported tokenizer model {model['type']}", _UNSUPPORTED_HINT)
+    if not model["merges"]:
+        raise EdgebError("the tokenizer has no merge table", "restore merges.txt or tokenizer.json")
+    texts = {int(id_): text for text, id_ in model["vocab"].items()}
+    added = {int(token["id"]): str(token["content"]) for token in fields["added_tokens"]}
+    texts.update(added)
+    if max(texts) >= rows:
+        raise EdgebError(f"the tokenizer has {max(texts) + 1} tokens, the model {rows} embeddings", "resize the model")
+    tokens = [texts.get(i, f"[PAD{i}]") for i in range(rows)]
+    if len(set(tokens)) != rows:
+        raise EdgebError("two token ids have the same text", "check the tokenizer's added tokens")
+    types = [CONTROL if i in added else NORMAL if i in texts else UNUSED for i in range(rows)]
+    bos_id, eos_id = special_ids(tokenizer)
+    unk_id = model["vocab"].get(model["unk_token"]) if model.get("unk_token") else None
+    merges, scores, prefix = [], [], False
+    if model.get("byte_fallback"):
+        kind, pre, prefix = "llama", "default", _sentencepiece_prefix(fields)
+        scores = _scores(model, tokens)
+        types = [BYTE if types[i] == NORMAL and _is_byte(text) else types[i] for i, text in enumerate(tokens)]
+        if unk_id is not None:
+            types[unk_id] = UNKNOWN
+    else:
+        kind, pre = "gpt2", _pre_tokenizer(fields)
+        merges = [" ".join(pair) for pair in _pairs(model)]
+    return GgufVocab(
+        model=kind,
+        pre=pre,
+        tokens=tokens,
+        types=types,
+        merges=merges,
+        scores=scores,
+        add_space_prefix=prefix,
+        # llama.cpp's own default for a missing id is a letter.
+        bos_id=eos_id if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id),
+        eos_id=eos_id,
+        pad_id=tokenizer.pad_token_id,
+        unk_id=unk_id,
+        adds_bos=bos_id is not None,
+    )
+
+
+def write_vocab(writer: Any, vocab: GgufVocab) -> None:
+    """Add a vocabulary to a gguf.GGUFWriter's metadata."""
+    writer.add_tokenizer_model(vocab.model)
+    writer.add_tokenizer_pre(vocab.pre)
+    writer.add_token_list(vocab.tokens)
+    writer.add_token_types(vocab.types)
+    if vocab.model == "llama":
+        writer.add_token_scores(vocab.scores)
+        writer.add_add_space_prefix(vocab.add_space_prefix)
+    else:
+        writer.add_token_merges(vocab.merges)
+    writer.add_bos_token_id(vocab.bos_id)
+    writer.add_eos_token_id(vocab.eos_id)
+    if vocab.pad_id is not None:
+        writer.add_pad_token_id(vocab.pad_id)
+    if vocab.unk_id is not None:
+        writer.add_unk_token_id(vocab.unk_id)
+    writer.add_add_bos_token(vocab.adds_bos)
+
+
+def _pairs(model: dict[str, Any]) -> list[list[str]]:
+    # Older files join the two halves with a space.
+    return [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+
+
+def _pre_tokenizer(fields: dict[str, Any]) -> str:
+    """llama.cpp's name of the byte-level pre-tokenizer, after checking that nothing else differs."""
+    normalizer = (fields["normalizer"] or {"type": None})["type"]
+    # Logs are NFC already (events.py), so a tokenizer that normalizes to NFC changes nothing.
+    if normalizer not in (None, "NFC"):
+        raise EdgebError(f"unsupported tokenizer normalizer {normalizer}", _UNSUPPORTED_HINT)
+    model = fields["model"]
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "unk_token"):
+        if model.get(name):
+            raise EdgebError(f"unsupported tokenizer setting {name} = {model[name]!r}", _UNSUPPORTED_HINT)
+    steps = _steps(fields["pre_tokenizer"], "pretokenizers")
+    shape = [step["type"] for step in steps]
+    if shape != ["Split", "ByteLevel"] or steps[1]["use_regex"] or steps[1]["add_prefix_space"]:
+        raise EdgebError(f"unsupported pre-tokenizer {' + '.join(shape) or 'none'}", _UNSUPPORTED_HINT)
+    regex = steps[0]["pattern"].get("Regex")
+    if regex not in _PRE_TOKENIZERS or steps[0]["behavior"] != "Isolated" or steps[0]["invert"]:
+        raise EdgebError(f"unknown pre-tokenizer regex {regex!r}", _UNSUPPORTED_HINT)
+    name, ignore_merges = _PRE_TOKENIZERS[regex]
+    if bool(model.get("ignore_merges")) != ignore_merges:
+        raise EdgebError(
+            f"the pre-tokenizer is {name}'s, but ignore_merges is {bool(model.get('ignore_merges'))}", _UNSUPPORTED_HINT
+        )
+    return name
+
+
+def _sentencepiece_prefix(fields: dict[str, Any]) -> bool:
+    """Whether a SentencePiece-style tokenizer adds a leading space, after checking that nothing else differs."""
+    steps = _steps(fields["normalizer"], "normalizers")
+    prefix = bool(steps) and steps[0] == {"type": "Prepend", "prepend": _SPACE}
+    if steps[int(prefix) :] != [{"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}]:
+        shape = " + ".join(step["type"] for step in steps)
+        raise EdgebError(f"unsupported SentencePiece normalizer {shape or 'none'}", _UNSUPPORTED_HINT)
+    if fields["pre_tokenizer"] is not None:
+        raise EdgebError(f"unsupported pre-tokenizer {fields['pre_tokenizer']['type']}", _UNSUPPORTED_HINT)
+    return prefix
+
+
+def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    return list(part[key]) if part["type"] == "Sequence" else [part]
+
+
+def _scores(model: dict[str, Any], tokens: list[str]) -> list[float]:
+    """SentencePiece merges the pair whose joined token scores highest: the negated merge rank orders alike."""
+    best: dict[str, int] = {}
+    for rank, (left, right) in enumerate(_pairs(model)):
+        best.setdefault(left + right, rank)
+    return [-float(best[text]) if text in best else 0.0 for text in tokens]
+
+
+def _is_byte(text: str) -> bool:
+    return len(text) == 6 and text.startswith("<0x") and text.endswith(">")

@@ -1,0 +1,1 @@
+"""The runtime: load a bundle, predict over the candidate set."""

@@ -1,0 +1,101 @@
+"""The auxiliary conversations C of A-Tuning (§3.2): read, tokenize, filter by length, sample."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_behavior.errors import EdgebError
+from edge_behavior.train.everyday import EverydayText
+from edge_behavior.train.tokens import tokenize_with
+
+Turns = list[tuple[str, str]]
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_GENERATED = 4000
+
+
+def read_conversations(path: Path) -> list[Turns]:
+    """Read ShareGPT-style or question/answer JSONL (gzip accepted) as (role, text) turns.
+
+    Raises:
+        EdgebError: naming the line that has neither form.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    found: list[Turns] = []
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    found.append(_turns(line, f"{path}:{number}"))
+    except OSError as error:
+        raise EdgebError(f"cannot read a_tuning.aux_path {path}: {error}", "give a JSONL file, or null") from None
+    if not found:
+        raise EdgebError(f"{path} holds no conversation", "give ShareGPT or question/answer JSONL, or null")
+    return found
+
+
+def _turns(line: str, where: str) -> Turns:
+    hint = 'write {"conversations": [{"from": "human", "value": …}, …]} or {"question": …, "answer": …}'
+    try:
+        row = json.loads(line)
+        if "conversations" in row:
+            return [(_ROLES[turn["from"]], str(turn["value"])) for turn in row["conversations"]]
+        return [("user", str(row["question"])), ("assistant", str(row["answer"]))]
+    except (ValueError, KeyError, TypeError):
+        raise EdgebError(f"{where}: not a conversation", hint) from None
+
+
+def generated_conversations(labels: Sequence[str], seed: int) -> list[Turns]:
+    """Small talk about the labels, where no conversation file is given."""
+    text = EverydayText(labels, (), seed)
+    return [text.small_talk() for _ in range(_GENERATED)]
+
+
+def auxiliary_rows(
+    conversations: Sequence[Turns], tokenizer: Any, wanted: int, max_tokens: int, seed: int
+) -> list[dict[str, list[int]]]:
+    """Sample `wanted` conversations of at most `max_tokens` tokens, as training rows.
+
+    The loss is on the last assistant turn, the completion. Fewer rows come back where fewer conversations are
+    short enough.
+
+    Returns:
+        Rows of `input_ids` and `labels`, -100 outside the completion.
+    """
+    rows: list[dict[str, list[int]]] = []
+    for i in np.random.default_rng(seed).permutation(len(conversations)):
+        if len(rows) >= wanted:
+            break
+        row = _row(conversations[i], tokenizer, max_tokens)
+        if row is not None:
+            rows.append(row)
+    return rows
+
+
+def _row(turns: Turns, tokenizer: Any, max_tokens: int) -> dict[str, list[int]] | None:
+    while turns and turns[-1][0] != "assistant":
+        turns = turns[:-1]
+    if len(turns) < 2:
+        return None
+    messages = [{"role": role, "content": text} for role, text in turns]
+    if tokenizer.chat_template:
+        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        if not whole.startswith(prompt):
+            return None
+        # The template's own control tokens have to be parsed here; this is not log text.
+        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        answer_ids = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
+    else:
+        tokenize = tokenize_with(tokenizer)
+        lines = "".join(f"{role}: {text}\n" for role, text in turns[:-1])
+        prompt_ids = tokenize(f"{lines}assistant:")
+        answer_ids = [*tokenize(f" {turns[-1][1]}"), tokenizer.eos_token_id]
+    if len(prompt_ids) + len(answer_ids) > max_tokens:
+        return None
+    return {"input_ids": [*prompt_ids, *answer_ids], "labels": [-100] * len(prompt_ids) + list(answer_ids)}

@@ -1,0 +1,280 @@
+"""A whole training run: backbone, A-Tuning, pool, B-Tuning, evaluation, report. Every stage skips what is done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from transformers import set_seed
+
+from edge_behavior import __version__
+from edge_behavior.counters import COUNTERS
+from edge_behavior.data.dataset import Dataset
+from edge_behavior.encoding import PromptEncoder
+from edge_behavior.errors import EdgebError
+from edge_behavior.evaluation import Score, WindowChoice, evaluate_all
+from edge_behavior.recipes import Recipe, StageConfig
+from edge_behavior.runs import STAGES, RunFolder, read_json, write_json, write_text
+from edge_behavior.train.auxiliary import auxiliary_rows, generated_conversations, read_conversations
+from edge_behavior.train.backbone import load_model, load_tokenizer
+from edge_behavior.train.dpo import train_dpo
+from edge_behavior.train.model_access import RunModels
+from edge_behavior.train.samples import Row, behavior_rows, supervised_targets
+from edge_behavior.train.scoring_pass import score_windows
+from edge_behavior.train.sft import as_dataset, train_sft
+from edge_behavior.train.stage2 import KeepBest, choose_pairs, chosen_rows, preference_rows, score_pool, write_pairs
+
+_MODELS = ("untuned", *STAGES)
+
+
+def start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> RunFolder:
+    """Create the run folder, or reopen it for `--resume`.
+
+    Raises:
+        EdgebError: it exists already, or was begun with another recipe or dataset.
+    """
+    if not resume:
+        if out.exists():
+            hint = "continue it with --resume" if (out / "run.json").is_file() else "choose another --out"
+            raise EdgebError(f"{out} already exists", hint)
+        out.mkdir(parents=True)
+        run = RunFolder(out)
+        run.update(
+            edgeb=__version__,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            backbone={"path": recipe.backbone.path or "backbone", "standin": recipe.backbone.path is None},
+            dataset={"path": str(dataset.path.resolve()), "fingerprint": dataset.fingerprint},
+            candidates=[
+                {"label": label, "count": count}
+                for label, count in zip(dataset.candidates.labels, dataset.candidates.counts, strict=True)
+            ],
+            layout=recipe.layout.layout().to_dict(),
+        )
+        write_text(out / "recipe.yaml", recipe.to_yaml())
+        return run
+    run = RunFolder.open(out)
+    if (out / "recipe.yaml").read_text(encoding="utf-8") != recipe.to_yaml():
+        raise EdgebError(
+            f"{out} was begun with another recipe", "resume without --recipe and --set, or start a new run"
+        )
+    if run.state["dataset"]["fingerprint"] != dataset.fingerprint:
+        raise EdgebError(f"{dataset.path} has changed since {out} was begun", "start a new run")
+    return run
+
+
+class Training:
+    """One run in progress: what its stages share."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, run: RunFolder) -> None:
+        if recipe.threads is not None:
+            torch.set_num_threads(recipe.threads)
+        self.recipe, self.dataset, self.run = recipe, dataset, run
+        self._console = Console(stderr=True)
+        self._train, self._validation = dataset.events("train"), dataset.events("validation")
+        self.models = RunModels(run, recipe.backbone)
+
+    def execute(self) -> None:
+        """All stages in order; finished ones are skipped."""
+        stages: tuple[tuple[str, Callable[[], dict[str, Any]]], ...] = (
+            ("backbone", self._build_backbone),
+            ("a_tuning", self._a_tuning),
+            ("b_tuning", self._b_tuning),
+            ("evaluation", self._evaluate),
+            ("report", self._report),
+        )
+        for name, stage in stages:
+            if self.run.done(name) is not None:
+                self._console.print(f"{name}: done before")
+                continue
+            set_seed(self.recipe.seed)
+            started = perf_counter()
+            report = stage()
+            self.run.finish(name, {**report, "seconds": round(perf_counter() - started, 1)})
+
+    def _build_backbone(self) -> dict[str, Any]:
+        if self.recipe.backbone.path is not None:
+            # Fail now, before any other work, where the path is wrong.
+            load_tokenizer(self.run.backbone, self.recipe.backbone.revision)
+            return {}
+        from edge_behavior.train.standin import build_standin
+
+        folder, building = self.run.path / "backbone", self.run.path / ".backbone"
+        shutil.rmtree(building, ignore_errors=True)
+        report = build_standin(
+            self.recipe, self.dataset.candidates, self._train.places, building, self.run.path / "logs" / "backbone"
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+        return report
+
+    def _a_tuning(self) -> dict[str, Any]:
+        recipe, stage = self.recipe, self.recipe.a_tuning
+        epochs, counts = a_tuning_rows(self.dataset, self.models.encoder, self.models.tokenizer, recipe)
+        validation = behavior_rows(
+            self._validation, self.models.encoder, stage, recipe.evaluation.validation_targets, seed=recipe.seed
+        )
+        per_epoch, steps = steps_of(stage, len(epochs[0]), len(epochs))
+        folder = self.run.path / "a_tuning"
+        model = load_model(self.run.backbone, recipe.backbone)
+        result = train_sft(
+            model, self.models.tokenizer, as_dataset(epochs), as_dataset([validation]), recipe, stage, per_epoch, steps,
+            folder, "A-Tuning (SFT)",
+        )  # fmt: skip
+        _keep_logs(folder, self.run.path / "logs" / "a_tuning")
+        return {**counts, **result}
+
+    def _b_tuning(self) -> dict[str, Any]:
+        recipe, stage = self.recipe, self.recipe.b_tuning
+        folder = self.run.path / "b_tuning"
+        shutil.rmtree(folder, ignore_errors=True)
+        model = self.models.load("a_tuning", trainable=True)
+        if stage.method == "none":
+            model.save_pretrained(folder / "adapter")
+            return {"method": "none"}
+        pool = score_pool(model, self.models.encoder, self._train, recipe)
+        pairs, summary = choose_pairs(pool, self._train, recipe)
+        write_pairs(self.run.path / "pairs.jsonl", pairs, self._train, self.models.encoder)
+        rows = preference_rows(pairs, self._train, self.models.encoder, recipe.seed)
+        if len(rows) < stage.batch_size:
+            raise EdgebError(
+                f"only {len(rows)} preference pairs for b_tuning.batch_size {stage.batch_size}",
+                "lower the batch size, or raise b_tuning.samples_per_behavior",
+            )
+        per_epoch, steps = steps_of(stage, len(rows), stage.epochs)
+        every = max(1, round(per_epoch / stage.evals_per_epoch))
+        keep = KeepBest(model, self.models.encoder, self._validation, recipe, every)
+        if stage.method == "dpo":
+            result = train_dpo(model, self.models.tokenizer, rows, recipe, steps, folder, [keep])
+            keep.restore()
+            model.save_pretrained(folder / "adapter", selected_adapters=["default"])
+        else:
+            tuned = as_dataset([chosen_rows(rows)] * max(1, round(stage.epochs)))
+            held_out = behavior_rows(
+                self._validation,
+                self.models.encoder,
+                recipe.a_tuning,
+                recipe.evaluation.validation_targets,
+                recipe.seed,
+            )
+            result = train_sft(
+                model, self.models.tokenizer, tuned, as_dataset([held_out]), recipe, stage, per_epoch, steps, folder,
+                "B-Tuning (SFT)", [keep],
+            )  # fmt: skip
+            keep.restore()
+            model.save_pretrained(folder / "adapter")
+        _keep_logs(folder, self.run.path / "logs" / "b_tuning")
+        kept = {"method": stage.method, "best_step": keep.best_step, "validation": keep.history}
+        return {**summary, **result, **kept}
+
+    def _evaluate(self) -> dict[str, Any]:
+        recipe, settings = self.recipe, self.recipe.evaluation
+        table, length = self.dataset.events("test"), self.run.layout.history_length
+        choice = WindowChoice(settings.per_user, settings.per_behavior, settings.limit, recipe.seed)
+        threshold = recipe.a_tuning.anchor_threshold
+
+        def scorer(stage: str) -> Score:
+            def score(targets: NDArray[np.int64]) -> NDArray[np.float64]:
+                model = self.models.load(stage)
+                return score_windows(model, self.models.encoder, table, targets, f"test {stage}", recipe.seed).log_probs
+
+            return score
+
+        found = evaluate_all(
+            self.dataset, table, "both", length, choice, {name: scorer(name) for name in _MODELS}, threshold
+        )["baselines"]
+        write_json(
+            self.run.path / "metrics.json",
+            {
+                "models": {name: found[name] for name in _MODELS},
+                "counters": {name: found[name] for name in COUNTERS},
+                "anchor_threshold": threshold,
+                "seed": recipe.seed,
+            },
+        )
+        return {}
+
+    def _report(self) -> dict[str, Any]:
+        from edge_behavior.train.card import write_card
+        from edge_behavior.train.report import write_report
+
+        write_report(self.run, self.dataset)
+        write_card(self.run, self.dataset)
+        return {}
+
+
+def a_tuning_rows(
+    dataset: Dataset, encoder: PromptEncoder, tokenizer: Any, recipe: Recipe
+) -> tuple[list[list[Row]], dict[str, Any]]:
+    """Rows of every epoch of stage 1 (a fresh draw each), conversations mixed in, and what they count."""
+    stage, train = recipe.a_tuning, dataset.events("train")
+    wanted = max(1, int(np.ceil(stage.epochs)))
+    if stage.aux_ratio:
+        conversations = (
+            read_conversations(Path(stage.aux_path))
+            if stage.aux_path
+            else generated_conversations(dataset.candidates.labels, recipe.seed)
+        )
+    epochs, targets, auxiliary = [], 0, 0
+    for epoch in range(wanted):
+        seed = recipe.seed + 1000 * epoch
+        rows = behavior_rows(train, encoder, stage, stage.max_targets, seed)
+        targets += supervised_targets(rows, encoder)
+        if stage.aux_ratio:
+            longest = stage.aux_max_tokens or max(len(row["input_ids"]) for row in rows)
+            count = round(stage.aux_ratio * len(rows))
+            extra = auxiliary_rows(conversations, tokenizer, count, longest, seed)
+            auxiliary += len(extra)
+            rows = rows + extra
+        order = np.random.default_rng(seed).permutation(len(rows))
+        epochs.append([rows[i] for i in order])
+    tokens = sum(len(row["input_ids"]) for rows in epochs for row in rows)
+    counts = {
+        "sequences_per_epoch": len(epochs[0]),
+        "targets_per_epoch": targets // wanted,
+        "conversations_per_epoch": auxiliary // wanted,
+        "tokens_per_epoch": tokens // wanted,
+    }
+    return epochs, counts
+
+
+def steps_of(stage: StageConfig, rows_per_epoch: int, epochs: float) -> tuple[int, int]:
+    """Optimizer steps of one epoch and of the whole stage."""
+    per_epoch = max(1, -(-rows_per_epoch // stage.batch_size))
+    total = max(1, round(per_epoch * min(stage.epochs, epochs)))
+    return per_epoch, min(total, stage.max_steps or total)
+
+
+def train(recipe: Recipe, data: Path, out: Path, resume: bool = False) -> RunFolder:
+    """Run the recipe on a dataset folder.
+
+    Raises:
+        EdgebError: bad recipe, data or backbone; the run folder then holds what was finished.
+    """
+    dataset = Dataset.open(data)
+    run = start_run(recipe, dataset, out, resume)
+    Training(recipe, dataset, run).execute()
+    return run
+
+
+def metrics_of(run: RunFolder) -> dict[str, Any]:
+    """metrics.json of a finished run."""
+    return read_json(run.path / "metrics.json")
+
+
+def _keep_logs(folder: Path, logs: Path) -> None:
+    """Move a stage's TensorBoard files to the run's logs and drop its checkpoints, which hold pickled state."""
+    checkpoints = folder / "checkpoints"
+    events = list(checkpoints.rglob("events.out.tfevents.*")) if checkpoints.is_dir() else []
+    if events:
+        logs.mkdir(parents=True, exist_ok=True)
+    for path in events:
+        shutil.move(path, logs / path.name)
+    shutil.rmtree(checkpoints, ignore_errors=True)

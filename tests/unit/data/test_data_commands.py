@@ -1,0 +1,102 @@
+"""`edgeb data` through its parser: JSON alone on stdout, errors as EdgebError, nothing heavy until a command runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_behavior import workspace
+from edge_behavior.commands.data import app
+from edge_behavior.errors import EdgebError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEB_HOME", str(tmp_path / "home"))
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_import_then_describe(tmp_path, make_rows, write_csv):
+    log = write_csv(tmp_path / "log.csv", make_rows(users=5), ("who", "when", "place", "what"))
+    flags = ["--user-column", "who", "--time-column", "when", "--behavior-column", "what"]
+    made = json.loads(run("import", log, "--format", "csv", "--out", tmp_path / "data", *flags, "--seed", 3, "--json"))
+    assert made["options"]["seed"] == 3
+    assert made["dataset"] == str(tmp_path / "data")
+    assert workspace.recall("dataset") == tmp_path / "data"
+    shown = json.loads(run("describe", tmp_path / "data", "--json", "--png", tmp_path / "plot.png"))
+    assert shown["users"]["kept"] == 5
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(EdgebError, match="already exists"):
+        run("describe", tmp_path / "data", "--png", tmp_path / "plot.png")
+    assert "validation" in run("describe", tmp_path / "data", "--png", tmp_path / "plot.png", "--force")
+    with pytest.raises(EdgebError, match="already exists"):
+        run("import", log, "--format", "csv", "--out", tmp_path / "data", *flags)
+    assert "rows read" in run("import", log, "--format", "csv", "--out", tmp_path / "data", *flags, "--force")
+
+
+def test_synth_is_an_import_of_a_simulated_log(tmp_path):
+    made = json.loads(
+        run(
+            "synth",
+            "--users",
+            12,
+            "--days",
+            4,
+            "--seed",
+            9,
+            "--out",
+            tmp_path / "data",
+            "--log",
+            tmp_path / "log.csv",
+            "--json",
+        )
+    )
+    assert made["source"]["name"] == "synth(users=12, days=4, seed=9)"
+    assert made["options"]["seed"] == 9
+    again = json.loads(
+        run("import", tmp_path / "log.csv", "--format", "csv", "--out", tmp_path / "b", "--seed", 9, "--json")
+    )
+    assert again["content"] == made["content"]
+    with pytest.raises(EdgebError, match="already exists"):
+        run("synth", "--users", 12, "--days", 4, "--out", tmp_path / "data")
+
+
+def test_column_flags_are_for_generic_logs(tmp_path, make_rows, write_csv):
+    log = write_csv(tmp_path / "log.csv", make_rows(users=3))
+    with pytest.raises(EdgebError, match="do not apply to tsmc2014"):
+        run("import", log, "--format", "tsmc2014", "--out", tmp_path / "data", "--user-column", "x")
+
+
+def test_every_command_has_help_with_an_example():
+    for command in ("import", "synth", "describe"):
+        assert f"edgeb data {command}" in run(command, "--help")
+
+
+def test_importing_the_commands_loads_nothing_heavy():
+    code = (
+        "import sys, edge_behavior.commands.data, edge_behavior.data; "
+        "print([m for m in ('numpy', 'duckdb', 'pyarrow', 'matplotlib', 'torch') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_data_package_needs_no_torch():
+    code = (
+        "import sys, edge_behavior.data.importers, edge_behavior.data.windows, edge_behavior.data.describe; "
+        "print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "False False\n"
+    )

@@ -1,0 +1,175 @@
+"""Bad logs: one line that names file, line and value, a hint, and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from edge_behavior.data import importers
+from edge_behavior.data.importers import ColumnMap, import_log
+from edge_behavior.errors import EdgebError
+
+HEAD = "user_id,timestamp,place,behavior\n"
+
+
+@pytest.fixture(autouse=True)
+def nothing_half_written(tmp_path):
+    before = set(tmp_path.iterdir())
+    yield
+    assert {p.name for p in set(tmp_path.iterdir()) - before if "data" in p.name} == set()
+
+
+def refused(tmp_path: Path, text: str | bytes, format: str = "csv", **options: object) -> EdgebError:
+    log = tmp_path / f"log.{format}"
+    log.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(EdgebError) as caught:
+        import_log(log, format, tmp_path / "data", **options)  # type: ignore[arg-type]
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "log.csv is empty"),
+        ("\n\n", "log.csv is empty"),
+        (HEAD, "log.csv has no rows"),
+        (HEAD.replace("behavior", "behaviour") + "u,2024-03-01,home,A\n", "no column 'behavior'"),
+        (HEAD.replace("place", "user_id") + "u,2024-03-01,home,A\n", "two columns are called 'user_id'"),
+        (HEAD.strip() + ",place\nu,2024-03-01,home,A,x\n", "two columns are called 'place'"),
+        (HEAD + "u,2024-03-01,home,A\nu,yesterday,home,A\nu,now,home,A\n", "log.csv:3: 'yesterday' is not a time"),
+        (HEAD + "u,2024-03-01,home,A\nu,,home,A\n", "log.csv:3: '' is not a time"),
+        (HEAD + "u,2024-02-30,home,A\n", "log.csv:2: '2024-02-30' is not a time"),
+        (HEAD + "u,0000-02-20,home,A\n", "log.csv:2: '0000-02-20' is not a time"),
+        (HEAD + "u,1335890000,home,A\n", "log.csv:2: '1335890000' is not a time"),
+        (HEAD + "u,2024-03-01T10:00:00Z,home,A\n", "carries a time zone"),
+        (HEAD + "u,2024-03-01T10:00:00+02:00,home,A\n", "carries a time zone"),
+        (HEAD + "u,2024-03-01,home,A\n ,2024-03-01,home,A\n", "log.csv:3: the user_id is empty"),
+        (HEAD + "u,2024-03-01,home,A\nu,2024-03-01,home,\n", "log.csv:3: a behavior label is empty"),
+        (HEAD + 'u,2024-03-01,home,A\nu,2024-03-01,"a\nb",B\n\nu,2024-03-01,home,  \n', "log.csv:6: a behavior label"),
+        (HEAD + "u,2024-03-01,home,A\x07\n", "log.csv:2: behavior label 'A\\x07' holds the control character"),
+        (HEAD + f"u,2024-03-01,home,{'A' * 101}\n", "has 101 characters"),
+        (HEAD + "u,2024-03-01,home,Tv\nu,2024-03-02,home,TV\n", "log.csv:3: behavior 'TV' differs from 'Tv' only by"),
+        (HEAD + "u,2024-03-01,home,TV \nu,2024-03-02,home,TV\n", "differs from 'TV ' only by case or space"),
+        (HEAD + "u,2024-03-01,home,Read News\nu,2024-03-02,home,ReadNews\n", "only by case or space"),
+        (HEAD + "u,2024-03-01,home,A\nu,2024-03-02,home,A\n", "only 1 distinct behavior"),
+        (HEAD + "u,2024-03-01,home,A\nu,2024-03-02,home,B\n", "no user has at least 21 events"),
+        (HEAD + "u,2024-03-01,home,A\nu,2024-03-02,home\n", "log.csv:3: 3 fields where 4 are expected"),
+        (HEAD + "u,2024-03-01,home,A,b\n", "log.csv:2: 5 fields where 4 are expected"),
+        (HEAD.encode() + "u,2024-03-01,home,Café\n".encode("latin-1"), "not UTF-8"),
+        (gzip.compress(HEAD.encode() * 99)[:-20], "damaged gzip"),
+    ],
+)
+def test_bad_csv(tmp_path, text, message):
+    assert message in refused(tmp_path, text).message
+
+
+def test_hints_name_the_nearest_column_and_the_flag(tmp_path):
+    error = refused(tmp_path, HEAD.replace("behavior", "behaviour") + "u,2024-03-01,home,A\n")
+    assert "did you mean 'behaviour'?" in error.message
+    assert "--behavior-column" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["nonsense"], "log.jsonl:1: not JSON"),
+        (['{"user_id": "u"}'], "no column 'timestamp'"),
+        (["", '{"user_id": "u", "timestamp": "2024-03-01", "place": "x", "behavior": "A"}', "", "[1]"], "log.jsonl:4"),
+        (['{"user_id": "u", "timestamp": "2024-03-01", "place": "x", "behavior": "A"}', '{"user_id": '], "log.jsonl:2"),
+        (["", '{"user_id": "u", "timestamp": "soon", "place": "x", "behavior": "A"}'], "log.jsonl:2: 'soon' is not"),
+        (['{"user_id": "u", "timestamp": "2024-03-01", "place": "x", "behavior": null}'], "log.jsonl:1: a behavior"),
+        (["[]"], "log.jsonl:1: not a JSON object"),
+        ([], "is empty"),
+    ],
+)
+def test_bad_jsonl(tmp_path, lines, message):
+    assert message in refused(tmp_path, "\n".join(lines), "jsonl").message
+
+
+def test_bad_parquet(tmp_path):
+    assert "not a Parquet file" in refused(tmp_path, HEAD, "parquet").message
+    columns = {"user_id": ["u"], "timestamp": ["2024-03-01"], "place": ["x"], "behavior": ["A"]}
+
+    def with_times(values: pa.Array) -> EdgebError:
+        pq.write_table(pa.table({**columns, "timestamp": values}), tmp_path / "t.parquet")
+        return refused(tmp_path, (tmp_path / "t.parquet").read_bytes(), "parquet")
+
+    assert "carries a time zone" in with_times(pa.array([0], pa.timestamp("us", "UTC"))).message
+    assert "holds BIGINT, not times" in with_times(pa.array([0], pa.int64())).message
+    assert "row 1: '' is not a time" in with_times(pa.array([None], pa.timestamp("us"))).message
+    assert "row 1: 'then' is not a time" in with_times(pa.array(["then"])).message
+    pq.write_table(pa.table({**columns, "behavior": [1.5]}), tmp_path / "t.parquet")
+    assert "'behavior' holds DOUBLE" in refused(tmp_path, (tmp_path / "t.parquet").read_bytes(), "parquet").message
+
+
+def test_too_few_users_to_split(tmp_path, make_rows, write_csv):
+    log = write_csv(tmp_path / "log.csv", make_rows(users=2, events=30))
+    with pytest.raises(EdgebError, match="only 2 users have at least 21 events") as caught:
+        import_log(log, "csv", tmp_path / "data")
+    assert "--min-events" in caught.value.hint
+
+
+def test_too_many_labels_suggests_a_wrong_column(tmp_path, write_csv):
+    rows = [("u", "2024-03-01", "home", f"label {i}") for i in range(33_000)]
+    with pytest.raises(EdgebError, match="33000 distinct behaviors") as caught:
+        import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "data")
+    assert "--behavior-column" in caught.value.hint
+
+
+def test_bad_options(tmp_path, make_rows, write_csv):
+    log = write_csv(tmp_path / "log.csv", make_rows(users=3))
+    for options, message in [
+        ({"format": "cvs"}, "unknown format 'cvs'"),
+        ({"source": tmp_path / "no.csv"}, "no log at"),
+        ({"source": tmp_path}, "is a folder"),
+        ({"format": "tsmc2014", "columns": ColumnMap()}, "do not apply to tsmc2014"),
+        ({"min_events": 1}, "min_events is 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"format": "tsmc2014", "cell_degrees": 0.0}, "cell_degrees is 0.0"),
+        ({"merge_seconds": -1}, "merge_seconds is -1"),
+        ({"memory_limit": "lots"}, "cannot start DuckDB"),
+    ]:
+        with pytest.raises(EdgebError) as caught:
+            import_log(**{"source": log, "format": "csv", "out": tmp_path / "data", **options})
+        assert message in caught.value.message
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "Permission denied")])
+def test_a_failing_disk_is_an_error_of_the_environment(tmp_path, make_rows, write_csv, monkeypatch, number, words):
+    def fail(*_: object) -> None:
+        raise OSError(number, "Permission denied" if number == errno.EACCES else "No space left on device")
+
+    monkeypatch.setattr(importers, "_publish", fail)
+    log = write_csv(tmp_path / "log.csv", make_rows(users=3))
+    with pytest.raises(EdgebError, match=words):
+        import_log(log, "csv", tmp_path / "data")
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupt_leaves_nothing(tmp_path, make_rows, write_csv, monkeypatch, raised):
+    def interrupt(*_: object) -> None:
+        raise raised("Query interrupted")
+
+    monkeypatch.setattr(importers, "write_dataset", interrupt)
+    log = write_csv(tmp_path / "log.csv", make_rows(users=3))
+    with pytest.raises(KeyboardInterrupt):
+        import_log(log, "csv", tmp_path / "data")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_mixed_json_values_become_text(tmp_path, make_rows):
+    rows = make_rows(users=3, events=21)
+    lines = [json.dumps({"user_id": int(u[1:]), "timestamp": t, "behavior": b, "place": None}) for u, t, _, b in rows]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    info = import_log(tmp_path / "log.jsonl", "jsonl", tmp_path / "result")
+    assert info["users"]["kept"] == 3
+    assert info["place"]["count"] == 1

@@ -1,0 +1,122 @@
+"""Windows against brute force: full histories, one user, never the target itself; choices deterministic and fair."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_behavior.candidates import CandidateSet
+from edge_behavior.data.dataset import EventTable
+from edge_behavior.data.windows import balanced_windows, eligible, natural_windows
+from edge_behavior.errors import EdgebError
+
+LABELS = ["A", "B", "C", "D", "E"]
+
+
+def make_table(sizes: list[int], seed: int = 0) -> EventTable:
+    rng = np.random.default_rng(seed)
+    events = sum(sizes)
+    return EventTable(
+        user_offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        time=np.arange(events).astype("datetime64[s]"),
+        place=rng.integers(0, 3, events, dtype=np.int32),
+        behavior=np.minimum(rng.integers(0, 5, events), rng.integers(0, 5, events)).astype(np.int32),
+        places=["x", "y", "z"],
+        candidates=CandidateSet.of(LABELS),
+    )
+
+
+def brute_force(sizes: list[int], length: int) -> list[int]:
+    targets, start = [], 0
+    for size in sizes:
+        targets += [start + i for i in range(size) if i >= length]
+        start += size
+    return targets
+
+
+tables = st.lists(st.integers(0, 40), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=tables, length=st.integers(0, 30))
+def test_eligible_equals_brute_force(sizes, length):
+    table = make_table(sizes)
+    assert eligible(table, length).tolist() == brute_force(sizes, length)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=tables, length=st.integers(1, 25), seed=st.integers(0, 9))
+def test_histories_never_cross_users_or_hold_the_target(sizes, length, seed):
+    table = make_table(sizes, seed)
+    targets = natural_windows(table, length, limit=20, seed=seed)
+    users = table.user_of(targets)
+    for target, user in zip(targets.tolist(), users.tolist(), strict=True):
+        history = table.history(target, length)
+        assert len(history) == length
+        assert history == [table.event(i) for i in range(target - length, target)]
+        assert set(table.user_of(np.arange(target - length, target + 1)).tolist()) == {user}
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=tables, per_user=st.integers(0, 8), limit=st.none() | st.integers(0, 30), seed=st.integers(0, 9))
+def test_natural_choices(sizes, per_user, limit, seed):
+    table = make_table(sizes)
+    everything = brute_force(sizes, 5)
+    owner = dict(zip(everything, table.user_of(everything).tolist(), strict=True))
+    chosen = natural_windows(table, 5, per_user=per_user, limit=limit, seed=seed).tolist()
+    assert chosen == sorted(set(chosen))
+    assert set(chosen) <= set(everything)
+    counts = Counter(owner[target] for target in chosen)
+    full = {user: min(n, per_user) for user, n in Counter(owner.values()).items() if per_user}
+    if limit is None or limit >= sum(full.values()):
+        assert counts == full
+    else:
+        assert len(chosen) == limit
+        assert all(n <= full[user] for user, n in counts.items())
+    assert chosen == natural_windows(table, 5, per_user=per_user, limit=limit, seed=seed).tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=tables, per_behavior=st.integers(0, 12), seed=st.integers(0, 9))
+def test_balanced_choices(sizes, per_behavior, seed):
+    table = make_table(sizes)
+    everything = brute_force(sizes, 5)
+    chosen = balanced_windows(table, per_behavior, 5, seed=seed).tolist()
+    assert chosen == sorted(set(chosen))
+    assert set(chosen) <= set(everything)
+    there = Counter(table.behavior[everything].tolist())
+    assert Counter(table.behavior[chosen].tolist()) == {
+        code: min(n, per_behavior) for code, n in there.items() if per_behavior
+    }
+    assert chosen == balanced_windows(table, per_behavior, 5, seed=seed).tolist()
+
+
+def test_another_seed_chooses_others():
+    table = make_table([200, 200])
+    assert natural_windows(table, limit=50, seed=0).tolist() != natural_windows(table, limit=50, seed=1).tolist()
+    assert balanced_windows(table, 5, seed=0).tolist() != balanced_windows(table, 5, seed=1).tolist()
+
+
+def test_choices_are_uniform():
+    table = make_table([60])
+    hits = np.zeros(60)
+    for seed in range(2000):
+        hits[natural_windows(table, 20, per_user=4, seed=seed)] += 1
+    # 4 of 40: each is chosen 200 times, give or take five standard deviations.
+    assert (np.abs(hits[20:] - 200) < 5 * np.sqrt(2000 * 0.1 * 0.9)).all()
+    assert not hits[:20].any()
+
+
+def test_negative_sizes_are_refused():
+    for call in (
+        lambda t: eligible(t, -1),
+        lambda t: natural_windows(t, per_user=-1),
+        lambda t: natural_windows(t, limit=-1),
+        lambda t: balanced_windows(t, -1),
+    ):
+        with pytest.raises(EdgebError, match="is -1"):
+            call(make_table([30]))

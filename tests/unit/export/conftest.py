@@ -1,0 +1,198 @@
+"""Small models and tokenizers made on the spot, of the architectures and pre-tokenizers that export knows."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+# As the published tokenizers spell them.
+QWEN2_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CORPUS = [
+    "Predict the next behavior of the user. Candidates: Check email; Listen to music; Watch videos; Take photos",
+    "(Mon 9, home, Check email)\n(Tue 21, work, Listen to music)\n(Sat 14, Café Zürich, Watch videos)\n",
+    "The history of the user's behaviors: it's 2012, we'll take photos at the station in 東京 and listen to music.",
+] * 4
+
+
+def byte_level(regex: str, normalizer: Any, ignore_merges: bool, vocab_size: int = 480) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(regex), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def qwen2_tokenizer() -> PreTrainedTokenizerFast:
+    """As edgeb's tiny recipe makes them."""
+    backend = byte_level(QWEN2_REGEX, normalizers.NFC(), False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=SPECIALS,
+    )
+
+
+def llama3_tokenizer() -> PreTrainedTokenizerFast:
+    backend = byte_level(LLAMA3_REGEX, None, True)
+    bos = backend.token_to_id("<|im_start|>")
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", bos)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|endoftext|>")
+
+
+def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
+    """Llama 2's kind: no pre-tokenizer, spaces as U+2581, bytes for what is unknown."""
+    pieces = ["▁", *"abcdefghijklmnopqrstuvwxyz"]
+    merges = [
+        ("▁", "t"),
+        ("h", "e"),
+        ("▁t", "he"),
+        ("i", "n"),
+        ("o", "n"),
+        ("▁", "a"),
+        ("e", "r"),
+        ("t", "he"),
+        ("a", "t"),
+    ]
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    joined = dict.fromkeys(a + b for a, b in merges)
+    vocab = {piece: i for i, piece in enumerate(["<unk>", "<s>", "</s>", *bytes_, *joined, *pieces])}
+    backend = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+SMALL_TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
+    "qwen2": qwen2_tokenizer,
+    "llama3": llama3_tokenizer,
+    "sentencepiece": sentencepiece_tokenizer,
+}
+
+GEOMETRY: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.06,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def qwen2(vocab_size: int, **changes: Any) -> Qwen2ForCausalLM:
+    return _randomized(Qwen2ForCausalLM(Qwen2Config(**GEOMETRY | {"vocab_size": vocab_size} | changes)))
+
+
+def llama(vocab_size: int, **changes: Any) -> LlamaForCausalLM:
+    return _randomized(LlamaForCausalLM(LlamaConfig(**GEOMETRY | {"vocab_size": vocab_size} | changes)))
+
+
+def _randomized(model: Any) -> Any:
+    """Fresh models have zero biases and unit norms, which would hide a tensor that is lost or swapped."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def torch_logits(model: Any, ids: list[int]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        result: NDArray[np.float32] = model(input_ids=torch.tensor([ids])).logits[0].float().numpy()
+    return result
+
+
+def some_ids(vocab_size: int, count: int) -> list[int]:
+    return [int(i) for i in np.random.default_rng(5).integers(0, vocab_size, count)]
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2 backbone like the tiny recipe's, 192 wide so that K-quants have to fall back for its rows."""
+    torch.manual_seed(0)
+    tokenizer = qwen2_tokenizer()
+    model = qwen2(len(tokenizer), hidden_size=192, intermediate_size=512, tie_word_embeddings=True)
+    return save(model, tokenizer, tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA over `tiny_base` that changes the logits visibly."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0.0, 0.05)
+    folder = tmp_path_factory.mktemp("adapter") / "b_tuning"
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_tokenizers(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The published Qwen2.5 and Llama 3 tokenizers."""
+    file = tmp_path_factory.mktemp("llama3") / "tokenizer.json"
+    file.write_bytes(gzip.decompress((shared / "models/llama3-tokenizer/tokenizer.json.gz").read_bytes()))
+    return {
+        "qwen2": AutoTokenizer.from_pretrained(shared / "models/qwen2.5-tokenizer"),
+        "llama3": PreTrainedTokenizerFast(
+            tokenizer_file=str(file), bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>"
+        ),
+    }

@@ -1,0 +1,182 @@
+"""The whole export, and what it leaves behind when it fails: nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import pytest
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from edge_behavior.bundle import read_manifest, verify_bundle
+from edge_behavior.candidates import CandidateSet
+from edge_behavior.errors import EdgebError
+from edge_behavior.export import pipeline
+from edge_behavior.export.base_model import weight_files, weights_sha256
+from edge_behavior.export.llama_file import LlamaFile
+from edge_behavior.export.pipeline import ExportSource, check_tokens, export_bundle, prompt_segments
+from edge_behavior.prompts import PromptLayout
+from tests.unit.export.conftest import LLAMA3_ROPE, SMALL_TOKENIZERS, llama, save, some_ids, torch_logits
+
+CANDIDATES = CandidateSet(
+    ("Check email", "Listen to music", "Watch videos", "<|im_end|> it's", "買い物"), (9, 5, 2, 1, 0)
+)
+
+
+@pytest.fixture
+def source(tiny_base: Path, tiny_adapter: Path) -> ExportSource:
+    return ExportSource(
+        base=tiny_base,
+        adapter=tiny_adapter,
+        candidates=CANDIDATES,
+        layout=PromptLayout("stream"),
+        training={"recipe": "tiny"},
+        evaluation={"natural": {"overall": 0.2}},
+        base_license="Apache-2.0",
+    )
+
+
+@pytest.mark.parametrize("quant", ["q4", "f16"])
+def test_export(source: ExportSource, tmp_path: Path, quant: str, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "bundle.gguf"
+    report = export_bundle(source, out, quant)
+    assert list(out.parent.iterdir()) == [out]
+    assert json.loads(json.dumps(report)) == report
+    assert report["bytes"] == out.stat().st_size
+    assert report["segments_checked"] > 300
+    manifest = verify_bundle(out)
+    assert manifest == read_manifest(out)
+    assert manifest.candidates == CANDIDATES
+    assert (manifest.layout, manifest.bos_id, manifest.eos_id) == (source.layout, None, 0)
+    assert (manifest.architecture, manifest.context_length) == ("qwen2", 256)
+    assert manifest.quantization == {"q4": "Q4_K_M", "f16": "F16"}[quant]
+    base = Path(source.base)
+    digest = weights_sha256(weight_files(base))
+    assert manifest.base_model == {"name": "tiny", "license": "Apache-2.0", "weights_sha256": digest}
+    assert (manifest.training, manifest.evaluation) == (source.training, source.evaluation)
+    assert str(tmp_path) not in manifest.to_json()
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(source.adapter))
+    ids = some_ids(300, 40)
+    with LlamaFile(out, n_ctx=64, threads=1) as model:
+        difference = np.abs(model.logits(ids) - torch_logits(adapted.eval(), ids)).max()
+    assert difference < {"q4": 0.5, "f16": 1e-2}[quant]
+    assert capfd.readouterr().out == ""
+
+
+def test_stock_llama_cpp_generates(source: ExportSource, tmp_path: Path) -> None:
+    export_bundle(source, tmp_path / "b.gguf", "q8")
+    llama = llama_cpp.Llama(str(tmp_path / "b.gguf"), n_ctx=256, n_threads=1, verbose=False)
+    try:
+        text = "(Mon 9, home,"
+        tokenizer = AutoTokenizer.from_pretrained(source.base)
+        assert llama.tokenize(text.encode(), add_bos=False, special=False) == tokenizer(text).input_ids
+        answer = llama(text, max_tokens=4, temperature=0.0)
+        assert answer["usage"]["prompt_tokens"] == len(tokenizer(text).input_ids)
+        assert llama.metadata["general.architecture"] == "qwen2"
+        assert json.loads(llama.metadata["edgeb.manifest"])["candidates"]["labels"] == list(CANDIDATES.labels)
+    finally:
+        llama.close()
+
+
+@pytest.mark.parametrize(("name", "bos_id"), [("llama3", 1), ("sentencepiece", 1)])
+def test_llama_tokenizers(name: str, bos_id: int, tmp_path: Path) -> None:
+    tokenizer = SMALL_TOKENIZERS[name]()
+    save(llama(len(tokenizer) + 3, rope_parameters=LLAMA3_ROPE), tokenizer, tmp_path / "base")
+    source = ExportSource(str(tmp_path / "base"), None, CANDIDATES, PromptLayout("prefix"))
+    report = export_bundle(source, tmp_path / "b.gguf", "q4_0")
+    manifest = verify_bundle(tmp_path / "b.gguf")
+    assert (manifest.bos_id, manifest.eos_id) == (bos_id, tokenizer.eos_token_id)
+    assert manifest.architecture == report["architecture"] == "llama"
+    assert report["logit_difference"]["merge"] == 0.0
+    chosen = replace(source, special_ids=(None, 2))
+    export_bundle(chosen, tmp_path / "c.gguf", "q4_0")
+    assert (read_manifest(tmp_path / "c.gguf").bos_id, read_manifest(tmp_path / "c.gguf").eos_id) == (None, 2)
+
+
+def test_output_rules(source: ExportSource, tmp_path: Path) -> None:
+    out = tmp_path / "b.gguf"
+    out.write_text("mine")
+    with pytest.raises(EdgebError, match=r"exists .choose another --out or pass --force"):
+        export_bundle(source, out)
+    assert out.read_text() == "mine"
+    export_bundle(source, out, "q4_0", force=True)
+    verify_bundle(out)
+    with pytest.raises(EdgebError, match="is a folder"):
+        export_bundle(source, tmp_path, force=True)
+    with pytest.raises(EdgebError, match="cannot write"):
+        export_bundle(source, out / "below-a-file.gguf")
+    with pytest.raises(EdgebError, match="unknown quantization"):
+        export_bundle(source, tmp_path / "c.gguf", "q3")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system nobody can write")
+def test_read_only_target(source: ExportSource) -> None:
+    with pytest.raises(EdgebError, match=r"cannot write /proc/b.gguf"):
+        export_bundle(source, Path("/proc/b.gguf"))
+
+
+class _Usage:
+    free = 1000
+
+
+def _full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_failures_leave_nothing(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    out = folder / "b.gguf"
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.shutil, "disk_usage", lambda _: _Usage)
+        with pytest.raises(EdgebError, match=r"export needs 0\.1 GB in .*out, 0\.0 GB are free"):
+            export_bundle(source, out)
+    for step in ("write_gguf", "write_bundle"):
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, step, _full)
+            with pytest.raises(EdgebError, match=r"no space left while writing .*b.gguf"):
+                export_bundle(source, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "quantize", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            export_bundle(source, out)
+    with pytest.raises(EdgebError, match="is not the one of the training run"):
+        export_bundle(replace(source, base_sha256="0" * 64), out)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "CONVERSION_TOLERANCE", 1e-9)
+        with pytest.raises(EdgebError, match="converted model's logits differ"):
+            export_bundle(source, out)
+    with pytest.raises(EdgebError, match="cannot be written as JSON"):
+        export_bundle(replace(source, training={"path": object()}), out)
+    assert list(folder.iterdir()) == []
+
+
+def test_tokens_that_differ_are_refused(source: ExportSource, tmp_path: Path) -> None:
+    export_bundle(source, tmp_path / "b.gguf", "f16")
+    with LlamaFile(tmp_path / "b.gguf") as file:
+        check_tokens(file, file.tokenize, [" Check email"])
+        with pytest.raises(EdgebError, match=r"tokenizes ' Check email' as \[.*\], training as \[1\]"):
+            check_tokens(file, lambda _: [1], [" Check email"])
+
+
+@pytest.mark.parametrize("name", ["stream", "prefix", "instruct"])
+def test_segments_hold_every_label_and_hour(name: str) -> None:
+    layout = PromptLayout(name)
+    segments = prompt_segments(layout, CANDIDATES)
+    assert {f" {label}" for label in CANDIDATES.labels} <= set(segments)
+    assert set(layout.static(CANDIDATES.labels)) <= set(segments)
+    assert ")\n" in segments
+    assert sum(s.startswith("(Sun 23,") for s in segments) >= 8
+    if name == "instruct":
+        assert sum("Check email, Listen to music" in s for s in segments) >= 3
