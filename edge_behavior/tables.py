@@ -125,7 +125,7 @@ def shown_columns(rows: Mapping[str, Protocols], protocol: str) -> tuple[str, ..
 
 
 def result_rows(rows: Mapping[str, Protocols], protocol: str) -> list[Row]:
-    """The table's content in the order given; a row without this protocol is left out.
+    """The table's content: counters first, else in the order given; a row without this protocol is left out.
 
     The best number of a column is marked, as are those that look the same, unless all do.
 
@@ -136,7 +136,7 @@ def result_rows(rows: Mapping[str, Protocols], protocol: str) -> list[Row]:
     columns = shown_columns(rows, protocol)
     made = [
         Row(key, pretty_name(key), tuple(_cell(held[protocol], column) for column in columns))
-        for key, held in rows.items()
+        for key, held in sorted(rows.items(), key=lambda item: item[0] not in COUNTERS)
         if protocol in held
     ]
     best = [_best([row.cells[i].text for row in made], column) for i, column in enumerate(columns)]

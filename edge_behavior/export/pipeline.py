@@ -41,8 +41,8 @@ from edge_behavior.export.llama_file import LlamaFile
 from edge_behavior.export.merge import Probe, logit_difference, merge_adapter
 from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.quantize import Quant, find_quant, quantize, tensor_types
-from edge_behavior.export.tokenizer_gguf import plain_encoder, special_ids
 from edge_behavior.gguf_header import GgufFile
+from edge_behavior.hf_tokens import plain_encoder, special_ids
 from edge_behavior.prompts import PromptLayout
 
 # f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.

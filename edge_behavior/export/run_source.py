@@ -35,11 +35,16 @@ def run_source(path: Path, stage: str = STAGES[-1]) -> ExportSource:
             protocol: {key: value for key, value in numbers.items() if key != "per_behavior"}
             for protocol, numbers in found.items()
         }
+    recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+    local = recipe["backbone"]["path"]
+    if local is not None and Path(local).is_dir():
+        # A bundle is shipped: it names the backbone, not where it lay.
+        recipe["backbone"]["path"] = Path(local).name
     return ExportSource(
         base=run.backbone,
         adapter=adapter,
         candidates=run.candidates,
         layout=run.layout,
-        training=yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8")),
+        training=recipe,
         evaluation=evaluation,
     )

@@ -8,11 +8,11 @@ of models.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf_tokens import special_ids
 
 # GGUF token types.
 NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6
@@ -60,40 +60,6 @@ class GgufVocab:
     pad_id: int | None
     unk_id: int | None
     adds_bos: bool
-
-
-def plain_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """Text → ids, adding no special tokens and recognizing none, not even those that are not flagged special.
-
-    This is what the exported file's tokenizer does with user text: `<|im_end|>` in a label stays text.
-    """
-    from tokenizers import Tokenizer
-
-    # The model alone, without the table of added tokens. It is shared, not copied.
-    source = tokenizer.backend_tokenizer
-    plain = Tokenizer(source.model)
-    if source.normalizer is not None:
-        plain.normalizer = source.normalizer
-    if source.pre_tokenizer is not None:
-        plain.pre_tokenizer = source.pre_tokenizer
-
-    def encode(text: str) -> list[int]:
-        return list(plain.encode(text, add_special_tokens=False).ids)
-
-    return encode
-
-
-def special_ids(tokenizer: Any) -> tuple[int | None, int]:
-    """The id every prompt starts with (None where the tokenizer adds none) and the end-of-sequence id.
-
-    Raises:
-        EdgebError: the tokenizer names no end-of-sequence token.
-    """
-    if tokenizer.eos_token_id is None:
-        raise EdgebError("the tokenizer names no end-of-sequence token", "set eos_token in tokenizer_config.json")
-    bos = tokenizer.bos_token_id
-    first = tokenizer("a").input_ids[:1]
-    return (int(bos) if bos is not None and first == [bos] else None), int(tokenizer.eos_token_id)
 
 
 def read_vocab(tokenizer: Any, rows: int) -> GgufVocab:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import llama_cpp
 
-_LEVEL_ERROR = 3
+_LEVEL_ERROR = 4
 
 
 @contextmanager

@@ -41,10 +41,14 @@ class TorchScorer:
         model: A causal LM (a PEFT model is fine) with an attention implementation that takes a 4D mask (sdpa, eager).
         encoder: Supplies the static ids and the trie.
         max_tokens: Bound on prompt plus trie tokens per forward pass; batches are cut to fit.
+        max_logits: Bound on logits (rows times vocabulary) per forward pass.
     """
 
-    def __init__(self, model: Any, encoder: PromptEncoder, max_tokens: int = 16_384) -> None:
+    def __init__(
+        self, model: Any, encoder: PromptEncoder, max_tokens: int = 16_384, max_logits: int = 1 << 26
+    ) -> None:
         self._model, self._encoder, self._max_tokens = model, encoder, max_tokens
+        self._max_batch = max(1, max_logits // (len(encoder.trie.inner) * int(model.config.vocab_size)))
         self._device = next(model.parameters()).device
         self._nodes = encoder.trie.evaluated
         self._reach = torch.from_numpy(_reach(encoder.trie)).to(self._device)
@@ -75,7 +79,8 @@ class TorchScorer:
         batches: list[list[int]] = []
         for i in order:
             cost = len(bodies[i]) + len(self._nodes)
-            if batches and (len(batches[-1]) + 1) * cost <= self._max_tokens:
+            fits = batches and (len(batches[-1]) + 1) * cost <= self._max_tokens
+            if fits and len(batches[-1]) < self._max_batch:
                 batches[-1].append(i)
             else:
                 batches.append([i])

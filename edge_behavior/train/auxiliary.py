@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf_tokens import plain_encoder
 from edge_behavior.train.everyday import EverydayText
-from edge_behavior.train.tokens import tokenize_with
 
 Turns = list[tuple[str, str]]
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -92,7 +92,7 @@ def _row(turns: Turns, tokenizer: Any, max_tokens: int) -> dict[str, list[int]] 
         prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         answer_ids = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
     else:
-        tokenize = tokenize_with(tokenizer)
+        tokenize = plain_encoder(tokenizer)
         lines = "".join(f"{role}: {text}\n" for role, text in turns[:-1])
         prompt_ids = tokenize(f"{lines}assistant:")
         answer_ids = [*tokenize(f" {turns[-1][1]}"), tokenizer.eos_token_id]

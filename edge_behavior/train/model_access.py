@@ -8,10 +8,10 @@ from typing import Any
 from peft import PeftModel
 
 from edge_behavior.encoding import PromptEncoder
+from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.recipes import BackboneConfig
 from edge_behavior.runs import RunFolder
 from edge_behavior.train.backbone import load_model, load_tokenizer
-from edge_behavior.train.tokens import encoder_for
 
 
 class RunModels:

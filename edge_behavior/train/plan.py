@@ -7,10 +7,10 @@ from typing import Any
 
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.windows import balanced_windows
+from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.recipes import Recipe
 from edge_behavior.train.backbone import load_tokenizer
 from edge_behavior.train.pipeline import a_tuning_rows, steps_of
-from edge_behavior.train.tokens import encoder_for
 
 
 def plan(recipe: Recipe, data: Path) -> dict[str, Any]:

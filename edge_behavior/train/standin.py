@@ -27,9 +27,10 @@ from transformers import (
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.events import BehaviorEvent
+from edge_behavior.hf_tokens import encoder_for
+from edge_behavior.prompts import PromptLayout
 from edge_behavior.recipes import BackboneConfig, Recipe
 from edge_behavior.train.everyday import EverydayText
-from edge_behavior.train.tokens import encoder_for
 
 # Qwen2's pre-tokenizer: AutoTokenizer puts it into any tokenizer beside a qwen2 model, and llama.cpp knows it.
 _SPLIT = (
@@ -69,7 +70,7 @@ def standin_tokenizer(recipe: Recipe, candidates: CandidateSet, places: Sequence
     sample = EverydayText(candidates.labels, places, seed=recipe.seed + 1)
     static = "".join(layout.static(candidates.labels))
     documents = itertools.islice(sample.documents(), _TOKENIZER_DOCUMENTS)
-    lines = (text for document in documents for text in (_as_text(document, layout), static))
+    lines = (text for document in documents for text in (document_text(document, layout), static))
     return train_tokenizer(lines, recipe.backbone.vocab_size)
 
 
@@ -84,7 +85,7 @@ def build_standin(
     settings, layout = recipe.backbone, recipe.layout.layout()
     tokenizer = standin_tokenizer(recipe, candidates, places)
     torch.manual_seed(recipe.seed)
-    model = Qwen2ForCausalLM(_architecture(settings, tokenizer))
+    model = Qwen2ForCausalLM(architecture(settings, tokenizer))
     encoder = encoder_for(tokenizer, layout, candidates)
     blocks = _Blocks(EverydayText(candidates.labels, places, seed=recipe.seed), encoder, settings.pretrain_block)
     per_step = settings.pretrain_batch_size * settings.pretrain_block
@@ -95,7 +96,8 @@ def build_standin(
     return {"parameters": model.num_parameters(), "pretrain_tokens": steps * per_step, "pretrain_loss": loss}
 
 
-def _architecture(settings: BackboneConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
+def architecture(settings: BackboneConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
+    """Configuration of a stand-in of the recipe's size for a tokenizer."""
     return Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
@@ -111,7 +113,8 @@ def _architecture(settings: BackboneConfig, tokenizer: PreTrainedTokenizerFast) 
     )
 
 
-def _as_text(document: str | list[BehaviorEvent], layout: Any) -> str:
+def document_text(document: str | list[BehaviorEvent], layout: PromptLayout) -> str:
+    """A document of `EverydayText` as text; diaries in the words of the layout."""
     if isinstance(document, str):
         return document
     return "".join(segment for event in document for segment in layout.line(event))

@@ -165,6 +165,12 @@ def test_rows_without_the_protocol_are_left_out_and_nll_needs_a_value() -> None:
     assert results_markdown(rows, "nothing").endswith("no windows measured.\n")
 
 
+def test_counters_come_first() -> None:
+    rows = {"a_tuning": RUN["models"]["a_tuning"], **RUN["counters"], "model": RUN["models"]["b_tuning"]}
+    names = [row.key for row in result_rows(rows, "balanced")]
+    assert names == ["most_frequent", "place_hour_backoff", "a_tuning", "model"]
+
+
 def test_names_are_shown_literally() -> None:
     rows = {"[bold]a|b <i>": {"natural": metrics((0.1,) * 6)}}
     assert any(line.startswith("[bold]a|b <i>") for line in printed(results_table(rows, "natural")))

@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf_writer import write_gguf
 from edge_behavior.export.llama_file import LlamaFile
-from edge_behavior.export.tokenizer_gguf import plain_encoder, read_vocab, special_ids
+from edge_behavior.export.tokenizer_gguf import read_vocab
+from edge_behavior.hf_tokens import plain_encoder, special_ids
 from tests.unit.export.conftest import SMALL_TOKENIZERS, SPECIALS, byte_level, llama, qwen2, qwen2_tokenizer, save
 
 NARROW = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}

@@ -418,6 +418,17 @@ def test_card_front_matter_and_code(default_run: tuple[RunFolder, Dataset]) -> N
     assert "| after B-Tuning |" in card
 
 
+def test_card_imports_what_exists(default_run: tuple[RunFolder, Dataset]) -> None:
+    card = (default_run[0].path / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"^from (edge_behavior\.[\w.]+) import (\w+)$", card, flags=re.MULTILINE)
+    assert len(found) == 5
+    package = Path(plots.__file__).parents[2]
+    for module, name in found:
+        # Read, not imported: one of them needs torch.
+        tree = ast.parse((package / Path(*module.split("."))).with_suffix(".py").read_text(encoding="utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}, module
+
+
 def test_card_shows_log_text_literally(default_run: tuple[RunFolder, Dataset]) -> None:
     run, dataset = default_run
     prose = re.sub(r"^(`{3,}).*?^\1", "", render_card(run, dataset), flags=re.DOTALL | re.MULTILINE)

@@ -1,0 +1,92 @@
+"""Small tables, models and datasets made on the spot, shared by tests of several packages."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen2ForCausalLM
+
+from edge_behavior.candidates import CandidateSet
+from edge_behavior.data.dataset import EventTable
+from edge_behavior.encoding import PromptEncoder
+from edge_behavior.events import BehaviorEvent
+from edge_behavior.hf_tokens import encoder_for
+from edge_behavior.prompts import PromptLayout
+from edge_behavior.recipes import BackboneConfig
+from edge_behavior.train.everyday import EverydayText
+from edge_behavior.train.standin import architecture, document_text, train_tokenizer
+
+# Prefixes of each other, shared first tokens, punctuation, accents.
+LABELS = [
+    "Video",
+    "Video Call",
+    "Video Call Group",
+    "Bar",
+    "Bar (Private)",
+    "Café",
+    "Cafe Noir",
+    "Home / Office",
+    "TV; Radio",
+]
+
+
+def tokenizer(labels: list[str] = LABELS, layout: PromptLayout | None = None, size: int = 600) -> Any:
+    chosen = layout or PromptLayout()
+    documents = islice(EverydayText(labels, ["DK", "AB"], 0).documents(), 300)
+    return train_tokenizer((document_text(d, chosen) for d in documents), size)
+
+
+def model(tokens: Any, seed: int = 0, hidden: int = 64, layers: int = 2, spread: float = 3.0) -> Qwen2ForCausalLM:
+    """A random model whose logits differ enough between tokens to rank candidates."""
+    torch.manual_seed(seed)
+    made = Qwen2ForCausalLM(
+        architecture(BackboneConfig(hidden_size=hidden, layers=layers, intermediate_size=96), tokens)
+    ).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(spread)
+    return made
+
+
+def diary(length: int, seed: int = 0, labels: list[str] = LABELS) -> list[BehaviorEvent]:
+    return EverydayText(labels, ["DK", "AB"], seed).diary(length)
+
+
+def encoder(tokens: Any, layout: PromptLayout | None = None, labels: list[str] = LABELS) -> PromptEncoder:
+    return encoder_for(tokens, layout or PromptLayout(), CandidateSet.of(labels))
+
+
+def event_table(users: list[list[str]], labels: list[str] = LABELS, counts: list[int] | None = None) -> EventTable:
+    """A table of users given by their behaviors; hours and places follow from the position."""
+    flat = [label for user in users for label in user]
+    code = {label: i for i, label in enumerate(labels)}
+    start = datetime(2024, 1, 1)
+    return EventTable(
+        user_offsets=np.cumsum([0, *(len(user) for user in users)]).astype(np.int64),
+        time=np.array(
+            [start + timedelta(hours=3 * i) for user in users for i in range(len(user))], dtype="datetime64[s]"
+        ),
+        place=np.array([i % 2 for user in users for i in range(len(user))], dtype=np.int32),
+        behavior=np.array([code[label] for label in flat], dtype=np.int32),
+        places=["DK", "AB"],
+        candidates=CandidateSet.of(labels, counts or [flat.count(label) for label in labels]),
+    )
+
+
+def brute_force(hf_model: Any, prompt: list[int], path: list[int]) -> float:
+    """Log-probability of one label by its own forward pass: the oracle of every scorer."""
+    with torch.no_grad():
+        rows = torch.log_softmax(hf_model(input_ids=torch.tensor([prompt + path])).logits[0].double(), -1)
+    return float(sum(rows[len(prompt) - 1 + k, token] for k, token in enumerate(path)))
+
+
+def save(hf_model: Any, tokens: Any, folder: Path) -> Path:
+    hf_model.save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder

@@ -1,0 +1,82 @@
+"""The same path on 2-layer models of both architectures with the real Qwen2.5 and Llama 3 tokenizers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from tests.integration.test_path import edgeb
+
+GEOMETRY = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 4096,
+}  # fmt: skip
+STEPS = [
+    "a_tuning.max_targets=60", "a_tuning.epochs=1", "a_tuning.max_steps=3", "b_tuning.pool_per_behavior=1",
+    "b_tuning.epochs=1", "b_tuning.batch_size=4", "b_tuning.max_steps=2", "evaluation.per_user=1",
+    "evaluation.per_behavior=1", "evaluation.limit=6", "evaluation.validation_targets=10", "backbone.dtype=float32",
+]  # fmt: skip
+
+
+def qwen(shared: Path, folder: Path) -> Path:
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=151_936, tie_word_embeddings=True, **GEOMETRY)).save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copy(shared / "models" / "qwen2.5-tokenizer" / name, folder)
+    return folder
+
+
+def llama(shared: Path, folder: Path) -> Path:
+    torch.manual_seed(0)
+    rope = {
+        "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 2048,
+    }  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=128_256, bos_token_id=128_000, eos_token_id=128_001, rope_parameters=rope, **GEOMETRY
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    source = shared / "models" / "llama3-tokenizer" / "tokenizer.json.gz"
+    (folder / "tokenizer.json").write_bytes(gzip.decompress(source.read_bytes()))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "bos_token": "<|begin_of_text|>",
+                "eos_token": "<|end_of_text|>",
+            }
+        )
+    )
+    return folder
+
+
+@pytest.mark.parametrize(("recipe", "make"), [("qwen2-1.5b", qwen), ("llama3.1-8b", llama)])
+def test_shipped_recipes_run_on_small_models_with_real_tokenizers(
+    recipe: str, make: object, shared: Path, tmp_path: Path
+) -> None:
+    backbone = make(shared, tmp_path / "backbone")  # type: ignore[operator]
+    home = tmp_path / "home"
+    edgeb("data", "synth", "--users", 30, "--days", 10, "--seed", 1, "--out", tmp_path / "data", home=home)
+    settings = [word for s in (*STEPS, f"backbone.path={backbone}") for word in ("--set", s)]
+    edgeb("train", "--recipe", recipe, "--out", tmp_path / "run", *settings, home=home)
+    edgeb("export", tmp_path / "run", "--quant", "q4_0", "--out", tmp_path / "m.gguf", home=home)
+    history = tmp_path / "h.csv"
+    history.write_text("timestamp,place,behavior\n2024-03-18T08:10,home,Short Video\n")
+    document = json.loads(
+        edgeb(
+            "predict", tmp_path / "m.gguf", "--history", history, "--at", "2024-03-18T09:00", "--place", "home",
+            "--top", 0, "--json",
+        ).stdout
+    )  # fmt: skip
+    labels = json.loads((tmp_path / "data" / "dataset.json").read_text())["candidates"]["labels"]
+    assert sorted(p["behavior"] for p in document["predictions"]) == sorted(labels)
+    assert sum(p["probability"] for p in document["predictions"]) == pytest.approx(1)
+    manifest = json.loads(edgeb("inspect", tmp_path / "m.gguf", "--json").stdout)
+    assert manifest["bos_id"] == (128_000 if recipe.startswith("llama") else None)
+    assert str(tmp_path) not in json.dumps(manifest)

@@ -1,0 +1,453 @@
+"""The command modules: what they print, what they pass on, what they remember. Engines are stand-ins made here."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from edge_behavior.bundle import Manifest
+from edge_behavior.candidates import CandidateSet
+from edge_behavior.cli import app
+from edge_behavior.commands.output import emit
+from edge_behavior.encoding import PromptEncoder
+from edge_behavior.errors import EdgebError
+from edge_behavior.evaluation import WindowChoice
+from edge_behavior.events import BehaviorEvent, write_history
+from edge_behavior.metrics import Outcome, behavior_metrics
+from edge_behavior.prompts import PromptLayout
+from edge_behavior.recipes import Recipe, load_recipe
+from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.workspace import recall, remember
+
+LABELS = ("Video", "Video call", "Mail", "買い物")
+EOS = 256
+EVENTS = [
+    BehaviorEvent("home", datetime(2024, 5, 1, 8), "Video"),
+    BehaviorEvent("work", datetime(2024, 5, 1, 9), "Mail"),
+]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEB_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Puts a stand-in where a command would import an engine that needs torch."""
+
+    def put(name: str, **content: object) -> None:
+        made = ModuleType(name)
+        made.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, made)
+
+    return put
+
+
+def run(*arguments: object) -> Any:
+    """Invoke a command; an EdgebError is raised, as `main` would see it."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def document(*arguments: object) -> Any:
+    """The one JSON document of a `--json` run."""
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+class TestEmit:
+    def test_json_is_the_only_thing_on_stdout(self, capsys):
+        emit({"a": [1, None], "ü": "買い物"}, True, lambda: print("shown"))
+        out, err = capsys.readouterr()
+        assert json.loads(out) == {"a": [1, None], "ü": "買い物"}
+        assert "買い物" in out
+        assert err == ""
+
+    def test_for_people_it_shows(self, capsys):
+        emit({"a": 1}, False, lambda: print("bare"))
+        emit({"a": 1}, False, lambda found: print(found["a"]))
+        assert capsys.readouterr().out == "bare\n1\n"
+
+
+@dataclass
+class ByteModel:
+    """A backend whose logits after some ids are a fixed random row."""
+
+    n_vocab: int = 257
+    held: list[int] = field(default_factory=list)
+    closed: bool = False
+
+    def row(self, ids: list[int]) -> np.ndarray:
+        seed = zlib.crc32(np.asarray(ids, dtype=np.int64).tobytes())
+        return np.random.default_rng(seed).normal(0, 2, self.n_vocab).astype(np.float32)
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def prefill(self, ids: list[int]) -> tuple[np.ndarray, int]:
+        self.held = list(ids)
+        return self.row(self.held), len(ids)
+
+    def branch(self, trie: Any, nodes: Any) -> np.ndarray:
+        ways = [[int(trie.tokens[n]) for n in trie.ancestors(int(node))] for node in nodes]
+        return np.stack([self.row(self.held + way) for way in ways])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+MANIFEST = Manifest(
+    created_with="edgeb test",
+    candidates=CandidateSet.of(LABELS, [5, 3, 2, 1]),
+    layout=PromptLayout(),
+    bos_id=None,
+    eos_id=EOS,
+    architecture="qwen2",
+    quantization="Q4_K_M",
+    context_length=4096,
+    base_model={"name": "tiny", "license": None, "weights_sha256": "00"},
+)
+
+
+class TestPredict:
+    @pytest.fixture
+    def model(self, monkeypatch) -> ByteModel:
+        made = ByteModel()
+        monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(MANIFEST, made)))
+        return made
+
+    @pytest.fixture
+    def question(self, tmp_path) -> list[object]:
+        write_history(tmp_path / "h.csv", EVENTS)
+        return ["predict", "m.gguf", "--history", tmp_path / "h.csv", "--at", "2024-05-01T18:00", "--place", "home"]
+
+    def test_json(self, model, question):
+        found = document(*question, "--top", 0)
+        assert set(found) == {"predictions", "scoring", "tokens_evaluated", "latency_ms", "bundle"}
+        assert (found["scoring"], found["bundle"]) == ("exact", "m.gguf")
+        assert found["latency_ms"] > 0
+        assert model.closed
+        encoder = PromptEncoder(model.tokenize, MANIFEST.layout, MANIFEST.candidates, None, EOS)
+        prompt = encoder.prompt_ids(EVENTS, datetime(2024, 5, 1, 18), "home")
+        assert found["tokens_evaluated"] == len(prompt) + len(encoder.trie.evaluated)
+        logs = {}
+        for label in LABELS:
+            ids, total = list(prompt), 0.0
+            for token in f" {label})\n".encode():
+                row = model.row(ids).astype(np.float64)
+                total += row[token] - np.log(np.exp(row).sum())
+                ids.append(token)
+            logs[label] = total
+        mass = sum(np.exp(value) for value in logs.values())
+        expected = sorted(((np.exp(value) / mass, label) for label, value in logs.items()), reverse=True)
+        assert [p["behavior"] for p in found["predictions"]] == [label for _, label in expected]
+        np.testing.assert_allclose(
+            [p["probability"] for p in found["predictions"]], [value for value, _ in expected], rtol=1e-4
+        )
+
+    def test_masked_evaluates_less(self, model, question):
+        exact, masked = document(*question), document(*question, "--scoring", "masked")
+        assert masked["scoring"] == "masked"
+        assert masked["tokens_evaluated"] < exact["tokens_evaluated"]
+
+    @pytest.mark.parametrize(("top", "shown"), [(1, 1), (3, 3), (5, 4), (0, 4)])
+    def test_top(self, model, question, top, shown):
+        assert len(document(*question, "--top", top)["predictions"]) == shown
+
+    def test_for_people(self, model, question):
+        best = document(*question)["predictions"][0]
+        out = run(*question).stdout
+        assert best["behavior"] in out
+        assert f"{best['probability']:.1%}" in out
+        assert "exact scoring" in out
+
+    def test_an_empty_history(self, model, question, tmp_path):
+        (tmp_path / "h.csv").write_text("timestamp,place,behavior\n")
+        assert len(document(*question, "--top", 0)["predictions"]) == 4
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (["--at", "2024-05-01T08:30"], "is before the last event"),
+            (["--top", "-1"], "top_k is -1"),
+        ],
+    )
+    def test_impossible_questions(self, model, question, change, message):
+        with pytest.raises(EdgebError, match=message):
+            run(*question, *change)
+        assert model.closed
+
+    def test_a_behavior_outside_the_candidate_set(self, model, question, tmp_path):
+        write_history(tmp_path / "h.csv", [BehaviorEvent("home", EVENTS[0].time, "Vidoe")])
+        with pytest.raises(EdgebError, match="'Vidoe' is not in the candidate set") as caught:
+            run(*question)
+        assert caught.value.hint == "did you mean 'Video'?"
+
+
+def metrics(seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 4, 50)
+    outcome = Outcome(rng.normal(size=(50, 4)), truth, rng.integers(0, 5, 50))
+    return behavior_metrics(outcome, LABELS, ("head", "medium", "tail", "tail"), resamples=20)
+
+
+RESULTS = {
+    "natural": metrics(1),
+    "balanced": metrics(2),
+    "baselines": {
+        "place_hour_backoff": {"natural": metrics(3), "balanced": metrics(4)},
+        "untuned": {"natural": metrics(5), "balanced": metrics(6)},
+    },
+}
+
+
+class TestEvaluate:
+    @pytest.fixture
+    def asked(self, module) -> dict[str, tuple[object, ...]]:
+        """What was asked of the engine, by kind of model."""
+        seen: dict[str, tuple[object, ...]] = {}
+
+        def engine(kind: str) -> Any:
+            def evaluate(*arguments: object) -> dict[str, Any]:
+                seen[kind] = arguments
+                return RESULTS
+
+            return evaluate
+
+        module("edge_behavior.train.evaluate_run", evaluate_run=engine("run"))
+        module("edge_behavior.runtime.evaluate_bundle", evaluate_bundle=engine("bundle"))
+        return seen
+
+    def test_a_folder_is_a_run(self, asked, tmp_path):
+        (tmp_path / "r").mkdir()
+        assert document("evaluate", "r", "--data", "d", "--no-untuned") == RESULTS
+        assert asked == {"run": (Path("r"), Path("d"), "both", "test", WindowChoice(20, 500, None, 0), False)}
+
+    def test_a_file_is_a_bundle(self, asked, tmp_path):
+        (tmp_path / "m.gguf").write_bytes(b"x")
+        flags = {"--protocol": "natural", "--split": "validation", "--per-user": 3, "--per-behavior": 4}
+        flags |= {"--limit": 5, "--seed": 6}
+        document("evaluate", "m.gguf", "--data", "d", *(word for pair in flags.items() for word in pair))
+        choice = WindowChoice(per_user=3, per_behavior=4, limit=5, seed=6)
+        assert asked == {"bundle": (Path("m.gguf"), Path("d"), "natural", "validation", choice)}
+
+    def test_the_last_dataset_is_the_default(self, asked, tmp_path):
+        (tmp_path / "data").mkdir()
+        remember("dataset", tmp_path / "data")
+        document("evaluate", "m.gguf")
+        assert asked["bundle"][1] == tmp_path / "data"
+
+    def test_for_people_a_table_per_protocol(self, asked):
+        out = run("evaluate", "m.gguf", "--data", "d").stdout
+        for words in ("natural windows", "balanced windows", "place+hour back-off", "untuned", "model", "Prec_w"):
+            assert words in out
+        assert f"{RESULTS['natural']['overall']:.3f}".lstrip("0") in out
+
+
+class TestTrain:
+    @pytest.fixture
+    def asked(self, module, tmp_path) -> list[tuple[Any, ...]]:
+        seen: list[tuple[Any, ...]] = []
+        models = {name: {"natural": metrics(1), "balanced": metrics(2)} for name in ("untuned", "a_tuning", "b_tuning")}
+        found = {"models": models, "counters": {"last_mode": RESULTS["baselines"]["untuned"]}}
+
+        def train(recipe: Recipe, data: Path, out: Path, resume: bool) -> Any:
+            seen.append((recipe, data, out, resume))
+            out.mkdir(parents=True, exist_ok=True)
+            return SimpleNamespace(path=out)
+
+        module("edge_behavior.train.pipeline", train=train, metrics_of=lambda made: found)
+        module("edge_behavior.train.plan", plan=lambda recipe, data: {"recipe": recipe.name, "a_tuning_steps": 1234})
+        (tmp_path / "data").mkdir()
+        return seen
+
+    def test_flags(self, asked, tmp_path):
+        made = document(
+            "train", "--recipe", "tiny", "--data", "data", "--out", "r", "--set", "seed=5", "--set", "lora.rank=2"
+        )
+        assert asked == [(load_recipe("tiny", ["seed=5", "lora.rank=2"]), Path("data"), Path("r"), False)]
+        assert made["run"] == "r"
+        assert set(made["metrics"]) == {"models", "counters"}
+        assert recall("run") == tmp_path / "r"
+
+    def test_bare(self, asked, tmp_path):
+        remember("dataset", tmp_path / "data")
+        document("train")
+        recipe, data, out, resume = asked[0]
+        assert (recipe, data, resume) == (load_recipe("qwen2-1.5b"), tmp_path / "data", False)
+        assert (out.parent, out.name.endswith("-data")) == (Path("runs"), True)
+
+    def test_a_recipe_file_names_the_run(self, asked, tmp_path):
+        (tmp_path / "mine.yaml").write_text("seed: 3\n")
+        document("train", "--recipe", "mine.yaml", "--data", "data")
+        assert asked[0][0] == Recipe(name="mine", seed=3)
+        assert asked[0][2] == Path("runs/mine-data")
+
+    def test_resume_takes_the_runs_recipe(self, asked, tmp_path):
+        recipe = load_recipe("tiny", ["seed=9"])
+        (tmp_path / "r").mkdir()
+        (tmp_path / "r" / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        document("train", "--resume", "--out", "r", "--data", "data")
+        remember("run", tmp_path / "r")
+        document("train", "--resume", "--data", "data")
+        assert asked == [(recipe, Path("data"), Path("r"), True), (recipe, Path("data"), tmp_path / "r", True)]
+
+    def test_for_people(self, asked):
+        out = run("train", "--recipe", "tiny", "--data", "data", "--out", "r").stdout
+        for words in (
+            "natural windows",
+            "balanced windows",
+            "after B-Tuning",
+            "mode of last 20",
+            "report.html",
+            "tail",
+        ):
+            assert words in out
+
+    def test_dry_run_trains_nothing(self, asked, tmp_path):
+        words = ["train", "--recipe", "tiny", "--data", "data", "--out", "r", "--dry-run"]
+        assert document(*words) == {"recipe": "tiny", "a_tuning_steps": 1234}
+        assert "1,234" in run(*words).stdout
+        assert asked == []
+        assert not (tmp_path / "r").exists()
+        with pytest.raises(EdgebError, match="no run was given"):
+            recall("run")
+
+
+class TestExport:
+    @pytest.fixture
+    def asked(self, module) -> list[tuple[object, ...]]:
+        seen: list[tuple[object, ...]] = []
+
+        def export_bundle(source: object, out: Path, quant: str, force: bool) -> dict[str, Any]:
+            seen.append((source, out, quant, force))
+            out.write_bytes(b"x")
+            report = {"bundle": str(out), "bytes": 1_500_000, "architecture": "qwen2", "quantization": "Q4_K_M"}
+            return {**report, "tensor_types": {"Q4_K": 3, "F32": 2}, "segments_checked": 12}
+
+        module("edge_behavior.export.pipeline", export_bundle=export_bundle)
+        module("edge_behavior.export.run_source", run_source=lambda path, stage: (path, stage))
+        return seen
+
+    def test_flags(self, asked, tmp_path):
+        words = ["export", "runs/x", "--quant", "q8", "--out", "m.gguf", "--stage", "a_tuning", "--force"]
+        assert document(*words)["bundle"] == "m.gguf"
+        assert asked == [((Path("runs/x"), "a_tuning"), Path("m.gguf"), "q8", True)]
+        assert recall("bundle") == tmp_path / "m.gguf"
+
+    def test_bare_takes_the_last_run(self, asked, tmp_path):
+        (tmp_path / "runs" / "x").mkdir(parents=True)
+        remember("run", tmp_path / "runs" / "x")
+        document("export", "--quant", "q4")
+        assert asked == [((tmp_path / "runs" / "x", "b_tuning"), tmp_path / "runs" / "x-q4.gguf", "q4", False)]
+
+    def test_for_people(self, asked, tmp_path):
+        (tmp_path / "runs").mkdir()
+        out = run("export", "runs/x").stdout
+        assert "1.5 MB" in out
+        assert "3 Q4_K, 2 F32" in out
+
+    def test_unknown_format(self, asked):
+        with pytest.raises(EdgebError, match="unknown format 'ggml'"):
+            run("export", "runs/x", "--format", "ggml")
+        assert asked == []
+
+
+class TestInspect:
+    @pytest.fixture(autouse=True)
+    def bundle(self, monkeypatch):
+        monkeypatch.setattr("edge_behavior.bundle.verify_bundle", lambda path: MANIFEST)
+
+    def test_json_is_the_manifest(self):
+        found = document("inspect", "m.gguf")
+        assert Manifest.from_json(json.dumps(found)) == MANIFEST
+
+    def test_for_people(self):
+        out = run("inspect", "m.gguf").stdout
+        for words in ("hashes verified", "qwen2", "Q4_K_M", "買い物", "history_length: 20"):
+            assert words in out
+
+
+class TestBench:
+    RESULT = {
+        "bundle": "m.gguf",
+        "architecture": "qwen2",
+        "quantization": "Q4_K_M",
+        "candidates": 4,
+        "scoring": "exact",
+        "load_ms": 12.0,
+        "peak_rss_bytes": 50 << 20,
+        "file_bytes": 3 << 20,
+    } | {name: {"p50_ms": 1.25, "p95_ms": 9.5, "tokens_per_prediction": 33.0} for name in ("cold", "warm", "repeat")}
+
+    @pytest.fixture
+    def asked(self, module) -> list[tuple[object, ...]]:
+        seen: list[tuple[object, ...]] = []
+
+        def measure(bundle: Path, repeats: int, threads: int | None, scoring: str, tick: Any) -> dict[str, Any]:
+            seen.append((bundle, repeats, threads, scoring))
+            tick()
+            return self.RESULT
+
+        module("edge_behavior.bench.latency", measure=measure)
+        return seen
+
+    def test_json(self, asked):
+        assert document("bench", "m.gguf", "--repeats", 5, "--threads", 2, "--scoring", "masked") == self.RESULT
+        assert asked == [(Path("m.gguf"), 5, 2, "masked")]
+
+    def test_the_last_bundle_is_the_default(self, asked, tmp_path):
+        (tmp_path / "m.gguf").write_bytes(b"x")
+        remember("bundle", tmp_path / "m.gguf")
+        document("bench")
+        assert asked == [(tmp_path / "m.gguf", 30, None, "exact")]
+
+    def test_for_people(self, asked):
+        out = run("bench", "m.gguf").stdout
+        for words in ("p50", "p95", "33.0", "50 MiB", "3.0 MiB", "cold", "warm"):
+            assert words in out
+
+    def test_unknown_scoring(self, asked):
+        with pytest.raises(EdgebError, match="unknown scoring"):
+            run("bench", "m.gguf", "--scoring", "fast")
+        assert asked == []
+
+
+class TestDoctor:
+    @pytest.fixture(autouse=True)
+    def no_accelerator(self, monkeypatch):
+        monkeypatch.setattr("edge_behavior.bench.doctor._accelerator", lambda: "none")
+
+    def test_json_names_what_is_installed(self):
+        found = document("doctor")
+        assert {"edgeb", "python", "cores", "memory", "runtime", "data", "train", "export", "accelerator"} <= set(found)
+        assert f"numpy {np.__version__}" in found["runtime"]
+        assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+
+    def test_a_missing_package_is_named_with_its_extra(self, monkeypatch):
+        from edge_behavior.bench import doctor
+
+        known = doctor._version
+        monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("duckdb", "trl") else known(name))
+        found = document("doctor")
+        assert "missing duckdb: pip install 'edgeb[data]'" in found["data"]
+        assert "missing trl: pip install 'edgeb[train]'" in found["train"]
+        assert "missing" not in found["runtime"]
+
+    def test_for_people(self):
+        assert "edgeb doctor" in run("doctor").stdout
