@@ -37,6 +37,9 @@ app.command("predict")(predict.predict_command)
 app.command("bench")(bench.bench_command)
 app.command("doctor")(bench.doctor_command)
 
+_INTERRUPTED = 130
+_RESUME = "an interrupted `edgeb train` goes on with --resume"
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -59,7 +62,11 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        # Typer turns Ctrl-C into this code.
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except EdgebError as error:
         _fail(str(error.message), error.hint, error.exit_code)
     except Exit as error:
@@ -73,7 +80,7 @@ def main() -> None:
             show()
         sys.exit(2)
     except (KeyboardInterrupt, Abort):
-        _fail("interrupted", "", 130)
+        _fail("interrupted", _RESUME, _INTERRUPTED)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("edge_behavior"):
             raise

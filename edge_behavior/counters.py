@@ -75,7 +75,7 @@ class Counters:
     def _backed_off(self, behaviors: NDArray[np.int32], levels: tuple[NDArray[np.bool_], ...]) -> Floats:
         n, size = len(behaviors), len(self._prior)
         # Level k outranks everything below it; recency breaks ties inside a level, the prior comes last.
-        recency = np.linspace(0.0, 0.5, self._length, endpoint=False)
+        recency = np.arange(1.0, self._length + 1)
         total = np.broadcast_to(self._prior * 1e-3, (n, size)).copy()
         rows = np.repeat(np.arange(n), self._length)
         scale = 1.0
@@ -83,8 +83,8 @@ class Counters:
             counts, latest = np.zeros((n, size)), np.zeros((n, size))
             np.add.at(counts, (rows, behaviors.ravel()), level.ravel().astype(np.float64))
             np.maximum.at(latest, (rows, behaviors.ravel()), (level * recency).ravel())
-            total += scale * (counts + latest)
-            scale *= 2 * self._length
+            total += scale * (2 * self._length * counts + latest)
+            scale *= 4 * self._length**2
         return total
 
 

@@ -93,8 +93,9 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
                     where = f"{path}:{number}"
                     try:
                         row = json.loads(line)
-                    except json.JSONDecodeError as error:
-                        raise EdgebError(f"{where}: not JSON ({error.msg})", "write one JSON object per line") from None
+                    except ValueError as error:
+                        reason = getattr(error, "msg", str(error))
+                        raise EdgebError(f"{where}: not JSON ({reason})", "write one JSON object per line") from None
                     if not isinstance(row, dict):
                         raise EdgebError(f"{where}: not a JSON object", f"write the fields {', '.join(HISTORY_FIELDS)}")
                     yield where, row
@@ -104,6 +105,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
                     yield f"{path}:{reader.line_num}", dict(row)
     except OSError as error:
         raise EdgebError(f"cannot read history file {path}: {error.strerror}", "pass a CSV or JSONL file") from None
+    except csv.Error as error:
+        raise EdgebError(f"{path}: not CSV ({error})", "pass a CSV or JSONL file of one user's events") from None
     except UnicodeDecodeError:
         raise EdgebError(f"{path} is not UTF-8 text", "pass a CSV or JSONL file of one user's events") from None
 

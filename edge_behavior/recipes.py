@@ -5,7 +5,7 @@ Precedence is flag > recipe file > default; the resolved recipe is saved with th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ from edge_behavior.prompts import ROLE, TASK, PromptLayout
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Validated defaults make 8 an 8.0 in a float field, so that a saved recipe reads back to the same text.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class BackboneConfig(_Section):
@@ -170,7 +171,7 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     path = find_recipe(name_or_file)
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f"{path}:{line + 1}" if line is not None else str(path)
         raise EdgebError(f"{where}: not valid YAML", "check the indentation and the colons") from None
@@ -179,16 +180,18 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     fields.setdefault("name", path.stem)
     for override in overrides:
         _override(fields, override)
-    return parse_recipe(fields, str(path))
+    return parse_recipe(fields, str(path), {text.partition("=")[0].strip() for text in overrides})
 
 
-def parse_recipe(fields: dict[str, Any], source: str) -> Recipe:
-    """Validate plain fields; `source` names them in errors."""
+def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = ()) -> Recipe:
+    """Validate plain fields; errors name `source`, or `--set` for the keys in `flags`."""
     try:
         recipe = Recipe.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         key = ".".join(str(part) for part in first["loc"])
+        if any(flag == key or flag.startswith(f"{key}.") for flag in flags):
+            source = "--set"
         if first["type"] == "extra_forbidden":
             raise EdgebError(f"{source}: unknown recipe key '{key}'", _nearest_key(key)) from None
         value = first["input"]
@@ -219,7 +222,7 @@ def _override(fields: dict[str, Any], text: str) -> None:
             raise EdgebError(f"--set {text}: '{section}' is not a section", _nearest_key(key))
     try:
         at[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise EdgebError(f"--set {text}: '{value}' is not a YAML value", "quote it") from None
 
 

@@ -42,10 +42,14 @@ class RunFolder:
         run = cls(path)
         if not (path / "run.json").is_file():
             raise EdgebError(f"{path} is not a run folder: it has no run.json", "pass the --out of `edgeb train`")
-        if run.state.get("schema_version") != SCHEMA_VERSION:
+        state = run.state
+        if state.get("schema_version") != SCHEMA_VERSION:
             raise EdgebError(
-                f"{path}/run.json has schema version {run.state.get('schema_version')}", "update edgeb, or train again"
+                f"{path}/run.json has schema version {state.get('schema_version')}", "update edgeb, or train again"
             )
+        missing = [key for key in ("done", "backbone", "candidates", "layout") if key not in state]
+        if missing:
+            raise EdgebError(f"{path}/run.json lacks '{missing[0]}'", "the file is damaged; train again")
         return run
 
     @property
@@ -140,5 +144,9 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text through a temporary name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -26,20 +26,21 @@ def home() -> Path:
 def _read() -> dict[str, str]:
     try:
         found = json.loads((home() / "last.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
 def remember(kind: str, path: Path) -> None:
     """Note the dataset, run or bundle that was just made. A home that cannot be written is no reason to fail."""
-    last = {**_read(), kind: str(path.resolve())}
     try:
+        last = {**_read(), kind: str(path.resolve())}
         home().mkdir(parents=True, exist_ok=True)
         temporary = home() / f"last.json.{os.getpid()}"
         temporary.write_text(json.dumps(last, indent=1), encoding="utf-8")
         temporary.replace(home() / "last.json")
-    except OSError:
+    # Path.home raises RuntimeError where there is none.
+    except (OSError, RuntimeError):
         return
 
 

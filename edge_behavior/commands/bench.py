@@ -12,7 +12,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 
 def bench_command(
     bundle: Annotated[Path | None, typer.Argument(help="Bundle. Default: the last one.", show_default=False)] = None,
-    repeats: Annotated[int, typer.Option(help="Predictions per scenario.")] = 30,
+    repeats: Annotated[int, typer.Option(help="Predictions per scenario.", min=2)] = 30,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
     scoring: Annotated[str, typer.Option(help="exact or masked.")] = "exact",
     as_json: AsJson = False,

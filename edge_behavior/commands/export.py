@@ -33,7 +33,7 @@ def export_command(
 
     if format != "gguf":
         raise EdgebError(f"unknown format '{format}'", nearest(format, ["gguf"]))
-    run = run or recall("run")
+    run = (run or recall("run")).resolve()
     out = out or run.with_name(f"{run.name}-{quant}.gguf")
     report = export_bundle(run_source(run, stage), out, quant, force)
     remember("bundle", out)

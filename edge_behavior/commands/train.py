@@ -54,17 +54,15 @@ def train_command(
     else:
         name = recipe or "qwen2-1.5b"
         loaded = load_recipe(name, set_ or ())
-        out = out or Path("runs") / f"{Path(name).stem}-{data.name}"
+        out = out or Path("runs") / f"{loaded.name}-{data.resolve().name}"
     if dry_run:
         from edge_behavior.train.plan import plan
 
         emit(plan(loaded, data), as_json, _print_plan)
         return
-    remember_run = out
     from edge_behavior.train.pipeline import metrics_of, train
 
-    remember("run", remember_run)
-    run = train(loaded, data, out, resume)
+    run = train(loaded, data, out, resume, began=lambda: remember("run", out))
     metrics = metrics_of(run)
 
     def show() -> None:

@@ -44,9 +44,7 @@ class TorchScorer:
         max_logits: Bound on logits (rows times vocabulary) per forward pass.
     """
 
-    def __init__(
-        self, model: Any, encoder: PromptEncoder, max_tokens: int = 16_384, max_logits: int = 1 << 26
-    ) -> None:
+    def __init__(self, model: Any, encoder: PromptEncoder, max_tokens: int = 16_384, max_logits: int = 1 << 26) -> None:
         self._model, self._encoder, self._max_tokens = model, encoder, max_tokens
         self._max_batch = max(1, max_logits // (len(encoder.trie.inner) * int(model.config.vocab_size)))
         self._device = next(model.parameters()).device

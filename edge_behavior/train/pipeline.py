@@ -101,8 +101,6 @@ class Training:
 
     def _build_backbone(self) -> dict[str, Any]:
         if self.recipe.backbone.path is not None:
-            # Fail now, before any other work, where the path is wrong.
-            load_tokenizer(self.run.backbone, self.recipe.backbone.revision)
             return {}
         from edge_behavior.train.standin import build_standin
 
@@ -252,14 +250,30 @@ def steps_of(stage: StageConfig, rows_per_epoch: int, epochs: float) -> tuple[in
     return per_epoch, min(total, stage.max_steps or total)
 
 
-def train(recipe: Recipe, data: Path, out: Path, resume: bool = False) -> RunFolder:
-    """Run the recipe on a dataset folder.
+def check_inputs(recipe: Recipe) -> None:
+    """Fail on what the recipe points to before anything is written or any time is spent.
+
+    Raises:
+        EdgebError: a backbone or a conversation file that cannot be read.
+    """
+    if recipe.backbone.path is not None:
+        load_tokenizer(recipe.backbone.path, recipe.backbone.revision)
+    if recipe.a_tuning.aux_path is not None and recipe.a_tuning.aux_ratio:
+        read_conversations(Path(recipe.a_tuning.aux_path))
+
+
+def train(
+    recipe: Recipe, data: Path, out: Path, resume: bool = False, began: Callable[[], None] = lambda: None
+) -> RunFolder:
+    """Run the recipe on a dataset folder; `began` is called once the run folder is there.
 
     Raises:
         EdgebError: bad recipe, data or backbone; the run folder then holds what was finished.
     """
     dataset = Dataset.open(data)
+    check_inputs(recipe)
     run = start_run(recipe, dataset, out, resume)
+    began()
     Training(recipe, dataset, run).execute()
     return run
 

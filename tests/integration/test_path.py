@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ SMALL = [
 
 
 def edgeb(*arguments: object, code: int = 0, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "EDGEB_HOME": str(home or Path.cwd() / "home")}
+    own = home or Path(tempfile.gettempdir()) / "edgeb-tests"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "EDGEB_HOME": str(own)}
     done = subprocess.run(
         [sys.executable, "-m", "edge_behavior", *map(str, arguments)],
         capture_output=True,
@@ -202,7 +204,7 @@ def test_dry_run_counts_what_the_run_did(run: Path, data: Path) -> None:
         (("train", "--recipe", "tiny", "--data", "DATA", "--set", "backbone.path=./nowhere"), "does not exist"),
         (("train", "--recipe", "tiny", "--data", "DATA", "--set", "a_tuning.epochs=many"), "a_tuning.epochs"),
         (("train", "--recipe", "tiny", "--data", "DATA", "--set", "a_tuning.epoch=1"), "did you mean 'epochs'"),
-        (("train", "--recipe", "tiniest", "--data", "DATA"), "did you mean 'tiny'"),
+        (("train", "--recipe", "tinny", "--data", "DATA"), "did you mean 'tiny'"),
         (("train", "--recipe", "tiny", "--data", "DATA", "--set", "a_tuning.aux_path=no.jsonl"), "no.jsonl"),
         (("predict", "HISTORY", "--history", "HISTORY", "--at", "2024-03-18T09:00", "--place", "x"), "not a GGUF"),
         (("predict", "BUNDLE", "--history", "HISTORY", "--at", "nine", "--place", "x"), "--at: 'nine' is not a time"),

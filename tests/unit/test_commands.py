@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -266,7 +267,8 @@ class TestTrain:
         models = {name: {"natural": metrics(1), "balanced": metrics(2)} for name in ("untuned", "a_tuning", "b_tuning")}
         found = {"models": models, "counters": {"last_mode": RESULTS["baselines"]["untuned"]}}
 
-        def train(recipe: Recipe, data: Path, out: Path, resume: bool) -> Any:
+        def train(recipe: Recipe, data: Path, out: Path, resume: bool, began: Callable[[], None]) -> Any:
+            began()
             seen.append((recipe, data, out, resume))
             out.mkdir(parents=True, exist_ok=True)
             return SimpleNamespace(path=out)
@@ -347,7 +349,7 @@ class TestExport:
     def test_flags(self, asked, tmp_path):
         words = ["export", "runs/x", "--quant", "q8", "--out", "m.gguf", "--stage", "a_tuning", "--force"]
         assert document(*words)["bundle"] == "m.gguf"
-        assert asked == [((Path("runs/x"), "a_tuning"), Path("m.gguf"), "q8", True)]
+        assert asked == [((tmp_path / "runs" / "x", "a_tuning"), Path("m.gguf"), "q8", True)]
         assert recall("bundle") == tmp_path / "m.gguf"
 
     def test_bare_takes_the_last_run(self, asked, tmp_path):

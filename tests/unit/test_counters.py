@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -151,15 +151,17 @@ BACK_OFF = {"hour_mode": ("hour", "all"), "place_hour_backoff": ("place+hour", "
 @pytest.mark.parametrize("name", BACK_OFF)
 @settings(max_examples=80, deadline=None)
 @given(world=WORLDS)
-def test_back_off_asks_the_next_level_only_where_nothing_matched(name, world):
-    """Of two behaviors, the first level that has seen either of them decides by count; the prior comes last."""
+def test_back_off_levels_outrank_each_other(name, world):
+    """Each level's counts decide; recency breaks ties inside a level; the next level comes after; then the prior."""
     for row, (history, target) in zip(world.scores(name), world.windows, strict=True):
-        seen = [Counter(b for _, b in matches(world, history, target, level)) for level in BACK_OFF[name]]
-        for a, b in combinations(range(world.size), 2):
-            level = next((counts for counts in seen if counts[a] or counts[b]), Counter())
-            values = (level[a], level[b]) if level else (world.counts[a], world.counts[b])
-            if values[0] != values[1]:
-                assert (row[a] > row[b]) == (values[0] > values[1])
+        keys = []
+        for behavior in range(world.size):
+            key: list[float] = []
+            for level in BACK_OFF[name]:
+                positions = [p for p, b in matches(world, history, target, level) if b == behavior]
+                key += [len(positions), max(positions, default=-1)]
+            keys.append((*key, world.counts[behavior]))
+        assert ranked(row) == order_by(keys)
 
 
 @settings(max_examples=60, deadline=None)
