@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
@@ -61,6 +62,8 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Deprecations between libraries are not the user's.
+    warnings.simplefilter("ignore", FutureWarning)
     try:
         code = app(standalone_mode=False) or 0
         # Typer turns Ctrl-C into this code.

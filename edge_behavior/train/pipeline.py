@@ -21,8 +21,8 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import Score, WindowChoice, evaluate_all
-from edge_behavior.recipes import Recipe, StageConfig
-from edge_behavior.runs import STAGES, RunFolder, read_json, write_json, write_text
+from edge_behavior.recipes import Recipe, StageConfig, load_recipe
+from edge_behavior.runs import STAGES, RunFolder, read_json, saved_recipe, write_json, write_text
 from edge_behavior.train.auxiliary import auxiliary_rows, generated_conversations, read_conversations
 from edge_behavior.train.backbone import load_model, load_tokenizer
 from edge_behavior.train.dpo import train_dpo
@@ -61,7 +61,7 @@ def start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> RunF
         write_text(out / "recipe.yaml", recipe.to_yaml())
         return run
     run = RunFolder.open(out)
-    if (out / "recipe.yaml").read_text(encoding="utf-8") != recipe.to_yaml():
+    if load_recipe(str(saved_recipe(out))) != recipe:
         raise EdgebError(
             f"{out} was begun with another recipe", "resume without --recipe and --set, or start a new run"
         )

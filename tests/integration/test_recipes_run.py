@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from tests import helpers
 from tests.integration.test_path import edgeb
 
+Make = Callable[[Path, Path], Path]
 GEOMETRY = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 4096,
@@ -57,11 +60,19 @@ def llama(shared: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("recipe", "make"), [("qwen2-1.5b", qwen), ("llama3.1-8b", llama)])
-def test_shipped_recipes_run_on_small_models_with_real_tokenizers(
-    recipe: str, make: object, shared: Path, tmp_path: Path
-) -> None:
-    backbone = make(shared, tmp_path / "backbone")  # type: ignore[operator]
+def small_qwen(_: Path, folder: Path) -> Path:
+    tokens = helpers.tokenizer()
+    return helpers.save(helpers.model(tokens), tokens, folder)
+
+
+def small_llama(_: Path, folder: Path) -> Path:
+    tokens = helpers.tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=len(tokens), eos_token_id=tokens.eos_token_id, bos_token_id=None, **GEOMETRY)
+    return helpers.save(LlamaForCausalLM(config), tokens, folder)
+
+
+def run_the_path(recipe: str, backbone: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     edgeb("data", "synth", "--users", 30, "--days", 10, "--seed", 1, "--out", tmp_path / "data", home=home)
     settings = [word for s in (*STEPS, f"backbone.path={backbone}") for word in ("--set", s)]
@@ -84,3 +95,14 @@ def test_shipped_recipes_run_on_small_models_with_real_tokenizers(
     first = tokenizer("a").input_ids[0]
     assert manifest["bos_id"] == (first if first == tokenizer.bos_token_id else None)
     assert str(tmp_path) not in json.dumps(manifest)
+
+
+@pytest.mark.parametrize(("recipe", "make"), [("qwen2-1.5b", qwen), ("llama3.1-8b", llama)])
+def test_recipes_with_real_tokenizers(recipe: str, make: Make, shared: Path, tmp_path: Path) -> None:
+    run_the_path(recipe, make(shared, tmp_path / "backbone"), tmp_path)
+
+
+@pytest.mark.parametrize(("recipe", "make"), [("qwen2-1.5b", small_qwen), ("llama3.1-8b", small_llama)])
+def test_recipes_with_small_tokenizers(recipe: str, make: Make, tmp_path: Path) -> None:
+    """The counterpart that runs where the real tokenizers are not."""
+    run_the_path(recipe, make(tmp_path, tmp_path / "backbone"), tmp_path)
