@@ -108,7 +108,7 @@ def matches(world: World, history: list[Event], target: Event, level: str) -> li
     """(position, behavior) of the history's events that agree with the next context."""
     found = []
     for position, (time, place, behavior) in enumerate(history):
-        same_hour = time.hour // 6 == target[0].hour // 6
+        same_hour = time.hour // 2 == target[0].hour // 2
         agrees = {
             "all": True,
             "hour": same_hour,
@@ -175,8 +175,8 @@ def test_transitions_stay_inside_a_user(world):
 
 @settings(max_examples=60, deadline=None)
 @given(st.datetimes(datetime(1960, 1, 1), datetime(2060, 1, 1)))
-def test_hour_buckets_are_of_six_hours(when):
-    assert hour_bucket(np.array([when], dtype="datetime64[s]")).tolist() == [when.hour // 6]
+def test_hour_buckets_are_of_two_hours(when):
+    assert hour_bucket(np.array([when], dtype="datetime64[s]")).tolist() == [when.hour // 2]
 
 
 def test_by_hand():
@@ -187,7 +187,7 @@ def test_by_hand():
         (day.replace(hour=13), 1, 2),
         (day.replace(hour=14), 0, 2),
     ]
-    world = World([[*history, (day.replace(day=2, hour=10), 1, 1)]], 4, 4, [4, 3, 2, 1])
+    world = World([[*history, (day.replace(day=2, hour=9), 1, 1)]], 4, 4, [4, 3, 2, 1])
     best = {name: ranked(world.scores(name)[0])[0] for name in COUNTERS}
     assert best == {
         "most_frequent": 0,
