@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -96,7 +97,13 @@ class Training:
                 continue
             set_seed(self.recipe.seed)
             started = perf_counter()
-            report = stage()
+            try:
+                report = stage()
+            except Exception as error:
+                if _disk_is_full(error):
+                    hint = f"free some space, then go on with `edgeb train --resume --out {self.run.path}`"
+                    raise EdgebError(f"no space left in {self.run.path} during {name}", hint) from None
+                raise
             self.run.finish(name, {**report, "seconds": round(perf_counter() - started, 1)})
 
     def _build_backbone(self) -> dict[str, Any]:
@@ -281,6 +288,11 @@ def train(
 def metrics_of(run: RunFolder) -> dict[str, Any]:
     """metrics.json of a finished run."""
     return read_json(run.path / "metrics.json")
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Safetensors and torch wrap the system's error in their own; only the text says so."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in str(error).lower()
 
 
 def _keep_logs(folder: Path, logs: Path) -> None:

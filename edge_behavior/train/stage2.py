@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edge_behavior.data.dataset import EventTable
@@ -163,6 +164,7 @@ class KeepBest(TrainerCallback):
             state = get_peft_model_state_dict(self._model, adapter_name="default")
             self._best = {name: tensor.detach().clone() for name, tensor in state.items()}
         self.history.append(row)
+        Console(stderr=True).print(f"step {step}: validation accuracy {accuracy:.3f}, mean recall {overall:.3f}")
 
 
 def _mean_recall(right: NDArray[np.bool_], truth: NDArray[np.int64]) -> float:
