@@ -23,10 +23,10 @@ demo: setup
 	PATH="$(BIN):$$PATH" benchmarks/demo.sh "$(OUT)" $(DEMO_FLAGS)
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: setup lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
