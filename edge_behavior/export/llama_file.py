@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.llama_log import captured_log
+from edge_behavior.runtime.llama_tokens import tokenize
 
 
 class LlamaFile:
@@ -77,13 +78,7 @@ class LlamaFile:
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text; adds no special tokens and parses none."""
-        raw = text.encode("utf-8")
-        # A token is at least one byte, and a space may be put before the first.
-        buffer = (llama_cpp.llama_token * (len(raw) + 2))()
-        count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), buffer, len(buffer), False, False)
-        if count < 0:
-            raise EdgebError(f"llama.cpp cannot tokenize {text[:40]!r}", "report this as a bug")
-        return list(buffer[:count])
+        return tokenize(self._vocab, text)
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Next-token logits after every id, shape [T, V]."""
