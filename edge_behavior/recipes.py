@@ -112,7 +112,6 @@ class EvaluationConfig(_Section):
     per_user: int = Field(20, ge=0, description="Natural protocol: windows per user; 0: all")
     per_behavior: int = Field(500, ge=1, description="Balanced protocol: windows per behavior")
     limit: int | None = Field(None, ge=1, description="At most this many windows per protocol")
-    batch_size: int = Field(32, ge=1, description="Windows per scoring pass")
     validation_targets: int = Field(2_000, ge=10, description="Validation targets for early stopping")
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_behavior.data.dataset import Dataset
-from edge_behavior.evaluation import Score, WindowChoice, check_labels_match, evaluate_all
+from edge_behavior.evaluation import WindowChoice, check_labels_match, evaluate_all
 from edge_behavior.recipes import load_recipe
 from edge_behavior.runs import STAGES, RunFolder, saved_recipe
 from edge_behavior.train.model_access import RunModels
-from edge_behavior.train.scoring_pass import score_windows
+from edge_behavior.train.scoring_pass import stage_scorer
 
 
 def evaluate_run(
@@ -32,19 +29,12 @@ def evaluate_run(
     models, table = RunModels(run, recipe.backbone), dataset.events(split)
     names = {"model": STAGES[-1], **({"untuned": "untuned"} if untuned else {})}
 
-    def scorer(stage: str) -> Score:
-        def score(targets: NDArray[np.int64]) -> NDArray[np.float64]:
-            model = models.load(stage)
-            return score_windows(model, models.encoder, table, targets, f"{split} {stage}", choice.seed).log_probs
-
-        return score
-
     return evaluate_all(
         dataset,
         table,
         protocol,
         run.layout.history_length,
         choice,
-        {name: scorer(stage) for name, stage in names.items()},
+        {name: stage_scorer(models, s, table, f"{split} {s}", choice.seed) for name, s in names.items()},
         recipe.a_tuning.anchor_threshold,
     )

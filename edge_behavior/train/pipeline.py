@@ -12,24 +12,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from transformers import set_seed
 
 from edge_behavior import __version__
 from edge_behavior.counters import COUNTERS
-from edge_behavior.data.dataset import Dataset
+from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation import Score, WindowChoice, evaluate_all
+from edge_behavior.evaluation import WindowChoice, evaluate_all
 from edge_behavior.recipes import Recipe, StageConfig, load_recipe
 from edge_behavior.runs import STAGES, RunFolder, read_json, saved_recipe, write_json, write_text
 from edge_behavior.train.auxiliary import auxiliary_rows, generated_conversations, read_conversations
-from edge_behavior.train.backbone import load_model, load_tokenizer
+from edge_behavior.train.backbone import load_tokenizer
 from edge_behavior.train.dpo import train_dpo
 from edge_behavior.train.model_access import RunModels
 from edge_behavior.train.samples import Row, behavior_rows, supervised_targets
-from edge_behavior.train.scoring_pass import score_windows
+from edge_behavior.train.scoring_pass import stage_scorer
 from edge_behavior.train.sft import as_dataset, train_sft
 from edge_behavior.train.stage2 import KeepBest, choose_pairs, chosen_rows, preference_rows, score_pool, write_pairs
 
@@ -122,13 +121,13 @@ class Training:
 
     def _a_tuning(self) -> dict[str, Any]:
         recipe, stage = self.recipe, self.recipe.a_tuning
-        epochs, counts = a_tuning_rows(self.dataset, self.models.encoder, self.models.tokenizer, recipe)
+        epochs, counts = a_tuning_rows(self._train, self.models.encoder, self.models.tokenizer, recipe)
         validation = behavior_rows(
             self._validation, self.models.encoder, stage, recipe.evaluation.validation_targets, seed=recipe.seed
         )
         per_epoch, steps = steps_of(stage, len(epochs[0]), len(epochs))
         folder = self.run.path / "a_tuning"
-        model = load_model(self.run.backbone, recipe.backbone)
+        model = self.models.load("untuned")
         result = train_sft(
             model, self.models.tokenizer, as_dataset(epochs), as_dataset([validation]), recipe, stage, per_epoch, steps,
             folder, "A-Tuning (SFT)",
@@ -185,16 +184,8 @@ class Training:
         choice = WindowChoice(settings.per_user, settings.per_behavior, settings.limit, recipe.seed)
         threshold = recipe.a_tuning.anchor_threshold
 
-        def scorer(stage: str) -> Score:
-            def score(targets: NDArray[np.int64]) -> NDArray[np.float64]:
-                model = self.models.load(stage)
-                return score_windows(model, self.models.encoder, table, targets, f"test {stage}", recipe.seed).log_probs
-
-            return score
-
-        found = evaluate_all(
-            self.dataset, table, "both", length, choice, {name: scorer(name) for name in _MODELS}, threshold
-        )["baselines"]
+        scorers = {name: stage_scorer(self.models, name, table, f"test {name}", recipe.seed) for name in _MODELS}
+        found = evaluate_all(self.dataset, table, "both", length, choice, scorers, threshold)["baselines"]
         write_json(
             self.run.path / "metrics.json",
             {
@@ -216,16 +207,16 @@ class Training:
 
 
 def a_tuning_rows(
-    dataset: Dataset, encoder: PromptEncoder, tokenizer: Any, recipe: Recipe
+    train: EventTable, encoder: PromptEncoder, tokenizer: Any, recipe: Recipe
 ) -> tuple[list[list[Row]], dict[str, Any]]:
     """Rows of every epoch of stage 1 (a fresh draw each), conversations mixed in, and what they count."""
-    stage, train = recipe.a_tuning, dataset.events("train")
+    stage = recipe.a_tuning
     wanted = max(1, int(np.ceil(stage.epochs)))
     if stage.aux_ratio:
         conversations = (
             read_conversations(Path(stage.aux_path))
             if stage.aux_path
-            else generated_conversations(dataset.candidates.labels, recipe.seed)
+            else generated_conversations(train.candidates.labels, recipe.seed)
         )
     epochs, targets, auxiliary = [], 0, 0
     for epoch in range(wanted):

@@ -31,7 +31,7 @@ def plan(recipe: Recipe, data: Path) -> dict[str, Any]:
     else:
         tokenizer = load_tokenizer(recipe.backbone.path, recipe.backbone.revision)
     encoder = encoder_for(tokenizer, layout, dataset.candidates)
-    epochs, counts = a_tuning_rows(dataset, encoder, tokenizer, recipe)
+    epochs, counts = a_tuning_rows(train, encoder, tokenizer, recipe)
     per_epoch, steps = steps_of(recipe.a_tuning, len(epochs[0]), len(epochs))
     longest = max(len(row["input_ids"]) for rows in epochs for row in rows)
     pool = len(balanced_windows(train, recipe.b_tuning.pool_per_behavior or len(train), layout.history_length))

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.encoding import PromptEncoder
+from edge_behavior.evaluation import Score
 from edge_behavior.runtime.torch_scorer import PromptScores, TorchScorer
+from edge_behavior.train.model_access import RunModels
 from edge_behavior.train.progress import progress_bar
 from edge_behavior.train.samples import window_prompt
 
@@ -34,3 +36,12 @@ def score_windows(
             parts.append(scorer.score(prompts))
             bar.update(task, advance=len(chunk))
     return PromptScores(np.concatenate([p.log_probs for p in parts]), np.concatenate([p.embeddings for p in parts]))
+
+
+def stage_scorer(models: RunModels, stage: str, table: EventTable, title: str, seed: int) -> Score:
+    """A scorer of a run's stage for `evaluation`; the model is loaded when it is first called."""
+
+    def score(targets: NDArray[np.int64]) -> NDArray[np.float64]:
+        return score_windows(models.load(stage), models.encoder, table, targets, title, seed).log_probs
+
+    return score
