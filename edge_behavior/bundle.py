@@ -42,6 +42,8 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
     "base_model": (dict,),
     "training": (dict,),
     "evaluation": (dict,),
+    "vocabulary": (dict, type(None)),
+    "habits": (dict, type(None)),
     "tokenizer_sha256": (str,),
     "tensors_sha256": (str,),
 }
@@ -63,6 +65,8 @@ class Manifest:
         base_model: `name`, `license` (or None) and `weights_sha256` of the backbone.
         training: The resolved recipe of the run.
         evaluation: The metrics of the run. Numbers that are not finite become null in the file.
+        vocabulary: What pruning left of the vocabulary, see `export.prune`; None if nothing was pruned.
+        habits: How the per-user counter is set and fused with the model, see `fusion`; None without one.
         tokenizer_sha256: Hash of the file's tokenizer metadata; set on writing.
         tensors_sha256: Hash of everything that decides the logits (architecture metadata, tensor table and tensor
             data); set on writing.
@@ -80,6 +84,8 @@ class Manifest:
     base_model: dict[str, str | None]
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    vocabulary: dict[str, Any] | None = None
+    habits: dict[str, Any] | None = None
     tokenizer_sha256: str = ""
     tensors_sha256: str = ""
     schema_version: int = SCHEMA_VERSION
