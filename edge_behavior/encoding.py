@@ -78,6 +78,15 @@ class PromptEncoder:
         prompt = self.layout.prompt(history, when, place, self.candidates.labels, format_index)
         return self.static_ids + self._join(prompt.body)
 
+    def line_ids(self, event: BehaviorEvent) -> list[int]:
+        """Ids of one past event, the same wherever it stands."""
+        return self._join(self.layout.line(event))
+
+    def frame_ids(self, when: datetime, place: str, format_index: int = 0) -> tuple[list[int], list[int]]:
+        """Ids between the static part and the history's lines, and ids after the lines (`PromptLayout.frame`)."""
+        before, after = self.layout.frame(when, place, self.candidates.labels, format_index)
+        return self._join(before), self._join(after)
+
     def stretch(self, events: Sequence[BehaviorEvent]) -> Stretch:
         """Encode consecutive events so that every one of them can carry a loss (stream layout)."""
         ids, targets = list(self.static_ids), []

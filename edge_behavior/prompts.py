@@ -128,6 +128,27 @@ class PromptLayout:
         """One past event: its context, its behavior, its end. The same three segments in every layout."""
         return self.context(event.time, event.place), self.answer(event.behavior), STREAM_TERMINATOR
 
+    def frame(
+        self, when: datetime, place: str, labels: Sequence[str], format_index: int = 0
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What stands between the static part and the history's lines, and what follows the lines.
+
+        Args:
+            labels: The candidate labels, in candidate order.
+            format_index: Which wording, for `instruct`.
+        """
+        if self.name == "stream":
+            return (), (self.context(when, place),)
+        if self.name == "prefix":
+            day, hour = DAYS[when.weekday()], when.hour
+            question = f"Day, hour and place of the next behavior: {day} {hour}, {clean_place(place)}.\nThe answer is"
+            return (), (question,)
+        opening, rest = _INSTRUCT[format_index]
+        context = f"{DAYS[when.weekday()]}, {when.hour}, {clean_place(place)}"
+        # Not str.format: a label may hold braces.
+        rest = rest.replace("{context}", context).replace("{candidates}", ", ".join(labels))
+        return (opening + "\n",), (rest,)
+
     def prompt(
         self,
         history: Sequence[BehaviorEvent],
@@ -145,15 +166,5 @@ class PromptLayout:
         """
         recent = history[-self.history_length :]
         lines = tuple(segment for event in recent for segment in self.line(event))
-        static = self.static(labels)
-        if self.name == "stream":
-            return Prompt(static, (*lines, self.context(when, place)))
-        if self.name == "prefix":
-            day, hour = DAYS[when.weekday()], when.hour
-            question = f"Day, hour and place of the next behavior: {day} {hour}, {clean_place(place)}.\nThe answer is"
-            return Prompt(static, (*lines, question))
-        opening, rest = _INSTRUCT[format_index]
-        context = f"{DAYS[when.weekday()]}, {when.hour}, {clean_place(place)}"
-        # Not str.format: a label may hold braces.
-        rest = rest.replace("{context}", context).replace("{candidates}", ", ".join(labels))
-        return Prompt(static, (opening + "\n", *lines, rest))
+        before, after = self.frame(when, place, labels, format_index)
+        return Prompt(self.static(labels), (*before, *lines, *after))

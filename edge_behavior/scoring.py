@@ -29,6 +29,21 @@ def log_softmax(scores: Floats) -> Floats:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), dtype=np.float64)
 
 
+def row_log_probs(row: NDArray[np.float32], tokens: NDArray[np.int32], scoring: str) -> Floats:
+    """Log-probability [c] of the tokens of a node's children, from the node's own logit row [V].
+
+    `exact` normalizes over the vocabulary, `masked` over the given tokens.
+    """
+    logits = row[tokens].astype(np.float64)
+    if scoring == "masked":
+        return log_softmax(logits)
+    top = row.max()
+    shifted = np.subtract(row, top)
+    np.exp(shifted, out=shifted)
+    # Pairwise summation keeps float32 within a few ulp.
+    return np.asarray(logits - (float(top) + np.log(float(shifted.sum()))), dtype=np.float64)
+
+
 def exact_log_probs(trie: LabelTrie, token_logits: Floats, row_logsumexp: Floats) -> Floats:
     """Log-probability of each candidate's tokens and terminator under the full vocabulary.
 
@@ -59,6 +74,21 @@ def masked_log_probs(trie: LabelTrie, token_logits: Floats) -> Floats:
     for start, stop in zip(bounds, [*bounds[1:], len(trie) - 1], strict=True):
         edges[..., start:stop] = log_softmax(logits[..., start + 1 : stop + 1])
     return _path_sums(trie, edges)
+
+
+def greedy_candidate(trie: LabelTrie, token_logits: Floats) -> int:
+    """The candidate that greedy constrained decoding ends at: from the root, the child with the highest logit.
+
+    It need not be the most probable one, under `masked` or `exact`. Of equal logits the first child's wins.
+
+    Args:
+        token_logits: [N] logit of each node's token in its parent's row; the root's entry is ignored.
+    """
+    node = 0
+    while trie.candidates[node] < 0:
+        first, stop = np.searchsorted(trie.parents[1:], [node, node + 1])
+        node = int(first) + 1 + int(np.argmax(token_logits[first + 1 : stop + 1]))
+    return int(trie.candidates[node])
 
 
 def _path_sums(trie: LabelTrie, edges: Floats) -> Floats:

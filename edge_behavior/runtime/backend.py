@@ -1,4 +1,4 @@
-"""What a predictor needs of an inference engine: tokens in, logit rows out, one cached prompt."""
+"""What a predictor needs of an inference engine: tokens in, logit rows out, one held prompt and a look ahead of it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from edge_behavior.trie import LabelTrie
 
+Row = NDArray[np.float32]
+
 
 class Backend(Protocol):
-    """An engine that holds one prompt in its cache and can look one label trie ahead of it.
+    """An engine that holds one prompt in its cache and can look along a label trie from its end.
 
     Not thread-safe: `Predictor` takes one call at a time.
     """
@@ -21,24 +23,59 @@ class Backend(Protocol):
     def n_vocab(self) -> int:
         """Width of a logit row."""
 
+    @property
+    def capacity(self) -> int:
+        """Most tokens of a prompt and the trie nodes looked at."""
+
+    @property
+    def held(self) -> list[int]:
+        """Ids of the prompt in the cache. Do not change the list."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Engine, version and every option that decides what `save_state` writes."""
+
+    @property
+    def decode_seconds(self) -> float:
+        """Wall time spent inside the engine's evaluation since it was opened."""
+
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text: no special token is added or parsed."""
 
-    def prefill(self, ids: Sequence[int]) -> tuple[NDArray[np.float32], int]:
+    def prefill(self, ids: Sequence[int]) -> tuple[Row, int]:
         """Make the cache hold exactly `ids`, paying only for what follows the common prefix with what it held.
 
         Returns:
-            Logits [V] after the last id, and the number of tokens evaluated (at least one).
+            Logits [V] after the last id, valid until the next call, and the number of tokens evaluated (at least 1).
+
+        Raises:
+            EdgebError: the prompt does not fit; the cache is unchanged.
         """
 
-    def branch(self, trie: LabelTrie, nodes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Evaluate trie nodes after the cached prompt, each seeing the prompt and its own ancestors only.
+    def branch(self, trie: LabelTrie, nodes: Sequence[int]) -> tuple[Sequence[Row], int]:
+        """Evaluate trie nodes after the held prompt, each seeing the prompt and its own ancestors only.
 
-        `nodes` is sorted and holds every node's parent, the root excepted. The cache is left as it was.
+        Ancestors that are not evaluated yet are evaluated with them; all are reused by later calls until the prompt
+        changes.
 
         Returns:
-            Logits [len(nodes), V].
+            Logits [V] per node, valid until the next call, and the number of tokens evaluated.
+
+        Raises:
+            EdgebError: prompt and nodes do not fit; the held prompt is unchanged.
         """
+
+    def drop(self, start: int, stop: int) -> None:
+        """Forget the held tokens from `start` to `stop` and move the later ones down without evaluating them again.
+
+        The later tokens keep what they saw when they were evaluated.
+        """
+
+    def save_state(self) -> bytes:
+        """The held prompt's cache as bytes that `load_state` of an equal fingerprint reads."""
+
+    def load_state(self, ids: Sequence[int], state: bytes) -> bool:
+        """Hold `ids` from saved bytes; False, and an empty cache, where the engine does not take them."""
 
     def close(self) -> None:
         """Free native memory; the backend cannot be used afterwards."""

@@ -1,8 +1,8 @@
 """The llama.cpp backend, over the C API that every platform's llama.cpp has.
 
-Sequence 0 holds the prompt. A trie is evaluated as one batch: each of its evaluated leaves gets a sequence id that
-shares the prompt's cells, and a node belongs to the sequences of the leaves below it, so that one decode computes
-what tree attention would. Knows tokens and logits, not labels or prompts.
+Sequence 0 holds the prompt. Every tip of the trie nodes to evaluate gets a sequence id that shares the cells of the
+prompt and of its evaluated ancestors, and a new node belongs to the sequences of the tips below it, so that one
+decode computes what tree attention would. Knows tokens and logits, not labels or prompts.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import llama_cpp
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.backend import Row
 from edge_behavior.runtime.llama_log import captured_log
 from edge_behavior.runtime.llama_tokens import tokenize
 from edge_behavior.trie import LabelTrie
 
-# llama.cpp's LLAMA_MAX_SEQ; one of them is the prompt.
-_MAX_BRANCHES = 255
+# Logit rows of one decode: llama.cpp reserves memory for so many rows of the whole vocabulary, and wants as many as
+# there are sequences.
+_MAX_ROWS = 64
+_MAX_BRANCHES = _MAX_ROWS - 1
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class LlamaOptions:
     """How llama.cpp evaluates.
 
     Attributes:
-        n_ctx: Positions of the cache; prompt and one trie must fit.
+        n_ctx: Positions of the cache; a prompt and the nodes looked at must fit.
         threads: CPU threads; None takes the physical cores.
         exact: F32 cache and no flash attention: slower, agrees with PyTorch to rounding.
     """
@@ -43,7 +46,7 @@ class LlamaOptions:
 
 
 class LlamaBackend:
-    """A GGUF file opened by llama.cpp on the CPU.
+    """A GGUF file opened by llama.cpp on the CPU; see `Backend` for its methods.
 
     Raises:
         EdgebError: llama.cpp cannot load the file; its own message is passed on.
@@ -54,7 +57,11 @@ class LlamaBackend:
         self._context: Any = None
         self._batch: Any = None
         self._held: list[int] = []
-        self._n_ctx = options.n_ctx
+        self._branches: dict[int, int] = {}
+        self._trie: LabelTrie | None = None
+        self._sequences = self._cells = 0
+        self._seconds = 0.0
+        self._options = options
         with captured_log() as errors:
             llama_cpp.llama_backend_init()
             model_options = llama_cpp.llama_model_default_params()
@@ -76,21 +83,40 @@ class LlamaBackend:
         """Width of a logit row."""
         return self._n_vocab
 
+    @property
+    def capacity(self) -> int:
+        """Positions of the context."""
+        return self._options.n_ctx
+
+    @property
+    def held(self) -> list[int]:
+        """Ids of the prompt in the cache."""
+        return self._held
+
+    @property
+    def fingerprint(self) -> str:
+        """llama.cpp's version and the cache's format."""
+        cache = "f32" if self._options.exact else "f16 flash"
+        return f"llama-cpp-python {llama_cpp.__version__}, {cache} cache"
+
+    @property
+    def decode_seconds(self) -> float:
+        """Wall time inside llama_decode."""
+        return self._seconds
+
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text; see `Backend`."""
         return tokenize(self._vocab, text)
 
-    def prefill(self, ids: Sequence[int]) -> tuple[NDArray[np.float32], int]:
-        """See `Backend`.
-
-        Raises:
-            EdgebError: the prompt does not fit into the context; the cache is unchanged.
-        """
-        if not ids or len(ids) > self._n_ctx:
+    def prefill(self, ids: Sequence[int]) -> tuple[Row, int]:
+        """Hold `ids`; see `Backend`."""
+        size = self._options.n_ctx
+        if not ids or len(ids) > size:
             raise EdgebError(
-                f"the prompt has {len(ids)} tokens, the context holds 1 to {self._n_ctx}",
+                f"the prompt has {len(ids)} tokens, the context holds 1 to {size}",
                 "shorten the place names or the history",
             )
+        self._release()
         common = 0
         # The last id is always evaluated: its logits are what is asked for.
         for held, wanted in zip(self._held, ids[:-1], strict=False):
@@ -99,23 +125,65 @@ class LlamaBackend:
             common += 1
         llama_cpp.llama_memory_seq_rm(self._memory, 0, common, -1)
         self._held = self._held[:common]
-        batch = self._batch
-        batch.n_tokens = len(ids) - common
-        for i in range(batch.n_tokens):
-            self._put(i, ids[common + i], common + i, (0,), i == batch.n_tokens - 1)
-        self._decode()
+        count = len(ids) - common
+        for i in range(count):
+            self._put(i, ids[common + i], common + i, (0,), i == count - 1)
+        self._decode(count)
         self._held = list(ids)
-        return self._row(batch.n_tokens - 1).copy(), batch.n_tokens
+        return self._row(count - 1), count
 
-    def branch(self, trie: LabelTrie, nodes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """See `Backend`; tries with more than 255 evaluated leaves take several decodes."""
-        rows = np.empty((len(nodes), self._n_vocab), dtype=np.float32)
-        slot = {int(node): i for i, node in enumerate(nodes)}
-        parents = {int(trie.parents[node]) for node in nodes}
-        leaves = [int(node) for node in nodes if int(node) not in parents]
-        for start in range(0, len(leaves), _MAX_BRANCHES):
-            self._branch_some(trie, leaves[start : start + _MAX_BRANCHES], slot, rows)
-        return rows
+    def branch(self, trie: LabelTrie, nodes: Sequence[int]) -> tuple[Sequence[Row], int]:
+        """Look along the trie; see `Backend`. More nodes than one decode takes are evaluated in several."""
+        if trie is not self._trie:
+            self._release()
+            self._trie = trie
+        wanted = set(nodes)
+        # A node that was evaluated only on the way to others has no logits any more.
+        if any(node in self._branches for node in wanted):
+            self._release()
+        paths = {node: trie.ancestors(node) for node in nodes}
+        inner = {step for path in paths.values() for step in path[:-1]}
+        tips = [node for node in nodes if node not in inner]
+        rows: dict[int, Row] = {}
+        tokens = 0
+        while tips:
+            taken, steps = self._fitting(tips, paths, wanted - rows.keys())
+            tips = tips[len(taken) :]
+            order = self._attach(trie, taken, paths, wanted - rows.keys())
+            tokens += steps
+            for i, node in order:
+                # The next decode overwrites the rows of this one.
+                rows[node] = self._row(i).copy() if tips else self._row(i)
+        return [rows[node] for node in nodes], tokens
+
+    def drop(self, start: int, stop: int) -> None:
+        """Shift the cache; see `Backend`."""
+        self._release()
+        llama_cpp.llama_memory_seq_rm(self._memory, 0, start, stop)
+        llama_cpp.llama_memory_seq_add(self._memory, 0, stop, -1, start - stop)
+        self._held = self._held[:start] + self._held[stop:]
+
+    def save_state(self) -> bytes:
+        """The cache of the held prompt; see `Backend`."""
+        self._release()
+        size = llama_cpp.llama_state_seq_get_size(self._context, 0)
+        buffer = (ctypes.c_uint8 * size)()
+        written = llama_cpp.llama_state_seq_get_data(self._context, buffer, size, 0)
+        return bytes(memoryview(buffer)[:written])
+
+    def load_state(self, ids: Sequence[int], state: bytes) -> bool:
+        """Hold `ids` from saved bytes; see `Backend`."""
+        self._release()
+        llama_cpp.llama_memory_clear(self._memory, True)
+        self._held = []
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        with captured_log():
+            read = llama_cpp.llama_state_seq_set_data(self._context, buffer, len(state), 0)
+        if read != len(state) or llama_cpp.llama_memory_seq_pos_max(self._memory, 0) != len(ids) - 1:
+            llama_cpp.llama_memory_clear(self._memory, True)
+            return False
+        self._held = list(ids)
+        return True
 
     def close(self) -> None:
         """Free context and model."""
@@ -128,30 +196,60 @@ class LlamaBackend:
                 llama_cpp.llama_model_free(self._model)
         self._model = self._context = self._batch = None
 
-    def _branch_some(self, trie: LabelTrie, leaves: list[int], slot: dict[int, int], rows: NDArray[np.float32]) -> None:
-        below: dict[int, list[int]] = {}
-        for sequence, leaf in enumerate(leaves, 1):
-            for node in trie.ancestors(leaf):
-                below.setdefault(node, []).append(sequence)
-        end = len(self._held)
-        if end + len(below) > self._n_ctx:
-            raise EdgebError(
-                f"the prompt has {end} tokens and the label trie {len(below)}, the context holds {self._n_ctx}",
-                "shorten the place names or the history",
+    def _fitting(self, tips: list[int], paths: dict[int, list[int]], wanted: set[int]) -> tuple[list[int], int]:
+        """As many of the first tips as one decode takes, and how many tokens they are."""
+        taken: list[int] = []
+        steps: set[int] = set()
+        for tip in tips:
+            grown = steps.union(step for step in paths[tip] if step not in self._branches)
+            fits = (
+                len(taken) < _MAX_BRANCHES - self._sequences
+                and len(self._held) + self._cells + len(grown) <= self._options.n_ctx
+                and len(grown & wanted) <= _MAX_ROWS
             )
+            if not fits:
+                break
+            taken.append(tip)
+            steps = grown
+        if taken:
+            return taken, len(steps)
+        if self._branches:
+            self._release()
+            return self._fitting(tips, paths, wanted)
+        raise EdgebError(
+            f"the prompt has {len(self._held)} tokens and a label {len(paths[tips[0]])}, the context holds "
+            f"{self._options.n_ctx}",
+            "shorten the place names or the history",
+        )
+
+    def _attach(
+        self, trie: LabelTrie, tips: list[int], paths: dict[int, list[int]], wanted: set[int]
+    ) -> list[tuple[int, int]]:
+        """Evaluate the missing nodes on the way to `tips`; (row in the batch, node) of those that are wanted."""
+        end = len(self._held)
+        below: dict[int, list[int]] = {}
+        for tip in tips:
+            path = paths[tip]
+            known = [step for step in path if step in self._branches]
+            self._sequences += 1
+            source = self._branches[known[-1]] if known else 0
+            llama_cpp.llama_memory_seq_cp(self._memory, source, self._sequences, -1, end + len(known))
+            for step in path[len(known) :]:
+                below.setdefault(step, []).append(self._sequences)
         order = sorted(below)
         for i, node in enumerate(order):
-            self._put(i, int(trie.tokens[node]), end + int(trie.depths[node]) - 1, below[node], True)
-        self._batch.n_tokens = len(order)
-        for sequence in range(1, len(leaves) + 1):
-            llama_cpp.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
-        try:
-            self._decode()
-            for i, node in enumerate(order):
-                rows[slot[node]] = self._row(i)
-        finally:
-            for sequence in range(1, len(leaves) + 1):
-                llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+            self._put(i, int(trie.tokens[node]), end + int(trie.depths[node]) - 1, below[node], node in wanted)
+        self._cells += len(order)
+        self._decode(len(order))
+        self._branches.update((node, sequences[0]) for node, sequences in below.items())
+        return [(i, node) for i, node in enumerate(order) if node in wanted]
+
+    def _release(self) -> None:
+        """Forget every evaluated trie node."""
+        for sequence in range(1, self._sequences + 1):
+            llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        self._branches = {}
+        self._sequences = self._cells = 0
 
     def _put(self, i: int, token: int, position: int, sequences: Sequence[int], wants_logits: bool) -> None:
         batch = self._batch
@@ -160,15 +258,20 @@ class LlamaBackend:
         for k, sequence in enumerate(sequences):
             batch.seq_id[i][k] = sequence
 
-    def _decode(self) -> None:
+    def _decode(self, count: int) -> None:
+        self._batch.n_tokens = count
+        started = perf_counter()
         status = llama_cpp.llama_decode(self._context, self._batch)
+        llama_cpp.llama_synchronize(self._context)
+        self._seconds += perf_counter() - started
         if status != 0:
             # What the cache holds now is unknown: start over with the next prompt.
+            self._release()
             llama_cpp.llama_memory_clear(self._memory, True)
             self._held = []
             raise EdgebError(f"llama.cpp could not evaluate the prompt (status {status})", "load the bundle again")
 
-    def _row(self, i: int) -> NDArray[np.float32]:
+    def _row(self, i: int) -> Row:
         pointer = llama_cpp.llama_get_logits_ith(self._context, i)
         return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(self._n_vocab,))
 
@@ -177,6 +280,7 @@ def _context_options(options: LlamaOptions) -> Any:
     chosen = llama_cpp.llama_context_default_params()
     chosen.n_ctx = chosen.n_batch = options.n_ctx
     chosen.n_ubatch = min(options.n_ctx, 512)
+    chosen.n_outputs_max = min(_MAX_ROWS, chosen.n_ubatch)
     chosen.n_seq_max = _MAX_BRANCHES + 1
     # Tokens that belong to several sequences need one shared buffer.
     chosen.kv_unified = True

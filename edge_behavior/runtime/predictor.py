@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_behavior.bundle import Manifest, read_manifest, verify_bundle
-from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import BehaviorEvent
 from edge_behavior.runtime.backend import Backend
-from edge_behavior.scoring import check_scoring, exact_log_probs, log_softmax, masked_log_probs
+from edge_behavior.runtime.engine import Engine
+from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
+from edge_behavior.runtime.session import Session
+from edge_behavior.scoring import Floats, check_scoring
+from edge_behavior.workspace import home
+
+__all__ = ["Prediction", "Predictor", "RankedBehavior", "Session"]
 
 # Tokens of a context line besides its label: day, hour, punctuation, and a place of at most 48 characters.
 _LINE_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class RankedBehavior:
-    """One candidate and its probability among the candidates."""
-
-    behavior: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a prediction says and what it cost.
-
-    Attributes:
-        ranked: Candidates by falling probability, `top_k` of them.
-        scoring: `exact` or `masked`.
-        tokens_evaluated: Tokens the model was run on.
-        latency_ms: Wall time of the call, milliseconds.
-    """
-
-    ranked: tuple[RankedBehavior, ...]
-    scoring: str
-    tokens_evaluated: int
-    latency_ms: float
 
 
 class Predictor:
@@ -58,17 +33,17 @@ class Predictor:
 
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
         self.manifest = manifest
-        self._backend: Backend | None = backend
-        self._lock = threading.Lock()
-        self._encoder = PromptEncoder(
-            backend.tokenize, manifest.layout, manifest.candidates, manifest.bos_id, manifest.eos_id
-        )
-        trie = self._encoder.trie
-        self._parent_row = np.searchsorted(trie.inner, trie.parents[1:])
+        self._engine = Engine(manifest, backend)
 
     @classmethod
     def load(
-        cls, bundle: Path, *, threads: int | None = None, verify: bool = True, exact_math: bool = False
+        cls,
+        bundle: Path,
+        *,
+        threads: int | None = None,
+        verify: bool = True,
+        exact_math: bool = False,
+        prefix_cache: bool | Path = True,
     ) -> Predictor:
         """Open a bundle with llama.cpp.
 
@@ -76,6 +51,7 @@ class Predictor:
             threads: CPU threads; None takes the physical cores.
             verify: Check the file against its hashes first.
             exact_math: F32 cache and no flash attention, for parity checks.
+            prefix_cache: Folder of snapshots of the static prompt; True takes edgeb's own, False keeps none.
 
         Raises:
             EdgebError: not a bundle, damaged, of a newer version, or not loadable.
@@ -86,10 +62,18 @@ class Predictor:
         options = LlamaOptions(n_ctx=_context_needed(manifest), threads=threads, exact=exact_math)
         backend = LlamaBackend(bundle, options)
         try:
-            return cls(manifest, backend)
+            predictor = cls(manifest, backend)
+            if prefix_cache is not False:
+                predictor.warm(home() / "prefix" if prefix_cache is True else prefix_cache)
         except BaseException:
             backend.close()
             raise
+        return predictor
+
+    def warm(self, folder: Path) -> bool:
+        """Hold the static prompt, from a snapshot in `folder` where there is one; says whether there was."""
+        with self._engine.lock:
+            return self._engine.warm(folder)
 
     def predict(
         self,
@@ -98,49 +82,77 @@ class Predictor:
         place: str,
         top_k: int | None = None,
         scoring: str = "exact",
+        *,
+        source: str | None = None,
+        only: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        exhaustive: bool = False,
     ) -> Prediction:
         """Rank the candidates for the behavior at `when` in `place` after `history`.
 
         Args:
-            history: Oldest first, any length; the layout's last L events count.
+            history: Oldest first, any length; the model sees the layout's last L events, habits count all.
             top_k: How many candidates to return; None for all.
             scoring: `exact` or `masked`, see `scoring`.
+            source: `model`, `habits` or `fused`; None takes the bundle's default.
+            only: Labels to rank; None for all.
+            exclude: Labels to leave out.
+            exhaustive: Expand the whole trie, so that every probability is exact.
 
         Raises:
             EdgebError: a behavior outside the candidate set, time going backwards, a prompt that does not fit.
         """
         started = perf_counter()
-        if top_k is not None and top_k < 1:
-            raise EdgebError(f"top_k is {top_k}", "ask for at least one candidate")
+        request = Request(top_k, scoring, source, only, exclude, exhaustive)
         self._check(history, when)
-        with self._lock:
-            log_probs, tokens = self._score(history, when, place, check_scoring(scoring))
-        probabilities = np.exp(log_softmax(log_probs))
-        order = np.argsort(-probabilities, kind="stable")[:top_k]
-        labels = self.manifest.candidates.labels
-        ranked = tuple(RankedBehavior(labels[i], float(probabilities[i])) for i in order)
-        return Prediction(ranked, scoring, tokens, (perf_counter() - started) * 1000)
+        with self._engine.lock:
+            wanted = self._engine.source(request)
+            habits = None if wanted == "model" else self._habits(history, when, place)
+            ids = [] if wanted == "habits" else self._engine.encoder.prompt_ids(history, when, place)
+            return self._engine.answer(ids, habits, request, started)
 
-    def log_probs(
-        self, history: Sequence[BehaviorEvent], when: datetime, place: str, scoring: str = "exact"
-    ) -> NDArray[np.float64]:
-        """Log-probabilities [B] in candidate order: of the full vocabulary for `exact` (not renormalized)."""
+    def log_probs(self, history: Sequence[BehaviorEvent], when: datetime, place: str, scoring: str = "exact") -> Floats:
+        """The model's log-probabilities [B] in candidate order.
+
+        Under the full vocabulary for `exact`, so not renormalized over the candidates.
+        """
         self._check(history, when)
-        with self._lock:
-            return self._score(history, when, place, check_scoring(scoring))[0]
+        with self._engine.lock:
+            ids = self._engine.encoder.prompt_ids(history, when, place)
+            return self._engine.log_probs(ids, check_scoring(scoring))
+
+    def session(self, window: str = "shift") -> Session:
+        """A new session: events are appended as they happen, and predictions pay only for what is new.
+
+        Args:
+            window: What happens when the window of past events is full: `shift` or `anchor`, see `session`.
+        """
+        return Session(self._engine, window)
+
+    def restore(self, path: Path) -> Session:
+        """Continue a session that `Session.save` wrote.
+
+        Raises:
+            EdgebError: damaged, of another version, of another model or of another candidate list.
+        """
+        return Session.restore(path, self._engine)
 
     def close(self) -> None:
         """Free native memory."""
-        with self._lock:
-            if self._backend is not None:
-                self._backend.close()
-            self._backend = None
+        with self._engine.lock:
+            self._engine.close()
 
     def __enter__(self) -> Predictor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _habits(self, history: Sequence[BehaviorEvent], when: datetime, place: str) -> Floats:
+        counter, candidates = self._engine.counter(), self.manifest.candidates
+        for event in history:
+            counter.observe(candidates.code(event.behavior), event.time, event.place)
+        return counter.log_probs(when, place)
 
     def _check(self, history: Sequence[BehaviorEvent], when: datetime) -> None:
         for i, event in enumerate(history):
@@ -153,32 +165,6 @@ class Predictor:
                 f"({history[-1].time.isoformat(timespec='minutes')})",
                 "ask for a later time",
             )
-
-    def _score(
-        self, history: Sequence[BehaviorEvent], when: datetime, place: str, scoring: str
-    ) -> tuple[NDArray[np.float64], int]:
-        if self._backend is None:
-            raise EdgebError("the predictor is closed", "load the bundle again")
-        encoder, trie = self._encoder, self._encoder.trie
-        root, tokens = self._backend.prefill(encoder.prompt_ids(history, when, place))
-        # Masked scoring has no use for rows in which there is nothing to choose.
-        nodes = trie.evaluated if scoring == "exact" else trie.choices
-        rows = np.empty((len(trie.inner), len(root)), dtype=np.float32)
-        rows[0] = root
-        if len(nodes):
-            rows[np.searchsorted(trie.inner, nodes)] = self._backend.branch(trie, nodes)
-        token_logits = np.zeros(len(trie))
-        if scoring == "masked":
-            known = np.isin(trie.parents[1:], np.append(nodes, 0))
-            token_logits[1:][known] = rows[self._parent_row[known], trie.tokens[1:][known]]
-            return masked_log_probs(trie, token_logits), tokens + len(nodes)
-        token_logits[1:] = rows[self._parent_row, trie.tokens[1:]]
-        return exact_log_probs(trie, token_logits, _logsumexp(rows)), tokens + len(nodes)
-
-
-def _logsumexp(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    top = rows.max(axis=1)
-    return np.asarray(top + np.log(np.exp(rows - top[:, None]).sum(axis=1, dtype=np.float64)), dtype=np.float64)
 
 
 def _context_needed(manifest: Manifest) -> int:

@@ -1,0 +1,170 @@
+"""One bundle's model with everything that predictor and sessions share: cache, tries, habits' settings, one lock.
+
+Turns prompt ids into ranked candidates. Knows neither histories nor how a prompt came about.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.bundle import Manifest
+from edge_behavior.encoding import PromptEncoder
+from edge_behavior.errors import EdgebError
+from edge_behavior.fusion import SOURCES, Fusion
+from edge_behavior.habits import HabitCounter, HabitsConfig, read_fields
+from edge_behavior.runtime.backend import Backend, Row
+from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
+from edge_behavior.runtime.prefix_cache import PrefixCache
+from edge_behavior.scoring import Floats
+from edge_behavior.search import MASS_TOLERANCE, Affine, Found, TrieSearch
+
+_KEPT_SEARCHES = 32
+
+
+class Engine:
+    """A model that ranks candidates at the end of a prompt.
+
+    Callers hold `lock` around everything that uses the cache. `Predictor` and `Session` do.
+
+    Raises:
+        EdgebError: habits' settings in the manifest that this edgeb refuses.
+    """
+
+    def __init__(self, manifest: Manifest, backend: Backend) -> None:
+        self.manifest = manifest
+        self.lock = threading.RLock()
+        self.encoder = PromptEncoder(
+            backend.tokenize, manifest.layout, manifest.candidates, manifest.bos_id, manifest.eos_id
+        )
+        self.default_source, self._habits_config, self._fusion = _habits_of(manifest)
+        self._backend: Backend | None = backend
+        self._searches: dict[tuple[str, bytes | None], TrieSearch] = {}
+
+    @property
+    def backend(self) -> Backend:
+        """The inference engine.
+
+        Raises:
+            EdgebError: it was closed.
+        """
+        if self._backend is None:
+            raise EdgebError("the predictor is closed", "load the bundle again")
+        return self._backend
+
+    def warm(self, folder: Path) -> bool:
+        """Hold the static part of the prompt, from a snapshot in `folder` where there is one."""
+        return PrefixCache(folder, self.manifest.tensors_sha256).warm(self.backend, self.encoder.static_ids)
+
+    def counter(self) -> HabitCounter:
+        """A user's habits, nothing observed yet."""
+        return HabitCounter(self.manifest.candidates.counts, self._habits_config)
+
+    def source(self, request: Request) -> str:
+        """Which distribution a request is about.
+
+        Raises:
+            EdgebError: fusion is asked for, but the bundle has no weights for it.
+        """
+        source = request.source or self.default_source
+        if source == "fused" and self._fusion is None:
+            raise EdgebError(
+                "the bundle has no weights to fuse model and habits", "export it with --data, or ask for model"
+            )
+        return source
+
+    def answer(self, ids: Sequence[int], habits: Floats | None, request: Request, started: float) -> Prediction:
+        """Rank the candidates after a prompt.
+
+        Args:
+            ids: The prompt; not evaluated where only habits are asked for.
+            habits: [B] log-probabilities of the user's habits; None where the source is the model.
+            started: `perf_counter()` at the beginning of the call that is timed.
+        """
+        source = self.source(request)
+        decoding = self.backend.decode_seconds
+        allowed = request.allowed(self.manifest.candidates)
+        if source == "habits":
+            assert habits is not None
+            scores = habits if allowed is None else np.where(allowed, habits, -np.inf)
+            log_total, unexpanded, tokens = float(np.logaddexp.reduce(scores)), 0.0, 0
+        else:
+            affine = None
+            if source == "fused":
+                assert habits is not None
+                assert self._fusion is not None
+                affine = Affine(*self._fusion.affine(habits))
+            tolerance = 0.0 if request.exhaustive else MASS_TOLERANCE
+            found, tokens = self._search(ids, request.scoring, allowed, affine, request.top_k, tolerance)
+            scores, log_total, unexpanded = found.scores, found.log_total, found.unexpanded
+            # A bound is no rank: candidates that were not looked at come after all that were.
+            scores = np.where(found.known, scores, -np.inf)
+        count = len(scores) if allowed is None else int(allowed.sum())
+        order = np.argsort(-scores, kind="stable")[: min(request.top_k or count, count)]
+        labels = self.manifest.candidates.labels
+        ranked = tuple(RankedBehavior(labels[i], float(np.exp(scores[i] - log_total))) for i in order)
+        return Prediction(
+            ranked=ranked,
+            scoring=request.scoring,
+            source=source,
+            tokens_evaluated=tokens,
+            latency_ms=(perf_counter() - started) * 1000,
+            decode_ms=(self.backend.decode_seconds - decoding) * 1000,
+            unexpanded=unexpanded,
+        )
+
+    def log_probs(self, ids: Sequence[int], scoring: str) -> Floats:
+        """[B] log-probabilities of the model in candidate order, the whole trie expanded."""
+        return self._search(ids, scoring, None, None, None, 0.0)[0].log_probs
+
+    def close(self) -> None:
+        """Free native memory."""
+        if self._backend is not None:
+            self._backend.close()
+        self._backend = None
+
+    def _search(
+        self,
+        ids: Sequence[int],
+        scoring: str,
+        allowed: NDArray[np.bool_] | None,
+        affine: Affine | None,
+        top_k: int | None,
+        tolerance: float,
+    ) -> tuple[Found, int]:
+        search = self._search_of(scoring, allowed)
+        root, tokens = self.backend.prefill(ids)
+
+        def expand(nodes: list[int]) -> Sequence[Row]:
+            nonlocal tokens
+            rows, evaluated = self.backend.branch(self.encoder.trie, nodes)
+            tokens += evaluated
+            return rows
+
+        found = search.run(root, expand, affine, top_k, tolerance)
+        return found, tokens
+
+    def _search_of(self, scoring: str, allowed: NDArray[np.bool_] | None) -> TrieSearch:
+        key = (scoring, None if allowed is None else allowed.tobytes())
+        if key not in self._searches:
+            if len(self._searches) >= _KEPT_SEARCHES:
+                self._searches.clear()
+            self._searches[key] = TrieSearch(self.encoder.trie, scoring, allowed)
+        return self._searches[key]
+
+
+def _habits_of(manifest: Manifest) -> tuple[str, HabitsConfig, Fusion | None]:
+    """Default source, counter settings and fusion weights of a bundle."""
+    if manifest.habits is None:
+        return "model", HabitsConfig(), None
+    where = "manifest.habits"
+    held = read_fields(manifest.habits, ("config", "fusion", "default", "measured"), where)
+    if held["default"] not in SOURCES:
+        raise EdgebError(f"{where}: 'default' is {held['default']!r}", f"known sources are {', '.join(SOURCES)}")
+    fusion = Fusion.from_dict(held["fusion"], manifest.candidates.groups(), f"{where}.fusion")
+    return str(held["default"]), HabitsConfig.from_dict(held["config"], f"{where}.config"), fusion

@@ -1,0 +1,64 @@
+"""The static part of a bundle's prompt, evaluated once and kept on disk.
+
+A snapshot is keyed by model, prompt and engine. One that is damaged or belongs to something else is evaluated again
+and replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.backend import Backend
+from edge_behavior.runtime.state_file import read_state, write_state
+
+KEPT_SNAPSHOTS = 16
+
+
+class PrefixCache:
+    """Snapshots in a folder.
+
+    Args:
+        folder: Made when the first snapshot is written.
+        model: Hash of everything that decides the model's logits.
+    """
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self._folder, self._model = folder, model
+
+    def warm(self, backend: Backend, ids: Sequence[int]) -> bool:
+        """Make the backend hold `ids`: from the snapshot, else by evaluating them and writing one.
+
+        Returns:
+            Whether the snapshot was used.
+        """
+        key: dict[str, object] = {"model": self._model, "ids": list(ids), "engine": backend.fingerprint}
+        path = self._folder / f"{_hash(key)}.state"
+        if path.exists():
+            try:
+                header, state = read_state(path)
+                if header == key and backend.load_state(ids, state):
+                    return True
+            except EdgebError:
+                pass  # rebuilt below
+        backend.prefill(ids)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_state(path, key, backend.save_state())
+            self._limit()
+        except (EdgebError, OSError):
+            pass  # a disk that takes no snapshot is no reason to fail
+        return False
+
+    def _limit(self) -> None:
+        """Delete the oldest snapshots: those of bundles that were exported again are of no use."""
+        files = sorted(self._folder.glob("*.state"), key=lambda file: file.stat().st_mtime)
+        for file in files[:-KEPT_SNAPSHOTS]:
+            file.unlink(missing_ok=True)
+
+
+def _hash(key: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]

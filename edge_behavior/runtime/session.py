@@ -1,0 +1,199 @@
+"""A running user session: events are appended as they happen, predictions pay only for what is new.
+
+The window of past events has a bounded length. When it is full it either shifts (the oldest event's cache cells are
+dropped and the later ones moved down) or is anchored anew every few events (the last L events are evaluated again);
+docs/sessions.md compares the two by accuracy and cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from time import perf_counter
+
+from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.events import BehaviorEvent, clean_place
+from edge_behavior.habits import HabitCounter, read_fields
+from edge_behavior.runtime.engine import Engine
+from edge_behavior.runtime.prediction import Prediction, Request
+from edge_behavior.runtime.state_file import read_state, write_state
+
+WINDOWS = ("shift", "anchor")
+# Events a window may grow beyond L before it is anchored anew.
+ANCHOR_EVERY = 20
+_SCHEMA = 1
+_FIELDS = ("kind", "schema", "model", "candidates", "window", "events", "habits", "held", "engine")
+
+
+class Session:
+    """One user's events and predictions on a loaded bundle; made by `Predictor.session`.
+
+    May be used from several threads: calls on one predictor take turns. Sessions that share a predictor also share
+    its one cache, so that a call after another session's evaluates the whole window again; give every user who is
+    active at the same time a predictor of their own.
+    """
+
+    def __init__(self, engine: Engine, window: str = "shift") -> None:
+        if window not in WINDOWS:
+            raise EdgebError(f"unknown window '{window}'", nearest(window, WINDOWS))
+        self._engine, self._window_kind = engine, window
+        self._length = engine.manifest.layout.history_length
+        self._window: list[tuple[BehaviorEvent, list[int]]] = []
+        # Ids of events that left the window while the cache may still hold them.
+        self._left: list[int] = []
+        self._counter = engine.counter()
+
+    @property
+    def events(self) -> tuple[BehaviorEvent, ...]:
+        """Events the model sees, oldest first."""
+        return tuple(event for event, _ in self._window)
+
+    @property
+    def habits(self) -> HabitCounter:
+        """The user's habits over everything observed."""
+        return self._counter
+
+    def observe(self, event: BehaviorEvent) -> None:
+        """Append what the user did. Nothing is evaluated until the next prediction.
+
+        Raises:
+            EdgebError: not a candidate, or earlier than the last event; the session is unchanged.
+        """
+        with self._engine.lock:
+            code = self._engine.manifest.candidates.code(event.behavior, "the event observed")
+            event = replace(event, place=clean_place(event.place))
+            self._check_time(event.time, "the event observed")
+            line = self._engine.encoder.line_ids(event)
+            self._counter.observe(code, event.time, event.place)
+            self._window.append((event, line))
+            room = self._length if self._window_kind == "shift" else self._length + ANCHOR_EVERY
+            if len(self._window) > room:
+                self._forget(len(self._window) - self._length)
+
+    def predict(
+        self,
+        when: datetime,
+        place: str,
+        top_k: int | None = 5,
+        scoring: str = "exact",
+        *,
+        source: str | None = None,
+        only: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        exhaustive: bool = False,
+    ) -> Prediction:
+        """Rank the candidates for the behavior at `when` in `place`; see `Request` for the arguments.
+
+        Raises:
+            EdgebError: a time before the last event, an unknown label or name, a prompt that does not fit; the
+                session is unchanged.
+        """
+        started = perf_counter()
+        request = Request(top_k, scoring, source, only, exclude, exhaustive)
+        with self._engine.lock:
+            self._check_time(when, "the time asked for")
+            wanted = self._engine.source(request)
+            habits = None if wanted == "model" else self._counter.log_probs(when, place)
+            ids = [] if wanted == "habits" else self._ids(when, place)
+            return self._engine.answer(ids, habits, request, started)
+
+    def save(self, path: Path) -> None:
+        """Write window, habits and, where the cache still holds them, the evaluated events.
+
+        The file holds the user's places and behaviors: keep it where other such data are kept.
+
+        Raises:
+            EdgebError: the file cannot be written.
+        """
+        with self._engine.lock:
+            backend = self._engine.backend
+            # The evaluated question stays behind: what follows the last whole event is not needed again.
+            held = list(backend.held) if self._holds_window() else []
+            header = {
+                "kind": "session",
+                "schema": _SCHEMA,
+                "model": self._engine.manifest.tensors_sha256,
+                "candidates": _labels_hash(self._engine),
+                "window": self._window_kind,
+                "events": [[e.time.isoformat(), e.place, e.behavior] for e in self.events],
+                "habits": self._counter.to_dict(),
+                "held": held,
+                "engine": backend.fingerprint,
+            }
+            write_state(path, header, backend.save_state() if held else b"")
+
+    @classmethod
+    def restore(cls, path: Path, engine: Engine) -> Session:
+        """Continue a saved session; `Predictor.restore` calls this.
+
+        Raises:
+            EdgebError: damaged, of another version, of another model or of another candidate list. The predictor
+                stays as it was.
+        """
+        header, state = read_state(path)
+        found = read_fields(header, _FIELDS, str(path))
+        if found["kind"] != "session" or found["schema"] != _SCHEMA:
+            raise EdgebError(f"{path} is not a session this edgeb reads", "start a new session")
+        if found["model"] != engine.manifest.tensors_sha256:
+            raise EdgebError(f"{path} belongs to another model", "load the bundle it was made with")
+        if found["candidates"] != _labels_hash(engine):
+            raise EdgebError(f"{path} belongs to another candidate list", "load the bundle it was made with")
+        with engine.lock:
+            session = cls(engine, found["window"])
+            for time, place, behavior in found["events"]:
+                event = BehaviorEvent(place, datetime.fromisoformat(time), behavior)
+                session._window.append((event, engine.encoder.line_ids(event)))
+            session._counter = HabitCounter.from_dict(
+                found["habits"], engine.manifest.candidates.counts, f"{path}: habits"
+            )
+            if found["held"] and found["engine"] == engine.backend.fingerprint:
+                # A cache the engine does not take is evaluated again by the next prediction.
+                engine.backend.load_state(found["held"], state)
+        return session
+
+    def _check_time(self, when: datetime, what: str) -> None:
+        if self._window and when < self._window[-1][0].time:
+            last = self._window[-1][0].time.isoformat(timespec="minutes")
+            raise EdgebError(
+                f"{what}, {when.isoformat(timespec='minutes')}, is before the last event ({last})", "use a later time"
+            )
+
+    def _forget(self, count: int) -> None:
+        for _, line in self._window[:count]:
+            self._left += line
+        del self._window[:count]
+
+    def _ids(self, when: datetime, place: str) -> list[int]:
+        """The prompt, after the cache was shifted to match it as far as it can."""
+        encoder, backend = self._engine.encoder, self._engine.backend
+        before, after = encoder.frame_ids(when, place)
+        lead = encoder.static_ids + before
+        if self._left:
+            start, stop = len(lead), len(lead) + len(self._left)
+            held = backend.held
+            if self._window_kind == "shift" and held[:start] == lead and held[start:stop] == self._left:
+                backend.drop(start, stop)
+            self._left = []
+        lines = self._line_ids()
+        if len(lead) + len(lines) + len(after) + len(encoder.trie.inner) > backend.capacity:
+            self._forget(len(self._window) - self._length)
+            self._left = []
+            lines = self._line_ids()
+        return lead + lines + after
+
+    def _line_ids(self) -> list[int]:
+        return [i for _, line in self._window for i in line]
+
+    def _holds_window(self) -> bool:
+        """Whether the cache holds the window's events, all but the last perhaps."""
+        static, held = self._engine.encoder.static_ids, self._engine.backend.held
+        known = static + [i for _, line in self._window[:-1] for i in line]
+        return bool(self._window) and not self._left and held[: len(known)] == known
+
+
+def _labels_hash(engine: Engine) -> str:
+    return hashlib.sha256(json.dumps(engine.manifest.candidates.labels).encode()).hexdigest()
