@@ -2,7 +2,7 @@
 
 Every trie node's path probability bounds the probability of all candidates below it. A round expands the nodes that
 the answer still depends on, all in one call; the search ends when the wanted ranks are proven and the candidates that
-were never looked at hold less than `tolerance` of the probability. Works on candidate scores that are affine in the
+were not looked at hold at most `tolerance` of the probability. Works on candidate scores that are affine in the
 model's log-probability, so that fusion and calibration are searched as exactly as the plain model. Knows logit rows
 and the trie, no engine.
 """
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from edge_behavior.scoring import Floats, row_log_probs
 from edge_behavior.trie import LabelTrie
 
-# Part of the probability that may stay with candidates nobody looked at.
-MASS_TOLERANCE = 0.01
+# The tolerance that stops as soon as the wanted ranks are proven.
+RANKS_ONLY = 1.0
 # A candidate whose bound misses the last wanted rank by this little is expanded along, in log-probability: the bounds
 # above it still fall when they are resolved, and another round costs more than a token.
-_MARGIN = 0.25
+_MARGIN = 0.1
 # Inner nodes of a small subtree are evaluated with its top, again to save rounds.
 _LOOKAHEAD = 2
 
@@ -97,7 +97,8 @@ class TrieSearch:
         expand: Expand,
         affine: Affine | None = None,
         top_k: int | None = None,
-        tolerance: float = MASS_TOLERANCE,
+        tolerance: float = RANKS_ONLY,
+        ready: Sequence[int] = (),
     ) -> Found:
         """Search until the `top_k` best candidates are proven.
 
@@ -107,6 +108,7 @@ class TrieSearch:
             affine: Scores to rank by; None takes the log-probability itself.
             top_k: How many ranks to prove; None expands everything.
             tolerance: Most probability that may stay unexpanded; 0 expands everything.
+            ready: Nodes that `expand` has at hand already.
         """
         size = self._trie.n_candidates
         if affine is None:
@@ -116,6 +118,9 @@ class TrieSearch:
             self._read(state, 0, root)
         else:
             state.evaluated[0] = True
+        if ready:
+            for node, row in zip(ready, expand(list(ready)), strict=True):
+                self._read(state, node, row)
         rounds = 0
         everything = top_k is None or tolerance <= 0
         while True:
@@ -128,6 +133,12 @@ class TrieSearch:
                 self._read(state, node, row)
             rounds += 1
         return state.found(rounds)
+
+    def likely(self, scores: Floats, count: int) -> list[int]:
+        """Nodes that have to be expanded to know the `count` best of `scores` [B], sorted."""
+        best = np.argsort(-np.where(self._allowed, scores, -np.inf), kind="stable")[: min(count, self._allowed.sum())]
+        steps = {step for b in best for step in self._trie.ancestors(int(self._trie.leaves[b]))}
+        return sorted(step for step in steps if step in self._choosing)
 
     def _read(self, state: _State, node: int, row: NDArray[np.float32]) -> None:
         children = self._children[node]

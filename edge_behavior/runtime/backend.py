@@ -42,11 +42,18 @@ class Backend(Protocol):
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text: no special token is added or parsed."""
 
-    def prefill(self, ids: Sequence[int]) -> tuple[Row, int]:
+    def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
         """Make the cache hold exactly `ids`, paying only for what follows the common prefix with what it held.
 
+        Args:
+            ids: The prompt.
+            trie: The label trie of `nodes`.
+            nodes: A hint: trie nodes that `branch` will probably be asked for, so that an engine can evaluate them in
+                the same pass. `branch` then returns them without evaluating anything.
+
         Returns:
-            Logits [V] after the last id, valid until the next call, and the number of tokens evaluated (at least 1).
+            Logits [V] after the last id, valid until the next call, and the number of tokens evaluated (at least 1),
+            nodes included.
 
         Raises:
             EdgebError: the prompt does not fit; the cache is unchanged.
@@ -63,12 +70,6 @@ class Backend(Protocol):
 
         Raises:
             EdgebError: prompt and nodes do not fit; the held prompt is unchanged.
-        """
-
-    def drop(self, start: int, stop: int) -> None:
-        """Forget the held tokens from `start` to `stop` and move the later ones down without evaluating them again.
-
-        The later tokens keep what they saw when they were evaluated.
         """
 
     def save_state(self) -> bytes:

@@ -22,7 +22,7 @@ from edge_behavior.runtime.backend import Backend, Row
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
 from edge_behavior.runtime.prefix_cache import PrefixCache
 from edge_behavior.scoring import Floats
-from edge_behavior.search import MASS_TOLERANCE, Affine, Found, TrieSearch
+from edge_behavior.search import RANKS_ONLY, Affine, Found, TrieSearch
 
 _KEPT_SEARCHES = 32
 
@@ -45,6 +45,8 @@ class Engine:
         self.default_source, self._habits_config, self._fusion = _habits_of(manifest)
         self._backend: Backend | None = backend
         self._searches: dict[tuple[str, bytes | None], TrieSearch] = {}
+        # What the last prediction found likely is probably looked at next time, too.
+        self._expected: Floats = manifest.candidates.shares
 
     @property
     def backend(self) -> Backend:
@@ -99,7 +101,7 @@ class Engine:
                 assert habits is not None
                 assert self._fusion is not None
                 affine = Affine(*self._fusion.affine(habits))
-            tolerance = 0.0 if request.exhaustive else MASS_TOLERANCE
+            tolerance = 0.0 if request.exhaustive else RANKS_ONLY
             found, tokens = self._search(ids, request.scoring, allowed, affine, request.top_k, tolerance)
             scores, log_total, unexpanded = found.scores, found.log_total, found.unexpanded
             # A bound is no rank: candidates that were not looked at come after all that were.
@@ -138,7 +140,9 @@ class Engine:
         tolerance: float,
     ) -> tuple[Found, int]:
         search = self._search_of(scoring, allowed)
-        root, tokens = self.backend.prefill(ids)
+        # One more than asked for: the first one out has to be known to be worse.
+        hint = [] if top_k is None or tolerance == 0 else search.likely(self._expected, top_k + 1)
+        root, tokens = self.backend.prefill(ids, self.encoder.trie, hint)
 
         def expand(nodes: list[int]) -> Sequence[Row]:
             nonlocal tokens
@@ -146,7 +150,9 @@ class Engine:
             tokens += evaluated
             return rows
 
-        found = search.run(root, expand, affine, top_k, tolerance)
+        found = search.run(root, expand, affine, top_k, tolerance, hint)
+        if allowed is None:
+            self._expected = found.scores
         return found, tokens
 
     def _search_of(self, scoring: str, allowed: NDArray[np.bool_] | None) -> TrieSearch:

@@ -37,7 +37,7 @@ class LlamaOptions:
     Attributes:
         n_ctx: Positions of the cache; a prompt and the nodes looked at must fit.
         threads: CPU threads; None takes the physical cores.
-        exact: F32 cache and no flash attention: slower, agrees with PyTorch to rounding.
+        exact: F32 cache: slower, agrees with PyTorch to rounding.
     """
 
     n_ctx: int
@@ -57,7 +57,9 @@ class LlamaBackend:
         self._context: Any = None
         self._batch: Any = None
         self._held: list[int] = []
+        # Evaluated trie nodes: a sequence that holds each, and the rows of the last decode.
         self._branches: dict[int, int] = {}
+        self._rows: dict[int, int] = {}
         self._trie: LabelTrie | None = None
         self._sequences = self._cells = 0
         self._seconds = 0.0
@@ -76,7 +78,7 @@ class LlamaBackend:
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
-        self._batch = llama_cpp.llama_batch_init(options.n_ctx, 0, _MAX_BRANCHES)
+        self._batch = llama_cpp.llama_batch_init(options.n_ctx, 0, _MAX_BRANCHES + 1)
 
     @property
     def n_vocab(self) -> int:
@@ -96,7 +98,7 @@ class LlamaBackend:
     @property
     def fingerprint(self) -> str:
         """llama.cpp's version and the cache's format."""
-        cache = "f32" if self._options.exact else "f16 flash"
+        cache = "f32" if self._options.exact else "f16"
         return f"llama-cpp-python {llama_cpp.__version__}, {cache} cache"
 
     @property
@@ -108,8 +110,8 @@ class LlamaBackend:
         """Ids of plain text; see `Backend`."""
         return tokenize(self._vocab, text)
 
-    def prefill(self, ids: Sequence[int]) -> tuple[Row, int]:
-        """Hold `ids`; see `Backend`."""
+    def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
+        """Hold `ids`, in one decode with the nodes hinted at; see `Backend`."""
         size = self._options.n_ctx
         if not ids or len(ids) > size:
             raise EdgebError(
@@ -125,43 +127,38 @@ class LlamaBackend:
             common += 1
         llama_cpp.llama_memory_seq_rm(self._memory, 0, common, -1)
         self._held = self._held[:common]
-        count = len(ids) - common
-        for i in range(count):
-            self._put(i, ids[common + i], common + i, (0,), i == count - 1)
-        self._decode(count)
-        self._held = list(ids)
-        return self._row(count - 1), count
+        new = list(ids[common:])
+        plan = _Plan([], {}, set())
+        if trie is not None and nodes:
+            self._trie = trie
+            plan = _Plan.of(trie, nodes)
+            taken = self._fitting(plan.tips, plan, spare=len(new) + 1)
+            plan = plan.part(taken)
+        count = self._evaluate(new, trie, plan)
+        return self._row(len(new) - 1), count
 
     def branch(self, trie: LabelTrie, nodes: Sequence[int]) -> tuple[Sequence[Row], int]:
         """Look along the trie; see `Backend`. More nodes than one decode takes are evaluated in several."""
         if trie is not self._trie:
             self._release()
             self._trie = trie
-        wanted = set(nodes)
+        rows: dict[int, Row] = {node: self._row(self._rows[node]) for node in nodes if node in self._rows}
+        plan = _Plan.of(trie, [node for node in nodes if node not in rows])
+        if plan.tips and rows:
+            # The next decode overwrites them.
+            rows = {node: row.copy() for node, row in rows.items()}
         # A node that was evaluated only on the way to others has no logits any more.
-        if any(node in self._branches for node in wanted):
+        if any(node in self._branches for node in plan.wanted):
             self._release()
-        paths = {node: trie.ancestors(node) for node in nodes}
-        inner = {step for path in paths.values() for step in path[:-1]}
-        tips = [node for node in nodes if node not in inner]
-        rows: dict[int, Row] = {}
-        tokens = 0
+        tips, tokens = plan.tips, 0
         while tips:
-            taken, steps = self._fitting(tips, paths, wanted - rows.keys())
+            taken = self._fitting(tips, plan)
             tips = tips[len(taken) :]
-            order = self._attach(trie, taken, paths, wanted - rows.keys())
-            tokens += steps
-            for i, node in order:
-                # The next decode overwrites the rows of this one.
-                rows[node] = self._row(i).copy() if tips else self._row(i)
+            tokens += self._evaluate([], trie, plan.part(taken))
+            for node in plan.wanted & self._rows.keys():
+                rows[node] = self._row(self._rows[node]).copy() if tips else self._row(self._rows[node])
+            plan.wanted -= self._rows.keys()
         return [rows[node] for node in nodes], tokens
-
-    def drop(self, start: int, stop: int) -> None:
-        """Shift the cache; see `Backend`."""
-        self._release()
-        llama_cpp.llama_memory_seq_rm(self._memory, 0, start, stop)
-        llama_cpp.llama_memory_seq_add(self._memory, 0, stop, -1, start - stop)
-        self._held = self._held[:start] + self._held[stop:]
 
     def save_state(self) -> bytes:
         """The cache of the held prompt; see `Backend`."""
@@ -196,59 +193,68 @@ class LlamaBackend:
                 llama_cpp.llama_model_free(self._model)
         self._model = self._context = self._batch = None
 
-    def _fitting(self, tips: list[int], paths: dict[int, list[int]], wanted: set[int]) -> tuple[list[int], int]:
-        """As many of the first tips as one decode takes, and how many tokens they are."""
+    def _fitting(self, tips: list[int], plan: _Plan, spare: int = 0) -> list[int]:
+        """As many of the first tips as one decode takes, beside `spare` other tokens."""
         taken: list[int] = []
         steps: set[int] = set()
         for tip in tips:
-            grown = steps.union(step for step in paths[tip] if step not in self._branches)
+            grown = steps.union(step for step in plan.paths[tip] if step not in self._branches)
             fits = (
                 len(taken) < _MAX_BRANCHES - self._sequences
-                and len(self._held) + self._cells + len(grown) <= self._options.n_ctx
-                and len(grown & wanted) <= _MAX_ROWS
+                and len(self._held) + spare + self._cells + len(grown) <= self._options.n_ctx
+                and len(grown & plan.wanted) + (spare > 0) <= _MAX_ROWS
             )
             if not fits:
                 break
             taken.append(tip)
             steps = grown
-        if taken:
-            return taken, len(steps)
+        if taken or spare:
+            return taken
         if self._branches:
             self._release()
-            return self._fitting(tips, paths, wanted)
+            return self._fitting(tips, plan)
         raise EdgebError(
-            f"the prompt has {len(self._held)} tokens and a label {len(paths[tips[0]])}, the context holds "
+            f"the prompt has {len(self._held)} tokens and a label {len(plan.paths[tips[0]])}, the context holds "
             f"{self._options.n_ctx}",
             "shorten the place names or the history",
         )
 
-    def _attach(
-        self, trie: LabelTrie, tips: list[int], paths: dict[int, list[int]], wanted: set[int]
-    ) -> list[tuple[int, int]]:
-        """Evaluate the missing nodes on the way to `tips`; (row in the batch, node) of those that are wanted."""
-        end = len(self._held)
+    def _evaluate(self, new: list[int], trie: LabelTrie | None, plan: _Plan) -> int:
+        """One decode of new prompt ids and of the missing nodes on the way to the plan's tips; tokens evaluated."""
+        start = len(self._held)
+        end = start + len(new)
         below: dict[int, list[int]] = {}
-        for tip in tips:
-            path = paths[tip]
+        first = self._sequences + 1
+        for tip in plan.tips:
+            path = plan.paths[tip]
             known = [step for step in path if step in self._branches]
             self._sequences += 1
-            source = self._branches[known[-1]] if known else 0
-            llama_cpp.llama_memory_seq_cp(self._memory, source, self._sequences, -1, end + len(known))
+            source, stop = (self._branches[known[-1]], end + len(known)) if known else (0, start)
+            if stop:
+                llama_cpp.llama_memory_seq_cp(self._memory, source, self._sequences, -1, stop)
             for step in path[len(known) :]:
                 below.setdefault(step, []).append(self._sequences)
+        everywhere = (0, *range(first, self._sequences + 1))
+        for i, token in enumerate(new):
+            self._put(i, token, start + i, everywhere, i == len(new) - 1)
         order = sorted(below)
-        for i, node in enumerate(order):
-            self._put(i, int(trie.tokens[node]), end + int(trie.depths[node]) - 1, below[node], node in wanted)
+        if order:
+            assert trie is not None
+            for i, node in enumerate(order, len(new)):
+                self._put(i, int(trie.tokens[node]), end + int(trie.depths[node]) - 1, below[node], node in plan.wanted)
         self._cells += len(order)
-        self._decode(len(order))
+        self._rows = {}
+        self._decode(len(new) + len(order))
+        self._held = self._held + new
         self._branches.update((node, sequences[0]) for node, sequences in below.items())
-        return [(i, node) for i, node in enumerate(order) if node in wanted]
+        self._rows = {node: i for i, node in enumerate(order, len(new)) if node in plan.wanted}
+        return len(new) + len(order)
 
     def _release(self) -> None:
         """Forget every evaluated trie node."""
         for sequence in range(1, self._sequences + 1):
             llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-        self._branches = {}
+        self._branches, self._rows = {}, {}
         self._sequences = self._cells = 0
 
     def _put(self, i: int, token: int, position: int, sequences: Sequence[int], wants_logits: bool) -> None:
@@ -276,6 +282,24 @@ class LlamaBackend:
         return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(self._n_vocab,))
 
 
+@dataclass
+class _Plan:
+    """Trie nodes to evaluate: the last of each path, the paths, and the nodes whose logits are wanted."""
+
+    tips: list[int]
+    paths: dict[int, list[int]]
+    wanted: set[int]
+
+    @classmethod
+    def of(cls, trie: LabelTrie, nodes: Sequence[int]) -> _Plan:
+        paths = {node: trie.ancestors(node) for node in nodes}
+        passed = {step for path in paths.values() for step in path[:-1]}
+        return cls([node for node in nodes if node not in passed], paths, set(nodes))
+
+    def part(self, tips: list[int]) -> _Plan:
+        return _Plan(tips, self.paths, self.wanted)
+
+
 def _context_options(options: LlamaOptions) -> Any:
     chosen = llama_cpp.llama_context_default_params()
     chosen.n_ctx = chosen.n_batch = options.n_ctx
@@ -286,9 +310,10 @@ def _context_options(options: LlamaOptions) -> Any:
     chosen.kv_unified = True
     chosen.n_threads = chosen.n_threads_batch = options.threads or _physical_cores()
     chosen.no_perf = True
+    # On the CPU flash attention pays from 64 tokens on; below, where predictions live, it is slower (docs/bench.md).
+    chosen.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if options.exact:
         chosen.type_k = chosen.type_v = llama_cpp.GGML_TYPE_F32
-        chosen.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     return chosen
 
 

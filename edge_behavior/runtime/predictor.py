@@ -14,7 +14,7 @@ from edge_behavior.events import BehaviorEvent
 from edge_behavior.runtime.backend import Backend
 from edge_behavior.runtime.engine import Engine
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
-from edge_behavior.runtime.session import Session
+from edge_behavior.runtime.session import ANCHOR_EVERY, Session
 from edge_behavior.scoring import Floats, check_scoring
 from edge_behavior.workspace import home
 
@@ -50,7 +50,7 @@ class Predictor:
         Args:
             threads: CPU threads; None takes the physical cores.
             verify: Check the file against its hashes first.
-            exact_math: F32 cache and no flash attention, for parity checks.
+            exact_math: F32 cache, for parity checks.
             prefix_cache: Folder of snapshots of the static prompt; True takes edgeb's own, False keeps none.
 
         Raises:
@@ -121,13 +121,13 @@ class Predictor:
             ids = self._engine.encoder.prompt_ids(history, when, place)
             return self._engine.log_probs(ids, check_scoring(scoring))
 
-    def session(self, window: str = "shift") -> Session:
+    def session(self, anchor_every: int = ANCHOR_EVERY) -> Session:
         """A new session: events are appended as they happen, and predictions pay only for what is new.
 
         Args:
-            window: What happens when the window of past events is full: `shift` or `anchor`, see `session`.
+            anchor_every: Events by which the window may grow beyond the layout's L before it is anchored anew.
         """
-        return Session(self._engine, window)
+        return Session(self._engine, anchor_every)
 
     def restore(self, path: Path) -> Session:
         """Continue a session that `Session.save` wrote.

@@ -1,8 +1,7 @@
 """A running user session: events are appended as they happen, predictions pay only for what is new.
 
-The window of past events has a bounded length. When it is full it either shifts (the oldest event's cache cells are
-dropped and the later ones moved down) or is anchored anew every few events (the last L events are evaluated again);
-docs/sessions.md compares the two by accuracy and cost.
+The window of past events grows from L to L + `anchor_every` events; then it is anchored anew: the last L events are
+evaluated again. docs/sessions.md compares this, by accuracy and cost, with shifting the cache by an event each time.
 """
 
 from __future__ import annotations
@@ -15,18 +14,16 @@ from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 
-from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.errors import EdgebError
 from edge_behavior.events import BehaviorEvent, clean_place
 from edge_behavior.habits import HabitCounter, read_fields
 from edge_behavior.runtime.engine import Engine
 from edge_behavior.runtime.prediction import Prediction, Request
 from edge_behavior.runtime.state_file import read_state, write_state
 
-WINDOWS = ("shift", "anchor")
-# Events a window may grow beyond L before it is anchored anew.
 ANCHOR_EVERY = 20
 _SCHEMA = 1
-_FIELDS = ("kind", "schema", "model", "candidates", "window", "events", "habits", "held", "engine")
+_FIELDS = ("kind", "schema", "model", "candidates", "anchor_every", "events", "habits", "held", "engine")
 
 
 class Session:
@@ -37,14 +34,12 @@ class Session:
     active at the same time a predictor of their own.
     """
 
-    def __init__(self, engine: Engine, window: str = "shift") -> None:
-        if window not in WINDOWS:
-            raise EdgebError(f"unknown window '{window}'", nearest(window, WINDOWS))
-        self._engine, self._window_kind = engine, window
+    def __init__(self, engine: Engine, anchor_every: int = ANCHOR_EVERY) -> None:
+        if anchor_every < 1:
+            raise EdgebError(f"anchor_every is {anchor_every}", "use at least 1 event")
+        self._engine, self._anchor_every = engine, anchor_every
         self._length = engine.manifest.layout.history_length
         self._window: list[tuple[BehaviorEvent, list[int]]] = []
-        # Ids of events that left the window while the cache may still hold them.
-        self._left: list[int] = []
         self._counter = engine.counter()
 
     @property
@@ -70,9 +65,8 @@ class Session:
             line = self._engine.encoder.line_ids(event)
             self._counter.observe(code, event.time, event.place)
             self._window.append((event, line))
-            room = self._length if self._window_kind == "shift" else self._length + ANCHOR_EVERY
-            if len(self._window) > room:
-                self._forget(len(self._window) - self._length)
+            if len(self._window) > self._length + self._anchor_every:
+                self._anchor()
 
     def predict(
         self,
@@ -101,6 +95,20 @@ class Session:
             ids = [] if wanted == "habits" else self._ids(when, place)
             return self._engine.answer(ids, habits, request, started)
 
+    def prepare(self) -> int:
+        """Evaluate the events observed so far, at a time when nobody waits; the next prediction pays for its question.
+
+        Returns:
+            Tokens evaluated.
+
+        Raises:
+            EdgebError: the window does not fit into the context.
+        """
+        with self._engine.lock:
+            ids = self._lead() + self._line_ids()
+            backend = self._engine.backend
+            return 0 if backend.held[: len(ids)] == ids else backend.prefill(ids)[1]
+
     def save(self, path: Path) -> None:
         """Write window, habits and, where the cache still holds them, the evaluated events.
 
@@ -111,14 +119,13 @@ class Session:
         """
         with self._engine.lock:
             backend = self._engine.backend
-            # The evaluated question stays behind: what follows the last whole event is not needed again.
             held = list(backend.held) if self._holds_window() else []
             header = {
                 "kind": "session",
                 "schema": _SCHEMA,
                 "model": self._engine.manifest.tensors_sha256,
                 "candidates": _labels_hash(self._engine),
-                "window": self._window_kind,
+                "anchor_every": self._anchor_every,
                 "events": [[e.time.isoformat(), e.place, e.behavior] for e in self.events],
                 "habits": self._counter.to_dict(),
                 "held": held,
@@ -143,7 +150,7 @@ class Session:
         if found["candidates"] != _labels_hash(engine):
             raise EdgebError(f"{path} belongs to another candidate list", "load the bundle it was made with")
         with engine.lock:
-            session = cls(engine, found["window"])
+            session = cls(engine, found["anchor_every"])
             for time, place, behavior in found["events"]:
                 event = BehaviorEvent(place, datetime.fromisoformat(time), behavior)
                 session._window.append((event, engine.encoder.line_ids(event)))
@@ -162,37 +169,31 @@ class Session:
                 f"{what}, {when.isoformat(timespec='minutes')}, is before the last event ({last})", "use a later time"
             )
 
-    def _forget(self, count: int) -> None:
-        for _, line in self._window[:count]:
-            self._left += line
-        del self._window[:count]
+    def _anchor(self) -> None:
+        del self._window[: -self._length]
 
     def _ids(self, when: datetime, place: str) -> list[int]:
-        """The prompt, after the cache was shifted to match it as far as it can."""
-        encoder, backend = self._engine.encoder, self._engine.backend
-        before, after = encoder.frame_ids(when, place)
-        lead = encoder.static_ids + before
-        if self._left:
-            start, stop = len(lead), len(lead) + len(self._left)
-            held = backend.held
-            if self._window_kind == "shift" and held[:start] == lead and held[start:stop] == self._left:
-                backend.drop(start, stop)
-            self._left = []
+        """The prompt; where it no longer fits into the context the window is anchored early."""
+        encoder = self._engine.encoder
+        lead, after = self._lead(), encoder.frame_ids(when, place)[1]
         lines = self._line_ids()
-        if len(lead) + len(lines) + len(after) + len(encoder.trie.inner) > backend.capacity:
-            self._forget(len(self._window) - self._length)
-            self._left = []
+        if len(lead) + len(lines) + len(after) + len(encoder.trie.inner) > self._engine.backend.capacity:
+            self._anchor()
             lines = self._line_ids()
         return lead + lines + after
 
     def _line_ids(self) -> list[int]:
         return [i for _, line in self._window for i in line]
 
+    def _lead(self) -> list[int]:
+        """Ids before the window's lines."""
+        encoder = self._engine.encoder
+        return encoder.static_ids + encoder.frame_ids(datetime.min, "")[0]
+
     def _holds_window(self) -> bool:
         """Whether the cache holds the window's events, all but the last perhaps."""
-        static, held = self._engine.encoder.static_ids, self._engine.backend.held
-        known = static + [i for _, line in self._window[:-1] for i in line]
-        return bool(self._window) and not self._left and held[: len(known)] == known
+        known = self._lead() + [i for _, line in self._window[:-1] for i in line]
+        return bool(self._window) and self._engine.backend.held[: len(known)] == known
 
 
 def _labels_hash(engine: Engine) -> str:

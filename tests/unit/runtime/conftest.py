@@ -1,0 +1,31 @@
+"""One small f32 bundle for the runtime's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_behavior.candidates import CandidateSet
+from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.prompts import PromptLayout
+from tests import helpers
+
+
+@pytest.fixture(scope="session")
+def small_tokens() -> object:
+    return helpers.tokenizer()
+
+
+@pytest.fixture(scope="session")
+def small_backbone(small_tokens: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return helpers.save(helpers.model(small_tokens), small_tokens, tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model over `helpers.LABELS`, stream layout, f32."""
+    out = tmp_path_factory.mktemp("bundle") / "small.gguf"
+    source = ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout())
+    export_bundle(source, out, quant="f32")
+    return out
