@@ -9,7 +9,9 @@ import typer
 
 
 def predict_command(
-    bundle: Annotated[Path, typer.Argument(help="Bundle made by `edgeb export`.", show_default=False)],
+    bundle: Annotated[
+        Path, typer.Argument(help="Bundle made by `edgeb export`, or a run folder (slower).", show_default=False)
+    ],
     history: Annotated[
         Path,
         typer.Option(help="CSV or JSONL with timestamp, place, behavior; one user, oldest first.", show_default=False),
@@ -18,6 +20,19 @@ def predict_command(
     place: Annotated[str, typer.Option(help="Where the user is then.", show_default=False)],
     top: Annotated[int, typer.Option(help="Candidates to show; 0 for all.")] = 5,
     scoring: Annotated[str, typer.Option(help="exact (full-vocabulary) or masked (grammar-constrained).")] = "exact",
+    source: Annotated[
+        str | None,
+        typer.Option(help="model, habits or fused. Default: what the bundle found best.", show_default=False),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Rank this candidate only; may be repeated.", show_default=False)
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave this candidate out; may be repeated.", show_default=False)
+    ] = None,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Evaluate every candidate, not just until the top is proven.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
@@ -25,25 +40,38 @@ def predict_command(
 ) -> None:
     """Say what the user does next: candidates with their probabilities.
 
-    Only the candidate set is decoded, so an answer is always one of its labels.
+    Only the candidate set is decoded, so an answer is always one of its labels. Candidates are evaluated until the top
+    ones are proven; probabilities are then lower bounds that miss at most what is "not looked at".
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --top 3 --json
     """
+    from edge_behavior.commands.opening import open_predictor
     from edge_behavior.commands.output import emit
     from edge_behavior.events import parse_time, read_history
-    from edge_behavior.runtime.predictor import Predictor
     from edge_behavior.scoring import check_scoring
 
     check_scoring(scoring)
     when = parse_time(at, "--at")
     events = read_history(history)
-    with Predictor.load(bundle, threads=threads) as predictor:
-        prediction = predictor.predict(events, when, place, top_k=top or None, scoring=scoring)
+    with open_predictor(bundle, threads) as predictor:
+        prediction = predictor.predict(
+            events,
+            when,
+            place,
+            top_k=top or None,
+            scoring=scoring,
+            source=source,
+            only=only,
+            exclude=exclude or (),
+            exhaustive=exhaustive,
+        )
     document: dict[str, Any] = {
         "predictions": [{"behavior": r.behavior, "probability": r.probability} for r in prediction.ranked],
         "scoring": prediction.scoring,
+        "source": prediction.source,
+        "unexpanded": prediction.unexpanded,
         "tokens_evaluated": prediction.tokens_evaluated,
         "latency_ms": round(prediction.latency_ms, 3),
         "bundle": str(bundle),
@@ -57,7 +85,8 @@ def predict_command(
         console = Console()
         console.print(candidates_table(document["predictions"]))
         console.print(
-            f"{prediction.scoring} scoring, {prediction.tokens_evaluated} tokens, {prediction.latency_ms:.1f} ms"
+            f"{prediction.source}, {prediction.scoring} scoring, {prediction.tokens_evaluated} tokens, "
+            f"{prediction.latency_ms:.1f} ms; at most {prediction.unexpanded:.1%} not looked at"
         )
 
     emit(document, as_json, show)

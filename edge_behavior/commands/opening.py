@@ -1,0 +1,43 @@
+"""From a path to a `Predictor`: llama.cpp for a bundle, PyTorch for a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_behavior.runtime.predictor import Predictor
+
+
+def open_predictor(path: Path, threads: int | None = None) -> Predictor:
+    """Open a bundle, or the last stage of a finished run.
+
+    Args:
+        path: A file that `edgeb export` wrote, or the folder of `edgeb train`.
+        threads: CPU threads; None leaves the choice to the engine.
+
+    Raises:
+        EdgebError: neither, damaged, of a newer version, or a run that is not finished.
+    """
+    from edge_behavior.runtime.predictor import Predictor
+
+    if (path / "run.json").is_file():
+        return _run_predictor(path, threads)
+    return Predictor.load(path, threads=threads)
+
+
+def _run_predictor(path: Path, threads: int | None) -> Predictor:
+    import torch
+
+    from edge_behavior.recipes import load_recipe
+    from edge_behavior.runs import STAGES, RunFolder, saved_recipe
+    from edge_behavior.runtime.torch_backend import torch_predictor
+    from edge_behavior.train.model_access import RunModels
+
+    run = RunFolder.open(path)
+    # Names the stage that is missing.
+    _ = run.final_adapter
+    if threads is not None:
+        torch.set_num_threads(threads)
+    models = RunModels(run, load_recipe(str(saved_recipe(path))).backbone)
+    return torch_predictor(models.load(STAGES[-1]), models.tokenizer, run.candidates, run.layout)
