@@ -133,7 +133,12 @@ class Manifest:
         _check_items(candidates["counts"], int, where, "candidates.counts")
         _check_fields(fields["base_model"], dict.fromkeys(BASE_MODEL_FIELDS, (str, type(None))), where, "base_model.")
         static_prompt = fields.pop("static_prompt")
-        fields["candidates"] = CandidateSet(tuple(candidates["labels"]), tuple(candidates["counts"]))
+        if fields["context_length"] < 1:
+            raise EdgebError(f"{where}: manifest field 'context_length' is {fields['context_length']}", _DAMAGED_HINT)
+        try:
+            fields["candidates"] = CandidateSet(tuple(candidates["labels"]), tuple(candidates["counts"]))
+        except EdgebError as error:
+            raise EdgebError(f"{where}: {error.message}", error.hint) from None
         _check_layout(fields["layout"], where)
         fields["layout"] = PromptLayout.from_dict(fields["layout"])
         manifest = cls(**fields)

@@ -42,6 +42,12 @@ class Engine:
         self.encoder = PromptEncoder(
             backend.tokenize, manifest.layout, manifest.candidates, manifest.bos_id, manifest.eos_id
         )
+        for name, id_ in (("bos_id", manifest.bos_id), ("eos_id", manifest.eos_id)):
+            if id_ is not None and not 0 <= id_ < backend.n_vocab:
+                raise EdgebError(
+                    f"manifest field '{name}' is {id_}, the model has {backend.n_vocab} tokens",
+                    "export the bundle again",
+                )
         self.default_source, self._habits_config, self._fusion = _habits_of(manifest)
         self._backend: Backend | None = backend
         self._searches: dict[tuple[str, bytes | None], TrieSearch] = {}

@@ -1,4 +1,7 @@
-"""Evaluate a bundle as the phone runs it, on the same windows and in the same terms as a run."""
+"""Evaluate a bundle as the phone runs it, on the same windows and in the same terms as a run.
+
+The model sees the layout's last L events; habits count everything the user did before the target.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +13,99 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from edge_behavior.bundle import Manifest
 from edge_behavior.data.dataset import Dataset, EventTable
-from edge_behavior.evaluation import WindowChoice, check_labels_match, evaluate_all
+from edge_behavior.evaluation import (
+    Score,
+    Targets,
+    WindowChoice,
+    accuracy_by_history,
+    check_labels_match,
+    evaluate_all,
+    habit_log_probs,
+    protocols,
+)
+from edge_behavior.fusion import Fusion
+from edge_behavior.habits import HabitsConfig
 from edge_behavior.runtime.predictor import Predictor
+
+# Windows on which masked and exact scoring are compared.
+MASKED_WINDOWS = 200
+# Below so many bytes threads wait for each other longer than they compute, eight times longer on a busy machine.
+SMALL_BUNDLE = 10_000_000
 
 
 def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: WindowChoice) -> dict[str, Any]:
-    """Metrics per protocol of a bundle, counters under `baselines`.
+    """Metrics of a bundle's model, of the user's habits and of both fused, on the same windows.
+
+    Returns:
+        Per protocol the metrics of the bundle's default source, which `source` names; the other sources as
+        `bundle_model`, `bundle_habits` and `bundle_fused` and the counters under `baselines`; `by_history` per
+        protocol, see `accuracy_by_history`; `masked_differs`: the share of `windows` whose best candidate under
+        masked scoring is not that under exact scoring. A bundle without fusion weights has no `bundle_fused`.
 
     Raises:
         EdgebError: not a bundle, or a dataset with another candidate set.
     """
     dataset = Dataset.open(data)
     table = dataset.events(split)
-    with Predictor.load(path) as predictor:
+    with Predictor.load(path, threads=scoring_threads(path)) as predictor:
         manifest = predictor.manifest
         check_labels_match(manifest.candidates, dataset.candidates, str(path))
         length = manifest.layout.history_length
-        return evaluate_all(
-            dataset,
-            table,
-            protocol,
-            length,
-            choice,
-            {"model": lambda targets: bundle_log_probs(predictor, table, targets)},
-        )
+        chosen = protocols(protocol, table, length, choice)
+        union = np.unique(np.concatenate([p.targets for p in chosen]))
+        model = bundle_log_probs(predictor, table, union)
+        masked = _masked_differs(predictor, table, union, model, choice.seed)
+    default, scores = _sources(manifest, table, union, model)
+
+    def scorer(rows: NDArray[np.float64]) -> Score:
+        return lambda targets: rows[np.searchsorted(union, targets)]
+
+    scorers = {source: scorer(rows) for source, rows in scores.items()}
+    by_history = {
+        p.name: accuracy_by_history(table, p.targets, {n: score(p.targets) for n, score in scorers.items()}, length)
+        for p in chosen
+    }
+    named = {"model" if source == default else f"bundle_{source}": score for source, score in scorers.items()}
+    found = evaluate_all(dataset, table, protocol, length, choice, named)
+    return {"source": default, **found, "by_history": by_history, "masked_differs": masked}
 
 
-def bundle_log_probs(predictor: Predictor, table: EventTable, targets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Exact log-probabilities [n, B] of a bundle at windows of an event table."""
+def scoring_threads(bundle: Path) -> int | None:
+    """Threads for scoring many windows with a bundle; None for the default."""
+    return 1 if bundle.is_file() and bundle.stat().st_size < SMALL_BUNDLE else None
+
+
+def bundle_log_probs(
+    predictor: Predictor, table: EventTable, targets: Targets, scoring: str = "exact"
+) -> NDArray[np.float64]:
+    """Log-probabilities [n, B] of a bundle's model at windows of an event table, every candidate expanded."""
     length = predictor.manifest.layout.history_length
     rows = []
-    for target in track(targets, description="score", console=Console(stderr=True), total=len(targets)):
+    for target in track(targets, description=f"score ({scoring})", console=Console(stderr=True), total=len(targets)):
         event = table.event(int(target))
-        rows.append(predictor.log_probs(table.history(int(target), length), event.time, event.place))
+        rows.append(predictor.log_probs(table.history(int(target), length), event.time, event.place, scoring))
     return np.stack(rows)
+
+
+def _sources(
+    manifest: Manifest, table: EventTable, targets: Targets, model: NDArray[np.float64]
+) -> tuple[str, dict[str, NDArray[np.float64]]]:
+    """The bundle's default source, and the scores [n, B] of every source it has."""
+    counts, held = manifest.candidates.counts, manifest.habits
+    if held is None:
+        return "model", {"model": model, "habits": habit_log_probs(table, targets, counts)}
+    # Loading has checked these.
+    habits = habit_log_probs(table, targets, counts, HabitsConfig.from_dict(held["config"]))
+    fusion = Fusion.from_dict(held["fusion"], manifest.candidates.groups())
+    return str(held["default"]), {"model": model, "habits": habits, "fused": fusion.scores(model, habits)}
+
+
+def _masked_differs(
+    predictor: Predictor, table: EventTable, targets: Targets, exact: NDArray[np.float64], seed: int
+) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(targets), min(MASKED_WINDOWS, len(targets)), replace=False))
+    masked = bundle_log_probs(predictor, table, targets[rows], "masked")
+    return {"share": float((masked.argmax(1) != exact[rows].argmax(1)).mean()), "windows": len(rows)}

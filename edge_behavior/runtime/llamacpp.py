@@ -24,10 +24,9 @@ from edge_behavior.runtime.llama_log import captured_log
 from edge_behavior.runtime.llama_tokens import tokenize
 from edge_behavior.trie import LabelTrie
 
-# Logit rows of one decode: llama.cpp reserves memory for so many rows of the whole vocabulary, and wants as many as
-# there are sequences.
+# Logit rows of one decode, and sequences: llama.cpp reserves memory for so many rows of the whole vocabulary, and wants
+# as many as there are sequences. One sequence is the prompt.
 _MAX_ROWS = 64
-_MAX_BRANCHES = _MAX_ROWS - 1
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ class LlamaBackend:
         self._sequences = self._cells = 0
         self._seconds = 0.0
         self._options = options
+        self._max_rows = min(_MAX_ROWS, options.n_ctx)
         with captured_log() as errors:
             llama_cpp.llama_backend_init()
             model_options = llama_cpp.llama_model_default_params()
@@ -73,12 +73,12 @@ class LlamaBackend:
                 self._context = llama_cpp.llama_init_from_model(self._model, _context_options(options))
         if not self._model or not self._context:
             self.close()
-            reason = errors[-1] if errors else "no reason given"
+            reason = errors[0] if errors else "no reason given"
             raise EdgebError(f"llama.cpp cannot load {path}: {reason}", "export the bundle again")
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
-        self._batch = llama_cpp.llama_batch_init(options.n_ctx, 0, _MAX_BRANCHES + 1)
+        self._batch = llama_cpp.llama_batch_init(options.n_ctx, 0, self._max_rows)
 
     @property
     def n_vocab(self) -> int:
@@ -200,9 +200,9 @@ class LlamaBackend:
         for tip in tips:
             grown = steps.union(step for step in plan.paths[tip] if step not in self._branches)
             fits = (
-                len(taken) < _MAX_BRANCHES - self._sequences
+                len(taken) < self._max_rows - 1 - self._sequences
                 and len(self._held) + spare + self._cells + len(grown) <= self._options.n_ctx
-                and len(grown & plan.wanted) + (spare > 0) <= _MAX_ROWS
+                and len(grown & plan.wanted) + (spare > 0) <= self._max_rows
             )
             if not fits:
                 break
@@ -304,8 +304,7 @@ def _context_options(options: LlamaOptions) -> Any:
     chosen = llama_cpp.llama_context_default_params()
     chosen.n_ctx = chosen.n_batch = options.n_ctx
     chosen.n_ubatch = min(options.n_ctx, 512)
-    chosen.n_outputs_max = min(_MAX_ROWS, chosen.n_ubatch)
-    chosen.n_seq_max = _MAX_BRANCHES + 1
+    chosen.n_outputs_max = chosen.n_seq_max = min(_MAX_ROWS, options.n_ctx)
     # Tokens that belong to several sequences need one shared buffer.
     chosen.kv_unified = True
     chosen.n_threads = chosen.n_threads_batch = options.threads or _physical_cores()

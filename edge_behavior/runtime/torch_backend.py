@@ -134,10 +134,8 @@ class TorchBackend:
         self._release()
         tensors = {}
         for i, layer in enumerate(self._cache.layers):
-            tensors[f"{i}.keys"], tensors[f"{i}.values"] = (
-                layer.keys.cpu().contiguous(),
-                layer.values.cpu().contiguous(),
-            )
+            tensors[f"{i}.keys"] = layer.keys.cpu().contiguous()
+            tensors[f"{i}.values"] = layer.values.cpu().contiguous()
         return safetensors.torch.save(tensors)
 
     def load_state(self, ids: Sequence[int], state: bytes) -> bool:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "core": {"data"},
     "data": set(),
     "runtime": {"data"},
-    "export": {"runtime"},
+    "export": {"runtime", "data"},
     "bench": {"runtime", "export", "data"},
     "train": {"data", "runtime"},
     "commands": {"data", "runtime", "export", "train", "bench"},
@@ -130,11 +130,9 @@ def test_the_core_knows_of_data_only_where_it_evaluates():
 
 
 TORCH = {"torch", "transformers", "peft", "trl", "accelerate", "datasets"}
-LIGHT = [
-    m
-    for m in MODULES
-    if part_of(m) in ("core", "data", "runtime", "commands", "cli") and not m.endswith("torch_scorer")
-]
+# The two parts of the runtime that are made of torch: batches for training, the reference for everyone.
+TORCH_MODULES = (f"{NAME}.runtime.torch_scorer", f"{NAME}.runtime.torch_backend")
+LIGHT = [m for m in MODULES if part_of(m) in ("core", "data", "runtime", "commands", "cli") and m not in TORCH_MODULES]
 
 
 @pytest.mark.parametrize("part", ["core", "runtime", "data"])
@@ -169,7 +167,9 @@ def test_importing_core_data_and_runtime_loads_no_torch():
     assert {"numpy", NAME} <= found
 
 
-def test_the_torch_scorer_is_what_loads_torch():
-    assert "torch" in imported_by(f"{NAME}.runtime.torch_scorer")
-    importers = {m for m in MODULES if f"{NAME}.runtime.torch_scorer" in own(m)}
-    assert all(part_of(m) == "train" for m in importers)
+def test_the_torch_modules_are_what_loads_torch():
+    for name, users in zip(TORCH_MODULES, ("train", "commands"), strict=True):
+        assert "torch" in imported_by(name)
+        importers = {m for m in MODULES if name in own(m)}
+        assert importers
+        assert all(part_of(m) == users for m in importers)

@@ -92,6 +92,9 @@ class ByteModel:
     n_vocab: int = 257
     held: list[int] = field(default_factory=list)
     closed: bool = False
+    decode_seconds: float = 0.0
+    capacity: int = 4096
+    looked_at: set[int] = field(default_factory=set)
 
     def row(self, ids: list[int]) -> np.ndarray:
         seed = zlib.crc32(np.asarray(ids, dtype=np.int64).tobytes())
@@ -100,13 +103,15 @@ class ByteModel:
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def prefill(self, ids: list[int]) -> tuple[np.ndarray, int]:
-        self.held = list(ids)
+    def prefill(self, ids: list[int], trie: Any = None, nodes: Any = ()) -> tuple[np.ndarray, int]:
+        self.held, self.looked_at = list(ids), set()
         return self.row(self.held), len(ids)
 
-    def branch(self, trie: Any, nodes: Any) -> np.ndarray:
-        ways = [[int(trie.tokens[n]) for n in trie.ancestors(int(node))] for node in nodes]
-        return np.stack([self.row(self.held + way) for way in ways])
+    def branch(self, trie: Any, nodes: Any) -> tuple[list[np.ndarray], int]:
+        paths = [trie.ancestors(int(node)) for node in nodes]
+        new = {node for path in paths for node in path} - self.looked_at
+        self.looked_at |= new
+        return [self.row(self.held + [int(trie.tokens[n]) for n in path]) for path in paths], len(new)
 
     def close(self) -> None:
         self.closed = True
@@ -139,8 +144,11 @@ class TestPredict:
 
     def test_json(self, model, question):
         found = document(*question, "--top", 0)
-        assert set(found) == {"predictions", "scoring", "tokens_evaluated", "latency_ms", "bundle"}
-        assert (found["scoring"], found["bundle"]) == ("exact", "m.gguf")
+        assert set(found) == {
+            *("predictions", "scoring", "source", "unexpanded", "tokens_evaluated", "latency_ms", "bundle")
+        }
+        assert (found["scoring"], found["source"], found["bundle"]) == ("exact", "model", "m.gguf")
+        assert found["unexpanded"] == 0
         assert found["latency_ms"] > 0
         assert model.closed
         encoder = PromptEncoder(model.tokenize, MANIFEST.layout, MANIFEST.candidates, None, EOS)
@@ -176,6 +184,29 @@ class TestPredict:
         assert best["behavior"] in out
         assert f"{best['probability']:.1%}" in out
         assert "exact scoring" in out
+
+    def test_only_and_exclude(self, model, question):
+        assert {
+            p["behavior"] for p in document(*question, "--only", LABELS[0], "--only", LABELS[2])["predictions"]
+        } == {
+            LABELS[0],
+            LABELS[2],
+        }
+        rest = document(*question, "--exclude", LABELS[0])["predictions"]
+        assert LABELS[0] not in {p["behavior"] for p in rest}
+        assert len(rest) == 3
+
+    def test_sources(self, model, question):
+        habits = document(*question, "--source", "habits")
+        assert (habits["source"], habits["tokens_evaluated"]) == ("habits", 0)
+        with pytest.raises(EdgebError, match="no weights to fuse"):
+            run(*question, "--source", "fused")
+
+    def test_the_best_costs_less_than_all(self, model, question):
+        best, every = document(*question, "--top", 1), document(*question, "--top", 1, "--exhaustive")
+        assert best["predictions"][0]["behavior"] == every["predictions"][0]["behavior"]
+        assert best["tokens_evaluated"] <= every["tokens_evaluated"]
+        assert every["unexpanded"] == 0
 
     def test_an_empty_history(self, model, question, tmp_path):
         (tmp_path / "h.csv").write_text("timestamp,place,behavior\n")
@@ -259,6 +290,31 @@ class TestEvaluate:
             assert words in out
         assert f"{RESULTS['natural']['overall']:.3f}".lstrip("0") in out
 
+    def test_a_bundles_sources_come_last_and_in_order(self, module):
+        bins = [{"from": 5, "to": 10, "windows": 50, "users": 4, "accuracy": {"model": 0.1, "habits": 0.2}}]
+        own = {"bundle_fused": {"natural": metrics(7)}, "bundle_model": {"natural": metrics(8)}}
+        found = {
+            "source": "habits",
+            "natural": metrics(1),
+            "baselines": {**own, "last_mode": {"natural": metrics(9)}},
+            "by_history": {"natural": bins},
+            "masked_differs": {"share": 0.025, "windows": 200},
+        }
+        module("edge_behavior.runtime.evaluate_bundle", evaluate_bundle=lambda *arguments: found)
+        out = run("evaluate", "m.gguf", "--data", "d", "--protocol", "natural").stdout
+        names = (
+            "mode of last 20",
+            "bundle: model",
+            "bundle: habits",
+            "bundle: both fused",
+            "5–9",
+            "predicts with habits",
+        )
+        assert [name for name in names if name in out] == list(names)
+        assert sorted(names, key=out.index) == list(names)
+        assert "2.5% of 200 windows" in " ".join(out.split())
+        assert document("evaluate", "m.gguf", "--data", "d") == found
+
 
 class TestTrain:
     @pytest.fixture
@@ -332,37 +388,68 @@ class TestTrain:
 
 
 class TestExport:
+    VOCABULARY: ClassVar = {"kept": 4736, "of": 151_936, "places": 4, "domain_tokens": 128, "extra_tokens": 4116}
+
     @pytest.fixture
     def asked(self, module) -> list[tuple[object, ...]]:
         seen: list[tuple[object, ...]] = []
 
-        def export_bundle(source: object, out: Path, quant: str, force: bool) -> dict[str, Any]:
-            seen.append((source, out, quant, force))
+        def export_bundle(source: object, out: Path, quant: str, force: bool, **options: Any) -> dict[str, Any]:
+            seen.append((source, out, quant, force, options))
             out.write_bytes(b"x")
             report = {"bundle": str(out), "bytes": 1_500_000, "architecture": "qwen2", "quantization": "Q4_K_M"}
-            return {**report, "tensor_types": {"Q4_K": 3, "F32": 2}, "segments_checked": 12}
+            pruning = {
+                "mode": options["prune"],
+                "pruned": True,
+                "reason": "",
+                "vocabulary": self.VOCABULARY,
+                "parity": None,
+            }
+            if options["prune"] == "auto":
+                pruning |= {"pruned": False, "reason": "predictions change", "vocabulary": None}
+            habits = {"mode": options["habits"], "fitted": False, "reason": "too few users"}
+            tensors = {"tensor_types": {"Q4_K": 3, "F32": 2}, "segments_checked": 12}
+            return {**report, **tensors, "pruning": pruning, "habits": habits}
 
         module("edge_behavior.export.pipeline", export_bundle=export_bundle)
-        module("edge_behavior.export.run_source", run_source=lambda path, stage: (path, stage))
+        module("edge_behavior.export.prune", EXTRA_TOKENS=77)
+        module("edge_behavior.export.run_source", run_source=lambda path, stage, data: (path, stage, data))
         return seen
 
     def test_flags(self, asked, tmp_path):
         words = ["export", "runs/x", "--quant", "q8", "--out", "m.gguf", "--stage", "a_tuning", "--force"]
+        words += ["--data", "d", "--prune", "on", "--extra-tokens", "5", "--no-habits"]
         assert document(*words)["bundle"] == "m.gguf"
-        assert asked == [((tmp_path / "runs" / "x", "a_tuning"), Path("m.gguf"), "q8", True)]
+        source = (tmp_path / "runs" / "x", "a_tuning", Path("d"))
+        options = {"prune": "on", "extra_tokens": 5, "habits": "off"}
+        assert asked == [(source, Path("m.gguf"), "q8", True, options)]
         assert recall("bundle") == tmp_path / "m.gguf"
 
     def test_bare_takes_the_last_run(self, asked, tmp_path):
         (tmp_path / "runs" / "x").mkdir(parents=True)
         remember("run", tmp_path / "runs" / "x")
         document("export", "--quant", "q4")
-        assert asked == [((tmp_path / "runs" / "x", "b_tuning"), tmp_path / "runs" / "x-q4.gguf", "q4", False)]
+        source = (tmp_path / "runs" / "x", "b_tuning", None)
+        options = {"prune": "auto", "extra_tokens": 77, "habits": "auto"}
+        assert asked == [(source, tmp_path / "runs" / "x-q4.gguf", "q4", False, options)]
 
     def test_for_people(self, asked, tmp_path):
         (tmp_path / "runs").mkdir()
         out = run("export", "runs/x").stdout
         assert "1.5 MB" in out
         assert "3 Q4_K, 2 F32" in out
+        assert "tokens kept" not in out
+        assert (
+            "vocabulary: 4736 of 151936 tokens kept, 4 places covered"
+            in run("export", "runs/x", "--prune", "on").stdout
+        )
+
+    def test_what_auto_left_undone_is_said_on_stderr(self, asked, tmp_path):
+        (tmp_path / "runs").mkdir()
+        err = run("export", "runs/x", "--json").stderr
+        assert "edgeb: vocabulary not pruned: predictions change" in err
+        assert "habits are not fitted: too few users" in err
+        assert run("export", "runs/x", "--prune", "off", "--no-habits").stderr == ""
 
     def test_unknown_format(self, asked):
         with pytest.raises(EdgebError, match="unknown format 'ggml'"):

@@ -1,0 +1,70 @@
+"""`edgeb relabel`: another candidate list for a bundle, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def relabel_command(
+    bundle: Annotated[Path, typer.Argument(help="Bundle made by `edgeb export`.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Bundle to write.", show_default=False)],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="The new list: one label per line, or .json with a list or an object of label: count. "
+            "Default: the bundle's own.",
+            show_default=False,
+        ),
+    ] = None,
+    add: Annotated[list[str] | None, typer.Option(help="Append a label; may be repeated.", show_default=False)] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Remove a label; may be repeated.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
+    ] = False,
+) -> None:
+    """Give a bundle another candidate list: same weights, no training.
+
+    Labels that stay keep their training counts, new ones start at 0. The bundle's evaluation is left out, because it
+    is of the old list.
+
+        edgeb relabel tiny.gguf --labels labels.txt --out mine.gguf
+
+        edgeb relabel tiny.gguf --add "Water plants" --drop Gaming --out mine.gguf
+    """
+    from edge_behavior.bundle import read_manifest
+    from edge_behavior.commands.output import emit
+    from edge_behavior.errors import EdgebError
+    from edge_behavior.export.relabel import new_candidates, read_labels, relabel_bundle
+
+    if labels is None and not add and not drop:
+        raise EdgebError("no change was asked for", "pass --labels, --add or --drop")
+    listed = read_labels(labels) if labels is not None else None
+    candidates = new_candidates(read_manifest(bundle).candidates, listed, add or [], drop or [])
+    emit(relabel_bundle(bundle, candidates, out, force), as_json, _show_report)
+
+
+def _show_report(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console()
+    dropped, added = report["dropped"], report["added"]
+    console.print(
+        f"{escape(report['bundle'])}: {report['labels']} labels, {report['kept']} kept, {len(added)} new, "
+        f"{len(dropped)} dropped; {report['bytes'] / 1e6:.1f} MB"
+    )
+    for entry in added:
+        console.print(f"  + {escape(entry['label'])}: {entry['tokens']} tokens with its end")
+    if dropped:
+        console.print(f"  - {escape(', '.join(dropped))}")
+    if added and report["pruned_vocabulary"]:
+        console.print("The vocabulary was pruned without the new labels in mind: they may take more tokens than usual.")
+    if report["listed_in_prompt"]:
+        console.print("The prompt lists the candidates, so the old labels' probabilities change a little too.")
+    console.print(
+        "The evaluation of the old list was left out; a dataset with exactly these labels can measure the new one."
+    )
