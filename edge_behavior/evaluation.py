@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.candidates import ANCHOR_THRESHOLD, CandidateSet
 from edge_behavior.counters import COUNTERS, Counters, transition_counts
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import balanced_windows, natural_windows
 from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.habits import HabitCounter, HabitsConfig
 from edge_behavior.metrics import Outcome, behavior_metrics
 
 PROTOCOLS = ("natural", "balanced")
@@ -80,6 +81,58 @@ def evaluate_counters(
         name: _metrics(counters.scores(name, table, protocol.targets), table, protocol.targets, anchor_threshold, False)
         for name in COUNTERS
     }
+
+
+def habit_log_probs(
+    table: EventTable, targets: Targets, prior: ArrayLike, config: HabitsConfig | None = None
+) -> NDArray[np.float64]:
+    """[n, B] log-probabilities of each user's habits at windows, after all of the user's events before the target.
+
+    Args:
+        table: Events of whole users; each is replayed once.
+        targets: Any order.
+        prior: [B], as `HabitCounter` takes it.
+        config: How to count.
+    """
+    found = np.empty((len(targets), len(table.candidates)))
+    users = table.user_of(targets)
+    for user in np.unique(users):
+        counter = HabitCounter(prior, config)
+        done = int(table.user_offsets[user])
+        mine = np.flatnonzero(users == user)
+        for row in mine[np.argsort(targets[mine], kind="stable")]:
+            target = int(targets[row])
+            for index in range(done, target):
+                counter.observe(int(table.behavior[index]), table.time[index].item(), table.places[table.place[index]])
+            done = target
+            found[row] = counter.log_probs(table.time[target].item(), table.places[table.place[target]])
+    return found
+
+
+def accuracy_by_history(
+    table: EventTable, targets: Targets, scores: Mapping[str, NDArray[np.float64]], history_length: int
+) -> list[dict[str, Any]]:
+    """Accuracy of several scorers by how many events of the user came before the target.
+
+    Args:
+        scores: [n, B] per scorer, at `targets`.
+        history_length: L; the bins are L to 2L, to 4L, to 8L, and above.
+
+    Returns:
+        Per bin that holds a window: `from`, `to` (None for no end), `windows`, `users` and `accuracy` per scorer.
+    """
+    users = table.user_of(targets)
+    events = targets - table.user_offsets[users]
+    edges = [history_length * factor for factor in (1, 2, 4, 8)]
+    bins: list[dict[str, Any]] = []
+    for start, stop in zip(edges, [*edges[1:], None], strict=True):
+        inside = (events >= start) & (events < (np.inf if stop is None else stop))
+        if inside.any():
+            truth = table.behavior[targets[inside]]
+            accuracy = {name: float((s[inside].argmax(1) == truth).mean()) for name, s in scores.items()}
+            held = {"windows": int(inside.sum()), "users": len(np.unique(users[inside]))}
+            bins.append({"from": start, "to": stop, **held, "accuracy": accuracy})
+    return bins
 
 
 def fit_counters(dataset: Dataset, history_length: int) -> Counters:

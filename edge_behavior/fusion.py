@@ -8,7 +8,6 @@ log-probability, so an upper bound of one is an upper bound of the other. Knows 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from edge_behavior.habits import read_fields
 
 SOURCES = ("model", "habits", "fused")
 Floats = NDArray[np.float64]
+_LARGEST = 1e3
 _DAMAGED_HINT = "the file is damaged or was edited: copy or make it again"
 
 
@@ -41,8 +41,8 @@ class GroupWeights:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise EdgebError(f"fusion weight '{name}' is {value!r}, not a finite number", _DAMAGED_HINT)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+                raise EdgebError(f"fusion weight '{name}' is {str(value)[:40]}, not a usable number", _DAMAGED_HINT)
             if name != "bias" and value < 0:
                 raise EdgebError(f"fusion weight '{name}' is {value}", "weights are 0 or more")
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from edge_behavior.events import clean_place
 LEVELS = ("all", "hour", "place", "place_hour")
 # Share of the prior spread evenly, so that a label training never saw keeps a chance.
 _EVEN_SHARE = 0.01
+_LEAST_STRENGTH = 1e-3
+_LARGEST = 1e9
 _CONTEXT_KINDS: dict[str, tuple[type, ...]] = {"all": (), "hour": (int,), "place": (str,), "place_hour": (str, int)}
 _DAMAGED_HINT = "the file is damaged or was edited: copy or make it again"
 
@@ -38,31 +41,34 @@ class HabitsConfig:
     Attributes:
         hour_bucket: Hours per bucket of the day; divides 24.
         half_life: Events of the user after which a count weighs half; 0 for no decay.
-        k_all: Strength of training's shares behind the counts of everything, in events.
+        k_all: Strength of training's shares behind the counts of everything: they weigh like so many events.
         k_hour: Strength of "everything" behind the counts of an hour bucket.
         k_place: Strength of the hour behind the counts of a place.
         k_place_hour: Strength of the place behind the counts of a place at an hour.
     """
 
     hour_bucket: int = 2
-    half_life: float = 200.0
-    k_all: float = 10.0
-    k_hour: float = 10.0
+    half_life: float = 100.0
+    k_all: float = 160.0
+    k_hour: float = 40.0
     k_place: float = 4.0
-    k_place_hour: float = 2.0
+    k_place_hour: float = 4.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             wanted = int if name == "hour_bucket" else (int, float)
-            if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
-                raise EdgebError(f"habits setting '{name}' is {value!r}, not a number", _DAMAGED_HINT)
+            if isinstance(value, bool) or not isinstance(value, wanted) or not abs(value) <= _LARGEST:
+                raise EdgebError(f"habits setting '{name}' is {str(value)[:40]}", "use a number")
         if self.hour_bucket < 1 or 24 % self.hour_bucket:
             raise EdgebError(f"habits setting 'hour_bucket' is {self.hour_bucket}", "use a divisor of 24")
-        if self.half_life < 0:
-            raise EdgebError(f"habits setting 'half_life' is {self.half_life}", "use 0 (no decay) or more")
+        if self.half_life != 0 and self.half_life < 1:
+            raise EdgebError(f"habits setting 'half_life' is {self.half_life}", "use 0 (no decay) or at least 1 event")
         for name in ("k_all", "k_hour", "k_place", "k_place_hour"):
-            if getattr(self, name) <= 0:
-                raise EdgebError(f"habits setting '{name}' is {getattr(self, name)}", "use more than 0")
+            # Below that, a chain of four levels can leave a candidate with no probability that a float holds.
+            if getattr(self, name) < _LEAST_STRENGTH:
+                raise EdgebError(
+                    f"habits setting '{name}' is {getattr(self, name)}", f"use at least {_LEAST_STRENGTH:g} events"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields that `from_dict` reads."""
@@ -135,19 +141,17 @@ class HabitCounter:
         Each level mixes its counts c with the next wider distribution q: (c + k·q) / (Σc + k).
         """
         p = self._prior
-        now, rate = self._events, self._rate
         for level, context in self._contexts(when, place):
             counts = self._levels[level].get(context)
-            if counts is None:
-                continue
-            k = float(getattr(self.config, f"k_{level}"))
-            p = p * k
-            total = k
-            for code, (weight, at) in counts.items():
-                decayed = weight * math.exp(rate * (at - now))
-                p[code] += decayed
-                total += decayed
-            p /= total
+            if counts is not None:
+                k = float(getattr(self.config, f"k_{level}"))
+                codes = np.fromiter(counts, dtype=np.intp, count=len(counts))
+                entries = np.fromiter(chain.from_iterable(counts.values()), dtype=np.float64, count=2 * len(counts))
+                weight, at = entries[::2], entries[1::2]
+                decayed = weight * np.exp(self._rate * (at - self._events))
+                p = p * k
+                p[codes] += decayed
+                p /= decayed.sum() + k
         return np.asarray(np.log(p), dtype=np.float64)
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,10 +186,10 @@ class HabitCounter:
         size, events = found["size"], found["events"]
         if size != len(counter):
             raise EdgebError(
-                f"{where} counts {size!r} candidates, not {len(counter)}", "use the bundle it was made with"
+                f"{where} counts {str(size)[:40]} candidates, not {len(counter)}", "use the bundle it was made with"
             )
-        if not _whole(events, 0):
-            raise EdgebError(f"{where}: 'events' is {events!r}", _DAMAGED_HINT)
+        if not _whole(events, 0, int(_LARGEST)):
+            raise EdgebError(f"{where}: 'events' is {str(events)[:40]}", _DAMAGED_HINT)
         counter._events = events
         counts = read_fields(found["counts"], LEVELS, f"{where}.counts")
         for level in LEVELS:
@@ -204,9 +208,9 @@ class HabitCounter:
             context = tuple(_items(named, where, len(_CONTEXT_KINDS[level])))
             for part, kind in zip(context, _CONTEXT_KINDS[level], strict=True):
                 if not (isinstance(part, str) if kind is str else _whole(part, 0, 24 // self.config.hour_bucket)):
-                    raise EdgebError(f"{where}: bad context {named!r}", _DAMAGED_HINT)
+                    raise EdgebError(f"{where}: bad context {str(named)[:80]}", _DAMAGED_HINT)
             if context in held:
-                raise EdgebError(f"{where}: context {named!r} is listed twice", _DAMAGED_HINT)
+                raise EdgebError(f"{where}: context {str(named)[:80]} is listed twice", _DAMAGED_HINT)
             held[context] = counts = {}
             for entry in _items(entries, where):
                 code, weight, at = _items(entry, where, 3)
@@ -216,7 +220,7 @@ class HabitCounter:
                     or not (is_number and 1 <= weight <= self._events)
                     or code in counts
                 ):
-                    raise EdgebError(f"{where}: bad count {entry!r}", _DAMAGED_HINT)
+                    raise EdgebError(f"{where}: bad count {str(entry)[:80]}", _DAMAGED_HINT)
                 counts[code] = (float(weight), at)
         return held
 
@@ -245,9 +249,9 @@ def _items(value: object, where: str, length: int | None = None) -> list[Any]:
     return value
 
 
-def _whole(value: object, low: int, stop: int | None = None) -> bool:
+def _whole(value: object, low: int, stop: int) -> bool:
     """Whether it is an int (JSON's true is Python's int) of at least `low` and below `stop`."""
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value and (stop is None or value < stop)
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < stop
 
 
 def _smoothed(counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -37,6 +37,9 @@ NAMES = {
     "untuned": "untuned backbone",
     "a_tuning": "after A-Tuning",
     "b_tuning": "after B-Tuning",
+    "bundle_model": "bundle: model",
+    "bundle_habits": "bundle: habits",
+    "bundle_fused": "bundle: both fused",
 }
 STAGE_ROWS = (*GROUPS, "overall")
 _MODELS = ("untuned", "a_tuning", "b_tuning")
@@ -207,6 +210,30 @@ def results_markdown(rows: Mapping[str, Protocols], protocol: str) -> str:
         lines.append(_line([markdown_text(row.name), *cells]))
     caption = f"{protocol.capitalize()} protocol: {protocol_caption(rows, protocol)}."
     return "\n".join([*lines, "", caption]) + "\n"
+
+
+def history_table(bins: Sequence[Mapping[str, Any]], protocol: str) -> Table:
+    """Accuracy by how many events of the user came before the target, a row per bin.
+
+    Args:
+        bins: As `evaluation.accuracy_by_history` gives them.
+        protocol: Which windows, for the title.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"accuracy by events seen, {protocol}"
+    table = Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
+    sources = list(bins[0]["accuracy"]) if bins else []
+    for column in ("events", "windows", "users", *sources):
+        table.add_column(column, justify="right")
+    for held in bins:
+        cells = [number(held["accuracy"][source]) for source in sources]
+        best = _best(cells, "accuracy")
+        shown = [Text(cell, style="bold" if cell == best else "") for cell in cells]
+        events = f"{held['from']}–{held['to'] - 1}" if held["to"] is not None else f"{held['from']}+"
+        table.add_row(events, str(held["windows"]), str(held["users"]), *shown)
+    return table
 
 
 def stage_effects(metrics: Mapping[str, Any], protocol: str = "balanced") -> list[tuple[str, list[tuple[str, str]]]]:

@@ -19,12 +19,15 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import (
     Protocol,
     WindowChoice,
+    accuracy_by_history,
     check_labels_match,
     evaluate_all,
     evaluate_counters,
     fit_counters,
+    habit_log_probs,
     protocols,
 )
+from edge_behavior.habits import HabitCounter, HabitsConfig
 from edge_behavior.metrics import SIX, Outcome, behavior_metrics
 
 L = 5
@@ -243,6 +246,36 @@ class TestCounters:
     def test_a_protocol_of_ones_own(self):
         found = evaluate_counters(DATASET, TEST, Protocol("mine", np.array([L, L + 1])), L)
         assert found["most_frequent"]["windows"] == 2
+
+
+class TestHabits:
+    def test_they_count_all_that_the_user_did_before_the_target(self):
+        config = HabitsConfig(half_life=7)
+        # Not in order, not from the first user on, and one of them twice.
+        targets = np.array([130, 45, 10, 39, 0, 100, 45])
+        found = habit_log_probs(TEST, targets, CANDIDATES.counts, config)
+        for row, target in zip(found, targets, strict=True):
+            counter = HabitCounter(CANDIDATES.counts, config)
+            for event in TEST.history(int(target), 10**6):
+                counter.observe(CANDIDATES.code(event.behavior), event.time, event.place)
+            asked = TEST.event(int(target))
+            np.testing.assert_array_equal(row, counter.log_probs(asked.time, asked.place))
+
+    def test_accuracy_by_events_before_the_target(self):
+        targets = np.array([t for events in eligible(TEST).values() for t in events])
+        truth = np.eye(4)[TEST.behavior[targets]]
+        found = accuracy_by_history(TEST, targets, {"right": truth, "wrong": -truth}, L)
+        sizes = [40, 90, L + 1, 60]
+        for row, (low, high) in zip(found, [(L, 2 * L), (2 * L, 4 * L), (4 * L, 8 * L), (8 * L, None)], strict=True):
+            stop = high or 10**6
+            assert (row["from"], row["to"]) == (low, high)
+            assert row["windows"] == sum(max(0, min(stop, n) - low) for n in sizes)
+            assert row["users"] == sum(n > low for n in sizes)
+            assert row["accuracy"] == {"right": 1.0, "wrong": 0.0}
+
+    def test_a_bin_without_windows_is_left_out(self):
+        found = accuracy_by_history(TEST, np.array([39]), {"a": np.ones((1, 4))}, L)
+        assert [(row["from"], row["to"], row["windows"]) for row in found] == [(20, 40, 1)]
 
 
 class TestLabels:

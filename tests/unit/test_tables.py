@@ -15,6 +15,7 @@ from edge_behavior.tables import (
     all_rows,
     candidates_table,
     difference,
+    history_table,
     interval_text,
     markdown_text,
     number,
@@ -227,3 +228,31 @@ def test_import_is_light() -> None:
     code = f"import sys, edge_behavior.tables; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+class TestHistoryTable:
+    BINS = (
+        {
+            "from": 20,
+            "to": 40,
+            "windows": 620,
+            "users": 81,
+            "accuracy": {"model": 0.3, "habits": 0.469, "fused": 0.471},
+        },
+        {"from": 160, "to": None, "windows": 12, "users": 3, "accuracy": {"model": 0.3, "habits": 0.5, "fused": 0.5}},
+    )
+
+    def test_a_row_per_bin(self):
+        lines = printed(history_table(self.BINS, "natural"))
+        assert lines[0] == "accuracy by events seen, natural"
+        assert lines[1].split() == ["events", "windows", "users", "model", "habits", "fused"]
+        assert lines[2].split() == ["20–39", "620", "81", ".300", ".469", ".471"]
+        assert lines[3].split() == ["160+", "12", "3", ".300", ".500", ".500"]
+
+    def test_the_best_are_bold(self):
+        table = history_table(self.BINS, "natural")
+        bold = [[cell.style == "bold" for cell in column._cells] for column in table.columns[3:]]
+        assert bold == [[False, False], [False, True], [True, True]]
+
+    def test_no_bins(self):
+        assert history_table([], "natural").row_count == 0

@@ -1,0 +1,102 @@
+"""Habits as a step of the export: fitted where it can be, refused where it was asked for and cannot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_behavior.bundle import read_manifest, verify_bundle
+from edge_behavior.candidates import GROUPS
+from edge_behavior.data.dataset import Dataset
+from edge_behavior.errors import EdgebError
+from edge_behavior.export import heldout
+from edge_behavior.export.heldout import TooFewUsersError
+from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.prompts import PromptLayout
+from edge_behavior.runtime.predictor import Predictor
+from tests import helpers
+
+# Everyone goes back and forth, so that habits know what comes next and a random model does not.
+USERS = [["Video", "Bar"] * 16, ["Bar", "Café"] * 15, ["Cafe Noir", "Video"] * 14]
+TABLE = helpers.event_table(USERS)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokens = helpers.tokenizer()
+    return helpers.save(helpers.model(tokens), tokens, tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def source(base: Path, monkeypatch: pytest.MonkeyPatch) -> ExportSource:
+    made: Any = type("MadeUp", (Dataset,), {"events": lambda self, split: {"validation": TABLE}[split]})
+    monkeypatch.setattr(heldout.Dataset, "open", lambda path: made(path, {}, TABLE.candidates))
+    return ExportSource(base, None, TABLE.candidates, PromptLayout(), data=Path("d"))
+
+
+def test_the_bundle_carries_what_was_fitted_with_it(source: ExportSource, tmp_path: Path) -> None:
+    out = tmp_path / "m.gguf"
+    report = export_bundle(source, out, "f16", prune="off")
+    assert list(tmp_path.iterdir()) == [out]
+    manifest = verify_bundle(out)
+    assert manifest.habits is not None
+    assert json.loads(json.dumps(report["habits"])) == {
+        "mode": "auto",
+        "fitted": True,
+        "reason": "",
+        "default": manifest.habits["default"],
+        "measured": manifest.habits["measured"],
+    }
+    assert report["habits"]["measured"]["windows"] == sum(len(user) - 20 for user in USERS)
+    assert manifest.habits["default"] != "model"
+    again = heldout.fit_habits(out, Path("d"))
+    assert again["fusion"].keys() == manifest.habits["fusion"].keys()
+    for group in GROUPS:
+        assert again["fusion"][group] == pytest.approx(manifest.habits["fusion"][group], abs=1e-3)
+    with Predictor.load(out, threads=1, prefix_cache=False) as predictor:
+        user = helpers.event_table(USERS).history(30, 100)
+        event = TABLE.event(30)
+        asked = {s: predictor.predict(user, event.time, event.place, source=s) for s in ("model", "habits", "fused")}
+        free = predictor.predict(user, event.time, event.place)
+    assert free.source == manifest.habits["default"]
+    assert asked["habits"].ranked[0].behavior == "Video"
+    assert {s: p.source for s, p in asked.items()} == {s: s for s in asked}
+
+
+def test_without_a_dataset(source: ExportSource, tmp_path: Path) -> None:
+    alone = replace(source, data=None, data_note="the run's dataset is gone")
+    report = export_bundle(alone, tmp_path / "m.gguf", "f16")
+    assert report["habits"] == {"mode": "auto", "fitted": False, "reason": "the run's dataset is gone"}
+    assert read_manifest(tmp_path / "m.gguf").habits is None
+    with pytest.raises(EdgebError, match="habits cannot be fitted: the run's dataset is gone") as caught:
+        export_bundle(alone, tmp_path / "n.gguf", "f16", habits="on")
+    assert "--data" in caught.value.hint
+    assert not (tmp_path / "n.gguf").exists()
+
+
+def test_not_wanted(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heldout, "fit_habits", lambda *_: pytest.fail("was fitted"))
+    report = export_bundle(source, tmp_path / "m.gguf", "f16", prune="off", habits="off")
+    assert (report["habits"]["fitted"], report["habits"]["reason"]) == (False, "not asked for")
+    assert read_manifest(tmp_path / "m.gguf").habits is None
+
+
+def test_too_few_users(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> dict[str, Any]:
+        raise TooFewUsersError("1 of d's validation users", "import more")
+
+    monkeypatch.setattr(heldout, "fit_habits", refuse)
+    report = export_bundle(source, tmp_path / "m.gguf", "f16", prune="off")
+    assert report["habits"]["reason"] == "1 of d's validation users"
+    with pytest.raises(TooFewUsersError):
+        export_bundle(source, tmp_path / "n.gguf", "f16", prune="off", habits="on")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_unknown_mode(source: ExportSource, tmp_path: Path) -> None:
+    with pytest.raises(EdgebError, match="unknown habits mode 'onn'"):
+        export_bundle(source, tmp_path / "m.gguf", "f16", habits="onn")
