@@ -10,10 +10,24 @@ import typer
 
 def export_command(
     run: Annotated[Path | None, typer.Argument(help="Run folder. Default: the last run.", show_default=False)] = None,
-    quant: Annotated[str, typer.Option(help="q4, q4_0, q5, q8 or f16.")] = "q4",
+    quant: Annotated[str, typer.Option(help="q4, q4_0, q5, q8, f16 or f32.")] = "q4",
     format: Annotated[str, typer.Option("--format", help="gguf.")] = "gguf",
     out: Annotated[Path | None, typer.Option(help="Bundle to write. Default: RUN-QUANT.gguf.")] = None,
     stage: Annotated[str, typer.Option(help="Which weights: b_tuning, a_tuning or untuned.")] = "b_tuning",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Dataset: places, users to fit habits on. Default: the run's.", show_default=False),
+    ] = None,
+    prune: Annotated[
+        str, typer.Option(help="Drop unused tokens: auto (if predictions stay the same), on or off.")
+    ] = "auto",
+    extra_tokens: Annotated[
+        int | None, typer.Option(help="Everyday word pieces that pruning keeps. Default: 4096.", show_default=False)
+    ] = None,
+    habits: Annotated[
+        bool | None,
+        typer.Option(help="Fit how model and habits are mixed. Default: where there is a dataset.", show_default=False),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
@@ -28,6 +42,7 @@ def export_command(
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError, nearest
     from edge_behavior.export.pipeline import export_bundle
+    from edge_behavior.export.prune import EXTRA_TOKENS
     from edge_behavior.export.run_source import run_source
     from edge_behavior.workspace import recall, remember
 
@@ -35,28 +50,57 @@ def export_command(
         raise EdgebError(f"unknown format '{format}'", nearest(format, ["gguf"]))
     run = (run or recall("run")).resolve()
     out = out or run.with_name(f"{run.name}-{quant}.gguf")
-    report = export_bundle(run_source(run, stage), out, quant, force)
+    kept = EXTRA_TOKENS if extra_tokens is None else extra_tokens
+    mode = "auto" if habits is None else "on" if habits else "off"
+    source = run_source(run, stage, data)
+    report = export_bundle(source, out, quant, force, prune=prune, extra_tokens=kept, habits=mode)
     remember("bundle", out)
+    note = _pruning_note(report["pruning"])
+    if note:
+        typer.echo(f"edgeb: {note}", err=True)
+    if mode == "auto" and not report["habits"]["fitted"]:
+        typer.echo(f"edgeb: habits are not fitted: {report['habits']['reason']}", err=True)
     emit(report, as_json, _show_report)
 
 
 def inspect_command(
     bundle: Annotated[Path, typer.Argument(help="Bundle made by `edgeb export`.", show_default=False)],
+    gbnf: Annotated[
+        bool, typer.Option("--gbnf", help="Print a llama.cpp grammar of the candidates, as token ids.")
+    ] = False,
+    gbnf_text: Annotated[
+        bool, typer.Option("--gbnf-text", help="The same as characters, for a llama.cpp from before 2026.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Check a bundle's hashes and show its manifest.
+    """Check a bundle's hashes and show its manifest, or its candidates as a grammar for llama.cpp.
 
-    edgeb inspect tiny.gguf
+    Greedy sampling under the token grammar walks the candidates as `masked` scoring does. Under the character grammar
+    the sampler may compose a candidate of other tokens than training did, so its choice can differ.
+
+        edgeb inspect tiny.gguf
+
+        edgeb inspect tiny.gguf --gbnf > candidates.gbnf
     """
     import json
 
     from edge_behavior.bundle import verify_bundle
     from edge_behavior.commands.output import emit
+    from edge_behavior.errors import EdgebError
 
-    manifest = json.loads(verify_bundle(bundle).to_json())
-    emit(manifest, as_json, _show_manifest)
+    if gbnf and gbnf_text:
+        raise EdgebError("--gbnf and --gbnf-text exclude each other", "ask for one grammar")
+    manifest = verify_bundle(bundle)
+    if gbnf or gbnf_text:
+        from edge_behavior.export.grammar import bundle_grammar
+
+        grammar = bundle_grammar(bundle, manifest, characters=gbnf_text)
+        spelled = [manifest.candidates.labels[i] for i in grammar.spelled]
+        emit({"gbnf": grammar.text, "spelled": spelled}, as_json, lambda: typer.echo(grammar.text, nl=False))
+        return
+    emit(json.loads(manifest.to_json()), as_json, _show_manifest)
 
 
 def _show_report(report: dict[str, Any]) -> None:
@@ -68,6 +112,22 @@ def _show_report(report: dict[str, Any]) -> None:
         f"{report['bundle']}: {report['bytes'] / 1e6:.1f} MB, {report['architecture']} {report['quantization']}"
     )
     console.print(f"tensors: {types}; tokenization of {report['segments_checked']} segments equals training's")
+    vocabulary = report["pruning"]["vocabulary"]
+    if vocabulary:
+        console.print(
+            f"vocabulary: {vocabulary['kept']} of {vocabulary['of']} tokens kept, {vocabulary['places']} places covered"
+        )
+    if report["habits"]["fitted"]:
+        measured = report["habits"]["measured"]
+        accuracies = ", ".join(f"{name} {measured[name]['accuracy']:.3f}" for name in ("model", "habits", "fused"))
+        console.print(f"predicts with {report['habits']['default']}; accuracy on validation users: {accuracies}")
+
+
+def _pruning_note(pruning: dict[str, Any]) -> str:
+    """What the user should know of pruning beyond that it was done, or not wanted."""
+    if pruning["mode"] == "off" or not pruning["reason"]:
+        return ""
+    return f"{'vocabulary pruned, but' if pruning['pruned'] else 'vocabulary not pruned:'} {pruning['reason']}"
 
 
 def _show_manifest(manifest: dict[str, Any]) -> None:

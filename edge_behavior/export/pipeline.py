@@ -1,4 +1,4 @@
-"""The whole export: merge, convert, quantize, write the bundle, prove it, put it in place.
+"""The whole export: merge, convert, prune, quantize, write the bundle, prove it, put it in place.
 
 Every intermediate file lives in one hidden folder beside the output, which disappears whatever happens; the bundle
 appears under its name only once it has been verified.
@@ -12,9 +12,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from edge_behavior import __version__
 from edge_behavior.bundle import Manifest, verify_bundle, write_bundle
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.encoding import PromptEncoder, Tokenize
-from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
+from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.events import UNKNOWN_PLACE
 from edge_behavior.export.base_model import (
     architecture,
     count_parameters,
@@ -40,7 +40,10 @@ from edge_behavior.export.gguf_writer import write_gguf
 from edge_behavior.export.llama_file import LlamaFile
 from edge_behavior.export.merge import Probe, logit_difference, merge_adapter
 from edge_behavior.export.progress import progress_bar
-from edge_behavior.export.quantize import Quant, find_quant, quantize, tensor_types
+from edge_behavior.export.prune import EXTRA_TOKENS, write_pruned
+from edge_behavior.export.prune_check import PruneRequest, Pruning, check_mode, decide_pruning
+from edge_behavior.export.prune_words import domain_texts
+from edge_behavior.export.quantize import UNQUANTIZED, Quant, find_quant, quantize, tensor_types
 from edge_behavior.gguf_header import GgufFile
 from edge_behavior.hf_tokens import plain_encoder, special_ids
 from edge_behavior.prompts import PromptLayout
@@ -48,6 +51,7 @@ from edge_behavior.prompts import PromptLayout
 # f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.
 CONVERSION_TOLERANCE = 5e-2
 _PROBE_LENGTH = 48
+HABITS_MODES = ("auto", "on", "off")
 _SPARE_BYTES = 64 << 20
 _SAMPLE_PLACES = ("home", "work", "unknown", "40.75/-73.98", "a b-c_d.e&f/g+h", "Café Zürich", "東京駅", "место 7")
 
@@ -67,6 +71,9 @@ class ExportSource:
         special_ids: (id that prompts start with or None, end-of-sequence id) as training used them; None takes the
             tokenizer's own rule.
         base_sha256: `weights_sha256` of the backbone as training saw it, to refuse another one; None skips this.
+        data: Dataset folder with the same candidates, or None.
+        places: Place names of the domain, or None where they are not known.
+        data_note: Why there is no dataset, for the report; "" where there is one.
     """
 
     base: str | Path
@@ -78,28 +85,57 @@ class ExportSource:
     base_license: str | None = None
     special_ids: tuple[int | None, int] | None = None
     base_sha256: str | None = None
+    data: Path | None = None
+    places: tuple[str, ...] | None = None
+    data_note: str = "no dataset was given"
 
 
-def export_bundle(source: ExportSource, out: Path, quant: str = "q4", force: bool = False) -> dict[str, Any]:
+@dataclass
+class _Model:
+    """The model at one point of the export: its unquantized file, the numbers to check it by, and its prompts."""
+
+    plain: Path
+    probe: Probe
+    encoder: PromptEncoder
+    encode: Tokenize
+
+
+def export_bundle(
+    source: ExportSource,
+    out: Path,
+    quant: str = "q4",
+    force: bool = False,
+    prune: str = "auto",
+    extra_tokens: int = EXTRA_TOKENS,
+    habits: str = "auto",
+) -> dict[str, Any]:
     """Write a verified bundle.
 
     Args:
         source: What to export.
         out: The GGUF file to write.
-        quant: q4, q4_0, q5, q8 or f16.
+        quant: q4, q4_0, q5, q8, f16 or f32.
         force: Replace an existing `out`.
+        prune: Reduce the vocabulary to the domain's: `auto` (where the places are known, if the predictions stay the
+            same), `on` or `off`.
+        extra_tokens: Everyday word pieces that pruning keeps beside the domain's.
+        habits: Fit on validation users how model and habits are mixed: `auto` (where there is a dataset with enough
+            of them), `on` or `off`.
 
     Returns:
         A JSON-ready report: bundle, bytes, architecture, quantization, tensor_types (count per type), parameters,
-        segments_checked (texts tokenized on both sides), logit_difference (largest absolute difference to the
-        PyTorch model before merging, after each of merge, convert and quantize), logit_scale (largest logit), seconds
-        (per step).
+        pruning (mode, pruned, reason, vocabulary, parity), habits (mode, fitted, reason, default, measured),
+        segments_checked (texts tokenized on both sides),
+        logit_difference (largest absolute difference to the PyTorch model before merging, after each of merge, convert,
+        prune and quantize), logit_scale (largest logit), seconds (per step).
 
     Raises:
         EdgebError: any user error named by the modules of this package; too little disk space; `out` exists or
             cannot be written. Nothing is left behind.
     """
     target = find_quant(quant)
+    check_mode(prune)
+    _check_habits(habits, source)
     _check_output(out, force)
     base_dir = resolve_base(source.base)
     config = load_config(base_dir)
@@ -110,24 +146,40 @@ def export_bundle(source: ExportSource, out: Path, quant: str = "q4", force: boo
     encode = plain_encoder(tokenizer)
     # Labels that the tokenizer cannot tell apart are refused before the long work.
     encoder = PromptEncoder(encode, source.layout, source.candidates, bos_id, eos_id)
-    probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), _SAMPLE_PLACES[0])[:_PROBE_LENGTH]
+    probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), UNKNOWN_PLACE)[:_PROBE_LENGTH]
     dtype = _merge_dtype(parameters)
+    precision = quant if quant in UNQUANTIZED else "f16"
     seconds: dict[str, float] = {}
     with _workspace(out) as folder:
-        _check_space(folder, parameters, dtype, target)
+        prunes = prune == "on" or (prune == "auto" and source.places is not None)
+        _check_space(folder, parameters, dtype, precision, target, prunes)
         with _timed(seconds, "hash"), progress_bar("Hashing backbone", _bytes(files), unit_bytes=True) as advance:
             base_hash = weights_sha256(files, advance)
         if source.base_sha256 not in (None, base_hash):
             raise EdgebError(f"the backbone {source.base} is not the one of the training run", "pass that backbone")
         manifest = _manifest(source, config, target, encoder, base_hash)
         manifest.to_json()  # refuse what cannot be written before the long work
+        merged = folder / "merged"
         with _timed(seconds, "merge"), progress_bar("Merging", 1) as advance:
-            probe = merge_adapter(source.base, source.adapter, folder / "merged", dtype, probe_ids)
+            probe = merge_adapter(source.base, source.adapter, merged, dtype, probe_ids)
             advance(1)
+        model = _Model(folder / "plain.gguf", probe, encoder, encode)
         with _timed(seconds, "convert"):
-            write_gguf(folder / "merged", folder / "f16.gguf", "f16")
-        shutil.rmtree(folder / "merged")
-        differences = {"merge": probe.difference, "convert": _converted_difference(folder / "f16.gguf", probe)}
+            write_gguf(merged, model.plain, precision)
+        differences = {"merge": probe.difference, "convert": _converted_difference(model)}
+        with _timed(seconds, "prune"):
+            request = PruneRequest(prune, extra_tokens, source.places, source.data, source.data_note)
+            pruning = decide_pruning(request, model.plain, tokenizer, config, encoder)
+            if pruning.plan is not None:
+                _prune(model, pruning, merged, folder / "pruned", precision)
+                differences["prune"] = _converted_difference(model)
+                manifest = replace(
+                    manifest,
+                    bos_id=model.encoder.bos_id,
+                    eos_id=model.encoder.eos_id,
+                    vocabulary=pruning.plan.facts(),
+                )
+        shutil.rmtree(merged, ignore_errors=True)
         with _timed(seconds, "quantize"):
             quantized = _quantized(folder, quant)
         with _timed(seconds, "write"), progress_bar("Writing", 2 * _data_bytes(quantized), unit_bytes=True) as advance:
@@ -135,8 +187,10 @@ def export_bundle(source: ExportSource, out: Path, quant: str = "q4", force: boo
         quantized.unlink()
         with _timed(seconds, "verify"):
             verify_bundle(folder / "bundle.gguf")
-            segments = prompt_segments(source.layout, source.candidates)
-            differences["quantize"] = _check_loads(folder / "bundle.gguf", probe, encode, segments)
+            segments = prompt_segments(source.layout, source.candidates, source.places or ())
+            differences["quantize"] = _check_loads(folder / "bundle.gguf", model, segments)
+        with _timed(seconds, "habits"):
+            fitted = _fit_habits(folder / "bundle.gguf", manifest, source, habits)
         report = {
             "bundle": str(out),
             "bytes": _bytes([folder / "bundle.gguf"]),
@@ -144,6 +198,8 @@ def export_bundle(source: ExportSource, out: Path, quant: str = "q4", force: boo
             "quantization": target.name,
             "tensor_types": tensor_types(folder / "bundle.gguf"),
             "parameters": parameters,
+            "pruning": pruning.report(),
+            "habits": fitted,
             "segments_checked": len(segments),
             "logit_difference": differences,
             "logit_scale": float(np.abs(probe.logits).max()),
@@ -151,6 +207,51 @@ def export_bundle(source: ExportSource, out: Path, quant: str = "q4", force: boo
         }
         os.replace(folder / "bundle.gguf", out)
     return report
+
+
+def _prune(model: _Model, pruning: Pruning, merged: Path, pruned: Path, precision: str) -> None:
+    """Put the pruned model in the place of `model`; the folders are gone afterwards."""
+    plan = pruning.plan
+    if plan is None:
+        return
+    model.plain.unlink()
+    write_pruned(merged, plan, pruned)
+    shutil.rmtree(merged)
+    write_gguf(pruned, model.plain, precision)
+    old = model.encoder
+    bos_id = None if old.bos_id is None else plan.new_ids([old.bos_id])[0]
+    model.encode = plain_encoder(load_tokenizer(pruned))
+    model.encoder = PromptEncoder(model.encode, old.layout, old.candidates, bos_id, plan.new_ids([old.eos_id])[0])
+    model.probe = Probe(plan.new_ids(model.probe.ids), model.probe.logits[:, plan.kept], model.probe.difference)
+    shutil.rmtree(pruned)
+
+
+def _check_habits(mode: str, source: ExportSource) -> None:
+    if mode not in HABITS_MODES:
+        raise EdgebError(f"unknown habits mode '{mode}'", nearest(mode, HABITS_MODES))
+    if mode == "on" and source.data is None:
+        raise EdgebError(f"habits cannot be fitted: {source.data_note}", "pass the run's dataset with --data")
+
+
+def _fit_habits(bundle: Path, manifest: Manifest, source: ExportSource, mode: str) -> dict[str, Any]:
+    """Fit fusion with the written bundle and put it into its manifest; says what was done or why not."""
+    if mode == "off" or source.data is None:
+        return {"mode": mode, "fitted": False, "reason": "not asked for" if mode == "off" else source.data_note}
+    # Here, since an export without a dataset needs no pyarrow.
+    from edge_behavior.export.heldout import TooFewUsersError, fit_habits
+
+    try:
+        habits = fit_habits(bundle, source.data)
+    except TooFewUsersError as error:
+        if mode == "on":
+            raise
+        return {"mode": mode, "fitted": False, "reason": error.message}
+    with_habits = bundle.with_name("with-habits.gguf")
+    with progress_bar("Writing", 2 * _data_bytes(bundle), unit_bytes=True) as advance:
+        write_bundle(bundle, replace(manifest, habits=habits), with_habits, advance)
+    verify_bundle(with_habits)
+    os.replace(with_habits, bundle)
+    return {"mode": mode, "fitted": True, "reason": "", "default": habits["default"], "measured": habits["measured"]}
 
 
 def _manifest(source: ExportSource, config: Any, quant: Quant, encoder: PromptEncoder, base_hash: str) -> Manifest:
@@ -169,21 +270,11 @@ def _manifest(source: ExportSource, config: Any, quant: Quant, encoder: PromptEn
     )
 
 
-def prompt_segments(layout: PromptLayout, candidates: CandidateSet) -> list[str]:
-    """Every static text of a bundle, every label and terminator, and contexts of all hours in sample places."""
-    start = datetime(2024, 1, 1)
-    times = [start + timedelta(hours=hour) for hour in range(7 * 24)]
-    events = [
-        BehaviorEvent(_SAMPLE_PLACES[i % len(_SAMPLE_PLACES)], times[i % len(times)], label)
-        for i, label in enumerate(candidates.labels)
-    ]
-    texts = [text for event in events for text in layout.line(event)]
-    texts += [layout.context(when, place) for when in times for place in _SAMPLE_PLACES]
-    for wording in range(layout.formats):
-        for when, place in zip(times, _SAMPLE_PLACES, strict=False):
-            prompt = layout.prompt(events[:1], when, place, candidates.labels, wording)
-            texts += [*prompt.static, *prompt.body]
-    return list(dict.fromkeys(texts))
+def prompt_segments(layout: PromptLayout, candidates: CandidateSet, places: Sequence[str] = ()) -> list[str]:
+    """Every text of the domain, and contexts of all hours in sample places of any kind."""
+    times = [datetime(2024, 1, 1) + timedelta(hours=hour) for hour in range(7 * 24)]
+    texts = [layout.context(when, place) for when in times for place in _SAMPLE_PLACES]
+    return list(dict.fromkeys([*domain_texts(layout, candidates, places), *texts]))
 
 
 def check_tokens(model: LlamaFile, encode: Tokenize, texts: list[str]) -> None:
@@ -211,10 +302,11 @@ def _merge_dtype(parameters: int) -> str:
     return "float32" if parameters * 4 * 1.3 < psutil.virtual_memory().available else "float16"
 
 
-def _check_space(folder: Path, parameters: int, dtype: str, quant: Quant) -> None:
+def _check_space(folder: Path, parameters: int, dtype: str, precision: str, quant: Quant, prunes: bool) -> None:
     merged = 4.0 if dtype == "float32" else 2.0
-    # At most two of merged model, f16 file, quantized file and bundle exist at a time.
-    pairs = (merged + 2.0, 2.0 + quant.bytes_per_weight, 2 * quant.bytes_per_weight)
+    plain = UNQUANTIZED[precision]
+    # At most two of merged model, pruned model, unquantized file, quantized file and bundle exist at a time.
+    pairs = (merged + plain, 2 * merged * prunes, plain + quant.bytes_per_weight, 2 * quant.bytes_per_weight)
     needed = int(parameters * max(pairs)) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -239,17 +331,18 @@ def _workspace(out: Path) -> Iterator[Path]:
 
 
 def _quantized(folder: Path, quant: str) -> Path:
-    plain = folder / "f16.gguf"
-    if quant == "f16":
+    plain = folder / "plain.gguf"
+    if quant in UNQUANTIZED:
         return plain
     quantize(plain, folder / "quantized.gguf", quant)
     plain.unlink()
     return folder / "quantized.gguf"
 
 
-def _converted_difference(path: Path, probe: Probe) -> float:
-    with LlamaFile(path, n_ctx=len(probe.ids)) as model:
-        difference = logit_difference(probe.logits, model.logits(probe.ids))
+def _converted_difference(model: _Model) -> float:
+    probe = model.probe
+    with LlamaFile(model.plain, n_ctx=len(probe.ids)) as file:
+        difference = logit_difference(probe.logits, file.logits(probe.ids))
     limit = CONVERSION_TOLERANCE * max(1.0, float(np.abs(probe.logits).max()))
     if difference > limit:
         raise EdgebError(
@@ -259,10 +352,11 @@ def _converted_difference(path: Path, probe: Probe) -> float:
     return difference
 
 
-def _check_loads(path: Path, probe: Probe, encode: Tokenize, segments: list[str]) -> float:
-    with LlamaFile(path, n_ctx=len(probe.ids)) as model:
-        check_tokens(model, encode, segments)
-        difference = logit_difference(probe.logits, model.logits(probe.ids))
+def _check_loads(path: Path, model: _Model, segments: list[str]) -> float:
+    probe = model.probe
+    with LlamaFile(path, n_ctx=len(probe.ids)) as file:
+        check_tokens(file, model.encode, segments)
+        difference = logit_difference(probe.logits, file.logits(probe.ids))
     if not math.isfinite(difference):
         raise EdgebError("the quantized model gives logits that are not numbers", "try --quant q8 or f16")
     return difference

@@ -41,7 +41,10 @@ QUANTS = {
     "q5": Quant("Q5_K_M", llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M, 0.85),
     "q8": Quant("Q8_0", llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, 1.1),
     "f16": Quant("F16", llama_cpp.LLAMA_FTYPE_MOSTLY_F16, 2.0),
+    "f32": Quant("F32", llama_cpp.LLAMA_FTYPE_ALL_F32, 4.0),
 }
+# What conversion writes as it is, and its bytes per weight.
+UNQUANTIZED = {"f16": 2.0, "f32": 4.0}
 
 
 def find_quant(name: str) -> Quant:

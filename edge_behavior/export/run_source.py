@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -10,12 +11,20 @@ from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.pipeline import ExportSource
 from edge_behavior.runs import STAGES, RunFolder, read_json
 
+if TYPE_CHECKING:
+    from edge_behavior.data.dataset import Dataset
 
-def run_source(path: Path, stage: str = STAGES[-1]) -> ExportSource:
+
+def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) -> ExportSource:
     """The weights of a stage with the run's candidates, layout, recipe and metrics.
 
+    Args:
+        path: A run folder.
+        stage: a_tuning, b_tuning or untuned.
+        data: A dataset with the run's candidates; None takes the run's own if it is still there, unchanged.
+
     Raises:
-        EdgebError: not a run, unknown stage, or a stage that is not finished.
+        EdgebError: not a run, unknown stage, a stage that is not finished, or a `data` that does not belong to it.
     """
     choices = ("untuned", *STAGES)
     if stage not in choices:
@@ -40,6 +49,7 @@ def run_source(path: Path, stage: str = STAGES[-1]) -> ExportSource:
     if local is not None and Path(local).is_dir():
         # A bundle is shipped: it names the backbone, not where it lay.
         recipe["backbone"]["path"] = Path(local).name
+    dataset, note = _dataset(run, data)
     return ExportSource(
         base=run.backbone,
         adapter=adapter,
@@ -47,4 +57,30 @@ def run_source(path: Path, stage: str = STAGES[-1]) -> ExportSource:
         layout=run.layout,
         training=recipe,
         evaluation=evaluation,
+        data=None if dataset is None else dataset.path,
+        places=None if dataset is None else tuple(dataset.places),
+        data_note=note,
     )
+
+
+def _dataset(run: RunFolder, chosen: Path | None) -> tuple[Dataset | None, str]:
+    """The dataset to export with, or None and the reason."""
+    recorded = run.state.get("dataset") or {}
+    path = chosen or Path(str(recorded.get("path")))
+    if chosen is None and not path.exists():
+        return None, "the run's dataset is gone"
+    # Here, since an export without a dataset needs no pyarrow.
+    from edge_behavior.data.dataset import Dataset
+    from edge_behavior.evaluation import check_labels_match
+
+    try:
+        dataset = Dataset.open(path)
+    except EdgebError as error:
+        if chosen is not None:
+            raise
+        return None, f"the run's dataset cannot be used: {error.message}"
+    if chosen is not None:
+        check_labels_match(run.candidates, dataset.candidates, str(run.path))
+    elif dataset.fingerprint != recorded.get("fingerprint"):
+        return None, f"the dataset {path} has changed since the training"
+    return dataset, ""

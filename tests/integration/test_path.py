@@ -129,9 +129,10 @@ def test_predict(bundle: Path, history: Path, data: Path) -> None:
 
 def test_bundle_scores_like_the_run(run: Path, data: Path, folder: Path) -> None:
     """f16 bundle on llama.cpp against the PyTorch adapter on the same windows."""
-    edgeb("export", run, "--quant", "f16", "--out", folder / "f16.gguf", home=folder / "home")
+    edgeb("export", run, "--quant", "f16", "--no-habits", "--out", folder / "f16.gguf", home=folder / "home")
     common = ("--data", data, "--limit", 40, "--json")
     ours = json.loads(edgeb("evaluate", folder / "f16.gguf", *common).stdout)
+    assert ours["source"] == "model"
     theirs = json.loads(edgeb("evaluate", run, "--no-untuned", *common).stdout)
     for protocol in ("natural", "balanced"):
         assert ours[protocol]["windows"] == theirs[protocol]["windows"] > 0

@@ -18,11 +18,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from edge_behavior.bundle import read_manifest, verify_bundle
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.errors import EdgebError
-from edge_behavior.export import pipeline
-from edge_behavior.export.base_model import weight_files, weights_sha256
+from edge_behavior.export import pipeline, prune_check
+from edge_behavior.export.base_model import load_tokenizer, weight_files, weights_sha256
 from edge_behavior.export.llama_file import LlamaFile
 from edge_behavior.export.pipeline import ExportSource, check_tokens, export_bundle, prompt_segments
+from edge_behavior.export.prune import plan_pruning, write_pruned
+from edge_behavior.export.prune_words import domain_texts
+from edge_behavior.hf_tokens import special_ids
 from edge_behavior.prompts import PromptLayout
+from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.torch_scorer import TorchScorer
+from tests import helpers
 from tests.unit.export.conftest import LLAMA3_ROPE, SMALL_TOKENIZERS, llama, save, some_ids, torch_logits
 
 CANDIDATES = CandidateSet(
@@ -98,6 +104,126 @@ def test_llama_tokenizers(name: str, bos_id: int, tmp_path: Path) -> None:
     chosen = replace(source, special_ids=(None, 2))
     export_bundle(chosen, tmp_path / "c.gguf", "q4_0")
     assert (read_manifest(tmp_path / "c.gguf").bos_id, read_manifest(tmp_path / "c.gguf").eos_id) == (None, 2)
+
+
+# The test tokenizers are hardly larger than their bytes, so nothing everyday is kept.
+PLACES = ("home", "work")
+
+
+@pytest.fixture(scope="module")
+def pruned_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportSource, Path, dict[str, Any], Path]:
+    """A stand-in exported pruned and whole, in f32."""
+    folder = tmp_path_factory.mktemp("pair")
+    tokens = helpers.tokenizer()
+    helpers.save(helpers.model(tokens), tokens, folder / "base")
+    source = ExportSource(
+        folder / "base", None, CandidateSet.of(helpers.LABELS), PromptLayout("stream"), places=("DK", "AB")
+    )
+    report = export_bundle(source, folder / "pruned.gguf", "f32", prune="on", extra_tokens=0)
+    export_bundle(source, folder / "whole.gguf", "f32", prune="off")
+    return source, folder / "pruned.gguf", report, folder / "whole.gguf"
+
+
+def test_a_pruned_bundle(pruned_pair: tuple[ExportSource, Path, dict[str, Any], Path]) -> None:
+    source, bundle, report, whole = pruned_pair
+    manifest, tokens = verify_bundle(bundle), AutoTokenizer.from_pretrained(source.base)
+    facts = report["pruning"]["vocabulary"]
+    assert manifest.vocabulary == facts
+    assert (facts["of"], facts["places"]) == (len(tokens), 2)
+    assert facts["kept"] < 0.8 * len(tokens)
+    assert verify_bundle(whole).vocabulary is None
+    assert bundle.stat().st_size < whole.stat().st_size
+    assert json.loads(json.dumps(report)) == report
+    assert report["logit_difference"]["prune"] < 1e-3
+    assert report["logit_difference"]["quantize"] == report["logit_difference"]["prune"]
+    with LlamaFile(bundle) as small, LlamaFile(whole) as large:
+        assert small.n_vocab == facts["kept"]
+        for text in domain_texts(source.layout, source.candidates, source.places or ()):
+            assert len(small.tokenize(text)) == len(large.tokenize(text)), text
+        words = tokens.batch_decode([[i] for i in range(len(tokens))])
+        assert any(len(small.tokenize(word)) > len(large.tokenize(word)) for word in words)
+
+
+@pytest.mark.parametrize("place", ["DK", "AB", "unknown", "Zürich 東京"])
+def test_a_pruned_bundle_predicts_as_the_whole_one(
+    place: str, pruned_pair: tuple[ExportSource, Path, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Masked scoring never looks at the dropped tokens: equal inside the domain; exact differs by their mass only."""
+    _, bundle, _, whole = pruned_pair
+    history = helpers.diary(7, 3)
+    asked = (history, history[-1].time, place)
+    with Predictor.load(bundle, prefix_cache=False) as small, Predictor.load(whole, prefix_cache=False) as large:
+        pairs = [(p.log_probs(*asked, scoring="masked"), p.log_probs(*asked)) for p in (small, large)]
+    (masked, exact), (whole_masked, whole_exact) = pairs
+    assert np.isfinite(masked).all()
+    if place.isascii():
+        np.testing.assert_allclose(masked, whole_masked, atol=1e-4)
+        assert (exact >= whole_exact - 1e-4).all()
+
+
+def test_a_pruned_bundle_agrees_with_pytorch(
+    pruned_pair: tuple[ExportSource, Path, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    source, bundle, _, _ = pruned_pair
+    tokens = AutoTokenizer.from_pretrained(source.base)
+    texts = domain_texts(source.layout, source.candidates, source.places or ())
+    plan = plan_pruning(tokens, len(tokens), texts, 2, 0, special_ids(tokens))
+    write_pruned(Path(source.base), plan, tmp_path / "pruned")
+    encoder = helpers.encoder(load_tokenizer(tmp_path / "pruned"))
+    scorer = TorchScorer(AutoModelForCausalLM.from_pretrained(tmp_path / "pruned"), encoder)
+    history = helpers.diary(9, 4)
+    with Predictor.load(bundle, exact_math=True, prefix_cache=False) as predictor:
+        for length in range(9):
+            asked = (history[:length], history[length].time, history[length].place)
+            expected = scorer.score([encoder.prompt_ids(*asked)]).log_probs[0]
+            np.testing.assert_allclose(predictor.log_probs(*asked), expected, atol=1e-3)
+
+
+def test_auto_falls_back_and_says_so(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = replace(source, places=PLACES)
+    monkeypatch.setattr(prune_check, "MIN_DROPPED", 0.0)
+    monkeypatch.setattr(prune_check, "MAX_KL", -1.0)
+    report = export_bundle(known, tmp_path / "a.gguf", "q8", extra_tokens=0)
+    assert report["pruning"]["pruned"] is False
+    assert report["pruning"]["reason"].startswith("predictions change: ")
+    assert report["pruning"]["parity"]["prompts"] == prune_check.PROMPTS
+    assert "prune" not in report["logit_difference"]
+    assert read_manifest(tmp_path / "a.gguf").vocabulary is None
+    plain = export_bundle(source, tmp_path / "b.gguf", "q8", prune="off")
+    assert plain["pruning"]["reason"] == "switched off"
+    assert verify_bundle(tmp_path / "a.gguf").tensors_sha256 == verify_bundle(tmp_path / "b.gguf").tensors_sha256
+    monkeypatch.setattr(prune_check, "MAX_KL", 1e9)
+    monkeypatch.setattr(prune_check, "MAX_FLIPS", 1.0)
+    report = export_bundle(known, tmp_path / "c.gguf", "q8", extra_tokens=0)
+    assert (report["pruning"]["pruned"], report["pruning"]["reason"]) == (True, "")
+    assert read_manifest(tmp_path / "c.gguf").vocabulary == report["pruning"]["vocabulary"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.gguf", "b.gguf", "c.gguf"}
+
+
+def test_without_places_pruning_is_asked_for_or_left(source: ExportSource, tmp_path: Path) -> None:
+    report = export_bundle(source, tmp_path / "a.gguf", "q8")
+    assert report["pruning"]["reason"] == "no dataset was given, so the places are not known"
+    report = export_bundle(source, tmp_path / "b.gguf", "q8", prune="on", extra_tokens=0)
+    assert report["pruning"]["vocabulary"]["places"] == 0
+    assert "no place is covered" in report["pruning"]["reason"]
+    with pytest.raises(EdgebError, match="unknown pruning mode 'yes'"):
+        export_bundle(source, tmp_path / "c.gguf", prune="yes")
+
+
+def test_llama_3s_start_token_is_renumbered(tmp_path: Path) -> None:
+    tokenizer = SMALL_TOKENIZERS["llama3"]()
+    save(llama(len(tokenizer) + 3, rope_parameters=LLAMA3_ROPE, tie_word_embeddings=True), tokenizer, tmp_path / "base")
+    high = len(tokenizer) - 1
+    source = ExportSource(
+        tmp_path / "base", None, CANDIDATES, PromptLayout("prefix"), special_ids=(high, 0), places=PLACES
+    )
+    report = export_bundle(source, tmp_path / "b.gguf", "q4_0", prune="on", extra_tokens=0)
+    manifest = verify_bundle(tmp_path / "b.gguf")
+    assert manifest.bos_id is not None
+    assert manifest.bos_id < high
+    assert manifest.eos_id == 0
+    with LlamaFile(tmp_path / "b.gguf") as file:
+        assert manifest.bos_id < file.n_vocab == report["pruning"]["vocabulary"]["kept"]
 
 
 def test_output_rules(source: ExportSource, tmp_path: Path) -> None:
