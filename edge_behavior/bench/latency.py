@@ -1,130 +1,166 @@
-"""Latency of a bundle, per prediction: load, cold, warm; tokens evaluated, peak memory, file size.
+"""The whole measurement of a bundle: scenarios in turns, cold starts and memory in processes of their own, one result.
 
-Histories are made from the bundle's own candidate set, so a bundle can be measured where no log is.
+Per prediction, not per token. All that is compared is timed in one process, round by round, so that what the machine
+does meanwhile hits all alike. Knows nothing of tables and pictures.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import random
-import resource
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.bench.alone import run_alone
+from edge_behavior.bench.scenarios import DEPTHS, Scenario
+from edge_behavior.bench.setup import PEERS, BenchOptions, Setup
+from edge_behavior.bench.timing import Sample, machine, percentile, summary
+from edge_behavior.bundle import verify_bundle
 
-_PLACES = ("home", "work", "transit", "leisure")
-_START = datetime(2024, 3, 4, 7)
-
-
-@dataclass(frozen=True)
-class Question:
-    """One prediction to time."""
-
-    history: list[BehaviorEvent]
-    when: datetime
-    place: str
+Tick = Callable[[str], None]
+_COLD_PARTS = ("import_ms", "verify_ms", "open_ms", "prefix_ms", "first_ms")
 
 
-def made_up_questions(labels: Sequence[str], count: int, length: int, seed: int = 0) -> list[Question]:
-    """Consecutive questions of one made-up user whose window slides by one event each time."""
-    rng = random.Random(seed)
-    events = []
-    when = _START
-    for _ in range(count + length):
-        when += timedelta(minutes=rng.randint(5, 180))
-        events.append(BehaviorEvent(rng.choice(_PLACES), when, rng.choice(list(labels))))
-    return [Question(events[i : i + length], events[i + length].time, events[i + length].place) for i in range(count)]
-
-
-def measure(
-    bundle: Path,
-    repeats: int = 30,
-    threads: int | None = None,
-    scoring: str = "exact",
-    tick: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Time a bundle in this process.
+def measure(bundle: Path, options: BenchOptions, tick: Tick = lambda what: None) -> dict[str, Any]:
+    """Measure a bundle.
 
     Args:
-        repeats: Predictions per scenario; at least 2.
-        tick: Called after every prediction.
+        bundle: The file; its hashes are checked first.
+        options: What to measure.
+        tick: Called with a word on what comes next, `steps(options)` times in all.
 
     Returns:
-        `load_ms` (open, check hashes, make the trie), `cold` (the first prediction), `repeat` (the same prediction
-        again: all but the last token is cached), `warm` (the window slides by one event, so only the static part is
-        shared), each with `p50_ms`, `p95_ms` and `tokens_per_prediction`; `peak_rss_bytes` of this process,
-        `file_bytes`, `machine`.
+        A JSON-ready record. `scenarios` maps names to `p50_ms`, `p95_ms`, `mean_ms`, `tokens_per_prediction` (mean),
+        `predictions`, `samples_ms`, for edgeb's own `overhead_ms` (outside the engine), for cold starts `parts_ms`.
+        With `compare`, `floor` (per session scenario: the floor in three forms and the session's ratio to each),
+        `native` (pp and tg in tokens per second) and `ratios`. `peak_rss_bytes` maps scenarios to the peak of a process
+        that ran nothing else. `machine` says where.
 
     Raises:
-        EdgebError: fewer than 2 repeats, or the bundle does not load.
+        EdgebError: not a bundle, a history that does not fit it, or too little memory.
     """
-    if repeats < 2:
-        raise EdgebError(f"--repeats is {repeats}", "measure at least 2 predictions")
-    started = perf_counter()
-    with Predictor.load(bundle, threads=threads) as predictor:
-        load_ms = (perf_counter() - started) * 1000
-        manifest = predictor.manifest
-        questions = made_up_questions(manifest.candidates.labels, repeats + 1, manifest.layout.history_length)
-        scenarios = {
-            "cold": questions[:1],
-            "repeat": questions[:1] * repeats,
-            "warm": questions[1:],
-        }
-        results: dict[str, Any] = {}
-        for name, asked in scenarios.items():
-            times, tokens = [], []
-            for question in asked:
-                prediction = predictor.predict(question.history, question.when, question.place, 5, scoring)
-                times.append(prediction.latency_ms)
-                tokens.append(prediction.tokens_evaluated)
-                tick()
-            results[name] = {
-                "p50_ms": float(np.percentile(times, 50)),
-                "p95_ms": float(np.percentile(times, 95)),
-                "tokens_per_prediction": float(np.mean(tokens)),
-                "predictions": len(times),
-            }
-    return {
+    manifest = verify_bundle(bundle)
+    where = machine(options.threads)
+    with Setup(bundle, options) as setup:
+        setup.check_memory()
+        alone = _alone(setup, bundle, options, tick)
+        tick("open")
+        samples = take_turns(setup.all(), options.rounds, tick)
+        size = len(setup.encoder.trie)
+        static_tokens = len(setup.encoder.static_ids)
+    ended = machine(options.threads)
+    scenarios = {name: summary(taken) for name, taken in samples.items()}
+    result: dict[str, Any] = {
         "bundle": bundle.name,
         "architecture": manifest.architecture,
         "quantization": manifest.quantization,
         "candidates": len(manifest.candidates),
+        "trie_nodes": size,
         "layout": manifest.layout.name,
-        "scoring": scoring,
-        "load_ms": load_ms,
-        **results,
-        "peak_rss_bytes": peak_rss_bytes(),
+        "static_tokens": static_tokens,
+        "scoring": options.scoring,
+        "anchor_every": options.anchor_every,
         "file_bytes": bundle.stat().st_size,
-        "machine": machine(threads),
+        "peak_rss_bytes": alone["peak_rss_bytes"],
+        "scenarios": {**alone["cold"], **{k: v for k, v in scenarios.items() if not _is_floor(k, options)}},
     }
+    if options.compare:
+        result["floor"] = {depth: _floor_row(samples, depth) for depth in DEPTHS}
+        result["native"] = {name: _speed(samples[name]) for name in _speeds(options)}
+        result["ratios"] = ratios(result)
+    result["machine"] = {**where, "load_average_after": ended["load_average"]}
+    return result
 
 
-def peak_rss_bytes() -> int:
-    """Peak resident memory of this process, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts KiB, macOS bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+def steps(options: BenchOptions) -> int:
+    """How often `measure` calls `tick`."""
+    return options.rounds + 1 + 2 * options.cold_starts + 1 + len(_measured_alone(options))
 
 
-def machine(threads: int | None) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    import llama_cpp
+def take_turns(scenarios: Sequence[Scenario], rounds: int, tick: Tick = lambda what: None) -> dict[str, list[Sample]]:
+    """Ask every scenario once per round, each round beginning with another one; samples by scenario name."""
+    samples: dict[str, list[Sample]] = {}
+    for i in range(rounds):
+        tick("take turns")
+        first = i % len(scenarios)
+        for scenario in [*scenarios[first:], *scenarios[:first]]:
+            for name, sample in scenario.turn(i).items():
+                samples.setdefault(name, []).append(sample)
+    return samples
 
+
+def ratios(result: Mapping[str, Any]) -> dict[str, float]:
+    """How much longer others take than a session's prediction (medians), and what a restored prefix saves."""
+    p50 = {name: row["p50_ms"] for name, row in result["scenarios"].items()}
+    found = {f"{peer}_over_session": p50[peer] / p50["session"] for peer in PEERS}
+    found["session_over_floor"] = result["floor"]["session"]["over_floor"]
+    found["prefix_evaluate_over_restore"] = p50["prefix_evaluate"] / p50["prefix_restore"]
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def _alone(setup: Setup, bundle: Path, options: BenchOptions, tick: Tick) -> dict[str, Any]:
+    """Cold starts, and peak memory per scenario."""
+    spec = {"bundle": str(bundle), "threads": options.threads, "scoring": options.scoring}
+    question = setup.diary.question(0).to_dict()
+    cold: dict[str, Any] = {}
+    peaks: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(prefix="edgeb-bench-") as folder:
+        ask = {"scenario": "cold", **spec, "question": question}
+        tick("cold start")
+        # Writes the snapshot that the others find, and brings the file into the page cache.
+        run_alone({**ask, "snapshots": folder})
+        runs: dict[str, list[dict[str, Any]]] = {"cold_start": [], "cold_start_snapshot": []}
+        for _ in range(options.cold_starts):
+            for name, snapshots in (("cold_start", None), ("cold_start_snapshot", folder)):
+                tick("cold start")
+                runs[name].append(run_alone({**ask, "snapshots": snapshots}))
+    for name, done in runs.items():
+        cold[name] = summary([Sample(run["process_ms"], run["tokens"]) for run in done])
+        cold[name]["parts_ms"] = {part: percentile([run[part] for run in done], 50) for part in _COLD_PARTS}
+        peaks[name] = max(run["peak_rss_bytes"] for run in done)
+    history = None if options.history is None else str(options.history)
+    for name in _measured_alone(options):
+        tick("memory")
+        peaks[name] = run_alone({"scenario": name, **spec, "history": history})["peak_rss_bytes"]
+    return {"cold": cold, "peak_rss_bytes": peaks}
+
+
+def _measured_alone(options: BenchOptions) -> tuple[str, ...]:
+    """Scenarios whose memory is measured: not `labels`, which takes long and needs what `labels_cached` needs."""
+    return ("session", "warm", *(name for name in PEERS if options.compare and name != "labels"))
+
+
+def _speeds(options: BenchOptions) -> tuple[str, str]:
+    return f"pp{options.pp}", f"tg{options.tg}"
+
+
+def _is_floor(name: str, options: BenchOptions) -> bool:
+    return name.startswith("floor") or name in _speeds(options)
+
+
+def _floor_row(samples: Mapping[str, Sequence[Sample]], depth: str) -> dict[str, Any]:
+    """A session scenario beside its floors. Ratios are medians over the rounds of session time over floor time."""
+    session, suffix = samples[depth], depth.removeprefix("session")
+    row: dict[str, Any] = {
+        "tokens_p50": percentile([s.tokens for s in session], 50),
+        "session_p50_ms": percentile([s.ms for s in session], 50),
+    }
+    for form in ("floor", "floor_one_row", "floor_same_calls"):
+        taken = samples[f"{form}{suffix}"]
+        row[f"{form}_p50_ms"] = percentile([s.ms for s in taken], 50)
+        row[f"over_{form}"] = percentile([a.ms / b.ms for a, b in zip(session, taken, strict=True)], 50)
+        row[f"{form}_samples_ms"] = [round(s.ms, 3) for s in taken]
+    row["floor_tokens_p50"] = percentile([s.tokens for s in samples[f"floor{suffix}"]], 50)
+    return row
+
+
+def _speed(samples: Sequence[Sample]) -> dict[str, Any]:
+    speeds = [s.tokens / s.ms * 1000 for s in samples]
     return {
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": threads or "physical cores",
-        "llama_cpp_python": llama_cpp.__version__,
+        "tokens_per_second": round(float(np.mean(speeds)), 2),
+        "deviation": round(float(np.std(speeds)), 2),
+        "runs": len(speeds),
+        "samples": [round(s, 2) for s in speeds],
     }

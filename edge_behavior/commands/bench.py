@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+_MAX_THREADS = 512
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 
 def bench_command(
     bundle: Annotated[Path | None, typer.Argument(help="Bundle. Default: the last one.", show_default=False)] = None,
-    repeats: Annotated[int, typer.Option(help="Predictions per scenario.", min=2)] = 30,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
+    repeats: Annotated[int, typer.Option(help="Predictions per scenario.")] = 30,
+    threads: Annotated[
+        str | None,
+        typer.Option(
+            help="CPU threads, or several numbers like 2,1,4: all is measured with the first, the session with each. "
+            "Default: physical cores."
+        ),
+    ] = None,
     scoring: Annotated[str, typer.Option(help="exact or masked.")] = "exact",
+    anchor_every: Annotated[int, typer.Option(help="Events by which a session's window may grow beyond L.")] = 20,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Beside it: grammar completion, scoring label by label, llama.cpp alone, pp/tg."
+        ),
+    ] = False,
+    sustained: Annotated[
+        float | None, typer.Option(help="Also predict for so many seconds on end and show the drift.")
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option(help="CSV or JSONL of one user's events to ask about. Default: made up.")
+    ] = None,
+    cold_starts: Annotated[int, typer.Option(help="Processes started per kind of cold start.")] = 3,
+    label_repeats: Annotated[int, typer.Option(help="--compare: predictions scored label by label; slow.")] = 3,
+    pp: Annotated[int, typer.Option(help="--compare: prompt tokens of pp.")] = 512,
+    tg: Annotated[int, typer.Option(help="--compare: generated tokens of tg.")] = 128,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the tables into this file.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Also draw the latencies into this PNG file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is at the output paths.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a bundle per prediction, not per token: latency, tokens evaluated, memory, size.
@@ -22,19 +52,51 @@ def bench_command(
     Absolute times hold for this machine only; they say nothing of a phone.
 
         edgeb bench tiny.gguf --repeats 100 --threads 2
-    """
-    from rich.console import Console
-    from rich.progress import Progress
 
-    from edge_behavior.bench.latency import measure
+        edgeb bench tiny.gguf --compare --chart bench.png --markdown bench.md
+
+        edgeb bench tiny.gguf --threads 1,2,4 --sustained 60 --json
+    """
+    from edge_behavior.bench.chart import draw
+    from edge_behavior.bench.latency import measure, steps
+    from edge_behavior.bench.report import markdown as as_markdown
+    from edge_behavior.bench.setup import BenchOptions
+    from edge_behavior.bench.sustained import check_seconds, threads_sweep
+    from edge_behavior.bench.sustained import sustained as sustain
     from edge_behavior.commands.output import emit
-    from edge_behavior.scoring import check_scoring
     from edge_behavior.workspace import recall
 
     bundle = bundle or recall("bundle")
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measure", total=2 * repeats + 1)
-        result = measure(bundle, repeats, threads, check_scoring(scoring), lambda: bar.advance(task))
+    numbers = _numbers(threads)
+    options = BenchOptions(
+        repeats=repeats,
+        threads=numbers[0],
+        scoring=scoring,
+        anchor_every=anchor_every,
+        compare=compare,
+        label_repeats=label_repeats,
+        cold_starts=cold_starts,
+        pp=pp,
+        tg=tg,
+        history=history,
+    )
+    if sustained is not None:
+        check_seconds(sustained)
+    for path in (markdown, chart):
+        if path is not None:
+            _check_file(path, force)
+    with _bar("measure", steps(options)) as advance:
+        result = measure(bundle, options, lambda what: advance(1, what))
+    if len(numbers) > 1:
+        with _bar("threads", len(numbers) * repeats) as advance:
+            result["threads"] = threads_sweep(bundle, options, numbers, lambda: advance(1, "threads"))
+    if sustained is not None:
+        with _bar("sustained", sustained) as advance:
+            result["sustained"] = sustain(bundle, options, sustained, lambda passed: advance(passed, "sustained"))
+    if markdown is not None:
+        _write(markdown, as_markdown(result))
+    if chart is not None:
+        draw(result, chart)
     emit(result, as_json, _show_bench)
 
 
@@ -49,22 +111,67 @@ def doctor_command(as_json: AsJson = False) -> None:
     emit(examine(), as_json, _show_doctor)
 
 
+def _numbers(threads: str | None) -> list[int]:
+    """Thread counts of `--threads`."""
+    from edge_behavior.bench.timing import physical_cores
+    from edge_behavior.errors import EdgebError
+
+    if threads is None:
+        return [physical_cores()]
+    parts = threads.split(",")
+    if not all(part.strip().isdecimal() and 1 <= int(part) <= _MAX_THREADS for part in parts):
+        raise EdgebError(f"--threads is '{threads}'", "pass a number of threads, or several like 1,2,4")
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+@contextmanager
+def _bar(what: str, total: float) -> Iterator[Callable[[float, str], None]]:
+    """A progress bar on stderr; gives a function of the amount done and what is being done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, now: bar.update(task, advance=done, description=now)
+
+
+def _check_file(path: Path, force: bool) -> None:
+    from edge_behavior.errors import EdgebError
+
+    if path.is_dir():
+        raise EdgebError(f"{path} is a folder", "name a file")
+    if path.exists() and not force:
+        raise EdgebError(f"{path} already exists", "choose another file, or pass --force to replace it")
+    if not path.absolute().parent.is_dir():
+        raise EdgebError(f"the folder of {path} does not exist", "make it first")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _show_bench(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{result['bundle']}: {result['architecture']} {result['quantization']}, {result['candidates']} candidates"
-    table = Table("scenario", "p50 ms", "p95 ms", "tokens per prediction", title=title)
-    for name in ("cold", "warm", "repeat"):
-        row = result[name]
-        values = (row["p50_ms"], row["p95_ms"], row["tokens_per_prediction"])
-        table.add_row(name, *(f"{value:.1f}" for value in values))
+    from edge_behavior.bench.report import footing, grids, heading
+
     console = Console()
-    console.print(table)
-    console.print(
-        f"load {result['load_ms']:.0f} ms, peak memory {result['peak_rss_bytes'] / 2**20:.0f} MiB, "
-        f"file {result['file_bytes'] / 2**20:.1f} MiB, {result['scoring']} scoring"
-    )
+    console.print(heading(result), highlight=False, markup=False)
+    for grid in grids(result):
+        table = Table(title=grid.title, title_justify="left")
+        for i, head in enumerate(grid.heads):
+            table.add_column(head, justify="right" if i else "left")
+        for row in grid.rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(footing(result), highlight=False, markup=False)
 
 
 def _show_doctor(found: dict[str, Any]) -> None:

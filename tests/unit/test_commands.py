@@ -388,8 +388,6 @@ class TestTrain:
 
 
 class TestExport:
-    VOCABULARY: ClassVar = {"kept": 4736, "of": 151_936, "places": 4, "domain_tokens": 128, "extra_tokens": 4116}
-
     @pytest.fixture
     def asked(self, module) -> list[tuple[object, ...]]:
         seen: list[tuple[object, ...]] = []
@@ -398,16 +396,20 @@ class TestExport:
             seen.append((source, out, quant, force, options))
             out.write_bytes(b"x")
             report = {"bundle": str(out), "bytes": 1_500_000, "architecture": "qwen2", "quantization": "Q4_K_M"}
+            kept = {"kept": 4736, "of": 151_936, "places": 4, "domain_tokens": 128, "extra_tokens": 4116}
             pruning = {
                 "mode": options["prune"],
                 "pruned": True,
                 "reason": "",
-                "vocabulary": self.VOCABULARY,
+                "vocabulary": kept,
                 "parity": None,
             }
             if options["prune"] == "auto":
                 pruning |= {"pruned": False, "reason": "predictions change", "vocabulary": None}
             habits = {"mode": options["habits"], "fitted": False, "reason": "too few users"}
+            if options["habits"] == "on":
+                found = {name: {"accuracy": a} for name, a in (("model", 0.31), ("habits", 0.5), ("fused", 0.52))}
+                habits |= {"fitted": True, "reason": "", "default": "fused", "measured": found}
             tensors = {"tensor_types": {"Q4_K": 3, "F32": 2}, "segments_checked": 12}
             return {**report, **tensors, "pruning": pruning, "habits": habits}
 
@@ -443,6 +445,11 @@ class TestExport:
             "vocabulary: 4736 of 151936 tokens kept, 4 places covered"
             in run("export", "runs/x", "--prune", "on").stdout
         )
+
+    def test_fitted_habits_are_shown(self, asked, tmp_path):
+        (tmp_path / "runs").mkdir()
+        out = " ".join(run("export", "runs/x", "--habits").stdout.split())
+        assert "predicts with fused; accuracy on validation users: model 0.310, habits 0.500, fused 0.520" in out
 
     def test_what_auto_left_undone_is_said_on_stderr(self, asked, tmp_path):
         (tmp_path / "runs").mkdir()

@@ -1,0 +1,113 @@
+"""The floor under any prediction: llama.cpp evaluating the same number of tokens in one plain decode, and its speed.
+
+Nothing of a prediction but its evaluation: no search, no probabilities, no several sequences.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from edge_behavior.bench.native import FLASH_PAYS, Decode, NativeContext, NativeModel
+from edge_behavior.bench.scenarios import CYCLE, depth_of, slot
+from edge_behavior.bench.timing import Sample
+
+
+class FloorScenario:
+    """For every round of a session: as many new tokens on a cache of the same length, decoded natively.
+
+    - `floor`: all in one decode, with as many logit rows as the session asked for.
+    - `floor_one_row`: the same with the last token's logits only.
+    - `floor_same_calls`: in as many decodes as the session took, each with its own rows. What lies between this and
+      `floor` is the price of looking at one decode's result before choosing the next.
+
+    Names end in the session scenario's own suffix. Flash attention is on where it helps. The tokens are a chain in one
+    sequence; a session's trie nodes stand beside each other, which costs the same.
+
+    Args:
+        rounds: What the session had evaluated, per round.
+        ids: Any token ids of the bundle, repeated as needed; what a token is does not change what it costs.
+    """
+
+    def __init__(
+        self, model: NativeModel, threads: int, rounds: Sequence[Sequence[Decode]], ids: Sequence[int]
+    ) -> None:
+        needed = max(shape[0].position + sum(d.tokens for d in shape) for shape in rounds)
+        self._ids = (list(ids) * (needed // len(ids) + 1))[:needed]
+        self._rounds = rounds
+        rows = max(sum(d.rows for d in shape) for shape in rounds)
+        self._contexts = {flash: NativeContext(model, needed, threads, rows, flash) for flash in (False, True)}
+        for context in self._contexts.values():
+            self._hold(context, rounds[0][0].position)
+
+    def turn(self, i: int) -> Mapping[str, Sample]:
+        """See `Scenario`."""
+        shape, suffix = self._rounds[i], depth_of(i).removeprefix("session")
+        count, rows = sum(d.tokens for d in shape), sum(d.rows for d in shape)
+        calls = [(d.tokens, d.rows) for d in shape]
+        forms = {"floor": [(count, rows)], "floor_one_row": [(count, 1)], "floor_same_calls": calls}
+        names = list(forms)
+        # No form always comes first.
+        order = names[i // CYCLE % len(names) :] + names[: i // CYCLE % len(names)]
+        return {f"{name}{suffix}": self._time(shape[0].position, forms[name]) for name in order}
+
+    def close(self) -> None:
+        """See `Scenario`."""
+        for context in self._contexts.values():
+            context.close()
+
+    def _time(self, position: int, calls: Sequence[tuple[int, int]]) -> Sample:
+        context = self._contexts[max(count for count, _ in calls) >= FLASH_PAYS]
+        self._hold(context, position)
+        seconds = 0.0
+        for count, rows in calls:
+            start = context.held
+            seconds += context.decode(self._ids[start : start + count], range(count - rows, count))
+        return Sample(seconds * 1000, sum(count for count, _ in calls), seconds * 1000)
+
+    def _hold(self, context: NativeContext, count: int) -> None:
+        context.keep(count)
+        if context.held < count:
+            context.decode(self._ids[context.held : count])
+
+
+class SpeedScenario:
+    """Tokens per second as llama-bench defines them, on random tokens and an empty cache.
+
+    `pp<n>`: one prompt of n tokens. `tg<n>`: n tokens generated one by one. A sample's `tokens` over its `ms` is the
+    speed. Flash attention is left to llama.cpp.
+
+    Args:
+        prompt: n of pp.
+        generate: n of tg.
+        every: Of the rounds due, every n-th.
+    """
+
+    def __init__(self, model: NativeModel, threads: int, prompt: int, generate: int, due: int, every: int = 1) -> None:
+        rng = random.Random(0)
+        self._prompt = [rng.randrange(model.n_vocab) for _ in range(prompt)]
+        self._generate = [rng.randrange(model.n_vocab) for _ in range(generate)]
+        self._due, self._every = due, every
+        self._context = NativeContext(model, max(prompt, generate), threads)
+        # llama-bench warms up with one run of each, too.
+        self._context.decode(self._prompt)
+        self._run(self._generate[:1])
+
+    def turn(self, i: int) -> Mapping[str, Sample]:
+        """See `Scenario`."""
+        if slot(i) != self._due or (i // CYCLE) % self._every:
+            return {}
+        self._context.keep(0)
+        at_once = self._context.decode(self._prompt) * 1000
+        return {
+            f"pp{len(self._prompt)}": Sample(at_once, len(self._prompt), at_once),
+            f"tg{len(self._generate)}": Sample(self._run(self._generate), len(self._generate)),
+        }
+
+    def close(self) -> None:
+        """See `Scenario`."""
+        self._context.close()
+
+    def _run(self, tokens: Sequence[int]) -> float:
+        self._context.keep(0)
+        return sum(self._context.decode([token]) for token in tokens) * 1000

@@ -1,0 +1,189 @@
+"""What others do for a prediction, on the same file: grammar completion by llama-cpp-python, scoring label by label.
+
+Peers get the very token ids that edgeb evaluates, and every option that helps them: a grammar of the bare labels, a
+stop at the end of the label, all threads, flash attention where it is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.bench.native import NativeContext, NativeModel, watched_decodes
+from edge_behavior.bench.scenarios import CYCLE, slot
+from edge_behavior.bench.timing import Sample
+from edge_behavior.encoding import PromptEncoder
+from edge_behavior.errors import EdgebError
+from edge_behavior.gbnf import character_grammar
+
+
+class CompletionPeer:
+    """`Llama.create_completion` with a GBNF grammar of the labels, greedy.
+
+    Args:
+        name: Scenario name.
+        prompts: Token ids per round.
+        encoder: Labels and how they end.
+        reuse: Keep the cache between calls (llama-cpp-python reuses the longest common beginning by itself), or
+            reset it before each.
+        due: The `slot` of the rounds in which this peer is timed.
+        follow: Evaluate the other rounds' prompts untimed, so that the cache always holds the round before.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        threads: int,
+        name: str,
+        prompts: Sequence[list[int]],
+        encoder: PromptEncoder,
+        *,
+        reuse: bool,
+        due: int = 0,
+        follow: bool = False,
+    ) -> None:
+        end = encoder.layout.terminator or ""
+        labels = [encoder.layout.answer(label) for label in encoder.candidates.labels]
+        self._name, self._prompts, self._reuse, self._due, self._follow = name, prompts, reuse, due, follow
+        self._answers = frozenset(labels)
+        self._stop = [end] if end else []
+        self._longest = max(len(encoder.label_ids(label)) for label in encoder.candidates.labels)
+        # Tokens chosen under a grammar of characters may be shorter than training's.
+        self._max_tokens = max(len(label.encode()) for label in labels) + 2
+        self._llama: Any = llama_cpp.Llama(
+            model_path=str(bundle),
+            n_ctx=max(map(len, prompts)) + self._max_tokens + 8,
+            n_threads=threads,
+            n_threads_batch=threads,
+            n_gpu_layers=0,
+            flash_attn=not follow,
+            verbose=False,
+        )
+        self._grammar = llama_cpp.LlamaGrammar.from_string(
+            character_grammar([label + end for label in labels]).text, verbose=False
+        )
+        # Not the first prompt to be timed: asked again, it would cost next to nothing.
+        self.complete(prompts[CYCLE])
+
+    def turn(self, i: int) -> Mapping[str, Sample]:
+        """See `Scenario`."""
+        if slot(i) != self._due:
+            if self._follow:
+                self._llama.eval(self._new(self._prompts[i]))
+            return {}
+        if not self._reuse:
+            self._llama.reset()
+        with watched_decodes() as decodes:
+            started = perf_counter()
+            self.complete(self._prompts[i])
+            ms = (perf_counter() - started) * 1000
+        return {self._name: Sample(ms, sum(d.tokens for d in decodes))}
+
+    def complete(self, prompt: list[int]) -> str:
+        """The label that greedy sampling under the grammar ends at.
+
+        Raises:
+            EdgebError: the completion is no label.
+        """
+        done = self._llama.create_completion(
+            prompt, max_tokens=self._max_tokens, temperature=0.0, grammar=self._grammar, stop=self._stop
+        )
+        text = str(done["choices"][0]["text"])
+        if text not in self._answers:
+            raise EdgebError(f"the grammar completion gave {text!r}, which is no label", "report this as a bug")
+        return text
+
+    def close(self) -> None:
+        """See `Scenario`."""
+        self._llama.close()
+
+    def _new(self, prompt: list[int]) -> list[int]:
+        """What `prompt` adds to the cache, which is cut back to their common beginning."""
+        held = self._llama.input_ids[: self._llama.n_tokens].tolist()
+        common = 0
+        for ours, theirs in zip(held, prompt[:-1], strict=False):
+            if ours != theirs:
+                break
+            common += 1
+        self._llama.n_tokens = common
+        return prompt[common:]
+
+
+class LabelPeer:
+    """Every label scored by itself: log-probability of its tokens and terminator after the prompt.
+
+    Args:
+        cached: Evaluate the prompt once per prediction, on top of the static part, and only the labels one by one; if
+            not, every label is one decode of the whole prompt and the label from an empty cache, as the plain scoring
+            loop does it.
+        due: The `slot` of the rounds in which this peer is timed.
+        every: Of those rounds, every n-th.
+    """
+
+    def __init__(
+        self,
+        model: NativeModel,
+        threads: int,
+        name: str,
+        prompts: Sequence[list[int]],
+        encoder: PromptEncoder,
+        *,
+        cached: bool,
+        due: int,
+        every: int = 1,
+    ) -> None:
+        self._name, self._prompts, self._cached, self._due, self._every = name, prompts, cached, due, every
+        self._paths = [encoder.label_ids(label) for label in encoder.candidates.labels]
+        longest = max(map(len, self._paths))
+        self._static = len(encoder.static_ids)
+        self._context = NativeContext(model, max(map(len, prompts)) + longest, threads, rows=longest, flash=not cached)
+        if cached:
+            self._context.decode(encoder.static_ids)
+        else:
+            self._context.decode(prompts[0])
+
+    def turn(self, i: int) -> Mapping[str, Sample]:
+        """See `Scenario`."""
+        if slot(i) != self._due or (i // CYCLE) % self._every:
+            return {}
+        started = perf_counter()
+        tokens = self.score(self._prompts[i])[1]
+        return {self._name: Sample((perf_counter() - started) * 1000, tokens)}
+
+    def score(self, prompt: list[int]) -> tuple[NDArray[np.float64], int]:
+        """Log-probability [B] of each label under the full vocabulary, and how many tokens that took."""
+        context, tokens = self._context, 0
+        root: NDArray[np.float32] | None = None
+        if self._cached:
+            context.keep(self._static)
+            context.decode(prompt[self._static :])
+            tokens += len(prompt) - self._static
+            root = context.row(-1).copy()
+        scores = []
+        for path in self._paths:
+            before = len(prompt) if root is not None else 0
+            context.keep(before)
+            new = (prompt + path[:-1])[before:]
+            rows = [] if root is None else [root]
+            if new:
+                wanted = range(len(prompt) - 1 - before if root is None else 0, len(new))
+                context.decode(new, wanted)
+                rows += [context.row(k) for k in wanted]
+                tokens += len(new)
+            scores.append(sum(_log_prob(row, token) for row, token in zip(rows, path, strict=True)))
+        return np.array(scores), tokens
+
+    def close(self) -> None:
+        """See `Scenario`."""
+        self._context.close()
+
+
+def _log_prob(row: NDArray[np.float32], token: int) -> float:
+    top = row.max()
+    return float(row[token] - top) - float(np.log(np.exp(row - top).sum()))

@@ -1,0 +1,137 @@
+"""`edgeb bench`: what it passes on, prints and writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_behavior.bench import latency, sustained
+from edge_behavior.bench.setup import BenchOptions
+from edge_behavior.bench.timing import physical_cores
+from edge_behavior.cli import app
+from edge_behavior.errors import EdgebError
+from edge_behavior.workspace import remember
+
+ROW = {"p50_ms": 1.25, "p95_ms": 9.5, "mean_ms": 2.5, "tokens_per_prediction": 33.0, "predictions": 5}
+RESULT: dict[str, Any] = {
+    "bundle": "m.gguf",
+    "architecture": "qwen2",
+    "quantization": "Q4_K_M",
+    "candidates": 4,
+    "static_tokens": 77,
+    "scoring": "exact",
+    "anchor_every": 20,
+    "file_bytes": 3 << 20,
+    "peak_rss_bytes": {"session": 50 << 20},
+    "scenarios": {"session": ROW, "warm": ROW},
+    "machine": {"processor": "an abacus", "cores": 2, "threads": 1, "llama_cpp_python": "0.3.36"},
+}
+
+
+@pytest.fixture(autouse=True)
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, BenchOptions]]:
+    monkeypatch.setenv("EDGEB_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def measure(bundle: Path, options: BenchOptions, tick: Any) -> dict[str, Any]:
+        seen.append((bundle, options))
+        tick("take turns")
+        return dict(RESULT)
+
+    monkeypatch.setattr(latency, "measure", measure)
+    return seen
+
+
+def run(*arguments: object) -> str:
+    done = CliRunner().invoke(app, ["bench", *map(str, arguments)], catch_exceptions=False, standalone_mode=False)
+    if done.exception:
+        raise done.exception
+    return done.stdout
+
+
+def test_json_is_the_result_and_nothing_else(asked: list[tuple[Path, BenchOptions]]) -> None:
+    assert json.loads(run("m.gguf", "--repeats", 5, "--threads", 2, "--scoring", "masked", "--json")) == RESULT
+    assert asked == [(Path("m.gguf"), BenchOptions(repeats=5, threads=2, scoring="masked"))]
+
+
+def test_the_last_bundle_is_the_default(asked: list[tuple[Path, BenchOptions]], tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"x")
+    remember("bundle", tmp_path / "m.gguf")
+    run("--json")
+    assert asked == [(tmp_path / "m.gguf", BenchOptions(threads=physical_cores()))]
+
+
+def test_all_options_arrive(asked: list[tuple[Path, BenchOptions]]) -> None:
+    flags = {"--anchor-every": 7, "--history": "h.csv", "--cold-starts": 2, "--label-repeats": 4, "--pp": 8, "--tg": 9}
+    run("m.gguf", "--threads", 1, "--compare", *(part for pair in flags.items() for part in pair))
+    expected = BenchOptions(
+        threads=1, compare=True, anchor_every=7, history=Path("h.csv"), cold_starts=2, label_repeats=4, pp=8, tg=9
+    )
+    assert asked == [(Path("m.gguf"), expected)]
+
+
+def test_for_people() -> None:
+    out = run("m.gguf", "--threads", 1)
+    for words in ("p50", "p95", "33.0", "50", "3.0 MiB", "session", "warm", "an abacus", "77 static tokens"):
+        assert words in out
+
+
+def test_threads_and_sustained(monkeypatch: pytest.MonkeyPatch, asked: list[tuple[Path, BenchOptions]]) -> None:
+    calls: list[object] = []
+
+    def sweep(bundle: Path, options: BenchOptions, threads: list[int], tick: Any) -> dict[str, Any]:
+        calls.append(threads)
+        tick()
+        return {str(n): ROW for n in threads}
+
+    def sustain(bundle: Path, options: BenchOptions, seconds: float, tick: Any) -> dict[str, Any]:
+        calls.append(seconds)
+        tick(0.5)
+        slices = [{"from_s": 0.0, "p50_ms": 1.5, "predictions": 3}, {"from_s": 1.0, "p50_ms": None, "predictions": 0}]
+        return {"seconds": 2.0, "predictions": 3, "slices": slices, "drift": None}
+
+    monkeypatch.setattr(sustained, "threads_sweep", sweep)
+    monkeypatch.setattr(sustained, "sustained", sustain)
+    found = json.loads(run("m.gguf", "--threads", "4,1,2,1", "--sustained", 2, "--json"))
+    assert calls == [[4, 1, 2], 2.0]
+    assert asked[0][1].threads == 4
+    assert set(found["threads"]) == {"1", "2", "4"}
+    assert "sustained for 2 s" in run("m.gguf", "--sustained", 2)
+
+
+def test_files_are_written_and_not_replaced_unasked(tmp_path: Path, asked: list[object]) -> None:
+    run("m.gguf", "--markdown", "m.md", "--chart", "c.png")
+    assert "| session: observe + predict, top 1 | 1.25 | 9.50 |" in (tmp_path / "m.md").read_text(encoding="utf-8")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    for flags in (("--markdown", "m.md"), ("--chart", "c.png")):
+        with pytest.raises(EdgebError, match="already exists"):
+            run("m.gguf", *flags)
+    assert len(asked) == 1
+    run("m.gguf", "--markdown", "m.md", "--force")
+    with pytest.raises(EdgebError, match="folder of no"):
+        run("m.gguf", "--markdown", "no/m.md")
+    with pytest.raises(EdgebError, match="is a folder"):
+        run("m.gguf", "--chart", tmp_path, "--force")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--threads", "0"), "--threads is '0'"),
+        (("--threads", "1,x"), "--threads is '1,x'"),
+        (("--threads", ""), "--threads is ''"),
+        (("--repeats", "1"), "--repeats is 1"),
+        (("--scoring", "fast"), "unknown scoring"),
+        (("--sustained", "0.1"), "--sustained is 0.1"),
+    ],
+)
+def test_bad_flags_are_refused_before_the_work(flags: tuple[str, ...], words: str, asked: list[object]) -> None:
+    with pytest.raises(EdgebError, match=words):
+        run("m.gguf", *flags)
+    assert asked == []

@@ -1,0 +1,69 @@
+"""What is asked while measuring."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from edge_behavior.bench.diary import Question, from_file, made_up
+from edge_behavior.candidates import CandidateSet
+from edge_behavior.errors import EdgebError
+from edge_behavior.events import BehaviorEvent, write_history
+
+CANDIDATES = CandidateSet.of(["Video", "Mail", "Rare"], [900, 99, 1])
+
+
+def test_questions_follow_each_other_event_by_event() -> None:
+    diary = made_up(CANDIDATES, length=5, questions=12)
+    assert len(diary) == 12
+    assert diary.opening == diary.events[:5]
+    seen = list(diary.opening)
+    for i in range(12):
+        question = diary.question(i)
+        seen.append(question.observed)
+        assert question.history == seen[-5:]
+        following = diary.events[len(seen)]
+        assert (question.when, question.place) == (following.time, following.place)
+        assert question.when >= question.observed.time
+
+
+def test_made_up_labels_are_as_frequent_as_in_training() -> None:
+    labels = [event.behavior for event in made_up(CANDIDATES, 5, 2000).events]
+    assert labels.count("Video") > 0.8 * len(labels)
+    assert 0 < labels.count("Mail") < 0.2 * len(labels)
+    assert made_up(CANDIDATES, 5, 50) == made_up(CANDIDATES, 5, 50)
+
+
+def test_a_file_is_repeated_in_whole_weeks(tmp_path: Path) -> None:
+    start = datetime(2024, 3, 1, 8, 30)
+    events = [BehaviorEvent("home", start + timedelta(days=3 * i, hours=i), "Video") for i in range(4)]
+    events[2] = BehaviorEvent("work", events[2].time, "Mail")
+    write_history(tmp_path / "h.csv", events)
+    diary = from_file(tmp_path / "h.csv", CANDIDATES, length=3, questions=9)
+    assert len(diary) == 9
+    assert diary.events[:4] == events
+    times = [event.time for event in diary.events]
+    assert times == sorted(times)
+    for event, again in zip(diary.events, diary.events[4:], strict=False):
+        assert (again.place, again.behavior) == (event.place, event.behavior)
+        assert (again.time - event.time) % timedelta(weeks=1) == timedelta()
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    path = tmp_path / "h.csv"
+    write_history(path, [BehaviorEvent("home", datetime(2024, 3, 1), "Video")])
+    with pytest.raises(EdgebError, match="1 event"):
+        from_file(path, CANDIDATES, 3, 3)
+    write_history(path, [BehaviorEvent("home", datetime(2024, 3, d), "Vidoe") for d in (1, 2)])
+    with pytest.raises(EdgebError, match="event 1: 'Vidoe'"):
+        from_file(path, CANDIDATES, 3, 3)
+    write_history(path, [BehaviorEvent("home", datetime(y, 3, 1), "Video") for y in (1990, 9000)])
+    with pytest.raises(EdgebError, match="cannot be repeated"):
+        from_file(path, CANDIDATES, 3, 30)
+
+
+def test_a_question_survives_the_way_to_another_process() -> None:
+    question = made_up(CANDIDATES, 4, 2).question(1)
+    assert Question.from_dict(question.to_dict()) == question
