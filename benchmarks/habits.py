@@ -37,7 +37,7 @@ from edge_behavior.export.heldout import FOLDS, L2, PER_USER, HeldOut, best_sour
 from edge_behavior.fusion import SOURCES
 from edge_behavior.habits import HabitCounter, HabitsConfig
 from edge_behavior.metrics import Outcome, behavior_metrics
-from edge_behavior.runtime.evaluate_bundle import bundle_log_probs, scoring_threads
+from edge_behavior.runtime.evaluate_bundle import bundle_log_probs
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.scoring import log_softmax
 from edge_behavior.tables import difference, number, results_markdown
@@ -63,7 +63,7 @@ Ints = NDArray[np.int64]
 
 def scored(bundle: Path, table: EventTable, targets: Ints, cache: Path | None) -> Floats:
     """The model's log-probabilities [n, B], from `cache` where they were kept for these windows and this bundle."""
-    with Predictor.load(bundle, threads=scoring_threads(bundle), prefix_cache=False) as predictor:
+    with Predictor.load(bundle, prefix_cache=False) as predictor:
         model = predictor.manifest.tensors_sha256
         if cache is not None and cache.is_file():
             with np.load(cache) as kept:

@@ -21,8 +21,8 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import check_labels_match, habit_log_probs
 from edge_behavior.fusion import SOURCES, Fusion, GroupWeights
 from edge_behavior.habits import HabitsConfig
-from edge_behavior.runtime.evaluate_bundle import SMALL_BUNDLE, bundle_log_probs, scoring_threads
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.evaluate_bundle import bundle_log_probs
+from edge_behavior.runtime.predictor import SMALL_BUNDLE, Predictor
 from edge_behavior.scoring import log_softmax
 
 # Strength of the pull towards the model alone, per squared unit of a weight, in nats of mean loss.
@@ -31,8 +31,8 @@ FOLDS = 5
 PER_USER = 20
 # Windows scored: at most and at least; in between so many candidates, fewer by every `SMALL_BUNDLE` bytes.
 # 300 lose .01 nats to 1,400 on Foursquare-NYC (docs/habits.md).
-WINDOWS = (300, 1000)
-CANDIDATES_SCORED = 60_000
+WINDOWS = (300, 1500)
+CANDIDATES_SCORED = 200_000
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -80,7 +80,7 @@ def fit_habits(
     Args:
         bundle: A written bundle; its manifest's `habits` are not read.
         data: Dataset folder.
-        windows: Validation windows to score; None for 300 to 1,000, fewer for many candidates or a large model.
+        windows: Validation windows to score; None for 300 to 1,500, fewer for many candidates or a large model.
         config: How to count; None for the defaults.
         seed: Of the choice of windows and of the folds.
 
@@ -95,8 +95,7 @@ def fit_habits(
     config = config or HabitsConfig()
     dataset = Dataset.open(data)
     table = dataset.events("validation")
-    threads = scoring_threads(bundle)
-    with Predictor.load(bundle, threads=threads, verify=False, prefix_cache=False) as predictor:
+    with Predictor.load(bundle, verify=False, prefix_cache=False) as predictor:
         candidates, length = predictor.manifest.candidates, predictor.manifest.layout.history_length
         check_labels_match(candidates, dataset.candidates, str(bundle))
         if windows is None:
@@ -127,7 +126,7 @@ def fit_weights(held: HeldOut, l2: float = L2) -> Fusion:
     Convex, so that the start does not matter. A group without candidates keeps (1, 0, 0), as does everything where
     there are no windows.
     """
-    from scipy.optimize import minimize  # type: ignore[import-untyped]
+    from scipy.optimize import minimize
 
     member = np.array([[group == name for name in GROUPS] for group in held.groups], dtype=np.float64)
     rows = np.arange(len(held))

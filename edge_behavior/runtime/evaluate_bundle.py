@@ -31,8 +31,6 @@ from edge_behavior.runtime.predictor import Predictor
 
 # Windows on which masked and exact scoring are compared.
 MASKED_WINDOWS = 200
-# Below so many bytes threads wait for each other longer than they compute, eight times longer on a busy machine.
-SMALL_BUNDLE = 10_000_000
 
 
 def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: WindowChoice) -> dict[str, Any]:
@@ -49,7 +47,7 @@ def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: W
     """
     dataset = Dataset.open(data)
     table = dataset.events(split)
-    with Predictor.load(path, threads=scoring_threads(path)) as predictor:
+    with Predictor.load(path) as predictor:
         manifest = predictor.manifest
         check_labels_match(manifest.candidates, dataset.candidates, str(path))
         length = manifest.layout.history_length
@@ -70,11 +68,6 @@ def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: W
     named = {"model" if source == default else f"bundle_{source}": score for source, score in scorers.items()}
     found = evaluate_all(dataset, table, protocol, length, choice, named)
     return {"source": default, **found, "by_history": by_history, "masked_differs": masked}
-
-
-def scoring_threads(bundle: Path) -> int | None:
-    """Threads for scoring many windows with a bundle; None for the default."""
-    return 1 if bundle.is_file() and bundle.stat().st_size < SMALL_BUNDLE else None
 
 
 def bundle_log_probs(

@@ -22,6 +22,8 @@ __all__ = ["Prediction", "Predictor", "RankedBehavior", "Session"]
 
 # Tokens of a context line besides its label: day, hour, punctuation, and a place of at most 48 characters.
 _LINE_TOKENS = 64
+# Below so many bytes threads wait for each other longer than they compute.
+SMALL_BUNDLE = 10_000_000
 
 
 class Predictor:
@@ -48,7 +50,7 @@ class Predictor:
         """Open a bundle with llama.cpp.
 
         Args:
-            threads: CPU threads; None takes the physical cores.
+            threads: CPU threads; None takes the physical cores, one for a bundle below 10 MB.
             verify: Check the file against its hashes first.
             exact_math: F32 cache, for parity checks.
             prefix_cache: Folder of snapshots of the static prompt; True takes edgeb's own, False keeps none.
@@ -59,6 +61,8 @@ class Predictor:
         from edge_behavior.runtime.llamacpp import LlamaBackend, LlamaOptions
 
         manifest = verify_bundle(bundle) if verify else read_manifest(bundle)
+        if threads is None and bundle.stat().st_size < SMALL_BUNDLE:
+            threads = 1
         options = LlamaOptions(n_ctx=_context_needed(manifest), threads=threads, exact=exact_math)
         backend = LlamaBackend(bundle, options)
         try:

@@ -18,7 +18,7 @@ from edge_behavior.habits import HabitsConfig
 from edge_behavior.metrics import Outcome, behavior_metrics
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime import evaluate_bundle as module
-from edge_behavior.runtime.evaluate_bundle import bundle_log_probs, evaluate_bundle, scoring_threads
+from edge_behavior.runtime.evaluate_bundle import bundle_log_probs, evaluate_bundle
 from tests import helpers
 
 L = 5
@@ -126,13 +126,6 @@ def test_another_candidate_set(load):
     with pytest.raises(EdgebError, match=r"b\.gguf and the dataset have different candidate sets"):
         evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)
     assert predictor.closed
-
-
-def test_threads(tmp_path):
-    for size, expected in ((0, 1), (module.SMALL_BUNDLE - 1, 1), (module.SMALL_BUNDLE, None)):
-        with (tmp_path / "b.gguf").open("wb") as file:
-            file.truncate(size)
-        assert scoring_threads(tmp_path / "b.gguf") == expected
 
 
 def test_groups_of_the_weights_are_the_manifests():
