@@ -69,10 +69,14 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def physical_cores() -> int:
-    """What `threads=None` means to the runtime."""
+def default_threads(bundle: Path) -> int:
+    """What `threads=None` means to the runtime for this file; for one that is not there, too."""
     import psutil
 
+    from edge_behavior.runtime.predictor import SMALL_BUNDLE
+
+    if bundle.is_file() and bundle.stat().st_size < SMALL_BUNDLE:
+        return 1
     return psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 

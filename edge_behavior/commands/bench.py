@@ -21,7 +21,7 @@ def bench_command(
         str | None,
         typer.Option(
             help="CPU threads, or several numbers like 2,1,4: all is measured with the first, the session with each. "
-            "Default: physical cores."
+            "Default: physical cores, one for a small bundle."
         ),
     ] = None,
     scoring: Annotated[str, typer.Option(help="exact or masked.")] = "exact",
@@ -67,7 +67,7 @@ def bench_command(
     from edge_behavior.workspace import recall
 
     bundle = bundle or recall("bundle")
-    numbers = _numbers(threads)
+    numbers = _numbers(threads, bundle)
     options = BenchOptions(
         repeats=repeats,
         threads=numbers[0],
@@ -111,13 +111,13 @@ def doctor_command(as_json: AsJson = False) -> None:
     emit(examine(), as_json, _show_doctor)
 
 
-def _numbers(threads: str | None) -> list[int]:
+def _numbers(threads: str | None, bundle: Path) -> list[int]:
     """Thread counts of `--threads`."""
-    from edge_behavior.bench.timing import physical_cores
+    from edge_behavior.bench.timing import default_threads
     from edge_behavior.errors import EdgebError
 
     if threads is None:
-        return [physical_cores()]
+        return [default_threads(bundle)]
     parts = threads.split(",")
     if not all(part.strip().isdecimal() and 1 <= int(part) <= _MAX_THREADS for part in parts):
         raise EdgebError(f"--threads is '{threads}'", "pass a number of threads, or several like 1,2,4")

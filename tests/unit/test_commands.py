@@ -479,51 +479,6 @@ class TestInspect:
             assert words in out
 
 
-class TestBench:
-    RESULT = {
-        "bundle": "m.gguf",
-        "architecture": "qwen2",
-        "quantization": "Q4_K_M",
-        "candidates": 4,
-        "scoring": "exact",
-        "load_ms": 12.0,
-        "peak_rss_bytes": 50 << 20,
-        "file_bytes": 3 << 20,
-    } | {name: {"p50_ms": 1.25, "p95_ms": 9.5, "tokens_per_prediction": 33.0} for name in ("cold", "warm", "repeat")}
-
-    @pytest.fixture
-    def asked(self, module) -> list[tuple[object, ...]]:
-        seen: list[tuple[object, ...]] = []
-
-        def measure(bundle: Path, repeats: int, threads: int | None, scoring: str, tick: Any) -> dict[str, Any]:
-            seen.append((bundle, repeats, threads, scoring))
-            tick()
-            return self.RESULT
-
-        module("edge_behavior.bench.latency", measure=measure)
-        return seen
-
-    def test_json(self, asked):
-        assert document("bench", "m.gguf", "--repeats", 5, "--threads", 2, "--scoring", "masked") == self.RESULT
-        assert asked == [(Path("m.gguf"), 5, 2, "masked")]
-
-    def test_the_last_bundle_is_the_default(self, asked, tmp_path):
-        (tmp_path / "m.gguf").write_bytes(b"x")
-        remember("bundle", tmp_path / "m.gguf")
-        document("bench")
-        assert asked == [(tmp_path / "m.gguf", 30, None, "exact")]
-
-    def test_for_people(self, asked):
-        out = run("bench", "m.gguf").stdout
-        for words in ("p50", "p95", "33.0", "50 MiB", "3.0 MiB", "cold", "warm"):
-            assert words in out
-
-    def test_unknown_scoring(self, asked):
-        with pytest.raises(EdgebError, match="unknown scoring"):
-            run("bench", "m.gguf", "--scoring", "fast")
-        assert asked == []
-
-
 class TestDoctor:
     @pytest.fixture(autouse=True)
     def no_accelerator(self, monkeypatch):

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from edge_behavior.bench import latency, sustained
 from edge_behavior.bench.setup import BenchOptions
-from edge_behavior.bench.timing import physical_cores
 from edge_behavior.cli import app
 from edge_behavior.errors import EdgebError
 from edge_behavior.workspace import remember
@@ -64,7 +63,7 @@ def test_the_last_bundle_is_the_default(asked: list[tuple[Path, BenchOptions]], 
     (tmp_path / "m.gguf").write_bytes(b"x")
     remember("bundle", tmp_path / "m.gguf")
     run("--json")
-    assert asked == [(tmp_path / "m.gguf", BenchOptions(threads=physical_cores()))]
+    assert asked == [(tmp_path / "m.gguf", BenchOptions(threads=1))]
 
 
 def test_all_options_arrive(asked: list[tuple[Path, BenchOptions]]) -> None:

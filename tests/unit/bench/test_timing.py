@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge_behavior.bench.timing import Sample, machine, peak_rss_bytes, percentile, physical_cores, summary
+from edge_behavior.bench.timing import Sample, default_threads, machine, peak_rss_bytes, percentile, summary
+from edge_behavior.runtime.predictor import SMALL_BUNDLE
 
 
 def test_summary() -> None:
@@ -39,4 +42,12 @@ def test_machine() -> None:
     assert found["threads"] == 3
     assert found["llama_cpp_python"]
     assert found["memory_bytes"] > 1 << 28
-    assert 1 <= physical_cores() <= (found["cores"] or 1)
+
+
+def test_threads_as_the_runtime_chooses_them(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.gguf", tmp_path / "large.gguf"
+    small.write_bytes(b"x")
+    with large.open("wb") as file:
+        file.truncate(SMALL_BUNDLE)
+    assert default_threads(small) == 1
+    assert 1 <= default_threads(large) <= (os.cpu_count() or 1)
