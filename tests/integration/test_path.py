@@ -118,7 +118,9 @@ def labels_of(data: Path) -> list[str]:
 def test_predict(bundle: Path, history: Path, data: Path) -> None:
     arguments = ("predict", bundle, "--history", history, "--at", "2024-03-18T09:00", "--place", "home")
     document = json.loads(edgeb(*arguments, "--top", 0, "--json").stdout)
-    assert set(document) == {"predictions", "scoring", "tokens_evaluated", "latency_ms", "bundle"}
+    assert set(document) == {
+        *("predictions", "scoring", "source", "unexpanded", "tokens_evaluated", "latency_ms", "bundle")
+    }
     probabilities = [p["probability"] for p in document["predictions"]]
     assert sorted(p["behavior"] for p in document["predictions"]) == sorted(labels_of(data))
     assert probabilities == sorted(probabilities, reverse=True)

@@ -83,4 +83,4 @@ def test_errors(wide: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     out = capfd.readouterr()
     assert out.out == ""
     assert "llama_model" not in out.err
-    assert set(QUANTS) == {"q4", "q4_0", "q5", "q8", "f16"}
+    assert set(QUANTS) == {"q4", "q4_0", "q5", "q8", "f16", "f32"}
