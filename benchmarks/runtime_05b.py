@@ -163,7 +163,8 @@ def page(document: Mapping[str, Any]) -> str:
         "## Targets",
         f"| | target | {' | '.join(heads)} |\n|---|---:|{'---:|' * len(heads)}\n"
         + "\n".join(_target_rows({name: verdicts(result) for name, result in results.items()}))
-        + f"\n| pruned file / unpruned | at most {FILE_TARGET} | | | {_met(*document['file_ratio'])} |",
+        + f"\n| pruned file / unpruned | at most {FILE_TARGET} |{' |' * (len(heads) - 1)} "
+        + f"{_met(*document['file_ratio'])} |",
         "Probability on the candidates: "
         + ", ".join(f"`{name}` {100 * mass:.3g} %" for name, mass in document["candidate_mass"].items())
         + ".",
@@ -203,6 +204,8 @@ def main() -> None:
     parser.add_argument("--tuning-steps", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--bundles", default=",".join(BUNDLES), help="which to measure, in this order")
+    parser.add_argument("--label-repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--make-only", action="store_true", help="make models and bundles, measure nothing")
     args = parser.parse_args()
@@ -210,21 +213,28 @@ def main() -> None:
     if args.make_only:
         return
     history = args.work / "history.csv"
-    options = BenchOptions(repeats=args.repeats, threads=args.threads, compare=True, history=history)
+    options = BenchOptions(
+        repeats=args.repeats, threads=args.threads, compare=True, history=history, label_repeats=args.label_repeats
+    )
     sizes = {name: path.stat().st_size for name, path in bundles.items()}
     file_ratio = sizes["tuned-pruned"] / sizes["tuned"]
     document: dict[str, Any] = {
         "command": f"python benchmarks/{NAME}.py --tokenizer FOLDER --work FOLDER --tuning-steps {args.tuning_steps}"
-        f" --threads {args.threads} --repeats {args.repeats}",
+        f" --threads {args.threads} --repeats {args.repeats} --label-repeats {args.label_repeats}"
+        f" --bundles {args.bundles}",
         "measured": time.strftime("%Y-%m-%d"),
         "candidate_mass": {name: candidate_mass(path, history, args.threads) for name, path in bundles.items()},
         "file_ratio": [round(file_ratio, 4), file_ratio <= FILE_TARGET],
         "flash_attention": flash_sweep(bundles["tuned"], args.threads),
-        "results": {name: run(path, options, name == "tuned") for name, path in bundles.items()},
+        "results": {},
     }
-    (args.out / f"{NAME}.json").write_text(compact_json(document), encoding="utf-8")
-    (args.out / f"{NAME}.md").write_text(page(document), encoding="utf-8")
-    draw(document["results"]["tuned"], args.out / f"{NAME}.png")
+    for name in args.bundles.split(","):
+        document["results"][name] = run(bundles[name], options, name == "tuned")
+        # Whatever is measured is kept, should the rest be interrupted.
+        (args.out / f"{NAME}.json").write_text(compact_json(document), encoding="utf-8")
+        (args.out / f"{NAME}.md").write_text(page(document), encoding="utf-8")
+        if name == "tuned":
+            draw(document["results"][name], args.out / f"{NAME}.png")
     print(page(document))
 
 

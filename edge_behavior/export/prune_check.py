@@ -23,6 +23,7 @@ from edge_behavior.export.prune import CannotPrune, PrunePlan, plan_pruning
 from edge_behavior.export.prune_words import domain_texts
 from edge_behavior.runtime.backend import Backend, Row
 from edge_behavior.runtime.llamacpp import LlamaBackend, LlamaOptions
+from edge_behavior.runtime.predictor import SMALL_BUNDLE
 from edge_behavior.scoring import Floats, log_softmax
 from edge_behavior.trie import LabelTrie
 
@@ -38,8 +39,6 @@ _HISTORY_LENGTHS = (0, 1, 2, 5, 10, 20)
 _ROWS_AT_ONCE = 48
 # Share of the candidates' probability below which a branch of the trie is not followed.
 _NEGLIGIBLE = 1e-3
-# Below this size threads wait for each other more than they work.
-_ONE_THREAD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ def compare(path: Path, encoder: PromptEncoder, kept: NDArray[np.int64], prompts
     """
     # Room for the nodes of one evaluation; more are looked at in turns.
     n_ctx = max(len(prompt) for prompt in prompts) + min(len(encoder.trie), 512)
-    threads = 1 if path.stat().st_size < _ONE_THREAD_BYTES else None
+    threads = 1 if path.stat().st_size < SMALL_BUNDLE else None
     backend = LlamaBackend(path, LlamaOptions(-(-n_ctx // 256) * 256, threads, exact=True))
     try:
         # Equal beginnings are evaluated once.
