@@ -44,6 +44,8 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
     "evaluation": (dict,),
     "vocabulary": (dict, type(None)),
     "habits": (dict, type(None)),
+    "calibration": (dict, type(None)),
+    "parity": (dict, type(None)),
     "tokenizer_sha256": (str,),
     "tensors_sha256": (str,),
 }
@@ -67,6 +69,8 @@ class Manifest:
         evaluation: The metrics of the run. Numbers that are not finite become null in the file.
         vocabulary: What pruning left of the vocabulary, see `export.prune`; None if nothing was pruned.
         habits: How the per-user counter is set and fused with the model, see `fusion`; None without one.
+        calibration: How scores become the probabilities that are shown, see `calibration`; None if not fitted.
+        parity: What every step of the export changed, see `export.parity`; None if it was not measured.
         tokenizer_sha256: Hash of the file's tokenizer metadata; set on writing.
         tensors_sha256: Hash of everything that decides the logits (architecture metadata, tensor table and tensor
             data); set on writing.
@@ -86,6 +90,8 @@ class Manifest:
     evaluation: dict[str, Any] = field(default_factory=dict)
     vocabulary: dict[str, Any] | None = None
     habits: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
+    parity: dict[str, Any] | None = None
     tokenizer_sha256: str = ""
     tensors_sha256: str = ""
     schema_version: int = SCHEMA_VERSION
