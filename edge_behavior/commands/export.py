@@ -2,64 +2,96 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 
 def export_command(
     run: Annotated[Path | None, typer.Argument(help="Run folder. Default: the last run.", show_default=False)] = None,
-    quant: Annotated[str, typer.Option(help="q4, q4_0, q5, q8, f16 or f32.")] = "q4",
+    quant: Annotated[
+        str | None,
+        typer.Option(
+            help="q4, q4_0, q5, q8, f16, f32, or auto: the smallest that passes. Default: the profile's.",
+            show_default=False,
+        ),
+    ] = None,
     format: Annotated[str, typer.Option("--format", help="gguf.")] = "gguf",
     out: Annotated[Path | None, typer.Option(help="Bundle to write. Default: RUN-QUANT.gguf.")] = None,
+    profile: Annotated[str, typer.Option(help="A name from export/configs or a YAML file.")] = "default",
     stage: Annotated[str, typer.Option(help="Which weights: b_tuning, a_tuning or untuned.")] = "b_tuning",
     data: Annotated[
         Path | None,
-        typer.Option(help="Dataset: places, users to fit habits on. Default: the run's.", show_default=False),
+        typer.Option(help="Dataset: places, users to compare and fit on. Default: the run's.", show_default=False),
     ] = None,
     prune: Annotated[
-        str, typer.Option(help="Drop unused tokens: auto (if predictions stay the same), on or off.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            help="Drop unused tokens: auto (if predictions stay the same), on or off. Default: the profile's.",
+            show_default=False,
+        ),
+    ] = None,
     extra_tokens: Annotated[
-        int | None, typer.Option(help="Everyday word pieces that pruning keeps. Default: 4096.", show_default=False)
+        int | None, typer.Option(help="Everyday word pieces that pruning keeps.", show_default=False)
     ] = None,
     habits: Annotated[
         bool | None,
         typer.Option(help="Fit how model and habits are mixed. Default: where there is a dataset.", show_default=False),
     ] = None,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="Write the bundle even if it is beyond the profile's limits.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Merge the adapter, convert, quantize: one GGUF file with everything the phone needs.
+    """Merge the adapter, convert, quantize, compare: one GGUF file with everything the phone needs.
 
-    Stock llama.cpp loads the file; candidates, prompt layout and hashes are in its `edgeb.*` metadata.
+    Stock llama.cpp loads the file; candidates, prompt layout and hashes are in its `edgeb.*` metadata. What every step
+    changed about the predictions is measured on validation users; beyond the profile's limits nothing is written and
+    the exit code is 1.
 
         edgeb export runs/tiny --quant q4 --out tiny.gguf
+
+        edgeb export runs/tiny --quant auto --profile smallest
     """
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError, nearest
+    from edge_behavior.export.parity import ParityError
     from edge_behavior.export.pipeline import export_bundle
-    from edge_behavior.export.prune import EXTRA_TOKENS
+    from edge_behavior.export.profiles import load_profile
     from edge_behavior.export.run_source import run_source
     from edge_behavior.workspace import recall, remember
 
     if format != "gguf":
         raise EdgebError(f"unknown format '{format}'", nearest(format, ["gguf"]))
+    flags = {
+        "quant": quant,
+        "prune": prune,
+        "extra_tokens": extra_tokens,
+        "habits": None if habits is None else "on" if habits else "off",
+        "parity.enforce": False if allow_loss else None,
+    }
+    chosen = load_profile(profile, flags)
     run = (run or recall("run")).resolve()
-    out = out or run.with_name(f"{run.name}-{quant}.gguf")
-    kept = EXTRA_TOKENS if extra_tokens is None else extra_tokens
-    mode = "auto" if habits is None else "on" if habits else "off"
+    out = out or run.with_name(f"{run.name}-{chosen.quant}.gguf")
     source = run_source(run, stage, data)
-    report = export_bundle(source, out, quant, force, prune=prune, extra_tokens=kept, habits=mode)
+    try:
+        report = export_bundle(source, out, chosen, force)
+    except ParityError as error:
+        show_parity(error.report, sys.stderr)
+        raise
     remember("bundle", out)
     note = _pruning_note(report["pruning"])
     if note:
         typer.echo(f"edgeb: {note}", err=True)
-    if mode == "auto" and not report["habits"]["fitted"]:
+    if chosen.habits == "auto" and not report["habits"]["fitted"]:
         typer.echo(f"edgeb: habits are not fitted: {report['habits']['reason']}", err=True)
+    if report["parity"]["exceeded"]:
+        typer.echo(f"edgeb: beyond the limits: {'; '.join(report['parity']['exceeded'])}", err=True)
     emit(report, as_json, _show_report)
 
 
@@ -112,6 +144,15 @@ def _show_report(report: dict[str, Any]) -> None:
         f"{report['bundle']}: {report['bytes'] / 1e6:.1f} MB, {report['architecture']} {report['quantization']}"
     )
     console.print(f"tensors: {types}; tokenization of {report['segments_checked']} segments equals training's")
+    for name, why in report["parity"]["tried"].items():
+        console.print(f"not {name}: {'; '.join(why)}")
+    recovery = report["parity"]["recovery"]
+    if recovery:
+        kept = ", ".join(name.strip(".").removesuffix(".weight") for name in recovery["kept"])
+        console.print(
+            f"kept at 8 bits for the tail: {kept}" if kept else "keeping tensors at 8 bits did not help the tail"
+        )
+    show_parity(report["parity"], sys.stdout)
     vocabulary = report["pruning"]["vocabulary"]
     if vocabulary:
         console.print(
@@ -121,6 +162,32 @@ def _show_report(report: dict[str, Any]) -> None:
         measured = report["habits"]["measured"]
         accuracies = ", ".join(f"{name} {measured[name]['accuracy']:.3f}" for name in ("model", "habits", "fused"))
         console.print(f"predicts with {report['habits']['default']}; accuracy on validation users: {accuracies}")
+
+
+def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
+    """The gate's table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = f"{parity['windows']} windows of validation users" if parity["held_out"] else "made-up prompts"
+    table = Table(title=f"against the model before merging, {drawn}", title_justify="left")
+    for i, head in enumerate(("after", "flips", "KL", "max Δ log p", "accuracy", "head", "medium", "tail")):
+        table.add_column(head, justify="right" if i else "left")
+    groups = ("accuracy", "head", "medium", "tail")
+    table.add_row("trained", "", "", "", *(_share(parity["reference"][name]) for name in groups))
+    for name, row in parity["stages"].items():
+        table.add_row(
+            name,
+            f"{row['flips']:.1%}",
+            f"{row['mean_kl']:.2g}",
+            f"{row['max_log_prob']:.2g}",
+            *(_share(row[group]) for group in groups),
+        )
+    Console(file=stream).print(table)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _pruning_note(pruning: dict[str, Any]) -> str:
@@ -139,6 +206,10 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
     for key, value in manifest.items():
         if key == "candidates":
             text = f"{len(value['labels'])}: " + ", ".join(value["labels"])
+        elif key == "parity":
+            if value is not None:
+                show_parity(value, sys.stdout)
+            continue
         elif key == "evaluation":
             text = ", ".join(f"{name}" for name in value) or "–"
         elif isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The whole export: merge, convert, prune, quantize, write the bundle, prove it, put it in place.
+"""The whole export: merge, convert, prune, quantize, compare, write the bundle, prove it, put it in place.
 
 Every intermediate file lives in one hidden folder beside the output, which disappears whatever happens; the bundle
 appears under its name only once it has been verified.
@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,17 +36,22 @@ from edge_behavior.export.base_model import (
     weight_files,
     weights_sha256,
 )
-from edge_behavior.export.gguf_writer import write_gguf
+from edge_behavior.export.gguf_writer import tensor_names, write_gguf
 from edge_behavior.export.llama_file import LlamaFile
 from edge_behavior.export.merge import Probe, logit_difference, merge_adapter
+from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.progress import progress_bar
-from edge_behavior.export.prune import EXTRA_TOKENS, write_pruned
+from edge_behavior.export.prune import write_pruned
 from edge_behavior.export.prune_check import PruneRequest, Pruning, check_mode, decide_pruning
 from edge_behavior.export.prune_words import domain_texts
-from edge_behavior.export.quantize import UNQUANTIZED, Quant, find_quant, quantize, tensor_types
+from edge_behavior.export.quantize import UNQUANTIZED, find_quant, tensor_types
+from edge_behavior.export.quantize_gate import AUTO, quantize_within
+from edge_behavior.export.source import ExportSource
+from edge_behavior.export.witness import Witness
 from edge_behavior.gguf_header import GgufFile
 from edge_behavior.hf_tokens import plain_encoder, special_ids
 from edge_behavior.prompts import PromptLayout
+from edge_behavior.runtime.predictor import context_needed
 
 # f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.
 CONVERSION_TOLERANCE = 5e-2
@@ -54,40 +59,6 @@ _PROBE_LENGTH = 48
 HABITS_MODES = ("auto", "on", "off")
 _SPARE_BYTES = 64 << 20
 _SAMPLE_PLACES = ("home", "work", "unknown", "40.75/-73.98", "a b-c_d.e&f/g+h", "Café Zürich", "東京駅", "место 7")
-
-
-@dataclass(frozen=True)
-class ExportSource:
-    """What to export.
-
-    Attributes:
-        base: Folder or hub name of the backbone.
-        adapter: Folder of the LoRA adapter of the last stage, or None for the backbone as it is.
-        candidates: The labels the model predicts.
-        layout: The layout it was trained with.
-        training: The resolved recipe, kept in the manifest.
-        evaluation: The run's metrics, kept in the manifest.
-        base_license: Licence of the backbone, kept in the manifest.
-        special_ids: (id that prompts start with or None, end-of-sequence id) as training used them; None takes the
-            tokenizer's own rule.
-        base_sha256: `weights_sha256` of the backbone as training saw it, to refuse another one; None skips this.
-        data: Dataset folder with the same candidates, or None.
-        places: Place names of the domain, or None where they are not known.
-        data_note: Why there is no dataset, for the report; "" where there is one.
-    """
-
-    base: str | Path
-    adapter: Path | None
-    candidates: CandidateSet
-    layout: PromptLayout
-    training: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    base_license: str | None = None
-    special_ids: tuple[int | None, int] | None = None
-    base_sha256: str | None = None
-    data: Path | None = None
-    places: tuple[str, ...] | None = None
-    data_note: str = "no dataset was given"
 
 
 @dataclass
@@ -101,41 +72,33 @@ class _Model:
 
 
 def export_bundle(
-    source: ExportSource,
-    out: Path,
-    quant: str = "q4",
-    force: bool = False,
-    prune: str = "auto",
-    extra_tokens: int = EXTRA_TOKENS,
-    habits: str = "auto",
+    source: ExportSource, out: Path, profile: ExportProfile | None = None, force: bool = False
 ) -> dict[str, Any]:
     """Write a verified bundle.
 
     Args:
         source: What to export.
         out: The GGUF file to write.
-        quant: q4, q4_0, q5, q8, f16 or f32.
+        profile: How, and what loss is accepted; None for the defaults.
         force: Replace an existing `out`.
-        prune: Reduce the vocabulary to the domain's: `auto` (where the places are known, if the predictions stay the
-            same), `on` or `off`.
-        extra_tokens: Everyday word pieces that pruning keeps beside the domain's.
-        habits: Fit on validation users how model and habits are mixed: `auto` (where there is a dataset with enough
-            of them), `on` or `off`.
 
     Returns:
         A JSON-ready report: bundle, bytes, architecture, quantization, tensor_types (count per type), parameters,
         pruning (mode, pruned, reason, vocabulary, parity), habits (mode, fitted, reason, default, measured),
-        segments_checked (texts tokenized on both sides),
+        segments_checked (texts tokenized on both sides), parity (the gate's table, see `parity.parity_report`, with
+        `tried` formats and `recovery`), importance (prompts, tensors),
         logit_difference (largest absolute difference to the PyTorch model before merging, after each of merge, convert,
         prune and quantize), logit_scale (largest logit), seconds (per step).
 
     Raises:
+        ParityError: the predictions changed more than the profile accepts.
         EdgebError: any user error named by the modules of this package; too little disk space; `out` exists or
             cannot be written. Nothing is left behind.
     """
-    target = find_quant(quant)
-    check_mode(prune)
-    _check_habits(habits, source)
+    profile = profile or ExportProfile()
+    quant = profile.quant if profile.quant == AUTO else find_quant(profile.quant).name
+    check_mode(profile.prune)
+    _check_habits(profile.habits, source)
     _check_output(out, force)
     base_dir = resolve_base(source.base)
     config = load_config(base_dir)
@@ -148,27 +111,28 @@ def export_bundle(
     encoder = PromptEncoder(encode, source.layout, source.candidates, bos_id, eos_id)
     probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), UNKNOWN_PLACE)[:_PROBE_LENGTH]
     dtype = _merge_dtype(parameters)
-    precision = quant if quant in UNQUANTIZED else "f16"
+    precision = profile.quant if profile.quant in UNQUANTIZED else "f16"
     seconds: dict[str, float] = {}
     with _workspace(out) as folder:
-        prunes = prune == "on" or (prune == "auto" and source.places is not None)
-        _check_space(folder, parameters, dtype, precision, target, prunes)
+        prunes = profile.prune == "on" or (profile.prune == "auto" and source.places is not None)
+        _check_space(folder, parameters, dtype, precision, profile.quant, prunes)
         with _timed(seconds, "hash"), progress_bar("Hashing backbone", _bytes(files), unit_bytes=True) as advance:
             base_hash = weights_sha256(files, advance)
         if source.base_sha256 not in (None, base_hash):
             raise EdgebError(f"the backbone {source.base} is not the one of the training run", "pass that backbone")
-        manifest = _manifest(source, config, target, encoder, base_hash)
+        manifest = _manifest(source, config, quant, encoder, base_hash)
         manifest.to_json()  # refuse what cannot be written before the long work
+        witness = Witness(source, profile, parameters, encoder, tensor_names(config), context_needed(manifest))
         merged = folder / "merged"
-        with _timed(seconds, "merge"), progress_bar("Merging", 1) as advance:
-            probe = merge_adapter(source.base, source.adapter, merged, dtype, probe_ids)
-            advance(1)
+        with _timed(seconds, "merge"):
+            probe = merge_adapter(source.base, source.adapter, merged, dtype, probe_ids, witness.observe)
         model = _Model(folder / "plain.gguf", probe, encoder, encode)
         with _timed(seconds, "convert"):
             write_gguf(merged, model.plain, precision)
+            witness.score("convert", model.plain, manifest)
         differences = {"merge": probe.difference, "convert": _converted_difference(model)}
         with _timed(seconds, "prune"):
-            request = PruneRequest(prune, extra_tokens, source.places, source.data, source.data_note)
+            request = PruneRequest(profile.prune, profile.extra_tokens, source.places, source.data, source.data_note)
             pruning = decide_pruning(request, model.plain, tokenizer, config, encoder)
             if pruning.plan is not None:
                 _prune(model, pruning, merged, folder / "pruned", precision)
@@ -179,28 +143,35 @@ def export_bundle(
                     eos_id=model.encoder.eos_id,
                     vocabulary=pruning.plan.facts(),
                 )
+                witness.score("prune", model.plain, manifest)
         shutil.rmtree(merged, ignore_errors=True)
         with _timed(seconds, "quantize"):
-            quantized = _quantized(folder, quant)
-        with _timed(seconds, "write"), progress_bar("Writing", 2 * _data_bytes(quantized), unit_bytes=True) as advance:
-            write_bundle(quantized, manifest, folder / "bundle.gguf", advance)
-        quantized.unlink()
+            quantized = quantize_within(witness.unquantized(model.plain, manifest), folder, profile)
+            parity = {**quantized.parity, "tried": quantized.tried, "recovery": quantized.recovery}
+            manifest = replace(manifest, quantization=find_quant(quantized.quant).name, parity=parity)
+        total = 2 * _data_bytes(quantized.path)
+        with _timed(seconds, "write"), progress_bar("Writing", total, unit_bytes=True) as advance:
+            write_bundle(quantized.path, manifest, folder / "bundle.gguf", advance)
+        quantized.path.unlink()
+        model.plain.unlink(missing_ok=True)
         with _timed(seconds, "verify"):
             verify_bundle(folder / "bundle.gguf")
             segments = prompt_segments(source.layout, source.candidates, source.places or ())
             differences["quantize"] = _check_loads(folder / "bundle.gguf", model, segments)
         with _timed(seconds, "habits"):
-            fitted = _fit_habits(folder / "bundle.gguf", manifest, source, habits)
+            fitted = _fit_habits(folder / "bundle.gguf", manifest, source, profile.habits)
         report = {
             "bundle": str(out),
             "bytes": _bytes([folder / "bundle.gguf"]),
             "architecture": manifest.architecture,
-            "quantization": target.name,
+            "quantization": manifest.quantization,
             "tensor_types": tensor_types(folder / "bundle.gguf"),
             "parameters": parameters,
             "pruning": pruning.report(),
             "habits": fitted,
             "segments_checked": len(segments),
+            "importance": {"prompts": witness.prompts, "tensors": len(witness.importance)},
+            "parity": parity,
             "logit_difference": differences,
             "logit_scale": float(np.abs(probe.logits).max()),
             "seconds": seconds,
@@ -254,7 +225,7 @@ def _fit_habits(bundle: Path, manifest: Manifest, source: ExportSource, mode: st
     return {"mode": mode, "fitted": True, "reason": "", "default": habits["default"], "measured": habits["measured"]}
 
 
-def _manifest(source: ExportSource, config: Any, quant: Quant, encoder: PromptEncoder, base_hash: str) -> Manifest:
+def _manifest(source: ExportSource, config: Any, quant: str, encoder: PromptEncoder, base_hash: str) -> Manifest:
     return Manifest(
         created_with=f"edgeb {__version__}",
         candidates=source.candidates,
@@ -262,7 +233,7 @@ def _manifest(source: ExportSource, config: Any, quant: Quant, encoder: PromptEn
         bos_id=encoder.bos_id,
         eos_id=encoder.eos_id,
         architecture=architecture(config),
-        quantization=quant.name,
+        quantization=quant,
         context_length=int(config.max_position_embeddings),
         base_model={"name": _base_name(source.base), "license": source.base_license, "weights_sha256": base_hash},
         training=source.training,
@@ -302,12 +273,13 @@ def _merge_dtype(parameters: int) -> str:
     return "float32" if parameters * 4 * 1.3 < psutil.virtual_memory().available else "float16"
 
 
-def _check_space(folder: Path, parameters: int, dtype: str, precision: str, quant: Quant, prunes: bool) -> None:
+def _check_space(folder: Path, parameters: int, dtype: str, precision: str, quant: str, prunes: bool) -> None:
     merged = 4.0 if dtype == "float32" else 2.0
     plain = UNQUANTIZED[precision]
-    # At most two of merged model, pruned model, unquantized file, quantized file and bundle exist at a time.
-    pairs = (merged + plain, 2 * merged * prunes, plain + quant.bytes_per_weight, 2 * quant.bytes_per_weight)
-    needed = int(parameters * max(pairs)) + _SPARE_BYTES
+    each = find_quant("q8" if quant == AUTO else quant).bytes_per_weight
+    # What exists at a time: merged or pruned model and unquantized file, or that file with a quantized one and either
+    # another try or the bundle.
+    needed = int(parameters * max(merged + plain, 2 * merged * prunes, plain + 2 * each)) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise EdgebError(
@@ -328,15 +300,6 @@ def _workspace(out: Path) -> Iterator[Path]:
         if error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise EdgebError(f"no space left while writing {out}", "free some space or choose another --out") from None
         raise EdgebError(f"cannot write {out}: {error.strerror or error}", "choose another --out") from None
-
-
-def _quantized(folder: Path, quant: str) -> Path:
-    plain = folder / "plain.gguf"
-    if quant in UNQUANTIZED:
-        return plain
-    quantize(plain, folder / "quantized.gguf", quant)
-    plain.unlink()
-    return folder / "quantized.gguf"
 
 
 def _converted_difference(model: _Model) -> float:

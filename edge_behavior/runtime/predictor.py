@@ -63,7 +63,7 @@ class Predictor:
         manifest = verify_bundle(bundle) if verify else read_manifest(bundle)
         if threads is None and bundle.stat().st_size < SMALL_BUNDLE:
             threads = 1
-        options = LlamaOptions(n_ctx=_context_needed(manifest), threads=threads, exact=exact_math)
+        options = LlamaOptions(n_ctx=context_needed(manifest), threads=threads, exact=exact_math)
         backend = LlamaBackend(bundle, options)
         try:
             predictor = cls(manifest, backend)
@@ -171,7 +171,7 @@ class Predictor:
             )
 
 
-def _context_needed(manifest: Manifest) -> int:
+def context_needed(manifest: Manifest) -> int:
     """Positions for the longest usual prompt and its trie, rounded up; never more than the model was built for."""
     labels = [len(label.encode()) for label in manifest.candidates.labels]
     line = _LINE_TOKENS + max(labels)

@@ -40,7 +40,7 @@ def source(base: Path, monkeypatch: pytest.MonkeyPatch) -> ExportSource:
 
 def test_the_bundle_carries_what_was_fitted_with_it(source: ExportSource, tmp_path: Path) -> None:
     out = tmp_path / "m.gguf"
-    report = export_bundle(source, out, "f16", prune="off")
+    report = export_bundle(source, out, helpers.profile("f16", prune="off"))
     assert list(tmp_path.iterdir()) == [out]
     manifest = verify_bundle(out)
     assert manifest.habits is not None
@@ -69,18 +69,18 @@ def test_the_bundle_carries_what_was_fitted_with_it(source: ExportSource, tmp_pa
 
 def test_without_a_dataset(source: ExportSource, tmp_path: Path) -> None:
     alone = replace(source, data=None, data_note="the run's dataset is gone")
-    report = export_bundle(alone, tmp_path / "m.gguf", "f16")
+    report = export_bundle(alone, tmp_path / "m.gguf", helpers.profile("f16"))
     assert report["habits"] == {"mode": "auto", "fitted": False, "reason": "the run's dataset is gone"}
     assert read_manifest(tmp_path / "m.gguf").habits is None
     with pytest.raises(EdgebError, match="habits cannot be fitted: the run's dataset is gone") as caught:
-        export_bundle(alone, tmp_path / "n.gguf", "f16", habits="on")
+        export_bundle(alone, tmp_path / "n.gguf", helpers.profile("f16", habits="on"))
     assert "--data" in caught.value.hint
     assert not (tmp_path / "n.gguf").exists()
 
 
 def test_not_wanted(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heldout, "fit_habits", lambda *_: pytest.fail("was fitted"))
-    report = export_bundle(source, tmp_path / "m.gguf", "f16", prune="off", habits="off")
+    report = export_bundle(source, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off"))
     assert (report["habits"]["fitted"], report["habits"]["reason"]) == (False, "not asked for")
     assert read_manifest(tmp_path / "m.gguf").habits is None
 
@@ -90,13 +90,13 @@ def test_too_few_users(source: ExportSource, tmp_path: Path, monkeypatch: pytest
         raise TooFewUsersError("1 of d's validation users", "import more")
 
     monkeypatch.setattr(heldout, "fit_habits", refuse)
-    report = export_bundle(source, tmp_path / "m.gguf", "f16", prune="off")
+    report = export_bundle(source, tmp_path / "m.gguf", helpers.profile("f16", prune="off"))
     assert report["habits"]["reason"] == "1 of d's validation users"
     with pytest.raises(TooFewUsersError):
-        export_bundle(source, tmp_path / "n.gguf", "f16", prune="off", habits="on")
+        export_bundle(source, tmp_path / "n.gguf", helpers.profile("f16", prune="off", habits="on"))
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
 
 
 def test_unknown_mode(source: ExportSource, tmp_path: Path) -> None:
     with pytest.raises(EdgebError, match="unknown habits mode 'onn'"):
-        export_bundle(source, tmp_path / "m.gguf", "f16", habits="onn")
+        export_bundle(source, tmp_path / "m.gguf", helpers.profile("f16", habits="onn"))
