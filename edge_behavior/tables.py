@@ -273,25 +273,64 @@ def stage_effect_table(metrics: Mapping[str, Any], protocol: str = "balanced") -
     return table
 
 
-def candidates_table(predictions: Sequence[Mapping[str, Any]]) -> Table:
+def candidates_table(predictions: Sequence[Mapping[str, Any]], likely: Sequence[str] | None = None) -> Table:
     """Ranked candidates of one prediction: rank, behavior, probability and a bar whose full length is 100 %.
 
     Args:
         predictions: `behavior` and `probability` of each, most probable first.
+        likely: Behaviors of the likely set, to be marked in a column of their own; None for no such column.
     """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
+    members = set(likely or ())
     table.add_column("#", justify="right")
     table.add_column("behavior", overflow="fold")
     table.add_column("probability", justify="right")
+    if likely is not None:
+        table.add_column("likely")
     table.add_column("", no_wrap=True)
     for rank, row in enumerate(predictions, 1):
         share = float(row["probability"])
         bar = Text(_bar(share), style="green" if rank == 1 else "")
-        table.add_row(str(rank), Text(str(row["behavior"])), f"{share:.1%}", bar)
+        marks = [] if likely is None else ["✓" if row["behavior"] in members else ""]
+        table.add_row(str(rank), Text(str(row["behavior"])), f"{share:.1%}", *marks, bar)
     return table
+
+
+def calibration_lines(calibration: Mapping[str, Any], sources: Sequence[str]) -> str:
+    """What a manifest's `calibration` says of some sources, as a few lines of text.
+
+    Args:
+        calibration: As `export.calibrate.fit_calibration` gives it.
+        sources: Which ones, in this order.
+    """
+    lines, measured = [], calibration["measured"]
+    for source in sources:
+        held, found = calibration[source], measured[source]
+        bias = ", ".join(f"{group} {value:+.2f}" for group, value in held["bias"].items() if value)
+        lines.append(
+            f"{source}: temperature {held['temperature']:.2f}, bias {bias or 'none'}; expected calibration error "
+            f"{number(found['ece']['before'])} → {number(found['ece']['after'])}"
+        )
+        sets = [
+            f"{level}: {number(found['coverage'][level]['overall'])} by {found['coverage'][level]['size']:.1f} candidates"
+            for level in held["coverage"]
+        ]
+        lines.append(f"  likely sets, wanted and measured: {'; '.join(sets)}")
+        spoken = [
+            f"{level}: never"
+            if least is None
+            else f"{level}: from {number(least)} on, {number(found['precision'][level]['precision'])} in "
+            f"{found['precision'][level]['share']:.0%} of windows"
+            for level, least in held["precision"].items()
+        ]
+        lines.append(f"  suggest, wanted and measured precision: {'; '.join(spoken)}")
+    lines.append(
+        f"measured on {measured['windows']} validation windows of {measured['users']} users, each by what the others give"
+    )
+    return "\n".join(lines)
 
 
 def markdown_text(text: str) -> str:
