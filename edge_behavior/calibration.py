@@ -238,7 +238,7 @@ def measure(
         truth: [n].
         groups: [B] head, medium or tail.
         coverage: Per wanted coverage the threshold of the likely sets, one or [n].
-        precision: Per wanted precision the threshold for suggesting, one or [n] (infinite for never), or None for never.
+        precision: Per wanted precision the threshold for suggesting, one or [n]; None or infinite for never.
 
     Returns:
         `windows`; `ece`, `nll`, `tail_nll` and `accuracy`, each `before` and `after`; `coverage`: per level the share

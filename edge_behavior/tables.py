@@ -7,7 +7,7 @@ rich only where a terminal table is made.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -310,27 +310,25 @@ def calibration_lines(calibration: Mapping[str, Any], sources: Sequence[str]) ->
     for source in sources:
         held, found = calibration[source], measured[source]
         bias = ", ".join(f"{group} {value:+.2f}" for group, value in held["bias"].items() if value)
-        lines.append(
-            f"{source}: temperature {held['temperature']:.2f}, bias {bias or 'none'}; expected calibration error "
-            f"{number(found['ece']['before'])} → {number(found['ece']['after'])}"
-        )
-        sets = [
-            f"{level}: {number(found['coverage'][level]['overall'])} by {found['coverage'][level]['size']:.1f} candidates"
-            for level in held["coverage"]
+        ece = " → ".join(number(found["ece"][name]) for name in ("before", "after"))
+        sets = [found["coverage"][level] for level in held["coverage"]]
+        spoken = [found["precision"][level] for level in held["precision"]]
+        lines += [
+            f"{source}: temperature {held['temperature']:.2f}, bias {bias or 'none'}; calibration error {ece}",
+            f"  likely sets {_slashed(held['coverage'])}: cover {_slashed(number(s['overall']) for s in sets)} "
+            f"with {_slashed(format(s['size'], '.1f') for s in sets)} candidates",
+            f"  suggest {_slashed(held['precision'])}: right {_slashed(number(s['precision']) for s in spoken)} "
+            f"in {_slashed(format(s['share'], '.0%') for s in spoken)} of windows",
         ]
-        lines.append(f"  likely sets, wanted and measured: {'; '.join(sets)}")
-        spoken = [
-            f"{level}: never"
-            if least is None
-            else f"{level}: from {number(least)} on, {number(found['precision'][level]['precision'])} in "
-            f"{found['precision'][level]['share']:.0%} of windows"
-            for level, least in held["precision"].items()
-        ]
-        lines.append(f"  suggest, wanted and measured precision: {'; '.join(spoken)}")
     lines.append(
-        f"measured on {measured['windows']} validation windows of {measured['users']} users, each by what the others give"
+        f"measured on {measured['windows']} {measured['split']} windows of {measured['users']} users, each by what the "
+        "others give"
     )
     return "\n".join(lines)
+
+
+def _slashed(texts: Iterable[str]) -> str:
+    return "/".join(texts)
 
 
 def markdown_text(text: str) -> str:

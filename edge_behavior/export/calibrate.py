@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_behavior.calibration import (
     COVERAGES,
@@ -19,6 +20,7 @@ from edge_behavior.calibration import (
     Calibration,
     conformal_threshold,
     conformity,
+    expected_calibration_error,
     measure,
     suggest_thresholds,
 )
@@ -28,11 +30,12 @@ from edge_behavior.export.heldout import Floats, HeldOut, Ints, fit_weights, use
 from edge_behavior.fusion import SOURCES
 from edge_behavior.scoring import log_softmax
 
+WAYS = ("raw", "temperature", "bias")
 MIN_USERS, MIN_WINDOWS = 10, 100
 # Pull of the biases towards 0, per squared nat, in nats of mean loss.
 L2 = 0.01
-# The biases are kept where they lower the loss on tail truths by this many nats, told from so many windows.
-TAIL_GAIN, TAIL_WINDOWS = 0.01, 20
+# Fewer windows with a tail truth say nothing of what the biases do to the tail.
+TAIL_WINDOWS = 20
 _SHARPEST = 20.0
 
 
@@ -46,13 +49,11 @@ class _Fit:
 
     Attributes:
         raw: [n, B] the source's scores of all windows; of `fused` by weights that were fitted without these folds.
-        plain: The temperature alone.
-        corrected: Temperature and biases.
+        ways: Per way: as it comes (`raw`), with a temperature, with a temperature and biases.
     """
 
     raw: Floats
-    plain: Calibration
-    corrected: Calibration
+    ways: Mapping[str, Calibration]
 
 
 def fit_calibration(held: HeldOut, fused: bool = True, seed: int = 0) -> dict[str, Any]:
@@ -65,8 +66,8 @@ def fit_calibration(held: HeldOut, fused: bool = True, seed: int = 0) -> dict[st
 
     Returns:
         Per source what `calibration.Calibration` reads, and under `measured`: `split`, `windows`, `users`, `folds` and
-        per source what `calibration.measure` gives on users that nothing was fitted on, with the `prior` (whether the
-        biases were kept, and the losses this was decided by).
+        per source what `calibration.measure` gives on users that nothing was fitted on, with the `way` chosen (`raw`,
+        `temperature` or `bias`) and what was known of each of the `ways`.
 
     Raises:
         TooFewToCalibrateError: fewer than 10 users or 100 windows.
@@ -83,9 +84,9 @@ def fit_calibration(held: HeldOut, fused: bool = True, seed: int = 0) -> dict[st
     measured: dict[str, Any] = {}
     for source in SOURCES if fused else SOURCES[:2]:
         fitted = _Source(held, source, fold)
-        chosen, prior = fitted.calibration(frozenset())
+        chosen, way, known = fitted.calibration(frozenset())
         found[source] = chosen.to_dict()
-        measured[source] = {**fitted.measured(), "prior": prior}
+        measured[source] = {**fitted.measured(), "way": way, "ways": known}
     return {**found, "measured": {**counted, **measured}}
 
 
@@ -130,25 +131,22 @@ class _Source:
         self._folds = range(int(fold.max()) + 1)
         self._fits: dict[frozenset[int], _Fit] = {}
 
-    def calibration(self, without: frozenset[int]) -> tuple[Calibration, dict[str, Any]]:
-        """What the folds not in `without` give, thresholds included, and how the biases were decided on."""
+    def calibration(self, without: frozenset[int]) -> tuple[Calibration, str, dict[str, Any]]:
+        """What the folds not in `without` give, thresholds included; the way chosen, and what is known of each."""
         held, inner = self._held, [k for k in self._folds if k not in without]
         rows = np.isin(self._fold, inner)
-        variants = {name: np.empty_like(held.model) for name in ("plain", "corrected")}
+        log_probs = {way: np.empty_like(held.model) for way in WAYS}
         for k in inner:
             fit, mine = self._fit(without | {k}), self._fold == k
-            for name, log_probs in variants.items():
-                log_probs[mine] = log_softmax(getattr(fit, name).scores(fit.raw[mine], held.groups))
-        truth = held.truth[rows]
-        losses = {name: -x[rows, :][np.arange(len(truth)), truth] for name, x in variants.items()}
-        prior = _decide(losses["plain"], losses["corrected"], np.array(held.groups)[truth] == "tail")
-        name = "corrected" if prior["kept"] else "plain"
-        probs = np.exp(variants[name][rows])
-        scores = conformity(probs, truth)
-        fitted: Calibration = getattr(self._fit(without), name)
-        coverage = {level: conformal_threshold(scores, level) for level in COVERAGES}
-        precision = suggest_thresholds(probs.max(1), probs.argmax(1) == truth, held.users[rows], PRECISIONS)
-        return replace(fitted, coverage=coverage, precision=precision), prior
+            for way, calibration in fit.ways.items():
+                log_probs[way][mine] = log_softmax(calibration.scores(fit.raw[mine], held.groups))
+        log_probs = {way: x[rows] for way, x in log_probs.items()}
+        truth, users = held.truth[rows], held.users[rows]
+        way, known = choose_way(log_probs, truth, users, np.array(held.groups)[truth] == "tail")
+        probs = np.exp(log_probs[way])
+        coverage = {level: conformal_threshold(conformity(probs, truth), level) for level in COVERAGES}
+        precision = suggest_thresholds(probs.max(1), probs.argmax(1) == truth, users, PRECISIONS)
+        return replace(self._fit(without).ways[way], coverage=coverage, precision=precision), way, known
 
     def measured(self) -> dict[str, Any]:
         """`calibration.measure` over all windows, each by what the other folds give."""
@@ -158,7 +156,7 @@ class _Source:
         precision: Mapping[float, Floats] = {level: np.empty(n) for level in PRECISIONS}
         for k in self._folds:
             mine = self._fold == k
-            chosen, _ = self.calibration(frozenset({k}))
+            chosen, _, _ = self.calibration(frozenset({k}))
             raw = self._fit(frozenset({k})).raw[mine]
             before[mine] = log_softmax(raw)
             after[mine] = log_softmax(chosen.scores(raw, held.groups))
@@ -176,27 +174,59 @@ class _Source:
                 raw = fit_weights(held.take(rows)).scores(held.model, held.habits)
             else:
                 raw = held.model if self._source == "model" else held.habits
-            plain, corrected = (
-                fit_scores(raw[rows], held.truth[rows], held.groups, biased) for biased in (False, True)
-            )
-            self._fits[without] = _Fit(raw, plain, corrected)
+            ways = {
+                way: Calibration()
+                if way == "raw"
+                else fit_scores(raw[rows], held.truth[rows], held.groups, way == "bias")
+                for way in WAYS
+            }
+            self._fits[without] = _Fit(raw, ways)
         return self._fits[without]
 
 
-def _decide(plain: Floats, corrected: Floats, tail: Any) -> dict[str, Any]:
-    """Keep the biases where, on users not fitted on, the mean loss does not rise and that of tail truths falls.
+def choose_way(
+    log_probs: Mapping[str, Floats], truth: Ints, users: Ints, tail: NDArray[np.bool_]
+) -> tuple[str, dict[str, Any]]:
+    """The simplest way that nothing beats, on users it was not fitted on.
+
+    A temperature is taken where it lowers the mean loss by more than the standard error of that difference over users,
+    and does not raise the expected calibration error. Biases are taken in addition where they do the same to the loss
+    of tail truths, of which there must be 20, and raise neither the mean loss nor the calibration error.
 
     Args:
-        plain: [n] loss with the temperature alone.
-        corrected: [n] loss with the biases.
+        log_probs: [n, B] per way.
+        truth: [n].
+        users: [n] user codes.
         tail: [n] whether the truth is in the tail.
+
+    Returns:
+        The way, and per way `nll`, `tail_nll` (None without a tail truth) and `ece`.
     """
-    found: dict[str, Any] = {"tail_windows": int(tail.sum())}
-    for name, losses in (("temperature", plain), ("with_bias", corrected)):
-        found[name] = {"nll": float(losses.mean()), "tail_nll": float(losses[tail].mean()) if tail.any() else None}
-    found["kept"] = bool(
+    losses = {way: -x[np.arange(len(truth)), truth] for way, x in log_probs.items()}
+    known: dict[str, Any] = {
+        way: {
+            "nll": float(loss.mean()),
+            "tail_nll": float(loss[tail].mean()) if tail.any() else None,
+            "ece": expected_calibration_error(log_probs[way], truth),
+        }
+        for way, loss in losses.items()
+    }
+    chosen = "raw"
+    if _lowers(losses["raw"], losses["temperature"], users) and known["temperature"]["ece"] <= known["raw"]["ece"]:
+        chosen = "temperature"
+    if (
         tail.sum() >= TAIL_WINDOWS
-        and corrected.mean() <= plain.mean()
-        and corrected[tail].mean() <= plain[tail].mean() - TAIL_GAIN
-    )
-    return found
+        and _lowers(losses[chosen][tail], losses["bias"][tail], users[tail])
+        and known["bias"]["nll"] <= known[chosen]["nll"]
+        and known["bias"]["ece"] <= known[chosen]["ece"]
+    ):
+        chosen = "bias"
+    return chosen, known
+
+
+def _lowers(before: Floats, after: Floats, users: Ints) -> bool:
+    """Whether the mean falls by more than the standard error of the difference, windows of a user taken together."""
+    gain = before - after
+    _, user = np.unique(users, return_inverse=True)
+    away = np.bincount(user, gain - gain.mean())
+    return bool(gain.mean() > np.sqrt((away**2).sum()) / len(gain))
