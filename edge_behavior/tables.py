@@ -327,6 +327,52 @@ def calibration_lines(calibration: Mapping[str, Any], sources: Sequence[str]) ->
     return "\n".join(lines)
 
 
+def calibration_rows(measured: Mapping[str, Any]) -> list[list[str]]:
+    """Source, calibration error, then per level what likely sets and suggestions do; the first row is the header.
+
+    Args:
+        measured: Per source what `calibration.measure` gives.
+    """
+    first = next(iter(measured.values()))
+    head = ["", "error", *(f"sets {level}" for level in first["coverage"])]
+    rows = [[*head, *(f"suggest {level}" for level in first["precision"])]]
+    for source, found in measured.items():
+        cells = [source, " → ".join(number(found["ece"][name]) for name in ("before", "after"))]
+        cells += [f"{number(held['overall'])} by {held['size']:.1f}" for held in found["coverage"].values()]
+        for held in found["precision"].values():
+            cells.append(f"{number(held['precision'])} in {held['share']:.0%}" if held["suggested"] else NONE)
+        rows.append(cells)
+    return rows
+
+
+def calibration_table(measured: Mapping[str, Any], protocol: str) -> Table:
+    """Calibration of every source on windows, for a terminal.
+
+    Args:
+        measured: Per source what `calibration.measure` gives.
+        protocol: Which windows, for the title.
+    """
+    from rich.table import Table
+
+    caption = "error: calibration error before → after; sets: share of truths inside, by how many candidates; suggest: "
+    caption += "precision in the share of windows with a suggestion"
+    table = Table(
+        title=f"calibration, {protocol}",
+        caption=caption,
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title_justify="left",
+        caption_justify="left",
+    )
+    head, *rows = calibration_rows(measured)
+    for column in head:
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def _slashed(texts: Iterable[str]) -> str:
     return "/".join(texts)
 

@@ -1,8 +1,9 @@
 """Fit on held-out users how a bundle's scores become probabilities, and measure on users not fitted on what it brings.
 
-Everything that is reported for a user comes from weights, temperature, choices and thresholds that were fitted without
+Everything that is reported for a user comes from weights, temperature, biases and thresholds that were fitted without
 that user: a fold of users is measured with what the other folds gave, and the thresholds that these give are taken from
-windows scored without their own fold in turn. What goes into the bundle is fitted in the same way on all of them.
+windows scored without their own fold in turn. What goes into the bundle is fitted in the same way on all of them; only
+the choice between the three ways to calibrate is made with every user, again by losses of users not fitted on.
 """
 
 from __future__ import annotations
@@ -84,9 +85,9 @@ def fit_calibration(held: HeldOut, fused: bool = True, seed: int = 0) -> dict[st
     measured: dict[str, Any] = {}
     for source in SOURCES if fused else SOURCES[:2]:
         fitted = _Source(held, source, fold)
-        chosen, way, known = fitted.calibration(frozenset())
-        found[source] = chosen.to_dict()
-        measured[source] = {**fitted.measured(), "way": way, "ways": known}
+        way, known = fitted.choose()
+        found[source] = fitted.calibration(way, frozenset()).to_dict()
+        measured[source] = {**fitted.measured(way), "way": way, "ways": known}
     return {**found, "measured": {**counted, **measured}}
 
 
@@ -131,24 +132,24 @@ class _Source:
         self._folds = range(int(fold.max()) + 1)
         self._fits: dict[frozenset[int], _Fit] = {}
 
-    def calibration(self, without: frozenset[int]) -> tuple[Calibration, str, dict[str, Any]]:
-        """What the folds not in `without` give, thresholds included; the way chosen, and what is known of each."""
-        held, inner = self._held, [k for k in self._folds if k not in without]
-        rows = np.isin(self._fold, inner)
-        log_probs = {way: np.empty_like(held.model) for way in WAYS}
-        for k in inner:
-            fit, mine = self._fit(without | {k}), self._fold == k
-            for way, calibration in fit.ways.items():
-                log_probs[way][mine] = log_softmax(calibration.scores(fit.raw[mine], held.groups))
-        log_probs = {way: x[rows] for way, x in log_probs.items()}
-        truth, users = held.truth[rows], held.users[rows]
-        way, known = choose_way(log_probs, truth, users, np.array(held.groups)[truth] == "tail")
-        probs = np.exp(log_probs[way])
-        coverage = {level: conformal_threshold(conformity(probs, truth), level) for level in COVERAGES}
-        precision = suggest_thresholds(probs.max(1), probs.argmax(1) == truth, users, PRECISIONS)
-        return replace(self._fit(without).ways[way], coverage=coverage, precision=precision), way, known
+    def choose(self) -> tuple[str, dict[str, Any]]:
+        """See `choose_way`."""
+        log_probs = {way: self._left_out(way, frozenset()) for way in WAYS}
+        tail = np.array(self._held.groups)[self._held.truth] == "tail"
+        return choose_way(log_probs, self._held.truth, self._held.users, tail)
 
-    def measured(self) -> dict[str, Any]:
+    def calibration(self, way: str, without: frozenset[int]) -> Calibration:
+        """What the folds not in `without` give, thresholds included."""
+        rows = ~np.isin(self._fold, list(without))
+        probs, truth = np.exp(self._left_out(way, without)), self._held.truth[rows]
+        scores, right = conformity(probs, truth), probs.argmax(1) == truth
+        return replace(
+            self._fit(without).ways[way],
+            coverage={level: conformal_threshold(scores, level) for level in COVERAGES},
+            precision=suggest_thresholds(probs.max(1), right, self._held.users[rows], PRECISIONS),
+        )
+
+    def measured(self, way: str) -> dict[str, Any]:
         """`calibration.measure` over all windows, each by what the other folds give."""
         held, n = self._held, len(self._held)
         before, after = np.empty_like(held.model), np.empty_like(held.model)
@@ -156,7 +157,7 @@ class _Source:
         precision: Mapping[float, Floats] = {level: np.empty(n) for level in PRECISIONS}
         for k in self._folds:
             mine = self._fold == k
-            chosen, _, _ = self.calibration(frozenset({k}))
+            chosen = self.calibration(way, frozenset({k}))
             raw = self._fit(frozenset({k})).raw[mine]
             before[mine] = log_softmax(raw)
             after[mine] = log_softmax(chosen.scores(raw, held.groups))
@@ -167,6 +168,14 @@ class _Source:
                 precision[level][mine] = np.inf if least is None else least
         return measure(before, after, held.truth, held.groups, coverage, precision)
 
+    def _left_out(self, way: str, without: frozenset[int]) -> Floats:
+        """Log-probabilities of the windows not in `without`, each by a fit without its own fold either."""
+        found = np.empty_like(self._held.model)
+        for k in set(self._folds) - without:
+            fit, mine = self._fit(without | {k}), self._fold == k
+            found[mine] = log_softmax(fit.ways[way].scores(fit.raw[mine], self._held.groups))
+        return found[~np.isin(self._fold, list(without))]
+
     def _fit(self, without: frozenset[int]) -> _Fit:
         if without not in self._fits:
             held, rows = self._held, ~np.isin(self._fold, list(without))
@@ -174,13 +183,9 @@ class _Source:
                 raw = fit_weights(held.take(rows)).scores(held.model, held.habits)
             else:
                 raw = held.model if self._source == "model" else held.habits
-            ways = {
-                way: Calibration()
-                if way == "raw"
-                else fit_scores(raw[rows], held.truth[rows], held.groups, way == "bias")
-                for way in WAYS
-            }
-            self._fits[without] = _Fit(raw, ways)
+            truth, groups = held.truth[rows], held.groups
+            ways = {w: fit_scores(raw[rows], truth, groups, biased=w == "bias") for w in WAYS if w != "raw"}
+            self._fits[without] = _Fit(raw, {"raw": Calibration(), **ways})
         return self._fits[without]
 
 
