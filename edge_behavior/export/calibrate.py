@@ -194,9 +194,9 @@ def choose_way(
 ) -> tuple[str, dict[str, Any]]:
     """The simplest way that nothing beats, on users it was not fitted on.
 
-    A temperature is taken where it lowers the mean loss by more than the standard error of that difference over users,
-    and does not raise the expected calibration error. Biases are taken in addition where they do the same to the loss
-    of tail truths, of which there must be 20, and raise neither the mean loss nor the calibration error.
+    A temperature is taken where it lowers the mean loss by more than the standard error of that difference over users.
+    Biases are taken in addition where they do the same to the loss of tail truths, of which there must be 20, and do
+    not raise the mean loss. Neither is taken where the expected calibration error is above that of the raw values.
 
     Args:
         log_probs: [n, B] per way.
@@ -223,7 +223,7 @@ def choose_way(
         tail.sum() >= TAIL_WINDOWS
         and _lowers(losses[chosen][tail], losses["bias"][tail], users[tail])
         and known["bias"]["nll"] <= known[chosen]["nll"]
-        and known["bias"]["ece"] <= known[chosen]["ece"]
+        and known["bias"]["ece"] <= known["raw"]["ece"]
     ):
         chosen = "bias"
     return chosen, known
