@@ -83,7 +83,7 @@ def fit_calibration(held: HeldOut, fused: bool = True, seed: int = 0) -> dict[st
     counted = {"split": "validation", "windows": len(held), "users": users, "folds": folds}
     found: dict[str, Any] = {}
     measured: dict[str, Any] = {}
-    for source in SOURCES if fused else SOURCES[:2]:
+    for source in (name for name in SOURCES if fused or name != "fused"):
         fitted = _Source(held, source, fold)
         way, known = fitted.choose()
         found[source] = fitted.calibration(way, frozenset()).to_dict()
