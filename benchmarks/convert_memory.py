@@ -129,9 +129,7 @@ def main() -> None:
         weights = write_checkpoint(model, args.layers)
         AutoTokenizer.from_pretrained(args.tokenizer).save_pretrained(model)
         command = [sys.executable, __file__, "--tokenizer", str(args.tokenizer), "--work", str(args.work)]
-        done = subprocess.run(
-            [*command, "--convert-only", str(model)], stdout=subprocess.PIPE, text=True, check=True
-        )
+        done = subprocess.run([*command, "--convert-only", str(model)], stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout)
         document = {
             "command": f"python benchmarks/convert_memory.py --tokenizer FOLDER --work FOLDER --layers {args.layers}",

@@ -121,7 +121,9 @@ def predictions(run: Path, work: Path) -> dict[str, Any]:
     scores, reports = [], []
     for prune in ("off", "on"):
         out = work / f"run-{prune}.gguf"
-        profile = ExportProfile(quant="f32", prune=prune, extra_tokens=0, habits="off", **model_05b.UNGATED)
+        profile = ExportProfile(
+            quant="f32", prune=prune, extra_tokens=0, habits="off", calibrate="off", **model_05b.UNGATED
+        )
         reports.append(export_bundle(source, out, profile, force=True))
         with Predictor.load(out, threads=1, exact_math=True, prefix_cache=False) as predictor:
             asked = [(table.history(int(t)), table.event(int(t))) for t in targets]

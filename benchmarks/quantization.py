@@ -38,6 +38,7 @@ def measure(source: ExportSource, work: Path, windows: int, per_behavior: int) -
         profile = ExportProfile(
             quant=quant,
             habits="off",
+            calibrate="off",
             importance={"prompts": prompts},
             parity={"windows": windows, "per_behavior": per_behavior, "enforce": False},
             # Any loss is worth a try here.

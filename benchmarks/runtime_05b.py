@@ -61,7 +61,7 @@ TARGETS = (
 FILE_TARGET = 0.66
 # The tuning is repeated until the labels hold so much of the probability.
 WANTED_MASS, MOST_TUNINGS = 0.85, 5
-DECODE_SIZES = (1, 4, 8, 14, 20, 32, 63, 64, 128, 240)
+DECODE_SIZES = (1, 2, 3, 4, 7, 8, 13, 14, 15, 16, 20, 32, 63, 64, 128, 240)
 
 
 def make(work: Path, tokenizer: Path, tuning_steps: int, threads: int) -> dict[str, Path]:

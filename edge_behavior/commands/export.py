@@ -40,6 +40,10 @@ def export_command(
         bool | None,
         typer.Option(help="Fit how model and habits are mixed. Default: where there is a dataset.", show_default=False),
     ] = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(help="Fit the probabilities' calibration. Default: where there is a dataset.", show_default=False),
+    ] = None,
     allow_loss: Annotated[
         bool, typer.Option("--allow-loss", help="Write the bundle even if it is beyond the profile's limits.")
     ] = False,
@@ -72,7 +76,8 @@ def export_command(
         "quant": quant,
         "prune": prune,
         "extra_tokens": extra_tokens,
-        "habits": None if habits is None else "on" if habits else "off",
+        "habits": _mode(habits),
+        "calibrate": _mode(calibrate),
         "parity.enforce": False if allow_loss else None,
     }
     chosen = load_profile(profile, flags)
@@ -88,8 +93,12 @@ def export_command(
     note = _pruning_note(report["pruning"])
     if note:
         typer.echo(f"edgeb: {note}", err=True)
-    if chosen.habits == "auto" and not report["habits"]["fitted"]:
-        typer.echo(f"edgeb: habits are not fitted: {report['habits']['reason']}", err=True)
+    for key, wanted, what in (
+        ("habits", chosen.habits, "habits are"),
+        ("calibration", chosen.calibrate, "calibration is"),
+    ):
+        if wanted == "auto" and not report[key]["fitted"]:
+            typer.echo(f"edgeb: {what} not fitted: {report[key]['reason']}", err=True)
     if report["parity"]["exceeded"]:
         typer.echo(f"edgeb: beyond the limits: {'; '.join(report['parity']['exceeded'])}", err=True)
     emit(report, as_json, _show_report)
@@ -138,6 +147,8 @@ def inspect_command(
 def _show_report(report: dict[str, Any]) -> None:
     from rich.console import Console
 
+    from edge_behavior.tables import calibration_lines
+
     types = ", ".join(f"{count} {name}" for name, count in report["tensor_types"].items())
     console = Console()
     console.print(
@@ -162,6 +173,13 @@ def _show_report(report: dict[str, Any]) -> None:
         measured = report["habits"]["measured"]
         accuracies = ", ".join(f"{name} {measured[name]['accuracy']:.3f}" for name in ("model", "habits", "fused"))
         console.print(f"predicts with {report['habits']['default']}; accuracy on validation users: {accuracies}")
+    if report["calibration"]["fitted"]:
+        default = report["habits"].get("default", "model")
+        console.print(calibration_lines(report["calibration"], [default]), highlight=False)
+
+
+def _mode(wanted: bool | None) -> str | None:
+    return None if wanted is None else "on" if wanted else "off"
 
 
 def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
@@ -202,6 +220,9 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from edge_behavior.fusion import SOURCES
+    from edge_behavior.tables import calibration_lines
+
     table = Table("field", "value", title="edgeb bundle (hashes verified)")
     for key, value in manifest.items():
         if key == "candidates":
@@ -212,6 +233,8 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
             continue
         elif key == "evaluation":
             text = ", ".join(f"{name}" for name in value) or "–"
+        elif key == "calibration" and value is not None:
+            text = calibration_lines(value, [name for name in SOURCES if name in value])
         elif isinstance(value, dict):
             text = "\n".join(f"{k}: {v}" for k, v in value.items())
         else:

@@ -56,7 +56,7 @@ from edge_behavior.runtime.predictor import context_needed
 # f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.
 CONVERSION_TOLERANCE = 5e-2
 _PROBE_LENGTH = 48
-HABITS_MODES = ("auto", "on", "off")
+FITTING_MODES = ("auto", "on", "off")
 _SPARE_BYTES = 64 << 20
 _SAMPLE_PLACES = ("home", "work", "unknown", "40.75/-73.98", "a b-c_d.e&f/g+h", "Café Zürich", "東京駅", "место 7")
 
@@ -85,6 +85,7 @@ def export_bundle(
     Returns:
         A JSON-ready report: bundle, bytes, architecture, quantization, tensor_types (count per type), parameters,
         pruning (mode, pruned, reason, vocabulary, parity), habits (mode, fitted, reason, default, measured),
+        calibration (mode, fitted, reason, and what the manifest holds),
         segments_checked (texts tokenized on both sides), parity (the gate's table, see `parity.parity_report`, with
         `tried` formats and `recovery`), importance (prompts, tensors),
         logit_difference (largest absolute difference to the PyTorch model before merging, after each of merge, convert,
@@ -98,7 +99,8 @@ def export_bundle(
     profile = profile or ExportProfile()
     quant = profile.quant if profile.quant == AUTO else find_quant(profile.quant).name
     check_mode(profile.prune)
-    _check_habits(profile.habits, source)
+    _check_fitting(profile.habits, "habits", source)
+    _check_fitting(profile.calibrate, "calibration", source)
     _check_output(out, force)
     base_dir = resolve_base(source.base)
     config = load_config(base_dir)
@@ -159,7 +161,8 @@ def export_bundle(
             segments = prompt_segments(source.layout, source.candidates, source.places or ())
             differences["quantize"] = _check_loads(folder / "bundle.gguf", model, segments)
         with _timed(seconds, "habits"):
-            fitted = _fit_habits(folder / "bundle.gguf", manifest, source, profile.habits)
+            path = folder / "bundle.gguf"
+            fitted, calibrated = _fit_held_out(path, manifest, source, profile.habits, profile.calibrate)
         report = {
             "bundle": str(out),
             "bytes": _bytes([folder / "bundle.gguf"]),
@@ -169,6 +172,7 @@ def export_bundle(
             "parameters": parameters,
             "pruning": pruning.report(),
             "habits": fitted,
+            "calibration": calibrated,
             "segments_checked": len(segments),
             "importance": {"prompts": witness.prompts, "tensors": len(witness.importance)},
             "parity": parity,
@@ -197,32 +201,67 @@ def _prune(model: _Model, pruning: Pruning, merged: Path, pruned: Path, precisio
     shutil.rmtree(pruned)
 
 
-def _check_habits(mode: str, source: ExportSource) -> None:
-    if mode not in HABITS_MODES:
-        raise EdgebError(f"unknown habits mode '{mode}'", nearest(mode, HABITS_MODES))
+def _check_fitting(mode: str, what: str, source: ExportSource) -> None:
+    if mode not in FITTING_MODES:
+        raise EdgebError(f"unknown {what} mode '{mode}'", nearest(mode, FITTING_MODES))
     if mode == "on" and source.data is None:
-        raise EdgebError(f"habits cannot be fitted: {source.data_note}", "pass the run's dataset with --data")
+        raise EdgebError(f"{what} cannot be fitted: {source.data_note}", "pass the run's dataset with --data")
 
 
-def _fit_habits(bundle: Path, manifest: Manifest, source: ExportSource, mode: str) -> dict[str, Any]:
-    """Fit fusion with the written bundle and put it into its manifest; says what was done or why not."""
-    if mode == "off" or source.data is None:
-        return {"mode": mode, "fitted": False, "reason": "not asked for" if mode == "off" else source.data_note}
+def _fit_held_out(
+    bundle: Path, manifest: Manifest, source: ExportSource, habits: str, calibrate: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fit fusion and calibration with the written bundle and put them into its manifest.
+
+    Returns:
+        What was done or why not, for habits and for calibration.
+    """
+    reports = [{"mode": mode, "fitted": False, "reason": "not asked for"} for mode in (habits, calibrate)]
+    if habits == calibrate == "off" or source.data is None:
+        for report in reports:
+            if report["mode"] != "off":
+                report["reason"] = source.data_note
+        return reports[0], reports[1]
     # Here, since an export without a dataset needs no pyarrow.
-    from edge_behavior.export.heldout import TooFewUsersError, fit_habits
+    from edge_behavior.export.calibrate import TooFewToCalibrateError, fit_calibration
+    from edge_behavior.export.heldout import TooFewUsersError, fit_habits, score_held_out
 
     try:
-        habits = fit_habits(bundle, source.data)
+        held = score_held_out(bundle, source.data)
     except TooFewUsersError as error:
-        if mode == "on":
+        if "on" in (habits, calibrate):
             raise
-        return {"mode": mode, "fitted": False, "reason": error.message}
-    with_habits = bundle.with_name("with-habits.gguf")
+        for report in reports:
+            if report["mode"] != "off":
+                report["reason"] = error.message
+        return reports[0], reports[1]
+    fitted = manifest
+    if habits != "off":
+        found = fit_habits(held)
+        fitted = replace(fitted, habits=found)
+        reports[0] |= {"fitted": True, "reason": "", "default": found["default"], "measured": found["measured"]}
+    if calibrate != "off":
+        try:
+            found = fit_calibration(held, fused=fitted.habits is not None)
+        except TooFewToCalibrateError as error:
+            if calibrate == "on":
+                raise
+            reports[1]["reason"] = error.message
+        else:
+            fitted = replace(fitted, calibration=found)
+            reports[1] |= {"fitted": True, "reason": "", **found}
+    if fitted is not manifest:
+        _rewrite(bundle, fitted)
+    return reports[0], reports[1]
+
+
+def _rewrite(bundle: Path, manifest: Manifest) -> None:
+    """Give a written bundle another manifest."""
+    rewritten = bundle.with_name("rewritten.gguf")
     with progress_bar("Writing", 2 * _data_bytes(bundle), unit_bytes=True) as advance:
-        write_bundle(bundle, replace(manifest, habits=habits), with_habits, advance)
-    verify_bundle(with_habits)
-    os.replace(with_habits, bundle)
-    return {"mode": mode, "fitted": True, "reason": "", "default": habits["default"], "measured": habits["measured"]}
+        write_bundle(bundle, manifest, rewritten, advance)
+    verify_bundle(rewritten)
+    os.replace(rewritten, bundle)
 
 
 def _manifest(source: ExportSource, config: Any, quant: str, encoder: PromptEncoder, base_hash: str) -> Manifest:

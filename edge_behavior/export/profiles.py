@@ -55,6 +55,7 @@ class ExportProfile(_Section):
     prune: str = Field("auto", description="auto, on or off; see export/README.md")
     extra_tokens: int = Field(EXTRA_TOKENS, description="Everyday word pieces that pruning keeps")
     habits: str = Field("auto", description="auto, on or off: fit how model and habits are mixed")
+    calibrate: str = Field("auto", description="auto, on or off: fit how scores become probabilities")
     importance: ImportanceSettings = ImportanceSettings()
     parity: ParitySettings = ParitySettings()
     recover: RecoverySettings = RecoverySettings()

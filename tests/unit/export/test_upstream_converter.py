@@ -21,7 +21,13 @@ pytestmark = pytest.mark.slow
 ONLY_OURS = {"llama.attention.key_length", "llama.attention.value_length", "qwen2.attention.key_length"}
 ONLY_OURS |= {"qwen2.attention.value_length", "qwen2.rope.dimension_count", "qwen2.vocab_size"}
 FOR_PEOPLE = ("general.name", "general.size_label", "general.tags", "general.languages", "general.license")
-FOR_PEOPLE += ("general.finetune", "general.basename", "general.sampling", "general.base_model", "tokenizer.chat_template")
+FOR_PEOPLE += (
+    "general.finetune",
+    "general.basename",
+    "general.sampling",
+    "general.base_model",
+    "tokenizer.chat_template",
+)
 
 
 @pytest.fixture(scope="module")
