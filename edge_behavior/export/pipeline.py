@@ -6,14 +6,10 @@ appears under its name only once it has been verified.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -44,15 +40,16 @@ from edge_behavior.export.prune import EXTRA_TOKENS, write_pruned
 from edge_behavior.export.prune_check import PruneRequest, Pruning, check_mode, decide_pruning
 from edge_behavior.export.prune_words import domain_texts
 from edge_behavior.export.quantize import UNQUANTIZED, Quant, find_quant, quantize, tensor_types
+from edge_behavior.export.steps import base_name, merge_dtype, require_space, timed, total_bytes, workspace
 from edge_behavior.gguf_header import GgufFile
 from edge_behavior.hf_tokens import plain_encoder, special_ids
 from edge_behavior.prompts import PromptLayout
+from edge_behavior.runtime.backend import Backend
 
 # f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.
 CONVERSION_TOLERANCE = 5e-2
-_PROBE_LENGTH = 48
+PROBE_LENGTH = 48
 HABITS_MODES = ("auto", "on", "off")
-_SPARE_BYTES = 64 << 20
 _SAMPLE_PLACES = ("home", "work", "unknown", "40.75/-73.98", "a b-c_d.e&f/g+h", "Café Zürich", "東京駅", "место 7")
 
 
@@ -135,7 +132,7 @@ def export_bundle(
     """
     target = find_quant(quant)
     check_mode(prune)
-    _check_habits(habits, source)
+    check_habits(habits, source)
     _check_output(out, force)
     base_dir = resolve_base(source.base)
     config = load_config(base_dir)
@@ -146,28 +143,28 @@ def export_bundle(
     encode = plain_encoder(tokenizer)
     # Labels that the tokenizer cannot tell apart are refused before the long work.
     encoder = PromptEncoder(encode, source.layout, source.candidates, bos_id, eos_id)
-    probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), UNKNOWN_PLACE)[:_PROBE_LENGTH]
-    dtype = _merge_dtype(parameters)
+    probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), UNKNOWN_PLACE)[:PROBE_LENGTH]
+    dtype = merge_dtype(parameters)
     precision = quant if quant in UNQUANTIZED else "f16"
     seconds: dict[str, float] = {}
-    with _workspace(out) as folder:
+    with workspace(out) as folder:
         prunes = prune == "on" or (prune == "auto" and source.places is not None)
         _check_space(folder, parameters, dtype, precision, target, prunes)
-        with _timed(seconds, "hash"), progress_bar("Hashing backbone", _bytes(files), unit_bytes=True) as advance:
+        with timed(seconds, "hash"), progress_bar("Hashing backbone", total_bytes(files), unit_bytes=True) as advance:
             base_hash = weights_sha256(files, advance)
         if source.base_sha256 not in (None, base_hash):
             raise EdgebError(f"the backbone {source.base} is not the one of the training run", "pass that backbone")
         manifest = _manifest(source, config, target, encoder, base_hash)
         manifest.to_json()  # refuse what cannot be written before the long work
         merged = folder / "merged"
-        with _timed(seconds, "merge"), progress_bar("Merging", 1) as advance:
+        with timed(seconds, "merge"), progress_bar("Merging", 1) as advance:
             probe = merge_adapter(source.base, source.adapter, merged, dtype, probe_ids)
             advance(1)
         model = _Model(folder / "plain.gguf", probe, encoder, encode)
-        with _timed(seconds, "convert"):
+        with timed(seconds, "convert"):
             write_gguf(merged, model.plain, precision)
         differences = {"merge": probe.difference, "convert": _converted_difference(model)}
-        with _timed(seconds, "prune"):
+        with timed(seconds, "prune"):
             request = PruneRequest(prune, extra_tokens, source.places, source.data, source.data_note)
             pruning = decide_pruning(request, model.plain, tokenizer, config, encoder)
             if pruning.plan is not None:
@@ -180,20 +177,20 @@ def export_bundle(
                     vocabulary=pruning.plan.facts(),
                 )
         shutil.rmtree(merged, ignore_errors=True)
-        with _timed(seconds, "quantize"):
+        with timed(seconds, "quantize"):
             quantized = _quantized(folder, quant)
-        with _timed(seconds, "write"), progress_bar("Writing", 2 * _data_bytes(quantized), unit_bytes=True) as advance:
+        with timed(seconds, "write"), progress_bar("Writing", 2 * _data_bytes(quantized), unit_bytes=True) as advance:
             write_bundle(quantized, manifest, folder / "bundle.gguf", advance)
         quantized.unlink()
-        with _timed(seconds, "verify"):
+        with timed(seconds, "verify"):
             verify_bundle(folder / "bundle.gguf")
             segments = prompt_segments(source.layout, source.candidates, source.places or ())
             differences["quantize"] = _check_loads(folder / "bundle.gguf", model, segments)
-        with _timed(seconds, "habits"):
+        with timed(seconds, "habits"):
             fitted = _fit_habits(folder / "bundle.gguf", manifest, source, habits)
         report = {
             "bundle": str(out),
-            "bytes": _bytes([folder / "bundle.gguf"]),
+            "bytes": total_bytes([folder / "bundle.gguf"]),
             "architecture": manifest.architecture,
             "quantization": target.name,
             "tensor_types": tensor_types(folder / "bundle.gguf"),
@@ -226,7 +223,8 @@ def _prune(model: _Model, pruning: Pruning, merged: Path, pruned: Path, precisio
     shutil.rmtree(pruned)
 
 
-def _check_habits(mode: str, source: ExportSource) -> None:
+def check_habits(mode: str, source: ExportSource) -> None:
+    """Refuse an unknown mode, and `on` without a dataset."""
     if mode not in HABITS_MODES:
         raise EdgebError(f"unknown habits mode '{mode}'", nearest(mode, HABITS_MODES))
     if mode == "on" and source.data is None:
@@ -264,7 +262,7 @@ def _manifest(source: ExportSource, config: Any, quant: Quant, encoder: PromptEn
         architecture=architecture(config),
         quantization=quant.name,
         context_length=int(config.max_position_embeddings),
-        base_model={"name": _base_name(source.base), "license": source.base_license, "weights_sha256": base_hash},
+        base_model={"name": base_name(source.base), "license": source.base_license, "weights_sha256": base_hash},
         training=source.training,
         evaluation=source.evaluation,
     )
@@ -277,7 +275,7 @@ def prompt_segments(layout: PromptLayout, candidates: CandidateSet, places: Sequ
     return list(dict.fromkeys([*domain_texts(layout, candidates, places), *texts]))
 
 
-def check_tokens(model: LlamaFile, encode: Tokenize, texts: list[str]) -> None:
+def check_tokens(model: LlamaFile | Backend, encode: Tokenize, texts: list[str]) -> None:
     """Refuse a file that tokenizes one of `texts` otherwise than training did."""
     for text in texts:
         found, expected = model.tokenize(text), encode(text)
@@ -295,39 +293,12 @@ def _check_output(out: Path, force: bool) -> None:
         raise EdgebError(f"the output {out} exists", "choose another --out or pass --force")
 
 
-def _merge_dtype(parameters: int) -> str:
-    """float32 where it fits into memory; float16 rounds once, as the converted file does anyway."""
-    import psutil
-
-    return "float32" if parameters * 4 * 1.3 < psutil.virtual_memory().available else "float16"
-
-
 def _check_space(folder: Path, parameters: int, dtype: str, precision: str, quant: Quant, prunes: bool) -> None:
     merged = 4.0 if dtype == "float32" else 2.0
     plain = UNQUANTIZED[precision]
     # At most two of merged model, pruned model, unquantized file, quantized file and bundle exist at a time.
     pairs = (merged + plain, 2 * merged * prunes, plain + quant.bytes_per_weight, 2 * quant.bytes_per_weight)
-    needed = int(parameters * max(pairs)) + _SPARE_BYTES
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise EdgebError(
-            f"export needs {needed / 1e9:.1f} GB in {folder.parent}, {free / 1e9:.1f} GB are free",
-            "free some space or choose another --out",
-        )
-
-
-@contextmanager
-def _workspace(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out`, gone afterwards. Turns errors of the file system into EdgebErrors."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-            yield Path(folder)
-    except OSError as error:
-        # numpy reports a short write without an error number.
-        if error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise EdgebError(f"no space left while writing {out}", "free some space or choose another --out") from None
-        raise EdgebError(f"cannot write {out}: {error.strerror or error}", "choose another --out") from None
+    require_space(folder, int(parameters * max(pairs)))
 
 
 def _quantized(folder: Path, quant: str) -> Path:
@@ -362,23 +333,6 @@ def _check_loads(path: Path, model: _Model, segments: list[str]) -> float:
     return difference
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[step] = round(time.perf_counter() - start, 3)
-
-
-def _bytes(files: list[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
-
-
 def _data_bytes(path: Path) -> int:
     with GgufFile(path) as file:
         return file.size - file.tensor_table().data_start
-
-
-def _base_name(base: str | Path) -> str:
-    """The hub name, or the folder's own name: a manifest does not carry paths of the machine it was made on."""
-    folder = Path(base)
-    return folder.resolve().name if folder.is_dir() else str(base)
