@@ -73,7 +73,7 @@ class Backend(Protocol):
         """
 
     def save_state(self) -> bytes:
-        """The held prompt's cache as bytes that `load_state` of an equal fingerprint reads."""
+        """The held prompt's cache as bytes that `load_state` of an equal fingerprint reads; b"" where it cannot."""
 
     def load_state(self, ids: Sequence[int], state: bytes) -> bool:
         """Hold `ids` from saved bytes; False, and an empty cache, where the engine does not take them."""
