@@ -1,8 +1,9 @@
 """Best-first search over the label trie: proves the top candidates before the whole trie is paid for.
 
 Every trie node's path probability bounds the probability of all candidates below it. A round expands the nodes that
-the answer still depends on, all in one call; the search ends when the wanted ranks are proven and the candidates that
-were not looked at hold at most `tolerance` of the probability. Works on candidate scores that are affine in the
+the answer still depends on, all in one call; the search ends when the wanted ranks are proven, the candidates that
+were not looked at hold at most `tolerance` of the probability, and what is to be compared with a probability is known
+to be above or below it. Works on candidate scores that are affine in the
 model's log-probability, so that fusion and calibration are searched as exactly as the plain model. Knows logit rows
 and the trie, no engine.
 """
@@ -36,6 +37,19 @@ class Affine:
 
     slope: Floats
     offset: Floats
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Probabilities that candidates are to be compared with; None compares nothing.
+
+    Attributes:
+        first: For the best candidate.
+        each: For every candidate.
+    """
+
+    first: float | None = None
+    each: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,7 @@ class TrieSearch:
         top_k: int | None = None,
         tolerance: float = RANKS_ONLY,
         ready: Sequence[int] = (),
+        lines: Lines | None = None,
     ) -> Found:
         """Search until the `top_k` best candidates are proven.
 
@@ -109,6 +124,8 @@ class TrieSearch:
             top_k: How many ranks to prove; None expands everything.
             tolerance: Most probability that may stay unexpanded; 0 expands everything.
             ready: Nodes that `expand` has at hand already.
+            lines: What the answer has to decide: a candidate's probability among the allowed ones is at least the
+                line exactly if it is known and exp(score - log_total) is.
         """
         size = self._trie.n_candidates
         if affine is None:
@@ -122,10 +139,11 @@ class TrieSearch:
             for node, row in zip(ready, expand(list(ready)), strict=True):
                 self._read(state, node, row)
         rounds = 0
+        lines = None if lines == Lines() else lines
         everything = top_k is None or tolerance <= 0
         while True:
             state.refresh()
-            chosen = state.pending() if everything else state.choose(int(top_k or 0), tolerance)
+            chosen = state.pending() if everything else state.choose(int(top_k or 0), tolerance, lines)
             if not chosen:
                 break
             nodes = self._with_descendants(chosen, state, everything)
@@ -211,8 +229,8 @@ class _State:
     def pending(self) -> list[int]:
         return [int(node) for node in self._nodes]
 
-    def choose(self, top_k: int, tolerance: float) -> list[int]:
-        """Nodes to expand next: those that may still reach the wanted ranks, and those that hold too much mass."""
+    def choose(self, top_k: int, tolerance: float, lines: Lines | None) -> list[int]:
+        """Nodes to expand next: those that may reach the wanted ranks or lines, and those that hold too much mass."""
         if not len(self._nodes):
             return []
         masses, known = self._masses()
@@ -225,12 +243,14 @@ class _State:
         np.maximum.at(best, self._owner, open_scores)
         total = known + masses.sum()
         is_proven = len(proven) >= min(top_k, len(ranked)) and proven[min(top_k, len(ranked)) - 1] >= best.max()
-        if is_proven and masses.sum() <= tolerance * total:
-            return []
-        order = np.argsort(-masses, kind="stable")
-        left = masses.sum() - np.cumsum(masses[order])
-        needed = int(np.searchsorted(-left, -tolerance * total)) + 1
-        chosen = set(order[:needed].tolist()) if masses.sum() > tolerance * total else set()
+        spare, chosen = tolerance * total, set[int]()
+        if lines is not None:
+            spare = min(spare, self._spare(lines, masses.sum(), known))
+            chosen = self._may_reach(lines, best, known)
+        if masses.sum() > spare:
+            order = np.argsort(-masses, kind="stable")
+            left = masses.sum() - np.cumsum(masses[order])
+            chosen |= set(order[: int(np.searchsorted(-left, -spare)) + 1].tolist())
         if not is_proven:
             chosen |= set(np.flatnonzero(best >= last - _MARGIN).tolist())
         return [int(self._nodes[i]) for i in sorted(chosen)]
@@ -248,6 +268,25 @@ class _State:
             unexpanded=open_mass / (known + open_mass),
             rounds=rounds,
         )
+
+    def _spare(self, lines: Lines, open_mass: float, known: float) -> float:
+        """Open mass at which the known candidates that are now on both sides of their line would be above it."""
+        weights = np.exp(self.scores[self._allowed & self.known] - self.scores.max())
+        spare = np.inf
+        for line, compared in ((lines.first, weights.max(initial=0.0)), (lines.each, weights)):
+            if line is not None and line > 0:
+                wanted = np.atleast_1d(compared) / line - known
+                # Not yet above, and not below even if nothing else were there.
+                undecided = wanted[(wanted < open_mass) & (wanted >= 0)]
+                spare = min(spare, float(undecided.min(initial=np.inf)))
+        return spare
+
+    def _may_reach(self, lines: Lines, best: Floats, known: float) -> set[int]:
+        """Open nodes with a candidate that may be above the line for each."""
+        if lines.each is None:
+            return set()
+        weights = np.exp(best - self.scores.max())
+        return set(np.flatnonzero(weights >= lines.each * (known + weights)).tolist())
 
     def _masses(self) -> tuple[Floats, float]:
         """Upper bound of exp(score) summed below each open node, and the known sum, both relative to the best score.

@@ -7,7 +7,7 @@ rich only where a terminal table is made.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -273,25 +273,108 @@ def stage_effect_table(metrics: Mapping[str, Any], protocol: str = "balanced") -
     return table
 
 
-def candidates_table(predictions: Sequence[Mapping[str, Any]]) -> Table:
+def candidates_table(predictions: Sequence[Mapping[str, Any]], likely: Sequence[str] | None = None) -> Table:
     """Ranked candidates of one prediction: rank, behavior, probability and a bar whose full length is 100 %.
 
     Args:
         predictions: `behavior` and `probability` of each, most probable first.
+        likely: Behaviors of the likely set, to be marked in a column of their own; None for no such column.
     """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
+    members = set(likely or ())
     table.add_column("#", justify="right")
     table.add_column("behavior", overflow="fold")
     table.add_column("probability", justify="right")
+    if likely is not None:
+        table.add_column("likely")
     table.add_column("", no_wrap=True)
     for rank, row in enumerate(predictions, 1):
         share = float(row["probability"])
         bar = Text(_bar(share), style="green" if rank == 1 else "")
-        table.add_row(str(rank), Text(str(row["behavior"])), f"{share:.1%}", bar)
+        marks = [] if likely is None else ["✓" if row["behavior"] in members else ""]
+        table.add_row(str(rank), Text(str(row["behavior"])), f"{share:.1%}", *marks, bar)
     return table
+
+
+def calibration_lines(calibration: Mapping[str, Any], sources: Sequence[str]) -> str:
+    """What a manifest's `calibration` says of some sources, as a few lines of text.
+
+    Args:
+        calibration: As `export.calibrate.fit_calibration` gives it.
+        sources: Which ones, in this order.
+    """
+    lines, measured = [], calibration["measured"]
+    for source in sources:
+        held, found = calibration[source], measured[source]
+        bias = ", ".join(f"{group} {value:+.2f}" for group, value in held["bias"].items() if value)
+        ece = " → ".join(number(found["ece"][name]) for name in ("before", "after"))
+        sets = [found["coverage"][level] for level in held["coverage"]]
+        spoken = [found["precision"][level] for level in held["precision"]]
+        lines += [
+            f"{source}: temperature {held['temperature']:.2f}, bias {bias or 'none'}; calibration error {ece}",
+            f"  likely sets {_slashed(held['coverage'])}: cover {_slashed(number(s['overall']) for s in sets)} "
+            f"with {_slashed(format(s['size'], '.1f') for s in sets)} candidates",
+            f"  suggest {_slashed(held['precision'])}: right {_slashed(number(s['precision']) for s in spoken)} "
+            f"in {_slashed(format(s['share'], '.0%') for s in spoken)} of windows",
+        ]
+    lines.append(
+        f"measured on {measured['windows']} {measured['split']} windows of {measured['users']} users, each by what the "
+        "others give"
+    )
+    return "\n".join(lines)
+
+
+def calibration_rows(measured: Mapping[str, Any]) -> list[list[str]]:
+    """Source, calibration error, then per level what likely sets and suggestions do; the first row is the header.
+
+    Args:
+        measured: Per source what `calibration.measure` gives.
+    """
+    first = next(iter(measured.values()))
+    head = ["", "error", *(f"sets {level}" for level in first["coverage"])]
+    rows = [[*head, *(f"suggest {level}" for level in first["precision"])]]
+    for source, found in measured.items():
+        cells = [source, " → ".join(number(found["ece"][name]) for name in ("before", "after"))]
+        cells += [f"{number(held['overall'])} by {held['size']:.1f}" for held in found["coverage"].values()]
+        for held in found["precision"].values():
+            cells.append(f"{number(held['precision'])} in {held['share']:.0%}" if held["suggested"] else NONE)
+        rows.append(cells)
+    return rows
+
+
+def calibration_table(measured: Mapping[str, Any], protocol: str) -> Table:
+    """Calibration of every source on windows, for a terminal.
+
+    Args:
+        measured: Per source what `calibration.measure` gives.
+        protocol: Which windows, for the title.
+    """
+    from rich.table import Table
+
+    caption = "error: calibration error before → after; sets: share of truths inside, by how many candidates; suggest: "
+    caption += "precision in the share of windows with a suggestion"
+    table = Table(
+        title=f"calibration, {protocol}",
+        caption=caption,
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title_justify="left",
+        caption_justify="left",
+    )
+    head, *rows = calibration_rows(measured)
+    for column in head:
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _slashed(texts: Iterable[str]) -> str:
+    return "/".join(texts)
 
 
 def markdown_text(text: str) -> str:

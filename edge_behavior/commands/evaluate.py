@@ -25,7 +25,8 @@ def evaluate_command(
     """Measure a model on users it was not trained on, beside the counters it has to beat.
 
     Scores are exact log-probabilities over the candidate set. Six metrics of the paper, with 95 % intervals over users.
-    A bundle is measured as model, as the user's habits and as both fused, also by how much of the user was seen.
+    A bundle is measured as model, as the user's habits and as both fused, also by how much of the user was seen; a
+    calibrated one also by its calibration error, its likely sets and its suggestions.
 
         edgeb evaluate runs/tiny --data data/synth
 
@@ -54,7 +55,7 @@ def _show(results: dict[str, Any]) -> None:
 
     from edge_behavior.evaluation import PROTOCOLS
     from edge_behavior.fusion import SOURCES
-    from edge_behavior.tables import history_table, results_table
+    from edge_behavior.tables import calibration_table, history_table, results_table
 
     console = Console()
     shown = [name for name in PROTOCOLS if name in results]
@@ -68,6 +69,8 @@ def _show(results: dict[str, Any]) -> None:
         console.print(results_table(rows, name))
         if "source" in results:
             console.print(history_table(results["by_history"][name], name), "")
+            if results["calibration"] is not None:
+                console.print(calibration_table(results["calibration"][name], name), "")
     if "source" in results:
         masked = results["masked_differs"]
         console.print(

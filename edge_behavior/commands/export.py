@@ -16,7 +16,7 @@ def export_command(
     stage: Annotated[str, typer.Option(help="Which weights: b_tuning, a_tuning or untuned.")] = "b_tuning",
     data: Annotated[
         Path | None,
-        typer.Option(help="Dataset: places, users to fit habits on. Default: the run's.", show_default=False),
+        typer.Option(help="Dataset: places, users to fit on. Default: the run's.", show_default=False),
     ] = None,
     prune: Annotated[
         str, typer.Option(help="Drop unused tokens: auto (if predictions stay the same), on or off.")
@@ -27,6 +27,10 @@ def export_command(
     habits: Annotated[
         bool | None,
         typer.Option(help="Fit how model and habits are mixed. Default: where there is a dataset.", show_default=False),
+    ] = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(help="Fit the probabilities' calibration. Default: where there is a dataset.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
@@ -51,15 +55,16 @@ def export_command(
     run = (run or recall("run")).resolve()
     out = out or run.with_name(f"{run.name}-{quant}.gguf")
     kept = EXTRA_TOKENS if extra_tokens is None else extra_tokens
-    mode = "auto" if habits is None else "on" if habits else "off"
+    modes = {"habits": _mode(habits), "calibrate": _mode(calibrate)}
     source = run_source(run, stage, data)
-    report = export_bundle(source, out, quant, force, prune=prune, extra_tokens=kept, habits=mode)
+    report = export_bundle(source, out, quant, force, prune=prune, extra_tokens=kept, **modes)
     remember("bundle", out)
     note = _pruning_note(report["pruning"])
     if note:
         typer.echo(f"edgeb: {note}", err=True)
-    if mode == "auto" and not report["habits"]["fitted"]:
-        typer.echo(f"edgeb: habits are not fitted: {report['habits']['reason']}", err=True)
+    for key, what in (("habits", "habits are"), ("calibration", "calibration is")):
+        if report[key]["mode"] == "auto" and not report[key]["fitted"]:
+            typer.echo(f"edgeb: {what} not fitted: {report[key]['reason']}", err=True)
     emit(report, as_json, _show_report)
 
 
@@ -106,6 +111,8 @@ def inspect_command(
 def _show_report(report: dict[str, Any]) -> None:
     from rich.console import Console
 
+    from edge_behavior.tables import calibration_lines
+
     types = ", ".join(f"{count} {name}" for name, count in report["tensor_types"].items())
     console = Console()
     console.print(
@@ -121,6 +128,13 @@ def _show_report(report: dict[str, Any]) -> None:
         measured = report["habits"]["measured"]
         accuracies = ", ".join(f"{name} {measured[name]['accuracy']:.3f}" for name in ("model", "habits", "fused"))
         console.print(f"predicts with {report['habits']['default']}; accuracy on validation users: {accuracies}")
+    if report["calibration"]["fitted"]:
+        default = report["habits"].get("default", "model")
+        console.print(calibration_lines(report["calibration"], [default]), highlight=False)
+
+
+def _mode(wanted: bool | None) -> str:
+    return "auto" if wanted is None else "on" if wanted else "off"
 
 
 def _pruning_note(pruning: dict[str, Any]) -> str:
@@ -135,12 +149,17 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from edge_behavior.fusion import SOURCES
+    from edge_behavior.tables import calibration_lines
+
     table = Table("field", "value", title="edgeb bundle (hashes verified)")
     for key, value in manifest.items():
         if key == "candidates":
             text = f"{len(value['labels'])}: " + ", ".join(value["labels"])
         elif key == "evaluation":
             text = ", ".join(f"{name}" for name in value) or "–"
+        elif key == "calibration" and value is not None:
+            text = calibration_lines(value, [name for name in SOURCES if name in value])
         elif isinstance(value, dict):
             text = "\n".join(f"{k}: {v}" for k, v in value.items())
         else:

@@ -33,6 +33,15 @@ def predict_command(
     exhaustive: Annotated[
         bool, typer.Option("--exhaustive", help="Evaluate every candidate, not just until the top is proven.")
     ] = False,
+    precision: Annotated[
+        float | None,
+        typer.Option(help="Say whether to suggest the first, so that it is right this often.", show_default=False),
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="Name the candidates among which the truth is this often.", show_default=False),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="The source's own probabilities, not calibrated.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
@@ -41,11 +50,14 @@ def predict_command(
     """Say what the user does next: candidates with their probabilities.
 
     Only the candidate set is decoded, so an answer is always one of its labels. Candidates are evaluated until the top
-    ones are proven; probabilities are then lower bounds that miss at most what is "not looked at".
+    ones are proven; probabilities are then lower bounds that miss at most what is "not looked at". They are calibrated
+    where the bundle is; `edgeb inspect` names the precisions and coverages it knows.
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --top 3 --json
+
+        edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --precision 0.8 --coverage 0.9
     """
     from edge_behavior.commands.opening import open_predictor
     from edge_behavior.commands.output import emit
@@ -66,26 +78,41 @@ def predict_command(
             only=only,
             exclude=exclude or (),
             exhaustive=exhaustive,
+            calibrated=not raw,
+            precision=precision,
+            coverage=coverage,
         )
     document: dict[str, Any] = {
         "predictions": [{"behavior": r.behavior, "probability": r.probability} for r in prediction.ranked],
         "scoring": prediction.scoring,
         "source": prediction.source,
+        "calibrated": prediction.calibrated,
         "unexpanded": prediction.unexpanded,
         "tokens_evaluated": prediction.tokens_evaluated,
         "latency_ms": round(prediction.latency_ms, 3),
         "bundle": str(bundle),
     }
+    if precision is not None:
+        document |= {"precision": precision, "suggest": prediction.suggest}
+    if coverage is not None:
+        document |= {"coverage": coverage, "likely": list(prediction.likely or ())}
 
     def show() -> None:
         from rich.console import Console
+        from rich.markup import escape
 
         from edge_behavior.tables import candidates_table
 
         console = Console()
-        console.print(candidates_table(document["predictions"]))
+        console.print(candidates_table(document["predictions"], prediction.likely))
+        if coverage is not None:
+            console.print(f"[bold]likely[/] at coverage {coverage:g}: {escape(', '.join(document['likely']))}")
+        if precision is not None:
+            said = "[bold green]suggest[/] the first" if prediction.suggest else "[bold]stay silent[/]"
+            console.print(f"{said} at precision {precision:g}")
         console.print(
-            f"{prediction.source}, {prediction.scoring} scoring, {prediction.tokens_evaluated} tokens, "
+            f"{prediction.source}{', calibrated' if prediction.calibrated else ''}, {prediction.scoring} scoring, "
+            f"{prediction.tokens_evaluated} tokens, "
             f"{prediction.latency_ms:.1f} ms; at most {prediction.unexpanded:.1%} not looked at"
         )
 

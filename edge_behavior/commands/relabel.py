@@ -28,8 +28,8 @@ def relabel_command(
 ) -> None:
     """Give a bundle another candidate list: same weights, no training.
 
-    Labels that stay keep their training counts, new ones start at 0. The bundle's evaluation is left out, because it
-    is of the old list.
+    Labels that stay keep their training counts, new ones start at 0. The bundle's evaluation and calibration are left
+    out, because they are of the old list.
 
         edgeb relabel tiny.gguf --labels labels.txt --out mine.gguf
 
@@ -65,6 +65,8 @@ def _show_report(report: dict[str, Any]) -> None:
         console.print("The vocabulary was pruned without the new labels in mind: they may take more tokens than usual.")
     if report["listed_in_prompt"]:
         console.print("The prompt lists the candidates, so the old labels' probabilities change a little too.")
+    if report["calibration_dropped"]:
+        console.print("The calibration of the old list was left out too: probabilities are the model's own.")
     console.print(
         "The evaluation of the old list was left out; a dataset with exactly these labels can measure the new one."
     )

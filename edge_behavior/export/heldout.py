@@ -1,8 +1,8 @@
 """Fit on held-out users how a bundle mixes its model with the user's habits, and decide which source it starts with.
 
-Scores validation windows with the finished bundle itself, so that the weights fit the weights that are shipped.
-Validation users are new to the model; whether fusion wins is measured by cross-validation over these users, the
-weights that go into the bundle are then fitted on all of them.
+Scores validation windows with the finished bundle itself, so that the weights fit the weights that are shipped; the
+same scores serve `calibrate`. Validation users are new to the model; whether fusion wins is measured by
+cross-validation over these users, the weights that go into the bundle are then fitted on all of them.
 """
 
 from __future__ import annotations
@@ -69,31 +69,26 @@ class HeldOut:
         return HeldOut(self.model[rows], self.habits[rows], self.truth[rows], self.users[rows], self.groups)
 
 
-def fit_habits(
+def score_held_out(
     bundle: Path,
     data: Path,
     windows: int | None = None,
     config: HabitsConfig | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
-    """What a manifest's `habits` holds, from a bundle and the dataset its model was trained on.
+) -> HeldOut:
+    """Scores of a bundle's model and of habits on validation windows of the dataset the model was trained on.
 
     Args:
-        bundle: A written bundle; its manifest's `habits` are not read.
+        bundle: A written bundle; its manifest's `habits` and `calibration` are not read.
         data: Dataset folder.
         windows: Validation windows to score; None for 300 to 1,500, fewer for many candidates or a large model.
         config: How to count; None for the defaults.
-        seed: Of the choice of windows and of the folds.
-
-    Returns:
-        `config`, `fusion` (weights per group), `default` (the source with the highest accuracy on users that the
-        weights were not fitted on; of equals the one with the lower loss) and `measured`.
+        seed: Of the choice of windows.
 
     Raises:
         TooFewUsersError: fewer than two validation users have a full history.
         EdgebError: a dataset with another candidate set.
     """
-    config = config or HabitsConfig()
     dataset = Dataset.open(data)
     table = dataset.events("validation")
     with Predictor.load(bundle, verify=False, prefix_cache=False) as predictor:
@@ -107,18 +102,39 @@ def fit_habits(
         if len(np.unique(users)) < 2:
             raise TooFewUsersError(
                 f"{len(np.unique(users))} of {data}'s validation users have more than {length} events",
-                "habits are fitted on two or more: import more users, or export with --no-habits",
+                "two or more are needed: import more users, or export with --no-habits --no-calibrate",
             )
         model = bundle_log_probs(predictor, table, targets)
     habits = habit_log_probs(table, targets, candidates.counts, config)
-    held = HeldOut(model, habits, table.behavior[targets].astype(np.int64), users, candidates.groups())
+    return HeldOut(model, habits, table.behavior[targets].astype(np.int64), users, candidates.groups())
+
+
+def fit_habits(held: HeldOut, config: HabitsConfig | None = None, seed: int = 0) -> dict[str, Any]:
+    """What a manifest's `habits` holds.
+
+    Args:
+        held: Scores of held-out users.
+        config: How habits were counted; None for the defaults.
+        seed: Of the folds.
+
+    Returns:
+        `config`, `fusion` (weights per group), `default` (the source with the highest accuracy on users that the
+        weights were not fitted on; of equals the one with the lower loss) and `measured`.
+    """
     measured = cross_validate(held, seed)
     return {
-        "config": config.to_dict(),
+        "config": (config or HabitsConfig()).to_dict(),
         "fusion": fit_weights(held).to_dict(),
         "default": best_source(measured),
         "measured": measured,
     }
+
+
+def user_folds(users: Ints, seed: int = 0) -> tuple[Ints, int]:
+    """The fold [n] of every window, whole users each, and how many folds there are: five, or as many as users."""
+    codes, user = np.unique(users, return_inverse=True)
+    folds = min(FOLDS, len(codes))
+    return (np.random.default_rng(seed).permutation(len(codes)) % folds)[user], folds
 
 
 def fit_weights(held: HeldOut, l2: float = L2) -> Fusion:
@@ -159,9 +175,7 @@ def cross_validate(held: HeldOut, seed: int = 0) -> dict[str, Any]:
     Returns:
         `split`, `windows`, `users`, `folds`, and per source `accuracy` and `nll` in nats.
     """
-    codes, user = np.unique(held.users, return_inverse=True)
-    folds = min(FOLDS, len(codes))
-    fold = (np.random.default_rng(seed).permutation(len(codes)) % folds)[user]
+    fold, folds = user_folds(held.users, seed)
     fused = np.empty_like(held.model)
     for k in range(folds):
         fusion = fit_weights(held.take(fold != k))
@@ -170,7 +184,7 @@ def cross_validate(held: HeldOut, seed: int = 0) -> dict[str, Any]:
     return {
         "split": "validation",
         "windows": len(held),
-        "users": len(codes),
+        "users": len(np.unique(held.users)),
         "folds": folds,
         **{name: _accuracy_and_loss(scores[name], held.truth) for name in SOURCES},
     }

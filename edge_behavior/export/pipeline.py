@@ -19,6 +19,7 @@ import numpy as np
 
 from edge_behavior import __version__
 from edge_behavior.bundle import Manifest, verify_bundle, write_bundle
+from edge_behavior.bundle_folder import write_folder_manifest
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.encoding import PromptEncoder, Tokenize
 from edge_behavior.errors import EdgebError, nearest
@@ -49,7 +50,7 @@ from edge_behavior.runtime.backend import Backend
 # f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.
 CONVERSION_TOLERANCE = 5e-2
 PROBE_LENGTH = 48
-HABITS_MODES = ("auto", "on", "off")
+FITTING_MODES = ("auto", "on", "off")
 _SAMPLE_PLACES = ("home", "work", "unknown", "40.75/-73.98", "a b-c_d.e&f/g+h", "Café Zürich", "東京駅", "место 7")
 
 
@@ -105,6 +106,7 @@ def export_bundle(
     prune: str = "auto",
     extra_tokens: int = EXTRA_TOKENS,
     habits: str = "auto",
+    calibrate: str = "auto",
 ) -> dict[str, Any]:
     """Write a verified bundle.
 
@@ -118,10 +120,12 @@ def export_bundle(
         extra_tokens: Everyday word pieces that pruning keeps beside the domain's.
         habits: Fit on validation users how model and habits are mixed: `auto` (where there is a dataset with enough
             of them), `on` or `off`.
+        calibrate: Fit on validation users how scores become probabilities: the same three.
 
     Returns:
         A JSON-ready report: bundle, bytes, architecture, quantization, tensor_types (count per type), parameters,
         pruning (mode, pruned, reason, vocabulary, parity), habits (mode, fitted, reason, default, measured),
+        calibration (mode, fitted, reason, and what the manifest holds),
         segments_checked (texts tokenized on both sides),
         logit_difference (largest absolute difference to the PyTorch model before merging, after each of merge, convert,
         prune and quantize), logit_scale (largest logit), seconds (per step).
@@ -132,7 +136,8 @@ def export_bundle(
     """
     target = find_quant(quant)
     check_mode(prune)
-    check_habits(habits, source)
+    check_fitting(habits, "habits", source)
+    check_fitting(calibrate, "calibration", source)
     _check_output(out, force)
     base_dir = resolve_base(source.base)
     config = load_config(base_dir)
@@ -187,7 +192,7 @@ def export_bundle(
             segments = prompt_segments(source.layout, source.candidates, source.places or ())
             differences["quantize"] = _check_loads(folder / "bundle.gguf", model, segments)
         with timed(seconds, "habits"):
-            fitted = _fit_habits(folder / "bundle.gguf", manifest, source, habits)
+            fitted, calibrated = fit_held_out(folder / "bundle.gguf", manifest, source, habits, calibrate)
         report = {
             "bundle": str(out),
             "bytes": total_bytes([folder / "bundle.gguf"]),
@@ -197,6 +202,7 @@ def export_bundle(
             "parameters": parameters,
             "pruning": pruning.report(),
             "habits": fitted,
+            "calibration": calibrated,
             "segments_checked": len(segments),
             "logit_difference": differences,
             "logit_scale": float(np.abs(probe.logits).max()),
@@ -223,33 +229,71 @@ def _prune(model: _Model, pruning: Pruning, merged: Path, pruned: Path, precisio
     shutil.rmtree(pruned)
 
 
-def check_habits(mode: str, source: ExportSource) -> None:
+def check_fitting(mode: str, what: str, source: ExportSource) -> None:
     """Refuse an unknown mode, and `on` without a dataset."""
-    if mode not in HABITS_MODES:
-        raise EdgebError(f"unknown habits mode '{mode}'", nearest(mode, HABITS_MODES))
+    if mode not in FITTING_MODES:
+        raise EdgebError(f"unknown {what} mode '{mode}'", nearest(mode, FITTING_MODES))
     if mode == "on" and source.data is None:
-        raise EdgebError(f"habits cannot be fitted: {source.data_note}", "pass the run's dataset with --data")
+        raise EdgebError(f"{what} cannot be fitted: {source.data_note}", "pass the run's dataset with --data")
 
 
-def _fit_habits(bundle: Path, manifest: Manifest, source: ExportSource, mode: str) -> dict[str, Any]:
-    """Fit fusion with the written bundle and put it into its manifest; says what was done or why not."""
-    if mode == "off" or source.data is None:
-        return {"mode": mode, "fitted": False, "reason": "not asked for" if mode == "off" else source.data_note}
+def fit_held_out(
+    bundle: Path, manifest: Manifest, source: ExportSource, habits: str, calibrate: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fit fusion and calibration with the written bundle and put them into its manifest.
+
+    Returns:
+        What was done or why not, for habits and for calibration.
+    """
+    reports = [{"mode": mode, "fitted": False, "reason": "not asked for"} for mode in (habits, calibrate)]
+    if habits == calibrate == "off" or source.data is None:
+        for report in reports:
+            if report["mode"] != "off":
+                report["reason"] = source.data_note
+        return reports[0], reports[1]
     # Here, since an export without a dataset needs no pyarrow.
-    from edge_behavior.export.heldout import TooFewUsersError, fit_habits
+    from edge_behavior.export.calibrate import TooFewToCalibrateError, fit_calibration
+    from edge_behavior.export.heldout import TooFewUsersError, fit_habits, score_held_out
 
     try:
-        habits = fit_habits(bundle, source.data)
+        held = score_held_out(bundle, source.data)
     except TooFewUsersError as error:
-        if mode == "on":
+        if "on" in (habits, calibrate):
             raise
-        return {"mode": mode, "fitted": False, "reason": error.message}
-    with_habits = bundle.with_name("with-habits.gguf")
+        for report in reports:
+            if report["mode"] != "off":
+                report["reason"] = error.message
+        return reports[0], reports[1]
+    fitted = manifest
+    if habits != "off":
+        found = fit_habits(held)
+        fitted = replace(fitted, habits=found)
+        reports[0] |= {"fitted": True, "reason": "", "default": found["default"], "measured": found["measured"]}
+    if calibrate != "off":
+        try:
+            found = fit_calibration(held, fused=fitted.habits is not None)
+        except TooFewToCalibrateError as error:
+            if calibrate == "on":
+                raise
+            reports[1]["reason"] = error.message
+        else:
+            fitted = replace(fitted, calibration=found)
+            reports[1] |= {"fitted": True, "reason": "", **found}
+    if fitted is not manifest:
+        _rewrite(bundle, fitted)
+    return reports[0], reports[1]
+
+
+def _rewrite(bundle: Path, manifest: Manifest) -> None:
+    """Give a written bundle another manifest."""
+    if bundle.is_dir():
+        write_folder_manifest(bundle, manifest)
+        return
+    rewritten = bundle.with_name("rewritten.gguf")
     with progress_bar("Writing", 2 * _data_bytes(bundle), unit_bytes=True) as advance:
-        write_bundle(bundle, replace(manifest, habits=habits), with_habits, advance)
-    verify_bundle(with_habits)
-    os.replace(with_habits, bundle)
-    return {"mode": mode, "fitted": True, "reason": "", "default": habits["default"], "measured": habits["measured"]}
+        write_bundle(bundle, manifest, rewritten, advance)
+    verify_bundle(rewritten)
+    os.replace(rewritten, bundle)
 
 
 def _manifest(source: ExportSource, config: Any, quant: Quant, encoder: PromptEncoder, base_hash: str) -> Manifest:

@@ -100,8 +100,8 @@ def new_candidates(
 def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: bool = False) -> dict[str, Any]:
     """Write a verified bundle with the same tensors and another candidate set.
 
-    The evaluation is left out: it is of the old list. Habits keep their settings
-    and fusion weights, which belong to frequency groups, not to labels.
+    Evaluation and calibration are left out: they are of the old list, and probabilities are shared out among another
+    one. Habits keep their settings and fusion weights, which belong to frequency groups, not to labels.
 
     Args:
         bundle: The bundle to take everything else from; checked against its hashes first.
@@ -112,7 +112,8 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
     Returns:
         A JSON-ready report: bundle, bytes, labels (how many), kept, dropped (labels), added ({label, tokens, count}
         each), listed_in_prompt (whether the prompt changes with the list), prompt_tokens (of a question without
-        history), trie_tokens (most that one exact prediction evaluates beyond its prompt), pruned_vocabulary.
+        history), trie_tokens (most that one exact prediction evaluates beyond its prompt), pruned_vocabulary,
+        calibration_dropped (whether there was one).
 
     Raises:
         EdgebError: a bundle that is damaged or refused, labels that the tokenizer cannot tell apart, a list that
@@ -131,6 +132,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         candidates=candidates,
         evaluation={},
         habits=_unmeasured(old.habits),
+        calibration=None,
     )
     with Vocabulary(bundle) as vocabulary:
         encoder = vocabulary.encoder(manifest)
@@ -166,6 +168,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         "prompt_tokens": prompt,
         "trie_tokens": len(encoder.trie.evaluated),
         "pruned_vocabulary": old.vocabulary is not None,
+        "calibration_dropped": old.calibration is not None,
     }
 
 

@@ -1,4 +1,4 @@
-"""One bundle's model with everything that predictor and sessions share: cache, tries, habits' settings, one lock.
+"""One bundle's model with everything that predictor and sessions share: cache, tries, habits, calibration, one lock.
 
 Turns prompt ids into ranked candidates. Knows neither histories nor how a prompt came about.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.bundle import Manifest
+from edge_behavior.calibration import Calibration, read_calibrations
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.fusion import SOURCES, Fusion
@@ -22,7 +23,7 @@ from edge_behavior.runtime.backend import Backend, Row
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
 from edge_behavior.runtime.prefix_cache import PrefixCache
 from edge_behavior.scoring import Floats
-from edge_behavior.search import RANKS_ONLY, Affine, Found, TrieSearch
+from edge_behavior.search import RANKS_ONLY, Affine, Found, Lines, TrieSearch
 
 _KEPT_SEARCHES = 32
 
@@ -33,7 +34,7 @@ class Engine:
     Callers hold `lock` around everything that uses the cache. `Predictor` and `Session` do.
 
     Raises:
-        EdgebError: habits' settings in the manifest that this edgeb refuses.
+        EdgebError: habits' settings or a calibration in the manifest that this edgeb refuses.
     """
 
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
@@ -49,6 +50,8 @@ class Engine:
                     "export the bundle again",
                 )
         self.default_source, self._habits_config, self._fusion = _habits_of(manifest)
+        self._calibrations = calibrations_of(manifest)
+        self._groups = manifest.candidates.groups()
         self._backend: Backend | None = backend
         self._searches: dict[tuple[str, bytes | None], TrieSearch] = {}
         # What the last prediction found likely is probably looked at next time, too.
@@ -86,6 +89,23 @@ class Engine:
             )
         return source
 
+    def calibration(self, request: Request) -> Calibration | None:
+        """What turns the scores of the source that answers into probabilities; None where they stay as they are.
+
+        Calibration is fitted under `exact` scoring, so that model and fusion under `masked` scoring stay raw.
+
+        Raises:
+            EdgebError: a decision is asked for that needs a calibration where there is none.
+        """
+        source = self.source(request)
+        exact = request.scoring == "exact" or source == "habits"
+        found = self._calibrations.get(source) if request.calibrated and exact else None
+        if found is None and (request.precision is not None or request.coverage is not None):
+            if self._calibrations:
+                raise EdgebError("precision and coverage were measured under exact scoring", "ask for scoring exact")
+            raise EdgebError("the bundle is not calibrated", "export it with --data, with 10 or more validation users")
+        return found
+
     def answer(self, ids: Sequence[int], habits: Floats | None, request: Request, started: float) -> Prediction:
         """Rank the candidates after a prompt.
 
@@ -94,12 +114,14 @@ class Engine:
             habits: [B] log-probabilities of the user's habits; None where the source is the model.
             started: `perf_counter()` at the beginning of the call that is timed.
         """
-        source = self.source(request)
+        source, calibration = self.source(request), self.calibration(request)
+        lines = _lines(calibration, request)
         decoding = self.backend.decode_seconds
         allowed = request.allowed(self.manifest.candidates)
         if source == "habits":
             assert habits is not None
-            scores = habits if allowed is None else np.where(allowed, habits, -np.inf)
+            scores = habits if calibration is None else calibration.scores(habits, self._groups)
+            scores = scores if allowed is None else np.where(allowed, scores, -np.inf)
             log_total, unexpanded, tokens = float(np.logaddexp.reduce(scores)), 0.0, 0
         else:
             affine = None
@@ -107,15 +129,22 @@ class Engine:
                 assert habits is not None
                 assert self._fusion is not None
                 affine = Affine(*self._fusion.affine(habits))
+            if calibration is not None:
+                affine = _calibrated(affine, calibration, self._groups)
             tolerance = 0.0 if request.exhaustive else RANKS_ONLY
-            found, tokens = self._search(ids, request.scoring, allowed, affine, request.top_k, tolerance)
+            found, tokens = self._search(ids, request.scoring, allowed, affine, request.top_k, tolerance, lines)
             scores, log_total, unexpanded = found.scores, found.log_total, found.unexpanded
             # A bound is no rank: candidates that were not looked at come after all that were.
             scores = np.where(found.known, scores, -np.inf)
         count = len(scores) if allowed is None else int(allowed.sum())
-        order = np.argsort(-scores, kind="stable")[: min(request.top_k or count, count)]
+        order, probs = np.argsort(-scores, kind="stable"), np.exp(scores - log_total)
         labels = self.manifest.candidates.labels
-        ranked = tuple(RankedBehavior(labels[i], float(np.exp(scores[i] - log_total))) for i in order)
+        ranked = tuple(RankedBehavior(labels[i], float(probs[i])) for i in order[: min(request.top_k or count, count)])
+        suggest, likely = None, None
+        if request.precision is not None:
+            suggest = lines.first is not None and bool(probs[order[0]] >= lines.first)
+        if request.coverage is not None:
+            likely = tuple(labels[i] for n, i in enumerate(order) if n == 0 or probs[i] >= (lines.each or 0.0))
         return Prediction(
             ranked=ranked,
             scoring=request.scoring,
@@ -124,6 +153,9 @@ class Engine:
             latency_ms=(perf_counter() - started) * 1000,
             decode_ms=(self.backend.decode_seconds - decoding) * 1000,
             unexpanded=unexpanded,
+            calibrated=calibration is not None,
+            suggest=suggest,
+            likely=likely,
         )
 
     def log_probs(self, ids: Sequence[int], scoring: str) -> Floats:
@@ -144,6 +176,7 @@ class Engine:
         affine: Affine | None,
         top_k: int | None,
         tolerance: float,
+        lines: Lines | None = None,
     ) -> tuple[Found, int]:
         search = self._search_of(scoring, allowed)
         # One more than asked for: the first one out has to be known to be worse.
@@ -156,7 +189,7 @@ class Engine:
             tokens += evaluated
             return rows
 
-        found = search.run(root, expand, affine, top_k, tolerance, hint)
+        found = search.run(root, expand, affine, top_k, tolerance, hint, lines)
         if allowed is None:
             self._expected = found.scores
         return found, tokens
@@ -168,6 +201,35 @@ class Engine:
                 self._searches.clear()
             self._searches[key] = TrieSearch(self.encoder.trie, scoring, allowed)
         return self._searches[key]
+
+
+def calibrations_of(manifest: Manifest) -> dict[str, Calibration]:
+    """The calibration of every source of a bundle; empty where it has none.
+
+    Raises:
+        EdgebError: it is damaged, or not of the sources that the bundle has.
+    """
+    if manifest.calibration is None:
+        return {}
+    sources = SOURCES if manifest.habits is not None else tuple(name for name in SOURCES if name != "fused")
+    return read_calibrations(manifest.calibration, sources, "manifest.calibration")
+
+
+def _calibrated(affine: Affine | None, calibration: Calibration, groups: Sequence[str]) -> Affine:
+    """Calibration after `affine`: still affine and rising in the model's log-probability, so searched as exactly."""
+    offsets = calibration.offsets(groups)
+    if affine is None:
+        return Affine(np.full(len(offsets), 1 / calibration.temperature), offsets)
+    return Affine(affine.slope / calibration.temperature, affine.offset / calibration.temperature + offsets)
+
+
+def _lines(calibration: Calibration | None, request: Request) -> Lines:
+    """Probabilities that the answer has to be compared with; a line for the first of None means: never suggest."""
+    if calibration is None:
+        return Lines()
+    first = None if request.precision is None else calibration.least_suggested(request.precision)
+    each = None if request.coverage is None else calibration.least_likely(request.coverage)
+    return Lines(first, each)
 
 
 def _habits_of(manifest: Manifest) -> tuple[str, HabitsConfig, Fusion | None]:

@@ -1,6 +1,7 @@
 """Evaluate a bundle as the phone runs it, on the same windows and in the same terms as a run.
 
-The model sees the layout's last L events; habits count everything the user did before the target.
+The model sees the layout's last L events; habits count everything the user did before the target. Scores are calibrated
+as `predict` calibrates them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from edge_behavior.bundle import Manifest
+from edge_behavior.calibration import Calibration, measure
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.evaluation import (
     Score,
@@ -27,7 +29,9 @@ from edge_behavior.evaluation import (
 )
 from edge_behavior.fusion import Fusion
 from edge_behavior.habits import HabitsConfig
+from edge_behavior.runtime.engine import calibrations_of
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.scoring import log_softmax
 
 # Windows on which masked and exact scoring are compared.
 MASKED_WINDOWS = 200
@@ -40,7 +44,8 @@ def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: W
         Per protocol the metrics of the bundle's default source, which `source` names; the other sources as
         `bundle_model`, `bundle_habits` and `bundle_fused` and the counters under `baselines`; `by_history` per
         protocol, see `accuracy_by_history`; `masked_differs`: the share of `windows` whose best candidate under
-        masked scoring is not that under exact scoring. A bundle without fusion weights has no `bundle_fused`.
+        masked scoring is not that under exact scoring; `calibration` per protocol and source, see
+        `calibration.measure`, None for a bundle without one. A bundle without fusion weights has no `bundle_fused`.
 
     Raises:
         EdgebError: not a bundle, or a dataset with another candidate set.
@@ -55,7 +60,9 @@ def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: W
         union = np.unique(np.concatenate([p.targets for p in chosen]))
         model = bundle_log_probs(predictor, table, union)
         masked = _masked_differs(predictor, table, union, model, choice.seed)
-    default, scores = _sources(manifest, table, union, model)
+    default, raw = _sources(manifest, table, union, model)
+    calibrations, groups = calibrations_of(manifest), manifest.candidates.groups()
+    scores = {source: calibrations.get(source, Calibration()).scores(rows, groups) for source, rows in raw.items()}
 
     def scorer(rows: NDArray[np.float64]) -> Score:
         return lambda targets: rows[np.searchsorted(union, targets)]
@@ -65,9 +72,23 @@ def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: W
         p.name: accuracy_by_history(table, p.targets, {n: score(p.targets) for n, score in scorers.items()}, length)
         for p in chosen
     }
+    measured = {
+        p.name: {
+            source: _measured(calibration, raw[source], scores[source], table, union, p.targets)
+            for source, calibration in calibrations.items()
+        }
+        for p in chosen
+    }
     named = {"model" if source == default else f"bundle_{source}": score for source, score in scorers.items()}
     found = evaluate_all(dataset, table, protocol, length, choice, named)
-    return {"source": default, **found, "by_history": by_history, "masked_differs": masked}
+    calibrated = measured if calibrations else None
+    return {
+        "source": default,
+        **found,
+        "by_history": by_history,
+        "masked_differs": masked,
+        "calibration": calibrated,
+    }
 
 
 def bundle_log_probs(
@@ -93,6 +114,20 @@ def _sources(
     habits = habit_log_probs(table, targets, counts, HabitsConfig.from_dict(held["config"]))
     fusion = Fusion.from_dict(held["fusion"], manifest.candidates.groups())
     return str(held["default"]), {"model": model, "habits": habits, "fused": fusion.scores(model, habits)}
+
+
+def _measured(
+    calibration: Calibration,
+    raw: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    table: EventTable,
+    union: Targets,
+    targets: Targets,
+) -> dict[str, Any]:
+    rows = np.searchsorted(union, targets)
+    truth, groups = table.behavior[targets].astype(np.int64), table.candidates.groups()
+    before, after = log_softmax(raw[rows]), log_softmax(scores[rows])
+    return measure(before, after, truth, groups, calibration.coverage, calibration.precision)
 
 
 def _masked_differs(

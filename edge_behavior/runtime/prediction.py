@@ -35,6 +35,9 @@ class Prediction:
         latency_ms: Wall time of the call, milliseconds.
         decode_ms: Part of it spent inside the inference engine.
         unexpanded: Upper bound of the probability held by candidates that were not looked at to their end.
+        calibrated: Whether the probabilities are calibrated; False for a bundle without calibration, too.
+        suggest: Whether to suggest the first candidate at the precision asked for; None if none was.
+        likely: The likely set at the coverage asked for, by falling probability; None if none was.
     """
 
     ranked: tuple[RankedBehavior, ...]
@@ -44,6 +47,9 @@ class Prediction:
     latency_ms: float
     decode_ms: float
     unexpanded: float
+    calibrated: bool = False
+    suggest: bool | None = None
+    likely: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,11 @@ class Request:
         only: Labels to rank; None for all.
         exclude: Labels to leave out.
         exhaustive: Expand the whole trie, so that every probability is exact.
+        calibrated: Calibrate the probabilities where the bundle can; False gives the source's own.
+        precision: Decide whether to suggest the first candidate so that suggestions are right this often; a level of
+            the manifest's `calibration`. Costs the candidates without which that cannot be told.
+        coverage: Name the candidates that hold the truth this often; a level of the manifest's `calibration`. Costs
+            the candidates that may be among them, for a high coverage most of the trie.
     """
 
     top_k: int | None = None
@@ -65,6 +76,9 @@ class Request:
     only: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     exhaustive: bool = False
+    calibrated: bool = True
+    precision: float | None = None
+    coverage: float | None = None
 
     def __post_init__(self) -> None:
         if self.top_k is not None and self.top_k < 1:
@@ -72,6 +86,13 @@ class Request:
         check_scoring(self.scoring)
         if self.source is not None and self.source not in SOURCES:
             raise EdgebError(f"unknown source '{self.source}'", nearest(self.source, SOURCES))
+        if self.precision is not None or self.coverage is not None:
+            if not self.calibrated:
+                raise EdgebError("precision and coverage were measured on calibrated values", "do not ask for raw ones")
+            if self.only is not None or self.exclude:
+                raise EdgebError(
+                    "precision and coverage were measured over all candidates", "leave out only and exclude"
+                )
 
     def allowed(self, candidates: CandidateSet) -> NDArray[np.bool_] | None:
         """Mask [B] of the candidates to rank; None for all.

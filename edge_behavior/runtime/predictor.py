@@ -89,6 +89,9 @@ class Predictor:
         only: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         exhaustive: bool = False,
+        calibrated: bool = True,
+        precision: float | None = None,
+        coverage: float | None = None,
     ) -> Prediction:
         """Rank the candidates for the behavior at `when` in `place` after `history`.
 
@@ -100,12 +103,16 @@ class Predictor:
             only: Labels to rank; None for all.
             exclude: Labels to leave out.
             exhaustive: Expand the whole trie, so that every probability is exact.
+            calibrated: Calibrate the probabilities where the bundle can; False gives the source's own.
+            precision: Also decide whether to suggest the first candidate, see `Request`.
+            coverage: Also name the candidates that hold the truth this often, see `Request`.
 
         Raises:
-            EdgebError: a behavior outside the candidate set, time going backwards, a prompt that does not fit.
+            EdgebError: a behavior outside the candidate set, time going backwards, a prompt that does not fit, a
+                precision or coverage that the bundle is not calibrated for.
         """
         started = perf_counter()
-        request = Request(top_k, scoring, source, only, exclude, exhaustive)
+        request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
         self._check(history, when)
         with self._engine.lock:
             wanted = self._engine.source(request)

@@ -79,6 +79,9 @@ class Session:
         only: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         exhaustive: bool = False,
+        calibrated: bool = True,
+        precision: float | None = None,
+        coverage: float | None = None,
     ) -> Prediction:
         """Rank the candidates for the behavior at `when` in `place`; see `Request` for the arguments.
 
@@ -87,7 +90,7 @@ class Session:
                 session is unchanged.
         """
         started = perf_counter()
-        request = Request(top_k, scoring, source, only, exclude, exhaustive)
+        request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
         with self._engine.lock:
             self._check_time(when, "the time asked for")
             wanted = self._engine.source(request)
