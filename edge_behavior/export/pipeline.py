@@ -37,7 +37,7 @@ from edge_behavior.export.gguf_writer import write_gguf
 from edge_behavior.export.llama_file import LlamaFile
 from edge_behavior.export.merge import Probe, logit_difference, merge_adapter
 from edge_behavior.export.progress import progress_bar
-from edge_behavior.export.prune import EXTRA_TOKENS, write_pruned
+from edge_behavior.export.prune import EXTRA_TOKENS, PrunePlan, write_pruned
 from edge_behavior.export.prune_check import PruneRequest, Pruning, check_mode, decide_pruning
 from edge_behavior.export.prune_words import domain_texts
 from edge_behavior.export.quantize import UNQUANTIZED, Quant, find_quant, quantize, tensor_types
@@ -49,7 +49,7 @@ from edge_behavior.runtime.backend import Backend
 
 # f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.
 CONVERSION_TOLERANCE = 5e-2
-PROBE_LENGTH = 48
+_PROBE_LENGTH = 48
 FITTING_MODES = ("auto", "on", "off")
 _SAMPLE_PLACES = ("home", "work", "unknown", "40.75/-73.98", "a b-c_d.e&f/g+h", "Café Zürich", "東京駅", "место 7")
 
@@ -86,6 +86,29 @@ class ExportSource:
     data: Path | None = None
     places: tuple[str, ...] | None = None
     data_note: str = "no dataset was given"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A backbone before its weights are read.
+
+    Attributes:
+        config: Its transformers configuration.
+        files: Its weight files.
+        parameters: Number of weights.
+        tokenizer: As transformers loads it.
+        encode: What training tokenizes with.
+        encoder: The prompts of the run.
+        probe_ids: A prompt to compare logits on.
+    """
+
+    config: Any
+    files: list[Path]
+    parameters: int
+    tokenizer: Any
+    encode: Tokenize
+    encoder: PromptEncoder
+    probe_ids: list[int]
 
 
 @dataclass
@@ -139,33 +162,23 @@ def export_bundle(
     check_fitting(habits, "habits", source)
     check_fitting(calibrate, "calibration", source)
     _check_output(out, force)
-    base_dir = resolve_base(source.base)
-    config = load_config(base_dir)
-    files = weight_files(base_dir)
-    parameters = count_parameters(files)
-    tokenizer = load_tokenizer(base_dir)
-    bos_id, eos_id = source.special_ids or special_ids(tokenizer)
-    encode = plain_encoder(tokenizer)
-    # Labels that the tokenizer cannot tell apart are refused before the long work.
-    encoder = PromptEncoder(encode, source.layout, source.candidates, bos_id, eos_id)
-    probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), UNKNOWN_PLACE)[:PROBE_LENGTH]
+    opened = open_source(source)
+    config, parameters, tokenizer, encoder = opened.config, opened.parameters, opened.tokenizer, opened.encoder
     dtype = merge_dtype(parameters)
     precision = quant if quant in UNQUANTIZED else "f16"
     seconds: dict[str, float] = {}
     with workspace(out) as folder:
         prunes = prune == "on" or (prune == "auto" and source.places is not None)
         _check_space(folder, parameters, dtype, precision, target, prunes)
-        with timed(seconds, "hash"), progress_bar("Hashing backbone", total_bytes(files), unit_bytes=True) as advance:
-            base_hash = weights_sha256(files, advance)
-        if source.base_sha256 not in (None, base_hash):
-            raise EdgebError(f"the backbone {source.base} is not the one of the training run", "pass that backbone")
-        manifest = _manifest(source, config, target, encoder, base_hash)
+        with timed(seconds, "hash"):
+            base_hash = hash_backbone(source, opened.files)
+        manifest = make_manifest(source, config, target.name, encoder, base_hash)
         manifest.to_json()  # refuse what cannot be written before the long work
         merged = folder / "merged"
         with timed(seconds, "merge"), progress_bar("Merging", 1) as advance:
-            probe = merge_adapter(source.base, source.adapter, merged, dtype, probe_ids)
+            probe = merge_adapter(source.base, source.adapter, merged, dtype, opened.probe_ids)
             advance(1)
-        model = _Model(folder / "plain.gguf", probe, encoder, encode)
+        model = _Model(folder / "plain.gguf", probe, encoder, opened.encode)
         with timed(seconds, "convert"):
             write_gguf(merged, model.plain, precision)
         differences = {"merge": probe.difference, "convert": _converted_difference(model)}
@@ -212,6 +225,36 @@ def export_bundle(
     return report
 
 
+def open_source(source: ExportSource) -> Opened:
+    """Check what can be checked without reading the weights.
+
+    Raises:
+        EdgebError: a backbone that is missing or not supported, labels that the tokenizer cannot tell apart.
+    """
+    base_dir = resolve_base(source.base)
+    config = load_config(base_dir)
+    files = weight_files(base_dir)
+    tokenizer = load_tokenizer(base_dir)
+    bos_id, eos_id = source.special_ids or special_ids(tokenizer)
+    encode = plain_encoder(tokenizer)
+    encoder = PromptEncoder(encode, source.layout, source.candidates, bos_id, eos_id)
+    probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), UNKNOWN_PLACE)[:_PROBE_LENGTH]
+    return Opened(config, files, count_parameters(files), tokenizer, encode, encoder, probe_ids)
+
+
+def hash_backbone(source: ExportSource, files: list[Path]) -> str:
+    """`weights_sha256` of the backbone.
+
+    Raises:
+        EdgebError: it is not the one that training saw.
+    """
+    with progress_bar("Hashing backbone", total_bytes(files), unit_bytes=True) as advance:
+        found = weights_sha256(files, advance)
+    if source.base_sha256 not in (None, found):
+        raise EdgebError(f"the backbone {source.base} is not the one of the training run", "pass that backbone")
+    return found
+
+
 def _prune(model: _Model, pruning: Pruning, merged: Path, pruned: Path, precision: str) -> None:
     """Put the pruned model in the place of `model`; the folders are gone afterwards."""
     plan = pruning.plan
@@ -221,12 +264,21 @@ def _prune(model: _Model, pruning: Pruning, merged: Path, pruned: Path, precisio
     write_pruned(merged, plan, pruned)
     shutil.rmtree(merged)
     write_gguf(pruned, model.plain, precision)
-    old = model.encoder
-    bos_id = None if old.bos_id is None else plan.new_ids([old.bos_id])[0]
     model.encode = plain_encoder(load_tokenizer(pruned))
-    model.encoder = PromptEncoder(model.encode, old.layout, old.candidates, bos_id, plan.new_ids([old.eos_id])[0])
-    model.probe = Probe(plan.new_ids(model.probe.ids), model.probe.logits[:, plan.kept], model.probe.difference)
+    model.encoder = renumbered_encoder(model.encoder, plan, model.encode)
+    model.probe = renumbered_probe(model.probe, plan)
     shutil.rmtree(pruned)
+
+
+def renumbered_encoder(old: PromptEncoder, plan: PrunePlan, encode: Tokenize) -> PromptEncoder:
+    """The same prompts in ids of the pruned vocabulary."""
+    bos_id = None if old.bos_id is None else plan.new_ids([old.bos_id])[0]
+    return PromptEncoder(encode, old.layout, old.candidates, bos_id, plan.new_ids([old.eos_id])[0])
+
+
+def renumbered_probe(probe: Probe, plan: PrunePlan) -> Probe:
+    """The logits that the pruned model must have."""
+    return Probe(plan.new_ids(probe.ids), probe.logits[:, plan.kept], probe.difference)
 
 
 def check_fitting(mode: str, what: str, source: ExportSource) -> None:
@@ -296,7 +348,10 @@ def _rewrite(bundle: Path, manifest: Manifest) -> None:
     os.replace(rewritten, bundle)
 
 
-def _manifest(source: ExportSource, config: Any, quant: Quant, encoder: PromptEncoder, base_hash: str) -> Manifest:
+def make_manifest(
+    source: ExportSource, config: Any, quantization: str, encoder: PromptEncoder, base_hash: str
+) -> Manifest:
+    """The manifest before anything is pruned, fitted or measured."""
     return Manifest(
         created_with=f"edgeb {__version__}",
         candidates=source.candidates,
@@ -304,7 +359,7 @@ def _manifest(source: ExportSource, config: Any, quant: Quant, encoder: PromptEn
         bos_id=encoder.bos_id,
         eos_id=encoder.eos_id,
         architecture=architecture(config),
-        quantization=quant.name,
+        quantization=quantization,
         context_length=int(config.max_position_embeddings),
         base_model={"name": base_name(source.base), "license": source.base_license, "weights_sha256": base_hash},
         training=source.training,
