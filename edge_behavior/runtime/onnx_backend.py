@@ -155,6 +155,13 @@ class OnnxBackend:
         count = sum(self._walk(trie, tip) for tip in tips)
         return [self._rows[node] for node in nodes], count
 
+    def logits(self, ids: Sequence[int]) -> Row:
+        """Next-token logits [T, V] after every id, to check a model by; the prompt held is `ids` afterwards."""
+        self._rows, self._path, self._held = {}, [], []
+        rows = self._append(0, list(ids), len(ids))
+        self._held = list(ids)
+        return rows
+
     def save_state(self) -> bytes:
         """Nothing: onnxruntime-genai gives its cache to nobody."""
         return b""
