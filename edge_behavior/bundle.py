@@ -224,6 +224,12 @@ def bundle_bytes(path: Path) -> int:
     return path.stat().st_size
 
 
+def require_gguf(path: Path, why: str) -> None:
+    """Refuse a folder bundle where only a GGUF file will do."""
+    if path.is_dir():
+        raise EdgebError(f"{path} is a folder, and {why}", "pass a bundle exported with --format gguf")
+
+
 def write_bundle(
     source: Path, manifest: Manifest, out: Path, progress: Callable[[int], None] | None = None
 ) -> Manifest:

@@ -10,9 +10,16 @@ import typer
 
 def export_command(
     run: Annotated[Path | None, typer.Argument(help="Run folder. Default: the last run.", show_default=False)] = None,
-    quant: Annotated[str, typer.Option(help="q4, q4_0, q5, q8, f16 or f32.")] = "q4",
-    format: Annotated[str, typer.Option("--format", help="gguf.")] = "gguf",
-    out: Annotated[Path | None, typer.Option(help="Bundle to write. Default: RUN-QUANT.gguf.")] = None,
+    quant: Annotated[
+        str | None,
+        typer.Option(
+            help="q4, q4_0, q5, q8, f16 or f32; ONNX has q4, q8, f16 and f32. Default: q4.", show_default=False
+        ),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="gguf (one file) or onnx (a folder).")] = "gguf",
+    out: Annotated[
+        Path | None, typer.Option(help="Bundle to write. Default: RUN-QUANT.gguf or RUN-QUANT-onnx.")
+    ] = None,
     stage: Annotated[str, typer.Option(help="Which weights: b_tuning, a_tuning or untuned.")] = "b_tuning",
     data: Annotated[
         Path | None,
@@ -32,32 +39,79 @@ def export_command(
         bool | None,
         typer.Option(help="Fit the probabilities' calibration. Default: where there is a dataset.", show_default=False),
     ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="ONNX: onnx-cpu, npu-qnn or a file of options.", show_default=False)
+    ] = None,
+    execution_provider: Annotated[
+        str | None,
+        typer.Option(help="ONNX: cpu, cuda, dml, webgpu, trt-rtx or qnn. Default: cpu.", show_default=False),
+    ] = None,
+    block_size: Annotated[
+        int | None,
+        typer.Option(help="ONNX: weights that share a scale, 16 to 256. Default: 32.", show_default=False),
+    ] = None,
+    accuracy_level: Annotated[
+        int | None,
+        typer.Option(
+            help="ONNX: precision of products, 1 (f32) to 4 (8-bit). Default: 4 on the CPU.", show_default=False
+        ),
+    ] = None,
+    context_length: Annotated[
+        int | None, typer.Option(help="ONNX: positions to build for. Default: 2048 or more.", show_default=False)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Merge the adapter, convert, quantize: one GGUF file with everything the phone needs.
+    """Merge the adapter, convert, quantize: one GGUF file, or an ONNX folder, with everything the phone needs.
 
-    Stock llama.cpp loads the file; candidates, prompt layout and hashes are in its `edgeb.*` metadata.
+    Stock llama.cpp loads the file, stock onnxruntime-genai the folder; candidates, prompt layout and hashes are in the
+    file's `edgeb.*` metadata, in the folder's edgeb.json.
 
         edgeb export runs/tiny --quant q4 --out tiny.gguf
+
+        edgeb export runs/tiny --format onnx --block-size 32 --accuracy-level 4 --out tiny-onnx
     """
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError, nearest
-    from edge_behavior.export.pipeline import export_bundle
     from edge_behavior.export.prune import EXTRA_TOKENS
     from edge_behavior.export.run_source import run_source
     from edge_behavior.workspace import recall, remember
 
-    if format != "gguf":
-        raise EdgebError(f"unknown format '{format}'", nearest(format, ["gguf"]))
-    run = (run or recall("run")).resolve()
-    out = out or run.with_name(f"{run.name}-{quant}.gguf")
+    if format not in ("gguf", "onnx"):
+        raise EdgebError(f"unknown format '{format}'", nearest(format, ["gguf", "onnx"]))
+    flags = {
+        "quant": quant,
+        "execution_provider": execution_provider,
+        "block_size": block_size,
+        "accuracy_level": accuracy_level,
+        "context_length": context_length,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
     kept = EXTRA_TOKENS if extra_tokens is None else extra_tokens
     modes = {"habits": _mode(habits), "calibrate": _mode(calibrate)}
-    source = run_source(run, stage, data)
-    report = export_bundle(source, out, quant, force, prune=prune, extra_tokens=kept, **modes)
+    report: dict[str, Any]
+    if format == "onnx":
+        from edge_behavior.export.onnx_pipeline import export_onnx
+        from edge_behavior.export.onnx_profiles import onnx_options
+
+        options = onnx_options(profile, given)
+        run = (run or recall("run")).resolve()
+        out = out or run.with_name(f"{run.name}-{options.quant}-onnx")
+        source = run_source(run, stage, data)
+        report = export_onnx(source, out, options, force, prune=prune, extra_tokens=kept, **modes)
+    else:
+        from edge_behavior.export.pipeline import export_bundle
+
+        wrong = next((name for name in given if name != "quant"), "profile" if profile is not None else None)
+        if wrong is not None:
+            raise EdgebError(f"--{wrong.replace('_', '-')} belongs to ONNX", "add --format onnx")
+        run = (run or recall("run")).resolve()
+        quant = quant or "q4"
+        out = out or run.with_name(f"{run.name}-{quant}.gguf")
+        source = run_source(run, stage, data)
+        report = export_bundle(source, out, quant, force, prune=prune, extra_tokens=kept, **modes)
     remember("bundle", out)
     note = _pruning_note(report["pruning"])
     if note:
@@ -91,7 +145,7 @@ def inspect_command(
     """
     import json
 
-    from edge_behavior.bundle import verify_bundle
+    from edge_behavior.bundle import require_gguf, verify_bundle
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
 
@@ -99,6 +153,7 @@ def inspect_command(
         raise EdgebError("--gbnf and --gbnf-text exclude each other", "ask for one grammar")
     manifest = verify_bundle(bundle)
     if gbnf or gbnf_text:
+        require_gguf(bundle, "grammars are llama.cpp's")
         from edge_behavior.export.grammar import bundle_grammar
 
         grammar = bundle_grammar(bundle, manifest, characters=gbnf_text)
@@ -113,12 +168,14 @@ def _show_report(report: dict[str, Any]) -> None:
 
     from edge_behavior.tables import calibration_lines
 
-    types = ", ".join(f"{count} {name}" for name, count in report["tensor_types"].items())
+    # GGUF files have typed tensors, ONNX folders operators that hold weights.
+    what, counts = ("operators", report["operators"]) if "operators" in report else ("tensors", report["tensor_types"])
+    types = ", ".join(f"{count} {name}" for name, count in counts.items())
     console = Console()
     console.print(
         f"{report['bundle']}: {report['bytes'] / 1e6:.1f} MB, {report['architecture']} {report['quantization']}"
     )
-    console.print(f"tensors: {types}; tokenization of {report['segments_checked']} segments equals training's")
+    console.print(f"{what}: {types}; tokenization of {report['segments_checked']} segments equals training's")
     vocabulary = report["pruning"]["vocabulary"]
     if vocabulary:
         console.print(

@@ -5,6 +5,8 @@ Precedence is flag > profile > default. Knows the options' names and types; thei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,15 @@ def onnx_profile_names() -> list[str]:
     return sorted(
         file.stem for folder in _folders() for file in folder.glob("*.yaml") if _read(file).get("format") == "onnx"
     )
+
+
+def onnx_options(profile: str | None, flags: Mapping[str, Any]) -> OnnxOptions:
+    """The options of an export: those of a profile, or the defaults, with flags in their place.
+
+    Raises:
+        EdgebError: as `load_onnx_profile`, or options that do not go together.
+    """
+    return replace(OnnxOptions() if profile is None else load_onnx_profile(profile), **flags)
 
 
 def load_onnx_profile(name: str) -> OnnxOptions:
