@@ -244,7 +244,8 @@ class _State:
         total = known + masses.sum()
         is_proven = len(proven) >= min(top_k, len(ranked)) and proven[min(top_k, len(ranked)) - 1] >= best.max()
         spare, chosen = tolerance * total, set[int]()
-        if lines is not None:
+        # Before, hardly anything is known, and everything might be above a line.
+        if lines is not None and is_proven:
             spare = min(spare, self._spare(lines, masses.sum(), known))
             chosen = self._may_reach(lines, best, known)
         if masses.sum() > spare:
@@ -270,15 +271,14 @@ class _State:
         )
 
     def _spare(self, lines: Lines, open_mass: float, known: float) -> float:
-        """Open mass at which the known candidates that are now on both sides of their line would be above it."""
+        """Open mass at which the known candidates that may now be on either side of their line would be above it."""
         weights = np.exp(self.scores[self._allowed & self.known] - self.scores.max())
         spare = np.inf
-        for line, compared in ((lines.first, weights.max(initial=0.0)), (lines.each, weights)):
-            if line is not None and line > 0:
-                wanted = np.atleast_1d(compared) / line - known
+        for line, compared in ((lines.first, weights[weights == weights.max()]), (lines.each, weights)):
+            if line is not None:
                 # Not yet above, and not below even if nothing else were there.
-                undecided = wanted[(wanted < open_mass) & (wanted >= 0)]
-                spare = min(spare, float(undecided.min(initial=np.inf)))
+                undecided = compared[(compared < line * (known + open_mass)) & (compared >= line * known)]
+                spare = min(spare, float((undecided / line - known).min(initial=np.inf)))
         return spare
 
     def _may_reach(self, lines: Lines, best: Floats, known: float) -> set[int]:

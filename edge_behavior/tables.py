@@ -310,11 +310,11 @@ def calibration_lines(calibration: Mapping[str, Any], sources: Sequence[str]) ->
     for source in sources:
         held, found = calibration[source], measured[source]
         bias = ", ".join(f"{group} {value:+.2f}" for group, value in held["bias"].items() if value)
-        ece = " → ".join(number(found["ece"][name]) for name in ("before", "after"))
         sets = [found["coverage"][level] for level in held["coverage"]]
         spoken = [found["precision"][level] for level in held["precision"]]
         lines += [
-            f"{source}: temperature {held['temperature']:.2f}, bias {bias or 'none'}; calibration error {ece}",
+            f"{source}: temperature {held['temperature']:.2f}, bias {bias or 'none'}; "
+            f"calibration error {_before_after(found['ece'])}",
             f"  likely sets {_slashed(held['coverage'])}: cover {_slashed(number(s['overall']) for s in sets)} "
             f"with {_slashed(format(s['size'], '.1f') for s in sets)} candidates",
             f"  suggest {_slashed(held['precision'])}: right {_slashed(number(s['precision']) for s in spoken)} "
@@ -328,20 +328,23 @@ def calibration_lines(calibration: Mapping[str, Any], sources: Sequence[str]) ->
 
 
 def calibration_rows(measured: Mapping[str, Any]) -> list[list[str]]:
-    """Source, calibration error, then per level what likely sets and suggestions do; the first row is the header.
+    """A column per source: calibration error, then per level what likely sets and suggestions do; header first.
 
     Args:
         measured: Per source what `calibration.measure` gives.
     """
-    first = next(iter(measured.values()))
-    head = ["", "error", *(f"sets {level}" for level in first["coverage"])]
-    rows = [[*head, *(f"suggest {level}" for level in first["precision"])]]
-    for source, found in measured.items():
-        cells = [source, " → ".join(number(found["ece"][name]) for name in ("before", "after"))]
-        cells += [f"{number(held['overall'])} by {held['size']:.1f}" for held in found["coverage"].values()]
-        for held in found["precision"].values():
-            cells.append(f"{number(held['precision'])} in {held['share']:.0%}" if held["suggested"] else NONE)
-        rows.append(cells)
+    held = list(measured.values())
+    rows = [["", *measured]]
+    rows.append(["calibration error, before → after", *(_before_after(found["ece"]) for found in held)])
+    for level in held[0]["coverage"]:
+        sets = [found["coverage"][level] for found in held]
+        rows.append(
+            [f"likely set {level}: holds / candidates", *(f"{number(x['overall'])} / {x['size']:.1f}" for x in sets)]
+        )
+    for level in held[0]["precision"]:
+        spoken = [found["precision"][level] for found in held]
+        cells = [f"{number(x['precision'])} / {x['share']:.0%}" if x["suggested"] else NONE for x in spoken]
+        rows.append([f"suggest {level}: right / of windows", *cells])
     return rows
 
 
@@ -354,23 +357,18 @@ def calibration_table(measured: Mapping[str, Any], protocol: str) -> Table:
     """
     from rich.table import Table
 
-    caption = "error: calibration error before → after; sets: share of truths inside, by how many candidates; suggest: "
-    caption += "precision in the share of windows with a suggestion"
-    table = Table(
-        title=f"calibration, {protocol}",
-        caption=caption,
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        title_justify="left",
-        caption_justify="left",
-    )
+    title = f"calibration, {protocol}"
+    table = Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
     head, *rows = calibration_rows(measured)
     for column in head:
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _before_after(pair: Mapping[str, float]) -> str:
+    return f"{number(pair['before'])} → {number(pair['after'])}"
 
 
 def _slashed(texts: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_behavior.scoring import exact_log_probs, log_softmax, masked_log_probs
-from edge_behavior.search import RANKS_ONLY, Affine, TrieSearch
+from edge_behavior.search import RANKS_ONLY, Affine, Lines, TrieSearch
 from edge_behavior.trie import LabelTrie
 
 VOCAB = 12
@@ -106,6 +106,56 @@ def test_top_k_is_proven(
     assert truth[allowed & ~known].sum() <= found.unexpanded + 1e-6
     if tolerance < 1:
         assert found.unexpanded <= tolerance + 1e-9
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    trie=tries(),
+    seed=st.integers(0, 10_000),
+    spread=st.sampled_from([0.1, 1.0, 4.0]),
+    scoring=st.sampled_from(["exact", "masked"]),
+    first=st.none() | st.floats(0, 1),
+    each=st.none() | st.sampled_from([0.0, 0.003, 0.05, 0.3, 1.0]),
+    fused=st.booleans(),
+    temperature=st.sampled_from([0.4, 1.0, 2.5]),
+)
+def test_every_line_is_decided(
+    trie: LabelTrie,
+    seed: int,
+    spread: float,
+    scoring: str,
+    first: float | None,
+    each: float | None,
+    fused: bool,
+    temperature: float,
+) -> None:
+    """Which candidates are above their line is what the whole distribution says, however little was looked at."""
+    rng = np.random.default_rng(seed)
+    size, model = trie.n_candidates, Model(trie, seed, spread)
+    slope, offset = (rng.choice([0.0, 0.4, 1.7], size), rng.standard_normal(size)) if fused else (1.0, 0.0)
+    affine = Affine(np.full(size, slope) / temperature, np.full(size, offset) / temperature + rng.standard_normal(size))
+    whole = np.exp(log_softmax(affine.slope * model.log_probs(trie, scoring) + affine.offset))
+    found = TrieSearch(trie, scoring).run(model.root, model.expand, affine, 1, lines=Lines(first, each))
+    shown = np.where(found.known, np.exp(found.scores - found.log_total), 0.0)
+    best = int(np.argmax(np.where(found.known, found.scores, -np.inf)))
+    assert whole[best] == pytest.approx(whole.max(), abs=1e-5)
+    if first is not None and abs(whole[best] - first) > 1e-5:
+        assert (shown[best] >= first) == (whole[best] >= first)
+    if each is not None:
+        clear = np.abs(whole - each) > 1e-5
+        np.testing.assert_array_equal((shown >= each)[clear], (whole >= each)[clear])
+
+
+def test_a_line_that_is_clear_costs_nothing() -> None:
+    trie = LabelTrie.from_paths([(i // 6 + 1, i % 6 + 1, 7, 0) for i in range(36)])
+    asked = []
+    for lines in (None, Lines(first=0.9), Lines(first=0.9, each=0.01)):
+        model = Model(trie, 0, 0.0)
+        for node in trie.ancestors(int(trie.leaves[8])):
+            model.rows[trie.parents[node], trie.tokens[node]] = 20.0
+        TrieSearch(trie, "exact").run(model.root, model.expand, top_k=1, lines=lines)
+        asked.append(len(model.asked))
+    assert asked == [3, 3, 3]
 
 
 def restricted_masked(trie: LabelTrie, model: Model, allowed: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from edge_behavior.bundle import Manifest, read_manifest, verify_bundle, write_bundle
+from edge_behavior.calibration import Calibration
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.cli import app
 from edge_behavior.errors import EdgebError
@@ -135,6 +136,7 @@ class TestBundle:
             "prompt_tokens": report["prompt_tokens"],
             "trie_tokens": report["trie_tokens"],
             "pruned_vocabulary": True,
+            "calibration_dropped": False,
         }
         assert sorted(p.name for p in tmp_path.iterdir()) == ["new.gguf", "old.gguf"]
 
@@ -142,6 +144,15 @@ class TestBundle:
         old = bundle_of(gguf, tmp_path / "old.gguf", habits=HABITS)
         relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf")
         assert read_manifest(tmp_path / "new.gguf").habits == {**HABITS, "measured": {}}
+
+    def test_the_calibration_is_of_the_old_list(self, gguf: Path, tmp_path: Path) -> None:
+        held = {"model": Calibration(2.0).to_dict(), "habits": Calibration().to_dict(), "measured": {}}
+        old = bundle_of(gguf, tmp_path / "old.gguf", calibration=held)
+        report = relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf")
+        assert report["calibration_dropped"]
+        assert read_manifest(tmp_path / "new.gguf").calibration is None
+        with Predictor.load(tmp_path / "new.gguf", threads=1) as predictor:
+            assert not predictor.predict([], WHEN, "DK", 1).calibrated
 
     def test_in_place_only_with_force(self, gguf: Path, tmp_path: Path) -> None:
         path = bundle_of(gguf, tmp_path / "b.gguf")

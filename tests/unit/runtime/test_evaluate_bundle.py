@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edge_behavior.calibration import Calibration, expected_calibration_error
 from edge_behavior.candidates import GROUPS
 from edge_behavior.counters import COUNTERS
 from edge_behavior.data.dataset import Dataset
@@ -19,6 +20,7 @@ from edge_behavior.metrics import Outcome, behavior_metrics
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime import evaluate_bundle as module
 from edge_behavior.runtime.evaluate_bundle import bundle_log_probs, evaluate_bundle
+from edge_behavior.scoring import log_softmax
 from tests import helpers
 
 L = 5
@@ -39,7 +41,9 @@ class FakePredictor:
 
     def __init__(self, habits, labels=helpers.LABELS):
         candidates = helpers.event_table(USERS, labels).candidates
-        self.manifest = SimpleNamespace(candidates=candidates, layout=PromptLayout(history_length=L), habits=habits)
+        self.manifest = SimpleNamespace(
+            candidates=candidates, layout=PromptLayout(history_length=L), habits=habits, calibration=None
+        )
         self.closed = False
 
     def __enter__(self):
@@ -90,7 +94,9 @@ def test_every_source_is_measured_and_the_default_is_on_top(load, default):
     assert found["source"] == default
     others = {f"bundle_{s}" for s in ("model", "habits", "fused") if s != default}
     assert set(found["baselines"]) == {*COUNTERS, *others}
-    assert set(found) == {"source", "natural", "balanced", "baselines", "by_history", "masked_differs"}
+    names = {"source", "natural", "balanced", "baselines", "by_history", "masked_differs", "calibration"}
+    assert set(found) == names
+    assert found["calibration"] is None
     for protocol in protocols("both", TABLE, L, CHOICE):
         for source, scores in scores_of(predictor, protocol.targets).items():
             truth = TABLE.behavior[protocol.targets].astype(np.int64)
@@ -108,6 +114,45 @@ def test_a_bundle_without_fitted_habits(load):
     assert found["source"] == "model"
     assert set(found["baselines"]) == {*COUNTERS, "bundle_habits"}
     assert set(found["by_history"]["natural"][0]["accuracy"]) == {"model", "habits"}
+
+
+def test_a_calibrated_bundle(load):
+    """Metrics are of the calibrated scores; before and after are beside them."""
+    predictor = load(HELD)
+    bias = {"head": -0.3, "medium": 0.2, "tail": 0.9}
+    own = Calibration(1.7, bias, {0.8: 0.1, 0.9: 0.02}, {0.5: 0.4, 0.9: None})
+    other = Calibration(0.6)
+    predictor.manifest.calibration = {
+        "model": own.to_dict(),
+        "habits": other.to_dict(),
+        "fused": own.to_dict(),
+        "measured": {},
+    }
+    found = evaluate_bundle(Path("b.gguf"), Path("d"), "both", "test", CHOICE)
+    groups = TABLE.candidates.groups()
+    assert set(found["calibration"]) == {"natural", "balanced"}
+    for protocol in protocols("both", TABLE, L, CHOICE):
+        truth = TABLE.behavior[protocol.targets].astype(np.int64)
+        measured = found["calibration"][protocol.name]
+        assert list(measured) == ["model", "habits", "fused"]
+        for source, raw in scores_of(predictor, protocol.targets).items():
+            calibration = other if source == "habits" else own
+            scores = raw / calibration.temperature + np.array([calibration.bias[g] for g in groups])
+            after = log_softmax(scores)
+            assert measured[source]["windows"] == len(truth)
+            assert measured[source]["ece"]["before"] == pytest.approx(
+                expected_calibration_error(log_softmax(raw), truth)
+            )
+            assert measured[source]["ece"]["after"] == pytest.approx(expected_calibration_error(after, truth))
+            shown = found if source == "fused" else found["baselines"][f"bundle_{source}"]
+            assert shown[protocol.name]["nll"] == pytest.approx(measured[source]["nll"]["after"])
+            assert shown[protocol.name]["weighted_recall"] == pytest.approx((scores.argmax(1) == truth).mean())
+            if source != "habits":
+                inside = np.exp(after)[np.arange(len(truth)), truth] >= 0.1
+                assert measured[source]["coverage"]["0.8"]["overall"] == pytest.approx(
+                    (inside | (after.argmax(1) == truth)).mean()
+                )
+                assert measured[source]["precision"]["0.9"]["suggested"] == 0
 
 
 def test_how_often_masked_scoring_says_something_else(load, monkeypatch):
