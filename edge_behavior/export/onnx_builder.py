@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.base_model import first_line
+from edge_behavior.export.base_model import architecture, first_line, load_config
 from edge_behavior.export.progress import progress_bar
 from edge_behavior.runs import read_json
 from edge_behavior.runtime.genai import load_genai
@@ -27,8 +28,10 @@ ACCURACY_LEVELS = (0, 1, 2, 3, 4)
 ALGORITHMS = ("default", "rtn", "k_quant")
 # edgeb's name of a weight format, and the builder's.
 PRECISIONS = {"q4": "int4", "q8": "int8", "f16": "fp16", "f32": "fp32"}
-_QUANTIZED = ("q4", "q8")
+QUANTIZED = ("q4", "q8")
 _DEFAULT_BLOCK = 32
+# Rope scalings that the builder honors. For Llama it takes `linear` and leaves it out.
+_ROPES = {"qwen2": ("default", "linear"), "llama": ("default", "llama3")}
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class OnnxOptions:
         ):
             if value is not None and value not in known:
                 raise EdgebError(f"the {name} is {value}", f"use {', '.join(map(str, known))}")
-            if value is not None and self.quant not in _QUANTIZED:
+            if value is not None and self.quant not in QUANTIZED:
                 raise EdgebError(f"{self.quant} weights have no {name}", "leave it out, or use q4 or q8")
         if self.algorithm not in ALGORITHMS:
             raise EdgebError(f"unknown algorithm '{self.algorithm}'", nearest(self.algorithm, ALGORITHMS))
@@ -127,7 +130,7 @@ class OnnxOptions:
     def name(self) -> str:
         """For manifest and report, like "INT4 block 32 accuracy 4, cpu"."""
         parts = [PRECISIONS[self.quant].upper()]
-        if self.quant in _QUANTIZED:
+        if self.quant in QUANTIZED:
             level = self.accuracy_level
             if level is None:
                 level = 4 if self.provider.builder == "cpu" else 0
@@ -141,12 +144,29 @@ class OnnxOptions:
             found.append(f"block_size={self.block_size}")
         if self.accuracy_level is not None:
             found.append(f"accuracy_level={self.accuracy_level}")
-        if self.provider.qdq and self.quant in _QUANTIZED:
+        if self.provider.qdq and self.quant in QUANTIZED:
             # In this form weights cannot be shared.
             found += ["use_qdq=true", "shared_embeddings=false"]
         elif self.share_embeddings is not None:
             found.append(f"shared_embeddings={str(self.share_embeddings).lower()}")
         return found
+
+
+def check_buildable(config: Any) -> None:
+    """Refuse a model that the builder would get wrong without a word, or not build at all.
+
+    Args:
+        config: The model's transformers configuration, one that `load_config` accepts.
+
+    Raises:
+        EdgebError: a scaling of the rotary embedding that the builder lacks for this architecture.
+    """
+    name, kind = architecture(config), config.rope_parameters["rope_type"]
+    if kind not in _ROPES[name]:
+        raise EdgebError(
+            f"the ONNX builder has no {kind} rope scaling for {name}",
+            f"it has {' and '.join(_ROPES[name])}: export with --format gguf",
+        )
 
 
 def build_onnx(model_dir: Path, out_dir: Path, options: OnnxOptions, scratch: Path) -> dict[str, dict[str, str]]:
@@ -165,10 +185,13 @@ def build_onnx(model_dir: Path, out_dir: Path, options: OnnxOptions, scratch: Pa
         The execution provider's name and settings, for `name_provider`; empty for the CPU.
 
     Raises:
-        EdgebError: onnxruntime-genai or onnx_ir is not installed, or the builder fails (its message is passed on).
+        EdgebError: onnxruntime-genai or onnx_ir is not installed, a model it gets wrong, or the builder fails (its
+            message is passed on).
     """
     load_genai()
-    layers = int(read_json(model_dir / "config.json")["num_hidden_layers"])
+    config = load_config(model_dir)
+    check_buildable(config)
+    layers = int(config.num_hidden_layers)
     _lower_context(model_dir, options.context_length)
     # The bar writes to the stderr of now; what is written to later ones is the builder's.
     with progress_bar("Building ONNX", layers + _OTHER_STAGES) as advance, _captured(advance):
