@@ -194,7 +194,7 @@ def build_onnx(model_dir: Path, out_dir: Path, options: OnnxOptions, scratch: Pa
     layers = int(config.num_hidden_layers)
     _lower_context(model_dir, options.context_length)
     # The bar writes to the stderr of now; what is written to later ones is the builder's.
-    with progress_bar("Building ONNX", layers + _OTHER_STAGES) as advance, _captured(advance):
+    with progress_bar(f"Building ONNX {options.quant}", layers + _OTHER_STAGES) as advance, _captured(advance):
         try:
             from onnxruntime_genai.models import builder
 

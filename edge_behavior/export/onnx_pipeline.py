@@ -145,8 +145,7 @@ def export_onnx(
         shutil.rmtree(model.folder)
         with timed(seconds, "write"), progress_bar("Hashing", folder_bytes(built), unit_bytes=True) as advance:
             write_folder_manifest(built, manifest, advance)
-        with timed(seconds, "verify"):
-            verify_bundle(built)
+        with timed(seconds, "compare"):
             segments = prompt_segments(source.layout, source.candidates, source.places or ())
             differences["build"] = _check_loads(built, model, segments, options)
         with timed(seconds, "habits"):
@@ -155,6 +154,8 @@ def export_onnx(
             manifest = read_manifest(built)
             name_provider(built, provider)
             write_folder_manifest(built, manifest)
+        with timed(seconds, "verify"):
+            verify_bundle(built)
         report = {
             "bundle": str(out),
             "bytes": folder_bytes(built),

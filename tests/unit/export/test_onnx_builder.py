@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,16 @@ def test_what_the_builder_cannot_do_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(EdgebError, match="onnxruntime-genai cannot build this model: ") as error:
         folder_of(model, tokenizer, tmp_path, OnnxOptions(algorithm="k_quant", block_size=64))
     assert "\n" not in str(error.value)
+
+
+def test_without_a_package_of_the_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = qwen2_tokenizer()
+    monkeypatch.setitem(sys.modules, "onnxruntime_genai.models", None)
+    with pytest.raises(EdgebError, match=r"the ONNX builder needs onnxruntime_genai.models .pip install 'edgeb\[onnx"):
+        folder_of(qwen2(len(tokenizer)), tokenizer, tmp_path, OnnxOptions())
+    monkeypatch.setitem(sys.modules, "onnxruntime_genai", None)
+    with pytest.raises(EdgebError, match="need onnxruntime-genai, which is not installed"):
+        folder_of(qwen2(len(tokenizer)), tokenizer, tmp_path, OnnxOptions())
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ class TestCommand:
             raise result.exception
         return result
 
-    def test_export_inspect_predict(self, tmp_path: Path) -> None:
+    def test_export_inspect_predict(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         words = ("export", "runs/x", "--format", "onnx", "--quant", "q4", "--block-size", "64", "--accuracy-level", "1")
         (tmp_path / "runs").mkdir()
         shown = self.run(*words).stdout
@@ -299,6 +299,12 @@ class TestCommand:
         question = ("--history", "h.csv", "--at", "2024-03-18T20:00", "--place", "home", "--json")
         found = json.loads(self.run("predict", bundle, *question).stdout)
         assert len(found["predictions"]) == 5
+        evaluated: list[Path] = []
+        monkeypatch.setattr(
+            "edge_behavior.runtime.evaluate_bundle.evaluate_bundle", lambda path, *_: evaluated.append(path) or {}
+        )
+        assert self.run("evaluate", bundle, "--data", "d", "--json").stdout == "{}\n"
+        assert evaluated == [Path(bundle)]
         for words, message in (
             (("inspect", bundle, "--gbnf"), "grammars are llama.cpp's"),
             (("bench", bundle), "bench measures llama.cpp"),
