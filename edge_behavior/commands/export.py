@@ -116,8 +116,8 @@ def export_command(
     note = _pruning_note(report["pruning"])
     if note:
         typer.echo(f"edgeb: {note}", err=True)
-    for key, what in (("habits", "habits are"), ("calibration", "calibration is")):
-        if report[key]["mode"] == "auto" and not report[key]["fitted"]:
+    for key, option, what in (("habits", "habits", "habits are"), ("calibration", "calibrate", "calibration is")):
+        if modes[option] == "auto" and not report[key]["fitted"]:
             typer.echo(f"edgeb: {what} not fitted: {report[key]['reason']}", err=True)
     emit(report, as_json, _show_report)
 

@@ -83,7 +83,7 @@ def fit_calibration(held: HeldOut, fused: bool = True, seed: int = 0) -> dict[st
     counted = {"split": "validation", "windows": len(held), "users": users, "folds": folds}
     found: dict[str, Any] = {}
     measured: dict[str, Any] = {}
-    for source in SOURCES if fused else SOURCES[:2]:
+    for source in (name for name in SOURCES if fused or name != "fused"):
         fitted = _Source(held, source, fold)
         way, known = fitted.choose()
         found[source] = fitted.calibration(way, frozenset()).to_dict()
@@ -194,9 +194,9 @@ def choose_way(
 ) -> tuple[str, dict[str, Any]]:
     """The simplest way that nothing beats, on users it was not fitted on.
 
-    A temperature is taken where it lowers the mean loss by more than the standard error of that difference over users,
-    and does not raise the expected calibration error. Biases are taken in addition where they do the same to the loss
-    of tail truths, of which there must be 20, and raise neither the mean loss nor the calibration error.
+    A temperature is taken where it lowers the mean loss by more than the standard error of that difference over users.
+    Biases are taken in addition where they do the same to the loss of tail truths, of which there must be 20, and do
+    not raise the mean loss. Neither is taken where the expected calibration error is above that of the raw values.
 
     Args:
         log_probs: [n, B] per way.
@@ -223,7 +223,7 @@ def choose_way(
         tail.sum() >= TAIL_WINDOWS
         and _lowers(losses[chosen][tail], losses["bias"][tail], users[tail])
         and known["bias"]["nll"] <= known[chosen]["nll"]
-        and known["bias"]["ece"] <= known[chosen]["ece"]
+        and known["bias"]["ece"] <= known["raw"]["ece"]
     ):
         chosen = "bias"
     return chosen, known

@@ -6,7 +6,7 @@ import json
 import sys
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,7 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_behavior.bundle import Manifest
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.calibration import Calibration
+from edge_behavior.candidates import GROUPS, CandidateSet
 from edge_behavior.cli import app
 from edge_behavior.commands.output import emit
 from edge_behavior.encoding import PromptEncoder
@@ -145,8 +146,10 @@ class TestPredict:
     def test_json(self, model, question):
         found = document(*question, "--top", 0)
         assert set(found) == {
-            *("predictions", "scoring", "source", "unexpanded", "tokens_evaluated", "latency_ms", "bundle")
+            *("predictions", "scoring", "source", "unexpanded", "tokens_evaluated", "latency_ms", "bundle"),
+            "calibrated",
         }
+        assert found["calibrated"] is False
         assert (found["scoring"], found["source"], found["bundle"]) == ("exact", "model", "m.gguf")
         assert found["unexpanded"] == 0
         assert found["latency_ms"] > 0
@@ -208,6 +211,44 @@ class TestPredict:
         assert best["tokens_evaluated"] <= every["tokens_evaluated"]
         assert every["unexpanded"] == 0
 
+    @pytest.fixture
+    def calibrated(self, model, monkeypatch) -> ByteModel:
+        """The same model in a bundle that is calibrated."""
+        own = Calibration(3.0, {"head": 0.0, "medium": 0.0, "tail": 0.0}, {0.8: 0.2}, {0.5: 0.01, 0.9: None})
+        held = {"model": own.to_dict(), "habits": own.to_dict(), "measured": {}}
+        manifest = replace(MANIFEST, calibration=held)
+        monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(manifest, model)))
+        return model
+
+    def test_calibrated_unless_raw(self, calibrated, question):
+        shown, raw = document(*question, "--top", 0), document(*question, "--top", 0, "--raw")
+        assert (shown["calibrated"], raw["calibrated"]) == (True, False)
+        assert not {"suggest", "likely"} & set(shown)
+        cooled = {p["behavior"]: p["probability"] ** (1 / 3) for p in raw["predictions"]}
+        assert {p["behavior"]: p["probability"] for p in shown["predictions"]} == pytest.approx(
+            {label: p / sum(cooled.values()) for label, p in cooled.items()}, rel=1e-4
+        )
+
+    def test_decisions(self, calibrated, question):
+        found = document(*question, "--top", 0, "--precision", 0.5, "--coverage", 0.8)
+        assert (found["suggest"], found["precision"], found["coverage"]) == (True, 0.5, 0.8)
+        ranked = [p["behavior"] for p in found["predictions"] if p["probability"] >= 0.2]
+        assert found["likely"] == ranked
+        assert document(*question, "--precision", 0.9)["suggest"] is False
+        with pytest.raises(EdgebError, match=r"not calibrated for a precision of 0\.8"):
+            run(*question, "--precision", 0.8)
+
+    def test_decisions_for_people(self, calibrated, question):
+        found = document(*question, "--coverage", 0.8)
+        out = run(*question, "--precision", 0.5, "--coverage", 0.8).stdout
+        assert "suggest the first at precision 0.5" in out
+        assert f"likely at coverage 0.8: {', '.join(found['likely'])}" in out
+        assert out.count("✓") == len(found["likely"])
+        assert "model, calibrated, exact scoring" in out
+        out = run(*question, "--precision", 0.9, "--top", 1).stdout
+        assert "stay silent at precision 0.9" in out
+        assert "✓" not in out
+
     def test_an_empty_history(self, model, question, tmp_path):
         (tmp_path / "h.csv").write_text("timestamp,place,behavior\n")
         assert len(document(*question, "--top", 0)["predictions"]) == 4
@@ -245,6 +286,21 @@ RESULTS = {
         "place_hour_backoff": {"natural": metrics(3), "balanced": metrics(4)},
         "untuned": {"natural": metrics(5), "balanced": metrics(6)},
     },
+}
+
+
+MEASURED = {
+    "ece": {"before": 0.21, "after": 0.04},
+    "coverage": {"0.9": {"overall": 0.91, "head": 0.95, "medium": 0.9, "tail": None, "size": 3.21}},
+    "precision": {
+        "0.5": {"share": 0.6, "suggested": 60, "precision": 0.57},
+        "0.9": {"share": 0.0, "suggested": 0, "precision": None},
+    },
+}
+CALIBRATED = {
+    "model": Calibration(1.5, {"head": 0.0, "medium": -0.1, "tail": 0.4}, {0.9: 0.05}, {0.5: 0.3, 0.9: None}).to_dict(),
+    "habits": Calibration(1.0, dict.fromkeys(GROUPS, 0.0), {0.9: 0.05}, {0.5: 0.3, 0.9: None}).to_dict(),
+    "measured": {"split": "validation", "windows": 800, "users": 40, "folds": 5, "model": MEASURED, "habits": MEASURED},
 }
 
 
@@ -299,6 +355,7 @@ class TestEvaluate:
             "baselines": {**own, "last_mode": {"natural": metrics(9)}},
             "by_history": {"natural": bins},
             "masked_differs": {"share": 0.025, "windows": 200},
+            "calibration": {"natural": {"model": MEASURED, "habits": MEASURED}},
         }
         module("edge_behavior.runtime.evaluate_bundle", evaluate_bundle=lambda *arguments: found)
         out = run("evaluate", "m.gguf", "--data", "d", "--protocol", "natural").stdout
@@ -308,11 +365,15 @@ class TestEvaluate:
             "bundle: habits",
             "bundle: both fused",
             "5–9",
+            "calibration, natural",
             "predicts with habits",
         )
         assert [name for name in names if name in out] == list(names)
         assert sorted(names, key=out.index) == list(names)
-        assert "2.5% of 200 windows" in " ".join(out.split())
+        words = " ".join(out.split())
+        assert "2.5% of 200 windows" in words
+        assert "before → after .210 → .040 .210 → .040" in words
+        assert "likely set 0.9: holds / candidates .910 / 3.2" in words
         assert document("evaluate", "m.gguf", "--data", "d") == found
 
 
@@ -410,8 +471,11 @@ class TestExport:
             if options["habits"] == "on":
                 found = {name: {"accuracy": a} for name, a in (("model", 0.31), ("habits", 0.5), ("fused", 0.52))}
                 habits |= {"fitted": True, "reason": "", "default": "fused", "measured": found}
+            calibration = {"mode": options["calibrate"], "fitted": False, "reason": "fewer users still"}
+            if options["calibrate"] == "on":
+                calibration |= {"fitted": True, "reason": "", **CALIBRATED}
             tensors = {"tensor_types": {"Q4_K": 3, "F32": 2}, "segments_checked": 12}
-            return {**report, **tensors, "pruning": pruning, "habits": habits}
+            return {**report, **tensors, "pruning": pruning, "habits": habits, "calibration": calibration}
 
         module("edge_behavior.export.pipeline", export_bundle=export_bundle)
         module("edge_behavior.export.prune", EXTRA_TOKENS=77)
@@ -420,10 +484,10 @@ class TestExport:
 
     def test_flags(self, asked, tmp_path):
         words = ["export", "runs/x", "--quant", "q8", "--out", "m.gguf", "--stage", "a_tuning", "--force"]
-        words += ["--data", "d", "--prune", "on", "--extra-tokens", "5", "--no-habits"]
+        words += ["--data", "d", "--prune", "on", "--extra-tokens", "5", "--no-habits", "--no-calibrate"]
         assert document(*words)["bundle"] == "m.gguf"
         source = (tmp_path / "runs" / "x", "a_tuning", Path("d"))
-        options = {"prune": "on", "extra_tokens": 5, "habits": "off"}
+        options = {"prune": "on", "extra_tokens": 5, "habits": "off", "calibrate": "off"}
         assert asked == [(source, Path("m.gguf"), "q8", True, options)]
         assert recall("bundle") == tmp_path / "m.gguf"
 
@@ -432,7 +496,7 @@ class TestExport:
         remember("run", tmp_path / "runs" / "x")
         document("export", "--quant", "q4")
         source = (tmp_path / "runs" / "x", "b_tuning", None)
-        options = {"prune": "auto", "extra_tokens": 77, "habits": "auto"}
+        options = {"prune": "auto", "extra_tokens": 77, "habits": "auto", "calibrate": "auto"}
         assert asked == [(source, tmp_path / "runs" / "x-q4.gguf", "q4", False, options)]
 
     def test_for_people(self, asked, tmp_path):
@@ -451,12 +515,20 @@ class TestExport:
         out = " ".join(run("export", "runs/x", "--habits").stdout.split())
         assert "predicts with fused; accuracy on validation users: model 0.310, habits 0.500, fused 0.520" in out
 
+    def test_the_calibration_of_the_default_is_shown(self, asked, tmp_path):
+        (tmp_path / "runs").mkdir()
+        out = " ".join(run("export", "runs/x", "--calibrate").stdout.split())
+        assert "model: temperature 1.50, bias medium -0.10, tail +0.40; calibration error .210 → .040" in out
+        assert "habits: temperature" not in out
+        assert "800 validation windows of 40 users" in out
+
     def test_what_auto_left_undone_is_said_on_stderr(self, asked, tmp_path):
         (tmp_path / "runs").mkdir()
         err = run("export", "runs/x", "--json").stderr
         assert "edgeb: vocabulary not pruned: predictions change" in err
         assert "habits are not fitted: too few users" in err
-        assert run("export", "runs/x", "--prune", "off", "--no-habits").stderr == ""
+        assert "calibration is not fitted: fewer users still" in err
+        assert run("export", "runs/x", "--prune", "off", "--no-habits", "--no-calibrate").stderr == ""
 
     def test_unknown_format(self, asked):
         with pytest.raises(EdgebError, match="unknown format 'ggml'"):
@@ -477,6 +549,20 @@ class TestInspect:
         out = run("inspect", "m.gguf").stdout
         for words in ("hashes verified", "qwen2", "Q4_K_M", "買い物", "history_length: 20"):
             assert words in out
+
+    def test_a_calibration_is_a_few_lines(self, monkeypatch):
+        manifest = replace(MANIFEST, calibration=CALIBRATED)
+        monkeypatch.setattr("edge_behavior.bundle.verify_bundle", lambda path: manifest)
+        out = " ".join(run("inspect", "m.gguf").stdout.replace("│", " ").split())
+        for words in (
+            "model: temperature 1.50, bias medium -0.10, tail +0.40; calibration error .210 → .040",
+            "likely sets 0.9: cover .910 with 3.2 candidates",
+            "suggest 0.5/0.9: right .570/– in 60%/0% of windows",
+            "habits: temperature 1.00, bias none",
+        ):
+            assert words in out
+        assert "'coverage'" not in out
+        assert document("inspect", "m.gguf")["calibration"] == CALIBRATED
 
 
 class TestDoctor:

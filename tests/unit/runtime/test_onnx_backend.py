@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from edge_behavior.export.onnx_pipeline import export_onnx
 from edge_behavior.export.pipeline import ExportSource, prompt_segments
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime import onnx_backend
+from edge_behavior.runtime.genai import load_genai
 from edge_behavior.runtime.onnx_backend import OnnxBackend, OnnxRunOptions
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.torch_backend import torch_predictor
@@ -309,6 +312,18 @@ def test_a_folder_for_another_provider_runs_on_the_cpu_when_told(qwen: Made, tmp
     folder = edited(qwen, tmp_path / "c", {"session_options": {"provider_options": [{"cuda": {}}]}})
     backend = OnnxBackend(folder, OnnxRunOptions(64, threads=1, cpu=True))
     np.testing.assert_allclose(backend.prefill([40, 41])[0], last_row(qwen.model, [40, 41]), atol=CLOSE)
+
+
+def test_telemetry_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def disable() -> None:
+        calls.append(os.environ["ORT_DISABLE_TELEMETRY"])
+
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime_genai", SimpleNamespace(disable_telemetry_events=disable))
+    load_genai()
+    assert calls == ["1"]
 
 
 def test_without_the_package(qwen: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,315 @@
+"""What calibration does on users that neither training nor fitting has seen.
+
+    python benchmarks/calibration.py demo demo.gguf out/demo/data
+
+Takes a name, a calibrated bundle and the dataset it was trained on. Measures on test users, by natural windows (what
+was fitted) and by balanced ones: calibration error before and after with 95 % intervals over users, coverage and size
+of the likely sets, precision and share of the suggestions. Beside the likely sets as they are it measures two other
+ways to make them, with thresholds of the same validation windows, and what the decisions cost in tokens. Writes
+results/calibration-NAME.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.bundle import Manifest
+from edge_behavior.calibration import (
+    COVERAGES,
+    Calibration,
+    conformal_threshold,
+    conformity,
+    expected_calibration_error,
+    likely_sets,
+    measure,
+)
+from edge_behavior.candidates import GROUPS
+from edge_behavior.data.dataset import Dataset, EventTable
+from edge_behavior.evaluation import WindowChoice, check_labels_match, habit_log_probs, protocols
+from edge_behavior.export.heldout import HeldOut, score_held_out
+from edge_behavior.fusion import Fusion
+from edge_behavior.habits import HabitsConfig
+from edge_behavior.runtime.engine import calibrations_of
+from edge_behavior.runtime.evaluate_bundle import bundle_log_probs
+from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.scoring import log_softmax
+from edge_behavior.tables import calibration_rows, number
+
+RESULTS = Path(__file__).parent / "results"
+RESAMPLES = 1000
+# Windows on which tokens are counted.
+COST_WINDOWS = 100
+COST_PRECISION, COST_COVERAGE = 0.5, 0.9
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+# Thresholds by probabilities [n, B] and truths, then members [n, B] by probabilities.
+Sets = Callable[[Floats, Ints, float], Callable[[Floats], Bools]]
+
+
+def cumulative(probs: Floats) -> Floats:
+    """[n, B] probability of every candidate and all that are more probable; 0 for the first, which is always in."""
+    order = np.argsort(-probs, axis=1, kind="stable")
+    summed = np.empty_like(probs)
+    np.put_along_axis(summed, order, np.take_along_axis(probs, order, 1).cumsum(1), 1)
+    summed[np.arange(len(probs)), order[:, 0]] = 0.0
+    return summed
+
+
+def sets_by_mass(probs: Floats, truth: Ints, coverage: float) -> Callable[[Floats], Bools]:
+    """The most probable candidates up to a mass (adaptive prediction sets, without randomization)."""
+    least = conformal_threshold(1 - cumulative(probs)[np.arange(len(truth)), truth], coverage)
+    return lambda new: 1 - cumulative(new) >= least
+
+
+def sets_by_group(groups: tuple[str, ...]) -> Sets:
+    """A threshold per frequency group of the candidate, from the windows whose truth is in it."""
+    names = np.array(groups)
+
+    def fit(probs: Floats, truth: Ints, coverage: float) -> Callable[[Floats], Bools]:
+        scores, least = conformity(probs, truth), np.zeros(len(names))
+        for group in GROUPS:
+            least[names == group] = conformal_threshold(scores[names[truth] == group], coverage)
+
+        def members(new: Floats) -> Bools:
+            found = new >= least
+            found[np.arange(len(new)), new.argmax(1)] = True
+            return np.asarray(found)
+
+        return members
+
+    return fit
+
+
+def sets_by_probability(probs: Floats, truth: Ints, coverage: float) -> Callable[[Floats], Bools]:
+    """As they are shipped: every candidate of at least a probability."""
+    least = conformal_threshold(conformity(probs, truth), coverage)
+    return lambda new: likely_sets(new, least)
+
+
+def compare_sets(
+    fitted: Floats, fitted_truth: Ints, probs: Floats, truth: Ints, groups: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """Coverage, overall and per group, and mean size of three kinds of sets."""
+    found: dict[str, dict[str, Any]] = {}
+    group = np.array(groups)[truth]
+    kinds = {"probability": sets_by_probability, "mass": sets_by_mass, "group": sets_by_group(groups)}
+    for name, kind in kinds.items():
+        for coverage in COVERAGES:
+            members = kind(fitted, fitted_truth, coverage)(probs)
+            inside = members[np.arange(len(truth)), truth]
+            parts = {g: float(inside[group == g].mean()) if (group == g).any() else None for g in GROUPS}
+            found.setdefault(name, {})[f"{coverage:g}"] = {
+                "overall": float(inside.mean()),
+                **parts,
+                "size": float(members.sum(1).mean()),
+            }
+    return found
+
+
+def error_interval(before: Floats, after: Floats, truth: Ints, users: Ints) -> list[float]:
+    """95 % percentile interval over users of what calibration adds to the calibration error.
+
+    Of the difference only: resampling makes the error itself larger than it is.
+    """
+    rng = np.random.default_rng(0)
+    _, user = np.unique(users, return_inverse=True)
+    rows = [np.flatnonzero(user == u) for u in range(int(user.max()) + 1)]
+    drawn = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        taken = np.concatenate([rows[u] for u in rng.integers(0, len(rows), len(rows))])
+        errors = [expected_calibration_error(x[taken], truth[taken]) for x in (before, after)]
+        drawn[i] = errors[1] - errors[0]
+    return [float(x) for x in np.percentile(drawn, [2.5, 97.5])]
+
+
+def raw_scores(manifest: Manifest, model: Floats, habits: Floats) -> dict[str, Floats]:
+    """Scores [n, B] of every source, as they come."""
+    scores = {"model": model, "habits": habits}
+    if manifest.habits is not None:
+        scores["fused"] = Fusion.from_dict(manifest.habits["fusion"], manifest.candidates.groups()).scores(
+            model, habits
+        )
+    return scores
+
+
+def tokens(predictor: Predictor, table: EventTable, targets: Ints, sources: list[str]) -> dict[str, Any]:
+    """Mean tokens that one prediction evaluates: those of its question and of the label trie."""
+    asked: Mapping[str, dict[str, Any]] = {
+        "first": {},
+        f"first, precision {COST_PRECISION:g}": {"precision": COST_PRECISION},
+        f"first, coverage {COST_COVERAGE:g}": {"coverage": COST_COVERAGE},
+        "everything": {"exhaustive": True},
+    }
+    length = predictor.manifest.layout.history_length
+    found: dict[str, Any] = {}
+    for source in sources:
+        for name, wanted in asked.items():
+            spent = []
+            for target in targets:
+                event, history = table.event(int(target)), table.history(int(target), length)
+                # Asked something else before, so that the history is cached and nothing of the answer is.
+                predictor.predict(history, event.time, "elsewhere", 1, source="model")
+                spent.append(predictor.predict(history, event.time, event.place, 1, source=source, **wanted))
+            found.setdefault(source, {})[name] = float(np.mean([p.tokens_evaluated for p in spent]))
+    return found
+
+
+def measured(
+    manifest: Manifest, held: HeldOut, table: EventTable, targets: Ints, scores: dict[str, Floats]
+) -> dict[str, Any]:
+    """One protocol: what `edgeb evaluate` gives, with intervals and the other kinds of sets."""
+    calibrations, groups = calibrations_of(manifest), manifest.candidates.groups()
+    truth, users = table.behavior[targets].astype(np.int64), table.user_of(targets)
+    fitted = raw_scores(manifest, held.model, held.habits)
+    found: dict[str, Any] = {}
+    for source, calibration in calibrations.items():
+        before, after = log_softmax(scores[source]), log_softmax(calibration.scores(scores[source], groups))
+        known = np.exp(log_softmax(calibration.scores(fitted[source], groups)))
+        found[source] = {
+            **measure(before, after, truth, groups, calibration.coverage, calibration.precision),
+            "ece_interval": error_interval(before, after, truth, users),
+            "sets": compare_sets(known, held.truth, np.exp(after), truth, groups),
+        }
+    return found
+
+
+def run(bundle: Path, data: Path, per_behavior: int) -> dict[str, Any]:
+    """Everything of one bundle."""
+    dataset = Dataset.open(data)
+    test = dataset.events("test")
+    with Predictor.load(bundle, prefix_cache=False) as predictor:
+        manifest = predictor.manifest
+        check_labels_match(manifest.candidates, dataset.candidates, str(bundle))
+        if manifest.calibration is None:
+            raise SystemExit(f"{bundle} is not calibrated")
+        length = manifest.layout.history_length
+        chosen = protocols("both", test, length, WindowChoice(per_behavior=per_behavior))
+        union = np.unique(np.concatenate([p.targets for p in chosen]))
+        model = bundle_log_probs(predictor, test, union)
+        sources = [name for name in calibrations_of(manifest) if name != "habits"]
+        natural = chosen[0].targets
+        some = np.random.default_rng(0).choice(natural, min(COST_WINDOWS, len(natural)), replace=False)
+        cost = tokens(predictor, test, np.sort(some), sources)
+    config = HabitsConfig() if manifest.habits is None else HabitsConfig.from_dict(manifest.habits["config"])
+    scores = raw_scores(manifest, model, habit_log_probs(test, union, manifest.candidates.counts, config))
+    held = score_held_out(bundle, data, config=config)
+    found: dict[str, Any] = {}
+    for protocol in chosen:
+        at = np.searchsorted(union, protocol.targets)
+        parts = {source: rows[at] for source, rows in scores.items()}
+        found[protocol.name] = measured(manifest, held, test, protocol.targets, parts)
+        found[protocol.name]["users"] = len(np.unique(test.user_of(protocol.targets)))
+    return {
+        "bundle": {"quantization": manifest.quantization, "candidates": len(manifest.candidates)},
+        "default": "model" if manifest.habits is None else manifest.habits["default"],
+        "calibration": manifest.calibration,
+        "test": found,
+        "cost": cost,
+    }
+
+
+def table_of(rows: list[list[str]]) -> list[str]:
+    """Rows as Markdown, the first one the header."""
+    head, *rest = rows
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rest), ""]
+
+
+def spread(pair: list[float]) -> str:
+    return f"[{number(pair[0])}, {number(pair[1])}]"
+
+
+def set_cell(cell: dict[str, Any]) -> str:
+    groups = " / ".join(number(cell[group], 2) for group in GROUPS)
+    return f"{number(cell['overall'])} ({groups}) {cell['size']:.1f}"
+
+
+def markdown(name: str, found: dict[str, Any]) -> str:
+    """The tables people read."""
+    fitted = found["calibration"]["measured"]
+    lines = [
+        f"# Calibration: {name}",
+        "",
+        "Made by `benchmarks/calibration.py`; what is measured: docs/calibration.md.",
+        "",
+    ]
+    lines += [
+        f"{found['bundle']['candidates']} candidates, {found['bundle']['quantization']}; the bundle starts with "
+        f"**{found['default']}**. Fitted on {fitted['windows']} validation windows of {fitted['users']} users.",
+        "",
+    ]
+    sources = [name for name in ("model", "habits", "fused") if name in found["calibration"]]
+    held = [Calibration.from_dict(found["calibration"][source]) for source in sources]
+    rows = [["", *sources], ["way", *(fitted[source]["way"] for source in sources)]]
+    rows.append(["temperature", *(f"{c.temperature:.2f}" for c in held)])
+    rows += [[f"bias {group}", *(f"{c.bias[group]:+.2f}" for c in held)] for group in GROUPS]
+    rows += [[f"likely from, {x:g}", *(f"{c.coverage[x]:.4f}" for c in held)] for x in held[0].coverage]
+    rows += [[f"suggest from, {x:g}", *(number(c.precision[x]) for c in held)] for x in held[0].precision]
+    lines += ["## What was fitted", "", *table_of(rows)]
+    lines += ["## Validation users, each by what the others give", ""]
+    lines += table_of(calibration_rows({source: fitted[source] for source in sources}))
+    for protocol, test in found["test"].items():
+        per_source = {source: test[source] for source in sources}
+        windows = test[sources[0]]["windows"]
+        lines += [f"## Test users, {protocol} windows", "", f"{windows} windows of {test['users']} users.", ""]
+        rows = calibration_rows(per_source)
+        for key, title in (("nll", "NLL"), ("tail_nll", "NLL of tail truths"), ("accuracy", "accuracy")):
+            cells = []
+            for source in sources:
+                pair, digits = test[source][key], 3 if key == "accuracy" else 2
+                cells.append(" → ".join(number(pair[x], digits) for x in ("before", "after")))
+            rows.append([f"{title}, before → after", *cells])
+        rows.insert(2, ["its change, 95 % interval over users", *(spread(test[s]["ece_interval"]) for s in sources)])
+        lines += table_of(rows)
+        lines += ["Kinds of likely sets: holds overall (head / medium / tail) with so many candidates.", ""]
+        rows = [["", *sources]]
+        for level in test[sources[0]]["sets"]["mass"]:
+            for kind, title in (
+                ("probability", "by probability (shipped)"),
+                ("mass", "by mass"),
+                ("group", "per group"),
+            ):
+                cells = [test[source]["sets"][kind][level] for source in sources]
+                rows.append([f"{level} {title}", *(set_cell(cell) for cell in cells)])
+        lines += table_of(rows)
+    lines += ["## Cost", "", "Tokens evaluated per prediction, history cached, question new; natural test windows.", ""]
+    names = list(next(iter(found["cost"].values())))
+    rows = [["", *names]]
+    rows += [[source, *(f"{cost[n]:.1f}" for n in names)] for source, cost in found["cost"].items()]
+    lines += table_of(rows)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="of the result files")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--per-behavior", type=int, default=50, help="balanced windows per behavior")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
+    options = parser.parse_args()
+    found = {
+        "date": datetime.now().date().isoformat(),
+        "python": platform.python_version(),
+        **run(options.bundle, options.data, options.per_behavior),
+    }
+    path = options.out / f"calibration-{options.name}"
+    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    text = markdown(options.name, found)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
