@@ -112,6 +112,10 @@ class OnnxOptions:
                 raise EdgebError(f"the {name} is {value}", f"use {', '.join(map(str, known))}")
             if value is not None and self.quant not in QUANTIZED:
                 raise EdgebError(f"{self.quant} weights have no {name}", "leave it out, or use q4 or q8")
+        if self.accuracy_level is not None and provider.qdq:
+            raise EdgebError(
+                f"weights for {self.execution_provider} have no accuracy level", "the provider decides how it computes"
+            )
         if self.algorithm not in ALGORITHMS:
             raise EdgebError(f"unknown algorithm '{self.algorithm}'", nearest(self.algorithm, ALGORITHMS))
         if self.context_length is not None and self.context_length < 1:
@@ -131,10 +135,10 @@ class OnnxOptions:
         """For manifest and report, like "INT4 block 32 accuracy 4, cpu"."""
         parts = [PRECISIONS[self.quant].upper()]
         if self.quant in QUANTIZED:
-            level = self.accuracy_level
-            if level is None:
-                level = 4 if self.provider.builder == "cpu" else 0
-            parts += ["block", str(self.block_size or _DEFAULT_BLOCK), "accuracy", str(level)]
+            parts += ["block", str(self.block_size or _DEFAULT_BLOCK)]
+            if not self.provider.qdq:
+                level = self.accuracy_level
+                parts += ["accuracy", str(level if level is not None else 0 if self.provider.engine else 4)]
         return f"{' '.join(parts)}, {self.execution_provider}"
 
     def extra(self) -> list[str]:

@@ -203,6 +203,7 @@ def test_without_a_package_of_the_builder(tmp_path: Path, monkeypatch: pytest.Mo
         ({"block_size": 32, "quant": "f32"}, "f32 weights have no block size"),
         ({"accuracy_level": 5}, r"the accuracy level is 5 .use 0, 1, 2, 3, 4"),
         ({"accuracy_level": 4, "quant": "f32"}, "f32 weights have no accuracy level"),
+        ({"accuracy_level": 1, "execution_provider": "trt-rtx"}, "weights for trt-rtx have no accuracy level"),
         ({"algorithm": "awq"}, "unknown algorithm 'awq'"),
         ({"context_length": 0}, "the context length is 0"),
         ({"share_embeddings": True, "execution_provider": "qnn"}, "embeddings cannot be shared for qnn"),
@@ -220,6 +221,7 @@ def test_names() -> None:
     assert OnnxOptions("q8", 64, 1, "cuda").name == "INT8 block 64 accuracy 1, cuda"
     assert OnnxOptions("q4", execution_provider="dml").name == "INT4 block 32 accuracy 0, dml"
     assert OnnxOptions("f32").name == "FP32, cpu"
+    assert OnnxOptions(execution_provider="qnn").name == "INT4 block 32, qnn"
 
 
 class TestProfiles:
