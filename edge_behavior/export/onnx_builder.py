@@ -30,6 +30,8 @@ ALGORITHMS = ("default", "rtn", "k_quant")
 PRECISIONS = {"q4": "int4", "q8": "int8", "f16": "fp16", "f32": "fp32"}
 QUANTIZED = ("q4", "q8")
 _DEFAULT_BLOCK = 32
+# Stages that the builder announces beside one per layer: embedding, norm, head, graph, configuration, tokenizer.
+_OTHER_STAGES = 6
 # Rope scalings that the builder honors. For Llama it takes `linear` and leaves it out.
 _ROPES = {"qwen2": ("default", "linear"), "llama": ("default", "llama3")}
 
@@ -244,10 +246,6 @@ def weight_operators(folder: Path) -> dict[str, int]:
     weights = {tensor.name for tensor in graph.initializer}
     nodes = [node for node in graph.node if node.op_type in kinds and weights.intersection(node.input)]
     return dict(Counter(node.op_type for node in nodes))
-
-
-# Stages that the builder announces beside one per layer: embedding, norm, head, graph, configuration, tokenizer.
-_OTHER_STAGES = 6
 
 
 class _Stages(io.TextIOBase):
