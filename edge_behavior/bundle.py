@@ -1,7 +1,8 @@
 """The bundle: one GGUF file whose `edgeb.*` metadata say what it predicts and how it was made.
 
-Reads, writes and verifies the manifest. The file stays an ordinary GGUF that stock llama.cpp loads. Knows nothing
-of how a model is converted or run.
+Reads, writes and verifies the manifest. The file stays an ordinary GGUF that stock llama.cpp loads. A bundle may also
+be a folder with an ONNX model and the same manifest, see `bundle_folder`. Knows nothing of how a model is converted or
+run.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Manifest:
         bos_id: Token id every prompt starts with, or None for none.
         eos_id: Token id that ends an answer where the layout has no terminator of its own.
         architecture: GGUF architecture, "qwen2" or "llama".
-        quantization: llama.cpp's name of the weight format, like "Q4_K_M".
+        quantization: The engine's name of the weight format, like "Q4_K_M" or "INT4 block 32".
         context_length: Positions the model was built for.
         base_model: `name`, `license` (or None) and `weights_sha256` of the backbone.
         training: The resolved recipe of the run.
@@ -170,8 +171,13 @@ def read_manifest(path: Path) -> Manifest:
     """Read a bundle's manifest from the head of the file, without reading vocabulary or tensors.
 
     Raises:
-        EdgebError: not a file, not GGUF, cut short, a GGUF that is no bundle, or a manifest this edgeb refuses.
+        EdgebError: not there, not GGUF, cut short, no bundle, or a manifest this edgeb refuses.
     """
+    if path.is_dir():
+        # Here, since that module reads manifests with this one.
+        from edge_behavior.bundle_folder import read_folder_manifest
+
+        return read_folder_manifest(path)
     with GgufFile(path) as file:
         found: dict[str, MetadataEntry] = {}
         for entry in file.metadata():
@@ -193,6 +199,10 @@ def verify_bundle(path: Path, progress: Callable[[int], None] | None = None) -> 
     Raises:
         EdgebError: as `read_manifest`, or the file was truncated or changed since it was written.
     """
+    if path.is_dir():
+        from edge_behavior.bundle_folder import verify_folder
+
+        return verify_folder(path, progress)
     manifest = read_manifest(path)
     with GgufFile(path) as file:
         tokenizer, tensors = _hashes(file, progress)
@@ -203,6 +213,21 @@ def verify_bundle(path: Path, progress: Callable[[int], None] | None = None) -> 
         if found != expected:
             raise EdgebError(f"{path}: the {name} do not match the manifest's hash", _DAMAGED_HINT)
     return manifest
+
+
+def bundle_bytes(path: Path) -> int:
+    """Size of a bundle, file or folder."""
+    if path.is_dir():
+        from edge_behavior.bundle_folder import folder_bytes
+
+        return folder_bytes(path)
+    return path.stat().st_size
+
+
+def require_gguf(path: Path, why: str) -> None:
+    """Refuse a folder bundle where only a GGUF file will do."""
+    if path.is_dir():
+        raise EdgebError(f"{path} is a folder, and {why}", "pass a bundle exported with --format gguf")
 
 
 def write_bundle(

@@ -97,6 +97,7 @@ def main() -> None:
 def _extra_hint(package: str) -> str:
     top = package.split(".")[0]
     extras = {"gguf": "export", "duckdb": "data", "pyarrow": "data", "matplotlib": "data"}
+    extras |= dict.fromkeys(("onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai", "tokenizers"), "onnx")
     return f"pip install 'edgeb[{extras.get(top, 'train')}]'"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from edge_behavior.candidates import CandidateSet
@@ -16,10 +17,28 @@ def plain_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
 
     This is what the exported file's tokenizer does with user text: `<|im_end|>` in a label stays text.
     """
+    return _plain(tokenizer.backend_tokenizer)
+
+
+def file_encoder(path: Path) -> Callable[[str], list[int]]:
+    """`plain_encoder` of a tokenizer.json, without transformers.
+
+    Raises:
+        EdgebError: the file is missing or not a tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        source = Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises this very class
+        raise EdgebError(f"cannot read the tokenizer {path}: {error}", "export the bundle again") from None
+    return _plain(source)
+
+
+def _plain(source: Any) -> Callable[[str], list[int]]:
     from tokenizers import Tokenizer
 
     # The model alone, without the table of added tokens. It is shared, not copied.
-    source = tokenizer.backend_tokenizer
     plain = Tokenizer(source.model)
     if source.normalizer is not None:
         plain.normalizer = source.normalizer

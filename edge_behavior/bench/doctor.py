@@ -15,6 +15,7 @@ _PACKAGES = {
     "data": ("duckdb", "pyarrow", "matplotlib"),
     "train": ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "scikit-learn"),
     "export": ("gguf", "torch", "transformers", "peft"),
+    "onnx": ("onnxruntime-genai", "onnx", "onnx-ir", "tokenizers"),
 }
 
 

@@ -64,10 +64,12 @@ def bench_command(
     from edge_behavior.bench.setup import BenchOptions
     from edge_behavior.bench.sustained import check_seconds, threads_sweep
     from edge_behavior.bench.sustained import sustained as sustain
+    from edge_behavior.bundle import require_gguf
     from edge_behavior.commands.output import emit
     from edge_behavior.workspace import recall
 
     bundle = bundle or recall("bundle")
+    require_gguf(bundle, "bench measures llama.cpp")
     numbers = _numbers(threads, bundle)
     options = BenchOptions(
         repeats=repeats,

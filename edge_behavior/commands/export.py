@@ -14,13 +14,19 @@ def export_command(
     quant: Annotated[
         str | None,
         typer.Option(
-            help="q4, q4_0, q5, q8, f16, f32, or auto: the smallest that passes. Default: the profile's.",
+            help="q4, q4_0, q5, q8, f16, f32, or auto: the smallest that passes; ONNX has q4, q8, f16 and f32. "
+            "Default: the profile's.",
             show_default=False,
         ),
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="gguf.")] = "gguf",
-    out: Annotated[Path | None, typer.Option(help="Bundle to write. Default: RUN-QUANT.gguf.")] = None,
-    profile: Annotated[str, typer.Option(help="A name from export/configs or a YAML file.")] = "default",
+    format: Annotated[str, typer.Option("--format", help="gguf (one file) or onnx (a folder).")] = "gguf",
+    out: Annotated[
+        Path | None, typer.Option(help="Bundle to write. Default: RUN-QUANT.gguf or RUN-QUANT-onnx.")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="A name from export/configs or a YAML file. Default: default.", show_default=False),
+    ] = None,
     stage: Annotated[str, typer.Option(help="Which weights: b_tuning, a_tuning or untuned.")] = "b_tuning",
     data: Annotated[
         Path | None,
@@ -47,45 +53,83 @@ def export_command(
     allow_loss: Annotated[
         bool, typer.Option("--allow-loss", help="Write the bundle even if it is beyond the profile's limits.")
     ] = False,
+    execution_provider: Annotated[
+        str | None,
+        typer.Option(help="ONNX: cpu, cuda, dml, webgpu, trt-rtx or qnn. Default: cpu.", show_default=False),
+    ] = None,
+    block_size: Annotated[
+        int | None,
+        typer.Option(help="ONNX: weights that share a scale, 16 to 256. Default: 32.", show_default=False),
+    ] = None,
+    accuracy_level: Annotated[
+        int | None,
+        typer.Option(
+            help="ONNX: precision of products, 1 (f32) to 4 (8-bit). Default: 4 on the CPU.", show_default=False
+        ),
+    ] = None,
+    context_length: Annotated[
+        int | None, typer.Option(help="ONNX: positions to build for. Default: 2048 or more.", show_default=False)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Merge the adapter, convert, quantize, compare: one GGUF file with everything the phone needs.
+    """Merge the adapter, convert, quantize, compare: one GGUF file, or an ONNX folder, with everything the phone needs.
 
-    Stock llama.cpp loads the file; candidates, prompt layout and hashes are in its `edgeb.*` metadata. What every step
-    changed about the predictions is measured on validation users; beyond the profile's limits nothing is written and
-    the exit code is 1.
+    Stock llama.cpp loads the file, stock onnxruntime-genai the folder; candidates, prompt layout and hashes are in the
+    file's `edgeb.*` metadata, in the folder's edgeb.json. What every step changed about the predictions is measured on
+    validation users; beyond the profile's limits nothing is written and the exit code is 1.
 
         edgeb export runs/tiny --quant q4 --out tiny.gguf
 
         edgeb export runs/tiny --quant auto --profile smallest
+
+        edgeb export runs/tiny --format onnx --block-size 32 --accuracy-level 4 --out tiny-onnx
     """
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError, nearest
     from edge_behavior.export.parity import ParityError
-    from edge_behavior.export.pipeline import export_bundle
-    from edge_behavior.export.profiles import load_profile
+    from edge_behavior.export.profiles import DEFAULT_PROFILE, load_profile
     from edge_behavior.export.run_source import run_source
     from edge_behavior.workspace import recall, remember
 
-    if format != "gguf":
-        raise EdgebError(f"unknown format '{format}'", nearest(format, ["gguf"]))
+    if format not in ("gguf", "onnx"):
+        raise EdgebError(f"unknown format '{format}'", nearest(format, ["gguf", "onnx"]))
     flags = {
-        "quant": quant,
         "prune": prune,
         "extra_tokens": extra_tokens,
         "habits": _mode(habits),
         "calibrate": _mode(calibrate),
         "parity.enforce": False if allow_loss else None,
     }
-    chosen = load_profile(profile, flags)
-    run = (run or recall("run")).resolve()
-    out = out or run.with_name(f"{run.name}-{chosen.quant}.gguf")
-    source = run_source(run, stage, data)
+    onnx_flags = {
+        "execution_provider": execution_provider,
+        "block_size": block_size,
+        "accuracy_level": accuracy_level,
+        "context_length": context_length,
+    }
+    given = {name: value for name, value in onnx_flags.items() if value is not None}
+    report: dict[str, Any]
     try:
-        report = export_bundle(source, out, chosen, force)
+        if format == "onnx":
+            from edge_behavior.export.onnx_pipeline import export_onnx
+            from edge_behavior.export.onnx_profiles import onnx_options
+
+            chosen = load_profile(flags=flags)
+            options = onnx_options(profile, given if quant is None else {"quant": quant, **given})
+            run = (run or recall("run")).resolve()
+            out = out or run.with_name(f"{run.name}-{options.quant}-onnx")
+            report = export_onnx(run_source(run, stage, data), out, options, chosen, force)
+        else:
+            from edge_behavior.export.pipeline import export_bundle
+
+            if given:
+                raise EdgebError(f"--{next(iter(given)).replace('_', '-')} belongs to ONNX", "add --format onnx")
+            chosen = load_profile(profile or DEFAULT_PROFILE, {"quant": quant, **flags})
+            run = (run or recall("run")).resolve()
+            out = out or run.with_name(f"{run.name}-{chosen.quant}.gguf")
+            report = export_bundle(run_source(run, stage, data), out, chosen, force)
     except ParityError as error:
         show_parity(error.report, sys.stderr)
         raise
@@ -127,7 +171,7 @@ def inspect_command(
     """
     import json
 
-    from edge_behavior.bundle import verify_bundle
+    from edge_behavior.bundle import require_gguf, verify_bundle
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
 
@@ -135,6 +179,7 @@ def inspect_command(
         raise EdgebError("--gbnf and --gbnf-text exclude each other", "ask for one grammar")
     manifest = verify_bundle(bundle)
     if gbnf or gbnf_text:
+        require_gguf(bundle, "grammars are llama.cpp's")
         from edge_behavior.export.grammar import bundle_grammar
 
         grammar = bundle_grammar(bundle, manifest, characters=gbnf_text)
@@ -149,20 +194,20 @@ def _show_report(report: dict[str, Any]) -> None:
 
     from edge_behavior.tables import calibration_lines
 
-    types = ", ".join(f"{count} {name}" for name, count in report["tensor_types"].items())
+    # GGUF files have typed tensors, ONNX folders operators that hold weights.
+    what, counts = ("operators", report["operators"]) if "operators" in report else ("tensors", report["tensor_types"])
+    types = ", ".join(f"{count} {name}" for name, count in counts.items())
     console = Console()
     console.print(
         f"{report['bundle']}: {report['bytes'] / 1e6:.1f} MB, {report['architecture']} {report['quantization']}"
     )
-    console.print(f"tensors: {types}; tokenization of {report['segments_checked']} segments equals training's")
+    console.print(f"{what}: {types}; tokenization of {report['segments_checked']} segments equals training's")
     for name, why in report["parity"]["tried"].items():
         console.print(f"not {name}: {'; '.join(why)}")
     recovery = report["parity"]["recovery"]
     if recovery:
         kept = ", ".join(name.strip(".").removesuffix(".weight") for name in recovery["kept"])
-        console.print(
-            f"kept at 8 bits for the tail: {kept}" if kept else "keeping tensors at 8 bits did not help the tail"
-        )
+        console.print(f"kept at 8 bits for the tail: {kept or 'nothing, it did not help'}")
     show_parity(report["parity"], sys.stdout)
     vocabulary = report["pruning"]["vocabulary"]
     if vocabulary:

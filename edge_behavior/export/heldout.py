@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.bundle import bundle_bytes
 from edge_behavior.candidates import GROUPS
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.windows import natural_windows
@@ -94,7 +95,7 @@ def score_held_out(
         candidates, length = predictor.manifest.candidates, predictor.manifest.layout.history_length
         check_labels_match(candidates, dataset.candidates, str(bundle))
         if windows is None:
-            cost = len(candidates) * (1 + bundle.stat().st_size // SMALL_BUNDLE)
+            cost = len(candidates) * (1 + bundle_bytes(bundle) // SMALL_BUNDLE)
             windows = int(np.clip(CANDIDATES_SCORED // cost, *WINDOWS))
         targets = natural_windows(table, length, PER_USER, windows, seed)
         users = table.user_of(targets)

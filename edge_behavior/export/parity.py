@@ -1,7 +1,7 @@
 """The parity gate: what every step of the export changed about the predictions, and whether that is too much.
 
 The reference is the PyTorch model with its adapter, before merging. All numbers are of the exact distribution over
-the candidates on windows of validation users. Knows distributions only: `score_torch` and `score_file` make them.
+the candidates on windows of validation users. Knows distributions only: `score_torch` and `score_bundle` make them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from edge_behavior.prompts import PromptLayout
 from edge_behavior.scoring import Floats, log_softmax
 
 REFERENCE = "adapter"
-STAGES = ("merge", "convert", "prune", "quantize")
+# A GGUF file is converted, pruned and quantized, an ONNX folder built.
+STAGES = ("merge", "convert", "prune", "quantize", "build")
 # Windows as they occur and per behavior, where the profile does not say; the first for backbones up to so many weights.
 SMALL_BACKBONE = 100_000_000
 WINDOWS, PER_BEHAVIOR = (200, 60), (5, 1)
@@ -157,18 +158,19 @@ def score_torch(model: Any, encoder: PromptEncoder, samples: Samples, advance: C
     return log_softmax(np.concatenate(rows))
 
 
-def score_file(path: Path, manifest: Manifest, samples: Samples, advance: Callable[[float], None]) -> Floats:
-    """[n, B] log-probabilities among the candidates by a GGUF file, as the runtime computes them.
+def score_bundle(path: Path, manifest: Manifest, samples: Samples, advance: Callable[[float], None]) -> Floats:
+    """[n, B] log-probabilities among the candidates by a GGUF file or ONNX folder, as the runtime computes them.
 
     Args:
-        manifest: With the start and end ids of this file's vocabulary.
+        path: It need not carry a manifest yet.
+        manifest: With the start and end ids of its vocabulary.
     """
+    from edge_behavior.bundle import bundle_bytes
     from edge_behavior.runtime.engine import Engine
-    from edge_behavior.runtime.llamacpp import LlamaBackend, LlamaOptions
-    from edge_behavior.runtime.predictor import SMALL_BUNDLE, context_needed
+    from edge_behavior.runtime.predictor import SMALL_BUNDLE, context_needed, open_backend
 
-    threads = 1 if path.stat().st_size < SMALL_BUNDLE else None
-    engine = Engine(manifest, LlamaBackend(path, LlamaOptions(context_needed(manifest), threads)))
+    threads = 1 if bundle_bytes(path) < SMALL_BUNDLE else None
+    engine = Engine(manifest, open_backend(path, context_needed(manifest), threads, exact=False))
     try:
         prompts = samples.prompts(engine.encoder)
         scores = np.empty((len(prompts), len(samples.labels)))

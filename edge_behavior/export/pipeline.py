@@ -6,14 +6,10 @@ appears under its name only once it has been verified.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +19,7 @@ import numpy as np
 
 from edge_behavior import __version__
 from edge_behavior.bundle import Manifest, verify_bundle, write_bundle
+from edge_behavior.bundle_folder import write_folder_manifest
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.encoding import PromptEncoder, Tokenize
 from edge_behavior.errors import EdgebError, nearest
@@ -41,24 +38,48 @@ from edge_behavior.export.llama_file import LlamaFile
 from edge_behavior.export.merge import Probe, logit_difference, merge_adapter
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.progress import progress_bar
-from edge_behavior.export.prune import write_pruned
+from edge_behavior.export.prune import PrunePlan, write_pruned
 from edge_behavior.export.prune_check import PruneRequest, Pruning, check_mode, decide_pruning
 from edge_behavior.export.prune_words import domain_texts
 from edge_behavior.export.quantize import UNQUANTIZED, find_quant, tensor_types
 from edge_behavior.export.quantize_gate import AUTO, quantize_within
 from edge_behavior.export.source import ExportSource
+from edge_behavior.export.steps import base_name, merge_dtype, require_space, timed, total_bytes, workspace
 from edge_behavior.export.witness import Witness
 from edge_behavior.gguf_header import GgufFile
 from edge_behavior.hf_tokens import plain_encoder, special_ids
 from edge_behavior.prompts import PromptLayout
+from edge_behavior.runtime.backend import Backend
 from edge_behavior.runtime.predictor import context_needed
 
 # f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.
 CONVERSION_TOLERANCE = 5e-2
 _PROBE_LENGTH = 48
 FITTING_MODES = ("auto", "on", "off")
-_SPARE_BYTES = 64 << 20
 _SAMPLE_PLACES = ("home", "work", "unknown", "40.75/-73.98", "a b-c_d.e&f/g+h", "Café Zürich", "東京駅", "место 7")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A backbone before its weights are read.
+
+    Attributes:
+        config: Its transformers configuration.
+        files: Its weight files.
+        parameters: Number of weights.
+        tokenizer: As transformers loads it.
+        encode: What training tokenizes with.
+        encoder: The prompts of the run.
+        probe_ids: A prompt to compare logits on.
+    """
+
+    config: Any
+    files: list[Path]
+    parameters: int
+    tokenizer: Any
+    encode: Tokenize
+    encoder: PromptEncoder
+    probe_ids: list[int]
 
 
 @dataclass
@@ -99,41 +120,31 @@ def export_bundle(
     profile = profile or ExportProfile()
     quant = profile.quant if profile.quant == AUTO else find_quant(profile.quant).name
     check_mode(profile.prune)
-    _check_fitting(profile.habits, "habits", source)
-    _check_fitting(profile.calibrate, "calibration", source)
+    check_fitting(profile.habits, "habits", source)
+    check_fitting(profile.calibrate, "calibration", source)
     _check_output(out, force)
-    base_dir = resolve_base(source.base)
-    config = load_config(base_dir)
-    files = weight_files(base_dir)
-    parameters = count_parameters(files)
-    tokenizer = load_tokenizer(base_dir)
-    bos_id, eos_id = source.special_ids or special_ids(tokenizer)
-    encode = plain_encoder(tokenizer)
-    # Labels that the tokenizer cannot tell apart are refused before the long work.
-    encoder = PromptEncoder(encode, source.layout, source.candidates, bos_id, eos_id)
-    probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), UNKNOWN_PLACE)[:_PROBE_LENGTH]
-    dtype = _merge_dtype(parameters)
+    opened = open_source(source)
+    config, parameters, tokenizer, encoder = opened.config, opened.parameters, opened.tokenizer, opened.encoder
+    dtype = merge_dtype(parameters)
     precision = profile.quant if profile.quant in UNQUANTIZED else "f16"
     seconds: dict[str, float] = {}
-    with _workspace(out) as folder:
+    with workspace(out) as folder:
         prunes = profile.prune == "on" or (profile.prune == "auto" and source.places is not None)
         _check_space(folder, parameters, dtype, precision, profile.quant, prunes)
-        with _timed(seconds, "hash"), progress_bar("Hashing backbone", _bytes(files), unit_bytes=True) as advance:
-            base_hash = weights_sha256(files, advance)
-        if source.base_sha256 not in (None, base_hash):
-            raise EdgebError(f"the backbone {source.base} is not the one of the training run", "pass that backbone")
-        manifest = _manifest(source, config, quant, encoder, base_hash)
+        with timed(seconds, "hash"):
+            base_hash = hash_backbone(source, opened.files)
+        manifest = make_manifest(source, config, quant, encoder, base_hash)
         manifest.to_json()  # refuse what cannot be written before the long work
         witness = Witness(source, profile, parameters, encoder, tensor_names(config), context_needed(manifest))
         merged = folder / "merged"
-        with _timed(seconds, "merge"):
-            probe = merge_adapter(source.base, source.adapter, merged, dtype, probe_ids, witness.observe)
-        model = _Model(folder / "plain.gguf", probe, encoder, encode)
-        with _timed(seconds, "convert"):
+        with timed(seconds, "merge"):
+            probe = merge_adapter(source.base, source.adapter, merged, dtype, opened.probe_ids, witness.observe)
+        model = _Model(folder / "plain.gguf", probe, encoder, opened.encode)
+        with timed(seconds, "convert"):
             write_gguf(merged, model.plain, precision)
             witness.score("convert", model.plain, manifest)
         differences = {"merge": probe.difference, "convert": _converted_difference(model)}
-        with _timed(seconds, "prune"):
+        with timed(seconds, "prune"):
             request = PruneRequest(profile.prune, profile.extra_tokens, source.places, source.data, source.data_note)
             pruning = decide_pruning(request, model.plain, tokenizer, config, encoder)
             if pruning.plan is not None:
@@ -147,25 +158,25 @@ def export_bundle(
                 )
                 witness.score("prune", model.plain, manifest)
         shutil.rmtree(merged, ignore_errors=True)
-        with _timed(seconds, "quantize"):
+        with timed(seconds, "quantize"):
             quantized = quantize_within(witness.unquantized(model.plain, manifest), folder, profile)
             parity = {**quantized.parity, "tried": quantized.tried, "recovery": quantized.recovery}
             manifest = replace(manifest, quantization=find_quant(quantized.quant).name, parity=parity)
         total = 2 * _data_bytes(quantized.path)
-        with _timed(seconds, "write"), progress_bar("Writing", total, unit_bytes=True) as advance:
+        with timed(seconds, "write"), progress_bar("Writing", total, unit_bytes=True) as advance:
             write_bundle(quantized.path, manifest, folder / "bundle.gguf", advance)
         quantized.path.unlink()
         model.plain.unlink(missing_ok=True)
-        with _timed(seconds, "verify"):
+        with timed(seconds, "verify"):
             verify_bundle(folder / "bundle.gguf")
             segments = prompt_segments(source.layout, source.candidates, source.places or ())
             differences["quantize"] = _check_loads(folder / "bundle.gguf", model, segments)
-        with _timed(seconds, "habits"):
+        with timed(seconds, "habits"):
             path = folder / "bundle.gguf"
-            fitted, calibrated = _fit_held_out(path, manifest, source, profile.habits, profile.calibrate)
+            fitted, calibrated = fit_held_out(path, manifest, source, profile.habits, profile.calibrate)
         report = {
             "bundle": str(out),
-            "bytes": _bytes([folder / "bundle.gguf"]),
+            "bytes": total_bytes([folder / "bundle.gguf"]),
             "architecture": manifest.architecture,
             "quantization": manifest.quantization,
             "tensor_types": tensor_types(folder / "bundle.gguf"),
@@ -184,6 +195,36 @@ def export_bundle(
     return report
 
 
+def open_source(source: ExportSource) -> Opened:
+    """Check what can be checked without reading the weights.
+
+    Raises:
+        EdgebError: a backbone that is missing or not supported, labels that the tokenizer cannot tell apart.
+    """
+    base_dir = resolve_base(source.base)
+    config = load_config(base_dir)
+    files = weight_files(base_dir)
+    tokenizer = load_tokenizer(base_dir)
+    bos_id, eos_id = source.special_ids or special_ids(tokenizer)
+    encode = plain_encoder(tokenizer)
+    encoder = PromptEncoder(encode, source.layout, source.candidates, bos_id, eos_id)
+    probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), UNKNOWN_PLACE)[:_PROBE_LENGTH]
+    return Opened(config, files, count_parameters(files), tokenizer, encode, encoder, probe_ids)
+
+
+def hash_backbone(source: ExportSource, files: list[Path]) -> str:
+    """`weights_sha256` of the backbone.
+
+    Raises:
+        EdgebError: it is not the one that training saw.
+    """
+    with progress_bar("Hashing backbone", total_bytes(files), unit_bytes=True) as advance:
+        found = weights_sha256(files, advance)
+    if source.base_sha256 not in (None, found):
+        raise EdgebError(f"the backbone {source.base} is not the one of the training run", "pass that backbone")
+    return found
+
+
 def _prune(model: _Model, pruning: Pruning, merged: Path, pruned: Path, precision: str) -> None:
     """Put the pruned model in the place of `model`; the folders are gone afterwards."""
     plan = pruning.plan
@@ -193,22 +234,32 @@ def _prune(model: _Model, pruning: Pruning, merged: Path, pruned: Path, precisio
     write_pruned(merged, plan, pruned)
     shutil.rmtree(merged)
     write_gguf(pruned, model.plain, precision)
-    old = model.encoder
-    bos_id = None if old.bos_id is None else plan.new_ids([old.bos_id])[0]
     model.encode = plain_encoder(load_tokenizer(pruned))
-    model.encoder = PromptEncoder(model.encode, old.layout, old.candidates, bos_id, plan.new_ids([old.eos_id])[0])
-    model.probe = Probe(plan.new_ids(model.probe.ids), model.probe.logits[:, plan.kept], model.probe.difference)
+    model.encoder = renumbered_encoder(model.encoder, plan, model.encode)
+    model.probe = renumbered_probe(model.probe, plan)
     shutil.rmtree(pruned)
 
 
-def _check_fitting(mode: str, what: str, source: ExportSource) -> None:
+def renumbered_encoder(old: PromptEncoder, plan: PrunePlan, encode: Tokenize) -> PromptEncoder:
+    """The same prompts in ids of the pruned vocabulary."""
+    bos_id = None if old.bos_id is None else plan.new_ids([old.bos_id])[0]
+    return PromptEncoder(encode, old.layout, old.candidates, bos_id, plan.new_ids([old.eos_id])[0])
+
+
+def renumbered_probe(probe: Probe, plan: PrunePlan) -> Probe:
+    """The logits that the pruned model must have."""
+    return Probe(plan.new_ids(probe.ids), probe.logits[:, plan.kept], probe.difference)
+
+
+def check_fitting(mode: str, what: str, source: ExportSource) -> None:
+    """Refuse an unknown mode, and `on` without a dataset."""
     if mode not in FITTING_MODES:
         raise EdgebError(f"unknown {what} mode '{mode}'", nearest(mode, FITTING_MODES))
     if mode == "on" and source.data is None:
         raise EdgebError(f"{what} cannot be fitted: {source.data_note}", "pass the run's dataset with --data")
 
 
-def _fit_held_out(
+def fit_held_out(
     bundle: Path, manifest: Manifest, source: ExportSource, habits: str, calibrate: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fit fusion and calibration with the written bundle and put them into its manifest.
@@ -257,6 +308,9 @@ def _fit_held_out(
 
 def _rewrite(bundle: Path, manifest: Manifest) -> None:
     """Give a written bundle another manifest."""
+    if bundle.is_dir():
+        write_folder_manifest(bundle, manifest)
+        return
     rewritten = bundle.with_name("rewritten.gguf")
     with progress_bar("Writing", 2 * _data_bytes(bundle), unit_bytes=True) as advance:
         write_bundle(bundle, manifest, rewritten, advance)
@@ -264,7 +318,10 @@ def _rewrite(bundle: Path, manifest: Manifest) -> None:
     os.replace(rewritten, bundle)
 
 
-def _manifest(source: ExportSource, config: Any, quant: str, encoder: PromptEncoder, base_hash: str) -> Manifest:
+def make_manifest(
+    source: ExportSource, config: Any, quantization: str, encoder: PromptEncoder, base_hash: str
+) -> Manifest:
+    """The manifest before anything is pruned, fitted or measured."""
     return Manifest(
         created_with=f"edgeb {__version__}",
         candidates=source.candidates,
@@ -272,9 +329,9 @@ def _manifest(source: ExportSource, config: Any, quant: str, encoder: PromptEnco
         bos_id=encoder.bos_id,
         eos_id=encoder.eos_id,
         architecture=architecture(config),
-        quantization=quant,
+        quantization=quantization,
         context_length=int(config.max_position_embeddings),
-        base_model={"name": _base_name(source.base), "license": source.base_license, "weights_sha256": base_hash},
+        base_model={"name": base_name(source.base), "license": source.base_license, "weights_sha256": base_hash},
         training=source.training,
         evaluation=source.evaluation,
     )
@@ -287,7 +344,7 @@ def prompt_segments(layout: PromptLayout, candidates: CandidateSet, places: Sequ
     return list(dict.fromkeys([*domain_texts(layout, candidates, places), *texts]))
 
 
-def check_tokens(model: LlamaFile, encode: Tokenize, texts: list[str]) -> None:
+def check_tokens(model: LlamaFile | Backend, encode: Tokenize, texts: list[str]) -> None:
     """Refuse a file that tokenizes one of `texts` otherwise than training did."""
     for text in texts:
         found, expected = model.tokenize(text), encode(text)
@@ -305,40 +362,13 @@ def _check_output(out: Path, force: bool) -> None:
         raise EdgebError(f"the output {out} exists", "choose another --out or pass --force")
 
 
-def _merge_dtype(parameters: int) -> str:
-    """float32 where it fits into memory; float16 rounds once, as the converted file does anyway."""
-    import psutil
-
-    return "float32" if parameters * 4 * 1.3 < psutil.virtual_memory().available else "float16"
-
-
 def _check_space(folder: Path, parameters: int, dtype: str, precision: str, quant: str, prunes: bool) -> None:
     merged = 4.0 if dtype == "float32" else 2.0
     plain = UNQUANTIZED[precision]
     each = find_quant("q8" if quant == AUTO else quant).bytes_per_weight
     # What exists at a time: merged or pruned model and unquantized file, or that file with a quantized one and either
     # another try or the bundle.
-    needed = int(parameters * max(merged + plain, 2 * merged * prunes, plain + 2 * each)) + _SPARE_BYTES
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise EdgebError(
-            f"export needs {needed / 1e9:.1f} GB in {folder.parent}, {free / 1e9:.1f} GB are free",
-            "free some space or choose another --out",
-        )
-
-
-@contextmanager
-def _workspace(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out`, gone afterwards. Turns errors of the file system into EdgebErrors."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-            yield Path(folder)
-    except OSError as error:
-        # numpy reports a short write without an error number.
-        if error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise EdgebError(f"no space left while writing {out}", "free some space or choose another --out") from None
-        raise EdgebError(f"cannot write {out}: {error.strerror or error}", "choose another --out") from None
+    require_space(folder, int(parameters * max(merged + plain, 2 * merged * prunes, plain + 2 * each)))
 
 
 def _converted_difference(model: _Model) -> float:
@@ -364,23 +394,6 @@ def _check_loads(path: Path, model: _Model, segments: list[str]) -> float:
     return difference
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[step] = round(time.perf_counter() - start, 3)
-
-
-def _bytes(files: list[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
-
-
 def _data_bytes(path: Path) -> int:
     with GgufFile(path) as file:
         return file.size - file.tensor_table().data_start
-
-
-def _base_name(base: str | Path) -> str:
-    """The hub name, or the folder's own name: a manifest does not carry paths of the machine it was made on."""
-    folder = Path(base)
-    return folder.resolve().name if folder.is_dir() else str(base)

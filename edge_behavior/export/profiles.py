@@ -72,8 +72,9 @@ def profile_folders() -> list[Path]:
 
 
 def profile_names() -> list[str]:
-    """Names of the shipped profiles."""
-    return sorted({path.stem for folder in profile_folders() for path in folder.glob("*.yaml")})
+    """Names of the shipped profiles for GGUF."""
+    paths = [path for folder in profile_folders() for path in folder.glob("*.yaml")]
+    return sorted({p.stem for p in paths if "format" not in yaml.safe_load(p.read_text(encoding="utf-8"))})
 
 
 def load_profile(name_or_file: str = DEFAULT_PROFILE, flags: Mapping[str, Any] | None = None) -> ExportProfile:
@@ -96,6 +97,8 @@ def load_profile(name_or_file: str = DEFAULT_PROFILE, flags: Mapping[str, Any] |
         raise EdgebError(f"{where}: not valid YAML", "check the indentation and the colons") from None
     if not isinstance(fields, dict):
         raise EdgebError(f"{path}: a profile is a mapping of fields", "start from a shipped profile")
+    if fields.pop("format", "gguf") != "gguf":
+        raise EdgebError(f"{path} is a profile for another format", "add --format onnx")
     for key, value in (flags or {}).items():
         if value is not None:
             *sections, last = key.split(".")

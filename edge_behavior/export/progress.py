@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ def progress_bar(description: str, total: float, unit_bytes: bool = False) -> It
 
     amount = DownloadColumn() if unit_bytes else MofNCompleteColumn()
     columns = (TextColumn("{task.description:<22}"), BarColumn(), amount, TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    # The stderr of now: a block may capture what it calls.
+    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
         task = bar.add_task(description, total=total)
         yield lambda done: bar.update(task, advance=done)

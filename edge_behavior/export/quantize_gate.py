@@ -21,7 +21,7 @@ from edge_behavior.export.parity import (
     difference,
     lost,
     parity_report,
-    score_file,
+    score_bundle,
 )
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.progress import progress_bar
@@ -167,7 +167,7 @@ def tail_gain(before: Floats, after: Floats, samples: Samples) -> bool:
 
 def _scores(path: Path, model: Unquantized, samples: Samples, what: str) -> Floats:
     with progress_bar(what[:22], len(samples)) as advance:
-        return score_file(path, model.manifest, samples, advance)
+        return score_bundle(path, model.manifest, samples, advance)
 
 
 def _short(kept: Sequence[str]) -> str:

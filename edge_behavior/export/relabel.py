@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior import __version__
-from edge_behavior.bundle import Manifest, verify_bundle, write_bundle
+from edge_behavior.bundle import Manifest, require_gguf, verify_bundle, write_bundle
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError, nearest
@@ -123,6 +123,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         raise EdgebError(f"the output {out} is a folder", "pass a file name ending in .gguf")
     if out.exists() and not force:
         raise EdgebError(f"the output {out} exists", "choose another --out or pass --force")
+    require_gguf(bundle, "relabel rewrites GGUF files")
     size = _size(bundle)
     with progress_bar("Checking", size, unit_bytes=True) as advance:
         old = verify_bundle(bundle, advance)

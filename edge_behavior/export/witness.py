@@ -12,7 +12,7 @@ from edge_behavior.bundle import Manifest
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.importance import importance
-from edge_behavior.export.parity import REFERENCE, Samples, draw_samples, sample_sizes, score_file, score_torch
+from edge_behavior.export.parity import REFERENCE, Samples, draw_samples, sample_sizes, score_bundle, score_torch
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.quantize import UNQUANTIZED
@@ -69,9 +69,9 @@ class Witness:
                 self.importance = importance(model, self._names, sequences, static, advance)
 
     def score(self, stage: str, path: Path, manifest: Manifest) -> None:
-        """An unquantized GGUF file: converted (`convert`), pruned (`prune`)."""
+        """An unquantized GGUF file (`convert`, `prune`), or an ONNX folder (`build`)."""
         with progress_bar(f"Scoring ({stage})", len(self.samples)) as advance:
-            self.scores[stage] = score_file(path, manifest, self.samples, advance)
+            self.scores[stage] = score_bundle(path, manifest, self.samples, advance)
 
     def unquantized(self, path: Path, manifest: Manifest) -> Unquantized:
         """All that is needed to quantize the last file scored."""

@@ -76,7 +76,7 @@ class Backend(Protocol):
         """Nodes whose rows `branch` returns without evaluating anything; others go when it evaluates something."""
 
     def save_state(self) -> bytes:
-        """The held prompt's cache as bytes that `load_state` of an equal fingerprint reads."""
+        """The held prompt's cache as bytes that `load_state` of an equal fingerprint reads; b"" where it cannot."""
 
     def load_state(self, ids: Sequence[int], state: bytes) -> bool:
         """Hold `ids` from saved bytes; False, and an empty cache, where the engine does not take them."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 
-from edge_behavior.bundle import Manifest, read_manifest, verify_bundle
+from edge_behavior.bundle import Manifest, bundle_bytes, read_manifest, verify_bundle
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import BehaviorEvent
 from edge_behavior.runtime.backend import Backend
@@ -47,24 +47,22 @@ class Predictor:
         exact_math: bool = False,
         prefix_cache: bool | Path = True,
     ) -> Predictor:
-        """Open a bundle with llama.cpp.
+        """Open a bundle: a GGUF file with llama.cpp, a folder with onnxruntime-genai.
 
         Args:
             threads: CPU threads; None takes the physical cores, one for a bundle below 10 MB.
             verify: Check the file against its hashes first.
-            exact_math: F32 cache, for parity checks.
+            exact_math: F32 cache, for parity checks; an ONNX model's cache has the precision it was built with.
             prefix_cache: Folder of snapshots of the static prompt; True takes edgeb's own, False keeps none.
+                onnxruntime-genai cannot save a cache: the static prompt is evaluated at every start.
 
         Raises:
             EdgebError: not a bundle, damaged, of a newer version, or not loadable.
         """
-        from edge_behavior.runtime.llamacpp import LlamaBackend, LlamaOptions
-
         manifest = verify_bundle(bundle) if verify else read_manifest(bundle)
-        if threads is None and bundle.stat().st_size < SMALL_BUNDLE:
+        if threads is None and bundle_bytes(bundle) < SMALL_BUNDLE:
             threads = 1
-        options = LlamaOptions(n_ctx=context_needed(manifest), threads=threads, exact=exact_math)
-        backend = LlamaBackend(bundle, options)
+        backend = open_backend(bundle, context_needed(manifest), threads, exact_math)
         try:
             predictor = cls(manifest, backend)
             if prefix_cache is not False:
@@ -176,6 +174,17 @@ class Predictor:
                 f"({history[-1].time.isoformat(timespec='minutes')})",
                 "ask for a later time",
             )
+
+
+def open_backend(bundle: Path, n_ctx: int, threads: int | None, exact: bool) -> Backend:
+    """The engine of a bundle; only the one that is needed is imported."""
+    if bundle.is_dir():
+        from edge_behavior.runtime.onnx_backend import OnnxBackend, OnnxRunOptions
+
+        return OnnxBackend(bundle, OnnxRunOptions(n_ctx, threads))
+    from edge_behavior.runtime.llamacpp import LlamaBackend, LlamaOptions
+
+    return LlamaBackend(bundle, LlamaOptions(n_ctx, threads, exact))
 
 
 def context_needed(manifest: Manifest) -> int:

@@ -45,9 +45,12 @@ class PrefixCache:
             except EdgebError:
                 pass  # rebuilt below
         backend.prefill(ids)
+        state = backend.save_state()
+        if not state:
+            return False  # an engine that saves nothing
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_state(path, key, backend.save_state())
+            write_state(path, key, state)
             self._limit()
         except (EdgebError, OSError):
             pass  # a disk that takes no snapshot is no reason to fail

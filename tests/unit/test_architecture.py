@@ -130,6 +130,7 @@ def test_the_core_knows_of_data_only_where_it_evaluates():
 
 
 TORCH = {"torch", "transformers", "peft", "trl", "accelerate", "datasets"}
+ONNX = {"onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai", "tokenizers"}
 # The two parts of the runtime that are made of torch: batches for training, the reference for everyone.
 TORCH_MODULES = (f"{NAME}.runtime.torch_scorer", f"{NAME}.runtime.torch_backend")
 LIGHT = [m for m in MODULES if part_of(m) in ("core", "data", "runtime", "commands", "cli") and m not in TORCH_MODULES]
@@ -163,7 +164,7 @@ def test_importing_core_data_and_runtime_loads_no_torch():
     names = [m for m in LIGHT if not m.endswith("__main__")]
     assert f"{NAME}.runtime.llamacpp" in names
     found = loaded_after(f"import importlib\nfor name in {names!r}: importlib.import_module(name)")
-    assert not found & {*TORCH, "matplotlib", "pandas", "gguf", "sklearn"}
+    assert not found & {*TORCH, *ONNX, "matplotlib", "pandas", "gguf", "sklearn"}
     assert {"numpy", NAME} <= found
 
 

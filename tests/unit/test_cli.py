@@ -133,6 +133,11 @@ class TestExitCodes:
                 2,
                 "edgeb: the package 'gguf' is not installed (pip install 'edgeb[export]')",
             ),
+            (
+                ModuleNotFoundError("No module named 'onnx'", name="onnx"),
+                2,
+                "edgeb: the package 'onnx' is not installed (pip install 'edgeb[onnx]')",
+            ),
         ],
     )
     def test_what_a_command_raises(self, edgeb, monkeypatch, error, code, message):

@@ -54,7 +54,7 @@ def test_logits_agree(name: str, tmp_path: Path) -> None:
         write_gguf(tmp_path, tmp_path / f"{dtype}.gguf", dtype)
         with LlamaFile(tmp_path / f"{dtype}.gguf", n_ctx=LENGTH, threads=1) as loaded:
             assert loaded.n_vocab == model.config.vocab_size
-            assert loaded.n_ctx_train == 256
+            assert loaded.n_ctx_train == 512
             assert np.abs(loaded.logits(ids) - expected).max() < tolerance, dtype
 
 
