@@ -29,6 +29,12 @@ from edge_behavior.prompts import PromptLayout
 LAYOUT = PromptLayout("stream")
 SEED = 0
 ROW_TOKENS, ROWS = 512, 2
+# What quantization costs is not the subject here.
+UNGATED: dict[str, Any] = {
+    "importance": {"prompts": 0},
+    "parity": {"windows": 1, "per_behavior": 0, "enforce": False},
+    "recover": {"mode": "off"},
+}
 PEAK_RATE, WARM_UP = 4e-4, 6
 # The layers below stay as they are: a third of the time, and enough to put the probability on the labels.
 TRAINED_LAYERS = 4

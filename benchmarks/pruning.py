@@ -36,6 +36,7 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.windows import eligible
 from edge_behavior.events import clean_place
 from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.prune import plan_pruning
 from edge_behavior.export.prune_words import domain_texts
 from edge_behavior.export.run_source import run_source
@@ -101,7 +102,8 @@ def sizes(work: Path, tokenizer: Path) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"quant": quant}
         for prune in ("off", "on"):
             out = work / f"{quant}-{prune}.gguf"
-            report = export_bundle(source, out, quant, force=True, prune=prune)
+            profile = ExportProfile(quant=quant, prune=prune, **model_05b.UNGATED)
+            report = export_bundle(source, out, profile, force=True)
             row[prune] = {key: report[key] for key in ("bytes", "quantization", "tensor_types", "pruning")}
             out.unlink()
         row["ratio"] = row["on"]["bytes"] / row["off"]["bytes"]
@@ -119,7 +121,10 @@ def predictions(run: Path, work: Path) -> dict[str, Any]:
     scores, reports = [], []
     for prune in ("off", "on"):
         out = work / f"run-{prune}.gguf"
-        reports.append(export_bundle(source, out, "f32", True, prune=prune, extra_tokens=0, habits="off"))
+        profile = ExportProfile(
+            quant="f32", prune=prune, extra_tokens=0, habits="off", calibrate="off", **model_05b.UNGATED
+        )
+        reports.append(export_bundle(source, out, profile, force=True))
         with Predictor.load(out, threads=1, exact_math=True, prefix_cache=False) as predictor:
             asked = [(table.history(int(t)), table.event(int(t))) for t in targets]
             scores.append([predictor.log_probs(history, e.time, e.place) for history, e in asked])

@@ -41,6 +41,7 @@ from edge_behavior.bench.sustained import sustained, threads_sweep
 from edge_behavior.data.behaviors import PLACES
 from edge_behavior.events import write_history
 from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.runtime.predictor import Predictor
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,7 +61,7 @@ TARGETS = (
 FILE_TARGET = 0.66
 # The tuning is repeated until the labels hold so much of the probability.
 WANTED_MASS, MOST_TUNINGS = 0.85, 5
-DECODE_SIZES = (1, 4, 8, 14, 20, 32, 63, 64, 128, 240)
+DECODE_SIZES = (1, 2, 3, 4, 7, 8, 13, 14, 15, 16, 20, 32, 63, 64, 128, 240)
 
 
 def make(work: Path, tokenizer: Path, tuning_steps: int, threads: int) -> dict[str, Path]:
@@ -96,7 +97,7 @@ def bundle(work: Path, name: str) -> Path:
         source = ExportSource(
             work / model, None, model_05b.candidates(), model_05b.LAYOUT, base_license="random", places=PLACES
         )
-        export_bundle(source, path, QUANT, prune=prune)
+        export_bundle(source, path, ExportProfile(quant=QUANT, prune=prune, **model_05b.UNGATED))
     return path
 
 

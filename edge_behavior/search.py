@@ -10,7 +10,7 @@ and the trie, no engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +112,7 @@ class TrieSearch:
         affine: Affine | None = None,
         top_k: int | None = None,
         tolerance: float = RANKS_ONLY,
-        ready: Sequence[int] = (),
+        ready: Collection[int] = (),
         lines: Lines | None = None,
     ) -> Found:
         """Search until the `top_k` best candidates are proven.
@@ -135,9 +135,8 @@ class TrieSearch:
             self._read(state, 0, root)
         else:
             state.evaluated[0] = True
-        if ready:
-            for node, row in zip(ready, expand(list(ready)), strict=True):
-                self._read(state, node, row)
+        # Reading a row takes time by the length of the vocabulary, so of those at hand only what is wanted is read.
+        at_hand = {node for node in ready if node in self._choosing}
         rounds = 0
         lines = None if lines == Lines() else lines
         everything = top_k is None or tolerance <= 0
@@ -146,10 +145,17 @@ class TrieSearch:
             chosen = state.pending() if everything else state.choose(int(top_k or 0), tolerance, lines)
             if not chosen:
                 break
-            nodes = self._with_descendants(chosen, state, everything)
+            wanted = at_hand.intersection(chosen)
+            nodes = sorted(wanted.union(*(at_hand.intersection(self._subtree(node)) for node in wanted)))
+            if not nodes and at_hand:
+                # The next evaluation overwrites them.
+                nodes = sorted(at_hand)
+            if not nodes:
+                nodes = self._with_descendants(chosen, state, everything)
+                rounds += 1
             for node, row in zip(nodes, expand(nodes), strict=True):
                 self._read(state, node, row)
-            rounds += 1
+            at_hand.difference_update(nodes)
         return state.found(rounds)
 
     def likely(self, scores: Floats, count: int) -> list[int]:

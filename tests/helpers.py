@@ -15,6 +15,7 @@ from edge_behavior.candidates import CandidateSet
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.events import BehaviorEvent
+from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.recipes import BackboneConfig
@@ -84,6 +85,12 @@ def brute_force(hf_model: Any, prompt: list[int], path: list[int]) -> float:
     with torch.no_grad():
         rows = torch.log_softmax(hf_model(input_ids=torch.tensor([prompt + path])).logits[0].double(), -1)
     return float(sum(rows[len(prompt) - 1 + k, token] for k, token in enumerate(path)))
+
+
+def profile(quant: str = "q4", **fields: Any) -> ExportProfile:
+    """A quick export whose parity is measured on few questions and not enforced: random models are no oracle."""
+    few = {"windows": 6, "per_behavior": 0, "enforce": False}
+    return ExportProfile(quant=quant, **{"parity": few, "importance": {"prompts": 2}, **fields})
 
 
 def save(hf_model: Any, tokens: Any, folder: Path) -> Path:

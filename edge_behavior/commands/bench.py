@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 _MAX_THREADS = 512
+_HEAD_WIDTH = 9
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
@@ -159,6 +160,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _show_bench(result: dict[str, Any]) -> None:
+    from textwrap import fill
+
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -167,9 +171,10 @@ def _show_bench(result: dict[str, Any]) -> None:
     console = Console()
     console.print(heading(result), highlight=False, markup=False)
     for grid in grids(result):
-        table = Table(title=grid.title, title_justify="left")
+        table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        # Numbers stay whole; names wrap where the terminal is narrow.
         for i, head in enumerate(grid.heads):
-            table.add_column(head, justify="right" if i else "left")
+            table.add_column(fill(head, _HEAD_WIDTH) if i else head, justify="right" if i else "left", no_wrap=i > 0)
         for row in grid.rows:
             table.add_row(*row)
         console.print(table)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -13,23 +14,33 @@ def export_command(
     quant: Annotated[
         str | None,
         typer.Option(
-            help="q4, q4_0, q5, q8, f16 or f32; ONNX has q4, q8, f16 and f32. Default: q4.", show_default=False
+            help="q4, q4_0, q5, q8, f16, f32, or auto: the smallest that passes; ONNX has q4, q8, f16 and f32. "
+            "Default: the profile's.",
+            show_default=False,
         ),
     ] = None,
     format: Annotated[str, typer.Option("--format", help="gguf (one file) or onnx (a folder).")] = "gguf",
     out: Annotated[
         Path | None, typer.Option(help="Bundle to write. Default: RUN-QUANT.gguf or RUN-QUANT-onnx.")
     ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="A name from export/configs or a YAML file. Default: the format's.", show_default=False),
+    ] = None,
     stage: Annotated[str, typer.Option(help="Which weights: b_tuning, a_tuning or untuned.")] = "b_tuning",
     data: Annotated[
         Path | None,
-        typer.Option(help="Dataset: places, users to fit on. Default: the run's.", show_default=False),
+        typer.Option(help="Dataset: places, users to compare and fit on. Default: the run's.", show_default=False),
     ] = None,
     prune: Annotated[
-        str, typer.Option(help="Drop unused tokens: auto (if predictions stay the same), on or off.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            help="Drop unused tokens: auto (if predictions stay the same), on or off. Default: the profile's.",
+            show_default=False,
+        ),
+    ] = None,
     extra_tokens: Annotated[
-        int | None, typer.Option(help="Everyday word pieces that pruning keeps. Default: 4096.", show_default=False)
+        int | None, typer.Option(help="Everyday word pieces that pruning keeps.", show_default=False)
     ] = None,
     habits: Annotated[
         bool | None,
@@ -38,9 +49,6 @@ def export_command(
     calibrate: Annotated[
         bool | None,
         typer.Option(help="Fit the probabilities' calibration. Default: where there is a dataset.", show_default=False),
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="ONNX: onnx-cpu, npu-qnn or a file of options.", show_default=False)
     ] = None,
     execution_provider: Annotated[
         str | None,
@@ -59,66 +67,78 @@ def export_command(
     context_length: Annotated[
         int | None, typer.Option(help="ONNX: positions to build for. Default: 2048 or more.", show_default=False)
     ] = None,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="GGUF: write the bundle even if it is beyond the profile's limits.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Merge the adapter, convert, quantize: one GGUF file, or an ONNX folder, with everything the phone needs.
+    """Merge the adapter, convert, quantize, compare: one GGUF file, or an ONNX folder, with everything the phone needs.
 
     Stock llama.cpp loads the file, stock onnxruntime-genai the folder; candidates, prompt layout and hashes are in the
-    file's `edgeb.*` metadata, in the folder's edgeb.json.
+    file's `edgeb.*` metadata, in the folder's edgeb.json. What every step of a GGUF export changed about the
+    predictions is measured on validation users; beyond the profile's limits nothing is written and the exit code is 1.
 
         edgeb export runs/tiny --quant q4 --out tiny.gguf
+
+        edgeb export runs/tiny --quant auto --profile smallest
 
         edgeb export runs/tiny --format onnx --block-size 32 --accuracy-level 4 --out tiny-onnx
     """
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError, nearest
-    from edge_behavior.export.prune import EXTRA_TOKENS
     from edge_behavior.export.run_source import run_source
     from edge_behavior.workspace import recall, remember
 
     if format not in ("gguf", "onnx"):
         raise EdgebError(f"unknown format '{format}'", nearest(format, ["gguf", "onnx"]))
-    flags = {
-        "quant": quant,
+    modes = {"prune": prune, "extra_tokens": extra_tokens, "habits": _mode(habits), "calibrate": _mode(calibrate)}
+    given = {name: value for name, value in modes.items() if value is not None}
+    builder = {
         "execution_provider": execution_provider,
         "block_size": block_size,
         "accuracy_level": accuracy_level,
         "context_length": context_length,
     }
-    given = {name: value for name, value in flags.items() if value is not None}
-    kept = EXTRA_TOKENS if extra_tokens is None else extra_tokens
-    modes = {"habits": _mode(habits), "calibrate": _mode(calibrate)}
+    asked = {name: value for name, value in builder.items() if value is not None}
     report: dict[str, Any]
     if format == "onnx":
         from edge_behavior.export.onnx_pipeline import export_onnx
         from edge_behavior.export.onnx_profiles import onnx_options
 
-        options = onnx_options(profile, given)
+        if allow_loss:
+            raise EdgebError("--allow-loss belongs to GGUF", "leave it out: ONNX exports have no limits on losses")
+        options = onnx_options(profile, asked if quant is None else {"quant": quant, **asked})
         run = (run or recall("run")).resolve()
         out = out or run.with_name(f"{run.name}-{options.quant}-onnx")
-        source = run_source(run, stage, data)
-        report = export_onnx(source, out, options, force, prune=prune, extra_tokens=kept, **modes)
+        report = export_onnx(run_source(run, stage, data), out, options, force, **given)
     else:
+        from edge_behavior.export.parity import ParityError
         from edge_behavior.export.pipeline import export_bundle
+        from edge_behavior.export.profiles import DEFAULT_PROFILE, load_profile
 
-        wrong = next((name for name in given if name != "quant"), "profile" if profile is not None else None)
-        if wrong is not None:
-            raise EdgebError(f"--{wrong.replace('_', '-')} belongs to ONNX", "add --format onnx")
+        for name in asked:
+            raise EdgebError(f"--{name.replace('_', '-')} belongs to ONNX", "add --format onnx")
+        flags = {"quant": quant, **given, "parity.enforce": False if allow_loss else None}
+        chosen = load_profile(profile or DEFAULT_PROFILE, flags)
         run = (run or recall("run")).resolve()
-        quant = quant or "q4"
-        out = out or run.with_name(f"{run.name}-{quant}.gguf")
-        source = run_source(run, stage, data)
-        report = export_bundle(source, out, quant, force, prune=prune, extra_tokens=kept, **modes)
+        out = out or run.with_name(f"{run.name}-{chosen.quant}.gguf")
+        try:
+            report = export_bundle(run_source(run, stage, data), out, chosen, force)
+        except ParityError as error:
+            show_parity(error.report, sys.stderr)
+            raise
     remember("bundle", out)
     note = _pruning_note(report["pruning"])
     if note:
         typer.echo(f"edgeb: {note}", err=True)
-    for key, option, what in (("habits", "habits", "habits are"), ("calibration", "calibrate", "calibration is")):
-        if modes[option] == "auto" and not report[key]["fitted"]:
+    for key, what in (("habits", "habits are"), ("calibration", "calibration is")):
+        if report[key]["mode"] == "auto" and not report[key]["fitted"]:
             typer.echo(f"edgeb: {what} not fitted: {report[key]['reason']}", err=True)
+    if report.get("parity", {}).get("exceeded"):
+        typer.echo(f"edgeb: beyond the limits: {'; '.join(report['parity']['exceeded'])}", err=True)
     emit(report, as_json, _show_report)
 
 
@@ -176,6 +196,8 @@ def _show_report(report: dict[str, Any]) -> None:
         f"{report['bundle']}: {report['bytes'] / 1e6:.1f} MB, {report['architecture']} {report['quantization']}"
     )
     console.print(f"{what}: {types}; tokenization of {report['segments_checked']} segments equals training's")
+    if "parity" in report:
+        _show_gate(report["parity"], console)
     vocabulary = report["pruning"]["vocabulary"]
     if vocabulary:
         console.print(
@@ -190,8 +212,46 @@ def _show_report(report: dict[str, Any]) -> None:
         console.print(calibration_lines(report["calibration"], [default]), highlight=False)
 
 
-def _mode(wanted: bool | None) -> str:
-    return "auto" if wanted is None else "on" if wanted else "off"
+def _show_gate(parity: dict[str, Any], console: Any) -> None:
+    for name, why in parity["tried"].items():
+        console.print(f"not {name}: {'; '.join(why)}")
+    recovery = parity["recovery"]
+    if recovery:
+        kept = ", ".join(name.strip(".").removesuffix(".weight") for name in recovery["kept"])
+        console.print(
+            f"kept at 8 bits for the tail: {kept}" if kept else "keeping tensors at 8 bits did not help the tail"
+        )
+    show_parity(parity, sys.stdout)
+
+
+def _mode(wanted: bool | None) -> str | None:
+    return None if wanted is None else "on" if wanted else "off"
+
+
+def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
+    """The gate's table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = f"{parity['windows']} windows of validation users" if parity["held_out"] else "made-up prompts"
+    table = Table(title=f"against the model before merging, {drawn}", title_justify="left")
+    for i, head in enumerate(("after", "flips", "KL", "max Δ log p", "accuracy", "head", "medium", "tail")):
+        table.add_column(head, justify="right" if i else "left")
+    groups = ("accuracy", "head", "medium", "tail")
+    table.add_row("trained", "", "", "", *(_share(parity["reference"][name]) for name in groups))
+    for name, row in parity["stages"].items():
+        table.add_row(
+            name,
+            f"{row['flips']:.1%}",
+            f"{row['mean_kl']:.2g}",
+            f"{row['max_log_prob']:.2g}",
+            *(_share(row[group]) for group in groups),
+        )
+    Console(file=stream).print(table)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _pruning_note(pruning: dict[str, Any]) -> str:
@@ -213,6 +273,10 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
     for key, value in manifest.items():
         if key == "candidates":
             text = f"{len(value['labels'])}: " + ", ".join(value["labels"])
+        elif key == "parity":
+            if value is not None:
+                show_parity(value, sys.stdout)
+            continue
         elif key == "evaluation":
             text = ", ".join(f"{name}" for name in value) or "–"
         elif key == "calibration" and value is not None:

@@ -95,6 +95,11 @@ def write_gguf(model_dir: Path, out: Path, dtype: str = "f16") -> None:
             writer.write_tensor_data(factors)
 
 
+def tensor_names(config: Any) -> dict[str, str]:
+    """GGUF name of every matrix and vector by its Hugging Face name."""
+    return {tensor.source: tensor.gguf for tensor in _tensors(config)}
+
+
 def rope_factors(config: Any) -> NDArray[np.float32] | None:
     """Per-frequency divisors of Llama 3.1's rotary scaling, shape [head_dim / 2], or None without it.
 

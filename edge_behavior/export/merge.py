@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,12 @@ class Probe:
 
 
 def merge_adapter(
-    base: str | Path, adapter: Path | None, out_dir: Path, dtype: str = "float32", probe_ids: list[int] | None = None
+    base: str | Path,
+    adapter: Path | None,
+    out_dir: Path,
+    dtype: str = "float32",
+    probe_ids: list[int] | None = None,
+    observe: Callable[[str, Any], None] | None = None,
 ) -> Probe:
     """Save backbone plus adapter as one model folder with its tokenizer.
 
@@ -60,6 +65,7 @@ def merge_adapter(
         out_dir: Folder to write, directly.
         dtype: "float32", "float16" or "bfloat16": the precision to merge, check and save in.
         probe_ids: Token ids to compare logits on; ids spread over the vocabulary by default.
+        observe: Called with "adapter" and the model before merging, then with "merge" and the merged model.
 
     Returns:
         The logits before merging, which the converted file must reproduce.
@@ -91,11 +97,14 @@ def merge_adapter(
             f"cannot load the backbone {base}: {first_line(error)}", "check or download its files"
         ) from None
     ids = probe_ids or _spread_ids(int(config.vocab_size))
+    show = observe or (lambda stage, seen: None)
     if adapter is None:
         probe = Probe(ids, _logits(model, ids), 0.0)
+        show("adapter", model)
     else:
         _check_shapes(model, adapter)
-        model, probe = _merge(model, adapter, ids, dtype)
+        model, probe = _merge(model, adapter, ids, dtype, show)
+    show("merge", model)
     try:
         with _no_progress_bars():
             model.save_pretrained(out_dir)
@@ -120,7 +129,9 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _merge(model: Any, adapter: Path, ids: list[int], dtype: str) -> tuple[Any, Probe]:
+def _merge(
+    model: Any, adapter: Path, ids: list[int], dtype: str, observe: Callable[[str, Any], None]
+) -> tuple[Any, Probe]:
     from peft import PeftModel
 
     try:
@@ -130,6 +141,7 @@ def _merge(model: Any, adapter: Path, ids: list[int], dtype: str) -> tuple[Any, 
             f"cannot put the adapter {adapter} on the backbone: {first_line(error)}", _OTHER_BASE
         ) from None
     before = _logits(adapted, ids)
+    observe("adapter", adapted)
     merged = adapted.merge_and_unload(safe_merge=True)
     difference = logit_difference(before, _logits(merged, ids))
     limit = TOLERANCES[dtype] * max(1.0, float(np.abs(before).max()))

@@ -33,7 +33,6 @@ from edge_behavior.export.onnx_builder import (
 )
 from edge_behavior.export.pipeline import (
     CONVERSION_TOLERANCE,
-    ExportSource,
     Opened,
     check_fitting,
     check_tokens,
@@ -48,6 +47,7 @@ from edge_behavior.export.pipeline import (
 from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.prune import EXTRA_TOKENS, write_pruned
 from edge_behavior.export.prune_check import PruneRequest, Pruning, check_mode, decide_pruning
+from edge_behavior.export.source import ExportSource
 from edge_behavior.export.steps import merge_dtype, require_space, timed, workspace
 from edge_behavior.hf_tokens import plain_encoder
 from edge_behavior.runtime.backend import Row

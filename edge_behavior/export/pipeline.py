@@ -1,4 +1,4 @@
-"""The whole export: merge, convert, prune, quantize, write the bundle, prove it, put it in place.
+"""The whole export: merge, convert, prune, quantize, compare, write the bundle, prove it, put it in place.
 
 Every intermediate file lives in one hidden folder beside the output, which disappears whatever happens; the bundle
 appears under its name only once it has been verified.
@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,59 +33,30 @@ from edge_behavior.export.base_model import (
     weight_files,
     weights_sha256,
 )
-from edge_behavior.export.gguf_writer import write_gguf
+from edge_behavior.export.gguf_writer import tensor_names, write_gguf
 from edge_behavior.export.llama_file import LlamaFile
 from edge_behavior.export.merge import Probe, logit_difference, merge_adapter
+from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.progress import progress_bar
-from edge_behavior.export.prune import EXTRA_TOKENS, PrunePlan, write_pruned
+from edge_behavior.export.prune import PrunePlan, write_pruned
 from edge_behavior.export.prune_check import PruneRequest, Pruning, check_mode, decide_pruning
 from edge_behavior.export.prune_words import domain_texts
-from edge_behavior.export.quantize import UNQUANTIZED, Quant, find_quant, quantize, tensor_types
+from edge_behavior.export.quantize import UNQUANTIZED, find_quant, tensor_types
+from edge_behavior.export.quantize_gate import AUTO, quantize_within
+from edge_behavior.export.source import ExportSource
 from edge_behavior.export.steps import base_name, merge_dtype, require_space, timed, total_bytes, workspace
+from edge_behavior.export.witness import Witness
 from edge_behavior.gguf_header import GgufFile
 from edge_behavior.hf_tokens import plain_encoder, special_ids
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime.backend import Backend
+from edge_behavior.runtime.predictor import context_needed
 
 # f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.
 CONVERSION_TOLERANCE = 5e-2
 _PROBE_LENGTH = 48
 FITTING_MODES = ("auto", "on", "off")
 _SAMPLE_PLACES = ("home", "work", "unknown", "40.75/-73.98", "a b-c_d.e&f/g+h", "Café Zürich", "東京駅", "место 7")
-
-
-@dataclass(frozen=True)
-class ExportSource:
-    """What to export.
-
-    Attributes:
-        base: Folder or hub name of the backbone.
-        adapter: Folder of the LoRA adapter of the last stage, or None for the backbone as it is.
-        candidates: The labels the model predicts.
-        layout: The layout it was trained with.
-        training: The resolved recipe, kept in the manifest.
-        evaluation: The run's metrics, kept in the manifest.
-        base_license: Licence of the backbone, kept in the manifest.
-        special_ids: (id that prompts start with or None, end-of-sequence id) as training used them; None takes the
-            tokenizer's own rule.
-        base_sha256: `weights_sha256` of the backbone as training saw it, to refuse another one; None skips this.
-        data: Dataset folder with the same candidates, or None.
-        places: Place names of the domain, or None where they are not known.
-        data_note: Why there is no dataset, for the report; "" where there is one.
-    """
-
-    base: str | Path
-    adapter: Path | None
-    candidates: CandidateSet
-    layout: PromptLayout
-    training: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    base_license: str | None = None
-    special_ids: tuple[int | None, int] | None = None
-    base_sha256: str | None = None
-    data: Path | None = None
-    places: tuple[str, ...] | None = None
-    data_note: str = "no dataset was given"
 
 
 @dataclass(frozen=True)
@@ -122,68 +93,59 @@ class _Model:
 
 
 def export_bundle(
-    source: ExportSource,
-    out: Path,
-    quant: str = "q4",
-    force: bool = False,
-    prune: str = "auto",
-    extra_tokens: int = EXTRA_TOKENS,
-    habits: str = "auto",
-    calibrate: str = "auto",
+    source: ExportSource, out: Path, profile: ExportProfile | None = None, force: bool = False
 ) -> dict[str, Any]:
     """Write a verified bundle.
 
     Args:
         source: What to export.
         out: The GGUF file to write.
-        quant: q4, q4_0, q5, q8, f16 or f32.
+        profile: How, and what loss is accepted; None for the defaults.
         force: Replace an existing `out`.
-        prune: Reduce the vocabulary to the domain's: `auto` (where the places are known, if the predictions stay the
-            same), `on` or `off`.
-        extra_tokens: Everyday word pieces that pruning keeps beside the domain's.
-        habits: Fit on validation users how model and habits are mixed: `auto` (where there is a dataset with enough
-            of them), `on` or `off`.
-        calibrate: Fit on validation users how scores become probabilities: the same three.
 
     Returns:
         A JSON-ready report: bundle, bytes, architecture, quantization, tensor_types (count per type), parameters,
         pruning (mode, pruned, reason, vocabulary, parity), habits (mode, fitted, reason, default, measured),
         calibration (mode, fitted, reason, and what the manifest holds),
-        segments_checked (texts tokenized on both sides),
+        segments_checked (texts tokenized on both sides), parity (the gate's table, see `parity.parity_report`, with
+        `tried` formats and `recovery`), importance (prompts, tensors),
         logit_difference (largest absolute difference to the PyTorch model before merging, after each of merge, convert,
         prune and quantize), logit_scale (largest logit), seconds (per step).
 
     Raises:
+        ParityError: the predictions changed more than the profile accepts.
         EdgebError: any user error named by the modules of this package; too little disk space; `out` exists or
             cannot be written. Nothing is left behind.
     """
-    target = find_quant(quant)
-    check_mode(prune)
-    check_fitting(habits, "habits", source)
-    check_fitting(calibrate, "calibration", source)
+    profile = profile or ExportProfile()
+    quant = profile.quant if profile.quant == AUTO else find_quant(profile.quant).name
+    check_mode(profile.prune)
+    check_fitting(profile.habits, "habits", source)
+    check_fitting(profile.calibrate, "calibration", source)
     _check_output(out, force)
     opened = open_source(source)
     config, parameters, tokenizer, encoder = opened.config, opened.parameters, opened.tokenizer, opened.encoder
     dtype = merge_dtype(parameters)
-    precision = quant if quant in UNQUANTIZED else "f16"
+    precision = profile.quant if profile.quant in UNQUANTIZED else "f16"
     seconds: dict[str, float] = {}
     with workspace(out) as folder:
-        prunes = prune == "on" or (prune == "auto" and source.places is not None)
-        _check_space(folder, parameters, dtype, precision, target, prunes)
+        prunes = profile.prune == "on" or (profile.prune == "auto" and source.places is not None)
+        _check_space(folder, parameters, dtype, precision, profile.quant, prunes)
         with timed(seconds, "hash"):
             base_hash = hash_backbone(source, opened.files)
-        manifest = make_manifest(source, config, target.name, encoder, base_hash)
+        manifest = make_manifest(source, config, quant, encoder, base_hash)
         manifest.to_json()  # refuse what cannot be written before the long work
+        witness = Witness(source, profile, parameters, encoder, tensor_names(config), context_needed(manifest))
         merged = folder / "merged"
-        with timed(seconds, "merge"), progress_bar("Merging", 1) as advance:
-            probe = merge_adapter(source.base, source.adapter, merged, dtype, opened.probe_ids)
-            advance(1)
+        with timed(seconds, "merge"):
+            probe = merge_adapter(source.base, source.adapter, merged, dtype, opened.probe_ids, witness.observe)
         model = _Model(folder / "plain.gguf", probe, encoder, opened.encode)
         with timed(seconds, "convert"):
             write_gguf(merged, model.plain, precision)
+            witness.score("convert", model.plain, manifest)
         differences = {"merge": probe.difference, "convert": _converted_difference(model)}
         with timed(seconds, "prune"):
-            request = PruneRequest(prune, extra_tokens, source.places, source.data, source.data_note)
+            request = PruneRequest(profile.prune, profile.extra_tokens, source.places, source.data, source.data_note)
             pruning = decide_pruning(request, model.plain, tokenizer, config, encoder)
             if pruning.plan is not None:
                 _prune(model, pruning, merged, folder / "pruned", precision)
@@ -194,29 +156,37 @@ def export_bundle(
                     eos_id=model.encoder.eos_id,
                     vocabulary=pruning.plan.facts(),
                 )
+                witness.score("prune", model.plain, manifest)
         shutil.rmtree(merged, ignore_errors=True)
         with timed(seconds, "quantize"):
-            quantized = _quantized(folder, quant)
-        with timed(seconds, "write"), progress_bar("Writing", 2 * _data_bytes(quantized), unit_bytes=True) as advance:
-            write_bundle(quantized, manifest, folder / "bundle.gguf", advance)
-        quantized.unlink()
+            quantized = quantize_within(witness.unquantized(model.plain, manifest), folder, profile)
+            parity = {**quantized.parity, "tried": quantized.tried, "recovery": quantized.recovery}
+            manifest = replace(manifest, quantization=find_quant(quantized.quant).name, parity=parity)
+        total = 2 * _data_bytes(quantized.path)
+        with timed(seconds, "write"), progress_bar("Writing", total, unit_bytes=True) as advance:
+            write_bundle(quantized.path, manifest, folder / "bundle.gguf", advance)
+        quantized.path.unlink()
+        model.plain.unlink(missing_ok=True)
         with timed(seconds, "verify"):
             verify_bundle(folder / "bundle.gguf")
             segments = prompt_segments(source.layout, source.candidates, source.places or ())
             differences["quantize"] = _check_loads(folder / "bundle.gguf", model, segments)
         with timed(seconds, "habits"):
-            fitted, calibrated = fit_held_out(folder / "bundle.gguf", manifest, source, habits, calibrate)
+            path = folder / "bundle.gguf"
+            fitted, calibrated = fit_held_out(path, manifest, source, profile.habits, profile.calibrate)
         report = {
             "bundle": str(out),
             "bytes": total_bytes([folder / "bundle.gguf"]),
             "architecture": manifest.architecture,
-            "quantization": target.name,
+            "quantization": manifest.quantization,
             "tensor_types": tensor_types(folder / "bundle.gguf"),
             "parameters": parameters,
             "pruning": pruning.report(),
             "habits": fitted,
             "calibration": calibrated,
             "segments_checked": len(segments),
+            "importance": {"prompts": witness.prompts, "tensors": len(witness.importance)},
+            "parity": parity,
             "logit_difference": differences,
             "logit_scale": float(np.abs(probe.logits).max()),
             "seconds": seconds,
@@ -392,21 +362,13 @@ def _check_output(out: Path, force: bool) -> None:
         raise EdgebError(f"the output {out} exists", "choose another --out or pass --force")
 
 
-def _check_space(folder: Path, parameters: int, dtype: str, precision: str, quant: Quant, prunes: bool) -> None:
+def _check_space(folder: Path, parameters: int, dtype: str, precision: str, quant: str, prunes: bool) -> None:
     merged = 4.0 if dtype == "float32" else 2.0
     plain = UNQUANTIZED[precision]
-    # At most two of merged model, pruned model, unquantized file, quantized file and bundle exist at a time.
-    pairs = (merged + plain, 2 * merged * prunes, plain + quant.bytes_per_weight, 2 * quant.bytes_per_weight)
-    require_space(folder, int(parameters * max(pairs)))
-
-
-def _quantized(folder: Path, quant: str) -> Path:
-    plain = folder / "plain.gguf"
-    if quant in UNQUANTIZED:
-        return plain
-    quantize(plain, folder / "quantized.gguf", quant)
-    plain.unlink()
-    return folder / "quantized.gguf"
+    each = find_quant("q8" if quant == AUTO else quant).bytes_per_weight
+    # What exists at a time: merged or pruned model and unquantized file, or that file with a quantized one and either
+    # another try or the bundle.
+    require_space(folder, int(parameters * max(merged + plain, 2 * merged * prunes, plain + 2 * each)))
 
 
 def _converted_difference(model: _Model) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent
+from edge_behavior.events import UNKNOWN_PLACE
+from edge_behavior.export.made_up import HISTORY_LENGTHS, made_up_events
 from edge_behavior.export.prune import CannotPrune, PrunePlan, plan_pruning
 from edge_behavior.export.prune_words import domain_texts
 from edge_behavior.runtime.backend import Backend, Row
@@ -35,7 +35,6 @@ MAX_FLIPS, MAX_KL = 0.02, 1e-3
 TIE = 1e-3
 # Dropping fewer rows is not worth a changed vocabulary.
 MIN_DROPPED = 0.05
-_HISTORY_LENGTHS = (0, 1, 2, 5, 10, 20)
 _ROWS_AT_ONCE = 48
 # Share of the candidates' probability below which a branch of the trie is not followed.
 _NEGLIGIBLE = 1e-3
@@ -178,12 +177,14 @@ def sample_prompts(
     table = None if data is None else Dataset.open(data).events("validation")
     prompts = []
     for i in range(count):
-        length = min(_HISTORY_LENGTHS[i % len(_HISTORY_LENGTHS)], encoder.layout.history_length)
+        length = min(HISTORY_LENGTHS[i % len(HISTORY_LENGTHS)], encoder.layout.history_length)
         if table is not None and len(table):
             target = int(rng.integers(len(table)))
             history, next_event = table.history(target, length), table.event(target)
         else:
-            *history, next_event = _made_up(encoder, places or (UNKNOWN_PLACE,), length + 1, rng)
+            *history, next_event = made_up_events(
+                encoder.candidates.labels, places or (UNKNOWN_PLACE,), length + 1, rng
+            )
         wording = i % encoder.layout.formats
         prompts.append(encoder.prompt_ids(history, next_event.time, next_event.place, wording))
     return prompts
@@ -219,22 +220,6 @@ def compare(path: Path, encoder: PromptEncoder, kept: NDArray[np.int64], prompts
 
 def _flipped(whole: Floats, pruned: Floats) -> bool:
     return bool(whole.max() - whole[pruned.argmax()] > TIE)
-
-
-def _made_up(
-    encoder: PromptEncoder, places: Sequence[str], count: int, rng: np.random.Generator
-) -> list[BehaviorEvent]:
-    start = datetime(2024, 1, 1)
-    hours = np.sort(rng.integers(0, 7 * 24, count))
-    labels = encoder.candidates.labels
-    return [
-        BehaviorEvent(
-            places[int(rng.integers(len(places)))],
-            start + timedelta(hours=int(hour)),
-            labels[int(rng.integers(len(labels)))],
-        )
-        for hour in hours
-    ]
 
 
 def _both(backend: Backend, trie: LabelTrie, kept: NDArray[np.int64], prompt: Sequence[int]) -> tuple[Floats, float]:

@@ -9,7 +9,7 @@ import ctypes
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,7 @@ def quantize(
     quant: str,
     imatrix: Mapping[str, NDArray[np.float32]] | None = None,
     threads: int | None = None,
+    kept: Sequence[str] = (),
 ) -> dict[str, int]:
     """Write a quantized copy of an f16 or f32 GGUF.
 
@@ -73,6 +74,7 @@ def quantize(
         quant: A key of `QUANTS`.
         imatrix: Importance per tensor name: mean squared input of each column, shape [columns].
         threads: CPU threads; all by default.
+        kept: Names of tensors, or beginnings and ends of names like `.attn_v.weight`, that stay at 8 bits.
 
     Returns:
         How many tensors got each type, like {"Q4_K": 12, "F32": 9}.
@@ -88,6 +90,9 @@ def quantize(
     rows = _imatrix_rows(imatrix or {})
     if imatrix:
         options.imatrix = rows
+    overrides = _kept_tensors(kept)
+    if kept:
+        options.tt_overrides = overrides
     with GgufFile(src_gguf) as source:
         total = source.n_tensors
     with progress_bar("Quantizing", total) as advance:
@@ -110,6 +115,15 @@ def tensor_types(path: Path) -> dict[str, int]:
 
     with GgufFile(path) as file:
         return dict(Counter(GGMLQuantizationType(tensor.kind).name for tensor in file.tensor_table().tensors))
+
+
+def _kept_tensors(kept: Sequence[str]) -> ctypes.Array[llama_cpp.llama_model_tensor_override]:
+    # llama.cpp searches the pattern in the name, and reads up to an entry without a pattern.
+    rows = (llama_cpp.llama_model_tensor_override * (len(kept) + 1))()
+    for row, name in zip(rows, kept, strict=False):
+        row.pattern = re.escape(name).encode()
+        row.type = llama_cpp.GGML_TYPE_Q8_0
+    return rows
 
 
 def _imatrix_rows(imatrix: Mapping[str, NDArray[np.float32]]) -> ctypes.Array[llama_cpp.llama_model_imatrix_data]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.pipeline import ExportSource
+from edge_behavior.export.source import ExportSource
 from edge_behavior.runs import STAGES, RunFolder, read_json
 
 if TYPE_CHECKING:

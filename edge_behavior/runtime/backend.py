@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -71,6 +71,9 @@ class Backend(Protocol):
         Raises:
             EdgebError: prompt and nodes do not fit; the held prompt is unchanged.
         """
+
+    def at_hand(self, trie: LabelTrie) -> Collection[int]:
+        """Nodes whose rows `branch` returns without evaluating anything; others go when it evaluates something."""
 
     def save_state(self) -> bytes:
         """The held prompt's cache as bytes that `load_state` of an equal fingerprint reads; b"" where it cannot."""

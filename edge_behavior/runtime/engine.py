@@ -189,7 +189,7 @@ class Engine:
             tokens += evaluated
             return rows
 
-        found = search.run(root, expand, affine, top_k, tolerance, hint, lines)
+        found = search.run(root, expand, affine, top_k, tolerance, self.backend.at_hand(self.encoder.trie), lines)
         if allowed is None:
             self._expected = found.scores
         return found, tokens

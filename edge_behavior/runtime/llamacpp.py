@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -27,6 +27,10 @@ from edge_behavior.trie import LabelTrie
 # Logit rows of one decode, and sequences: llama.cpp reserves memory for so many rows of the whole vocabulary, and wants
 # as many as there are sequences. One sequence is the prompt.
 _MAX_ROWS = 64
+# Quantized weights are multiplied with so many tokens at once, and with those left over one by one: 15 tokens take
+# longer than 16 (docs/bench.md).
+_TOKENS_AT_ONCE = 4
+_UNQUANTIZED = (llama_cpp.LLAMA_FTYPE_ALL_F32, llama_cpp.LLAMA_FTYPE_MOSTLY_F16)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class LlamaBackend:
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
+        self._quantized = _file_type(self._model) not in _UNQUANTIZED
         self._batch = llama_cpp.llama_batch_init(options.n_ctx, 0, self._max_rows)
 
     @property
@@ -159,6 +164,10 @@ class LlamaBackend:
                 rows[node] = self._row(self._rows[node]).copy() if tips else self._row(self._rows[node])
             plan.wanted -= self._rows.keys()
         return [rows[node] for node in nodes], tokens
+
+    def at_hand(self, trie: LabelTrie) -> Collection[int]:
+        """Nodes of the last decode; see `Backend`."""
+        return self._rows.keys() if trie is self._trie else ()
 
     def save_state(self) -> bytes:
         """The cache of the held prompt; see `Backend`."""
@@ -244,11 +253,25 @@ class LlamaBackend:
                 self._put(i, int(trie.tokens[node]), end + int(trie.depths[node]) - 1, below[node], node in plan.wanted)
         self._cells += len(order)
         self._rows = {}
-        self._decode(len(new) + len(order))
+        count = len(new) + len(order)
+        padding = self._padding(count)
+        for i in range(count, count + padding):
+            self._put(i, 0, end + i - count, (self._sequences + 1,), False)
+        self._decode(count + padding)
+        if padding:
+            llama_cpp.llama_memory_seq_rm(self._memory, self._sequences + 1, -1, -1)
         self._held = self._held + new
         self._branches.update((node, sequences[0]) for node, sequences in below.items())
         self._rows = {node: i for i, node in enumerate(order, len(new)) if node in plan.wanted}
         return len(new) + len(order)
+
+    def _padding(self, count: int) -> int:
+        """Tokens that nobody needs, but with which the batch is done sooner; 0 where there is no room for them."""
+        padding = -count % _TOKENS_AT_ONCE
+        if not self._quantized or count <= _TOKENS_AT_ONCE // 2 or padding > _TOKENS_AT_ONCE // 2:
+            return 0
+        fits = len(self._held) + self._cells + count + padding <= self._options.n_ctx
+        return padding if fits and self._sequences + 1 < self._max_rows else 0
 
     def _release(self) -> None:
         """Forget every evaluated trie node."""
@@ -314,6 +337,13 @@ def _context_options(options: LlamaOptions) -> Any:
     if options.exact:
         chosen.type_k = chosen.type_v = llama_cpp.GGML_TYPE_F32
     return chosen
+
+
+def _file_type(model: Any) -> int:
+    """llama.cpp's number of the file's weight format; -1 where the file does not say."""
+    buffer = ctypes.create_string_buffer(16)
+    found = llama_cpp.llama_model_meta_val_str(model, b"general.file_type", buffer, len(buffer))
+    return int(buffer.value) if found > 0 else -1
 
 
 def _physical_cores() -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -154,6 +154,10 @@ class OnnxBackend:
             )
         count = sum(self._walk(trie, tip) for tip in tips)
         return [self._rows[node] for node in nodes], count
+
+    def at_hand(self, trie: LabelTrie) -> Collection[int]:
+        """Nodes evaluated since the prompt changed; see `Backend`."""
+        return self._rows.keys() if trie is self._trie else ()
 
     def logits(self, ids: Sequence[int]) -> Row:
         """Next-token logits [T, V] after every id, to check a model by; the prompt held is `ids` afterwards."""

@@ -8,7 +8,7 @@ in the runtime imports this module; knows nothing of run folders and adapters (a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -128,6 +128,10 @@ class TorchBackend:
         for start in range(0, len(new), step):
             self._evaluate(trie, new[start : start + step])
         return [self._rows[node] for node in nodes], len(new)
+
+    def at_hand(self, trie: LabelTrie) -> Collection[int]:
+        """Nodes evaluated since the prompt changed; see `Backend`."""
+        return self._rows.keys() if trie is self._trie else ()
 
     def save_state(self) -> bytes:
         """The cache of the held prompt, in safetensors' format; see `Backend`."""

@@ -119,7 +119,7 @@ def test_predict(bundle: Path, history: Path, data: Path) -> None:
     arguments = ("predict", bundle, "--history", history, "--at", "2024-03-18T09:00", "--place", "home")
     document = json.loads(edgeb(*arguments, "--top", 0, "--json").stdout)
     assert set(document) == {
-        *("predictions", "scoring", "source", "unexpanded", "tokens_evaluated", "latency_ms", "bundle")
+        *("predictions", "scoring", "source", "calibrated", "unexpanded", "tokens_evaluated", "latency_ms", "bundle")
     }
     probabilities = [p["probability"] for p in document["predictions"]]
     assert sorted(p["behavior"] for p in document["predictions"]) == sorted(labels_of(data))
@@ -131,7 +131,17 @@ def test_predict(bundle: Path, history: Path, data: Path) -> None:
 
 def test_bundle_scores_like_the_run(run: Path, data: Path, folder: Path) -> None:
     """f16 bundle on llama.cpp against the PyTorch adapter on the same windows."""
-    edgeb("export", run, "--quant", "f16", "--no-habits", "--out", folder / "f16.gguf", home=folder / "home")
+    edgeb(
+        "export",
+        run,
+        "--quant",
+        "f16",
+        "--no-habits",
+        "--no-calibrate",
+        "--out",
+        folder / "f16.gguf",
+        home=folder / "home",
+    )
     common = ("--data", data, "--limit", 40, "--json")
     ours = json.loads(edgeb("evaluate", folder / "f16.gguf", *common).stdout)
     assert ours["source"] == "model"

@@ -25,6 +25,8 @@ from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import WindowChoice
 from edge_behavior.events import BehaviorEvent, write_history
+from edge_behavior.export.parity import ParityError
+from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.metrics import Outcome, behavior_metrics
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.recipes import Recipe, load_recipe
@@ -113,6 +115,9 @@ class ByteModel:
         new = {node for path in paths for node in path} - self.looked_at
         self.looked_at |= new
         return [self.row(self.held + [int(trie.tokens[n]) for n in path]) for path in paths], len(new)
+
+    def at_hand(self, trie: Any) -> set[int]:
+        return self.looked_at
 
     def close(self) -> None:
         self.closed = True
@@ -453,32 +458,45 @@ class TestExport:
     def asked(self, module) -> list[tuple[object, ...]]:
         seen: list[tuple[object, ...]] = []
 
-        def export_bundle(source: object, out: Path, quant: str, force: bool, **options: Any) -> dict[str, Any]:
-            seen.append((source, out, quant, force, options))
+        def export_bundle(source: object, out: Path, profile: Any, force: bool) -> dict[str, Any]:
+            seen.append((source, out, profile, force))
             out.write_bytes(b"x")
             report = {"bundle": str(out), "bytes": 1_500_000, "architecture": "qwen2", "quantization": "Q4_K_M"}
             kept = {"kept": 4736, "of": 151_936, "places": 4, "domain_tokens": 128, "extra_tokens": 4116}
             pruning = {
-                "mode": options["prune"],
+                "mode": profile.prune,
                 "pruned": True,
                 "reason": "",
                 "vocabulary": kept,
                 "parity": None,
             }
-            if options["prune"] == "auto":
+            if profile.prune == "auto":
                 pruning |= {"pruned": False, "reason": "predictions change", "vocabulary": None}
-            habits = {"mode": options["habits"], "fitted": False, "reason": "too few users"}
-            if options["habits"] == "on":
+            habits = {"mode": profile.habits, "fitted": False, "reason": "too few users"}
+            if profile.habits == "on":
                 found = {name: {"accuracy": a} for name, a in (("model", 0.31), ("habits", 0.5), ("fused", 0.52))}
                 habits |= {"fitted": True, "reason": "", "default": "fused", "measured": found}
-            calibration = {"mode": options["calibrate"], "fitted": False, "reason": "fewer users still"}
-            if options["calibrate"] == "on":
+            calibration = {"mode": profile.calibrate, "fitted": False, "reason": "fewer users still"}
+            if profile.calibrate == "on":
                 calibration |= {"fitted": True, "reason": "", **CALIBRATED}
             tensors = {"tensor_types": {"Q4_K": 3, "F32": 2}, "segments_checked": 12}
-            return {**report, **tensors, "pruning": pruning, "habits": habits, "calibration": calibration}
+            shares = {"accuracy": 0.5, "head": 0.6, "medium": None, "tail": 0.125}
+            stage = {"flips": 0.021, "mean_kl": 0.0034, "max_log_prob": 0.4, **shares}
+            parity = {"windows": 9, "held_out": True, "reference": shares, "stages": {"quantize": stage}}
+            beyond = [] if profile.parity.enforce else ["KL 3"]
+            parity |= {"exceeded": beyond, "tried": {"q4_0": ["KL 2"]}, "recovery": {"kept": [".attn_v.weight"]}}
+            if out.name == "bad.gguf":
+                raise ParityError("Q4_K_M", parity | {"exceeded": ["KL 5"]})
+            return {
+                **report,
+                **tensors,
+                "pruning": pruning,
+                "habits": habits,
+                "calibration": calibration,
+                "parity": parity,
+            }
 
         module("edge_behavior.export.pipeline", export_bundle=export_bundle)
-        module("edge_behavior.export.prune", EXTRA_TOKENS=77)
         module("edge_behavior.export.run_source", run_source=lambda path, stage, data: (path, stage, data))
         return seen
 
@@ -487,8 +505,9 @@ class TestExport:
         words += ["--data", "d", "--prune", "on", "--extra-tokens", "5", "--no-habits", "--no-calibrate"]
         assert document(*words)["bundle"] == "m.gguf"
         source = (tmp_path / "runs" / "x", "a_tuning", Path("d"))
-        options = {"prune": "on", "extra_tokens": 5, "habits": "off", "calibrate": "off"}
-        assert asked == [(source, Path("m.gguf"), "q8", True, options)]
+        (found,) = asked
+        assert found == (source, Path("m.gguf"), found[2], True)
+        assert found[2] == ExportProfile(quant="q8", prune="on", extra_tokens=5, habits="off", calibrate="off")
         assert recall("bundle") == tmp_path / "m.gguf"
 
     def test_bare_takes_the_last_run(self, asked, tmp_path):
@@ -496,8 +515,7 @@ class TestExport:
         remember("run", tmp_path / "runs" / "x")
         document("export", "--quant", "q4")
         source = (tmp_path / "runs" / "x", "b_tuning", None)
-        options = {"prune": "auto", "extra_tokens": 77, "habits": "auto", "calibrate": "auto"}
-        assert asked == [(source, tmp_path / "runs" / "x-q4.gguf", "q4", False, options)]
+        assert asked == [(source, tmp_path / "runs" / "x-q4.gguf", ExportProfile(), False)]
 
     def test_for_people(self, asked, tmp_path):
         (tmp_path / "runs").mkdir()
@@ -505,10 +523,32 @@ class TestExport:
         assert "1.5 MB" in out
         assert "3 Q4_K, 2 F32" in out
         assert "tokens kept" not in out
+        assert "not q4_0: KL 2" in out
+        assert "kept at 8 bits for the tail: attn_v" in out
+        for cell in ("quantize", "2.1%", "0.0034", "0.125", "9 windows of validation users"):
+            assert cell in out
         assert (
             "vocabulary: 4736 of 151936 tokens kept, 4 places covered"
             in run("export", "runs/x", "--prune", "on").stdout
         )
+
+    def test_beyond_the_limits(self, asked, tmp_path):
+        (tmp_path / "runs").mkdir()
+        failed = CliRunner().invoke(app, ["export", "runs/x", "--out", "bad.gguf"])
+        assert failed.stdout == ""
+        assert "quantize" in failed.stderr
+        assert isinstance(failed.exception, ParityError)
+        assert (failed.exception.exit_code, failed.exception.hint[-12:]) == (1, "--allow-loss")
+        assert failed.exception.message == "Q4_K_M changes the predictions: KL 5"
+        accepted = run("export", "runs/x", "--allow-loss")
+        assert "beyond the limits: KL 3" in accepted.stderr
+
+    def test_profiles(self, asked, tmp_path):
+        (tmp_path / "mine.yaml").write_text("quant: q5\nparity: {max_kl: 0.5}\n")
+        document("export", "runs/x", "--profile", "mine.yaml", "--out", "a.gguf")
+        document("export", "runs/x", "--profile", "phone-cpu", "--quant", "q8", "--out", "a.gguf")
+        assert (asked[0][2].quant, asked[0][2].parity.max_kl) == ("q5", 0.5)
+        assert asked[1][2] == ExportProfile(quant="q8")
 
     def test_fitted_habits_are_shown(self, asked, tmp_path):
         (tmp_path / "runs").mkdir()

@@ -219,3 +219,27 @@ def test_many_labels(size: int) -> None:
         == np.argsort(-np.where(found.known, found.scores, -np.inf))[:5].tolist()[: min(5, size)]
     )
     assert len(model.asked) < len(trie.evaluated) or size == 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(trie=tries(), seed=st.integers(0, 10_000), top_k=st.integers(1, 3))
+def test_rows_at_hand_are_read_when_wanted_and_before_they_go(trie: LabelTrie, seed: int, top_k: int) -> None:
+    model = Model(trie, seed, 4.0)
+    search = TrieSearch(trie, "exact")
+    ready = set(search.likely(np.random.default_rng(seed).standard_normal(trie.n_candidates), top_k + 1))
+    calls: list[list[int]] = []
+
+    def expand(nodes: list[int]) -> object:
+        calls.append(nodes)
+        return model.expand(nodes)
+
+    found = search.run(model.root, expand, None, top_k, RANKS_ONLY, ready)
+    evaluating = [nodes for nodes in calls if not ready.issuperset(nodes)]
+    assert found.rounds == len(evaluating)
+    if evaluating:
+        # What an evaluation overwrites was read before the first one, and is never asked for again.
+        before = [node for nodes in calls[: calls.index(evaluating[0])] for node in nodes]
+        assert sorted(before) == sorted(ready)
+        assert not ready.intersection(*[set().union(*evaluating)])
+    read = [node for nodes in calls for node in nodes]
+    assert len(read) == len(set(read))

@@ -32,7 +32,11 @@ def export(backbone: Path) -> Callable[[Path, PromptLayout], Path]:
     """Writes a bundle of the tiny model with a layout."""
 
     def write(path: Path, layout: PromptLayout) -> Path:
-        export_bundle(ExportSource(backbone, None, CandidateSet.of(helpers.LABELS), layout), path, "f16", prune="off")
+        export_bundle(
+            ExportSource(backbone, None, CandidateSet.of(helpers.LABELS), layout),
+            path,
+            helpers.profile("f16", prune="off"),
+        )
         return path
 
     return write

@@ -111,7 +111,7 @@ GEOMETRY: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 512,
     "initializer_range": 0.06,
 }
 LLAMA3_ROPE = {

@@ -24,9 +24,9 @@ from edge_behavior.export import heldout, onnx_pipeline
 from edge_behavior.export.onnx_builder import OnnxOptions
 from edge_behavior.export.onnx_pipeline import export_onnx
 from edge_behavior.export.onnx_profiles import load_onnx_profile
-from edge_behavior.export.pipeline import ExportSource
 from edge_behavior.export.prune import plan_pruning, write_pruned
 from edge_behavior.export.prune_words import domain_texts
+from edge_behavior.export.source import ExportSource
 from edge_behavior.hf_tokens import special_ids
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime.onnx_backend import OnnxBackend, OnnxRunOptions
@@ -325,7 +325,8 @@ class TestCommand:
         ("words", "message"),
         [
             (["--block-size", "32"], r"--block-size belongs to ONNX .add --format onnx"),
-            (["--profile", "onnx-cpu"], "--profile belongs to ONNX"),
+            (["--profile", "onnx-cpu"], "unknown profile field 'format'"),
+            (["--format", "onnx", "--allow-loss"], "--allow-loss belongs to GGUF"),
             (["--format", "onnx", "--quant", "q5"], "ONNX export has no weight format 'q5'"),
             (["--format", "onnx", "--execution-provider", "npu"], "unknown execution provider 'npu'"),
             (["--format", "onnx", "--profile", "phone"], "unknown profile 'phone'"),

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from edge_behavior.bundle import read_manifest, verify_bundle
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.errors import EdgebError
-from edge_behavior.export import pipeline, prune_check
+from edge_behavior.export import pipeline, prune_check, quantize_gate
 from edge_behavior.export.base_model import load_tokenizer, weight_files, weights_sha256
 from edge_behavior.export.llama_file import LlamaFile
 from edge_behavior.export.pipeline import ExportSource, check_tokens, export_bundle, prompt_segments
@@ -52,7 +52,7 @@ def source(tiny_base: Path, tiny_adapter: Path) -> ExportSource:
 @pytest.mark.parametrize("quant", ["q4", "f16"])
 def test_export(source: ExportSource, tmp_path: Path, quant: str, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "bundle.gguf"
-    report = export_bundle(source, out, quant)
+    report = export_bundle(source, out, helpers.profile(quant))
     assert list(out.parent.iterdir()) == [out]
     assert json.loads(json.dumps(report)) == report
     assert report["bytes"] == out.stat().st_size
@@ -61,7 +61,7 @@ def test_export(source: ExportSource, tmp_path: Path, quant: str, capfd: pytest.
     assert manifest == read_manifest(out)
     assert manifest.candidates == CANDIDATES
     assert (manifest.layout, manifest.bos_id, manifest.eos_id) == (source.layout, None, 0)
-    assert (manifest.architecture, manifest.context_length) == ("qwen2", 256)
+    assert (manifest.architecture, manifest.context_length) == ("qwen2", 512)
     assert manifest.quantization == {"q4": "Q4_K_M", "f16": "F16"}[quant]
     base = Path(source.base)
     digest = weights_sha256(weight_files(base))
@@ -77,7 +77,7 @@ def test_export(source: ExportSource, tmp_path: Path, quant: str, capfd: pytest.
 
 
 def test_stock_llama_cpp_generates(source: ExportSource, tmp_path: Path) -> None:
-    export_bundle(source, tmp_path / "b.gguf", "q8")
+    export_bundle(source, tmp_path / "b.gguf", helpers.profile("q8"))
     llama = llama_cpp.Llama(str(tmp_path / "b.gguf"), n_ctx=256, n_threads=1, verbose=False)
     try:
         text = "(Mon 9, home,"
@@ -96,13 +96,13 @@ def test_llama_tokenizers(name: str, bos_id: int, tmp_path: Path) -> None:
     tokenizer = SMALL_TOKENIZERS[name]()
     save(llama(len(tokenizer) + 3, rope_parameters=LLAMA3_ROPE), tokenizer, tmp_path / "base")
     source = ExportSource(str(tmp_path / "base"), None, CANDIDATES, PromptLayout("prefix"))
-    report = export_bundle(source, tmp_path / "b.gguf", "q4_0")
+    report = export_bundle(source, tmp_path / "b.gguf", helpers.profile("q4_0"))
     manifest = verify_bundle(tmp_path / "b.gguf")
     assert (manifest.bos_id, manifest.eos_id) == (bos_id, tokenizer.eos_token_id)
     assert manifest.architecture == report["architecture"] == "llama"
     assert report["logit_difference"]["merge"] == 0.0
     chosen = replace(source, special_ids=(None, 2))
-    export_bundle(chosen, tmp_path / "c.gguf", "q4_0")
+    export_bundle(chosen, tmp_path / "c.gguf", helpers.profile("q4_0"))
     assert (read_manifest(tmp_path / "c.gguf").bos_id, read_manifest(tmp_path / "c.gguf").eos_id) == (None, 2)
 
 
@@ -119,8 +119,8 @@ def pruned_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportSource,
     source = ExportSource(
         folder / "base", None, CandidateSet.of(helpers.LABELS), PromptLayout("stream"), places=("DK", "AB")
     )
-    report = export_bundle(source, folder / "pruned.gguf", "f32", prune="on", extra_tokens=0)
-    export_bundle(source, folder / "whole.gguf", "f32", prune="off")
+    report = export_bundle(source, folder / "pruned.gguf", helpers.profile("f32", prune="on", extra_tokens=0))
+    export_bundle(source, folder / "whole.gguf", helpers.profile("f32", prune="off"))
     return source, folder / "pruned.gguf", report, folder / "whole.gguf"
 
 
@@ -183,31 +183,31 @@ def test_auto_falls_back_and_says_so(source: ExportSource, tmp_path: Path, monke
     known = replace(source, places=PLACES)
     monkeypatch.setattr(prune_check, "MIN_DROPPED", 0.0)
     monkeypatch.setattr(prune_check, "MAX_KL", -1.0)
-    report = export_bundle(known, tmp_path / "a.gguf", "q8", extra_tokens=0)
+    report = export_bundle(known, tmp_path / "a.gguf", helpers.profile("q8", extra_tokens=0))
     assert report["pruning"]["pruned"] is False
     assert report["pruning"]["reason"].startswith("predictions change: ")
     assert report["pruning"]["parity"]["prompts"] == prune_check.PROMPTS
     assert "prune" not in report["logit_difference"]
     assert read_manifest(tmp_path / "a.gguf").vocabulary is None
-    plain = export_bundle(source, tmp_path / "b.gguf", "q8", prune="off")
+    plain = export_bundle(source, tmp_path / "b.gguf", helpers.profile("q8", prune="off"))
     assert plain["pruning"]["reason"] == "switched off"
     assert verify_bundle(tmp_path / "a.gguf").tensors_sha256 == verify_bundle(tmp_path / "b.gguf").tensors_sha256
     monkeypatch.setattr(prune_check, "MAX_KL", 1e9)
     monkeypatch.setattr(prune_check, "MAX_FLIPS", 1.0)
-    report = export_bundle(known, tmp_path / "c.gguf", "q8", extra_tokens=0)
+    report = export_bundle(known, tmp_path / "c.gguf", helpers.profile("q8", extra_tokens=0))
     assert (report["pruning"]["pruned"], report["pruning"]["reason"]) == (True, "")
     assert read_manifest(tmp_path / "c.gguf").vocabulary == report["pruning"]["vocabulary"]
     assert {path.name for path in tmp_path.iterdir()} == {"a.gguf", "b.gguf", "c.gguf"}
 
 
 def test_without_places_pruning_is_asked_for_or_left(source: ExportSource, tmp_path: Path) -> None:
-    report = export_bundle(source, tmp_path / "a.gguf", "q8")
+    report = export_bundle(source, tmp_path / "a.gguf", helpers.profile("q8"))
     assert report["pruning"]["reason"] == "no dataset was given, so the places are not known"
-    report = export_bundle(source, tmp_path / "b.gguf", "q8", prune="on", extra_tokens=0)
+    report = export_bundle(source, tmp_path / "b.gguf", helpers.profile("q8", prune="on", extra_tokens=0))
     assert report["pruning"]["vocabulary"]["places"] == 0
     assert "no place is covered" in report["pruning"]["reason"]
     with pytest.raises(EdgebError, match="unknown pruning mode 'yes'"):
-        export_bundle(source, tmp_path / "c.gguf", prune="yes")
+        export_bundle(source, tmp_path / "c.gguf", helpers.profile(prune="yes"))
 
 
 def test_llama_3s_start_token_is_renumbered(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_llama_3s_start_token_is_renumbered(tmp_path: Path) -> None:
     source = ExportSource(
         tmp_path / "base", None, CANDIDATES, PromptLayout("prefix"), special_ids=(high, 0), places=PLACES
     )
-    report = export_bundle(source, tmp_path / "b.gguf", "q4_0", prune="on", extra_tokens=0)
+    report = export_bundle(source, tmp_path / "b.gguf", helpers.profile("q4_0", prune="on", extra_tokens=0))
     manifest = verify_bundle(tmp_path / "b.gguf")
     assert manifest.bos_id is not None
     assert manifest.bos_id < high
@@ -230,22 +230,22 @@ def test_output_rules(source: ExportSource, tmp_path: Path) -> None:
     out = tmp_path / "b.gguf"
     out.write_text("mine")
     with pytest.raises(EdgebError, match=r"exists .choose another --out or pass --force"):
-        export_bundle(source, out)
+        export_bundle(source, out, helpers.profile())
     assert out.read_text() == "mine"
-    export_bundle(source, out, "q4_0", force=True)
+    export_bundle(source, out, helpers.profile("q4_0"), force=True)
     verify_bundle(out)
     with pytest.raises(EdgebError, match="is a folder"):
-        export_bundle(source, tmp_path, force=True)
+        export_bundle(source, tmp_path, helpers.profile(), force=True)
     with pytest.raises(EdgebError, match="cannot write"):
-        export_bundle(source, out / "below-a-file.gguf")
+        export_bundle(source, out / "below-a-file.gguf", helpers.profile())
     with pytest.raises(EdgebError, match="unknown quantization"):
-        export_bundle(source, tmp_path / "c.gguf", "q3")
+        export_bundle(source, tmp_path / "c.gguf", helpers.profile("q3"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system nobody can write")
 def test_read_only_target(source: ExportSource) -> None:
     with pytest.raises(EdgebError, match=r"cannot write /proc/b.gguf"):
-        export_bundle(source, Path("/proc/b.gguf"))
+        export_bundle(source, Path("/proc/b.gguf"), helpers.profile())
 
 
 class _Usage:
@@ -267,29 +267,29 @@ def test_failures_leave_nothing(source: ExportSource, tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.shutil, "disk_usage", lambda _: _Usage)
         with pytest.raises(EdgebError, match=r"export needs 0\.1 GB in .*out, 0\.0 GB are free"):
-            export_bundle(source, out)
+            export_bundle(source, out, helpers.profile())
     for step in ("write_gguf", "write_bundle"):
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, step, _full)
             with pytest.raises(EdgebError, match=r"no space left while writing .*b.gguf"):
-                export_bundle(source, out)
+                export_bundle(source, out, helpers.profile())
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "quantize", _stop)
+        patch.setattr(quantize_gate, "quantize", _stop)
         with pytest.raises(KeyboardInterrupt):
-            export_bundle(source, out)
+            export_bundle(source, out, helpers.profile())
     with pytest.raises(EdgebError, match="is not the one of the training run"):
-        export_bundle(replace(source, base_sha256="0" * 64), out)
+        export_bundle(replace(source, base_sha256="0" * 64), out, helpers.profile())
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "CONVERSION_TOLERANCE", 1e-9)
         with pytest.raises(EdgebError, match="converted model's logits differ"):
-            export_bundle(source, out)
+            export_bundle(source, out, helpers.profile())
     with pytest.raises(EdgebError, match="cannot be written as JSON"):
-        export_bundle(replace(source, training={"path": object()}), out)
+        export_bundle(replace(source, training={"path": object()}), out, helpers.profile())
     assert list(folder.iterdir()) == []
 
 
 def test_tokens_that_differ_are_refused(source: ExportSource, tmp_path: Path) -> None:
-    export_bundle(source, tmp_path / "b.gguf", "f16")
+    export_bundle(source, tmp_path / "b.gguf", helpers.profile("f16"))
     with LlamaFile(tmp_path / "b.gguf") as file:
         check_tokens(file, file.tokenize, [" Check email"])
         with pytest.raises(EdgebError, match=r"tokenizes ' Check email' as \[.*\], training as \[1\]"):

@@ -27,5 +27,5 @@ def small_bundle(small_backbone: Path, tmp_path_factory: pytest.TempPathFactory)
     """A random model over `helpers.LABELS`, stream layout, f32."""
     out = tmp_path_factory.mktemp("bundle") / "small.gguf"
     source = ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout())
-    export_bundle(source, out, quant="f32")
+    export_bundle(source, out, helpers.profile("f32"))
     return out

@@ -33,7 +33,7 @@ def folder(tokens: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(folder: Path, out: Path, layout: PromptLayout, labels: list[str] = helpers.LABELS) -> Path:
-    export_bundle(ExportSource(folder, None, CandidateSet.of(labels), layout), out, quant="f16")
+    export_bundle(ExportSource(folder, None, CandidateSet.of(labels), layout), out, helpers.profile("f16"))
     return out
 
 

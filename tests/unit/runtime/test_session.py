@@ -51,7 +51,9 @@ def feed(session: Session, events: list[BehaviorEvent]) -> None:
 def test_until_the_window_is_full_it_is_the_plain_prompt(layout: str, small_backbone: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     export_bundle(
-        ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout(name=layout)), path, "f32"
+        ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout(name=layout)),
+        path,
+        helpers.profile("f32"),
     )
     events = helpers.diary(8)
     with Predictor.load(path, threads=1, exact_math=True, prefix_cache=False) as opened:
@@ -162,11 +164,17 @@ def test_a_session_file_of_something_else(predictor: Predictor, small_backbone: 
     good = path.read_bytes()
 
     fewer = tmp_path / "fewer.gguf"
-    export_bundle(ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS[:5]), PromptLayout()), fewer, "f32")
+    export_bundle(
+        ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS[:5]), PromptLayout()),
+        fewer,
+        helpers.profile("f32"),
+    )
     with Predictor.load(fewer, threads=1) as other, pytest.raises(EdgebError, match="another candidate list"):
         other.restore(path)
     q8 = tmp_path / "q8.gguf"
-    export_bundle(ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout()), q8, "q8")
+    export_bundle(
+        ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout()), q8, helpers.profile("q8")
+    )
     with Predictor.load(q8, threads=1) as other, pytest.raises(EdgebError, match="another model"):
         other.restore(path)
 
@@ -224,7 +232,7 @@ def test_a_window_that_does_not_fit_is_anchored_early(small_tokens: object, tmp_
     folder = helpers.save(model, small_tokens, tmp_path / "short")
     path = tmp_path / "m.gguf"
     layout = PromptLayout(history_length=4)
-    export_bundle(ExportSource(folder, None, CandidateSet.of(helpers.LABELS), layout), path, "f32")
+    export_bundle(ExportSource(folder, None, CandidateSet.of(helpers.LABELS), layout), path, helpers.profile("f32"))
     with Predictor.load(path, threads=1) as opened:
         session = opened.session(anchor_every=200)
         for event in helpers.diary(80):

@@ -1,0 +1,44 @@
+"""What is exported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_behavior.candidates import CandidateSet
+from edge_behavior.prompts import PromptLayout
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What to export.
+
+    Attributes:
+        base: Folder or hub name of the backbone.
+        adapter: Folder of the LoRA adapter of the last stage, or None for the backbone as it is.
+        candidates: The labels the model predicts.
+        layout: The layout it was trained with.
+        training: The resolved recipe, kept in the manifest.
+        evaluation: The run's metrics, kept in the manifest.
+        base_license: Licence of the backbone, kept in the manifest.
+        special_ids: (id that prompts start with or None, end-of-sequence id) as training used them; None takes the
+            tokenizer's own rule.
+        base_sha256: `weights_sha256` of the backbone as training saw it, to refuse another one; None skips this.
+        data: Dataset folder with the same candidates, or None.
+        places: Place names of the domain, or None where they are not known.
+        data_note: Why there is no dataset, for the report; "" where there is one.
+    """
+
+    base: str | Path
+    adapter: Path | None
+    candidates: CandidateSet
+    layout: PromptLayout
+    training: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    base_license: str | None = None
+    special_ids: tuple[int | None, int] | None = None
+    base_sha256: str | None = None
+    data: Path | None = None
+    places: tuple[str, ...] | None = None
+    data_note: str = "no dataset was given"

@@ -1,0 +1,88 @@
+"""Our converted file against upstream llama.cpp's own converter on the same model: every tensor, every token."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, LlamaForCausalLM, Qwen2ForCausalLM
+
+from edge_behavior.export.gguf_writer import write_gguf
+from tests.unit.export.conftest import LLAMA3_ROPE
+
+pytestmark = pytest.mark.slow
+
+# What upstream adds for people: names, tags, sampling; and what it leaves to llama.cpp's defaults.
+ONLY_OURS = {"llama.attention.key_length", "llama.attention.value_length", "qwen2.attention.key_length"}
+ONLY_OURS |= {"qwen2.attention.value_length", "qwen2.rope.dimension_count", "qwen2.vocab_size"}
+FOR_PEOPLE = ("general.name", "general.size_label", "general.tags", "general.languages", "general.license")
+FOR_PEOPLE += (
+    "general.finetune",
+    "general.basename",
+    "general.sampling",
+    "general.base_model",
+    "tokenizer.chat_template",
+)
+
+
+@pytest.fixture(scope="module")
+def converter() -> Path:
+    """Upstream's script, from a checkout or source package of the llama.cpp version that is installed."""
+    folder = os.environ.get("EDGEB_LLAMA_CPP")
+    if not folder:
+        pytest.skip("set EDGEB_LLAMA_CPP to a checkout of llama.cpp to compare with its convert_hf_to_gguf.py")
+    path = Path(folder) / "convert_hf_to_gguf.py"
+    assert path.is_file(), f"EDGEB_LLAMA_CPP has no {path.name}"
+    return path
+
+
+def make(name: str, shared: Path, folder: Path) -> Path:
+    """Two layers with random weights and a real tokenizer."""
+    import torch
+
+    from tests.unit.export import conftest
+
+    torch.manual_seed(0)
+    tokens = AutoTokenizer.from_pretrained(shared / "models" / f"{name}-tokenizer")
+    tokens.save_pretrained(folder)
+    if name == "llama3":
+        model: Any = conftest.llama(len(tokens), rope_parameters=LLAMA3_ROPE)
+        assert isinstance(model, LlamaForCausalLM)
+    else:
+        model = conftest.qwen2(len(tokens))
+        assert isinstance(model, Qwen2ForCausalLM)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "llama3", "stories260K"])
+def test_same_file(name: str, shared: Path, converter: Path, tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    source = shared / "models" / name if name == "stories260K" else make(name, shared, tmp_path / "model")
+    theirs, ours = tmp_path / "theirs.gguf", tmp_path / "ours.gguf"
+    command = [sys.executable, str(converter), str(source), "--outfile", str(theirs), "--outtype", "f16"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    write_gguf(source, ours)
+    expected, found = GGUFReader(theirs), GGUFReader(ours)
+    wanted = {t.name: t for t in expected.tensors}
+    assert {t.name for t in found.tensors} == set(wanted)
+    for tensor in found.tensors:
+        other = wanted[tensor.name]
+        assert (tensor.tensor_type, list(tensor.shape)) == (other.tensor_type, list(other.shape)), tensor.name
+        if tensor.name == "rope_freqs.weight":
+            np.testing.assert_allclose(tensor.data, other.data, rtol=1e-6)
+        else:
+            assert tensor.data.tobytes() == other.data.tobytes(), tensor.name
+    keys = {key for key in expected.fields if not key.startswith(("GGUF.", *FOR_PEOPLE))}
+    assert {k for k in found.fields if not k.startswith("GGUF.")} - keys <= ONLY_OURS
+    for key in sorted(keys & set(found.fields)):
+        a, b = expected.fields[key].contents(), found.fields[key].contents()
+        assert b == (pytest.approx(a, rel=1e-6) if isinstance(a, float) else a), key
+    assert {k for k in keys - set(found.fields) if k.startswith("tokenizer.")} <= {"tokenizer.ggml.add_space_prefix"}
