@@ -95,7 +95,7 @@ def export_command(
     if format not in ("gguf", "onnx"):
         raise EdgebError(f"unknown format '{format}'", nearest(format, ["gguf", "onnx"]))
     modes = {"prune": prune, "extra_tokens": extra_tokens, "habits": _mode(habits), "calibrate": _mode(calibrate)}
-    given = {name: value for name, value in modes.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in modes.items() if value is not None}
     builder = {
         "execution_provider": execution_provider,
         "block_size": block_size,

@@ -74,7 +74,7 @@ def test_export(source: ExportSource, tmp_path: Path, options: OnnxOptions, capf
     assert manifest == read_manifest(out)
     assert manifest.candidates == CANDIDATES
     assert (manifest.layout, manifest.bos_id, manifest.eos_id) == (source.layout, None, 0)
-    assert (manifest.architecture, manifest.context_length) == ("qwen2", 256)
+    assert (manifest.architecture, manifest.context_length) == ("qwen2", 512)
     assert manifest.quantization == report["quantization"] == options.name
     assert (manifest.training, manifest.evaluation) == (source.training, source.evaluation)
     for file in out.iterdir():
