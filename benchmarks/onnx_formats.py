@@ -24,9 +24,10 @@ from edge_behavior.data.windows import natural_windows
 from edge_behavior.evaluation import Targets
 from edge_behavior.export.onnx_builder import OnnxOptions
 from edge_behavior.export.onnx_pipeline import export_onnx
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.pipeline import export_bundle
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.run_source import run_source
+from edge_behavior.export.source import ExportSource
 from edge_behavior.runtime.evaluate_bundle import bundle_log_probs
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.scoring import Floats, log_softmax

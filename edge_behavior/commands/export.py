@@ -137,11 +137,8 @@ def export_command(
     note = _pruning_note(report["pruning"])
     if note:
         typer.echo(f"edgeb: {note}", err=True)
-    for key, wanted, what in (
-        ("habits", chosen.habits, "habits are"),
-        ("calibration", chosen.calibrate, "calibration is"),
-    ):
-        if wanted == "auto" and not report[key]["fitted"]:
+    for key, what in (("habits", "habits are"), ("calibration", "calibration is")):
+        if report[key]["mode"] == "auto" and not report[key]["fitted"]:
             typer.echo(f"edgeb: {what} not fitted: {report[key]['reason']}", err=True)
     if report["parity"]["exceeded"]:
         typer.echo(f"edgeb: beyond the limits: {'; '.join(report['parity']['exceeded'])}", err=True)

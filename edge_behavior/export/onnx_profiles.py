@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-import edge_behavior
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.onnx_builder import OnnxOptions
+from edge_behavior.export.profiles import profile_folders
 
 _KINDS: dict[str, type] = {
     "quant": str,
@@ -32,7 +32,10 @@ _KINDS: dict[str, type] = {
 def onnx_profile_names() -> list[str]:
     """Names of the shipped profiles for ONNX."""
     return sorted(
-        file.stem for folder in _folders() for file in folder.glob("*.yaml") if _read(file).get("format") == "onnx"
+        file.stem
+        for folder in profile_folders()
+        for file in folder.glob("*.yaml")
+        if _read(file).get("format") == "onnx"
     )
 
 
@@ -73,16 +76,10 @@ def load_onnx_profile(name: str) -> OnnxOptions:
         raise EdgebError(f"{path}: {error.message}", error.hint) from None
 
 
-def _folders() -> list[Path]:
-    """Where shipped profiles are: in the wheel, or beside the package in a checkout."""
-    package = Path(edge_behavior.__file__).parent
-    return [f for f in (package / "_configs" / "export", package.parent / "export" / "configs") if f.is_dir()]
-
-
 def _find(name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    for folder in _folders():
+    for folder in profile_folders():
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     raise EdgebError(f"unknown profile '{name}'", f"{nearest(name, onnx_profile_names())}; a file's name ends in .yaml")

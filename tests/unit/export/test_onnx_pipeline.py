@@ -25,9 +25,9 @@ from edge_behavior.export.onnx_builder import OnnxOptions
 from edge_behavior.export.onnx_pipeline import export_onnx
 from edge_behavior.export.onnx_profiles import load_onnx_profile
 from edge_behavior.export.parity import ParityError
-from edge_behavior.export.pipeline import ExportSource
 from edge_behavior.export.prune import plan_pruning, write_pruned
 from edge_behavior.export.prune_words import domain_texts
+from edge_behavior.export.source import ExportSource
 from edge_behavior.hf_tokens import special_ids
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime.onnx_backend import OnnxBackend, OnnxRunOptions

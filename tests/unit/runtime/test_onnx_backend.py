@@ -26,7 +26,8 @@ from edge_behavior.candidates import CandidateSet
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.onnx_builder import OnnxOptions
 from edge_behavior.export.onnx_pipeline import export_onnx
-from edge_behavior.export.pipeline import ExportSource, prompt_segments
+from edge_behavior.export.pipeline import prompt_segments
+from edge_behavior.export.source import ExportSource
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime import onnx_backend
 from edge_behavior.runtime.genai import load_genai
