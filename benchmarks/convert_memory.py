@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig
 
+from edge_behavior.bench.timing import peak_rss_bytes
 from edge_behavior.export.gguf_writer import write_gguf
 
 RESULTS = Path(__file__).parent / "results"
@@ -105,12 +105,10 @@ def write_checkpoint(folder: Path, layers: int) -> int:
 
 def convert(folder: Path, out: Path) -> dict[str, Any]:
     """Convert in this process; seconds and peak resident memory in bytes."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     started = time.perf_counter()
     write_gguf(folder, out)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": round(seconds, 1), "peak_rss_bytes": peak, "rss_before_bytes": before}
+    return {"seconds": round(seconds, 1), "peak_rss_bytes": peak_rss_bytes()}
 
 
 def main() -> None:

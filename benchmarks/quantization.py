@@ -1,10 +1,10 @@
 """What every weight format costs: predictions changed, accuracy lost, bytes, with and without an importance matrix.
 
-    python benchmarks/quantization.py --run RUN [--run RUN …] [--model FOLDER …] --work FOLDER
+    python benchmarks/quantization.py [--run NAME=RUN …] [--model NAME=FOLDER …] --work FOLDER
 
 A RUN is measured on validation users of its dataset, a MODEL (a Hugging Face folder without candidates of its own) on
 made-up questions about twelve of the simulator's behaviors. Everything is compared with the PyTorch model before
-merging, by the exporter's own parity gate. Writes quantization.json and .md under results/.
+merging, by the exporter's own parity gate. Adds to what quantization.json holds under results/ and writes the .md anew.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def measure(source: ExportSource, work: Path, windows: int, per_behavior: int) -
 def page(document: dict[str, Any]) -> str:
     lines = [
         "# What every weight format costs",
-        f"`{document['command']}`, {document['measured']}. Flips: windows with another first candidate. KL in nats. "
+        "`python benchmarks/quantization.py --run NAME=RUN --model NAME=FOLDER --work FOLDER`. Flips: windows with "
+        "another first candidate. KL in nats. "
         "Accuracy on windows as they occur, head, medium and tail as mean recall on balanced ones; loss in points "
         "against the PyTorch model before merging.",
     ]
@@ -90,33 +91,32 @@ def _numbers(row: dict[str, Any], reference: dict[str, float | None]) -> str:
     return " | ".join(cells)
 
 
+def _pairs(texts: list[str]) -> list[tuple[str, str]]:
+    """(name, path) of every NAME=PATH."""
+    return [(name, path) for name, _, path in (text.partition("=") for text in texts)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, action="append", default=[])
-    parser.add_argument("--model", type=Path, action="append", default=[])
+    parser.add_argument("--run", action="append", default=[], metavar="NAME=RUN")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--windows", type=int, default=400)
     parser.add_argument("--per-behavior", type=int, default=10)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    document: dict[str, Any] = {
-        "command": "python benchmarks/quantization.py"
-        + " --run RUN" * len(args.run)
-        + " --model FOLDER" * len(args.model)
-        + " --work FOLDER"
-        + f" --windows {args.windows} --per-behavior {args.per_behavior}",
-        "measured": time.strftime("%Y-%m-%d"),
-        "models": {},
-    }
-    sources = {path.resolve().name: run_source(path) for path in args.run}
-    for path in args.model:
+    results = args.out / "quantization.json"
+    document = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {"models": {}}
+    sources = {name: run_source(Path(path)) for name, path in _pairs(args.run)}
+    for name, path in _pairs(args.model):
         # Such a model has a short context and a small vocabulary: few labels, few words, a short history.
         layout = PromptLayout("stream", list_candidates=False, history_length=5, task="Next", role="Diary")
-        sources[path.resolve().name] = ExportSource(path, None, CandidateSet.of(LABELS[:12]), layout)
+        sources[name] = ExportSource(path, None, CandidateSet.of(LABELS[:12]), layout)
     for name, source in sources.items():
-        document["models"][name] = measure(source, args.work, args.windows, args.per_behavior)
-        (args.out / "quantization.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        found = measure(source, args.work, args.windows, args.per_behavior)
+        document["models"][name] = {"measured": time.strftime("%Y-%m-%d"), **found}
+        results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         (args.out / "quantization.md").write_text(page(document), encoding="utf-8")
     print(page(document))
 

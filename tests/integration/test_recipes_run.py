@@ -77,7 +77,12 @@ def run_the_path(recipe: str, backbone: Path, tmp_path: Path) -> None:
     edgeb("data", "synth", "--users", 30, "--days", 10, "--seed", 1, "--out", tmp_path / "data", home=home)
     settings = [word for s in (*STEPS, f"backbone.path={backbone}") for word in ("--set", s)]
     edgeb("train", "--recipe", recipe, "--out", tmp_path / "run", *settings, home=home)
-    edgeb("export", tmp_path / "run", "--quant", "q4_0", "--out", tmp_path / "m.gguf", home=home)
+    # Two random layers are no oracle of what 4 bits cost: the gate's steps on a few windows suffice.
+    (tmp_path / "few.yaml").write_text(
+        "quant: q4_0\nimportance: {prompts: 2}\nparity: {windows: 4, per_behavior: 0, enforce: false}\n"
+        "recover: {mode: 'off'}\n"
+    )
+    edgeb("export", tmp_path / "run", "--profile", tmp_path / "few.yaml", "--out", tmp_path / "m.gguf", home=home)
     history = tmp_path / "h.csv"
     history.write_text("timestamp,place,behavior\n2024-03-18T08:10,home,Short Video\n")
     document = json.loads(
