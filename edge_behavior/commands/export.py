@@ -269,10 +269,8 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
     for key, value in manifest.items():
         if key == "candidates":
             text = f"{len(value['labels'])}: " + ", ".join(value["labels"])
-        elif key == "parity":
-            if value is not None:
-                show_parity(value, sys.stdout)
-            continue
+        elif key == "parity" and value is not None:
+            text = f"measured on {value['windows']} windows, see below"
         elif key == "evaluation":
             text = ", ".join(f"{name}" for name in value) or "–"
         elif key == "calibration" and value is not None:
@@ -283,3 +281,5 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
             text = str(value)
         table.add_row(key.replace("_", " "), escape(text))
     Console().print(table)
+    if manifest["parity"] is not None:
+        show_parity(manifest["parity"], sys.stdout)
