@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from edge_behavior.candidates import ANCHOR_THRESHOLD
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.prompts import ROLE, TASK, PromptLayout
+from edge_behavior.settings import Section, config_folders, field_names, find_config, read_mapping
 
 
-class _Section(BaseModel):
-    # Validated defaults make 8 an 8.0 in a float field, so that a saved recipe reads back to the same text.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
-
-class BackboneConfig(_Section):
+class BackboneConfig(Section):
     """The model that is tuned."""
 
     path: str | None = Field(None, description="Hub name or local folder; null builds the stand-in below")
@@ -40,7 +36,7 @@ class BackboneConfig(_Section):
     pretrain_block: int = Field(384, ge=32, description="Stand-in: tokens per sequence")
 
 
-class LayoutConfig(_Section):
+class LayoutConfig(Section):
     """How events become prompts."""
 
     name: Literal["stream", "prefix", "instruct"] = Field("stream", description="See docs/layouts.md")
@@ -54,7 +50,7 @@ class LayoutConfig(_Section):
         return PromptLayout(**self.model_dump())
 
 
-class LoraSettings(_Section):
+class LoraSettings(Section):
     """The adapter; the paper names no rank."""
 
     rank: int = Field(8, ge=1)
@@ -63,7 +59,7 @@ class LoraSettings(_Section):
     target_modules: str = Field("all-linear", description="As PEFT takes it")
 
 
-class StageConfig(_Section):
+class StageConfig(Section):
     """What both stages share: schedule, batch and stopping."""
 
     learning_rate: float = Field(1e-4, gt=0, description="Peak of the cosine schedule")
@@ -106,7 +102,7 @@ class BTuning(StageConfig):
     learning_rate: float = Field(5e-5, gt=0)
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """What the run measures on test users."""
 
     per_user: int = Field(20, ge=0, description="Natural protocol: windows per user; 0: all")
@@ -115,7 +111,7 @@ class EvaluationConfig(_Section):
     validation_targets: int = Field(2_000, ge=10, description="Validation targets for early stopping")
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole training recipe."""
 
     name: str = "default"
@@ -128,15 +124,10 @@ class Recipe(_Section):
     b_tuning: BTuning = BTuning()
     evaluation: EvaluationConfig = EvaluationConfig()
 
-    def to_yaml(self) -> str:
-        """The resolved recipe as YAML that `load_recipe` reads back to an equal recipe."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
-
 
 def recipe_folders() -> list[Path]:
     """Where named recipes are looked up: inside the wheel, else the checkout."""
-    package = Path(__file__).resolve().parent
-    return [f for f in (package / "_configs" / "train", package.parent / "train" / "configs") if f.is_dir()]
+    return config_folders("train")
 
 
 def recipe_names() -> list[str]:
@@ -150,15 +141,7 @@ def find_recipe(name_or_file: str) -> Path:
     Raises:
         EdgebError: no such recipe; the hint names the nearest.
     """
-    path = Path(name_or_file)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise EdgebError(f"no recipe file {path}", f"shipped recipes: {', '.join(recipe_names())}")
-        return path
-    for folder in recipe_folders():
-        if (folder / f"{name_or_file}.yaml").is_file():
-            return folder / f"{name_or_file}.yaml"
-    raise EdgebError(f"no recipe named '{name_or_file}'", nearest(name_or_file, recipe_names()))
+    return find_config("train", name_or_file, "recipe", "recipe", recipe_names())
 
 
 def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -168,14 +151,7 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
         EdgebError: unreadable YAML, an unknown key (with the nearest valid one) or a value of the wrong type.
     """
     path = find_recipe(name_or_file)
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = f"{path}:{line + 1}" if line is not None else str(path)
-        raise EdgebError(f"{where}: not valid YAML", "check the indentation and the colons") from None
-    if not isinstance(fields, dict):
-        raise EdgebError(f"{path}: a recipe is a mapping of sections", "start from a shipped recipe")
+    fields = read_mapping(path, "a recipe is a mapping of sections", "start from a shipped recipe")
     fields.setdefault("name", path.stem)
     for override in overrides:
         _override(fields, override)
@@ -225,19 +201,8 @@ def _override(fields: dict[str, Any], text: str) -> None:
         raise EdgebError(f"--set {text}: '{value}' is not a YAML value", "quote it") from None
 
 
-def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    found = []
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found += _keys(kind, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
-    return found
-
-
 def _nearest_key(key: str) -> str:
-    known = _keys(Recipe)
+    known = field_names(Recipe)
     section, _, leaf = key.rpartition(".")
     same_name = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
     if same_name:

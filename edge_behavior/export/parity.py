@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.bundle import Manifest
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.candidates import GROUPS, CandidateSet
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import GateError
 from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent
@@ -35,7 +35,6 @@ WINDOWS, PER_BEHAVIOR = (200, 60), (5, 1)
 _MADE_UP = 60
 # Below so much probability in the reference, a candidate's log-probability decides nothing.
 _COUNTED = 1e-3
-_GROUPS = ("head", "medium", "tail")
 _CHUNK = 16
 
 Ints = NDArray[np.int64]
@@ -165,12 +164,10 @@ def score_bundle(path: Path, manifest: Manifest, samples: Samples, advance: Call
         path: It need not carry a manifest yet.
         manifest: With the start and end ids of its vocabulary.
     """
-    from edge_behavior.bundle import bundle_bytes
     from edge_behavior.runtime.engine import Engine
-    from edge_behavior.runtime.predictor import SMALL_BUNDLE, context_needed, open_backend
+    from edge_behavior.runtime.predictor import context_needed, open_backend
 
-    threads = 1 if bundle_bytes(path) < SMALL_BUNDLE else None
-    engine = Engine(manifest, open_backend(path, context_needed(manifest), threads, exact=False))
+    engine = Engine(manifest, open_backend(path, context_needed(manifest)))
     try:
         prompts = samples.prompts(engine.encoder)
         scores = np.empty((len(prompts), len(samples.labels)))
@@ -202,7 +199,7 @@ def difference(reference: Floats, found: Floats) -> dict[str, float]:
 
 def accuracies(scores: Floats, samples: Samples) -> dict[str, float | None]:
     """`accuracy` on natural windows, mean recall of `head`, `medium`, `tail` on balanced ones; None without one."""
-    found: dict[str, float | None] = dict.fromkeys(("accuracy", *_GROUPS))
+    found: dict[str, float | None] = dict.fromkeys(("accuracy", *GROUPS))
     if samples.truth is None:
         return found
     hits = scores.argmax(1) == samples.truth
@@ -212,7 +209,7 @@ def accuracies(scores: Floats, samples: Samples) -> dict[str, float | None]:
         rows = samples.balanced
         outcome = Outcome(scores[rows], samples.truth[rows], samples.users[rows])
         metrics = behavior_metrics(outcome, samples.labels, samples.groups, resamples=0)
-        found.update({group: metrics[group] for group in _GROUPS})
+        found.update({group: metrics[group] for group in GROUPS})
     return found
 
 

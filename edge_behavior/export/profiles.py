@@ -10,25 +10,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.prune import EXTRA_TOKENS
+from edge_behavior.settings import Section, config_folders, field_names, find_config, read_mapping
 
 DEFAULT_PROFILE = "default"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
-
-class ImportanceSettings(_Section):
+class ImportanceSettings(Section):
     """What the quantizer is told about which weights matter."""
 
     prompts: int = Field(64, ge=0, description="Prompts of training users that are evaluated for it; 0: none")
 
 
-class ParitySettings(_Section):
+class ParitySettings(Section):
     """How much the finished bundle may differ from the PyTorch model before merging."""
 
     windows: int | None = Field(None, ge=1, description="Validation windows as they occur; null: by the model's size")
@@ -40,7 +37,7 @@ class ParitySettings(_Section):
     max_tail_loss: float = Field(0.02, ge=0, le=1, description="Of the tail's mean recall, on balanced windows")
 
 
-class RecoverySettings(_Section):
+class RecoverySettings(Section):
     """What is done when quantization hurts the tail."""
 
     mode: Literal["auto", "off"] = Field("auto", description="auto: keep sensitive tensors at 8 bits if that helps")
@@ -48,7 +45,7 @@ class RecoverySettings(_Section):
     growth: float = Field(0.25, ge=0, description="Share by which the file may grow")
 
 
-class ExportProfile(_Section):
+class ExportProfile(Section):
     """Everything an export may be told besides what to export."""
 
     quant: str = Field("q4", description="q4, q4_0, q5, q8, f16, f32, or auto: the smallest within the limits")
@@ -60,15 +57,10 @@ class ExportProfile(_Section):
     parity: ParitySettings = ParitySettings()
     recover: RecoverySettings = RecoverySettings()
 
-    def to_yaml(self) -> str:
-        """The resolved profile as YAML that `load_profile` reads back to an equal profile."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
-
 
 def profile_folders() -> list[Path]:
     """Where named profiles are looked up: inside the wheel, else the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    return [f for f in (package / "_configs" / "export", package.parent / "export" / "configs") if f.is_dir()]
+    return config_folders("export")
 
 
 def profile_names() -> list[str]:
@@ -88,15 +80,8 @@ def load_profile(name_or_file: str = DEFAULT_PROFILE, flags: Mapping[str, Any] |
         EdgebError: no such profile, unreadable YAML, an unknown field (with the nearest valid one) or a value of the
             wrong type.
     """
-    path = _find(name_or_file)
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = f"{path}:{line + 1}" if line is not None else str(path)
-        raise EdgebError(f"{where}: not valid YAML", "check the indentation and the colons") from None
-    if not isinstance(fields, dict):
-        raise EdgebError(f"{path}: a profile is a mapping of fields", "start from a shipped profile")
+    path = find_config("export", name_or_file, "export profile", "profile", profile_names())
+    fields = read_mapping(path, "a profile is a mapping of fields", "start from a shipped profile")
     if fields.pop("format", "gguf") != "gguf":
         raise EdgebError(f"{path} is a profile for another format", "add --format onnx")
     for key, value in (flags or {}).items():
@@ -113,30 +98,9 @@ def load_profile(name_or_file: str = DEFAULT_PROFILE, flags: Mapping[str, Any] |
         first = error.errors(include_url=False, include_context=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise EdgebError(f"{path}: unknown profile field '{name}'", nearest(name, _fields(ExportProfile))) from None
+            raise EdgebError(
+                f"{path}: unknown profile field '{name}'", nearest(name, field_names(ExportProfile))
+            ) from None
         raise EdgebError(
             f"{path}: {name} = {first['input']!r}: {first['msg'].lower()}", "see the comments in export/configs"
         ) from None
-
-
-def _find(name_or_file: str) -> Path:
-    path = Path(name_or_file)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise EdgebError(f"no profile file {path}", f"shipped profiles: {', '.join(profile_names())}")
-        return path
-    for folder in profile_folders():
-        if (folder / f"{name_or_file}.yaml").is_file():
-            return folder / f"{name_or_file}.yaml"
-    raise EdgebError(f"no export profile named '{name_or_file}'", nearest(name_or_file, profile_names()))
-
-
-def _fields(model: type[BaseModel], prefix: str = "") -> list[str]:
-    found = []
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found += _fields(kind, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
-    return found

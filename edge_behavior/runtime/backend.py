@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.errors import EdgebError
 from edge_behavior.trie import LabelTrie
 
 Row = NDArray[np.float32]
@@ -83,3 +84,22 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free native memory; the backend cannot be used afterwards."""
+
+
+def reusable(held: Sequence[int], ids: Sequence[int], capacity: int) -> int:
+    """How many tokens of a prompt are held already; fewer than all, since the last one's logits are asked for.
+
+    Raises:
+        EdgebError: the prompt is empty or does not fit.
+    """
+    if not ids or len(ids) > capacity:
+        raise EdgebError(
+            f"the prompt has {len(ids)} tokens, the context holds 1 to {capacity}",
+            "shorten the place names or the history",
+        )
+    common = 0
+    for known, wanted in zip(held, ids[:-1], strict=False):
+        if known != wanted:
+            break
+        common += 1
+    return common

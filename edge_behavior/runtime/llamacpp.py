@@ -19,7 +19,7 @@ import llama_cpp
 import numpy as np
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.backend import Row
+from edge_behavior.runtime.backend import Row, reusable
 from edge_behavior.runtime.llama_log import captured_log
 from edge_behavior.runtime.llama_tokens import tokenize
 from edge_behavior.trie import LabelTrie
@@ -117,19 +117,8 @@ class LlamaBackend:
 
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
         """Hold `ids`, in one decode with the nodes hinted at; see `Backend`."""
-        size = self._options.n_ctx
-        if not ids or len(ids) > size:
-            raise EdgebError(
-                f"the prompt has {len(ids)} tokens, the context holds 1 to {size}",
-                "shorten the place names or the history",
-            )
+        common = reusable(self._held, ids, self._options.n_ctx)
         self._release()
-        common = 0
-        # The last id is always evaluated: its logits are what is asked for.
-        for held, wanted in zip(self._held, ids[:-1], strict=False):
-            if held != wanted:
-                break
-            common += 1
         llama_cpp.llama_memory_seq_rm(self._memory, 0, common, -1)
         self._held = self._held[:common]
         new = list(ids[common:])

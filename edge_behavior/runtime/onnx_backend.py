@@ -20,7 +20,7 @@ import numpy as np
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf_tokens import file_encoder
-from edge_behavior.runtime.backend import Row
+from edge_behavior.runtime.backend import Row, reusable
 from edge_behavior.runtime.genai import load_genai
 from edge_behavior.trie import LabelTrie
 
@@ -110,17 +110,7 @@ class OnnxBackend:
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
         """Hold `ids`, the way to the first node hinted at in the same pass; see `Backend`."""
         size = self._options.n_ctx
-        if not ids or len(ids) > size:
-            raise EdgebError(
-                f"the prompt has {len(ids)} tokens, the context holds 1 to {size}",
-                "shorten the place names or the history",
-            )
-        common = 0
-        # The last id is always evaluated: its logits are what is asked for.
-        for held, wanted in zip(self._held, ids[:-1], strict=False):
-            if held != wanted:
-                break
-            common += 1
+        common = reusable(self._held, ids, size)
         new = list(ids[common:])
         self._rows, self._path, self._trie = {}, [], trie
         self._held = self._held[:common]

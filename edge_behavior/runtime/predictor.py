@@ -60,8 +60,6 @@ class Predictor:
             EdgebError: not a bundle, damaged, of a newer version, or not loadable.
         """
         manifest = verify_bundle(bundle) if verify else read_manifest(bundle)
-        if threads is None and bundle_bytes(bundle) < SMALL_BUNDLE:
-            threads = 1
         backend = open_backend(bundle, context_needed(manifest), threads, exact_math)
         try:
             predictor = cls(manifest, backend)
@@ -176,8 +174,10 @@ class Predictor:
             )
 
 
-def open_backend(bundle: Path, n_ctx: int, threads: int | None, exact: bool) -> Backend:
-    """The engine of a bundle; only the one that is needed is imported."""
+def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bool = False) -> Backend:
+    """The engine of a bundle, arguments as `Predictor.load` takes them; only the one that is needed is imported."""
+    if threads is None and bundle_bytes(bundle) < SMALL_BUNDLE:
+        threads = 1
     if bundle.is_dir():
         from edge_behavior.runtime.onnx_backend import OnnxBackend, OnnxRunOptions
 

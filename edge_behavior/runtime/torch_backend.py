@@ -25,7 +25,7 @@ from edge_behavior.candidates import CandidateSet
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf_tokens import plain_encoder, special_ids
 from edge_behavior.prompts import PromptLayout
-from edge_behavior.runtime.backend import Row
+from edge_behavior.runtime.backend import Row, reusable
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.trie import LabelTrie
 
@@ -92,17 +92,7 @@ class TorchBackend:
 
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
         """Hold `ids`; see `Backend`. The hint is not taken: nodes are evaluated when `branch` asks for them."""
-        if not ids or len(ids) > self._capacity:
-            raise EdgebError(
-                f"the prompt has {len(ids)} tokens, the context holds 1 to {self._capacity}",
-                "shorten the place names or the history",
-            )
-        common = 0
-        # The last id is always evaluated: its logits are what is asked for.
-        for held, wanted in zip(self._held, ids[:-1], strict=False):
-            if held != wanted:
-                break
-            common += 1
+        common = reusable(self._held, ids, self._capacity)
         self._release()
         self._keep(common)
         new = list(ids[common:])
