@@ -1,0 +1,444 @@
+"""What a loss at every event buys over one label per prompt: the same log, backbone, adapter and seeds.
+
+    edgeb data synth --users 2000 --days 28 --seed 1 --out DATA
+    python benchmarks/stream_training.py --data DATA --recipe tiny --work FOLDER \
+        --out benchmarks/results/stream_training-synth
+
+Both sides see the same text: a row of the `stream` layout. `dense` rows are the recipe's own random stretches with a
+loss at every anchor behavior from the second event on. `last` rows are whole windows, as a prediction sees them: the
+history and the next event, with a loss on that one's label only. `last` runs with as many optimizer steps and
+sequences as `dense` had, and with as many tokens where that is something else. As many supervised targets would take
+`last` some twenty times as long, so that pair is run on fewer targets: `dense, short` and `last, equal targets`. The
+stand-in backbone is pretrained once per seed and kept in FOLDER.
+Every run is evaluated four times on the same validation windows and keeps its best weights. Nothing is run twice at
+the same time; seconds are of the whole training call on one thread, validation included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import set_seed
+
+from edge_behavior.candidates import GROUPS
+from edge_behavior.data.dataset import Dataset, EventTable
+from edge_behavior.data.windows import eligible, natural_windows
+from edge_behavior.encoding import PromptEncoder
+from edge_behavior.evaluation import Protocol, WindowChoice, protocols
+from edge_behavior.hf_tokens import encoder_for
+from edge_behavior.metrics import Outcome, behavior_metrics
+from edge_behavior.recipes import Recipe, load_recipe
+from edge_behavior.train.backbone import load_model, load_tokenizer
+from edge_behavior.train.samples import IGNORED, Row, stream_rows, supervised_targets, target_mask
+from edge_behavior.train.scoring_pass import score_windows
+from edge_behavior.train.sft import as_dataset, train_sft
+from edge_behavior.train.standin import build_standin
+
+EVALUATIONS = 4
+RESAMPLES = 2000
+# Two `last` arms whose sequences differ by less than this are one.
+SAME = 0.05
+# Read as: the first minus the second.
+PAIRS = (
+    ("dense", "untuned"),
+    ("dense", "last, equal steps"),
+    ("dense", "last, equal tokens"),
+    ("dense, short", "last, equal targets"),
+    ("dense", "last, equal targets"),
+)
+# Log-probabilities [n, B] by arm and protocol.
+Scores = dict[str, dict[str, NDArray[np.float64]]]
+MEASURES = ("accuracy", "overall", *GROUPS)
+
+
+def dense_rows(table: EventTable, encoder: PromptEncoder, recipe: Recipe) -> list[Row]:
+    """The recipe's own rows, all epochs, cut to whole batches."""
+    stage = recipe.a_tuning
+    mask = target_mask(stage, table)
+    rows = [
+        row
+        for epoch in range(int(np.ceil(stage.epochs)))
+        for row in stream_rows(table, encoder, stage, mask, stage.max_targets, recipe.seed + 1000 * epoch)
+    ]
+    return rows[: len(rows) // stage.batch_size * stage.batch_size]
+
+
+def last_rows(table: EventTable, encoder: PromptEncoder, recipe: Recipe, count: int, seed: int) -> list[Row]:
+    """`count` whole windows of random anchor events as stream rows, the loss on the last label only.
+
+    Windows repeat only once all have been used.
+    """
+    length = encoder.layout.history_length
+    windows = eligible(table, length)
+    windows = windows[target_mask(recipe.a_tuning, table)[table.behavior[windows]]]
+    rng = np.random.default_rng(seed)
+    rounds = [rng.permutation(windows) for _ in range(-(-count // len(windows)))]
+    rows = []
+    for target in np.concatenate(rounds)[:count]:
+        stretch = encoder.stretch([table.event(i) for i in range(target - length, target + 1)])
+        start, stop = stretch.targets[-1]
+        labels = [IGNORED] * len(stretch.ids)
+        labels[start:stop] = stretch.ids[start:stop]
+        rows.append({"input_ids": stretch.ids, "labels": labels})
+    return rows
+
+
+def past_events(rows: list[Row], encoder: PromptEncoder) -> NDArray[np.int64]:
+    """How many events stand before each supervised one in its row. The terminator ends every event and nothing else."""
+    end = encoder.terminator_ids[-1]
+    static, found = len(encoder.static_ids), []
+    for row in rows:
+        ends = np.flatnonzero(np.array(row["input_ids"][static:]) == end) + static
+        carries = np.array(row["labels"])[ends] != IGNORED
+        found.append(np.flatnonzero(carries))
+    return np.concatenate(found)
+
+
+def first_targets(rows: list[Row], encoder: PromptEncoder, targets: int, batch_size: int) -> list[Row]:
+    """The first rows, in whole batches, that carry `targets` supervised events."""
+    carried = np.cumsum([supervised_targets([row], encoder) for row in rows])
+    batches = -(-(int(np.searchsorted(carried, targets)) + 1) // batch_size)
+    return rows[: batches * batch_size]
+
+
+def tokens_of(rows: list[Row]) -> int:
+    return sum(len(row["input_ids"]) for row in rows)
+
+
+class Arms:
+    """One seed: its backbone, rows, training runs and scores."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, work: Path, choice: WindowChoice) -> None:
+        self.dataset, self.recipe, self.work = dataset, recipe, work
+        self.train, self.validation, self.test = (dataset.events(s) for s in ("train", "validation", "test"))
+        self.backbone = work / f"backbone-{dataset.fingerprint[:8]}-{recipe.name}-{recipe.seed}"
+        if not self.backbone.exists():
+            building = work / "building"
+            shutil.rmtree(building, ignore_errors=True)
+            build_standin(recipe, dataset.candidates, self.train.places, building, work / "logs")
+            building.rename(self.backbone)
+        self.tokenizer = load_tokenizer(str(self.backbone))
+        self.encoder = encoder_for(self.tokenizer, recipe.layout.layout(), dataset.candidates)
+        # The windows are those of every seed.
+        self.protocols = protocols("both", self.test, recipe.layout.history_length, choice)
+        self.held_out = self._validation_rows()
+
+    def _validation_rows(self) -> list[Row]:
+        length = self.encoder.layout.history_length
+        targets = natural_windows(self.validation, length, limit=self.recipe.evaluation.validation_targets)
+        mask = target_mask(self.recipe.a_tuning, self.train)
+        rows = []
+        for target in targets[mask[self.validation.behavior[targets]]]:
+            stretch = self.encoder.stretch([self.validation.event(i) for i in range(target - length, target + 1)])
+            start = stretch.targets[-1][0]
+            rows.append({"input_ids": stretch.ids, "labels": [IGNORED] * start + stretch.ids[start:]})
+        return rows
+
+    def score(self, model: Any) -> dict[str, NDArray[np.float64]]:
+        """[n, B] log-probabilities per protocol."""
+        union = np.unique(np.concatenate([p.targets for p in self.protocols]))
+        scores = score_windows(model, self.encoder, self.test, union, "test").log_probs
+        return {p.name: scores[np.searchsorted(union, p.targets)] for p in self.protocols}
+
+    def run(self, name: str, rows: list[Row]) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+        """Train one arm; what it took, and its scores."""
+        recipe = self.recipe
+        steps = len(rows) // recipe.a_tuning.batch_size
+        stage = recipe.a_tuning.model_copy(update={"patience": EVALUATIONS + 1, "evals_per_epoch": 1.0})
+        folder = self.work / "arm"
+        shutil.rmtree(folder, ignore_errors=True)
+        set_seed(recipe.seed)
+        model = load_model(str(self.backbone), recipe.backbone)
+        data, held_out = as_dataset([rows]), as_dataset([self.held_out])
+        began, cpu = time.perf_counter(), time.process_time()
+        result = train_sft(
+            model, self.tokenizer, data, held_out, recipe, stage, max(1, steps // EVALUATIONS), steps, folder, name
+        )
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+        targets, tokens, past = supervised_targets(rows, self.encoder), tokens_of(rows), past_events(rows, self.encoder)
+        if len(past) != targets:
+            raise SystemExit(f"{name}: {len(past)} events carry a loss, {targets} labels do")
+        took = {
+            "optimizer_steps": result["steps"],
+            "sequences": len(rows),
+            "targets": targets,
+            "tokens": tokens,
+            "tokens_per_target": tokens / targets,
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "best_step": result["best_step"],
+            "validation_loss": result["best_validation_loss"],
+            "past_events": np.bincount(past).tolist(),
+        }
+        return took, self.score(model)
+
+
+def arms_of_seed(arms: Arms, short_targets: int) -> tuple[dict[str, dict[str, Any]], Scores]:
+    recipe, batch = arms.recipe, arms.recipe.a_tuning.batch_size
+    dense = dense_rows(arms.train, arms.encoder, recipe)
+    short = first_targets(dense, arms.encoder, short_targets, batch)
+    targets = supervised_targets(short, arms.encoder)
+    per_row = tokens_of(last_rows(arms.train, arms.encoder, recipe, 400, recipe.seed)) / 400
+    same_tokens = round(tokens_of(dense) / per_row / batch) * batch
+
+    def last(count: int) -> Callable[[], list[Row]]:
+        return lambda: last_rows(arms.train, arms.encoder, recipe, count, recipe.seed)
+
+    plan: dict[str, Callable[[], list[Row]]] = {
+        "dense": lambda: dense,
+        "last, equal steps": last(len(dense)),
+        "last, equal tokens": last(same_tokens),
+        "dense, short": lambda: short,
+        "last, equal targets": last(targets // batch * batch),
+    }
+    if abs(same_tokens - len(dense)) / len(dense) < SAME:
+        del plan["last, equal tokens"]
+    took: dict[str, dict[str, Any]] = {}
+    scores = {"untuned": arms.score(load_model(str(arms.backbone), recipe.backbone))}
+    for name, rows in plan.items():
+        print(f"seed {recipe.seed}: {name}", flush=True)
+        took[name], scores[name] = arms.run(name, rows())
+        print(json.dumps({k: v for k, v in took[name].items() if k != "past_events"}), flush=True)
+    return took, scores
+
+
+def drawn(outcome: Outcome, groups: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
+    """Each measure as [RESAMPLES] draws over users; two calls with the same users draw the same users."""
+    size = len(groups)
+    names, user = np.unique(outcome.users, return_inverse=True)
+    flat = user * size + outcome.truth
+    weights = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
+    support = weights @ np.bincount(flat, minlength=len(names) * size).reshape(len(names), size)
+    right = outcome.predicted == outcome.truth
+    hits = weights @ np.bincount(flat[right], minlength=len(names) * size).reshape(len(names), size)
+    recall = np.where(support > 0, hits / np.maximum(support, 1), np.nan)
+    found = {"accuracy": hits.sum(1) / support.sum(1), "overall": np.nanmean(recall, 1)}
+    for group in GROUPS:
+        part = recall[:, np.array(groups) == group]
+        measured = (~np.isnan(part)).any(1)
+        means = np.full(RESAMPLES, np.nan)
+        means[measured] = np.nanmean(part[measured], 1)
+        found[group] = means
+    return found
+
+
+def compared(arms: Arms, scores: list[Scores]) -> dict[str, Any]:
+    """Metrics per protocol and arm, seeds pooled, and each arm's paired difference to `dense`."""
+    groups = arms.dataset.candidates.groups(anchor=arms.recipe.a_tuning.anchor_threshold)
+    labels = arms.dataset.candidates.labels
+    found: dict[str, Any] = {}
+    for p in arms.protocols:
+        outcome = partial(_outcome, arms.test, p)
+        names = list(scores[0])
+        draws = {name: drawn(outcome(name, scores), groups) for name in names}
+        whole = {name: behavior_metrics(outcome(name, scores), labels, groups, 0) for name in names}
+        value = {name: _five(whole[name]) for name in names}
+        found[p.name] = {
+            "windows": len(p.targets),
+            "users": len(np.unique(arms.test.user_of(p.targets))),
+            "arms": {
+                name: {
+                    **{m: {"value": value[name][m], "interval": _interval(draws[name][m])} for m in MEASURES},
+                    "nll": whole[name]["nll"],
+                    "per_seed": [_five(behavior_metrics(outcome(name, [one]), labels, groups, 0)) for one in scores],
+                }
+                for name in names
+            },
+            "differences": [
+                {
+                    "first": one,
+                    "second": other,
+                    **{
+                        m: {
+                            "value": None if value[one][m] is None else value[one][m] - value[other][m],
+                            "interval": _interval(draws[one][m] - draws[other][m]),
+                        }
+                        for m in MEASURES
+                    },
+                }
+                for one, other in PAIRS
+                if one in names and other in names
+            ],
+        }
+    return found
+
+
+def _outcome(table: EventTable, p: Protocol, name: str, scores: list[Scores]) -> Outcome:
+    """An arm's scores of several seeds as one outcome over the same users."""
+    truth, users = table.behavior[p.targets].astype(np.int64), table.user_of(p.targets)
+    stacked = np.concatenate([of_seed[name][p.name] for of_seed in scores])
+    return Outcome(stacked, np.tile(truth, len(scores)), np.tile(users, len(scores)))
+
+
+def _five(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {"accuracy": metrics["weighted_recall"], **{name: metrics[name] for name in MEASURES[1:]}}
+
+
+def _interval(draws: NDArray[np.float64]) -> list[float] | None:
+    kept = draws[~np.isnan(draws)]
+    return [float(x) for x in np.percentile(kept, [2.5, 97.5])] if len(kept) else None
+
+
+def past_summary(counts: list[int], history: int) -> dict[str, Any]:
+    """How many events a supervised event has before it."""
+    values = np.repeat(np.arange(len(counts)), counts)
+    quartiles = [int(x) for x in np.percentile(values, [5, 25, 50, 75, 95])]
+    return {
+        "mean": float(values.mean()),
+        "percentiles_5_25_50_75_95": quartiles,
+        "fewer_than_prediction": float((values < history).mean()),
+        "more_than_prediction": float((values > history).mean()),
+    }
+
+
+def page(document: dict[str, Any]) -> str:
+    took, found = document["took"], document["evaluation"]
+    seeds = len(document["seeds"])
+    lines = [
+        f"# A loss at every event against one label per prompt: {document['dataset']}",
+        f"`{document['command']}`",
+        f"Stand-in backbone of {document['parameters']:,} parameters (not a pretrained model), {seeds} seeds, one CPU "
+        "thread. `dense` is the `stream` layout as edgeb trains it; `last` has the same text and a loss on the last "
+        "label of a whole window only. Counts are of one seed's training, mean over seeds; tokens without padding; "
+        "seconds are wall time (CPU time) of training and its four validations, on a machine that was not idle.",
+        "| arm | optimizer steps | sequences | supervised targets | tokens | tokens per target | seconds (CPU) "
+        "| validation loss |\n|---|" + "---:|" * 7,
+    ]
+    for name, runs in took.items():
+        mean = {key: float(np.mean([run[key] for run in runs])) for key in runs[0] if key != "past_events"}
+        lines[-1] += (
+            f"\n| {name} | {mean['optimizer_steps']:.0f} | {mean['sequences']:.0f} | {mean['targets']:.0f} "
+            f"| {mean['tokens']:.0f} | {mean['tokens_per_target']:.1f} | {mean['seconds']:.0f} "
+            f"({mean['cpu_seconds']:.0f}) | {mean['validation_loss']:.3f} |"
+        )
+    for protocol, result in found.items():
+        lines.append(
+            f"## {protocol.capitalize()} test windows\n\n{result['windows']} windows of {result['users']} users, "
+            f"{seeds} seeds pooled; 95 % intervals by a bootstrap over users (they hold no variation between seeds: "
+            "the seeds' own accuracies stand beside). Groups are mean recall per behavior."
+        )
+        rows = ["| arm | accuracy | per seed | overall | head | medium | tail | NLL |\n|---|---:|---|" + "---:|" * 5]
+        rows += [
+            f"| {name} | {_cell(arm['accuracy'])} | {' '.join(_short(s['accuracy']) for s in arm['per_seed'])} | "
+            + " | ".join(_cell(arm[m]) for m in MEASURES[1:])
+            + f" | {arm['nll']:.2f} |"
+            for name, arm in result["arms"].items()
+        ]
+        lines.append("\n".join(rows))
+        rows = ["| difference | " + " | ".join(MEASURES) + " |\n|---|" + "---:|" * len(MEASURES)]
+        rows += [
+            f"| {pair['first']} − {pair['second']} | " + " | ".join(_cell(pair[m], sign=True) for m in MEASURES) + " |"
+            for pair in result["differences"]
+        ]
+        lines.append("\n".join(rows))
+    past = document["past_events"]
+    p5, p25, p50, p75, p95 = past["percentiles_5_25_50_75_95"]
+    lines.append(
+        f"## What a target sees\n\nA prediction sees {document['history_length']} past events. A supervised event of a "
+        f"`dense` row sees {past['mean']:.1f} on average (5th, 25th, 50th, 75th, 95th percentile {p5}, {p25}, {p50}, "
+        f"{p75}, {p95}); {past['fewer_than_prediction']:.0%} see fewer than a prediction, "
+        f"{past['more_than_prediction']:.0%} see more."
+    )
+    lines.append("## The question\n\n" + answer(document))
+    return "\n\n".join(lines) + "\n"
+
+
+def answer(document: dict[str, Any]) -> str:
+    """In plain sentences: how many times fewer tokens a target costs, and where accuracy stands."""
+    took, arms = document["took"], document["evaluation"]["natural"]["arms"]
+    per_target = {name: float(np.mean([run["tokens_per_target"] for run in runs])) for name, runs in took.items()}
+    total = {name: float(np.mean([run["tokens"] for run in runs])) for name, runs in took.items()}
+    sentences = []
+    for pair in document["evaluation"]["natural"]["differences"]:
+        one, other = pair["first"], pair["second"]
+        if other not in took:
+            continue
+        low, high = pair["accuracy"]["interval"]
+        first, second = (arms[name]["accuracy"]["interval"] for name in (one, other))
+        overlap = first[0] <= second[1] and second[0] <= first[1]
+        verdict = f"`{one}` is ahead" if low > 0 else f"`{one}` is behind" if high < 0 else "neither is ahead"
+        sentences.append(
+            f"`{one}` against `{other}`: {per_target[other] / per_target[one]:.1f} times fewer tokens per supervised "
+            f"target, {total[other] / total[one]:.1f} times fewer in all; the accuracy intervals "
+            f"{'overlap' if overlap else 'do not overlap'}, and by the paired interval {verdict}."
+        )
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def _short(value: float | None, sign: bool = False) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:+.3f}" if sign else f"{value:.3f}"
+    return text.replace("0.", ".", 1)
+
+
+def _cell(measured: dict[str, Any], sign: bool = False) -> str:
+    if measured["value"] is None or measured["interval"] is None:
+        return "–"
+    low, high = measured["interval"]
+    return f"{_short(measured['value'], sign)} [{_short(low, sign)}, {_short(high, sign)}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--name", default="simulated log", help="what the page calls the data")
+    parser.add_argument("--recipe", default="tiny")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--short-targets", type=int, default=5000, help="supervised targets of the equal-targets pair")
+    parser.add_argument("--per-user", type=int, default=5, help="natural test windows of each user")
+    parser.add_argument("--per-behavior", type=int, default=15, help="balanced test windows")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.md")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.work.mkdir(parents=True, exist_ok=True)
+    dataset = Dataset.open(args.data)
+    choice = WindowChoice(args.per_user, args.per_behavior, None, 0)
+    took: dict[str, list[dict[str, Any]]] = {}
+    scores: list[Scores] = []
+    for position, seed in enumerate(args.seeds):
+        recipe = load_recipe(args.recipe, [*args.set, f"seed={seed}"])
+        arms = Arms(dataset, recipe, args.work, choice)
+        of_seed, scored = arms_of_seed(arms, args.short_targets)
+        scores.append(scored)
+        for name, run in of_seed.items():
+            took.setdefault(name, []).append(run)
+        counts = [run["past_events"] for run in took["dense"]]
+        seen = np.sum([np.pad(c, (0, max(map(len, counts)) - len(c))) for c in counts], axis=0)
+        flags = [*(f"--set {text}" for text in args.set), "--seeds", *map(str, args.seeds)]
+        flags += [f"--short-targets {args.short_targets}", f"--per-user {args.per_user}"]
+        document = {
+            "command": f"python benchmarks/stream_training.py --data DATA --recipe {args.recipe} {' '.join(flags)} "
+            f"--per-behavior {args.per_behavior} --work FOLDER --out OUT",
+            "dataset": args.name,
+            "fingerprint": dataset.fingerprint,
+            "seeds": args.seeds[: position + 1],
+            "recipe": recipe.model_dump(),
+            "parameters": load_model(str(arms.backbone), recipe.backbone).num_parameters(),
+            "history_length": arms.encoder.layout.history_length,
+            "machine": f"{platform.machine()}, one thread, torch {torch.__version__}",
+            "took": took,
+            "past_events": past_summary([int(c) for c in seen], arms.encoder.layout.history_length),
+            "evaluation": compared(arms, scores),
+        }
+        # After every seed, so that an interrupted measurement leaves the seeds that are done.
+        args.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        args.out.with_suffix(".md").write_text(page(document), encoding="utf-8")
+    print(page(document))
+
+
+if __name__ == "__main__":
+    main()
