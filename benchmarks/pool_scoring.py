@@ -44,7 +44,7 @@ from edge_behavior.prompts import PromptLayout
 from edge_behavior.recipes import load_recipe
 from edge_behavior.train.backbone import load_tokenizer
 from edge_behavior.train.samples import window_prompt
-from edge_behavior.train.scoring_pass import score_windows
+from edge_behavior.train.scoring_pass import draw_formats, score_windows
 from edge_behavior.train.standin import architecture, standin_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
@@ -72,7 +72,8 @@ class Case:
 
 def by_trie(case: Case, targets: NDArray[np.int64]) -> Scores:
     """[n, B] by the package's own pass."""
-    return score_windows(case.model, case.encoder, case.table, targets, "trie").log_probs
+    formats = draw_formats(case.encoder, len(targets), 0)
+    return score_windows(case.model, case.encoder, case.table, targets, formats, "trie").log_probs
 
 
 def by_cache(case: Case, targets: NDArray[np.int64]) -> Scores:

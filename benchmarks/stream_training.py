@@ -40,8 +40,9 @@ from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.metrics import Outcome, behavior_metrics
 from edge_behavior.recipes import Recipe, load_recipe
 from edge_behavior.train.backbone import load_model, load_tokenizer
+from edge_behavior.train.batches import batched
 from edge_behavior.train.samples import IGNORED, Row, stream_rows, supervised_targets, target_mask
-from edge_behavior.train.scoring_pass import score_windows
+from edge_behavior.train.scoring_pass import draw_formats, score_windows
 from edge_behavior.train.sft import as_dataset, train_sft
 from edge_behavior.train.standin import build_standin
 
@@ -148,7 +149,8 @@ class Arms:
     def score(self, model: Any) -> dict[str, NDArray[np.float64]]:
         """[n, B] log-probabilities per protocol."""
         union = np.unique(np.concatenate([p.targets for p in self.protocols]))
-        scores = score_windows(model, self.encoder, self.test, union, "test").log_probs
+        formats = draw_formats(self.encoder, len(union), 0)
+        scores = score_windows(model, self.encoder, self.test, union, formats, "test").log_probs
         return {p.name: scores[np.searchsorted(union, p.targets)] for p in self.protocols}
 
     def run(self, name: str, rows: list[Row]) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
@@ -156,14 +158,26 @@ class Arms:
         recipe = self.recipe
         steps = len(rows) // recipe.a_tuning.batch_size
         stage = recipe.a_tuning.model_copy(update={"patience": EVALUATIONS + 1, "evals_per_epoch": 1.0})
+        recipe = recipe.model_copy(update={"a_tuning": stage})
+        lengths = [len(row["input_ids"]) for row in rows]
+        ordered = batched(rows, lengths, stage.batch_size, recipe.seed, by_length=True)
         folder = self.work / "arm"
         shutil.rmtree(folder, ignore_errors=True)
         set_seed(recipe.seed)
         model = load_model(str(self.backbone), recipe.backbone)
-        data, held_out = as_dataset([rows]), as_dataset([self.held_out])
+        data, held_out = as_dataset([ordered]), as_dataset([self.held_out])
         began, cpu = time.perf_counter(), time.process_time()
         result = train_sft(
-            model, self.tokenizer, data, held_out, recipe, stage, max(1, steps // EVALUATIONS), steps, folder, name
+            model,
+            self.tokenizer,
+            data,
+            held_out,
+            recipe,
+            "a_tuning",
+            max(1, steps // EVALUATIONS),
+            steps,
+            folder,
+            self.work / "logs",
         )
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
         targets, tokens, past = supervised_targets(rows, self.encoder), tokens_of(rows), past_events(rows, self.encoder)
