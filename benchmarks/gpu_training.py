@@ -69,15 +69,24 @@ REFERENCES = {
     "(LLaMA-Factory's wiki)",
 }
 SAMPLES = 200_000
+# Packed rows of a smoke test.
+_SHORTER = 8
 SMOKE = [
-    "a_tuning.batch_size=2", "a_tuning.micro_batch_size=1", "b_tuning.batch_size=2", "b_tuning.micro_batch_size=1",
+    "a_tuning.batch_size=2", "a_tuning.micro_batch_size=2", "b_tuning.batch_size=2", "b_tuning.micro_batch_size=1",
     "b_tuning.samples_per_behavior=1", "a_tuning.stretch_max=6", "layout.history_length=5", "threads=1",
 ]  # fmt: skip
 
 
 @dataclass
 class Bench:
-    """One geometry with its recipe, tokenizer and rows; every line builds its model anew."""
+    """One geometry with its recipe, tokenizer and log; every line builds its model anew.
+
+    Attributes:
+        warm_up: Optimizer steps that are not timed.
+        steps: Optimizer steps that are.
+        pool_per_behavior: Scored windows per behavior.
+        shorter: Divides the length of packed rows.
+    """
 
     config: Any
     recipe: Recipe
@@ -87,6 +96,7 @@ class Bench:
     warm_up: int
     steps: int
     pool_per_behavior: int
+    shorter: int
     encoder: PromptEncoder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,7 +112,7 @@ class Bench:
 
     def packed(self, length: int) -> dict[str, Any]:
         """Plain LoRA at one length, a loss on every token: what others publish."""
-        rows = gpu_lines.packed_rows(self.table, self.encoder, self.recipe, length, self._all_steps)
+        rows = gpu_lines.packed_rows(self.table, self.encoder, self.recipe, length // self.shorter, self._all_steps)
         return self._sft(self._model(), rows, None)
 
     def pool(self) -> dict[str, Any]:
@@ -338,7 +348,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = dict(text.split("=", 1) for text in args.tokenizer)
     lines = LINES | QLORA
     chosen = args.line or [*LINES, *(QLORA if args.qlora else {})]
-    users, warm_up, steps, pool = (30, 1, 2, 1) if args.smoke else (args.users, args.warm_up, args.steps, args.pool)
+    sizes = (1, 1, 1, _SHORTER) if args.smoke else (args.warm_up, args.steps, args.pool, 1)
     words = sys.argv[1:] if arguments is None else arguments
     document: dict[str, Any] = {
         "command": " ".join(["python benchmarks/gpu_training.py", *map(without_folders, words)]),
@@ -350,7 +360,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="edgeb-gpu-") as folder:
         work = Path(folder)
-        simulate(users, 28, 0, work / "log.csv")
+        simulate(30 if args.smoke else args.users, 28, 0, work / "log.csv")
         import_log(work / "log.csv", "csv", work / "data", seed=0)
         table = Dataset.open(work / "data").events("train")
         for name in args.model or sorted(GEOMETRIES, reverse=True):
@@ -371,7 +381,7 @@ def main(arguments: list[str] | None = None) -> None:
                 # A smoke test's machine has no bfloat16 to speak of.
                 smoke = [*SMOKE, "backbone.dtype=float32"] if args.smoke else []
                 recipe = load_recipe(name, ["report_to=[]", *lines[line], *smoke, *args.set])
-                make = partial(Bench, config, recipe, table, tokenizer, work, warm_up, steps, pool)
+                make = partial(Bench, config, recipe, table, tokenizer, work, *sizes)
                 print(f"{name}: {line}", file=sys.stderr, flush=True)
                 document["models"][name]["lines"][line] = measured(line, make)
                 write(args.out, document)

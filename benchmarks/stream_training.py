@@ -9,7 +9,8 @@ loss at every anchor behavior from the second event on. `last` rows are whole wi
 history and the next event, with a loss on that one's label only. `last` runs with as many optimizer steps and
 sequences as `dense` had, and with as many tokens where that is something else. As many supervised targets would take
 `last` some twenty times as long, so that pair is run on fewer targets: `dense, short` and `last, equal targets`. The
-stand-in backbone is pretrained once per seed and kept in FOLDER.
+stand-in backbone is pretrained once per seed. FOLDER keeps it and every finished run, so an interrupted measurement
+goes on where it was.
 Every run is evaluated four times on the same validation windows and keeps its best weights. Nothing is run twice at
 the same time; seconds are of the whole training call on one thread, validation included.
 """
@@ -17,6 +18,7 @@ the same time; seconds are of the whole training call on one thread, validation 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 import shutil
@@ -123,11 +125,15 @@ class Arms:
     def __init__(self, dataset: Dataset, recipe: Recipe, work: Path, choice: WindowChoice) -> None:
         self.dataset, self.recipe, self.work = dataset, recipe, work
         self.train, self.validation, self.test = (dataset.events(s) for s in ("train", "validation", "test"))
-        self.backbone = work / f"backbone-{dataset.fingerprint[:8]}-{recipe.name}-{recipe.seed}"
+        backbone = digest(dataset.fingerprint, recipe.seed, recipe.backbone.model_dump(), recipe.layout.model_dump())
+        self.backbone = work / f"backbone-{recipe.seed}-{backbone}"
+        self.done = work / f"arms-{recipe.seed}-{digest(dataset.fingerprint, recipe.model_dump(), vars(choice))}"
+        self.done.mkdir(exist_ok=True)
         if not self.backbone.exists():
-            building = work / "building"
+            building = work / f"building-{recipe.seed}"
             shutil.rmtree(building, ignore_errors=True)
-            build_standin(recipe, dataset.candidates, self.train.places, building, work / "logs")
+            build_standin(recipe, dataset.candidates, self.train.places, building, building / "logs")
+            shutil.rmtree(building / "logs", ignore_errors=True)
             building.rename(self.backbone)
         self.tokenizer = load_tokenizer(str(self.backbone))
         self.encoder = encoder_for(self.tokenizer, recipe.layout.layout(), dataset.candidates)
@@ -161,7 +167,7 @@ class Arms:
         recipe = recipe.model_copy(update={"a_tuning": stage})
         lengths = [len(row["input_ids"]) for row in rows]
         ordered = batched(rows, lengths, stage.batch_size, recipe.seed, by_length=True)
-        folder = self.work / "arm"
+        folder = self.done / "training"
         shutil.rmtree(folder, ignore_errors=True)
         set_seed(recipe.seed)
         model = load_model(str(self.backbone), recipe.backbone)
@@ -177,7 +183,7 @@ class Arms:
             max(1, steps // EVALUATIONS),
             steps,
             folder,
-            self.work / "logs",
+            folder / "logs",
         )
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
         targets, tokens, past = supervised_targets(rows, self.encoder), tokens_of(rows), past_events(rows, self.encoder)
@@ -196,6 +202,22 @@ class Arms:
             "past_events": np.bincount(past).tolist(),
         }
         return took, self.score(model)
+
+    def kept(self, name: str, make: Callable[[], tuple[dict[str, Any], dict[str, NDArray[np.float64]]]]) -> Any:
+        """What `make` gives, from the folder where it was made before."""
+        path = self.done / f"{digest(name)}.npz"
+        if not path.exists():
+            took, scores = make()
+            partial_path = path.with_suffix(".partial.npz")
+            np.savez(partial_path, took=json.dumps(took), **scores)
+            partial_path.replace(path)
+        with np.load(path) as held:
+            return json.loads(str(held["took"])), {p.name: held[p.name] for p in self.protocols}
+
+
+def digest(*parts: Any) -> str:
+    """A short name for settings."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def arms_of_seed(arms: Arms, short_targets: int) -> tuple[dict[str, dict[str, Any]], Scores]:
@@ -219,10 +241,13 @@ def arms_of_seed(arms: Arms, short_targets: int) -> tuple[dict[str, dict[str, An
     if abs(same_tokens - len(dense)) / len(dense) < SAME:
         del plan["last, equal tokens"]
     took: dict[str, dict[str, Any]] = {}
-    scores = {"untuned": arms.score(load_model(str(arms.backbone), recipe.backbone))}
+    _, untuned = arms.kept("untuned", lambda: ({}, arms.score(load_model(str(arms.backbone), recipe.backbone))))
+    scores = {"untuned": untuned}
     for name, rows in plan.items():
         print(f"seed {recipe.seed}: {name}", flush=True)
-        took[name], scores[name] = arms.run(name, rows())
+        # How many rows the last arm has depends on the short one's targets.
+        key = f"{name}, {short_targets}" if name in PAIRS[3] else name
+        took[name], scores[name] = arms.kept(key, partial(arms.run, name, rows()))
         print(json.dumps({k: v for k, v in took[name].items() if k != "past_events"}), flush=True)
     return took, scores
 
