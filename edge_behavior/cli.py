@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -63,6 +64,8 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # bitsandbytes offers faster CPU kernels at import, used or not.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Deprecations between libraries are not the user's.
     warnings.simplefilter("ignore", FutureWarning)
     try:

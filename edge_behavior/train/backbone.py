@@ -85,9 +85,18 @@ def attention(settings: BackboneConfig) -> str:
     return settings.attention
 
 
-def _four_bits(dtype: str, bf16: bool) -> Any:
+def check_four_bits() -> None:
+    """See that QLoRA can run.
+
+    Raises:
+        EdgebError: bitsandbytes is not installed.
+    """
     if find_spec("bitsandbytes") is None:
         raise EdgebError("backbone.quantize is 4bit, which needs bitsandbytes", "pip install 'edgeb[qlora]'")
+
+
+def _four_bits(dtype: str, bf16: bool) -> Any:
+    check_four_bits()
     compute = (torch.bfloat16 if bf16 else torch.float16) if dtype == "auto" else getattr(torch, dtype)
     configuration: Any = BitsAndBytesConfig
     return configuration(
