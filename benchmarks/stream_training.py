@@ -343,11 +343,11 @@ def past_summary(counts: list[int], history: int) -> dict[str, Any]:
 
 def page(document: dict[str, Any]) -> str:
     took, found = document["took"], document["evaluation"]
-    seeds = len(document["seeds"])
+    seeds = "one seed" if len(document["seeds"]) == 1 else f"{len(document['seeds'])} seeds"
     lines = [
         f"# A loss at every event against one label per prompt: {document['dataset']}",
         f"`{document['command']}`",
-        f"Stand-in backbone of {document['parameters']:,} parameters (not a pretrained model), {seeds} seeds, one CPU "
+        f"Stand-in backbone of {document['parameters']:,} parameters (not a pretrained model), {seeds}, one CPU "
         "thread. `dense` is the `stream` layout as edgeb trains it; `last` has the same text and a loss on the last "
         "label of a whole window only. Counts are of one seed's training, mean over seeds; tokens without padding; "
         "seconds are wall time (CPU time) of training and its four validations, on a machine that was not idle.",
@@ -364,7 +364,7 @@ def page(document: dict[str, Any]) -> str:
     for protocol, result in found.items():
         lines.append(
             f"## {protocol.capitalize()} test windows\n\n{result['windows']} windows of {result['users']} users, "
-            f"{seeds} seeds pooled; 95 % intervals by a bootstrap over users (they hold no variation between seeds: "
+            f"{seeds}{', pooled' if len(document['seeds']) > 1 else ''}; 95 % intervals by a bootstrap over users (they hold no variation between seeds: "
             "the seeds' own accuracies stand beside). Groups are mean recall per behavior."
         )
         rows = ["| arm | accuracy | per seed | overall | head | medium | tail | NLL |\n|---|---:|---|" + "---:|" * 5]
