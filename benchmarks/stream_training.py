@@ -364,7 +364,7 @@ def page(document: dict[str, Any]) -> str:
     for protocol, result in found.items():
         lines.append(
             f"## {protocol.capitalize()} test windows\n\n{result['windows']} windows of {result['users']} users, "
-            f"{seeds}{', pooled' if len(document['seeds']) > 1 else ''}; 95 % intervals by a bootstrap over users (they hold no variation between seeds: "
+            f"{seeds} together; 95 % intervals by a bootstrap over users (they hold no variation between seeds: "
             "the seeds' own accuracies stand beside). Groups are mean recall per behavior."
         )
         rows = ["| arm | accuracy | per seed | overall | head | medium | tail | NLL |\n|---|---:|---|" + "---:|" * 5]
