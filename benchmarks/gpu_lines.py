@@ -7,6 +7,7 @@ size whatever tokenizer makes the rows.
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,8 +118,11 @@ def build(config: Any, recipe: Recipe, work: Path) -> Any:
     if recipe.backbone.quantize == "none":
         return model
     folder = work / "weights"
+    # Another model's files would be taken for this one's.
+    shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     del model
+    torch.cuda.empty_cache()
     return load_model(str(folder), recipe.backbone)
 
 

@@ -211,8 +211,9 @@ class Bench:
         return rows[self.warm_up * batch_size :]
 
     def _model(self) -> Any:
+        model = gpu_lines.build(self.config, self.recipe, self.work)
         self._reset_memory()
-        return gpu_lines.build(self.config, self.recipe, self.work)
+        return model
 
     def _scored(self, model: Any, per_behavior: int) -> Any:
         stage = self.recipe.b_tuning.model_copy(update={"pool_per_behavior": per_behavior})
@@ -345,6 +346,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if not args.smoke and not torch.cuda.is_available():
         parser.error("no GPU here; --smoke proves that the script runs")
+    if torch.cuda.device_count() > 1:
+        parser.error("several GPUs here and this measures one; set CUDA_VISIBLE_DEVICES=0")
     given = dict(text.split("=", 1) for text in args.tokenizer)
     lines = LINES | QLORA
     chosen = args.line or [*LINES, *(QLORA if args.qlora else {})]
