@@ -1,0 +1,109 @@
+"""The page's JSON endpoints: what each takes, strictly, and what it does. Knows nothing of sockets or headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge_behavior.demo.assistant import Ask, Assistant
+from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.events import parse_time
+
+_NUMBER = (int, float)
+_MAYBE_NUMBER = (int, float, type(None))
+_NAMES = {str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Fields of a request, all required, with the types of their values, and what to do with them."""
+
+    fields: Mapping[str, tuple[type, ...]]
+    answer: Callable[[Assistant, Fields], dict[str, Any]]
+
+
+def _predict(assistant: Assistant, fields: Fields) -> dict[str, Any]:
+    given = dict(fields)
+    given["when"] = parse_time(given["when"], "when")
+    return assistant.predict(Ask(**given))
+
+
+def _add(assistant: Assistant, fields: Fields) -> dict[str, Any]:
+    when = parse_time(fields["when"], "when")
+    assistant.add(fields["behavior"], fields["place"], when, fields["accepted"])
+    return assistant.state()
+
+
+def _dismiss(assistant: Assistant, fields: Fields) -> dict[str, Any]:
+    assistant.dismiss(fields["behavior"])
+    return assistant.state()
+
+
+def _make_up_day(assistant: Assistant, fields: Fields) -> dict[str, Any]:
+    assistant.make_up_day(parse_time(fields["day"], "day"))
+    return assistant.state()
+
+
+def _then_state(change: Callable[[Assistant], None]) -> Callable[[Assistant, Fields], dict[str, Any]]:
+    def answer(assistant: Assistant, _: Fields) -> dict[str, Any]:
+        change(assistant)
+        return assistant.state()
+
+    return answer
+
+
+GET: Mapping[str, Callable[[Assistant], dict[str, Any]]] = {"bundle": Assistant.bundle, "state": Assistant.state}
+POST: Mapping[str, Endpoint] = {
+    "predict": Endpoint(
+        {
+            "when": (str,),
+            "place": (str,),
+            "threshold": _NUMBER,
+            "precision": _MAYBE_NUMBER,
+            "coverage": _MAYBE_NUMBER,
+            "source": (str, type(None)),
+            "exhaustive": (bool,),
+        },
+        _predict,
+    ),
+    "events": Endpoint({"behavior": (str,), "place": (str,), "when": (str,), "accepted": (bool,)}, _add),
+    "dismiss": Endpoint({"behavior": (str,)}, _dismiss),
+    "restore": Endpoint({}, _then_state(Assistant.restore)),
+    "undo": Endpoint({}, _then_state(Assistant.undo)),
+    "start-over": Endpoint({}, _then_state(Assistant.start_over)),
+    "made-up-day": Endpoint({"day": (str,)}, _make_up_day),
+}
+
+
+def read_fields(body: bytes, known: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    """Read the JSON object of a request: exactly the known fields, each of one of its types.
+
+    Raises:
+        EdgebError: naming the field that is missing, unknown or of the wrong type.
+    """
+    try:
+        fields = json.loads(body, parse_constant=_refuse)
+    # Deep nesting runs out of stack before it is seen that no field may be nested.
+    except (ValueError, RecursionError):
+        raise EdgebError("the request is not JSON", "send one JSON object in UTF-8") from None
+    if not isinstance(fields, dict):
+        raise EdgebError("the request is not a JSON object", f"send the fields {', '.join(known) or '{}'}")
+    for name, value in fields.items():
+        if name not in known:
+            raise EdgebError(f"unknown field '{name[:40]}'", nearest(name[:40], known) if known else "send {}")
+        # JSON's true is Python's int.
+        if not isinstance(value, known[name]) or (isinstance(value, bool) and bool not in known[name]):
+            wanted = " or ".join(dict.fromkeys(_NAMES[kind] for kind in known[name]))
+            raise EdgebError(f"field '{name}' is not {wanted}", f"send {wanted}")
+    missing = [name for name in known if name not in fields]
+    if missing:
+        raise EdgebError(f"field '{missing[0]}' is missing", f"send the fields {', '.join(known)}")
+    return fields
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(name)
