@@ -24,7 +24,9 @@ def demo_command(
     host: Annotated[str, typer.Option(help="Loopback address to listen on; no other is accepted.")] = "127.0.0.1",
     open_page: Annotated[
         bool | None,
-        typer.Option("--open/--no-open", help="Open the browser. Default: where there is a screen.", show_default=False),
+        typer.Option(
+            "--open/--no-open", help="Open the browser. Default: where there is a screen.", show_default=False
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
 ) -> None:

@@ -56,9 +56,12 @@ def _then_state(change: Callable[[Assistant], None]) -> Callable[[Assistant, Fie
     return answer
 
 
-GET: Mapping[str, Callable[[Assistant], dict[str, Any]]] = {"bundle": Assistant.bundle, "state": Assistant.state}
+GET: Mapping[str, Callable[[Assistant], dict[str, Any]]] = {
+    "api/bundle": Assistant.bundle,
+    "api/state": Assistant.state,
+}
 POST: Mapping[str, Endpoint] = {
-    "predict": Endpoint(
+    "api/predict": Endpoint(
         {
             "when": (str,),
             "place": (str,),
@@ -70,12 +73,12 @@ POST: Mapping[str, Endpoint] = {
         },
         _predict,
     ),
-    "events": Endpoint({"behavior": (str,), "place": (str,), "when": (str,), "accepted": (bool,)}, _add),
-    "dismiss": Endpoint({"behavior": (str,)}, _dismiss),
-    "restore": Endpoint({}, _then_state(Assistant.restore)),
-    "undo": Endpoint({}, _then_state(Assistant.undo)),
-    "start-over": Endpoint({}, _then_state(Assistant.start_over)),
-    "made-up-day": Endpoint({"day": (str,)}, _make_up_day),
+    "api/events": Endpoint({"behavior": (str,), "place": (str,), "when": (str,), "accepted": (bool,)}, _add),
+    "api/dismiss": Endpoint({"behavior": (str,)}, _dismiss),
+    "api/restore": Endpoint({}, _then_state(Assistant.restore)),
+    "api/undo": Endpoint({}, _then_state(Assistant.undo)),
+    "api/start-over": Endpoint({}, _then_state(Assistant.start_over)),
+    "api/made-up-day": Endpoint({"day": (str,)}, _make_up_day),
 }
 
 

@@ -93,7 +93,6 @@ class Assistant:
         _check_room(len(self._begin))
         self._entries: list[Entry] = []
         self._dismissed: list[str] = []
-        self._tally: Counter[str] = Counter()
         self._session: Session = predictor.session()
         self.start_over()
 
@@ -125,7 +124,10 @@ class Assistant:
         }
 
     def state(self) -> dict[str, Any]:
-        """The timeline, what was dismissed since its last event, and where and when the user is now."""
+        """The timeline, what was dismissed since its last event, and where and when the user is now.
+
+        `earlier` events are not listed, `begun` are those that starting over goes back to.
+        """
         with self._lock:
             shown = self._entries[-LISTED:]
             last = self._entries[-1].event if self._entries else None
@@ -141,8 +143,7 @@ class Assistant:
                 ],
                 "earlier": len(self._entries) - len(shown),
                 "dismissed": list(self._dismissed),
-                "accepted_total": self._tally["accepted"],
-                "dismissed_total": self._tally["dismissed"],
+                "begun": len(self._begin),
                 "places": self._places(),
                 "now": _after(last).isoformat(timespec="minutes"),
                 "place": last.place if last else PLACES[0],
@@ -197,7 +198,6 @@ class Assistant:
             event = BehaviorEvent(clean_place(place), when, behavior)
             self._session.observe(event)
             self._entries.append(Entry(event, "accepted" if accepted else "added"))
-            self._tally["accepted"] += accepted
             self._dismissed.clear()
 
     def dismiss(self, behavior: str) -> None:
@@ -210,12 +210,10 @@ class Assistant:
             self._predictor.manifest.candidates.code(behavior)
             if behavior not in self._dismissed:
                 self._dismissed.append(behavior)
-                self._tally["dismissed"] += 1
 
     def restore(self) -> None:
         """Suggest again what was dismissed."""
         with self._lock:
-            self._tally["dismissed"] -= len(self._dismissed)
             self._dismissed.clear()
 
     def undo(self) -> None:
@@ -227,13 +225,11 @@ class Assistant:
         with self._lock:
             if not self._entries:
                 raise EdgebError("the day has no event to take back", "add one first")
-            self._tally["accepted"] -= self._entries[-1].origin == "accepted"
             self._replay(self._entries[:-1])
 
     def start_over(self) -> None:
         """Back to the events the assistant began with."""
         with self._lock:
-            self._tally.clear()
             self._replay(self._begin)
 
     def make_up_day(self, day: datetime) -> None:
@@ -248,7 +244,11 @@ class Assistant:
             rng = random.Random(0)
             for hour, minute, place in _MADE_UP_DAY:
                 when = datetime.combine(day.date(), time(hour, minute))
-                ranked = self._session.predict(when, place, top_k=SHOWN).ranked
+                # Each at most twice: the first candidate all day long would be no day.
+                drawn = Counter(entry.event.behavior for entry in self._entries)
+                top_k = min(2 * SHOWN, len(self._predictor.manifest.candidates))
+                ranked = self._session.predict(when, place, top_k=top_k).ranked
+                ranked = tuple(r for r in ranked if drawn[r.behavior] < 2) or ranked
                 label = rng.choices([r.behavior for r in ranked], [r.probability for r in ranked])[0]
                 event = BehaviorEvent(place, when, label)
                 self._session.observe(event)

@@ -13,6 +13,7 @@ import secrets
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -104,8 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if path in self.server.files:
             self._send(HTTPStatus.OK, *self.server.files[path])
-        elif path.removeprefix("api/") in GET and path.startswith("api/"):
-            self._answer(lambda: GET[path.removeprefix("api/")](self.server.assistant))
+        elif path in GET:
+            self._answer(lambda: GET[path](self.server.assistant))
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
 
@@ -119,10 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.FORBIDDEN, "a request that changes something needs an Origin header")
         elif self.headers.get_content_type() != _JSON:
             self._refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"send {_JSON}")
-        elif not path.startswith("api/") or path.removeprefix("api/") not in POST:
+        elif path not in POST:
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such endpoint")
         else:
-            endpoint = POST[path.removeprefix("api/")]
+            endpoint = POST[path]
             self._answer(lambda: endpoint.answer(self.server.assistant, read_fields(body, endpoint.fields)))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -134,23 +135,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _path(self) -> str | None:
         """The path below the key, once the request is known to come from this page's address."""
-        hosts = self.headers.get_all("Host", [])
-        origin, site = self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site", "none")
+        hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin")
         if len(hosts) != 1 or hosts[0].lower() not in self.server.hosts:
             self._refuse(HTTPStatus.FORBIDDEN, "the Host header does not name this server")
             return None
-        if origin is not None and origin.lower() != f"http://{hosts[0].lower()}":
+        if self._is_foreign(origin, hosts[0]):
             self._refuse(HTTPStatus.FORBIDDEN, "the request comes from another site")
             return None
-        path = self.path.partition("?")[0].split("/", 2)
-        navigated = self.command == "GET" and self.headers.get("Sec-Fetch-Mode") == "navigate"
-        if site not in ("none", "same-origin") and not navigated:
-            self._refuse(HTTPStatus.FORBIDDEN, "the request comes from another site")
-            return None
-        if len(path) != 3 or not secrets.compare_digest(path[1].encode(), self.server.key.encode()):
+        parts = self.path.partition("?")[0].split("/", 2)
+        if len(parts) != 3 or not secrets.compare_digest(parts[1].encode(), self.server.key.encode()):
             self._refuse(HTTPStatus.NOT_FOUND, "open the address that edgeb printed, with all of its path")
             return None
-        return path[2]
+        return parts[2]
+
+    def _is_foreign(self, origin: str | None, host: str) -> bool:
+        """Whether another site's page sent this; following a link to the page is no such thing."""
+        if origin is not None and origin.lower() != f"http://{host.lower()}":
+            return True
+        followed = self.command == "GET" and self.headers.get("Sec-Fetch-Mode") == "navigate"
+        return self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not followed
 
     def _body(self) -> bytes | None:
         length = self.headers.get("Content-Length", "")
@@ -162,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return self.rfile.read(int(length))
 
-    def _answer(self, ask: Any) -> None:
+    def _answer(self, ask: Callable[[], dict[str, Any]]) -> None:
         try:
             document = ask()
         except EdgebError as error:

@@ -139,7 +139,11 @@ TORCH = {"torch", "transformers", "peft", "trl", "accelerate", "datasets"}
 ONNX = {"onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai", "tokenizers"}
 # The two parts of the runtime that are made of torch: batches for training, the reference for everyone.
 TORCH_MODULES = (f"{NAME}.runtime.torch_scorer", f"{NAME}.runtime.torch_backend")
-LIGHT = [m for m in MODULES if part_of(m) in ("core", "data", "runtime", "demo", "commands", "cli") and m not in TORCH_MODULES]
+LIGHT = [
+    m
+    for m in MODULES
+    if part_of(m) in ("core", "data", "runtime", "demo", "commands", "cli") and m not in TORCH_MODULES
+]
 
 
 @pytest.mark.parametrize("part", ["core", "runtime", "data", "demo"])

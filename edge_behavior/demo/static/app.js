@@ -53,6 +53,7 @@ function showTime() {
   const last = lastTime();
   slider.min = last && clock.dayOf(last) === clock.dayOf(when) ? clock.minuteOf(last) : 0;
   slider.value = clock.minuteOf(when);
+  find("slider-from").textContent = last && slider.min > 0 ? `${clock.clockOf(last)}, the last event` : "00:00";
   slider.setAttribute("aria-valuetext", clock.clockOf(when));
   view.showClock(when, find("place").value);
 }
@@ -90,7 +91,7 @@ async function predict() {
     shown = [];
     if (error instanceof Refused) {
       view.showProblem(error.message, "when");
-      view.showNoPrediction("see below 'Now'.");
+      view.showNoPrediction("the reason stands under 'Now'.");
     } else view.showNoPrediction("edgeb does not answer.");
   }
 }
@@ -133,9 +134,9 @@ function fillRules() {
   const levels = bundle.sources[find("source").value];
   const precisions = levels.precisions.map(({ level, reached }) => [
     String(level),
-    `${view.percent(level)} of the time${reached ? "" : " (never reached)"}`,
+    `${view.percent(level)}${reached ? "" : " (never)"}`,
   ]);
-  const coverages = levels.coverages.map((level) => [String(level), `holds it ${view.percent(level)} of the time`]);
+  const coverages = levels.coverages.map((level) => [String(level), view.percent(level)]);
   view.options(find("precision"), precisions.length ? precisions : [["", "not calibrated"]], find("precision").value);
   view.options(find("coverage"), [["", "off"], ...coverages], find("coverage").value);
   find("precision").disabled = find("rule-precision").disabled = precisions.length === 0;

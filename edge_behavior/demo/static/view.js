@@ -66,6 +66,7 @@ export function showTimeline(state) {
   find("earlier").hidden = state.earlier === 0;
   find("earlier").textContent = `${state.earlier} earlier events are not listed.`;
   find("undo").disabled = state.events.length === 0;
+  find("start-over").disabled = state.events.length === 0 && state.begun === 0;
   const restore = find("restore");
   restore.hidden = state.dismissed.length === 0;
   restore.textContent = `Show ${state.dismissed.length} dismissed`;
@@ -81,12 +82,13 @@ function movement(rank, before) {
   return before > rank ? [`▲${by}`, `up ${by}`] : [`▼${by}`, `down ${by}`];
 }
 
-function suggestionItem(item, rank, before, exact) {
+const exact = (prediction) => prediction.unexpanded < 0.0005;
+
+function suggestionItem(item, rank, before) {
   const [mark, spoken] = movement(rank, before);
   const bar = element("span", { className: "bar" });
   bar.style.setProperty("--share", item.probability);
   const value = element("span", { className: "value", textContent: percent(item.probability) });
-  if (!exact) value.title = "at least; tick 'Look at every candidate' for the exact value";
   const pick = element(
     "button",
     { type: "button", className: "pick", tabIndex: rank === 0 ? 0 : -1 },
@@ -128,8 +130,8 @@ export function showPrediction(prediction, settings, ranks, total) {
   const held = list.contains(document.activeElement);
   list.replaceChildren(
     ...prediction.ranked.map((item, rank) => {
-      const before = ranks && (ranks.get(item.behavior) ?? null);
-      return suggestionItem(item, rank, before ?? (ranks ? null : undefined), prediction.unexpanded < 0.0005);
+      const before = ranks ? (ranks.get(item.behavior) ?? null) : undefined;
+      return suggestionItem(item, rank, before);
     }),
   );
   if (held) list.querySelector(".pick")?.focus();
@@ -137,10 +139,12 @@ export function showPrediction(prediction, settings, ranks, total) {
   find("verdict").textContent = verdict(prediction, settings);
   find("latency").textContent = `${prediction.latency_ms.toFixed(1)} ms`;
   find("tokens").textContent = String(prediction.tokens_evaluated);
-  find("unexpanded").textContent = prediction.unexpanded > 0 ? `≤ ${percent(prediction.unexpanded)}` : "nothing";
   find("window").textContent = String(prediction.window);
-  find("answered").textContent =
-    `Answered by ${prediction.source}, probabilities ${prediction.calibrated ? "calibrated" : "not calibrated"}.`;
+  find("answered").textContent = prediction.source;
+  const kind = prediction.calibrated ? "Calibrated probabilities" : "Probabilities, not calibrated";
+  find("bounds").textContent = exact(prediction)
+    ? `${kind}: every candidate was looked at.`
+    : `${kind}, each at least as shown: candidates that hold at most ${percent(prediction.unexpanded)} were not looked at.`;
   find("likely-box").hidden = prediction.likely === null;
   if (prediction.likely !== null) {
     const share = `${prediction.likely.length} of ${total} candidates`;
