@@ -43,7 +43,7 @@ class Browser:
     """One page in a browser with an empty profile. Use as a context manager.
 
     Attributes:
-        requests: Addresses of everything the page asked for.
+        requests: Addresses of everything the page asked a server for.
         complaints: Uncaught exceptions, console errors and warnings, violations of the page's policy.
     """
 
@@ -96,7 +96,7 @@ class Browser:
     def open(self, url: str) -> None:
         """Go to an address and wait until it has loaded."""
         self.send("Page.navigate", url=url)
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        self.wait(f"document.readyState === 'complete' && location.href === {json.dumps(url)}")
 
     def run(self, expression: str) -> Any:
         """Value of an expression in the page; promises are awaited."""
@@ -174,7 +174,9 @@ class Browser:
             return
         method, said = message["method"], message["params"]
         if method == "Network.requestWillBeSent":
-            self.requests.append(said["request"]["url"])
+            # A data: address holds its content itself; the browser's own icons are such.
+            if not said["request"]["url"].startswith("data:"):
+                self.requests.append(said["request"]["url"])
         elif method == "Runtime.exceptionThrown":
             self.complaints.append(f"exception: {said['exceptionDetails']}")
         elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
