@@ -195,6 +195,7 @@ class Assistant:
         """
         with self._lock:
             _check_room(len(self._entries) + 1)
+            self._predictor.manifest.candidates.code(behavior)
             event = BehaviorEvent(clean_place(place), when, behavior)
             self._session.observe(event)
             self._entries.append(Entry(event, "accepted" if accepted else "added"))

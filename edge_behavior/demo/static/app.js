@@ -13,9 +13,11 @@ let ranks = null; // label -> rank of the prediction before
 let shown = []; // labels of the suggestions shown
 let costs = [];
 let asked = 0;
-let timer;
+let timer = null; // set while a prediction waits for changes to end
+let open = 0; // calls under way that end in a prediction
 
 class Refused extends Error {}
+class Offline extends Error {}
 
 async function call(name, body) {
   let response;
@@ -24,7 +26,7 @@ async function call(name, body) {
     response = await fetch(`api/${name}`, { ...sent, headers: body === undefined ? {} : { "Content-Type": "application/json" } });
   } catch (error) {
     view.showOffline(true);
-    throw error;
+    throw new Offline(String(error));
   }
   view.showOffline(false);
   const said = await response.json();
@@ -66,13 +68,29 @@ function setTime(next) {
 
 // ---- predictions
 
+function showBusy(change = 0) {
+  open += change;
+  find("suggestions").setAttribute("aria-busy", String(open > 0 || timer !== null));
+}
+
 function soon() {
   clearTimeout(timer);
   timer = setTimeout(predict, PAUSE);
+  showBusy();
 }
 
 async function predict() {
   clearTimeout(timer);
+  timer = null;
+  showBusy(1);
+  try {
+    await ask();
+  } finally {
+    showBusy(-1);
+  }
+}
+
+async function ask() {
   const turn = ++asked;
   const wanted = settings();
   try {
@@ -92,7 +110,8 @@ async function predict() {
     if (error instanceof Refused) {
       view.showProblem(error.message, "when");
       view.showNoPrediction("the reason stands under 'Now'.");
-    } else view.showNoPrediction("edgeb does not answer.");
+    } else if (error instanceof Offline) view.showNoPrediction("edgeb does not answer.");
+    else throw error;
   }
 }
 
@@ -105,19 +124,23 @@ function adopt(next) {
 }
 
 async function change(name, body, { moves = false, field = null } = {}) {
+  showBusy(1);
   try {
     adopt(await call(name, body));
+    if (moves) {
+      when = state.now;
+      find("place").value = state.place;
+    }
+    showTime();
+    await predict();
+    return true;
   } catch (error) {
     if (error instanceof Refused) view.showProblem(error.message, field);
+    else if (!(error instanceof Offline)) throw error;
     return false;
+  } finally {
+    showBusy(-1);
   }
-  if (moves) {
-    when = state.now;
-    find("place").value = state.place;
-  }
-  showTime();
-  await predict();
-  return true;
 }
 
 function happened(behavior, accepted) {
@@ -125,8 +148,9 @@ function happened(behavior, accepted) {
   return change("events", body, { field: accepted ? null : "behavior", moves: true });
 }
 
-const accept = (rank) => shown[rank] !== undefined && happened(shown[rank], true);
-const dismiss = (label) => change("dismiss", { behavior: label });
+// While a newer ranking is on its way the one shown is no longer what a key would be about.
+const accept = (label) => open === 0 && label !== undefined && happened(label, true);
+const dismiss = (label) => open === 0 && change("dismiss", { behavior: label });
 
 // ---- wiring
 
@@ -174,7 +198,7 @@ function onSuggestionKey(event) {
 function onDigit(event) {
   const typing = event.target.closest?.("input:not([type=range], [type=checkbox], [type=radio]), select, textarea");
   if (typing || event.ctrlKey || event.altKey || event.metaKey || event.repeat || !find("digits").checked) return;
-  if (/^[1-9]$/.test(event.key)) accept(Number(event.key) - 1);
+  if (/^[1-9]$/.test(event.key)) accept(shown[Number(event.key) - 1]);
 }
 
 function wire() {
@@ -191,7 +215,7 @@ function wire() {
   find("suggestions").addEventListener("click", (event) => {
     const line = event.target.closest("li");
     if (event.target.closest(".dismiss")) dismiss(line.dataset.behavior);
-    else if (event.target.closest(".pick")) happened(line.dataset.behavior, true);
+    else if (event.target.closest(".pick")) accept(line.dataset.behavior);
   });
   find("suggestions").addEventListener("keydown", onSuggestionKey);
   document.addEventListener("keydown", onDigit);
@@ -204,6 +228,7 @@ function wire() {
   find("source").addEventListener("change", fillRules);
   find("rule").addEventListener("change", soon);
   find("rule").addEventListener("submit", (event) => event.preventDefault());
+  new ResizeObserver(view.showLatest).observe(find("day-scroll"));
   find("restore").addEventListener("click", () => change("restore", {}));
   find("undo").addEventListener("click", () => change("undo", {}, { moves: true }));
   find("start-over").addEventListener("click", () => ((ranks = null), (costs = []), change("start-over", {}, { moves: true })));

@@ -70,6 +70,10 @@ export function showTimeline(state) {
   const restore = find("restore");
   restore.hidden = state.dismissed.length === 0;
   restore.textContent = `Show ${state.dismissed.length} dismissed`;
+  showLatest();
+}
+
+export function showLatest() {
   const box = find("day-scroll");
   box.scrollTop = box.scrollHeight;
 }
