@@ -70,11 +70,15 @@ class Browser:
         os.close(there)
         os.close(back)
         self._session: str | None = None
-        pages = self.send("Target.getTargets")["targetInfos"]
-        target = next(page["targetId"] for page in pages if page["type"] == "page")
-        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
-            self.send(f"{domain}.enable")
+        try:
+            pages = self.send("Target.getTargets")["targetInfos"]
+            target = next(page["targetId"] for page in pages if page["type"] == "page")
+            self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
+                self.send(f"{domain}.enable")
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One DevTools command and its result."""

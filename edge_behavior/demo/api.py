@@ -11,9 +11,7 @@ from edge_behavior.demo.assistant import Ask, Assistant
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.events import parse_time
 
-_NUMBER = (int, float)
-_MAYBE_NUMBER = (int, float, type(None))
-_NAMES = {str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+_NAMES = {str: "text", bool: "true or false", float: "a number", type(None): "null"}
 
 Fields = Mapping[str, Any]
 
@@ -65,9 +63,9 @@ POST: Mapping[str, Endpoint] = {
         {
             "when": (str,),
             "place": (str,),
-            "threshold": _NUMBER,
-            "precision": _MAYBE_NUMBER,
-            "coverage": _MAYBE_NUMBER,
+            "threshold": (float,),
+            "precision": (float, type(None)),
+            "coverage": (float, type(None)),
             "source": (str, type(None)),
             "exhaustive": (bool,),
         },
@@ -89,7 +87,8 @@ def read_fields(body: bytes, known: Mapping[str, tuple[type, ...]]) -> dict[str,
         EdgebError: naming the field that is missing, unknown or of the wrong type.
     """
     try:
-        fields = json.loads(body, parse_constant=_refuse)
+        # Every number is a float: an integer may be too long to be made one later.
+        fields = json.loads(body, parse_int=float, parse_constant=_refuse)
     # Deep nesting runs out of stack before it is seen that no field may be nested.
     except (ValueError, RecursionError):
         raise EdgebError("the request is not JSON", "send one JSON object in UTF-8") from None
@@ -98,8 +97,7 @@ def read_fields(body: bytes, known: Mapping[str, tuple[type, ...]]) -> dict[str,
     for name, value in fields.items():
         if name not in known:
             raise EdgebError(f"unknown field '{name[:40]}'", nearest(name[:40], known) if known else "send {}")
-        # JSON's true is Python's int.
-        if not isinstance(value, known[name]) or (isinstance(value, bool) and bool not in known[name]):
+        if not isinstance(value, known[name]):
             wanted = " or ".join(dict.fromkeys(_NAMES[kind] for kind in known[name]))
             raise EdgebError(f"field '{name}' is not {wanted}", f"send {wanted}")
     missing = [name for name in known if name not in fields]

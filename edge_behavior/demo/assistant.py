@@ -15,7 +15,7 @@ from typing import Any
 
 from edge_behavior.bundle import Manifest
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent, clean_place
+from edge_behavior.events import BehaviorEvent, clean_label, clean_place
 from edge_behavior.fusion import SOURCES
 from edge_behavior.runtime.engine import calibrations_of
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior
@@ -195,8 +195,11 @@ class Assistant:
         """
         with self._lock:
             _check_room(len(self._entries) + 1)
-            self._predictor.manifest.candidates.code(behavior)
-            event = BehaviorEvent(clean_place(place), when, behavior)
+            if not behavior.strip():
+                raise EdgebError("no behavior was given", "choose one of the candidates")
+            label = clean_label(behavior)
+            self._predictor.manifest.candidates.code(label)
+            event = BehaviorEvent(clean_place(place), when, label)
             self._session.observe(event)
             self._entries.append(Entry(event, "accepted" if accepted else "added"))
             self._dismissed.clear()

@@ -219,6 +219,10 @@ class TestTimeline:
         assistant.start_over()
         assert len(assistant.state()["events"]) == 3
 
+    def test_a_label_is_cleaned_as_a_log_s_is(self, assistant: Assistant) -> None:
+        assistant.add("  Video   Call ", "home", NOW, accepted=False)
+        assert assistant.state()["events"][-1]["behavior"] == "Video Call"
+
     def test_undo_of_nothing(self, predictor: Predictor) -> None:
         with pytest.raises(EdgebError, match="no event"):
             Assistant(predictor, "tiny", ()).undo()

@@ -214,7 +214,7 @@ class TestBadRequests:
         "raw",
         [
             b"", b"{", b"[]", b"3", b'"x"', b"null", b"\xff\xfe", b"[" * 60_000, b'{"when": NaN}', b'{"a": ' * 5_000,
-            b'{"threshold": ' + b"9" * 5_000 + b"}",
+            b'{"threshold": ' + b"9" * 5_000 + b"}", b'{"threshold": 1e999}',
         ],
     )  # fmt: skip
     def test_no_json_object(self, client: Client, raw: bytes) -> None:
@@ -234,8 +234,9 @@ class TestBadRequests:
         [
             ("when", 5), ("when", "noon"), ("when", "2024-03-18T20:05Z"), ("when", "x" * 9_000), ("when", "\ud800"),
             ("place", None), ("place", ["home"]), ("threshold", "0.5"), ("threshold", True), ("threshold", -1),
-            ("threshold", 1e308), ("precision", 0.6), ("precision", "0.5"), ("coverage", 2), ("source", "stars"),
-            ("source", 1), ("exhaustive", 1), ("exhaustive", "yes"),
+            ("threshold", 1e308), ("precision", 0.6), ("precision", "0.5"), ("precision", 10**400),
+            ("precision", 1e308), ("coverage", 2), ("coverage", -(10**400)), ("source", "stars"), ("source", 1),
+             ("exhaustive", 1), ("exhaustive", "yes"),
         ],
     )  # fmt: skip
     def test_a_bad_value(self, client: Client, name: str, value: object) -> None:
@@ -249,6 +250,8 @@ class TestBadRequests:
             ("behavior", ""),
             ("behavior", "\n\n" * 400),
             ("behavior", MARKUP * 99),
+            ("behavior", " "),
+            ("behavior", "Vi\ud800"),
             ("accepted", 0),
         ],
     )
