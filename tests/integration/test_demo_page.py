@@ -232,6 +232,25 @@ def test_time_place_and_rule(page: Page) -> None:
     page.assert_clean()
 
 
+def test_a_late_answer_does_not_replace_a_newer_one(page: Page) -> None:
+    """The first of two predictions is held back until the second is shown."""
+    page.browser.run(
+        "(() => { const real = fetch; let held = true; window.fetch = async (...asked) => {"
+        " const answer = await real(...asked);"
+        " if (held) { held = false; await new Promise(done => (window.letGo = done)); }"
+        " return answer; }; })()"
+    )
+    page.tab_to("source")
+    page.browser.press("ArrowUp")
+    page.browser.wait("window.letGo !== undefined")
+    page.browser.press("ArrowUp")
+    page.browser.wait("document.getElementById('answered').textContent === 'model'")
+    page.browser.run("letGo()")
+    page.settle()
+    assert page.text("answered") == "model"
+    page.assert_clean()
+
+
 def test_mistakes_are_explained(page: Page) -> None:
     page.tab_to("behavior")
     page.type("Vidio Call")
