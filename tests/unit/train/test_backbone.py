@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import numpy as np
 import pytest
 import torch
@@ -28,8 +29,11 @@ def tokens() -> Any:
     return helpers.tokenizer()
 
 
-def test_four_bit_weights_are_smaller_train_and_score(tokens: Any, tmp_path: Path) -> None:
-    """QLoRA as bitsandbytes runs it, on its CPU kernels: NF4 linear layers, the adapter alone learns."""
+def test_four_bit_weights_are_smaller_train_and_score(
+    tokens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QLoRA as bitsandbytes runs it: NF4 linear layers, the adapter alone learns. On a CPU without its fast kernels."""
+    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: False)
     torch.manual_seed(0)
     # bitsandbytes' CPU kernels want multiples of their block.
     shape = BackboneConfig(hidden_size=128, layers=2, intermediate_size=256)
@@ -65,6 +69,9 @@ def test_four_bit_weights_are_smaller_train_and_score(tokens: Any, tmp_path: Pat
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(backbone, "find_spec", lambda name: None)
     monkeypatch.setattr(sft, "find_spec", lambda name: None)
+    with pytest.raises(EdgebError, match="needs a GPU"):
+        check_four_bits()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(EdgebError, match="needs bitsandbytes"):
         check_four_bits()
     with pytest.raises(EdgebError, match="names wandb, which is not installed"):
