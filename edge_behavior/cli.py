@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from edge_behavior import __version__
-from edge_behavior.commands import bench, data, evaluate, export, predict, relabel, train
+from edge_behavior.commands import bench, data, demo, evaluate, export, predict, relabel, train
 from edge_behavior.errors import EdgebError
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ app.command("export")(export.export_command)
 app.command("inspect")(export.inspect_command)
 app.command("relabel")(relabel.relabel_command)
 app.command("predict")(predict.predict_command)
+app.command("demo")(demo.demo_command)
 app.command("bench")(bench.bench_command)
 app.command("doctor")(bench.doctor_command)
 

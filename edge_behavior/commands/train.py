@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -63,7 +65,9 @@ def train_command(
     from edge_behavior.train.pipeline import metrics_of, train
     from edge_behavior.train.processes import is_main
 
-    run = train(loaded, data, out, resume, began=lambda: remember("run", out))
+    # Libraries that log a run also print; stdout is for the result.
+    with redirect_stdout(sys.stderr):
+        run = train(loaded, data, out, resume, began=lambda: remember("run", out))
     if not is_main():
         return
     metrics = metrics_of(run)
