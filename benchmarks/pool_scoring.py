@@ -258,8 +258,8 @@ def page(document: dict[str, Any]) -> str:
         "weights. "
         "Times as long: the median over turns of wall time per window over that of `trie`, CPU time in brackets. "
         "Tokens per window without padding and without the static part where it is evaluated once for all. Difference: "
-        "the largest of all windows and labels, in nats of log p(y|x), against `trie`. The machine was not idle, which "
-        "the ratios within a turn hardly show.",
+        "the largest of all windows and labels, in nats of log p(y|x), against `trie`. The machine was not idle: "
+        "compare the two ratios.",
     ]
     rows = [
         "| model | labels | static tokens | way | turns × windows | windows/s | tokens per window "
