@@ -174,7 +174,8 @@ def scoring_footprint(geometry: Geometry, lora: LoraSettings, windows: Windows, 
 def score_once(model: Any, windows: Windows) -> int:
     """Peak bytes of the forward passes that `TorchScorer` makes for one batch, fake or real."""
     count, static, own = windows.count, windows.static, windows.own
-    with LiveBytes(*model.parameters()) as live:
+    live = LiveBytes(*model.parameters())
+    with live:
         prefix: Any = DynamicCache(config=model.config)
         prefix = model(
             input_ids=torch.zeros((1, static), dtype=torch.long),
@@ -197,7 +198,7 @@ def score_once(model: Any, windows: Windows) -> int:
         logits = logits.float()
         shifted = logits - logits.amax(-1, keepdim=True)
         shifted.exp().sum(-1).log()
-        return live.peak
+    return live.peak
 
 
 def head_bytes(geometry: Geometry, batch: Batch, precision: Precision, device: str) -> int:
@@ -218,12 +219,13 @@ def head_bytes(geometry: Geometry, batch: Batch, precision: Precision, device: s
         weight = torch.empty((vocabulary, hidden), dtype=precision.weights)
         states = torch.empty((batch.tokens, hidden), dtype=precision.weights, requires_grad=True)
         targets = torch.zeros(batch.tokens, dtype=torch.long)
-        with LiveBytes(weight, states, targets) as live:
+        live = LiveBytes(weight, states, targets)
+        with live:
             log_probs = FUSED_HEAD.apply(
                 states, weight, None, targets, 1.0, TILE_VOCABULARY, None, 1.0, ("log_probs", "entropy", "is_top1")
             )[0]
             log_probs.sum().backward()
-            return live.peak
+    return live.peak
 
 
 def pretraining_footprint(geometry: Geometry, sequences: int, block: int) -> Footprint:
