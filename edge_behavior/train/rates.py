@@ -49,7 +49,8 @@ class Rates:
     @property
     def measured_on(self) -> str:
         """What the seconds stand on, in words."""
-        where = f"CPU, {self._threads} threads" if self._device == "cpu" else torch.cuda.get_device_name()
+        threads = "1 thread" if self._threads == 1 else f"{self._threads} threads"
+        where = f"CPU, {threads}" if self._device == "cpu" else torch.cuda.get_device_name()
         layers = self._geometry.layers
         return f"{where}, {'1 layer' if layers == 1 else f'1 and 2 of {layers} layers'}"
 

@@ -242,8 +242,8 @@ LONG_ROWS: dict[str, Any] = {"a_tuning": Rows(600, 400.0, 160), "b_tuning": Rows
 
 
 @cache
-def _measured(layers: int, kind: Any) -> Estimator:
-    return made(small(layers, hidden_size=128), kind)
+def _measured(layers: int) -> Estimator:
+    return made(small(layers, hidden_size=128), "cuda")
 
 
 def made(config: Any, kind: Any, rows: Any = None) -> Estimator:
@@ -267,13 +267,13 @@ def recipe(micro: int | None = None, **backbone: Any) -> Recipe:
     )  # fmt: skip
 
 
-@settings(max_examples=12, deadline=None)
-@given(layers=st.integers(1, 3), more=st.integers(1, 2), micro=st.sampled_from([1, 2, 4]), on=st.booleans())
+@settings(max_examples=6, deadline=None)
+@given(layers=st.integers(1, 2), more=st.integers(1, 2), micro=st.sampled_from([1, 2]), on=st.booleans())
 def test_more_layers_or_a_larger_micro_batch_never_need_less(layers: int, more: int, micro: int, on: bool) -> None:
     knobs = {f"{stage}.gradient_checkpointing": on for stage in ("a_tuning", "b_tuning")}
-    one = _measured(layers, "cuda").memory(changed(recipe(micro), knobs))
-    deeper = _measured(layers + more, "cuda").memory(changed(recipe(micro), knobs))
-    larger = _measured(layers, "cuda").memory(changed(recipe(2 * micro), knobs))
+    one = _measured(layers).memory(changed(recipe(micro), knobs))
+    deeper = _measured(layers + more).memory(changed(recipe(micro), knobs))
+    larger = _measured(layers).memory(changed(recipe(2 * micro), knobs))
     for stage, need in one.items():
         assert deeper[stage].total > need.total
         assert larger[stage].total >= need.total
@@ -287,28 +287,27 @@ class TestRefusal:
         pairs = [word.partition("=")[::2] for word in words]
         return changed(to, {key: value if key.endswith("quantize") else json.loads(value) for key, value in pairs})
 
-    def refusal(self, available: int, of: Recipe, kind: str = "cuda") -> EdgebError:
-        found = having(_measured(6, kind), available).refusal(of)
+    def refusal(self, available: int, of: Recipe) -> EdgebError:
+        found = having(_measured(6), available).refusal(of)
         assert found is not None
         return found
 
-    def total(self, of: Recipe, kind: str = "cuda") -> int:
-        return _measured(6, kind).total(of)
+    def total(self, of: Recipe) -> int:
+        return _measured(6).total(of)
 
     def test_what_fits_is_not_refused(self) -> None:
         needed = self.total(recipe())
-        assert having(_measured(6, "cuda"), needed).refusal(recipe()) is None
+        assert having(_measured(6), needed).refusal(recipe()) is None
         error = self.refusal(needed - 1, recipe())
         assert error.message == f"training needs about {gib(needed)}, that device has {gib(needed - 1)}"
 
-    @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-    def test_checkpointing_comes_first(self, kind: str) -> None:
-        hint = self.refusal(self.total(changed(recipe(), BOTH), kind), recipe(), kind).hint
+    def test_checkpointing_comes_first(self) -> None:
+        hint = self.refusal(self.total(changed(recipe(), BOTH)), recipe()).hint
         assert hint == "set a_tuning.gradient_checkpointing=true and b_tuning.gradient_checkpointing=true"
 
     def test_only_the_stages_that_need_it_are_changed(self) -> None:
         plain = recipe()
-        needs = _measured(6, "cuda").memory(plain)
+        needs = _measured(6).memory(plain)
         assert needs["b_tuning"].total > needs["a_tuning"].total
         hint = self.refusal(needs["a_tuning"].total, plain).hint
         assert hint == "set b_tuning.gradient_checkpointing=true"
@@ -332,15 +331,14 @@ class TestRefusal:
             assert self.total(self.applied(hint, of)) <= available
         assert "quantize=4bit" in hint
 
-    @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-    def test_a_hopeless_device_hears_what_would_do(self, kind: str) -> None:
+    def test_a_hopeless_device_hears_what_would_do(self) -> None:
         of = recipe()
-        hint = self.refusal(1000, of, kind).hint
+        hint = self.refusal(1000, of).hint
         assert hint.startswith("use a device with at least ")
-        assert ("quantize" in hint) == (kind == "cuda")
+        assert "quantize" in hint
         size, unit = hint.removeprefix("use a device with at least ").split()[:2]
         enough = float(size) * {"MiB": 2**20, "GiB": GIB}[unit]
-        assert self.total(self.applied(hint, of), kind) <= enough
+        assert self.total(self.applied(hint, of)) <= enough
 
 
 class TestEightBillion:
@@ -440,4 +438,4 @@ class TestRates:
             rates.scoring(WINDOWS), rates.pretraining(batch),
         ):  # fmt: skip
             assert seconds > 0
-        assert rates.measured_on == "CPU, 1 threads, 1 and 2 of 3 layers"
+        assert rates.measured_on == "CPU, 1 thread, 1 and 2 of 3 layers"
