@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,12 @@ def train_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run; finished stages are skipped.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count samples, tokens and steps; train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count samples and steps, estimate memory and time; train nothing.")
+    ] = False,
+    device_memory: Annotated[
+        str | None, typer.Option(help="--dry-run: would it fit a GPU with this memory? For example 24GiB.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
@@ -39,6 +44,8 @@ def train_command(
         edgeb train --recipe qwen2-1.5b --data data/mine --out runs/mine --set lora.rank=16
 
         edgeb train --resume --out runs/mine --data data/mine
+
+        edgeb train --recipe llama3.1-8b --data data/mine --dry-run --device-memory 24GiB
     """
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
@@ -57,10 +64,15 @@ def train_command(
         name = recipe or "qwen2-1.5b"
         loaded = load_recipe(name, set_ or ())
         out = out or Path("runs") / f"{loaded.name}-{data.resolve().name}"
+    if device_memory is not None and not dry_run:
+        raise EdgebError("--device-memory is for planning", "add --dry-run")
     if dry_run:
         from edge_behavior.train.plan import plan
 
-        emit(plan(loaded, data), as_json, _print_plan)
+        found = plan(loaded, data, device_memory)
+        emit(found, as_json, _print_plan)
+        if found["refusal"]:
+            raise EdgebError(found["refusal"]["message"], found["refusal"]["hint"])
         return
     from edge_behavior.train.pipeline import metrics_of, train
     from edge_behavior.train.processes import is_main
@@ -86,11 +98,16 @@ def train_command(
     emit({"run": str(run.path), "metrics": metrics}, as_json, show)
 
 
-def _print_plan(plan: dict[str, object]) -> None:
+def _print_plan(plan: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("quantity", "value", title="what this run would do")
-    for key, value in plan.items():
-        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-    Console().print(table)
+    from edge_behavior.commands.plan_table import counts_table, memory_table, time_table
+
+    console = Console()
+    console.print(counts_table(plan))
+    console.print(memory_table(plan["memory"]))
+    if plan["time"]:
+        console.print(time_table(plan["time"]))
+        console.print(f"measured on {plan['time']['measured_on']}; every stage may stop early")
+    elif plan["refusal"] is None:
+        console.print("No time is given: it is measured on the device that trains.")

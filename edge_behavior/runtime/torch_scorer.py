@@ -22,6 +22,8 @@ from edge_behavior.trie import LabelTrie
 
 # Flash kernels take no mask of their own.
 _TAKE_TREE_MASKS = ("sdpa", "eager")
+# Bounds of one forward pass: prompt plus trie tokens, and logits (rows times vocabulary).
+MAX_TOKENS, MAX_LOGITS = 16_384, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class TorchScorer:
         max_logits: Bound on logits (rows times vocabulary) per forward pass.
     """
 
-    def __init__(self, model: Any, encoder: PromptEncoder, max_tokens: int = 16_384, max_logits: int = 1 << 26) -> None:
+    def __init__(
+        self, model: Any, encoder: PromptEncoder, max_tokens: int = MAX_TOKENS, max_logits: int = MAX_LOGITS
+    ) -> None:
         self._model, self._encoder, self._max_tokens = model, encoder, max_tokens
         self._max_batch = max(1, max_logits // (len(encoder.trie.inner) * int(model.config.vocab_size)))
         self._device = next(model.parameters()).device

@@ -1,52 +1,233 @@
-"""`edgeb train --dry-run`: what a run would process, counted on the real data with the real tokenizer."""
+"""`edgeb train --dry-run`: what a run would process, whether it fits, and how long it takes.
+
+Samples are counted on the real data with the real tokenizer; `estimate` has the memory, `rates` the time.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_behavior.data.dataset import Dataset
-from edge_behavior.data.windows import balanced_windows
+import numpy as np
+
+from edge_behavior.data.dataset import Dataset, EventTable
+from edge_behavior.data.windows import balanced_windows, eligible
+from edge_behavior.encoding import PromptEncoder
+from edge_behavior.errors import EdgebError
+from edge_behavior.evaluation import WindowChoice, protocols
 from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.recipes import Recipe
+from edge_behavior.runtime.torch_scorer import MAX_LOGITS, MAX_TOKENS
 from edge_behavior.train.backbone import load_tokenizer
+from edge_behavior.train.estimate import (
+    Device,
+    Estimator,
+    Rows,
+    Workload,
+    changed,
+    micro_batch,
+    other_gpu,
+    precision,
+    this_device,
+)
+from edge_behavior.train.footprint import Batch, Windows
+from edge_behavior.train.geometry import Geometry, geometry, read_config
 from edge_behavior.train.pipeline import a_tuning_rows, steps_of
+from edge_behavior.train.rates import Rates
+from edge_behavior.train.samples import IGNORED, window_prompt
+from edge_behavior.train.scoring_pass import SHARD
+
+# More rows than this are counted on the first epoch only.
+_COUNTED_TARGETS = 200_000
+_SAMPLED_WINDOWS = 1_000
 
 
-def plan(recipe: Recipe, data: Path) -> dict[str, Any]:
-    """Samples, tokens and steps of each stage.
+@dataclass(frozen=True)
+class Counts:
+    """What a run would process.
 
-    A stand-in's tokenizer is trained for the count (seconds); its weights are not.
+    Attributes:
+        shown: Counts by name, as the command prints them.
+        workload: The shapes of the passes.
+        windows: Scored windows per stage.
+        mean_windows: The shape of a scoring batch of ordinary prompts.
+    """
+
+    shown: dict[str, Any]
+    workload: Workload
+    windows: dict[str, int]
+    mean_windows: Windows
+
+
+def plan(recipe: Recipe, data: Path, device_memory: str | None = None) -> dict[str, Any]:
+    """Samples, tokens and steps of each stage, its memory by part, and its time.
+
+    A stand-in's tokenizer is trained for the count (seconds); its weights are not. No weight of a backbone is read.
+
+    Args:
+        device_memory: Plan for a GPU of so much memory ("24GiB") in place of this machine's device.
+
+    Returns:
+        Counts; `memory` (bytes); `time` (seconds, None where the device is not here or memory does not suffice);
+        `refusal` (message and hint) or None.
 
     Raises:
         EdgebError: as the run itself would, for bad data or a missing backbone.
     """
+    device = this_device() if device_memory is None else other_gpu(device_memory)
+    if recipe.backbone.quantize == "4bit" and device.kind == "cpu":
+        hint = "set backbone.quantize=none, or plan for a GPU with --device-memory 24GiB"
+        raise EdgebError("backbone.quantize=4bit needs a CUDA GPU", hint)
     dataset = Dataset.open(data)
-    train = dataset.events("train")
-    layout = recipe.layout.layout()
-    if recipe.backbone.path is None:
-        from edge_behavior.train.standin import standin_tokenizer
-
-        tokenizer = standin_tokenizer(recipe, dataset.candidates, train.places)
-    else:
-        tokenizer = load_tokenizer(recipe.backbone.path, recipe.backbone.revision)
-    encoder = encoder_for(tokenizer, layout, dataset.candidates)
-    epochs, counts = a_tuning_rows(train, encoder, tokenizer, recipe)
-    per_epoch, steps = steps_of(recipe.a_tuning, len(epochs[0]), len(epochs))
-    longest = max(len(row["input_ids"]) for rows in epochs for row in rows)
-    pool = len(balanced_windows(train, recipe.b_tuning.pool_per_behavior or len(train), layout.history_length))
-    pairs = min(pool, recipe.b_tuning.samples_per_behavior * len(dataset.candidates))
-    b_steps = steps_of(recipe.b_tuning, pairs, recipe.b_tuning.epochs)[1]
+    tokenizer, config = _backbone(recipe, dataset)
+    encoder = encoder_for(tokenizer, recipe.layout.layout(), dataset.candidates)
+    sizes = geometry(config, recipe.lora)
+    found = count(recipe, dataset, encoder, tokenizer, sizes)
+    estimator = Estimator(sizes, recipe.lora, found.workload, device)
+    refusal = estimator.refusal(recipe)
     return {
+        **found.shown,
+        "parameters": sizes.parameters,
+        "adapter_parameters": sizes.adapter,
+        "memory": _memory(estimator, recipe, device),
+        "time": seconds(recipe, found, sizes, device) if device.here and refusal is None else None,
+        "refusal": None if refusal is None else {"message": refusal.message, "hint": refusal.hint},
+    }
+
+
+def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: Any, sizes: Geometry) -> Counts:
+    """Count what every stage would process.
+
+    Long A-Tunings are counted on their first epoch: the others are draws of the same size. Prompt lengths are those
+    of a sample of the pool.
+    """
+    train, history = dataset.events("train"), encoder.layout.history_length
+    a_tuning, b_tuning, choice = recipe.a_tuning, recipe.b_tuning, recipe.evaluation
+    trie = encoder.trie
+    shown: dict[str, Any] = {
         "recipe": recipe.name,
         "backbone": recipe.backbone.path or "stand-in",
         "pretrain_tokens": 0 if recipe.backbone.path else recipe.backbone.pretrain_tokens,
-        **{f"a_tuning_{key}": value for key, value in counts.items()},
-        "a_tuning_longest_sequence": longest,
-        "a_tuning_steps_per_epoch": per_epoch,
-        "a_tuning_steps_at_most": steps,
-        "pool_windows": pool,
-        "trie_tokens_per_window": len(encoder.trie.evaluated),
-        "preference_pairs_at_most": pairs,
-        "b_tuning_steps_at_most": b_steps,
     }
+    rows: dict[Any, Rows] = {}
+    if a_tuning.method != "none":
+        wanted = max(1, int(np.ceil(a_tuning.epochs)))
+        counted = wanted if wanted * min(a_tuning.max_targets, len(train)) <= _COUNTED_TARGETS else 1
+        drawn = changed(recipe, {"a_tuning.epochs": min(a_tuning.epochs, counted)})
+        epochs, counts = a_tuning_rows(train, encoder, tokenizer, drawn)
+        per_epoch, steps = steps_of(a_tuning, len(epochs[0]), wanted)
+        lengths = [len(row["input_ids"]) for epoch in epochs for row in epoch]
+        labels = max(sum(label != IGNORED for label in row["labels"]) for epoch in epochs for row in epoch)
+        rows["a_tuning"] = Rows(max(lengths), float(np.mean(lengths)), labels)
+        shown |= {f"a_tuning_{key}": value for key, value in counts.items()}
+        shown |= {
+            "a_tuning_epochs_counted": counted,
+            "a_tuning_longest_sequence": max(lengths),
+            "a_tuning_steps_per_epoch": per_epoch,
+            "a_tuning_steps_at_most": steps,
+        }
+    targets = balanced_windows(train, b_tuning.pool_per_behavior or len(train), history)
+    prompts = _prompt_lengths(train, encoder, targets, recipe.seed)
+    answers = [len(encoder.label_ids(label)) for label in train.candidates.labels]
+    windows = {"pool": 0, "validation": 0, "evaluation": 3 * _evaluated(dataset, history, recipe)}
+    shown |= {"pool_windows": len(targets), "trie_tokens_per_window": len(trie.evaluated)}
+    if b_tuning.method != "none":
+        pairs = min(len(targets), b_tuning.samples_per_behavior * len(train.candidates))
+        both = 2 if b_tuning.method == "dpo" else 1
+        rows["b_tuning"] = Rows(
+            max(prompts) + max(answers), float(np.mean(prompts) + np.mean(answers)), max(answers), both
+        )
+        per_epoch, steps = steps_of(b_tuning, pairs, b_tuning.epochs)
+        passes = 1 + -(-steps // max(1, round(per_epoch / b_tuning.evals_per_epoch)))
+        held_out = min(choice.validation_targets, 2 * len(eligible(dataset.events("validation"), history)))
+        windows |= {"pool": len(targets), "validation": passes * held_out}
+        shown |= {"preference_pairs_at_most": pairs, "b_tuning_steps_at_most": steps}
+    shown["evaluation_windows"] = windows["evaluation"] // 3
+    static = len(encoder.static_ids)
+    outputs, nodes = len(trie.inner), len(trie.evaluated)
+    scored = [
+        Windows(_scored_at_once(length - static + nodes, outputs, sizes), static, length - static + nodes, outputs)
+        for length in (max(prompts), int(np.mean(prompts)))
+    ]
+    return Counts(shown, Workload(rows, scored[0]), windows, scored[1])
+
+
+def seconds(recipe: Recipe, counts: Counts, sizes: Geometry, device: Device) -> dict[str, Any]:
+    """Seconds of every stage when no stage stops early, from measured rates."""
+    rates = Rates(sizes, recipe.lora, precision(recipe, sizes, device), device.kind, recipe.threads)
+    window = rates.scoring(counts.mean_windows)
+    stages: dict[str, float] = {}
+    settings = recipe.backbone
+    if settings.path is None:
+        step = settings.pretrain_batch_size * settings.pretrain_block
+        batch = Batch(settings.pretrain_batch_size, settings.pretrain_block, step)
+        stages["backbone"] = settings.pretrain_tokens // step * rates.pretraining(batch)
+    for stage, rows in counts.workload.rows.items():
+        knobs = recipe.a_tuning if stage == "a_tuning" else recipe.b_tuning
+        micro = micro_batch(knobs)
+        batch = rows.batch(micro, mean=True)
+        steps = int(counts.shown[f"{stage}_steps_at_most"])
+        stages[stage] = steps * knobs.batch_size / micro * rates.training(batch, knobs.gradient_checkpointing)
+        if stage == "a_tuning":
+            every = max(1, min(round(counts.shown["a_tuning_steps_per_epoch"] / knobs.evals_per_epoch), steps))
+            held_out = recipe.evaluation.validation_targets * counts.shown["a_tuning_sequences_per_epoch"]
+            batches = held_out / counts.shown["a_tuning_targets_per_epoch"] / micro
+            stages[stage] += steps // every * batches * rates.validation(batch)
+        else:
+            stages[stage] += counts.windows["validation"] * window
+    stages["scoring"] = counts.windows["pool"] * window
+    stages["evaluation"] = counts.windows["evaluation"] * window
+    return {
+        "stages": {name: round(value, 1) for name, value in stages.items()},
+        "total": round(sum(stages.values()), 1),
+        "measured_on": rates.measured_on,
+    }
+
+
+def _backbone(recipe: Recipe, dataset: Dataset) -> tuple[Any, Any]:
+    """Tokenizer and configuration, of the recipe's backbone or of its stand-in."""
+    if recipe.backbone.path is not None:
+        tokenizer = load_tokenizer(recipe.backbone.path, recipe.backbone.revision)
+        return tokenizer, read_config(recipe.backbone.path, recipe.backbone.revision)
+    from edge_behavior.train.standin import architecture, standin_tokenizer
+
+    made = standin_tokenizer(recipe, dataset.candidates, dataset.events("train").places)
+    return made, architecture(recipe.backbone, made)
+
+
+def _memory(estimator: Estimator, recipe: Recipe, device: Device) -> dict[str, Any]:
+    needs = estimator.memory(recipe)
+    return {
+        "device": device.kind,
+        "device_name": device.name,
+        "available": device.available,
+        "stages": {name: {**need.parts, "total": need.total} for name, need in needs.items()},
+        "total": max(need.total for need in needs.values()),
+    }
+
+
+def _prompt_lengths(table: EventTable, encoder: PromptEncoder, targets: Any, seed: int) -> list[int]:
+    rng = np.random.default_rng(seed)
+    if not len(targets):
+        raise EdgebError(
+            f"no training user has more than {encoder.layout.history_length} events", "import a longer log"
+        )
+    sample = rng.choice(targets, min(len(targets), _SAMPLED_WINDOWS), replace=False)
+    formats = rng.integers(encoder.layout.formats, size=len(sample))
+    return [
+        len(window_prompt(table, encoder, int(target), int(wording)))
+        for target, wording in zip(sample, formats, strict=True)
+    ]
+
+
+def _evaluated(dataset: Dataset, history: int, recipe: Recipe) -> int:
+    """Test windows that each model is scored on."""
+    settings = recipe.evaluation
+    choice = WindowChoice(settings.per_user, settings.per_behavior, settings.limit, recipe.seed)
+    return sum(len(part.targets) for part in protocols("both", dataset.events("test"), history, choice))
+
+
+def _scored_at_once(own: int, outputs: int, sizes: Geometry) -> int:
+    by_logits = MAX_LOGITS // (outputs * sizes.vocabulary)
+    return max(1, min(MAX_TOKENS // own, by_logits, SHARD))

@@ -28,7 +28,7 @@ from edge_behavior.train.processes import gathered, is_main, rank, wait, world_s
 from edge_behavior.train.progress import progress_bar
 from edge_behavior.train.samples import window_prompt
 
-_SHARD = 128
+SHARD = 128
 _CONTENT = "content.json"
 Ints = NDArray[np.int64]
 
@@ -61,19 +61,19 @@ def score_windows(
         EdgebError: a kept shard is damaged.
     """
     scorer = TorchScorer(model, encoder)
-    starts = range(0, len(targets), _SHARD)
+    starts = range(0, len(targets), SHARD)
     mine = list(starts) if lockstep else list(starts[rank() :: world_size()])
     if shards is not None:
         _open_shards(shards, encoder, targets, formats, embeddings)
     found: list[tuple[int, dict[str, NDArray[Any]]]] = []
     with progress_bar() as bar:
-        task = bar.add_task(title, total=len(mine), note=f"of {_SHARD} windows")
+        task = bar.add_task(title, total=len(mine), note=f"of {SHARD} windows")
         for start in mine:
             path = None if shards is None else shards / f"{start:09d}.safetensors"
             if path is not None and path.is_file():
                 found.append((start, _read_shard(path)))
             else:
-                chunk = range(start, min(start + _SHARD, len(targets)))
+                chunk = range(start, min(start + SHARD, len(targets)))
                 scores = scorer.score([window_prompt(table, encoder, int(targets[i]), int(formats[i])) for i in chunk])
                 kept = scores.embeddings if embeddings else np.empty((len(chunk), 0), np.float32)
                 found.append((start, {"log_probs": scores.log_probs, "embeddings": kept}))
@@ -111,7 +111,7 @@ def _open_shards(folder: Path, encoder: PromptEncoder, targets: Ints, formats: I
         "formats": _digest(formats),
         "prompt": hashlib.sha256(json.dumps([encoder.static_ids, encoder.trie.tokens.tolist()]).encode()).hexdigest(),
         "embeddings": embeddings,
-        "shard": _SHARD,
+        "shard": SHARD,
     }
     if is_main():
         known = folder / _CONTENT

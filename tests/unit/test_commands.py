@@ -396,7 +396,7 @@ class TestTrain:
             return SimpleNamespace(path=out)
 
         module("edge_behavior.train.pipeline", train=train, metrics_of=lambda made: found)
-        module("edge_behavior.train.plan", plan=lambda recipe, data: {"recipe": recipe.name, "a_tuning_steps": 1234})
+        module("edge_behavior.train.plan", plan=self.plan)
         (tmp_path / "data").mkdir()
         return seen
 
@@ -443,14 +443,40 @@ class TestTrain:
         ):
             assert words in out
 
+    def plan(self, recipe: Recipe, data: Path, device_memory: str | None) -> dict[str, Any]:
+        need = {"weights": 3 * 2**30, "adapter": 2**28, "activations": 2**30, "logits": 2**29, "working": 0}
+        stages = {"a_tuning": {**need, "total": sum(need.values())}, "scoring": {"scoring": 2**30, "total": 2**32}}
+        memory = {"stages": stages, "available": 2**34, "device_name": "this CPU"}
+        time = {"stages": {"a_tuning": 9000.0, "scoring": 42.0}, "total": 9042.0, "measured_on": "CPU, 2 threads"}
+        refusal = {"message": "training needs more", "hint": "set x=1"}
+        return {
+            "recipe": recipe.name,
+            "a_tuning_steps": 1234,
+            "memory": memory,
+            "time": None if device_memory else time,
+            "refusal": refusal if device_memory == "1GiB" else None,
+        }
+
     def test_dry_run_trains_nothing(self, asked, tmp_path):
         words = ["train", "--recipe", "tiny", "--data", "data", "--out", "r", "--dry-run"]
-        assert document(*words) == {"recipe": "tiny", "a_tuning_steps": 1234}
-        assert "1,234" in run(*words).stdout
+        assert document(*words) == self.plan(load_recipe("tiny"), Path("data"), None)
+        out = run(*words).stdout
+        for shown in ("1,234", "3.00", "4.75", "this CPU has 16.0 GiB", "2 h 30 min", "42 s", "CPU, 2 threads"):
+            assert shown in out
         assert asked == []
         assert not (tmp_path / "r").exists()
         with pytest.raises(EdgebError, match="no run was given"):
             recall("run")
+
+    def test_planning_for_another_device(self, asked):
+        words = ["train", "--recipe", "tiny", "--data", "data", "--dry-run", "--device-memory"]
+        assert "No time is given" in run(*words, "24GiB").stdout
+        with pytest.raises(EdgebError, match="training needs more") as caught:
+            run(*words, "1GiB")
+        assert caught.value.hint == "set x=1"
+        with pytest.raises(EdgebError, match="--device-memory is for planning"):
+            run("train", "--recipe", "tiny", "--data", "data", "--device-memory", "24GiB")
+        assert asked == []
 
 
 class TestExport:

@@ -46,7 +46,7 @@ def test_shards_are_kept_read_again_and_equal_one_pass(
     targets = eligible(events, 5)
     formats = draw_formats(encoder, len(targets), 1)
     assert set(formats) == {0, 1, 2}
-    monkeypatch.setattr(scoring_pass, "_SHARD", 16)
+    monkeypatch.setattr(scoring_pass, "SHARD", 16)
     first = score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s", embeddings=True)
     prompts = [window_prompt(events, encoder, int(t), int(f)) for t, f in zip(targets, formats, strict=True)]
     whole = TorchScorer(model, encoder).score(prompts)

@@ -1,0 +1,120 @@
+"""`edgeb train --dry-run` on a simulated log: counts, memory, time and refusal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_behavior.cli import app
+from edge_behavior.errors import EdgebError
+from edge_behavior.recipes import Recipe, load_recipe
+from edge_behavior.train import plan as module
+from edge_behavior.train.estimate import GIB, this_device
+from edge_behavior.train.plan import plan
+from edge_behavior.train.rates import Rates
+
+SMALL = [
+    "backbone.hidden_size=32", "backbone.layers=3", "backbone.intermediate_size=64", "backbone.vocab_size=400",
+    "backbone.pretrain_tokens=4000", "a_tuning.max_targets=200", "a_tuning.epochs=2", "b_tuning.pool_per_behavior=2",
+    "b_tuning.epochs=1", "evaluation.per_user=2", "evaluation.per_behavior=2", "evaluation.validation_targets=20",
+    "threads=1",
+]  # fmt: skip
+PARTS = {"weights", "adapter", "activations", "logits", "working", "total"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan") / "data"
+    words = ["data", "synth", "--users", "20", "--days", "5", "--seed", "1", "--out", str(folder)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("tiny", [*SMALL, *overrides])
+
+
+@pytest.fixture(scope="module")
+def planned(data: Path) -> dict[str, Any]:
+    return plan(recipe(), data)
+
+
+def test_it_is_one_document_of_counts_memory_and_time(planned: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(planned)) == planned
+    memory, time = planned["memory"], planned["time"]
+    assert set(memory["stages"]) == {"backbone", "a_tuning", "scoring", "b_tuning"}
+    assert set(memory["stages"]["a_tuning"]) == set(memory["stages"]["b_tuning"]) == PARTS
+    for need in memory["stages"].values():
+        assert need["total"] == sum(size for part, size in need.items() if part != "total")
+    assert memory["total"] == max(need["total"] for need in memory["stages"].values())
+    assert set(time["stages"]) == {"backbone", "a_tuning", "scoring", "b_tuning", "evaluation"}
+    assert all(seconds >= 0 for seconds in time["stages"].values())
+    assert time["total"] == pytest.approx(sum(time["stages"].values()), abs=0.3)
+    assert time["measured_on"].endswith("1 and 2 of 3 layers")
+    assert planned["refusal"] is None
+
+
+def test_long_trainings_are_counted_on_their_first_epoch(
+    planned: dict[str, Any], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_COUNTED_TARGETS", 10)
+    first = plan(recipe(), data, "24GiB")
+    assert (planned["a_tuning_epochs_counted"], first["a_tuning_epochs_counted"]) == (2, 1)
+    for key in ("a_tuning_steps_at_most", "a_tuning_sequences_per_epoch"):
+        assert first[key] == planned[key]
+    assert first["a_tuning_tokens_per_epoch"] == pytest.approx(planned["a_tuning_tokens_per_epoch"], rel=0.2)
+
+
+def test_what_cannot_fit_is_refused_with_a_change_that_fits(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rates, "training", lambda *_: pytest.fail("nothing is timed for a run that cannot start"))
+    device = this_device()
+    full = plan(recipe(), data, "24GiB")["memory"]["stages"]
+    monkeypatch.setattr(module, "this_device", lambda: replace(device, available=full["a_tuning"]["total"] // 2))
+    found = plan(recipe(), data)
+    assert found["time"] is None
+    assert found["refusal"]["message"].startswith("training needs about ")
+    hint = found["refusal"]["hint"]
+    overrides = hint.partition("set ")[2].split(" and ")
+    again = plan(recipe(*overrides), data, "24GiB")["memory"]
+    assert again["stages"]["b_tuning"]["total"] < full["b_tuning"]["total"]
+
+
+def test_another_gpu_is_planned_without_a_time(data: Path) -> None:
+    found = plan(recipe(), data, "24GiB")
+    assert (found["memory"]["device"], found["memory"]["available"]) == ("cuda", 24 * GIB)
+    assert found["time"] is None
+    assert found["refusal"] is None
+
+
+def test_stages_that_train_nothing_need_nothing(data: Path) -> None:
+    found = plan(recipe("a_tuning.method=none", "b_tuning.method=none", "backbone.pretrain_tokens=0"), data, "24GiB")
+    assert set(found["memory"]["stages"]) == {"scoring"}
+    assert "a_tuning_steps_at_most" not in found
+    one = plan(recipe("b_tuning.method=sft"), data, "24GiB")["memory"]["stages"]["b_tuning"]
+    two = plan(recipe("b_tuning.method=dpo"), data, "24GiB")["memory"]["stages"]["b_tuning"]
+    assert two["activations"] == pytest.approx(2 * one["activations"], rel=0.05)
+
+
+def test_four_bits_need_a_gpu(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "this_device", lambda: replace(this_device(), kind="cpu"))
+    with pytest.raises(EdgebError, match="4bit needs a CUDA GPU"):
+        plan(recipe("backbone.quantize=4bit"), data)
+
+
+def test_a_backbone_without_weights_can_be_planned(data: Path, tmp_path: Path) -> None:
+    from tests import helpers
+
+    tokens = helpers.tokenizer()
+    helpers.model(tokens).config.save_pretrained(tmp_path)
+    tokens.save_pretrained(tmp_path)
+    found = plan(recipe(f"backbone.path={tmp_path}"), data, "24GiB")
+    assert set(found["memory"]["stages"]) == {"a_tuning", "scoring", "b_tuning"}
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(EdgebError, match="at backbone"):
+        plan(recipe(f"backbone.path={tmp_path}"), data, "24GiB")
