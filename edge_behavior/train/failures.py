@@ -14,14 +14,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import Recipe
 
-_START, _WINDOW = 5, 10
+_START, _WINDOW = 2, 10
 _WORSE = 2.0
 
 
 class LossGuard(TrainerCallback):
     """Stops a stage whose loss is no number or has left its start behind for good.
 
-    Diverged means: the median of the last ten logged losses is more than twice the median of the first five. One alone
+    Diverged means: the median of the last ten logged losses is more than twice the larger of the first two. One alone
     says little: with one label per row a batch's loss may well be half of the next one's.
 
     Args:
@@ -53,7 +53,7 @@ class LossGuard(TrainerCallback):
                 f"{self._title}: the loss became {losses[-1]} at step {state.global_step}",
                 f"lower {self._knob}, or set backbone.dtype to bfloat16 or float32",
             )
-        start, now = median(losses[:_START]), median(losses[-_WINDOW:])
+        start, now = max(losses[:_START]), median(losses[-_WINDOW:])
         if len(losses) > _WINDOW and now > _WORSE * start:
             raise EdgebError(
                 f"{self._title}: the loss diverged, from {start:.3f} to {now:.3f} at step {state.global_step}",
