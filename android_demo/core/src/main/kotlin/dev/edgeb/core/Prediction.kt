@@ -44,3 +44,36 @@ data class Prediction(
     val suggest: Boolean?,
     val likely: List<String>?
 )
+
+/** How a prediction is wanted: the arguments of `Predictor.predict`, checked. */
+internal class Request(
+    val topK: Int?,
+    val scoring: Scoring,
+    val source: Source?,
+    val only: List<String>?,
+    val exclude: List<String>,
+    val exhaustive: Boolean,
+    val calibrated: Boolean,
+    val precision: Double?,
+    val coverage: Double?
+) {
+    init {
+        if (topK != null && topK < 1) throw EdgebException("topK is $topK", "ask for at least one candidate")
+        if (precision != null || coverage != null) {
+            if (!calibrated) throw EdgebException("precision and coverage were measured on calibrated values", "do not ask for raw ones")
+            if (only != null || exclude.isNotEmpty()) {
+                throw EdgebException("precision and coverage were measured over all candidates", "leave out only and exclude")
+            }
+        }
+    }
+
+    /** Which candidates to rank; null for all. @throws EdgebException a label that is no candidate, or none left. */
+    fun allowed(candidates: CandidateSet): BooleanArray? {
+        if (only == null && exclude.isEmpty()) return null
+        val mask = BooleanArray(candidates.size) { only == null }
+        for (label in only ?: emptyList()) mask[candidates.code(label, "only")] = true
+        for (label in exclude) mask[candidates.code(label, "exclude")] = false
+        if (mask.none { it }) throw EdgebException("no candidate is left to rank", "name fewer labels in exclude or more in only")
+        return mask
+    }
+}
