@@ -44,3 +44,9 @@ data class Suggestions(val shown: List<Ranked>, val hidden: Int) {
         }
     }
 }
+
+/** The label that a typed text means: itself, or itself but for case and outer space; null where there is none. */
+fun labelOf(text: String, labels: List<String>): String? {
+    val typed = text.trim()
+    return labels.firstOrNull { it == typed } ?: labels.firstOrNull { it.equals(typed, ignoreCase = true) }
+}
