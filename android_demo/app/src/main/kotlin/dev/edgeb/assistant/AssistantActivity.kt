@@ -12,6 +12,7 @@ import android.widget.SeekBar
 import android.widget.TextView
 import dev.edgeb.assistant.logic.Controller
 import dev.edgeb.assistant.logic.Day
+import dev.edgeb.assistant.logic.Formats
 import dev.edgeb.assistant.logic.State
 import dev.edgeb.assistant.logic.Threshold
 
@@ -43,8 +44,8 @@ class AssistantActivity : Activity(), Controller.Listener {
         thresholdLabel = findViewById(R.id.threshold_label) as TextView
         addEvent = findViewById(R.id.add_event)
         addEvent.setOnClickListener { askForEvent() }
-        val ask: View = findViewById(R.id.ask)
-        ask.setOnClickListener { ask() }
+        val askButton: View = findViewById(R.id.ask)
+        askButton.setOnClickListener { ask() }
         val benchmark: View = findViewById(R.id.open_benchmark)
         benchmark.setOnClickListener { startActivity(Intent(this, BenchmarkActivity::class.java)) }
         place.setOnEditorActionListener { _, _, _ ->
@@ -77,18 +78,22 @@ class AssistantActivity : Activity(), Controller.Listener {
 
     override fun onChanged() {
         val state = controller.state
-        status.show(state, controller.busy, alwaysChoose = false)
+        status.show(state, alwaysChoose = false)
         ready.visibility = if (state is State.Ready) View.VISIBLE else View.GONE
         if (state is State.Ready) show(state.day)
     }
 
     private fun show(day: Day) {
-        if (day == shown) return
         val formats = formatsOf(this)
+        cost.text = costOf(day, formats)
+        // An answer to an earlier step of the slider must not move it back.
+        if (!controller.busy) {
+            threshold.progress = day.settings.threshold.step
+            showThreshold(day.settings.threshold)
+        }
+        if (day == shown) return
         if (day.settings.place != shown?.settings?.place) place.setText(day.settings.place, false)
         if (day.places != shown?.places) place.setAdapter(ArrayAdapter(this, R.layout.item_choice, day.places))
-        threshold.progress = day.settings.threshold.step
-        showThreshold(day.settings.threshold)
         rows.show(day, formats)
         val least = formats.percent(day.settings.threshold.probability)
         val suggestions = day.suggestions
@@ -98,14 +103,14 @@ class AssistantActivity : Activity(), Controller.Listener {
                 resources.getQuantityString(R.plurals.hidden, suggestions.hidden, suggestions.hidden, least)
             else -> ""
         }
-        val paid = day.cost
-        cost.text = if (paid == null) {
-            ""
-        } else {
-            val time = formats.milliseconds(paid.milliseconds)
-            resources.getQuantityString(R.plurals.cost, paid.tokens, time, paid.tokens, paid.source)
-        }
         shown = day
+    }
+
+    private fun costOf(day: Day, formats: Formats): String {
+        if (controller.busy) return getString(R.string.predicting)
+        val paid = day.cost ?: return ""
+        val time = formats.milliseconds(paid.milliseconds)
+        return resources.getQuantityString(R.plurals.cost, paid.tokens, time, paid.tokens, paid.source)
     }
 
     private fun showThreshold(at: Threshold) {

@@ -78,7 +78,7 @@ class BenchmarkActivity : Activity(), Controller.Listener {
         val state = controller.state
         val formats = formatsOf(this)
         val now = controller.measuring
-        status.show(state, controller.busy && now == null, alwaysChoose = true)
+        status.show(state, alwaysChoose = true)
         val day = (state as? State.Ready)?.day
         model.visibility = if (day == null) View.GONE else View.VISIBLE
         hash.visibility = model.visibility

@@ -20,8 +20,8 @@ class StatusPanel(private val activity: Activity, onChoose: View.OnClickListener
     }
 
     /** @param alwaysChoose Whether a model that works may be exchanged here. */
-    fun show(state: State, isBusy: Boolean, alwaysChoose: Boolean) {
-        set(busyText, if (isBusy || isWork(state)) workOf(state) else null)
+    fun show(state: State, alwaysChoose: Boolean) {
+        set(busyText, workOf(state))
         busy.visibility = busyText.visibility
         set(title, titleOf(state))
         val found = problemOf(state)
@@ -31,14 +31,11 @@ class StatusPanel(private val activity: Activity, onChoose: View.OnClickListener
         choose.visibility = if (mayChoose) View.VISIBLE else View.GONE
     }
 
-    private fun isWork(state: State): Boolean =
-        state is State.Opening || state is State.Importing || state is State.Checking
-
-    private fun workOf(state: State): String = when (state) {
+    private fun workOf(state: State): String? = when (state) {
+        is State.Opening -> activity.getString(R.string.opening)
         is State.Importing -> activity.getString(R.string.importing, formatsOf(activity).bytes(state.bytes))
         is State.Checking -> activity.getString(R.string.checking)
-        is State.Ready -> activity.getString(R.string.predicting)
-        else -> activity.getString(R.string.opening)
+        else -> null
     }
 
     private fun titleOf(state: State): String? = when (state) {

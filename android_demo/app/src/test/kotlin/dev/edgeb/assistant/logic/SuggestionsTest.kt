@@ -48,4 +48,13 @@ class SuggestionsTest {
         assertEquals(Threshold.DEFAULT, Threshold.ofText("much"))
         assertEquals(Threshold.DEFAULT, Threshold.ofText(null))
     }
+
+    @Test
+    fun typedTextMeansALabelOrNothing() {
+        val labels = listOf("News", "news", "Short Video")
+        assertEquals("news", labelOf("news", labels))
+        assertEquals("Short Video", labelOf(" short video ", labels))
+        assertEquals(null, labelOf("Short", labels))
+        assertEquals(null, labelOf("", labels))
+    }
 }
