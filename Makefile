@@ -7,7 +7,7 @@ TORCH  := torch==2.13.0
 OUT    ?= out/demo
 DEMO_FLAGS ?=
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-all lint clean android-tools android-test android-prove
 
 setup: $(VENV)/.done
 
@@ -32,6 +32,21 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A Kotlin compiler and CMake from PyPI, for machines that have a JDK and nothing else of Android's.
+android-tools: setup android_demo/build/tools/.done
+
+android_demo/build/tools/.done:
+	$(BIN)/pip install --quiet --no-deps --target $(@D) kotlin-jupyter-kernel==0.19.0.944 cmake==3.31.6
+	touch $@
+
+# The phone's code on this machine's JVM, with every Kotlin compiler there is.
+android-test: android-tools
+	$(BIN)/python -m pytest tests/android
+
+# The same on an emulated phone CPU; builds llama.cpp twice (android_demo/prove/README.md).
+android-prove: android-tools
+	android_demo/prove/prove.sh
 
 clean:
 	rm -rf $(VENV) out runs

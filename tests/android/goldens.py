@@ -16,6 +16,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from edge_behavior.bench.report import TITLES
+from edge_behavior.bench.timing import Sample, summary
 from edge_behavior.bundle import KEY_MANIFEST_HASH, KEY_VERSION, Manifest, verify_bundle, write_bundle
 from edge_behavior.calibration import Calibration
 from edge_behavior.candidates import GROUPS, CandidateSet
@@ -47,6 +49,11 @@ TIMES = [
     "2012-05-01T18:00", "2024-03-18T20:05", "0001-01-01T00:00", "9999-12-31T23:59",
 ]  # fmt: skip
 BAD_TIMES = ["", "2024-02-30T00:00", "2100-02-29T00:00", "2024-13-01T00:00", "2024-01-01T24:00", "2024-01-01T10:00Z", "x"]
+# Of `edge_behavior.bench.latency.measure`, without what a phone does not measure.
+BENCH_FIELDS = (
+    "bundle", "architecture", "quantization", "candidates", "trie_nodes", "layout", "static_tokens", "scoring",
+    "anchor_every", "file_bytes", "peak_rss_bytes", "scenarios", "machine",
+)  # fmt: skip
 WEIGHTS = {"head": GroupWeights(0.7, 0.5, 0.1), "medium": GroupWeights(0, 1.4, 0), "tail": GroupWeights(0.9, 0, -0.2)}
 CALIBRATIONS = {
     "model": Calibration(
@@ -169,6 +176,12 @@ def write_goldens(folder: Path) -> Path:
         "bad_times": BAD_TIMES,
         "bundles": bundles,
         "refused": _refused(folder),
+        "bench": {
+            "result": list(BENCH_FIELDS),
+            "row": list(summary([Sample(1.0, 1, 0.5)])),
+            "scenarios": list(TITLES),
+            "own": ["whole_prompt", "session_restore"],
+        },
     }
     path = folder / "golden.json"
     path.write_text(json.dumps(golden, allow_nan=False), encoding="utf-8")

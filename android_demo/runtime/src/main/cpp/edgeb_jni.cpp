@@ -2,7 +2,7 @@
 //
 // A handle is the address of an Engine. Everything that comes from Java is checked before llama.cpp sees it, and every
 // failure leaves as a dev.edgeb.core.EdgebException. There are no globals; the Kotlin side keeps two calls from one
-// handle at a time, and `open` and `free` from running twice at once, since llama.cpp's log callback is global.
+// handle at a time, and those that capture llama.cpp's log (it has one callback for all) from running at once.
 
 #include <jni.h>
 #include <llama.h>
@@ -370,6 +370,7 @@ jbyteArray save_sequence(JNIEnv * env, const Engine & engine, jint sequence) {
 jboolean load_sequence(JNIEnv * env, const Engine & engine, jint sequence, jbyteArray j_state) {
     check_sequence(engine, sequence);
     const std::vector<uint8_t> state = bytes(env, j_state);
+    LogCapture log;
     const size_t read = llama_state_seq_set_data(engine.context.get(), state.data(), state.size(), sequence);
     return read == state.size() && read > 0 ? JNI_TRUE : JNI_FALSE;
 }

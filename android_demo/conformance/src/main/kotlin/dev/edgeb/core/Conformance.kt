@@ -60,7 +60,7 @@ fun main(arguments: Array<String>) {
     val checks = Checks()
     try {
         val golden = Json.parse(File(folder, "golden.json").readText(), "golden.json")
-        val fields = Fields(golden, listOf("schema", "places", "times", "bad_times", "bundles", "refused"), "golden.json")
+        val fields = Fields(golden, listOf("schema", "places", "times", "bad_times", "bundles", "refused", "bench"), "golden.json")
         checks.same("schema", SCHEMA, fields.long("schema"))
         checkText(fields, checks)
         checkRefused(folder, fields, checks)
@@ -73,6 +73,7 @@ fun main(arguments: Array<String>) {
             check.run()
             println("${check.name}: ${checks.made - before} checks")
         }
+        checkBench(folder, fields, native, checks)
         println("all ${checks.made} checks agree")
     } catch (difference: Difference) {
         System.err.println("difference after ${checks.made} checks: ${difference.message}")
@@ -105,6 +106,25 @@ private fun checkRefused(folder: File, fields: Fields, checks: Checks) {
     }
     checks.refused("a missing file", Regex("cannot read")) { Bundle.verify(File(folder, "none.gguf")) }
     checks.refused("a folder", Regex("is a folder")) { Bundle.verify(folder) }
+}
+
+/** The benchmark measures every scenario, and names its fields as `edgeb bench --json` does. */
+private fun checkBench(folder: File, fields: Fields, native: LlamaNative, checks: Checks) {
+    val bench = Fields(fields.any("bench"), listOf("result", "row", "scenarios", "own"), "bench")
+    Predictor.load(File(folder, "stream.gguf"), native, LoadOptions(threads = 1)).use { predictor ->
+        val result = Json.parse(Benchmark(predictor, 3, folder).run(), "the benchmark") as Map<*, *>
+        checks.same("benchmark's fields", bench.list("result"), result.keys.toList())
+        val rows = result["scenarios"] as Map<*, *>
+        val known = bench.list("scenarios") + bench.list("own")
+        for ((name, row) in rows) {
+            checks.same("benchmark has '$name'", true, name in known)
+            val wanted = if ("$name".startsWith("prefix")) bench.list("row") - "overhead_ms" else bench.list("row")
+            checks.same("benchmark's fields of $name", wanted, (row as Map<*, *>).keys.toList())
+            checks.same("benchmark's samples of $name", 3, (row["samples_ms"] as List<*>).size)
+        }
+        checks.same("benchmark's scenarios", setOf("session", "session_top5", "session_full", "warm", "prefix_evaluate", "prefix_restore") + bench.list("own"), rows.keys)
+    }
+    checks.near("percentile", 2.9, percentile(listOf(3.0, 1.0, 2.0), 95.0), 1e-9)
 }
 
 private fun shown(value: Any?): String {

@@ -11,7 +11,7 @@ private const val NANOS_PER_MS = 1e6
  * Turns prompt ids into ranked candidates. Knows neither histories nor how a prompt came about. Callers hold `lock`
  * around everything that uses the cache.
  */
-internal class Engine(val manifest: Manifest, opened: LlamaBackend) {
+internal class Engine(val manifest: Manifest, opened: LlamaBackend, val file: File, val threads: Int) {
     val lock = Any()
     val encoder: PromptEncoder
     val defaultSource: Source
@@ -149,9 +149,9 @@ internal class Engine(val manifest: Manifest, opened: LlamaBackend) {
     ): Pair<Found, Int> {
         val trie = encoder.trie
         val search = searchOf(request.scoring, allowed)
-        val everything = request.exhaustive || request.topK == null
+        val topK = request.topK
         // One more than asked for: the first one out has to be known to be worse.
-        val hint = if (everything) emptyList() else search.likely(expected, (request.topK ?: 0) + 1)
+        val hint = if (request.exhaustive || topK == null) emptyList() else search.likely(expected, topK + 1)
         val reading = Reading(search::childTokens, request.scoring)
         var tokens = backend.prefill(ids, trie, hint)
         val rows = object : Rows {
@@ -165,7 +165,7 @@ internal class Engine(val manifest: Manifest, opened: LlamaBackend) {
 
             override fun atHand() = backend.atHand(trie)
         }
-        val found = search.run(rows, affine, request.topK, if (request.exhaustive) 0.0 else RANKS_ONLY, lines)
+        val found = search.run(rows, affine, topK, if (request.exhaustive) 0.0 else RANKS_ONLY, lines)
         if (allowed == null) expected = found.scores
         return Pair(found, tokens)
     }

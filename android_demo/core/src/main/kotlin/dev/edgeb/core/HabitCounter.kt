@@ -120,12 +120,13 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
             val counts = LinkedHashMap<Int, Count>()
             held[context] = counts
             for (entry in items(entries, null, where)) {
-                val (code, weight, at) = items(entry, 3, where)
-                val isCount = code is Long && code in 0 until prior.size && code.toInt() !in counts &&
-                    weight is Number && weight.toDouble() >= 1 && weight.toDouble() <= events &&
-                    at is Long && at in 1..events
-                if (!isCount) throw damaged(where, entry)
-                counts[(code as Long).toInt()] = Count((weight as Number).toDouble(), at as Long)
+                val parts = items(entry, 3, where)
+                val code = (parts[0] as? Long ?: -1).toInt()
+                val weight = (parts[1] as? Number ?: 0).toDouble()
+                val at = parts[2] as? Long ?: 0
+                val fits = code in 0 until prior.size && code !in counts && weight >= 1 && weight <= events && at in 1..events
+                if (!fits) throw damaged(where, entry)
+                counts[code] = Count(weight, at)
             }
         }
     }

@@ -34,7 +34,7 @@ data class LoadOptions @JvmOverloads constructor(
  *
  * May be shared between threads: calls take turns. Calls take as long as the model does: not for the main thread.
  */
-class Predictor private constructor(private val engine: Engine) : Closeable {
+class Predictor private constructor(internal val engine: Engine) : Closeable {
     /** What the bundle says of itself. */
     val manifest: Manifest
         get() = engine.manifest
@@ -135,7 +135,7 @@ class Predictor private constructor(private val engine: Engine) : Closeable {
             val asked = NativeOptions(positions, minOf(MAX_ROWS, positions), threads, options.exactMath)
             val context = native.open(model, asked)
             try {
-                val predictor = Predictor(Engine(manifest, LlamaBackend(context, native.version, asked)))
+                val predictor = Predictor(Engine(manifest, LlamaBackend(context, native.version, asked), model, threads))
                 if (options.snapshots != null) predictor.warm(options.snapshots)
                 return predictor
             } catch (error: Throwable) {

@@ -95,7 +95,7 @@ internal class TrieSearch(private val trie: LabelTrie, private val scoring: Scor
         val everything = topK == null || tolerance <= 0
         while (true) {
             state.refresh()
-            val chosen = if (everything) state.pending() else state.choose(topK ?: 0, tolerance, lines)
+            val chosen = if (topK == null || tolerance <= 0) state.pending() else state.choose(topK, tolerance, lines)
             if (chosen.isEmpty()) break
             val nodes = nextNodes(chosen, atHand, state, everything)
             val steps = rows.expand(nodes)

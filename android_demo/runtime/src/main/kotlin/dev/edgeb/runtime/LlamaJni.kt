@@ -71,7 +71,8 @@ private class JniContext(private var handle: Long) : LlamaContext {
 
     override fun saveSequence(sequence: Int): ByteArray = NativeLlama.saveSequence(handle, sequence)
 
-    override fun loadSequence(sequence: Int, state: ByteArray): Boolean = NativeLlama.loadSequence(handle, sequence, state)
+    override fun loadSequence(sequence: Int, state: ByteArray): Boolean =
+        synchronized(CAPTURING) { NativeLlama.loadSequence(handle, sequence, state) }
 
     override fun close() {
         if (handle != 0L) synchronized(CAPTURING) { NativeLlama.free(handle) }
