@@ -5,6 +5,7 @@ import dev.edgeb.core.Benchmark
 import dev.edgeb.core.EdgebException
 import dev.edgeb.core.Moment
 import dev.edgeb.core.Prediction
+import dev.edgeb.core.Ranked
 import java.io.File
 import java.io.InputStream
 
@@ -154,6 +155,9 @@ class Assistant(folder: File, private val engines: Engines, private val clock: C
         AtomicFile.write(benchmarkFile, opened.benchmark(listener))
         predict()
     }
+
+    /** The last prediction's candidates, whatever the threshold. */
+    fun ranked(): List<Ranked> = last?.ranked ?: emptyList()
 
     /** The log as a history file. */
     fun logAsCsv(): String = timeline().toCsv()

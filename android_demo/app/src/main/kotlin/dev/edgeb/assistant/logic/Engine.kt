@@ -55,17 +55,18 @@ interface NativeFactory {
     fun create(): LlamaNative
 }
 
-/** Models run by llama.cpp. Snapshots of the static prompt are kept in `snapshots`. */
-class PredictorEngines(private val native: NativeFactory, private val snapshots: File) : Engines {
+/** Models run by llama.cpp. Snapshots of the static prompt are kept in `cache`, and nothing of the user's. */
+class PredictorEngines(private val native: NativeFactory, private val cache: File) : Engines {
     private var made: LlamaNative? = null
 
     override fun load(model: File, verify: Boolean): Engine {
         val llama = made ?: native.create().also { made = it }
-        return PredictorEngine(Predictor.load(model, llama, LoadOptions(verify = verify, snapshots = snapshots)))
+        val options = LoadOptions(verify = verify, snapshots = cache)
+        return PredictorEngine(Predictor.load(model, llama, options), cache)
     }
 }
 
-private class PredictorEngine(private val predictor: Predictor) : Engine {
+private class PredictorEngine(private val predictor: Predictor, private val scratch: File) : Engine {
     override val facts = ModelFacts(
         predictor.manifest.architecture,
         predictor.manifest.quantization,
@@ -77,7 +78,7 @@ private class PredictorEngine(private val predictor: Predictor) : Engine {
 
     override fun restore(file: File): EngineSession = PredictorSession(predictor.restore(file))
 
-    override fun benchmark(listener: Benchmark.Listener): String = Benchmark(predictor).run(listener)
+    override fun benchmark(listener: Benchmark.Listener): String = Benchmark(predictor, folder = scratch).run(listener)
 
     override fun close() = predictor.close()
 }
