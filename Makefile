@@ -44,7 +44,7 @@ android_demo/build/tools/.done:
 android-test: android-tools
 	$(BIN)/python -m pytest tests/android
 
-# The same on an emulated phone CPU; builds llama.cpp twice (android_demo/prove/README.md).
+# The same on emulated aarch64 CPUs, with a cross-built llama.cpp: minutes, on Debian (android_demo/prove/prove.sh).
 android-prove: android-tools
 	android_demo/prove/prove.sh
 

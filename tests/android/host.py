@@ -115,9 +115,8 @@ def _hash(folders: Sequence[Path]) -> str:
 
 
 def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=_TIMEOUT, env={**os.environ, **(environment or {})}
-    )
+    variables = {**os.environ, **(environment or {})}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT, env=variables)
 
 
 def _ok(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:

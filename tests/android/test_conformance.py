@@ -1,4 +1,4 @@
-"""The phone's code says what Python says: prompts, tries, scores, sessions, files, on this machine's JVM through JNI."""
+"""The phone's code says what Python says: prompts, tries, scores, sessions, files, on this machine's JVM and JNI."""
 
 from __future__ import annotations
 

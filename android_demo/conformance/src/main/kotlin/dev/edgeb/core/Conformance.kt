@@ -24,6 +24,10 @@ internal class Checks {
     var made = 0
         private set
 
+    /** Largest difference that `near` has seen. */
+    var largest = 0.0
+        private set
+
     fun same(where: String, expected: Any?, found: Any?) {
         made++
         if (expected != found) throw Difference(where, expected, found)
@@ -31,6 +35,7 @@ internal class Checks {
 
     fun near(where: String, expected: Double, found: Double, tolerance: Double) {
         made++
+        largest = maxOf(largest, Math.abs(expected - found))
         if (!(Math.abs(expected - found) <= tolerance)) throw Difference("$where (to $tolerance)", expected, found)
     }
 
@@ -66,6 +71,7 @@ fun main(arguments: Array<String>) {
         checkRefused(folder, fields, checks)
         val native = LlamaJni(if (arguments.size > 2) File(arguments[2]) else null)
         println("engine: ${native.version}")
+        println("CPU variant: ${cpuVariant() ?: "built in"}")
         checkNative(folder, native, checks)
         for (bundle in fields.list("bundles")) {
             val before = checks.made
@@ -74,6 +80,7 @@ fun main(arguments: Array<String>) {
             println("${check.name}: ${checks.made - before} checks")
         }
         checkBench(folder, fields, native, checks)
+        println("largest difference of a probability: ${Math.round(checks.largest * 1e6) / 1e6}")
         println("all ${checks.made} checks agree")
     } catch (difference: Difference) {
         System.err.println("difference after ${checks.made} checks: ${difference.message}")

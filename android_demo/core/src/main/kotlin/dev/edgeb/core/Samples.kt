@@ -44,8 +44,13 @@ internal fun machine(engine: Engine): Map<String, Any?> = mapOf(
     "cores" to Runtime.getRuntime().availableProcessors(),
     "threads" to engine.threads,
     "virtual_machine" to "${System.getProperty("java.vm.name")} ${System.getProperty("java.vm.version")}",
-    "llama_cpp" to engine.backend.fingerprint
+    "llama_cpp" to engine.backend.fingerprint,
+    "cpu_variant" to cpuVariant()
 )
+
+/** The library of llama.cpp's CPU code that this process loaded, where there is one per CPU generation; null elsewhere. */
+internal fun cpuVariant(): String? =
+    lines("/proc/self/maps").map { it.substringAfterLast('/') }.firstOrNull { it.startsWith("libggml-cpu-") }
 
 private fun processor(): String {
     val named = lines("/proc/cpuinfo").firstOrNull { it.startsWith("model name") || it.startsWith("Hardware") }
