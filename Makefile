@@ -7,7 +7,7 @@ TORCH  := torch==2.13.0
 OUT    ?= out/demo
 DEMO_FLAGS ?=
 
-.PHONY: setup demo test test-all lint clean android-tools android-test android-prove
+.PHONY: setup demo test test-all lint clean android-tools android-test android-prove android-apk
 
 setup: $(VENV)/.done
 
@@ -47,6 +47,11 @@ android-test: android-tools
 # The same on emulated aarch64 CPUs, with a cross-built llama.cpp: minutes, on Debian (android_demo/prove/prove.sh).
 android-prove: android-tools
 	android_demo/prove/prove.sh
+
+# The app as an APK by Debian's tools, with what android-prove cross-built: a packaging check (android_demo/prove/apk.sh).
+android-apk:
+	android_demo/prove/apk.sh --tools
+	android_demo/prove/apk.sh
 
 clean:
 	rm -rf $(VENV) out runs

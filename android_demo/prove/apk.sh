@@ -5,8 +5,8 @@
 #   android_demo/prove/apk.sh --tools    fetch the two packages that Debian 12 no longer has (dx, API 23's android.jar)
 #
 # Compiles core, runtime and app against API 23 and dexes them with Kotlin's standard library. The native libraries are
-# those of EDGEB_APK_LIBS (a folder with libedgeb.so and what it needs), which are glibc's: such an APK installs, and its
-# native part cannot load on Android. That is what the NDK is for. Exits with 3 where a tool is missing.
+# those in the folder EDGEB_APK_LIBS, by default what `make android-prove` cross-built for aarch64. Both are glibc's, and
+# so cannot load on Android: that takes the NDK. Exits with 3 where a tool is missing.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 demo="$(dirname "$here")"
@@ -46,8 +46,8 @@ missing() {
 
 if [ "${1:-}" = --tools ]; then fetch_tools; exit; fi
 
-for tool in aapt zipalign apksigner java javac keytool readelf python3; do
-    command -v "$tool" > /dev/null || missing "$tool (apt-get install aapt zipalign apksigner openjdk-17-jdk-headless binutils)"
+for tool in aapt zipalign apksigner java javac keytool python3; do
+    command -v "$tool" > /dev/null || missing "$tool (apt-get install aapt zipalign apksigner default-jdk-headless)"
 done
 [ -e "$framework" ] || missing "framework-res.apk (apt-get install android-framework-res)"
 dx="$(first "$debian/usr/share/java/com.android.dx.jar" /usr/share/java/com.android.dx.jar)" || missing "dx (apk.sh --tools)"
@@ -55,12 +55,14 @@ android="$(first "$debian/usr/share/java/com.android.android-23.jar" /usr/lib/an
     || missing "API 23's android.jar (apk.sh --tools)"
 # K2's standard library is compiled for newer class files than dx reads.
 stdlib="$(EDGEB_KOTLIN=kotlinc "$demo/tools/kotlinc" --stdlib)" || missing "kotlinc 1.3 (apt-get install kotlin)"
-libs="${EDGEB_APK_LIBS:-}"
-[ -e "$libs/libedgeb.so" ] || missing "EDGEB_APK_LIBS: a folder with libedgeb.so"
+proved="$demo/build/prove/native"
+[ -e "${EDGEB_APK_LIBS:-$proved}/libedgeb.so" ] || missing "libedgeb.so (make android-prove, or EDGEB_APK_LIBS=FOLDER)"
 parts() { python3 "$here/apk_parts.py" "$@"; }
 
 rm -rf "$out"
-mkdir -p "$out/gen" "$out/classes"
+mkdir -p "$out/gen" "$out/classes" "$out/libs"
+libs="$out/libs"
+find "${EDGEB_APK_LIBS:-$proved}" -name 'lib*.so' -exec cp -L -t "$libs" {} +
 echo "== manifest, as AGP's merger would complete it"
 parts manifest "$demo" "$out/AndroidManifest.xml"
 
@@ -76,7 +78,10 @@ java -Xmx1024m -jar "$dx" --dex --min-sdk-version=28 --output="$out/classes.dex"
 parts dex "$out/classes.dex" "$out/AndroidManifest.xml"
 
 echo "== native libraries"
-parts libraries "$libs" "$demo/runtime/src/main/kotlin/dev/edgeb/runtime/NativeLlama.kt"
+others="$(find "$libs" -name 'lib*.so' ! -name libedgeb.so | sort)"
+# shellcheck disable=SC2086
+python3 "$demo/tools/elf_lint.py" --jni "$demo/runtime/src/main/kotlin/dev/edgeb/runtime/NativeLlama.kt" \
+    "$libs/libedgeb.so" $others
 
 echo "== package"
 parts pack "$out/bare.apk" "$out/classes.dex" "$libs" "$out/unaligned.apk"

@@ -1,28 +1,29 @@
-"""The steps of apk.sh that Debian has no tool for: the manifest, the list of classes in a dex file, ELF and zip.
+"""The steps of apk.sh that Debian has no tool for: the manifest, the list of classes in a dex file, the zip file.
 
-Uses nothing beyond Python's standard library and readelf.
+Uses nothing beyond Python's standard library.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+from elf_lint import read_library
+
 NAMESPACE = "http://schemas.android.com/apk/res/android"
-PAGE = 16384
 # Newer than the framework resources of Debian's aapt (API 29); AGP with compileSdk 36 knows them.
 TOO_NEW = ("dataExtractionRules",)
-ABIS = {"AArch64": "arm64-v8a", "Advanced Micro Devices X86-64": "x86_64"}
+ABIS = {"aarch64": "arm64-v8a", "x86-64": "x86_64"}
 
 
 def main(step: str, *arguments: str) -> None:
     """Run one step."""
-    steps = {"manifest": manifest, "dex": dex, "libraries": libraries, "pack": pack}
+    steps = {"manifest": manifest, "dex": dex, "pack": pack}
     steps[step](*map(Path, arguments))
 
 
@@ -85,29 +86,6 @@ def dex_classes(data: bytes) -> set[str]:
     return found
 
 
-def libraries(folder: Path, kotlin: Path) -> None:
-    """Check the pages of every library and that libedgeb.so has each function that Kotlin declares native."""
-    wanted = set(re.findall(r"external fun (\w+)", kotlin.read_text(encoding="utf-8")))
-    symbols = readelf("--dyn-syms", folder / "libedgeb.so")
-    there = set(re.findall(r" Java_dev_edgeb_runtime_NativeLlama_(\w+)", symbols))
-    if there != wanted:
-        raise SystemExit(f"native functions declared and exported differ: {sorted(there ^ wanted)}")
-    print(f"libedgeb.so exports all {len(wanted)} native functions that Kotlin declares, and no other")
-    for path in shared(folder):
-        least = min(
-            int(align, 16) for align in re.findall(r"^\s+LOAD .*?(0x[0-9a-f]+)$", readelf("-l", path), re.MULTILINE)
-        )
-        needs = re.findall(r"NEEDED.*\[(.+)\]", readelf("-d", path))
-        print(f"{path.name} ({abi(path)}): pages of {least}, needs {', '.join(needs)}")
-        if least < PAGE and path.name == "libedgeb.so":
-            raise SystemExit(f"{path.name} is linked for pages of {least} bytes, not {PAGE}")
-    if any(
-        "ld-linux" in need or need == "libc.so.6"
-        for need in re.findall(r"NEEDED.*\[(.+)\]", readelf("-d", folder / "libedgeb.so"))
-    ):
-        print("glibc's libraries: they cannot load on Android. This checks packaging, nothing more")
-
-
 def pack(bare: Path, dex_path: Path, folder: Path, out: Path) -> None:
     """Add classes and libraries to what aapt made; libraries and resources.arsc are not compressed."""
     with zipfile.ZipFile(bare) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as target:
@@ -117,6 +95,8 @@ def pack(bare: Path, dex_path: Path, folder: Path, out: Path) -> None:
         target.write(dex_path, "classes.dex")
         for path in shared(folder):
             target.write(path, f"lib/{abi(path)}/{path.name}", zipfile.ZIP_STORED)
+    if any("libc.so.6" in read_library(path).needed for path in shared(folder)):
+        print("the libraries are glibc's and cannot load on Android: this checks packaging, nothing more")
 
 
 def shared(folder: Path) -> list[Path]:
@@ -126,12 +106,7 @@ def shared(folder: Path) -> list[Path]:
 
 def abi(path: Path) -> str:
     """Android's name of the processor that a library is for."""
-    return ABIS[one(r"Machine:\s+(.+)", readelf("-h", path)).strip()]
-
-
-def readelf(option: str, path: Path) -> str:
-    """What readelf prints."""
-    return subprocess.run(["readelf", "-W", option, path], capture_output=True, text=True, check=True).stdout
+    return ABIS[read_library(path).machine]
 
 
 def one(pattern: str, text: str) -> str:
