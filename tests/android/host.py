@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,15 +75,19 @@ def build(compiler: str | None = None) -> Host:
 
 def build_native() -> Path:
     """The JNI library for this machine's JVM; returns its folder."""
-    found = BUILD / f"jni-{_hash([NATIVE])}"
-    if not (found / "libedgeb.so").exists():
+    found = BUILD / f"jni-{_hash([NATIVE], f'{_installed()} {llama_cpp.__version__}')}"
+    if not found.exists():
         cmake = _cmake()
         assert cmake is not None
         library, include = _installed() / "llama_cpp" / "lib", _installed() / "include"
         options = [f"-DLLAMA_CPP_LIB={library}", f"-DLLAMA_CPP_INCLUDE={include}"]
         environment = {"JAVA_HOME": str(_java_home())}
-        _ok(_run([cmake, "-S", str(NATIVE), "-B", str(found), *options], environment))
-        _ok(_run([cmake, "--build", str(found)], environment))
+        made = found.with_name(f"new-{os.getpid()}-{found.name}")
+        _ok(_run([cmake, "-S", str(NATIVE), "-B", str(made), *options], environment))
+        _ok(_run([cmake, "--build", str(made)], environment))
+        # Another process may have been faster.
+        with suppress(OSError):
+            made.rename(found)
     return found
 
 
@@ -107,8 +112,8 @@ def _with(compiler: str | None) -> dict[str, str]:
     return {} if compiler is None else {"EDGEB_KOTLIN": compiler}
 
 
-def _hash(folders: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
+def _hash(folders: Sequence[Path], more: str = "") -> str:
+    digest = hashlib.sha256(more.encode())
     for path in sorted(file for folder in folders for file in folder.rglob("*") if file.is_file()):
         digest.update(f"{path.relative_to(ANDROID)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -92,6 +92,12 @@ def test_names_the_first_difference(built: host.Host, goldens: Path, tmp_path: P
     assert re.search(f"difference after \\d+ checks: {named}", done.stderr), done.stderr
 
 
+def test_both_sides_pin_the_same_llama_cpp() -> None:
+    pinned = re.search(r"llama-cpp-python==([0-9.]+)", (host.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert pinned is not None
+    assert f"llama-cpp-python {pinned[1]}," in (host.NATIVE / "CMakeLists.txt").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", host.COMPILERS)
 def test_every_compiler(compiler: str, goldens: Path) -> None:
