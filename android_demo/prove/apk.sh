@@ -74,6 +74,15 @@ echo "== classes"
 EDGEB_KOTLIN=kotlinc "$demo/tools/kotlinc" -no-jdk -nowarn -jvm-target 1.8 -cp "$android" -d "$out/classes.jar" \
     "$out/gen" "$demo"/{core,runtime,app}/src/main/kotlin 2> >(grep -v '^OpenJDK' >&2)
 javac -nowarn -source 8 -target 8 -bootclasspath "$android" -d "$out/classes" $(find "$out/gen" -name R.java) 2> /dev/null
+if EDGEB_KOTLIN=k2 "$demo/tools/kotlinc" --stdlib > /dev/null 2>&1; then
+    k2="$(EDGEB_KOTLIN=k2 "$demo/tools/kotlinc" --stdlib)"
+    javac -nowarn --release 8 -d "$out/k2" $(find "$out/gen" -name R.java) 2> /dev/null
+    EDGEB_KOTLIN=k2 "$demo/tools/kotlinc" -no-jdk -nowarn -jvm-target 1.8 -cp "$android:$k2:$out/k2" -d "$out/k2" \
+        "$demo"/{core,runtime,app}/src/main/kotlin 2> >(grep -v "'-classpath' is passed" >&2)
+    echo "K2 ($(basename "$k2" .jar)) compiles all of it, too"
+else
+    echo "K2 is not here (make android-tools): compiled by Kotlin 1.3 alone"
+fi
 java -Xmx1024m -jar "$dx" --dex --min-sdk-version=28 --output="$out/classes.dex" "$out/classes.jar" "$out/classes" "$stdlib"
 parts dex "$out/classes.dex" "$out/AndroidManifest.xml"
 
@@ -92,7 +101,7 @@ keytool -genkeypair -keystore "$out/throwaway.p12" -storetype PKCS12 -storepass 
 apksigner sign --ks "$out/throwaway.p12" --ks-pass pass:throwaway --v1-signing-enabled false --v2-signing-enabled true --min-sdk-version 28 \
     "$out/edgeb-check.apk"
 rm "$out/throwaway.p12" "$out/unaligned.apk" "$out/bare.apk"
-apksigner verify --verbose --min-sdk-version 28 "$out/edgeb-check.apk" | grep -E '^Verifie[sd]'
+apksigner verify --verbose --min-sdk-version 24 "$out/edgeb-check.apk" | grep -E '^Verifie[sd]'
 aapt dump badging "$out/edgeb-check.apk" | grep -E "^(package|sdkVersion|targetSdkVersion|application:|launchable|uses-permission|native-code)"
 echo "permissions asked for: $(aapt dump permissions "$out/edgeb-check.apk" | grep -c uses-permission || true)"
 ls -l "$out/edgeb-check.apk" | awk '{print $5, "bytes"}'

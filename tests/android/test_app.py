@@ -78,7 +78,7 @@ def test_a_day_on_a_bundle(app: host.Host, tmp_path: Path) -> None:
 
     sha256 = hashlib.sha256(bundle.read_bytes()).hexdigest()
     assert said["import"] == {"problem": [["null"]], "sha256": [[sha256]]}
-    assert "tensors do not match" in said["damaged"]["problem"][0][0]
+    assert said["damaged"]["problem"] == [["model.incoming: the tensors do not match the manifest's hash"]]
     assert said["damaged"]["sha256"] == [[sha256]]
     with Predictor.load(bundle) as predictor:
         session = predictor.session()

@@ -131,6 +131,12 @@ def test_screens_can_be_touched_and_heard(path: Path) -> None:
     assert values()["dimen"]["touch"].text == "48dp"
 
 
+def test_slider_has_the_steps_of_the_threshold() -> None:
+    slider = next(parsed(RESOURCES / "layout" / "activity_assistant.xml").iter("SeekBar"))
+    steps = re.findall(r"const val STEPS = (\d+)", "".join(text_of(path) for path in LOGIC))
+    assert [slider.get(f"{ANDROID}max")] == steps
+
+
 def test_night_has_every_colour_that_is_not_the_icons() -> None:
     day, night = values()["color"], values("values-night")["color"]
     assert set(day) - set(night) == {"icon_background"}

@@ -27,7 +27,7 @@ interface ImportListener : CopyListener {
  * The log is what counts; the session is made from it where the saved one does not fit. Not for several threads, and not
  * for the main one: calls take as long as the model does.
  */
-class Assistant(folder: File, private val engines: Engines, private val clock: Clock) {
+class Assistant(private val folder: File, private val engines: Engines, private val clock: Clock) {
     private val model = ModelFile(folder)
     private val log = TimelineStore(File(folder, "timeline.csv"))
     private val settingsStore = SettingsStore(File(folder, "settings.properties"))
@@ -184,7 +184,7 @@ class Assistant(folder: File, private val engines: Engines, private val clock: C
     }
 
     private fun state(error: Problem?): State {
-        val problem = error ?: notice
+        val problem = named(error ?: notice)
         notice = null
         val opened = engine
         if (opened == null) {
@@ -205,6 +205,10 @@ class Assistant(folder: File, private val engines: Engines, private val clock: C
         )
         return State.Ready(day, problem)
     }
+
+    /** Without the folder, which says nothing to a user. */
+    private fun named(problem: Problem?): Problem? =
+        if (problem is Problem.Input) problem.copy(message = problem.message.replace("$folder/", "")) else problem
 
     private fun predict() {
         val opened = session ?: return
