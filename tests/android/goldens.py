@@ -33,6 +33,7 @@ from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session
 from tests import helpers
+from tests.label_sets import many_labels
 
 SCHEMA = 1
 # Beside the labels of other tests: other scripts, letters beyond 16 bits, what looks like structure.
@@ -179,6 +180,10 @@ def write_goldens(folder: Path) -> Path:
         _bundle(folder, "instruct", PromptLayout(name="instruct", history_length=5), "plain.gguf", eos),
         _bundle(folder, "bos", PromptLayout(history_length=3), "plain.gguf", eos, bos_id=eos),
         _bundle(folder, "full", PromptLayout(history_length=6), "plain-q8.gguf", eos, full=True),
+        # More labels than one decode has sequences.
+        _bundle(folder, "many", PromptLayout(list_candidates=False), "plain-q8.gguf", eos, labels=many_labels(150)),
+        # A session's window outgrows the context before it is anchored.
+        _bundle(folder, "tight", PromptLayout(list_candidates=False), "plain.gguf", eos, context_length=512),
     ]
     golden = {
         "schema": SCHEMA,
@@ -206,11 +211,20 @@ def _time(text: str) -> dict[str, Any]:
 
 
 def _bundle(
-    folder: Path, name: str, layout: PromptLayout, weights: str, eos: int, bos_id: int | None = None, full: bool = False
+    folder: Path,
+    name: str,
+    layout: PromptLayout,
+    weights: str,
+    eos: int,
+    bos_id: int | None = None,
+    full: bool = False,
+    labels: Sequence[str] = LABELS,
+    context_length: int = 2048,
 ) -> dict[str, Any]:
+    counts = tuple(COUNTS[i % len(COUNTS)] for i in range(len(labels)))
     manifest = Manifest(
-        created_with="edgeb test", candidates=CandidateSet(tuple(LABELS), COUNTS), layout=layout, bos_id=bos_id,
-        eos_id=eos, architecture="qwen2", quantization="F32", context_length=2048,
+        created_with="edgeb test", candidates=CandidateSet(tuple(labels), counts), layout=layout, bos_id=bos_id,
+        eos_id=eos, architecture="qwen2", quantization="F32", context_length=context_length,
         base_model={"name": "x", "license": None, "weights_sha256": "00"},
         training={"note": "Zürich ☕ 東京", "rate": 1e-4},
     )  # fmt: skip
@@ -235,9 +249,12 @@ def _bundle(
         },
         "texts": [[text, engine.backend.tokenize(text)] for text in TEXTS],
         "trie": _trie(engine.encoder),
-        "prompts": [_prompt(engine.encoder, length, PLACES[3 + i]) for i, length in enumerate((0, 1, 4, 30))],
+        "prompts": [_prompt(engine.encoder, labels, n, PLACES[3 + i]) for i, n in enumerate((0, 1, 4, 30))],
     }  # fmt: skip
-    _calls(recorder, folder, full)
+    if tuple(labels) == tuple(LABELS):
+        _calls(recorder, folder, full, long_window=context_length < 2048)
+    else:
+        _label_calls(recorder, labels)
     recorder.predictor.close()
     return {**described, "calls": recorder.calls}
 
@@ -247,16 +264,16 @@ def _trie(encoder: PromptEncoder) -> dict[str, list[int]]:
     return {name: getattr(encoder.trie, name).tolist() for name in names}
 
 
-def _diary(length: int, seed: int = 0) -> list[BehaviorEvent]:
+def _diary(length: int, seed: int = 0, labels: Sequence[str] = LABELS) -> list[BehaviorEvent]:
     """Events in hostile places, too."""
-    events = helpers.diary(length, seed, LABELS)
+    events = helpers.diary(length, seed, list(labels))
     for i in range(0, length, 3):
         events[i] = replace(events[i], place=PLACES[(7 * i + seed) % len(PLACES)])
     return events
 
 
-def _prompt(encoder: PromptEncoder, length: int, place: str) -> dict[str, Any]:
-    history = _diary(length, length)
+def _prompt(encoder: PromptEncoder, labels: Sequence[str], length: int, place: str) -> dict[str, Any]:
+    history = _diary(length, length, labels)
     when = history[-1].time + timedelta(hours=1) if history else datetime(2024, 3, 18, 20)
     prompt = encoder.layout.prompt(history, when, place, encoder.candidates.labels)
     return {
@@ -268,7 +285,17 @@ def _prompt(encoder: PromptEncoder, length: int, place: str) -> dict[str, Any]:
     }
 
 
-def _calls(made: Recorder, folder: Path, full: bool) -> None:
+def _label_calls(made: Recorder, labels: Sequence[str]) -> None:
+    events = _diary(22, 5, labels)
+    when = events[-1].time + timedelta(minutes=30)
+    for scoring in ("exact", "masked"):
+        made.predict(events, when, "DK", scoring=scoring)
+        made.predict(events, when, "home", scoring=scoring, top_k=5)
+        made.predict(events, when, "home", scoring=scoring, only=labels[::2])
+        made.predict(events, when, "home", scoring=scoring, exclude=labels[::3], top_k=7)
+
+
+def _calls(made: Recorder, folder: Path, full: bool, long_window: bool) -> None:
     events = _diary(60, 3)
     when = events[24].time + timedelta(minutes=30)
     for scoring in ("exact", "masked"):
@@ -290,7 +317,7 @@ def _calls(made: Recorder, folder: Path, full: bool) -> None:
         made.predict(events[:25], when, "DK", source="fused", error="no weights")
         made.predict(events[:25], when, "DK", precision=0.5, error="not calibrated")
         made.predict(events[:25], when, "DK", source="habits")
-    _session_calls(made, folder, events, full)
+    _session_calls(made, folder, events, full, 20 if long_window else 3)
 
 
 def _full_calls(made: Recorder, history: list[BehaviorEvent], when: datetime) -> None:
@@ -310,8 +337,8 @@ def _full_calls(made: Recorder, history: list[BehaviorEvent], when: datetime) ->
     made.predict(history, when, "DK", coverage=0.8, scoring="masked", error="under exact scoring")
 
 
-def _session_calls(made: Recorder, folder: Path, events: list[BehaviorEvent], full: bool) -> None:
-    made.start(3)
+def _session_calls(made: Recorder, folder: Path, events: list[BehaviorEvent], full: bool, anchor_every: int) -> None:
+    made.start(anchor_every)
     for i, event in enumerate(events[:36]):
         made.observe(event)
         if i % 3 == 2:

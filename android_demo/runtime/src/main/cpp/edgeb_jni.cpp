@@ -7,6 +7,7 @@
 #include <jni.h>
 #include <llama.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -179,22 +180,32 @@ inline float exp_negative(float x) {
 double log_sum_exp(const float * row, int32_t count) {
     constexpr int32_t kLanes = 16;
     constexpr int32_t kStretch = 1024;
-    float top = row[0];
-    for (int32_t i = 1; i < count; i++) {
+    // A lane each, since compilers keep the order of a sum and of a maximum of floats.
+    float tops[kLanes];
+    std::fill(tops, tops + kLanes, row[0]);
+    const int32_t whole = count / kLanes * kLanes;
+    for (int32_t i = 0; i < whole; i += kLanes) {
+        for (int32_t k = 0; k < kLanes; k++) {
+            tops[k] = row[i + k] > tops[k] ? row[i + k] : tops[k];
+        }
+    }
+    float top = *std::max_element(tops, tops + kLanes);
+    for (int32_t i = whole; i < count; i++) {
         top = row[i] > top ? row[i] : top;
     }
     double total = 0.0;
+    float exps[kStretch];
     for (int32_t start = 0; start < count; start += kStretch) {
-        const int32_t end = start + kStretch < count ? start + kStretch : count;
-        float lanes[kLanes] = {};
-        int32_t i = start;
-        for (; i + kLanes <= end; i += kLanes) {
-            for (int32_t k = 0; k < kLanes; k++) {
-                lanes[k] += exp_negative(row[i + k] - top);
-            }
+        const int32_t size = std::min(kStretch, count - start);
+        for (int32_t i = 0; i < size; i++) {
+            exps[i] = exp_negative(row[start + i] - top);
         }
-        for (; i < end; i++) {
-            lanes[0] += exp_negative(row[i] - top);
+        std::fill(exps + size, exps + kStretch, 0.0f);
+        float lanes[kLanes] = {};
+        for (int32_t i = 0; i < kStretch; i += kLanes) {
+            for (int32_t k = 0; k < kLanes; k++) {
+                lanes[k] += exps[i + k];
+            }
         }
         for (const float lane : lanes) {
             total += lane;

@@ -25,6 +25,7 @@ internal class BundleCheck(
         try {
             checkManifest()
             checkEncoding()
+            checkThreads()
             fields.list("calls").forEachIndexed { i, call -> check("$name call ${i + 1}", call as Map<*, *>) }
         } finally {
             predictor.close()
@@ -88,6 +89,21 @@ internal class BundleCheck(
         val lines = history.takeLast(layout.historyLength).flatMap { layout.line(it) }
         val labels = manifest.candidates.labels
         return layout.static(labels) + layout.before() + lines + layout.after(moment, place, labels)
+    }
+
+    /** Threads that share a predictor take turns: all get what one alone gets. */
+    private fun checkThreads() {
+        val one = open(null)
+        val asked = { i: Int -> one.predict(emptyList(), Moment(60L * i), "DK", 3, exhaustive = true, source = Source.MODEL).ranked }
+        val alone = List(THREADS) { asked(it) }
+        val found = java.util.concurrent.ConcurrentHashMap<Int, List<Ranked>>()
+        val threads = List(THREADS) { i -> Thread { repeat(3) { found[i] = asked(i) } } }
+        threads.forEach { it.start() }
+        threads.forEach { it.join() }
+        one.close()
+        for (i in 0 until THREADS) {
+            checks.same("$name thread $i", alone[i].map { it.behavior }, found[i]?.map { it.behavior })
+        }
     }
 
     private fun check(where: String, call: Map<*, *>) {
@@ -217,6 +233,7 @@ internal class BundleCheck(
     private companion object {
         // A batch of another shape adds up in another order; with an F16 cache that shows.
         const val SNAPSHOT_TOLERANCE = 2e-3
+        const val THREADS = 4
 
         fun event(row: Any?): BehaviorEvent {
             val (place, time, behavior) = (row as List<*>).map { it as String }

@@ -68,6 +68,7 @@ fun main(arguments: Array<String>) {
         val fields = Fields(golden, listOf("schema", "places", "times", "bad_times", "bundles", "refused", "bench"), "golden.json")
         checks.same("schema", SCHEMA, fields.long("schema"))
         checkText(fields, checks)
+        checkJson(checks)
         checkRefused(folder, fields, checks)
         val native = LlamaJni(if (arguments.size > 2) File(arguments[2]) else null)
         println("engine: ${native.version}")
@@ -101,9 +102,21 @@ private fun checkText(fields: Fields, checks: Checks) {
         checks.same("weekday of $moment", time.int("weekday"), moment.dayOfWeek)
         checks.same("hour of $moment", time.int("hour"), moment.hour)
     }
+    for ((zone, shown) in listOf(Pair("UTC", "2024-03-31T00:59"), Pair("Asia/Kolkata", "2024-03-31T06:29"), Pair("Europe/Paris", "2024-03-31T01:59"))) {
+        val moment = Moment.at(1_711_846_799_999, java.util.TimeZone.getTimeZone(zone))
+        checks.same("clock in $zone", shown, moment.format())
+    }
     for (text in fields.list("bad_times")) {
         checks.refused("time '$text'", Regex("not a local time|does not exist")) { Moment.parse(text as String) }
     }
+}
+
+private fun checkJson(checks: Checks) {
+    val value = mapOf("a\n\u0000" to listOf(1L, -2.5e-7, true, null, "é 東 🎮 \" \\ /"), "b" to emptyMap<String, Any?>())
+    checks.same("JSON there and back", value, Json.parse(Json.write(value), "json"))
+    checks.same("JSON escapes", "🎮/\t", Json.parse("\"\\ud83c\\uDFAE\\/\\t\"", "json"))
+    val bad = listOf("", "{", "[1,]", "{\"a\":1,}", "nul", "01", "1.", "\"\\x\"", "\"\\u12g4\"", "\"\n\"", "[1] 2", "NaN", "[".repeat(200), "{1:2}", "-")
+    for (text in bad) checks.refused("JSON $text", Regex("not JSON")) { Json.parse(text, "json") }
 }
 
 private fun checkRefused(folder: File, fields: Fields, checks: Checks) {
