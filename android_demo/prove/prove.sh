@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The phone's code on an emulated phone CPU: cross-builds llama.cpp with its CPU variants, checks the libraries, and runs
-# the conformance to Python's goldens on an aarch64 JVM under qemu-user, for CPUs with and without dot products.
+# The phone's code on emulated aarch64 CPUs: cross-builds llama.cpp with its CPU variants, checks the libraries, and
+# runs the conformance to Python's goldens on an aarch64 JVM under qemu-user, for CPUs with and without dot products.
 #
 #   make android-prove        on Debian, as any user; needs the packages named below, a JDK and the Python environment
 #

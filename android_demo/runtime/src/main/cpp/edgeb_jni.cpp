@@ -317,7 +317,8 @@ jlong decode(JNIEnv * env, Engine & engine, jintArray j_tokens, jintArray j_posi
     llama_synchronize(engine.context.get());
     const auto spent = std::chrono::steady_clock::now() - started;
     if (status != 0) {
-        fail("llama.cpp could not evaluate the prompt (status " + std::to_string(status) + ")", "load the bundle again");
+        fail("llama.cpp could not evaluate the prompt (status " + std::to_string(status) + ")",
+             "load the bundle again");
     }
     engine.has_row = std::move(wants);
     return static_cast<jlong>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());

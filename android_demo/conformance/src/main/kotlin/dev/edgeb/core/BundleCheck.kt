@@ -13,7 +13,9 @@ internal class BundleCheck(
     private val tolerance: Tolerance,
     private val checks: Checks
 ) {
-    private val fields = Fields(golden, listOf("file", "exact_math", "manifest", "texts", "trie", "prompts", "calls"), "bundle")
+    private val fields = Fields(
+        golden, listOf("file", "exact_math", "manifest", "texts", "trie", "prompts", "calls"), "bundle"
+    )
     private val path = File(folder, fields.string("file"))
     private val manifest = Bundle.verify(path)
     private var predictor = open(null)
@@ -78,8 +80,16 @@ internal class BundleCheck(
                 val prompt = Fields(entry, listOf("history", "when", "place", "segments", "ids"), "prompts")
                 val history = prompt.list("history").map { event(it) }
                 val moment = Moment.parse(prompt.string("when"))
-                checks.same("$name segments of prompt $i", prompt.list("segments"), segments(history, moment, prompt.string("place")))
-                checks.same("$name ids of prompt $i", prompt.list("ids"), longs(encoder.promptIds(history, moment, prompt.string("place"))))
+                checks.same(
+                    "$name segments of prompt $i",
+                    prompt.list("segments"),
+                    segments(history, moment, prompt.string("place"))
+                )
+                checks.same(
+                    "$name ids of prompt $i",
+                    prompt.list("ids"),
+                    longs(encoder.promptIds(history, moment, prompt.string("place")))
+                )
             }
         }
     }
@@ -94,7 +104,9 @@ internal class BundleCheck(
     /** Threads that share a predictor take turns: all get what one alone gets. */
     private fun checkThreads() {
         val one = open(null)
-        val asked = { i: Int -> one.predict(emptyList(), Moment(60L * i), "DK", 3, exhaustive = true, source = Source.MODEL).ranked }
+        val asked = { i: Int ->
+            one.predict(emptyList(), Moment(60L * i), "DK", 3, exhaustive = true, source = Source.MODEL).ranked
+        }
         val alone = List(THREADS) { asked(it) }
         val found = java.util.concurrent.ConcurrentHashMap<Int, List<Ranked>>()
         val threads = List(THREADS) { i -> Thread { repeat(3) { found[i] = asked(i) } } }
@@ -138,16 +150,18 @@ internal class BundleCheck(
         val history = (call["history"] as List<*>).map { event(it) }
         val wanted = Wanted(call["wanted"] as Map<*, *>)
         return predictor.predict(
-            history, Moment.parse(call["when"] as String), call["place"] as String, wanted.topK, wanted.scoring, wanted.only,
-            wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision, wanted.coverage
+            history, Moment.parse(call["when"] as String), call["place"] as String, wanted.topK, wanted.scoring,
+            wanted.only, wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision,
+            wanted.coverage
         )
     }
 
     private fun ask(call: Map<*, *>): Prediction {
         val wanted = Wanted(call["wanted"] as Map<*, *>)
         return session.predict(
-            Moment.parse(call["when"] as String), call["place"] as String, wanted.topK, wanted.scoring, wanted.only,
-            wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision, wanted.coverage
+            Moment.parse(call["when"] as String), call["place"] as String, wanted.topK, wanted.scoring,
+            wanted.only, wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision,
+            wanted.coverage
         )
     }
 
@@ -165,14 +179,16 @@ internal class BundleCheck(
         checks.same("$shown calibrated", expected.boolean("calibrated"), found.calibrated)
         if (tolerance.sameCpu) {
             checks.same("$shown tokens", expected.long("tokens"), found.tokensEvaluated.toLong())
-            checks.near("$shown unexpanded", expected.number("unexpanded", 0.0, 1.0), found.unexpanded, tolerance.probability)
+            checks.near(
+                "$shown unexpanded", expected.number("unexpanded", 0.0, 1.0), found.unexpanded, tolerance.probability
+            )
             checks.same("$shown suggest", expected.any("suggest"), found.suggest)
             checks.same("$shown likely", expected.any("likely"), found.likely)
         }
         checks.same("$shown times", true, found.elapsedMs >= found.decodeMs && found.decodeMs >= 0)
     }
 
-    /** The same labels in the same order with the same probabilities; neighbours within the tolerance may be swapped. */
+    /** The same labels, order and probabilities; on another CPU neighbours within the tolerance may be swapped. */
     private fun checkRanks(where: String, expected: List<List<*>>, found: Prediction) {
         checks.same("$where count", expected.size, found.ranked.size)
         val known = expected.associate { it[0] as String to (it[1] as Number).toDouble() }
@@ -224,7 +240,9 @@ internal class BundleCheck(
         for (answers in listOf(written, restored)) {
             for (i in cold.indices) {
                 checks.same("$name snapshot rank ${i + 1}", cold[i].behavior, answers[i].behavior)
-                checks.near("$name snapshot rank ${i + 1}", cold[i].probability, answers[i].probability, SNAPSHOT_TOLERANCE)
+                checks.near(
+                    "$name snapshot rank ${i + 1}", cold[i].probability, answers[i].probability, SNAPSHOT_TOLERANCE
+                )
             }
         }
         kept.deleteRecursively()

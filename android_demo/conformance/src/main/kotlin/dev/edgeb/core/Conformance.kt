@@ -65,7 +65,9 @@ fun main(arguments: Array<String>) {
     val checks = Checks()
     try {
         val golden = Json.parse(File(folder, "golden.json").readText(), "golden.json")
-        val fields = Fields(golden, listOf("schema", "places", "times", "bad_times", "bundles", "refused", "bench"), "golden.json")
+        val fields = Fields(
+            golden, listOf("schema", "places", "times", "bad_times", "bundles", "refused", "bench"), "golden.json"
+        )
         checks.same("schema", SCHEMA, fields.long("schema"))
         checkText(fields, checks)
         checkJson(checks)
@@ -102,7 +104,11 @@ private fun checkText(fields: Fields, checks: Checks) {
         checks.same("weekday of $moment", time.int("weekday"), moment.dayOfWeek)
         checks.same("hour of $moment", time.int("hour"), moment.hour)
     }
-    for ((zone, shown) in listOf(Pair("UTC", "2024-03-31T00:59"), Pair("Asia/Kolkata", "2024-03-31T06:29"), Pair("Europe/Paris", "2024-03-31T01:59"))) {
+    for ((zone, shown) in listOf(
+        Pair("UTC", "2024-03-31T00:59"),
+        Pair("Asia/Kolkata", "2024-03-31T06:29"),
+        Pair("Europe/Paris", "2024-03-31T01:59")
+    )) {
         val moment = Moment.at(1_711_846_799_999, java.util.TimeZone.getTimeZone(zone))
         checks.same("clock in $zone", shown, moment.format())
     }
@@ -115,7 +121,23 @@ private fun checkJson(checks: Checks) {
     val value = mapOf("a\n\u0000" to listOf(1L, -2.5e-7, true, null, "é 東 🎮 \" \\ /"), "b" to emptyMap<String, Any?>())
     checks.same("JSON there and back", value, Json.parse(Json.write(value), "json"))
     checks.same("JSON escapes", "🎮/\t", Json.parse("\"\\ud83c\\uDFAE\\/\\t\"", "json"))
-    val bad = listOf("", "{", "[1,]", "{\"a\":1,}", "nul", "01", "1.", "\"\\x\"", "\"\\u12g4\"", "\"\n\"", "[1] 2", "NaN", "[".repeat(200), "{1:2}", "-")
+    val bad = listOf(
+        "",
+        "{",
+        "[1,]",
+        "{\"a\":1,}",
+        "nul",
+        "01",
+        "1.",
+        "\"\\x\"",
+        "\"\\u12g4\"",
+        "\"\n\"",
+        "[1] 2",
+        "NaN",
+        "[".repeat(200),
+        "{1:2}",
+        "-"
+    )
     for (text in bad) checks.refused("JSON $text", Regex("not JSON")) { Json.parse(text, "json") }
 }
 
@@ -142,7 +164,12 @@ private fun checkBench(folder: File, fields: Fields, native: LlamaNative, checks
             checks.same("benchmark's fields of $name", wanted, (row as Map<*, *>).keys.toList())
             checks.same("benchmark's samples of $name", 3, (row["samples_ms"] as List<*>).size)
         }
-        checks.same("benchmark's scenarios", setOf("session", "session_top5", "session_full", "warm", "prefix_evaluate", "prefix_restore") + bench.list("own"), rows.keys)
+        checks.same(
+            "benchmark's scenarios",
+            setOf("session", "session_top5", "session_full", "warm", "prefix_evaluate", "prefix_restore") +
+                bench.list("own"),
+            rows.keys
+        )
     }
     checks.near("percentile", 2.9, percentile(listOf(3.0, 1.0, 2.0), 95.0), 1e-9)
 }

@@ -5,8 +5,12 @@ import java.io.File
 /** What the native side does with impossible arguments: an exception each time, and a living process after it. */
 internal fun checkNative(folder: File, native: LlamaNative, checks: Checks) {
     val options = NativeOptions(256, 8, 1, true)
-    checks.refused("a file that is no model", Regex("cannot load")) { native.open(File(folder, "bad-text.gguf"), options) }
-    checks.refused("no sequences", Regex("impossible")) { native.open(File(folder, "plain.gguf"), options.copy(maxSequences = 0)) }
+    checks.refused(
+        "a file that is no model", Regex("cannot load")
+    ) { native.open(File(folder, "bad-text.gguf"), options) }
+    checks.refused(
+        "no sequences", Regex("impossible")
+    ) { native.open(File(folder, "plain.gguf"), options.copy(maxSequences = 0)) }
     val context = native.open(File(folder, "plain.gguf"), options)
     val one = intArrayOf(1)
     val row = booleanArrayOf(true)
@@ -18,14 +22,28 @@ internal fun checkNative(folder: File, native: LlamaNative, checks: Checks) {
     }
     val impossible = Regex("impossible|do not fit|does not exist")
     checks.refused("rows before a batch", Regex("no logits")) { read(0, 0) }
-    checks.refused("an empty batch", impossible) { decode(IntArray(0), IntArray(0), intArrayOf(0), IntArray(0), BooleanArray(0)) }
-    checks.refused("a token too large", impossible) { decode(intArrayOf(1 shl 30), intArrayOf(0), intArrayOf(0, 1), intArrayOf(0), row) }
-    checks.refused("a negative token", impossible) { decode(intArrayOf(-1), intArrayOf(0), intArrayOf(0, 1), intArrayOf(0), row) }
-    checks.refused("a negative position", impossible) { decode(one, intArrayOf(-1), intArrayOf(0, 1), intArrayOf(0), row) }
-    checks.refused("a sequence too large", impossible) { decode(one, intArrayOf(0), intArrayOf(0, 1), intArrayOf(8), row) }
-    checks.refused("starts that run back", impossible) { decode(one, intArrayOf(0), intArrayOf(1, 0), intArrayOf(0), row) }
+    checks.refused(
+        "an empty batch", impossible
+    ) { decode(IntArray(0), IntArray(0), intArrayOf(0), IntArray(0), BooleanArray(0)) }
+    checks.refused(
+        "a token too large", impossible
+    ) { decode(intArrayOf(1 shl 30), intArrayOf(0), intArrayOf(0, 1), intArrayOf(0), row) }
+    checks.refused(
+        "a negative token", impossible
+    ) { decode(intArrayOf(-1), intArrayOf(0), intArrayOf(0, 1), intArrayOf(0), row) }
+    checks.refused(
+        "a negative position", impossible
+    ) { decode(one, intArrayOf(-1), intArrayOf(0, 1), intArrayOf(0), row) }
+    checks.refused(
+        "a sequence too large", impossible
+    ) { decode(one, intArrayOf(0), intArrayOf(0, 1), intArrayOf(8), row) }
+    checks.refused(
+        "starts that run back", impossible
+    ) { decode(one, intArrayOf(0), intArrayOf(1, 0), intArrayOf(0), row) }
     checks.refused("no sequence", impossible) { decode(one, intArrayOf(0), intArrayOf(0, 0), IntArray(0), row) }
-    checks.refused("arrays of two lengths", impossible) { decode(one, IntArray(2), intArrayOf(0, 1), intArrayOf(0), row) }
+    checks.refused(
+        "arrays of two lengths", impossible
+    ) { decode(one, IntArray(2), intArrayOf(0, 1), intArrayOf(0), row) }
     checks.refused("a batch too long", impossible) {
         decode(IntArray(257), IntArray(257) { it }, IntArray(258) { it }, IntArray(257), BooleanArray(257))
     }

@@ -113,7 +113,9 @@ class Benchmark @JvmOverloads constructor(
                 add("prefix_evaluate", Sample(since(started), ids.size, null))
                 empty()
                 val restoring = System.nanoTime()
-                if (!predictor.warm(snapshots)) throw EdgebException("a snapshot cannot be kept in $folder", "name another folder")
+                if (!predictor.warm(snapshots)) {
+                    throw EdgebException("a snapshot cannot be kept in $folder", "name another folder")
+                }
                 add("prefix_restore", Sample(since(restoring), 0, null))
             }
         } finally {

@@ -66,7 +66,9 @@ internal class Calibration private constructor(
             val found = LinkedHashMap<Double, Double?>()
             for (name in values.keys) {
                 val level = name.toDoubleOrNull()
-                if (level == null || !(level > 0 && level < 1)) throw EdgebException("$where: bad level '${name.take(40)}'", DAMAGED_HINT)
+                if (level == null || !(level > 0 && level < 1)) {
+                    throw EdgebException("$where: bad level '${name.take(40)}'", DAMAGED_HINT)
+                }
                 found[level] = if (mayBeNull && fields.isNull(name)) null else fields.number(name, 0.0, 1.0)
             }
             return found

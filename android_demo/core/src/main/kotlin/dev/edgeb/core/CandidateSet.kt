@@ -32,7 +32,9 @@ data class CandidateSet(val labels: List<String>, val counts: List<Long>) {
 
     /** Index of a label. @throws EdgebException the label is not a candidate. */
     internal fun code(label: String, where: String = ""): Int = codes[label]
-        ?: throw EdgebException("${if (where == "") "" else "$where: "}'$label' is not in the candidate set", nearest(label, labels))
+        ?: throw EdgebException(
+            "${if (where == "") "" else "$where: "}'$label' is not in the candidate set", nearest(label, labels)
+        )
 
     /** Fraction of training events per label; zeros when nothing was counted. */
     internal fun shares(): DoubleArray {

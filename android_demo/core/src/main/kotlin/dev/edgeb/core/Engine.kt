@@ -27,7 +27,10 @@ internal class Engine(val manifest: Manifest, opened: LlamaBackend, val file: Fi
     init {
         for ((name, id) in listOf(Pair("bos_id", manifest.bosId), Pair("eos_id", manifest.eosId))) {
             if (id != null && id !in 0 until opened.vocabularySize) {
-                throw EdgebException("manifest field '$name' is $id, the model has ${opened.vocabularySize} tokens", "export the bundle again")
+                throw EdgebException(
+                    "manifest field '$name' is $id, the model has ${opened.vocabularySize} tokens",
+                    "export the bundle again"
+                )
             }
         }
         encoder = PromptEncoder(opened::tokenize, manifest.layout, manifest.candidates, manifest.bosId, manifest.eosId)
@@ -46,7 +49,8 @@ internal class Engine(val manifest: Manifest, opened: LlamaBackend, val file: Fi
             fusion = Fusion.of(fields.any("fusion"), groups, "$where.fusion")
         }
         val sources = Source.values().filter { it != Source.FUSED || fusion != null }
-        calibrations = manifest.calibration?.let { Calibration.all(it, sources, groups, "manifest.calibration") } ?: emptyMap()
+        calibrations = manifest.calibration
+            ?.let { Calibration.all(it, sources, groups, "manifest.calibration") } ?: emptyMap()
     }
 
     /** The inference engine. @throws EdgebException it was closed. */
@@ -63,7 +67,9 @@ internal class Engine(val manifest: Manifest, opened: LlamaBackend, val file: Fi
     fun source(request: Request): Source {
         val source = request.source ?: defaultSource
         if (source == Source.FUSED && fusion == null) {
-            throw EdgebException("the bundle has no weights to fuse model and habits", "export it with --data, or ask for the model")
+            throw EdgebException(
+                "the bundle has no weights to fuse model and habits", "export it with --data, or ask for the model"
+            )
         }
         return source
     }
@@ -99,12 +105,15 @@ internal class Engine(val manifest: Manifest, opened: LlamaBackend, val file: Fi
             unexpanded = found.unexpanded
             logTotal = found.logTotal
             // A bound is no rank: candidates that were not looked at come after all that were.
-            scores = DoubleArray(found.scores.size) { if (found.known[it]) found.scores[it] else Double.NEGATIVE_INFINITY }
+            scores = DoubleArray(found.scores.size) {
+                if (found.known[it]) found.scores[it] else Double.NEGATIVE_INFINITY
+            }
         }
         val count = allowed?.count { it } ?: scores.size
         val order = scores.indices.sortedByDescending { scores[it] }
         val labels = manifest.candidates.labels
-        val ranked = order.take(minOf(request.topK ?: count, count)).map { Ranked(labels[it], Math.exp(scores[it] - logTotal)) }
+        val wanted = order.take(minOf(request.topK ?: count, count))
+        val ranked = wanted.map { Ranked(labels[it], Math.exp(scores[it] - logTotal)) }
         val suggest = if (request.precision == null) null else first != null && ranked[0].probability >= first
         val likely = if (request.coverage == null) null else order.filterIndexed { n, b ->
             n == 0 || Math.exp(scores[b] - logTotal) >= each ?: 0.0
@@ -134,8 +143,14 @@ internal class Engine(val manifest: Manifest, opened: LlamaBackend, val file: Fi
         val exact = request.scoring == Scoring.EXACT || source == Source.HABITS
         val found = if (request.calibrated && exact) calibrations[source] else null
         if (found == null && (request.precision != null || request.coverage != null)) {
-            if (calibrations.isNotEmpty()) throw EdgebException("precision and coverage were measured under exact scoring", "ask for exact scoring")
-            throw EdgebException("the bundle is not calibrated", "export it with --data, with 10 or more validation users")
+            if (calibrations.isNotEmpty()) {
+                throw EdgebException(
+                    "precision and coverage were measured under exact scoring", "ask for exact scoring"
+                )
+            }
+            throw EdgebException(
+                "the bundle is not calibrated", "export it with --data, with 10 or more validation users"
+            )
         }
         return found
     }

@@ -47,7 +47,9 @@ internal fun cleanLabel(text: String): String {
         )
     }
     if (lengthInCodePoints(label) > MAX_LABEL_CHARS) {
-        throw EdgebException("behavior label '${label.take(40)}…' is too long", "use at most $MAX_LABEL_CHARS characters")
+        throw EdgebException(
+            "behavior label '${label.take(40)}…' is too long", "use at most $MAX_LABEL_CHARS characters"
+        )
     }
     return label
 }

@@ -7,7 +7,9 @@ internal class Fields(value: Any?, names: Collection<String>, private val where:
     private val held: Map<*, *> = value as? Map<*, *> ?: throw EdgebException("$where is not an object", DAMAGED_HINT)
 
     init {
-        for (name in names) if (!held.containsKey(name)) throw EdgebException("$where: field '$name' is missing", DAMAGED_HINT)
+        for (name in names) if (!held.containsKey(name)) throw EdgebException(
+            "$where: field '$name' is missing", DAMAGED_HINT
+        )
         for (name in held.keys) if (name !in names) throw EdgebException("$where: unknown field '$name'", DAMAGED_HINT)
     }
 

@@ -25,7 +25,9 @@ internal class Fusion private constructor(
             val weights = GROUPS.associate { group ->
                 val held = Fields(found.any(group), listOf("model", "habits", "bias"), "$where.$group")
                 group to Triple(
-                    held.number("model", 0.0, LARGEST), held.number("habits", 0.0, LARGEST), held.number("bias", -LARGEST, LARGEST)
+                    held.number("model", 0.0, LARGEST),
+                    held.number("habits", 0.0, LARGEST),
+                    held.number("bias", -LARGEST, LARGEST)
                 )
             }
             val rows = groups.map { weights.getValue(it) }

@@ -46,7 +46,9 @@ internal class GgufFile(private val path: File) : Closeable {
     val size: Long
 
     init {
-        if (path.isDirectory) throw EdgebException("$path is a folder, not a GGUF file", "pass the .gguf file that edgeb export wrote")
+        if (path.isDirectory) {
+            throw EdgebException("$path is a folder, not a GGUF file", "pass the .gguf file that edgeb export wrote")
+        }
         try {
             file = RandomAccessFile(path, "r")
         } catch (error: IOException) {
@@ -107,7 +109,9 @@ internal class GgufFile(private val path: File) : Closeable {
     /** A list of texts. @throws EdgebException it is of another type. */
     fun texts(entry: GgufEntry): List<String> {
         at = entry.value
-        if (entry.kind != TYPE_ARRAY || u32("'${entry.key}'") != TYPE_STRING.toLong()) throw damaged("'${entry.key}' is no list of texts")
+        if (entry.kind != TYPE_ARRAY || u32("'${entry.key}'") != TYPE_STRING.toLong()) {
+            throw damaged("'${entry.key}' is no list of texts")
+        }
         val count = u64("'${entry.key}'")
         val found = ArrayList<String>()
         while (found.size < count) found.add(string("'${entry.key}'", MAX_TEXT))

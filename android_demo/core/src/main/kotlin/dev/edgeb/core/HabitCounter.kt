@@ -13,7 +13,8 @@ private val LEVELS = listOf("all", "hour", "place", "place_hour")
 /** How habits are counted: see docs/habits.md. `strengths` are those behind the counts of each level. */
 internal class HabitsConfig(val hourBucket: Int, val halfLife: Double, val strengths: Map<String, Double>) {
     fun toJson(): Map<String, Any?> =
-        mapOf("hour_bucket" to hourBucket.toLong(), "half_life" to halfLife) + LEVELS.map { "k_$it" to strengths.getValue(it) }
+        mapOf("hour_bucket" to hourBucket.toLong(), "half_life" to halfLife) +
+            LEVELS.map { "k_$it" to strengths.getValue(it) }
 
     companion object {
         val DEFAULT = HabitsConfig(2, 100.0, mapOf("all" to 160.0, "hour" to 40.0, "place" to 4.0, "place_hour" to 4.0))
@@ -22,10 +23,15 @@ internal class HabitsConfig(val hourBucket: Int, val halfLife: Double, val stren
         fun of(value: Any?, where: String): HabitsConfig {
             val found = Fields(value, SETTINGS, where)
             val bucket = found.int("hour_bucket")
-            if (bucket < 1 || HOURS % bucket != 0) throw EdgebException("$where: hour_bucket is $bucket", "use a divisor of 24")
+            if (bucket < 1 || HOURS % bucket != 0) {
+                throw EdgebException("$where: hour_bucket is $bucket", "use a divisor of 24")
+            }
             val halfLife = found.number("half_life", 0.0, LARGEST)
-            if (halfLife != 0.0 && halfLife < 1) throw EdgebException("$where: half_life is $halfLife", "use 0 (no decay) or at least 1 event")
-            return HabitsConfig(bucket, halfLife, LEVELS.associate { it to found.number("k_$it", LEAST_STRENGTH, LARGEST) })
+            if (halfLife != 0.0 && halfLife < 1) {
+                throw EdgebException("$where: half_life is $halfLife", "use 0 (no decay) or at least 1 event")
+            }
+            val strengths = LEVELS.associate { it to found.number("k_$it", LEAST_STRENGTH, LARGEST) }
+            return HabitsConfig(bucket, halfLife, strengths)
         }
     }
 }
@@ -124,7 +130,8 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
                 val code = (parts[0] as? Long ?: -1).toInt()
                 val weight = (parts[1] as? Number ?: 0).toDouble()
                 val at = parts[2] as? Long ?: 0
-                val fits = code in 0 until prior.size && code !in counts && weight >= 1 && weight <= events && at in 1..events
+                val fits = code in 0 until prior.size && code !in counts &&
+                    weight >= 1 && weight <= events && at in 1..events
                 if (!fits) throw damaged(where, entry)
                 counts[code] = Count(weight, at)
             }
@@ -149,7 +156,10 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
             val found = Fields(value, listOf("config", "size", "events", "counts"), where)
             val counter = HabitCounter(counts, HabitsConfig.of(found.any("config"), "$where.config"))
             if (found.int("size") != counts.size) {
-                throw EdgebException("$where counts ${found.int("size")} candidates, not ${counts.size}", "use the bundle it was made with")
+                throw EdgebException(
+                    "$where counts ${found.int("size")} candidates, not ${counts.size}",
+                    "use the bundle it was made with"
+                )
             }
             counter.events = found.long("events")
             if (counter.events < 0 || counter.events > LARGEST) throw damaged(where, counter.events)
@@ -163,6 +173,8 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
             return value
         }
 
-        private fun damaged(where: String, what: Any?) = EdgebException("$where: bad entry ${what.toString().take(80)}", DAMAGED_HINT)
+        private fun damaged(where: String, what: Any?) = EdgebException(
+            "$where: bad entry ${what.toString().take(80)}", DAMAGED_HINT
+        )
     }
 }

@@ -149,7 +149,8 @@ private class Parser(private val text: String, private val where: String) {
             val escaped = peek()
             at++
             val known = ESCAPES.indexOf(escaped)
-            if (known >= 0) out.append(MEANINGS[known]) else if (escaped == 'u') out.append(unit()) else throw bad("\\$escaped")
+            if (known < 0 && escaped != 'u') throw bad("\\$escaped")
+            out.append(if (known >= 0) MEANINGS[known] else unit())
         }
     }
 

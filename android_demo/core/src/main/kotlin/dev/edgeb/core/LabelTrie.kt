@@ -44,7 +44,9 @@ internal class LabelTrie private constructor(
          * @throws EdgebException a path is empty, equals another, or is a prefix of another.
          */
         fun of(paths: List<IntArray>): LabelTrie {
-            if (paths.size == 0 || paths.any { it.size == 0 }) throw EdgebException("a candidate has no tokens", DAMAGED_HINT)
+            if (paths.size == 0 || paths.any { it.size == 0 }) {
+                throw EdgebException("a candidate has no tokens", DAMAGED_HINT)
+            }
             val tokens = arrayListOf(-1)
             val parents = arrayListOf(-1)
             val depths = arrayListOf(0)
@@ -58,7 +60,9 @@ internal class LabelTrie private constructor(
                     if (depth >= paths[i].size) continue
                     val node = reached[i]
                     if (ends[node] >= 0) {
-                        throw EdgebException("candidate ${ends[node]} is a token prefix of candidate $i", "rename one label")
+                        throw EdgebException(
+                            "candidate ${ends[node]} is a token prefix of candidate $i", "rename one label"
+                        )
                     }
                     reached[i] = children.getOrPut(Pair(node, paths[i][depth])) {
                         tokens.add(paths[i][depth])
@@ -78,7 +82,8 @@ internal class LabelTrie private constructor(
             }
             val inner = parents.drop(1).distinct().sorted()
             return LabelTrie(
-                tokens.toIntArray(), parents.toIntArray(), depths.toIntArray(), ends.toIntArray(), reached, inner.toIntArray()
+                tokens.toIntArray(), parents.toIntArray(), depths.toIntArray(), ends.toIntArray(), reached,
+                inner.toIntArray()
             )
         }
 

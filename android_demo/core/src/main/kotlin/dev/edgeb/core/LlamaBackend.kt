@@ -146,7 +146,8 @@ internal class LlamaBackend(
     private fun reusable(ids: IntArray): Int {
         if (ids.size == 0 || ids.size > capacity) {
             throw EdgebException(
-                "the prompt has ${ids.size} tokens, the context holds 1 to $capacity", "shorten the place names or the history"
+                "the prompt has ${ids.size} tokens, the context holds 1 to $capacity",
+                "shorten the place names or the history"
             )
         }
         var common = 0
@@ -193,7 +194,8 @@ internal class LlamaBackend(
             return fitting(tips, plan, spare)
         }
         throw EdgebException(
-            "the prompt has ${held.size} tokens and a label ${plan.paths.getValue(tips[0]).size}, the context holds $capacity",
+            "the prompt has ${held.size} tokens and a label ${plan.paths.getValue(tips[0]).size}, " +
+                "the context holds $capacity",
             "shorten the place names or the history"
         )
     }
@@ -296,6 +298,7 @@ private class BatchBuilder {
     }
 
     fun build() = TokenBatch(
-        tokens.toIntArray(), positions.toIntArray(), starts.toIntArray(), sequences.toIntArray(), wantsLogits.toBooleanArray()
+        tokens.toIntArray(), positions.toIntArray(), starts.toIntArray(), sequences.toIntArray(),
+        wantsLogits.toBooleanArray()
     )
 }

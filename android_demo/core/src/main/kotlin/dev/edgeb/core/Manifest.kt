@@ -67,7 +67,9 @@ class Manifest private constructor(
             val found = located(where) {
                 val listed = Fields(fields.any("candidates"), listOf("labels", "counts"), "candidates")
                 val labels = listed.list("labels").map { it as? String ?: throw notA("candidates.labels", "text") }
-                val counts = listed.list("counts").map { it as? Long ?: throw notA("candidates.counts", "a whole number") }
+                val counts = listed.list("counts").map {
+                    it as? Long ?: throw notA("candidates.counts", "a whole number")
+                }
                 val base = Fields(fields.any("base_model"), listOf("name", "license", "weights_sha256"), "base_model")
                 Manifest(
                     createdWith = fields.string("created_with"),
@@ -90,7 +92,9 @@ class Manifest private constructor(
                     schemaVersion = fields.int("schema_version")
                 )
             }
-            if (found.contextLength < 1) throw EdgebException("$where: context_length is ${found.contextLength}", DAMAGED_HINT)
+            if (found.contextLength < 1) {
+                throw EdgebException("$where: context_length is ${found.contextLength}", DAMAGED_HINT)
+            }
             if (found.staticPrompt != fields.string("static_prompt")) {
                 throw EdgebException(
                     "$where: this edgeb words the prompt otherwise than ${found.createdWith}, which wrote the bundle",
@@ -102,9 +106,14 @@ class Manifest private constructor(
 
         /** Refuse a schema version this program does not know. */
         fun checkSchema(version: Any?, where: String) {
-            if (version !is Long || version < 1) throw EdgebException("$where: schema_version is $version", DAMAGED_HINT)
+            if (version !is Long || version < 1) {
+                throw EdgebException("$where: schema_version is $version", DAMAGED_HINT)
+            }
             if (version > SCHEMA_VERSION) {
-                throw EdgebException("$where was written by a newer edgeb (schema $version, this one reads $SCHEMA_VERSION)", "update the app")
+                throw EdgebException(
+                    "$where was written by a newer edgeb (schema $version, this one reads $SCHEMA_VERSION)",
+                    "update the app"
+                )
             }
         }
 

@@ -60,9 +60,15 @@ internal class Request(
     init {
         if (topK != null && topK < 1) throw EdgebException("topK is $topK", "ask for at least one candidate")
         if (precision != null || coverage != null) {
-            if (!calibrated) throw EdgebException("precision and coverage were measured on calibrated values", "do not ask for raw ones")
+            if (!calibrated) {
+                throw EdgebException(
+                    "precision and coverage were measured on calibrated values", "do not ask for raw ones"
+                )
+            }
             if (only != null || exclude.isNotEmpty()) {
-                throw EdgebException("precision and coverage were measured over all candidates", "leave out only and exclude")
+                throw EdgebException(
+                    "precision and coverage were measured over all candidates", "leave out only and exclude"
+                )
             }
         }
     }
@@ -73,7 +79,9 @@ internal class Request(
         val mask = BooleanArray(candidates.size) { only == null }
         for (label in only ?: emptyList()) mask[candidates.code(label, "only")] = true
         for (label in exclude) mask[candidates.code(label, "exclude")] = false
-        if (mask.none { it }) throw EdgebException("no candidate is left to rank", "name fewer labels in exclude or more in only")
+        if (mask.none { it }) {
+            throw EdgebException("no candidate is left to rank", "name fewer labels in exclude or more in only")
+        }
         return mask
     }
 }

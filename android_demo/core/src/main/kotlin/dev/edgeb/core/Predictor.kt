@@ -120,7 +120,10 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
         }
         val last = history.lastOrNull()
         if (last != null && moment < last.time) {
-            throw EdgebException("the time asked for, $moment, is before the last event of the history (${last.time})", "ask for a later time")
+            throw EdgebException(
+                "the time asked for, $moment, is before the last event of the history (${last.time})",
+                "ask for a later time"
+            )
         }
     }
 
@@ -135,7 +138,8 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
             val asked = NativeOptions(positions, minOf(MAX_ROWS, positions), threads, options.exactMath)
             val context = native.open(model, asked)
             try {
-                val predictor = Predictor(Engine(manifest, LlamaBackend(context, native.version, asked), model, threads))
+                val backend = LlamaBackend(context, native.version, asked)
+                val predictor = Predictor(Engine(manifest, backend, model, threads))
                 if (options.snapshots != null) predictor.warm(options.snapshots)
                 return predictor
             } catch (error: Throwable) {

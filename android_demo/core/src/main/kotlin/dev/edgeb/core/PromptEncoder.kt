@@ -17,7 +17,8 @@ internal class PromptEncoder(
 ) {
     private val cache = HashMap<String, IntArray>()
 
-    val staticIds: IntArray = (if (bosId == null) IntArray(0) else intArrayOf(bosId)) + join(layout.static(candidates.labels))
+    val staticIds: IntArray =
+        (if (bosId == null) IntArray(0) else intArrayOf(bosId)) + join(layout.static(candidates.labels))
     private val terminatorIds: IntArray = layout.terminator.let { if (it == null) intArrayOf(eosId) else segment(it) }
     val trie: LabelTrie = LabelTrie.of(candidates.labels.map { labelIds(it) })
 

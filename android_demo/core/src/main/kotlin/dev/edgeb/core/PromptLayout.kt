@@ -32,7 +32,9 @@ data class PromptLayout(
     init {
         if (name !in LAYOUTS) throw EdgebException("unknown prompt layout '$name'", nearest(name, LAYOUTS))
         if (historyLength < 1) throw EdgebException("history_length is $historyLength", "use at least 1")
-        if (name == "instruct" && !listCandidates) throw EdgebException("the instruct layout always lists its candidates")
+        if (name == "instruct" && !listCandidates) {
+            throw EdgebException("the instruct layout always lists its candidates")
+        }
     }
 
     /** Text that ends a label, or null where the tokenizer's end-of-sequence token does. */

@@ -3,7 +3,7 @@ package dev.edgeb.core
 import java.io.File
 import java.io.IOException
 
-/** One timed prediction: wall time, tokens the model was run on, and the engine's part of the time where it is known. */
+/** One timed prediction: wall time, tokens the model was run on, the engine's part of the time where it is known. */
 internal class Sample(val ms: Double, val tokens: Int, val decodeMs: Double?)
 
 /** JSON-ready summary of samples, with the names of edge_behavior/bench/timing.py. */
@@ -48,7 +48,7 @@ internal fun machine(engine: Engine): Map<String, Any?> = mapOf(
     "cpu_variant" to cpuVariant()
 )
 
-/** The library of llama.cpp's CPU code that this process loaded, where there is one per CPU generation; null elsewhere. */
+/** Which of llama.cpp's libraries per CPU generation this process loaded; null where they are not built so. */
 internal fun cpuVariant(): String? =
     lines("/proc/self/maps").map { it.substringAfterLast('/') }.firstOrNull { it.startsWith("libggml-cpu-") }
 

@@ -141,7 +141,8 @@ internal class SearchState(
             members[i]++
         }
         return DoubleArray(nodes.size) {
-            val together = most[it] + least[it] * bounds[nodes[it]] + maxOf(0.0, 1 - least[it]) * Math.log(members[it].toDouble())
+            val spread = maxOf(0.0, 1 - least[it]) * Math.log(members[it].toDouble())
+            val together = most[it] + least[it] * bounds[nodes[it]] + spread
             minOf(each[it], Math.exp(together - top))
         }
     }

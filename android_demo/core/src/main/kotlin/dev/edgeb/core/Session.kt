@@ -5,7 +5,9 @@ import java.io.File
 /** Events by which a session's window may grow beyond the layout's L before it is anchored anew. */
 const val ANCHOR_EVERY = 20
 private const val SCHEMA = 1L
-private val HEADER = listOf("kind", "schema", "model", "candidates", "anchor_every", "events", "habits", "held", "engine")
+private val HEADER = listOf(
+    "kind", "schema", "model", "candidates", "anchor_every", "events", "habits", "held", "engine"
+)
 
 /**
  * One user's events and predictions on a loaded bundle; made by `Predictor.session`.
@@ -156,7 +158,8 @@ class Session internal constructor(private val engine: Engine, private val ancho
                     val event = BehaviorEvent(place, Moment.parse(time), behavior)
                     session.window.add(Line(event, engine.encoder.lineIds(event)))
                 }
-                session.counter = HabitCounter.restore(found.any("habits"), engine.manifest.candidates.counts, "$file: habits")
+                val counts = engine.manifest.candidates.counts
+                session.counter = HabitCounter.restore(found.any("habits"), counts, "$file: habits")
                 val held = found.list("held").map { (it as? Long ?: -1L).toInt() }.toIntArray()
                 if (held.size > 0 && found.string("engine") == engine.backend.fingerprint) {
                     // A cache that llama.cpp does not take is evaluated again by the next prediction.

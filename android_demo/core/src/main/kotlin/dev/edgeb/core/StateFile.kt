@@ -23,7 +23,8 @@ internal object StateFile {
     /** @throws EdgebException the file cannot be written; what was there before is kept. */
     fun write(path: File, header: Map<String, Any?>, blob: ByteArray) {
         val text = Json.write(header).toByteArray(Charsets.UTF_8)
-        val head = ByteBuffer.allocate(HEAD_BYTES).order(ByteOrder.LITTLE_ENDIAN).put(MAGIC).putLong(text.size.toLong()).array()
+        val head = ByteBuffer.allocate(HEAD_BYTES).order(ByteOrder.LITTLE_ENDIAN)
+            .put(MAGIC).putLong(text.size.toLong()).array()
         val digest = sha256()
         for (part in listOf(head, text, blob)) digest.update(part)
         val temporary = File(path.absoluteFile.parentFile, ".${path.name}.${Thread.currentThread().id}")
@@ -54,10 +55,12 @@ internal object StateFile {
             throw EdgebException("$path was written by another version of edgeb", "start a new session")
         }
         val end = content.size - HASH_BYTES
-        val length = if (end < HEAD_BYTES) -1 else ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN).getLong(MAGIC.size)
+        val whole = ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN)
+        val length = if (end < HEAD_BYTES) -1 else whole.getLong(MAGIC.size)
         val digest = sha256()
         digest.update(content, 0, maxOf(end, 0))
-        if (length < 0 || length > end - HEAD_BYTES || !digest.digest().contentEquals(content.copyOfRange(end, content.size))) {
+        val fits = length >= 0 && length <= end - HEAD_BYTES
+        if (!fits || !digest.digest().contentEquals(content.copyOfRange(end, content.size))) {
             throw EdgebException("$path was changed or cut short", "the file is damaged: delete it")
         }
         val blobStart = HEAD_BYTES + length.toInt()

@@ -113,7 +113,9 @@ internal class TrieSearch(private val trie: LabelTrie, private val scoring: Scor
 
     private fun nextNodes(chosen: List<Int>, atHand: Set<Int>, state: SearchState, everything: Boolean): List<Int> {
         val wanted = chosen.filter { it in atHand }
-        if (wanted.isNotEmpty()) return (wanted + wanted.flatMap { subtree(it) }.filter { it in atHand }).distinct().sorted()
+        if (wanted.isNotEmpty()) {
+            return (wanted + wanted.flatMap { subtree(it) }.filter { it in atHand }).distinct().sorted()
+        }
         // The next evaluation overwrites what is at hand.
         if (atHand.isNotEmpty()) return atHand.sorted()
         return withDescendants(chosen, state, everything)

@@ -21,7 +21,9 @@ class LlamaJni @JvmOverloads constructor(backends: File? = null) : LlamaNative {
         try {
             System.loadLibrary("edgeb")
         } catch (error: UnsatisfiedLinkError) {
-            throw EdgebException("the native library does not load: ${error.message}", "package libedgeb.so for this device")
+            throw EdgebException(
+                "the native library does not load: ${error.message}", "package libedgeb.so for this device"
+            )
         }
         if (backends != null) {
             synchronized(CAPTURING) { NativeLlama.loadBackends(backends.path.toByteArray(Charsets.UTF_8)) }
@@ -55,12 +57,19 @@ private class JniContext(private var handle: Long) : LlamaContext {
     override fun decode(batch: TokenBatch): Long =
         NativeLlama.decode(handle, batch.tokens, batch.positions, batch.starts, batch.sequences, batch.wantsLogits)
 
-    override fun readRows(rows: IntArray, starts: IntArray, tokens: IntArray, logits: FloatArray, logSumExp: DoubleArray?) =
-        NativeLlama.readRows(handle, rows, starts, tokens, logits, logSumExp)
+    override fun readRows(
+        rows: IntArray,
+        starts: IntArray,
+        tokens: IntArray,
+        logits: FloatArray,
+        logSumExp: DoubleArray?
+    ) = NativeLlama.readRows(handle, rows, starts, tokens, logits, logSumExp)
 
-    override fun copySequence(from: Int, to: Int, start: Int, end: Int) = NativeLlama.copySequence(handle, from, to, start, end)
+    override fun copySequence(from: Int, to: Int, start: Int, end: Int) =
+        NativeLlama.copySequence(handle, from, to, start, end)
 
-    override fun removeSequence(sequence: Int, start: Int, end: Int) = NativeLlama.removeSequence(handle, sequence, start, end)
+    override fun removeSequence(sequence: Int, start: Int, end: Int) =
+        NativeLlama.removeSequence(handle, sequence, start, end)
 
     override fun shiftSequence(sequence: Int, start: Int, end: Int, by: Int) =
         NativeLlama.shiftSequence(handle, sequence, start, end, by)
