@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # A packaging check: the app as an APK, by Debian's tools alone, without Gradle and without Google's SDK.
 #
-#   android_demo/prove/apk.sh            build, sign with a throwaway key, check, list; the APK is in android_demo/build/apk
+#   android_demo/prove/apk.sh            build, sign with a throwaway key, check, list; the APK goes to build/apk
 #   android_demo/prove/apk.sh --tools    fetch the two packages that Debian 12 no longer has (dx, API 23's android.jar)
 #
-# Compiles core, runtime and app against API 23 and dexes them with Kotlin's standard library. The native libraries are
+# Compiles core, runtime and app against API 23 and dexes them with Kotlin's standard library. Native libraries are
 # those in the folder EDGEB_APK_LIBS, by default what `make android-prove` cross-built for aarch64. Both are glibc's, and
 # so cannot load on Android: that takes the NDK. Exits with 3 where a tool is missing.
 set -euo pipefail
@@ -18,8 +18,9 @@ fetch_tools() {
     # An apt of its own: the machine's package lists and installed packages stay as they are.
     mkdir -p "$debian"/apt/lists/partial "$debian"/apt/cache/archives/partial
     keys=/usr/share/keyrings/debian-archive-keyring.gpg
-    local="$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d 2> /dev/null | grep -v '#' | head -n 1 || true)"
-    printf 'deb [signed-by=%s] %s bullseye main\n' "$keys" "${EDGEB_DEBIAN_MIRROR:-${local% }}" > "$debian/apt/sources.list"
+    local="$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list* 2> /dev/null | head -n 1 || true)"
+    mirror="${EDGEB_DEBIAN_MIRROR:-${local% }}"
+    printf 'deb [signed-by=%s] %s bullseye main\n' "$keys" "$mirror" > "$debian/apt/sources.list"
     cat > "$debian/apt/apt.conf" <<END
 Dir::Etc::sourcelist "$debian/apt/sources.list";
 Dir::Etc::sourceparts "/dev/null";

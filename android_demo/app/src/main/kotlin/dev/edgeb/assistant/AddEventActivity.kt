@@ -60,8 +60,10 @@ class AddEventActivity : Activity() {
 
     private fun pickDate() {
         val (year, month, day) = at.format().substring(0, 10).split("-").map { it.toInt() }
-        DatePickerDialog(this, { _, y, m, d -> change(Moment.of(y, m + 1, d, at.hour, at.minute)) }, year, month - 1, day)
-            .show()
+        DatePickerDialog(
+            this, { _, y, m, d -> change(Moment.of(y, m + 1, d, at.hour, at.minute)) },
+            year, month - 1, day
+        ).show()
     }
 
     private fun pickTime() {
@@ -92,7 +94,8 @@ class AddEventActivity : Activity() {
             problem.visibility = View.VISIBLE
             return
         }
-        val made = Intent().putExtra(BEHAVIOR, label).putExtra(PLACE, place.text.toString()).putExtra(MINUTES, at.minutes)
+        val made = Intent().putExtra(BEHAVIOR, label).putExtra(PLACE, place.text.toString())
+            .putExtra(MINUTES, at.minutes)
         setResult(RESULT_OK, made)
         finish()
     }

@@ -30,7 +30,8 @@ object Documents {
 
     /** The file that was chosen for writing. */
     fun target(resolver: ContentResolver, uri: Uri): Target = object : Target {
-        override fun open(): OutputStream = resolver.openOutputStream(uri, "wt") ?: throw IOException("$uri does not open")
+        override fun open(): OutputStream =
+            resolver.openOutputStream(uri, "wt") ?: throw IOException("$uri does not open")
     }
 
     private fun sizeOf(resolver: ContentResolver, uri: Uri): Long? {

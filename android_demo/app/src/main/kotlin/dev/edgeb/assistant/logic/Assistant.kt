@@ -24,8 +24,8 @@ interface ImportListener : CopyListener {
 /**
  * The assistant without its screens: model, log, session and settings, all in one folder.
  *
- * The log is what counts; the session is made from it where the saved one does not fit. Not for several threads, and not
- * for the main one: calls take as long as the model does.
+ * The log is what counts; the session is made from it where the saved one does not fit. Not for several threads, and
+ * not for the main one: calls take as long as the model does.
  */
 class Assistant(private val folder: File, private val engines: Engines, private val clock: Clock) {
     private val model = ModelFile(folder)
@@ -188,7 +188,11 @@ class Assistant(private val folder: File, private val engines: Engines, private 
         notice = null
         val opened = engine
         if (opened == null) {
-            return if (!model.exists) State.NoModel(problem) else if (problem == null) State.Opening else State.Broken(problem)
+            return when {
+                !model.exists -> State.NoModel(problem)
+                problem == null -> State.Opening
+                else -> State.Broken(problem)
+            }
         }
         val set = settings()
         val made = last
@@ -200,11 +204,14 @@ class Assistant(private val folder: File, private val engines: Engines, private 
             settings = set,
             places = timeline().places(),
             today = timeline().today(clock.now()),
-            suggestions = if (made == null) Suggestions.NONE else Suggestions.of(made.ranked, set.threshold, dismissed),
-            cost = if (made == null || at == null) null else Cost(made.elapsedMs, made.tokensEvaluated, made.source.text, at)
+            suggestions = Suggestions.of(ranked(), set.threshold, dismissed),
+            cost = if (made == null || at == null) null else costOf(made, at)
         )
         return State.Ready(day, problem)
     }
+
+    private fun costOf(made: Prediction, at: Moment): Cost =
+        Cost(made.elapsedMs, made.tokensEvaluated, made.source.text, at)
 
     /** Without the folder, which says nothing to a user. */
     private fun named(problem: Problem?): Problem? =

@@ -39,8 +39,9 @@ class ModelFile(private val folder: File) {
     val sha256: String?
         get() {
             val values = read() ?: return null
-            val same = values.getProperty(BYTES) == "${file.length()}" && values.getProperty(TIME) == "${file.lastModified()}"
-            return if (same) values.getProperty(HASH) else null
+            val sameSize = values.getProperty(BYTES) == "${file.length()}"
+            val sameTime = values.getProperty(TIME) == "${file.lastModified()}"
+            return if (sameSize && sameTime) values.getProperty(HASH) else null
         }
 
     /**

@@ -34,8 +34,6 @@ data class Threshold(val step: Int) {
  */
 data class Suggestions(val shown: List<Ranked>, val hidden: Int) {
     companion object {
-        val NONE = Suggestions(emptyList(), 0)
-
         /** The first five of a ranking that the user did not dismiss, without those below the threshold. */
         fun of(ranked: List<Ranked>, threshold: Threshold, dismissed: Set<String>): Suggestions {
             val first = ranked.filter { it.behavior !in dismissed }.take(MOST_SUGGESTIONS)

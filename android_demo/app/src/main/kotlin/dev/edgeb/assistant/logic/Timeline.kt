@@ -65,7 +65,9 @@ class Timeline(val events: List<BehaviorEvent> = emptyList()) {
             } catch (error: IllegalArgumentException) {
                 throw EdgebException("the log is damaged: ${error.message}")
             }
-            if (rows.isEmpty() || rows[0] != FIELDS) throw EdgebException("the log is damaged: its first line is missing")
+            if (rows.isEmpty() || rows[0] != FIELDS) {
+                throw EdgebException("the log is damaged: its first line is missing")
+            }
             val events = ArrayList<BehaviorEvent>()
             for (i in 1 until rows.size) {
                 if (rows[i].size != FIELDS.size) throw EdgebException("the log is damaged in line ${i + 1}")

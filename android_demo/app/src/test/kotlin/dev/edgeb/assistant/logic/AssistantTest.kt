@@ -90,7 +90,8 @@ class CountingSession(
     }
 
     override fun save(file: File) {
-        file.writeText(Csv.row(labels) + events.joinToString("") { Csv.row(listOf(it.place, it.time.format(), it.behavior)) })
+        val rows = events.map { Csv.row(listOf(it.place, it.time.format(), it.behavior)) }
+        file.writeText(Csv.row(labels) + rows.joinToString(""))
     }
 }
 
