@@ -48,6 +48,8 @@ def test_reproduces_python(built: host.Host, goldens: Path) -> None:
     # -Xcheck:jni warns of every misuse of JNI.
     assert "WARNING" not in done.stdout
     assert "FATAL" not in done.stderr
+    # It leaves nothing behind in the folder that it reads.
+    assert not list(goldens.glob("kotlin-*"))
 
 
 def swap_ranks(golden: Any) -> None:

@@ -7,7 +7,8 @@ private val FOUND = listOf("ranked", "source", "tokens", "unexpanded", "calibrat
 
 /** Reproduces everything that the goldens say of one bundle, call by call in their order. */
 internal class BundleCheck(
-    private val folder: File,
+    folder: File,
+    private val scratch: File,
     golden: Any?,
     private val native: LlamaNative,
     private val tolerance: Tolerance,
@@ -125,10 +126,10 @@ internal class BundleCheck(
             "session" -> session = predictor.session((call["anchor_every"] as Long).toInt())
             "observe" -> observe(where, call)
             "prepare" -> checks.same("$where tokens prepared", call["tokens"], session.prepare().toLong())
-            "save" -> session.save(File(folder, "kotlin-${call["name"]}"))
+            "save" -> session.save(File(scratch, "kotlin-${call["name"]}"))
             "restore" -> {
                 checkDamagedSession(where, "${call["name"]}")
-                session = predictor.restore(File(folder, "kotlin-${call["name"]}"))
+                session = predictor.restore(File(scratch, "kotlin-${call["name"]}"))
                 checks.same("$where window", call["window"], session.events.size.toLong())
             }
             "reopen" -> {
@@ -207,8 +208,8 @@ internal class BundleCheck(
 
     /** A session file with a changed byte is refused, and the predictor stays as it was. */
     private fun checkDamagedSession(where: String, name: String) {
-        val good = File(folder, "kotlin-$name").readBytes()
-        val damaged = File(folder, "kotlin-damaged")
+        val good = File(scratch, "kotlin-$name").readBytes()
+        val damaged = File(scratch, "kotlin-damaged")
         for (at in listOf(3, 7, 12, 40, good.size / 2, good.size - 1)) {
             val bytes = good.copyOf()
             bytes[at] = (bytes[at].toInt() xor 1).toByte()
@@ -223,7 +224,7 @@ internal class BundleCheck(
 
     /** The static prompt is evaluated once; a snapshot gives the same answers, and a damaged one is made again. */
     private fun checkSnapshots() {
-        val kept = File(folder, "snapshots-$name")
+        val kept = File(scratch, "snapshots-$name")
         kept.deleteRecursively()
         val asked = { each: Predictor -> each.predict(emptyList(), Moment(0), "DK", source = Source.MODEL).ranked }
         val cold = open(null).use { asked(it) }

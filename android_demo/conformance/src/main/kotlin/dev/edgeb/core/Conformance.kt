@@ -63,7 +63,11 @@ fun main(arguments: Array<String>) {
     val given = if (arguments.size > 1) arguments[1].toDouble() else 0.0
     val tolerance = if (given > 0) Tolerance(given, false) else Tolerance(1e-5, true)
     val checks = Checks()
+    val scratch = File.createTempFile("edgeb-conformance", "")
     try {
+        // The goldens are read only, so that several runs may share them.
+        scratch.delete()
+        scratch.mkdirs()
         val golden = Json.parse(File(folder, "golden.json").readText(), "golden.json")
         val fields = Fields(
             golden, listOf("schema", "places", "times", "bad_times", "bundles", "refused", "bench"), "golden.json"
@@ -78,17 +82,19 @@ fun main(arguments: Array<String>) {
         checkNative(folder, native, checks)
         for (bundle in fields.list("bundles")) {
             val before = checks.made
-            val check = BundleCheck(folder, bundle, native, tolerance, checks)
+            val check = BundleCheck(folder, scratch, bundle, native, tolerance, checks)
             check.run()
             println("${check.name}: ${checks.made - before} checks")
         }
-        checkBench(folder, fields, native, checks)
+        checkBench(folder, scratch, fields, native, checks)
         println("largest difference of a probability: ${Math.round(checks.largest * 1e6) / 1e6}")
         println("all ${checks.made} checks agree")
     } catch (difference: Difference) {
         System.err.println("difference after ${checks.made} checks: ${difference.message}")
+        scratch.deleteRecursively()
         System.exit(1)
     }
+    scratch.deleteRecursively()
 }
 
 private fun checkText(fields: Fields, checks: Checks) {
@@ -151,10 +157,10 @@ private fun checkRefused(folder: File, fields: Fields, checks: Checks) {
 }
 
 /** The benchmark measures every scenario, and names its fields as `edgeb bench --json` does. */
-private fun checkBench(folder: File, fields: Fields, native: LlamaNative, checks: Checks) {
+private fun checkBench(folder: File, scratch: File, fields: Fields, native: LlamaNative, checks: Checks) {
     val bench = Fields(fields.any("bench"), listOf("result", "row", "scenarios", "own"), "bench")
     Predictor.load(File(folder, "stream.gguf"), native, LoadOptions(threads = 1)).use { predictor ->
-        val result = Json.parse(Benchmark(predictor, 3, folder).run(), "the benchmark") as Map<*, *>
+        val result = Json.parse(Benchmark(predictor, 3, scratch).run(), "the benchmark") as Map<*, *>
         checks.same("benchmark's fields", bench.list("result"), result.keys.toList())
         val rows = result["scenarios"] as Map<*, *>
         val known = bench.list("scenarios") + bench.list("own")

@@ -27,8 +27,9 @@ internal object StateFile {
             .put(MAGIC).putLong(text.size.toLong()).array()
         val digest = sha256()
         for (part in listOf(head, text, blob)) digest.update(part)
-        val temporary = File(path.absoluteFile.parentFile, ".${path.name}.${Thread.currentThread().id}")
+        var temporary: File? = null
         try {
+            temporary = File.createTempFile(".state", null, path.absoluteFile.parentFile)
             FileOutputStream(temporary).use { file ->
                 for (part in listOf(head, text, blob, digest.digest())) file.write(part)
                 file.fd.sync()
@@ -37,7 +38,7 @@ internal object StateFile {
         } catch (error: IOException) {
             throw EdgebException("cannot write $path: ${error.message}", "choose another place")
         } finally {
-            temporary.delete()
+            temporary?.delete()
         }
     }
 
