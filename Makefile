@@ -6,8 +6,9 @@ BIN    := $(CURDIR)/$(VENV)/bin
 TORCH  := torch==2.13.0
 OUT    ?= out/demo
 DEMO_FLAGS ?=
+ANDROID_TESTS ?=
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-all lint clean android-tools android-test android-prove android-apk
 
 setup: $(VENV)/.done
 
@@ -32,6 +33,26 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A Kotlin compiler and CMake from PyPI, for machines that have a JDK and nothing else of Android's.
+android-tools: setup android_demo/build/tools/.done
+
+android_demo/build/tools/.done:
+	$(BIN)/pip install --quiet --no-deps --target $(@D) kotlin-jupyter-kernel==0.19.0.944 cmake==3.31.6
+	touch $@
+
+# The phone's code on this machine's JVM, with every Kotlin compiler there is.
+android-test: android-tools
+	$(BIN)/python -m pytest tests/android $(ANDROID_TESTS)
+
+# The same on emulated aarch64 CPUs, with a cross-built llama.cpp: minutes, on Debian (android_demo/prove/prove.sh).
+android-prove: android-tools
+	android_demo/prove/prove.sh
+
+# The app as an APK by Debian's tools, with what android-prove cross-built: a packaging check (android_demo/prove/apk.sh).
+android-apk:
+	android_demo/prove/apk.sh --tools
+	android_demo/prove/apk.sh
 
 clean:
 	rm -rf $(VENV) out runs

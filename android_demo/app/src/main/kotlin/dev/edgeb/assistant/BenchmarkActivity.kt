@@ -1,0 +1,140 @@
+package dev.edgeb.assistant
+
+import android.app.Activity
+import android.app.AlertDialog
+import android.content.Intent
+import android.os.Bundle
+import android.view.View
+import android.widget.TextView
+import android.widget.Toast
+import dev.edgeb.assistant.logic.Controller
+import dev.edgeb.assistant.logic.Day
+import dev.edgeb.assistant.logic.Formats
+import dev.edgeb.assistant.logic.State
+import org.json.JSONException
+import org.json.JSONObject
+
+/** Screen 2: the model, what a prediction costs on this phone, and the log. */
+class BenchmarkActivity : Activity(), Controller.Listener {
+    private lateinit var controller: Controller
+    private lateinit var status: StatusPanel
+    private lateinit var model: TextView
+    private lateinit var hash: TextView
+    private lateinit var measuring: TextView
+    private lateinit var result: TextView
+    private lateinit var measure: View
+    private lateinit var saveJson: View
+    private lateinit var saveLog: View
+    private lateinit var deleteLog: View
+
+    override fun onCreate(savedInstanceState: Bundle?) {
+        super.onCreate(savedInstanceState)
+        setContentView(R.layout.activity_benchmark)
+        controller = (application as EdgebApplication).controller
+        status = StatusPanel(this, View.OnClickListener { startActivityForResult(Documents.toOpen(), IMPORT) })
+        model = findViewById(R.id.model_text) as TextView
+        hash = findViewById(R.id.model_hash) as TextView
+        measuring = findViewById(R.id.measuring) as TextView
+        result = findViewById(R.id.benchmark_result) as TextView
+        measure = findViewById(R.id.run_benchmark)
+        saveJson = findViewById(R.id.save_json)
+        saveLog = findViewById(R.id.save_log)
+        deleteLog = findViewById(R.id.delete_log)
+        measure.setOnClickListener { controller.measure() }
+        saveJson.setOnClickListener {
+            startActivityForResult(Documents.toCreate("edgeb-bench.json", "application/json"), SAVE_JSON)
+        }
+        saveLog.setOnClickListener { startActivityForResult(Documents.toCreate("history.csv", "text/csv"), SAVE_LOG) }
+        deleteLog.setOnClickListener { askToDelete() }
+    }
+
+    override fun onStart() {
+        super.onStart()
+        controller.listen(this)
+        controller.start()
+    }
+
+    override fun onStop() {
+        controller.unlisten(this)
+        controller.save()
+        super.onStop()
+    }
+
+    override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
+        super.onActivityResult(requestCode, resultCode, data)
+        val uri = data?.data
+        if (resultCode != RESULT_OK || uri == null) return
+        val context = applicationContext
+        val done = Runnable { Toast.makeText(context, R.string.saved, Toast.LENGTH_SHORT).show() }
+        val target = Documents.target(contentResolver, uri)
+        when (requestCode) {
+            IMPORT -> controller.importModel(Documents.source(contentResolver, uri))
+            SAVE_JSON -> controller.saveBenchmark(target, done)
+            SAVE_LOG -> controller.saveLog(target, done)
+        }
+    }
+
+    override fun onChanged() {
+        val state = controller.state
+        val formats = formatsOf(this)
+        val now = controller.measuring
+        status.show(state, alwaysChoose = true)
+        val day = (state as? State.Ready)?.day
+        model.visibility = if (day == null) View.GONE else View.VISIBLE
+        hash.visibility = model.visibility
+        if (day != null) showModel(day, formats)
+        measuring.text = if (now == null) "" else getString(R.string.measuring, now)
+        measuring.keepScreenOn = now != null
+        val json = controller.benchmark
+        result.text = if (json == null) "" else table(json, formats)
+        measure.isEnabled = day != null && !controller.busy
+        saveJson.isEnabled = json != null && !controller.busy
+        saveLog.isEnabled = !controller.busy
+        deleteLog.isEnabled = !controller.busy
+    }
+
+    private fun showModel(day: Day, formats: Formats) {
+        val facts = day.model
+        model.text = getString(
+            R.string.model_text, facts.architecture, facts.quantization, facts.labels.size,
+            formats.bytes(day.modelBytes), facts.createdWith
+        )
+        val known = day.modelHash
+        hash.text =
+            if (known == null) getString(R.string.sha256_unknown) else getString(R.string.sha256, Formats.hash(known))
+    }
+
+    /** Median, 95th percentile and tokens of every scenario of the JSON; the JSON itself where it has none. */
+    private fun table(json: String, formats: Formats): String {
+        try {
+            val scenarios = JSONObject(json).getJSONObject("scenarios")
+            val lines = ArrayList<String>()
+            for (name in scenarios.keys()) {
+                val row = scenarios.getJSONObject(name)
+                lines.add(
+                    getString(
+                        R.string.benchmark_row, name, formats.milliseconds(row.getDouble("p50_ms")),
+                        formats.milliseconds(row.getDouble("p95_ms")), row.getString("tokens_per_prediction")
+                    )
+                )
+            }
+            return lines.joinToString("\n")
+        } catch (error: JSONException) {
+            return json
+        }
+    }
+
+    private fun askToDelete() {
+        AlertDialog.Builder(this)
+            .setMessage(R.string.delete_log_question)
+            .setPositiveButton(R.string.delete) { _, _ -> controller.deleteLog() }
+            .setNegativeButton(R.string.cancel, null)
+            .show()
+    }
+
+    private companion object {
+        const val IMPORT = 1
+        const val SAVE_JSON = 2
+        const val SAVE_LOG = 3
+    }
+}

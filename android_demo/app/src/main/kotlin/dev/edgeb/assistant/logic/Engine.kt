@@ -1,0 +1,96 @@
+package dev.edgeb.assistant.logic
+
+import dev.edgeb.core.BehaviorEvent
+import dev.edgeb.core.Benchmark
+import dev.edgeb.core.LlamaNative
+import dev.edgeb.core.LoadOptions
+import dev.edgeb.core.Moment
+import dev.edgeb.core.Prediction
+import dev.edgeb.core.Predictor
+import dev.edgeb.core.Session
+import java.io.Closeable
+import java.io.File
+
+/** What the screens tell of a model. */
+data class ModelFacts(
+    val architecture: String,
+    val quantization: String,
+    val createdWith: String,
+    val labels: List<String>
+)
+
+/** Opens models. An interface so that the assistant can be tested without one. */
+interface Engines {
+    /** Open a bundle. @throws dev.edgeb.core.EdgebException where it is none, is damaged or does not load. */
+    fun load(model: File, verify: Boolean): Engine
+}
+
+/** An open model. */
+interface Engine : Closeable {
+    val facts: ModelFacts
+
+    /** A session of nothing yet. */
+    fun session(): EngineSession
+
+    /** A saved session. @throws dev.edgeb.core.EdgebException where it is damaged or of another model. */
+    fun restore(file: File): EngineSession
+
+    /** Measure predictions; one JSON object. */
+    fun benchmark(listener: Benchmark.Listener): String
+}
+
+/** The events a model was shown, and its predictions. */
+interface EngineSession {
+    val events: List<BehaviorEvent>
+
+    fun observe(event: BehaviorEvent)
+
+    fun predict(moment: Moment, place: String, topK: Int): Prediction
+
+    fun save(file: File)
+}
+
+/** Makes the native side when it is first needed: loading libraries takes time and can fail. */
+interface NativeFactory {
+    fun create(): LlamaNative
+}
+
+/** Models run by llama.cpp. Snapshots of the static prompt are kept in `cache`, and nothing of the user's. */
+class PredictorEngines(private val native: NativeFactory, private val cache: File) : Engines {
+    private var made: LlamaNative? = null
+
+    override fun load(model: File, verify: Boolean): Engine {
+        val llama = made ?: native.create().also { made = it }
+        val options = LoadOptions(verify = verify, snapshots = cache)
+        return PredictorEngine(Predictor.load(model, llama, options), cache)
+    }
+}
+
+private class PredictorEngine(private val predictor: Predictor, private val scratch: File) : Engine {
+    override val facts = ModelFacts(
+        predictor.manifest.architecture,
+        predictor.manifest.quantization,
+        predictor.manifest.createdWith,
+        predictor.manifest.candidates.labels
+    )
+
+    override fun session(): EngineSession = PredictorSession(predictor.session())
+
+    override fun restore(file: File): EngineSession = PredictorSession(predictor.restore(file))
+
+    override fun benchmark(listener: Benchmark.Listener): String = Benchmark(predictor, folder = scratch).run(listener)
+
+    override fun close() = predictor.close()
+}
+
+private class PredictorSession(private val session: Session) : EngineSession {
+    override val events: List<BehaviorEvent>
+        get() = session.events
+
+    override fun observe(event: BehaviorEvent) = session.observe(event)
+
+    override fun predict(moment: Moment, place: String, topK: Int): Prediction =
+        session.predict(moment, place, topK = topK)
+
+    override fun save(file: File) = session.save(file)
+}

@@ -1,0 +1,277 @@
+package dev.edgeb.core
+
+import java.io.File
+
+private val TRIE = listOf("tokens", "parents", "depths", "candidates", "leaves", "inner")
+private val FOUND = listOf("ranked", "source", "tokens", "unexpanded", "calibrated", "suggest", "likely")
+
+/** Reproduces everything that the goldens say of one bundle, call by call in their order. */
+internal class BundleCheck(
+    folder: File,
+    private val scratch: File,
+    golden: Any?,
+    private val native: LlamaNative,
+    private val tolerance: Tolerance,
+    private val checks: Checks
+) {
+    private val fields = Fields(
+        golden, listOf("file", "exact_math", "manifest", "texts", "trie", "prompts", "calls"), "bundle"
+    )
+    private val path = File(folder, fields.string("file"))
+    private val manifest = Bundle.verify(path)
+    private var predictor = open(null)
+    private var session = predictor.session()
+
+    val name: String = path.name
+
+    fun run() {
+        try {
+            checkManifest()
+            checkEncoding()
+            checkThreads()
+            fields.list("calls").forEachIndexed { i, call -> check("$name call ${i + 1}", call as Map<*, *>) }
+        } finally {
+            predictor.close()
+        }
+        checks.refused("$name closed", Regex("closed")) { predictor.predict(emptyList(), Moment(0), "DK") }
+        checkSnapshots()
+    }
+
+    private fun open(snapshots: File?) =
+        Predictor.load(path, native, LoadOptions(1, true, fields.boolean("exact_math"), snapshots))
+
+    private fun checkManifest() {
+        val expected = fields.map("manifest")
+        val found = mapOf(
+            "labels" to manifest.candidates.labels,
+            "counts" to manifest.candidates.counts,
+            "bos_id" to manifest.bosId?.toLong(),
+            "eos_id" to manifest.eosId.toLong(),
+            "layout" to mapOf(
+                "name" to manifest.layout.name,
+                "list_candidates" to manifest.layout.listCandidates,
+                "history_length" to manifest.layout.historyLength.toLong(),
+                "task" to manifest.layout.task,
+                "role" to manifest.layout.role
+            ),
+            "static_prompt" to manifest.staticPrompt,
+            "tensors_sha256" to manifest.tensorsSha256,
+            "tokenizer_sha256" to manifest.tokenizerSha256,
+            "groups" to manifest.candidates.groups(),
+            "default_source" to predictor.defaultSource.text
+        )
+        for ((key, value) in expected) checks.same("$name manifest.$key", value, found[key])
+        checks.same("$name training", "Zürich ☕ 東京", manifest.training["note"])
+        checks.same("$name read", manifest.tensorsSha256, Bundle.read(path).tensorsSha256)
+    }
+
+    private fun checkEncoding() {
+        native.open(path, NativeOptions(64, 2, 1, true)).use { context ->
+            val tokenize = { text: String -> context.tokenize(text.toByteArray(Charsets.UTF_8)) }
+            for (pair in fields.list("texts")) {
+                val (text, ids) = pair as List<*>
+                checks.same("$name ids of '$text'", ids, longs(tokenize(text as String)))
+            }
+            val encoder = PromptEncoder(tokenize, manifest.layout, manifest.candidates, manifest.bosId, manifest.eosId)
+            val trie = Fields(fields.any("trie"), TRIE, "trie")
+            val own = encoder.trie
+            val found = listOf(own.tokens, own.parents, own.depths, own.candidates, own.leaves, own.inner)
+            for (i in TRIE.indices) checks.same("$name trie.${TRIE[i]}", trie.list(TRIE[i]), longs(found[i]))
+            fields.list("prompts").forEachIndexed { i, entry ->
+                val prompt = Fields(entry, listOf("history", "when", "place", "segments", "ids"), "prompts")
+                val history = prompt.list("history").map { event(it) }
+                val moment = Moment.parse(prompt.string("when"))
+                checks.same(
+                    "$name segments of prompt $i",
+                    prompt.list("segments"),
+                    segments(history, moment, prompt.string("place"))
+                )
+                checks.same(
+                    "$name ids of prompt $i",
+                    prompt.list("ids"),
+                    longs(encoder.promptIds(history, moment, prompt.string("place")))
+                )
+            }
+        }
+    }
+
+    private fun segments(history: List<BehaviorEvent>, moment: Moment, place: String): List<String> {
+        val layout = manifest.layout
+        val lines = history.takeLast(layout.historyLength).flatMap { layout.line(it) }
+        val labels = manifest.candidates.labels
+        return layout.static(labels) + layout.before() + lines + layout.after(moment, place, labels)
+    }
+
+    /** Threads that share a predictor take turns: all get what one alone gets. */
+    private fun checkThreads() {
+        val one = open(null)
+        val asked = { i: Int ->
+            one.predict(emptyList(), Moment(60L * i), "DK", 3, exhaustive = true, source = Source.MODEL).ranked
+        }
+        val alone = List(THREADS) { asked(it) }
+        val found = java.util.concurrent.ConcurrentHashMap<Int, List<Ranked>>()
+        val threads = List(THREADS) { i -> Thread { repeat(3) { found[i] = asked(i) } } }
+        threads.forEach { it.start() }
+        threads.forEach { it.join() }
+        one.close()
+        for (i in 0 until THREADS) {
+            checks.same("$name thread $i", alone[i].map { it.behavior }, found[i]?.map { it.behavior })
+        }
+    }
+
+    private fun check(where: String, call: Map<*, *>) {
+        when (call["do"]) {
+            "predict" -> checkAnswer(where, call) { predict(call) }
+            "ask" -> checkAnswer(where, call) { ask(call) }
+            "session" -> session = predictor.session((call["anchor_every"] as Long).toInt())
+            "observe" -> observe(where, call)
+            "prepare" -> checks.same("$where tokens prepared", call["tokens"], session.prepare().toLong())
+            "save" -> session.save(File(scratch, "kotlin-${call["name"]}"))
+            "restore" -> {
+                checkDamagedSession(where, "${call["name"]}")
+                session = predictor.restore(File(scratch, "kotlin-${call["name"]}"))
+                checks.same("$where window", call["window"], session.events.size.toLong())
+            }
+            "reopen" -> {
+                predictor.close()
+                predictor = open(null)
+            }
+            else -> throw Difference(where, "a known call", call["do"])
+        }
+    }
+
+    private fun observe(where: String, call: Map<*, *>) {
+        val observed = { session.observe(event(call["event"])) }
+        val error = call["error"] as String?
+        if (error == null) observed() else checks.refused(where, Regex(Regex.escape(error)), observed)
+        checks.same("$where window", call["window"], session.events.size.toLong())
+    }
+
+    private fun predict(call: Map<*, *>): Prediction {
+        val history = (call["history"] as List<*>).map { event(it) }
+        val wanted = Wanted(call["wanted"] as Map<*, *>)
+        return predictor.predict(
+            history, Moment.parse(call["when"] as String), call["place"] as String, wanted.topK, wanted.scoring,
+            wanted.only, wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision,
+            wanted.coverage
+        )
+    }
+
+    private fun ask(call: Map<*, *>): Prediction {
+        val wanted = Wanted(call["wanted"] as Map<*, *>)
+        return session.predict(
+            Moment.parse(call["when"] as String), call["place"] as String, wanted.topK, wanted.scoring,
+            wanted.only, wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision,
+            wanted.coverage
+        )
+    }
+
+    private fun checkAnswer(where: String, call: Map<*, *>, run: () -> Prediction) {
+        val error = call["error"] as String?
+        if (error != null) {
+            checks.refused(where, Regex(Regex.escape(error))) { run() }
+            return
+        }
+        val expected = Fields(call["found"], FOUND, where)
+        val found = run()
+        val shown = "$where ${call["wanted"]}"
+        checkRanks(shown, expected.list("ranked").map { it as List<*> }, found)
+        checks.same("$shown source", expected.string("source"), found.source.text)
+        checks.same("$shown calibrated", expected.boolean("calibrated"), found.calibrated)
+        if (tolerance.sameCpu) {
+            checks.same("$shown tokens", expected.long("tokens"), found.tokensEvaluated.toLong())
+            checks.near(
+                "$shown unexpanded", expected.number("unexpanded", 0.0, 1.0), found.unexpanded, tolerance.probability
+            )
+            checks.same("$shown suggest", expected.any("suggest"), found.suggest)
+            checks.same("$shown likely", expected.any("likely"), found.likely)
+        }
+        checks.same("$shown times", true, found.elapsedMs >= found.decodeMs && found.decodeMs >= 0)
+    }
+
+    /** The same labels, order and probabilities; on another CPU neighbours within the tolerance may be swapped. */
+    private fun checkRanks(where: String, expected: List<List<*>>, found: Prediction) {
+        checks.same("$where count", expected.size, found.ranked.size)
+        val known = expected.associate { it[0] as String to (it[1] as Number).toDouble() }
+        for (i in expected.indices) {
+            val p = (expected[i][1] as Number).toDouble()
+            val other = found.ranked[i]
+            // What a search left unexpanded on another CPU is in neither's probability.
+            val within = tolerance.probability + (if (tolerance.sameCpu) 0.0 else found.unexpanded)
+            checks.near("$where rank ${i + 1}", p, other.probability, within)
+            // Behind the last rank that the golden has may stand another one of the same probability.
+            val theirs = known[other.behavior] ?: if (i == expected.size - 1) p else Double.NaN
+            val tied = !tolerance.sameCpu && Math.abs(theirs - p) <= tolerance.probability
+            if (!tied) checks.same("$where rank ${i + 1}", expected[i][0], other.behavior)
+        }
+    }
+
+    /** A session file with a changed byte is refused, and the predictor stays as it was. */
+    private fun checkDamagedSession(where: String, name: String) {
+        val good = File(scratch, "kotlin-$name").readBytes()
+        val damaged = File(scratch, "kotlin-damaged")
+        for (at in listOf(3, 7, 12, 40, good.size / 2, good.size - 1)) {
+            val bytes = good.copyOf()
+            bytes[at] = (bytes[at].toInt() xor 1).toByte()
+            damaged.writeBytes(bytes)
+            checks.refused("$where, byte $at changed", Regex("changed or cut short|another version|not a state file")) {
+                predictor.restore(damaged)
+            }
+        }
+        damaged.writeBytes(good.copyOf(good.size - 1))
+        checks.refused("$where, cut short", Regex("changed or cut short")) { predictor.restore(damaged) }
+    }
+
+    /** The static prompt is evaluated once; a snapshot gives the same answers, and a damaged one is made again. */
+    private fun checkSnapshots() {
+        val kept = File(scratch, "snapshots-$name")
+        kept.deleteRecursively()
+        val asked = { each: Predictor -> each.predict(emptyList(), Moment(0), "DK", source = Source.MODEL).ranked }
+        val cold = open(null).use { asked(it) }
+        val written = open(kept).use { asked(it) }
+        val files = kept.listFiles().orEmpty()
+        checks.same("$name snapshots", 1, files.size)
+        open(null).use { checks.same("$name snapshot taken", true, it.warm(kept)) }
+        val restored = open(kept).use { asked(it) }
+        val bytes = files[0].readBytes()
+        bytes[bytes.size / 2] = (bytes[bytes.size / 2].toInt() xor 1).toByte()
+        files[0].writeBytes(bytes)
+        open(null).use { checks.same("$name damaged snapshot refused", false, it.warm(kept)) }
+        open(null).use { checks.same("$name snapshot made again", true, it.warm(kept)) }
+        for (answers in listOf(written, restored)) {
+            for (i in cold.indices) {
+                checks.same("$name snapshot rank ${i + 1}", cold[i].behavior, answers[i].behavior)
+                checks.near(
+                    "$name snapshot rank ${i + 1}", cold[i].probability, answers[i].probability, SNAPSHOT_TOLERANCE
+                )
+            }
+        }
+        kept.deleteRecursively()
+    }
+
+    private companion object {
+        // A batch of another shape adds up in another order; with an F16 cache that shows.
+        const val SNAPSHOT_TOLERANCE = 2e-3
+        const val THREADS = 4
+
+        fun event(row: Any?): BehaviorEvent {
+            val (place, time, behavior) = (row as List<*>).map { it as String }
+            return BehaviorEvent(place, Moment.parse(time), behavior)
+        }
+
+        fun longs(values: IntArray): List<Long> = values.map { it.toLong() }
+    }
+}
+
+/** The arguments of a call; what it does not name has the default. */
+private class Wanted(call: Map<*, *>) {
+    val topK = (call["top_k"] as Long?)?.toInt()
+    val scoring = if (call["scoring"] == "masked") Scoring.MASKED else Scoring.EXACT
+    val source = Source.values().firstOrNull { it.text == call["source"] }
+    val only = (call["only"] as List<*>?)?.map { it as String }
+    val exclude = (call["exclude"] as List<*>?)?.map { it as String } ?: emptyList()
+    val exhaustive = call["exhaustive"] == true
+    val calibrated = call["calibrated"] != false
+    val precision = call["precision"] as Double?
+    val coverage = call["coverage"] as Double?
+}

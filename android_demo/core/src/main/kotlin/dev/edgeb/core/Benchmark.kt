@@ -1,0 +1,186 @@
+package dev.edgeb.core
+
+import java.io.File
+import java.util.Random
+
+private const val SEED = 0L
+private const val AGAIN = 0.4
+private const val MOST_MINUTES = 120
+private val START = Moment.of(2024, 3, 4, 7, 0)
+private val PLACES = listOf("home", "work", "transit", "leisure")
+
+// How much of the ranking has to be proven, per session scenario; they take turns.
+private val DEPTHS = listOf(Pair("session", 1), Pair("session_top5", 5), Pair("session_full", null))
+
+/**
+ * Measures predictions on the device it runs on; the JSON has the fields of `edgeb bench --json` (docs/bench.md).
+ *
+ * One model is loaded and has one cache, so that scenarios run one after another and not in turns: a device that grows
+ * warm shows in the later ones. `whole_prompt` and `session_restore` are the phone's own. Events are made up, labels as
+ * frequent as in training.
+ *
+ * @param predictor Its cache is used; calls of others meanwhile take their turns and disturb the times.
+ * @param predictions How many per scenario.
+ * @param folder Where a session and a snapshot are written for a moment (an app's cacheDir).
+ */
+class Benchmark @JvmOverloads constructor(
+    private val predictor: Predictor,
+    private val predictions: Int = 30,
+    private val folder: File = File(System.getProperty("java.io.tmpdir") ?: ".")
+) {
+    private val engine = predictor.engine
+    private val length = engine.manifest.layout.historyLength
+    private val rounds = predictions * DEPTHS.size
+    private val events = madeUp(engine.manifest.candidates, length + rounds + 1)
+    private val samples = LinkedHashMap<String, ArrayList<Sample>>()
+
+    /** Told what is being measured. */
+    interface Listener {
+        fun onScenario(name: String)
+    }
+
+    /** Run all scenarios. `listener` hears each one's name before it starts. Returns one JSON object. */
+    @JvmOverloads
+    fun run(listener: Listener? = null): String {
+        if (predictions < 1) throw EdgebException("predictions is $predictions", "measure at least one")
+        for ((name, measure) in listOf(
+            Pair("session", ::sessions), Pair("warm", ::warm), Pair("whole_prompt", ::wholePrompts),
+            Pair("session_restore", ::restoredSessions), Pair("prefix_evaluate", ::prefixes)
+        )) {
+            listener?.onScenario(name)
+            measure()
+        }
+        return Json.write(result())
+    }
+
+    private fun sessions() {
+        val session = predictor.session()
+        for (event in events.take(length)) session.observe(event)
+        session.predict(events[length - 1].time, events[length - 1].place, 1, source = Source.MODEL)
+        for (i in 0 until rounds) {
+            // Every block of rounds has one of each, in changing order: anchoring then hits all alike.
+            val (name, topK) = DEPTHS[(i + i / DEPTHS.size) % DEPTHS.size]
+            val asked = events[length + i + 1]
+            val started = System.nanoTime()
+            session.observe(events[length + i])
+            val answer = session.predict(asked.time, asked.place, topK, source = Source.MODEL)
+            add(name, started, answer)
+        }
+    }
+
+    /** The window slides, so only the prompt's static part is reused. */
+    private fun warm() {
+        predict(predictions + 1)
+        for (i in 0 until predictions) add("warm", System.nanoTime(), predict(i))
+    }
+
+    private fun wholePrompts() {
+        for (i in 0 until predictions) {
+            empty()
+            add("whole_prompt", System.nanoTime(), predict(i))
+        }
+    }
+
+    /** A new app process that finds its session on disk: read it, and answer. */
+    private fun restoredSessions() {
+        val file = File(folder, "edgeb-bench.session")
+        try {
+            val session = predictor.session()
+            for (event in events.take(length)) session.observe(event)
+            session.prepare()
+            session.save(file)
+            for (i in 0 until predictions) {
+                empty()
+                val started = System.nanoTime()
+                val restored = predictor.restore(file)
+                val asked = events[length + i]
+                add("session_restore", started, restored.predict(asked.time, asked.place, 1, source = Source.MODEL))
+            }
+        } finally {
+            file.delete()
+        }
+    }
+
+    private fun prefixes() {
+        val snapshots = File(folder, "edgeb-bench-snapshots")
+        val ids = engine.encoder.staticIds
+        try {
+            engine.warm(snapshots)
+            for (i in 0 until predictions) {
+                empty()
+                val started = System.nanoTime()
+                synchronized(engine.lock) { engine.backend.prefill(ids) }
+                add("prefix_evaluate", Sample(since(started), ids.size, null))
+                empty()
+                val restoring = System.nanoTime()
+                if (!predictor.warm(snapshots)) {
+                    throw EdgebException("a snapshot cannot be kept in $folder", "name another folder")
+                }
+                add("prefix_restore", Sample(since(restoring), 0, null))
+            }
+        } finally {
+            snapshots.deleteRecursively()
+        }
+    }
+
+    private fun predict(i: Int): Prediction {
+        val end = length + i
+        val asked = events[end]
+        return predictor.predict(events.subList(end - length, end), asked.time, asked.place, 1, source = Source.MODEL)
+    }
+
+    /** A prompt that begins otherwise leaves nothing of the one before. */
+    private fun empty() {
+        synchronized(engine.lock) {
+            val backend = engine.backend
+            backend.prefill(intArrayOf((engine.encoder.staticIds[0] + 1) % backend.vocabularySize))
+        }
+    }
+
+    private fun add(name: String, started: Long, answer: Prediction) =
+        add(name, Sample(since(started), answer.tokensEvaluated, answer.decodeMs))
+
+    private fun add(name: String, sample: Sample) {
+        samples.getOrPut(name) { ArrayList() }.add(sample)
+    }
+
+    private fun result(): Map<String, Any?> {
+        val manifest = engine.manifest
+        return mapOf(
+            "bundle" to engine.file.name,
+            "architecture" to manifest.architecture,
+            "quantization" to manifest.quantization,
+            "candidates" to manifest.candidates.size,
+            "trie_nodes" to engine.encoder.trie.size,
+            "layout" to manifest.layout.name,
+            "static_tokens" to engine.encoder.staticIds.size,
+            "scoring" to Scoring.EXACT.text,
+            "anchor_every" to ANCHOR_EVERY,
+            "file_bytes" to engine.file.length(),
+            "peak_rss_bytes" to mapOf("app" to peakRssBytes()),
+            "scenarios" to samples.mapValues { summary(it.value) },
+            "machine" to machine(engine)
+        )
+    }
+
+    private companion object {
+        fun since(started: Long): Double = (System.nanoTime() - started) / 1e6
+
+        fun madeUp(candidates: CandidateSet, count: Int): List<BehaviorEvent> {
+            val random = Random(SEED)
+            val weights = candidates.counts.map { it + 1 }
+            var moment = START
+            var label = candidates.labels[0]
+            var place = PLACES[0]
+            return List(count) {
+                moment = Moment(moment.minutes + 2 + random.nextInt(MOST_MINUTES - 1))
+                if (random.nextDouble() > AGAIN) {
+                    var left = (random.nextDouble() * weights.sum()).toLong()
+                    label = candidates.labels[weights.indexOfFirst { left -= it; left < 0 }]
+                    place = PLACES[random.nextInt(PLACES.size)]
+                }
+                BehaviorEvent(place, moment, label)
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+package dev.edgeb.core
+
+private const val ANCHOR_THRESHOLD = 0.01
+private const val HEAD_THRESHOLD = 0.05
+
+/** Frequency groups of candidates, in the order that manifests name them. */
+internal val GROUPS = listOf("head", "medium", "tail")
+
+/**
+ * The labels a model may answer with, in a fixed order, and how often each occurs in training.
+ *
+ * That labels differ by more than case and space is checked at export, not again here.
+ *
+ * @property labels Unique, cleaned labels; a candidate's index here is its code everywhere else.
+ * @property counts Training events per label, same order; all zero when unknown.
+ */
+data class CandidateSet(val labels: List<String>, val counts: List<Long>) {
+    private val codes: Map<String, Int> = labels.withIndex().associate { it.value to it.index }
+
+    init {
+        for (label in labels) {
+            if (cleanLabel(label) != label) throw EdgebException("label '$label' has stray space or is not NFC")
+        }
+        if (codes.size < labels.size) throw EdgebException("a label is listed twice")
+        if (labels.size < 2) throw EdgebException("only ${labels.size} behavior label(s)")
+        if (counts.size != labels.size) throw EdgebException("${counts.size} counts for ${labels.size} labels")
+    }
+
+    /** Number of candidates. */
+    val size: Int
+        get() = labels.size
+
+    /** Index of a label. @throws EdgebException the label is not a candidate. */
+    internal fun code(label: String, where: String = ""): Int = codes[label]
+        ?: throw EdgebException(
+            "${if (where == "") "" else "$where: "}'$label' is not in the candidate set", nearest(label, labels)
+        )
+
+    /** Fraction of training events per label; zeros when nothing was counted. */
+    internal fun shares(): DoubleArray {
+        val total = maxOf(counts.sum(), 1L).toDouble()
+        return DoubleArray(size) { counts[it] / total }
+    }
+
+    /** Group of every candidate: head, medium or tail. */
+    internal fun groups(): List<String> =
+        shares().map { if (it > HEAD_THRESHOLD) "head" else if (it > ANCHOR_THRESHOLD) "medium" else "tail" }
+}

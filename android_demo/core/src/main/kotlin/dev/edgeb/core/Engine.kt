@@ -1,0 +1,192 @@
+package dev.edgeb.core
+
+import java.io.File
+
+private const val KEPT_SEARCHES = 32
+private const val NANOS_PER_MS = 1e6
+
+/**
+ * One bundle's model with everything that predictor and sessions share: cache, tries, habits, calibration, one lock.
+ *
+ * Turns prompt ids into ranked candidates. Knows neither histories nor how a prompt came about. Callers hold `lock`
+ * around everything that uses the cache.
+ */
+internal class Engine(val manifest: Manifest, opened: LlamaBackend, val file: File, val threads: Int) {
+    val lock = Any()
+    val encoder: PromptEncoder
+    val defaultSource: Source
+    private val habitsConfig: HabitsConfig
+    private val fusion: Fusion?
+    private val calibrations: Map<Source, Calibration>
+    private var open: LlamaBackend? = opened
+    private val searches = HashMap<Pair<Scoring, List<Boolean>?>, TrieSearch>()
+
+    // What the last prediction found likely is probably looked at next time, too.
+    private var expected = manifest.candidates.shares()
+
+    init {
+        for ((name, id) in listOf(Pair("bos_id", manifest.bosId), Pair("eos_id", manifest.eosId))) {
+            if (id != null && id !in 0 until opened.vocabularySize) {
+                throw EdgebException(
+                    "manifest field '$name' is $id, the model has ${opened.vocabularySize} tokens",
+                    "export the bundle again"
+                )
+            }
+        }
+        encoder = PromptEncoder(opened::tokenize, manifest.layout, manifest.candidates, manifest.bosId, manifest.eosId)
+        val groups = manifest.candidates.groups()
+        val held = manifest.habits
+        if (held == null) {
+            defaultSource = Source.MODEL
+            habitsConfig = HabitsConfig.DEFAULT
+            fusion = null
+        } else {
+            val where = "manifest.habits"
+            val fields = Fields(held, listOf("config", "fusion", "default", "measured"), where)
+            defaultSource = Source.values().firstOrNull { it.text == fields.string("default") }
+                ?: throw EdgebException("$where: 'default' is '${fields.string("default")}'", "update the app")
+            habitsConfig = HabitsConfig.of(fields.any("config"), "$where.config")
+            fusion = Fusion.of(fields.any("fusion"), groups, "$where.fusion")
+        }
+        val sources = Source.values().filter { it != Source.FUSED || fusion != null }
+        calibrations = manifest.calibration
+            ?.let { Calibration.all(it, sources, groups, "manifest.calibration") } ?: emptyMap()
+    }
+
+    /** The inference engine. @throws EdgebException it was closed. */
+    val backend: LlamaBackend
+        get() = open ?: throw EdgebException("the predictor is closed", "load the bundle again")
+
+    /** Hold the static part of the prompt, from a snapshot in `folder` where there is one. */
+    fun warm(folder: File): Boolean = PrefixCache(folder, manifest.tensorsSha256).warm(backend, encoder.staticIds)
+
+    /** A user's habits, nothing observed yet. */
+    fun counter() = HabitCounter(manifest.candidates.counts, habitsConfig)
+
+    /** Which distribution a request is about. @throws EdgebException fusion, where the bundle has no weights for it. */
+    fun source(request: Request): Source {
+        val source = request.source ?: defaultSource
+        if (source == Source.FUSED && fusion == null) {
+            throw EdgebException(
+                "the bundle has no weights to fuse model and habits", "export it with --data, or ask for the model"
+            )
+        }
+        return source
+    }
+
+    /**
+     * Rank the candidates after a prompt.
+     *
+     * @param ids The prompt; not evaluated where only habits are asked for.
+     * @param habits Log-probabilities of the user's habits; null where the source is the model.
+     * @param started System.nanoTime() at the beginning of the call that is timed.
+     */
+    fun answer(ids: IntArray, habits: DoubleArray?, request: Request, started: Long): Prediction {
+        val source = source(request)
+        val calibration = calibration(request, source)
+        val first = request.precision?.let { calibration?.leastSuggested(it) }
+        val each = request.coverage?.let { calibration?.leastLikely(it) }
+        val decoding = backend.decodeMs
+        val allowed = request.allowed(manifest.candidates)
+        var tokens = 0
+        var unexpanded = 0.0
+        val logTotal: Double
+        val scores: DoubleArray
+        if (source == Source.HABITS) {
+            val own = calibration?.scores(habits!!) ?: habits!!
+            scores = DoubleArray(own.size) { if (allowed == null || allowed[it]) own[it] else Double.NEGATIVE_INFINITY }
+            logTotal = logSumExp(scores)
+        } else {
+            var affine = if (source == Source.FUSED) fusion!!.affine(habits!!) else null
+            if (calibration != null) affine = calibration.after(affine)
+            val lines = if (first == null && each == null) null else Lines(first, each)
+            val (found, count) = search(ids, request, allowed, affine, lines)
+            tokens = count
+            unexpanded = found.unexpanded
+            logTotal = found.logTotal
+            // A bound is no rank: candidates that were not looked at come after all that were.
+            scores = DoubleArray(found.scores.size) {
+                if (found.known[it]) found.scores[it] else Double.NEGATIVE_INFINITY
+            }
+        }
+        val count = allowed?.count { it } ?: scores.size
+        val order = scores.indices.sortedByDescending { scores[it] }
+        val labels = manifest.candidates.labels
+        val wanted = order.take(minOf(request.topK ?: count, count))
+        val ranked = wanted.map { Ranked(labels[it], Math.exp(scores[it] - logTotal)) }
+        val suggest = if (request.precision == null) null else first != null && ranked[0].probability >= first
+        val likely = if (request.coverage == null) null else order.filterIndexed { n, b ->
+            n == 0 || Math.exp(scores[b] - logTotal) >= each ?: 0.0
+        }.map { labels[it] }
+        return Prediction(
+            ranked = ranked,
+            scoring = request.scoring,
+            source = source,
+            tokensEvaluated = tokens,
+            elapsedMs = (System.nanoTime() - started) / NANOS_PER_MS,
+            decodeMs = backend.decodeMs - decoding,
+            unexpanded = unexpanded,
+            calibrated = calibration != null,
+            suggest = suggest,
+            likely = likely
+        )
+    }
+
+    /** Free native memory. */
+    fun close() {
+        open?.close()
+        open = null
+    }
+
+    /** What turns the source's scores into probabilities; fitted under exact scoring, so that masked ones stay raw. */
+    private fun calibration(request: Request, source: Source): Calibration? {
+        val exact = request.scoring == Scoring.EXACT || source == Source.HABITS
+        val found = if (request.calibrated && exact) calibrations[source] else null
+        if (found == null && (request.precision != null || request.coverage != null)) {
+            if (calibrations.isNotEmpty()) {
+                throw EdgebException(
+                    "precision and coverage were measured under exact scoring", "ask for exact scoring"
+                )
+            }
+            throw EdgebException(
+                "the bundle is not calibrated", "export it with --data, with 10 or more validation users"
+            )
+        }
+        return found
+    }
+
+    private fun search(
+        ids: IntArray,
+        request: Request,
+        allowed: BooleanArray?,
+        affine: Affine?,
+        lines: Lines?
+    ): Pair<Found, Int> {
+        val trie = encoder.trie
+        val search = searchOf(request.scoring, allowed)
+        val topK = request.topK
+        // One more than asked for: the first one out has to be known to be worse.
+        val hint = if (request.exhaustive || topK == null) emptyList() else search.likely(expected, topK + 1)
+        val reading = Reading(search::childTokens, request.scoring)
+        var tokens = backend.prefill(ids, trie, hint)
+        val rows = object : Rows {
+            override fun root() = backend.root(reading)
+
+            override fun expand(nodes: List<Int>): List<DoubleArray> {
+                val (steps, evaluated) = backend.branch(trie, nodes, reading)
+                tokens += evaluated
+                return steps
+            }
+
+            override fun atHand() = backend.atHand(trie)
+        }
+        val found = search.run(rows, affine, topK, if (request.exhaustive) 0.0 else RANKS_ONLY, lines)
+        if (allowed == null) expected = found.scores
+        return Pair(found, tokens)
+    }
+
+    private fun searchOf(scoring: Scoring, allowed: BooleanArray?): TrieSearch {
+        if (searches.size >= KEPT_SEARCHES) searches.clear()
+        return searches.getOrPut(Pair(scoring, allowed?.toList())) { TrieSearch(encoder.trie, scoring, allowed) }
+    }
+}

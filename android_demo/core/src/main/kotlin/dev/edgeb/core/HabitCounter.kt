@@ -1,0 +1,180 @@
+package dev.edgeb.core
+
+// Share of the prior spread evenly, so that a label training never saw keeps a chance.
+private const val EVEN_SHARE = 0.01
+private const val LEAST_STRENGTH = 1e-3
+private const val LARGEST = 1e9
+private const val HOURS = 24
+private val SETTINGS = listOf("hour_bucket", "half_life", "k_all", "k_hour", "k_place", "k_place_hour")
+
+// Widest first: the order in which they are combined.
+private val LEVELS = listOf("all", "hour", "place", "place_hour")
+
+/** How habits are counted: see docs/habits.md. `strengths` are those behind the counts of each level. */
+internal class HabitsConfig(val hourBucket: Int, val halfLife: Double, val strengths: Map<String, Double>) {
+    fun toJson(): Map<String, Any?> =
+        mapOf("hour_bucket" to hourBucket.toLong(), "half_life" to halfLife) +
+            LEVELS.map { "k_$it" to strengths.getValue(it) }
+
+    companion object {
+        val DEFAULT = HabitsConfig(2, 100.0, mapOf("all" to 160.0, "hour" to 40.0, "place" to 4.0, "place_hour" to 4.0))
+
+        /** Read strictly what a manifest or a session holds. */
+        fun of(value: Any?, where: String): HabitsConfig {
+            val found = Fields(value, SETTINGS, where)
+            val bucket = found.int("hour_bucket")
+            if (bucket < 1 || HOURS % bucket != 0) {
+                throw EdgebException("$where: hour_bucket is $bucket", "use a divisor of 24")
+            }
+            val halfLife = found.number("half_life", 0.0, LARGEST)
+            if (halfLife != 0.0 && halfLife < 1) {
+                throw EdgebException("$where: half_life is $halfLife", "use 0 (no decay) or at least 1 event")
+            }
+            val strengths = LEVELS.associate { it to found.number("k_$it", LEAST_STRENGTH, LARGEST) }
+            return HabitsConfig(bucket, halfLife, strengths)
+        }
+    }
+}
+
+/** Where and when: a level names which of the two it looks at. */
+private data class Context(val place: String?, val hour: Int?)
+
+/** A decayed count, and the number of the event that last changed it. */
+private class Count(val weight: Double, val at: Long)
+
+/**
+ * One user's decayed counts, and the distribution that follows from them: place and hour, place, hour, everything, each
+ * falling back on the next wider one where it has seen little.
+ *
+ * Knows nothing of models. Not for several threads at once.
+ *
+ * @param counts Training events per candidate; all zero for "unknown", which counts as even.
+ */
+internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig) {
+    private val prior: DoubleArray
+    private val rate = if (config.halfLife > 0) Math.log(2.0) / config.halfLife else 0.0
+    private val levels = LEVELS.associate { it to LinkedHashMap<Context, LinkedHashMap<Int, Count>>() }
+
+    /** Events observed. */
+    var events = 0L
+        private set
+
+    init {
+        val total = counts.sum()
+        val even = 1.0 / counts.size
+        prior = DoubleArray(counts.size) {
+            if (total == 0L) even else (1 - EVEN_SHARE) * counts[it] / total + EVEN_SHARE * even
+        }
+    }
+
+    /** Count one event. @param code Index in the candidate set. */
+    fun observe(code: Int, moment: Moment, place: String) {
+        events++
+        for ((level, context) in contexts(moment, place)) {
+            val counts = levels.getValue(level).getOrPut(context) { LinkedHashMap() }
+            val before = counts[code]
+            val decayed = if (before == null) 0.0 else before.weight * Math.exp(rate * (before.at - events))
+            counts[code] = Count(decayed + 1, events)
+        }
+    }
+
+    /** Log-probabilities of what comes next at `moment` in `place`: they sum to one, none is minus infinity. */
+    fun logProbs(moment: Moment, place: String): DoubleArray {
+        val p = prior.copyOf()
+        for ((level, context) in contexts(moment, place)) {
+            val counts = levels.getValue(level)[context] ?: continue
+            val k = config.strengths.getValue(level)
+            var total = k
+            for (b in p.indices) p[b] *= k
+            for ((code, count) in counts) {
+                val decayed = count.weight * Math.exp(rate * (count.at - events))
+                p[code] += decayed
+                total += decayed
+            }
+            for (b in p.indices) p[b] /= total
+        }
+        return DoubleArray(p.size) { Math.log(p[it]) }
+    }
+
+    /** JSON-ready state that `restore` reads. */
+    fun toJson(): Map<String, Any?> = mapOf(
+        "config" to config.toJson(),
+        "size" to prior.size.toLong(),
+        "events" to events,
+        "counts" to levels.mapValues { (_, contexts) ->
+            contexts.map { (context, counts) ->
+                listOf(
+                    listOfNotNull(context.place, context.hour?.toLong()),
+                    counts.map { (code, count) -> listOf(code.toLong(), count.weight, count.at) }
+                )
+            }
+        }
+    )
+
+    private fun contexts(moment: Moment, place: String): List<Pair<String, Context>> {
+        val cleaned = cleanPlace(place)
+        val hour = moment.hour / config.hourBucket
+        return LEVELS.map { Pair(it, Context(if ("place" in it) cleaned else null, if ("hour" in it) hour else null)) }
+    }
+
+    private fun readLevel(level: String, rows: List<Any?>, where: String) {
+        val held = levels.getValue(level)
+        for (row in rows) {
+            val (named, entries) = items(row, 2, where)
+            val context = context(level, items(named, null, where), where)
+            if (context in held) throw damaged(where, named)
+            val counts = LinkedHashMap<Int, Count>()
+            held[context] = counts
+            for (entry in items(entries, null, where)) {
+                val parts = items(entry, 3, where)
+                val code = (parts[0] as? Long ?: -1).toInt()
+                val weight = (parts[1] as? Number ?: 0).toDouble()
+                val at = parts[2] as? Long ?: 0
+                val fits = code in 0 until prior.size && code !in counts &&
+                    weight >= 1 && weight <= events && at in 1..events
+                if (!fits) throw damaged(where, entry)
+                counts[code] = Count(weight, at)
+            }
+        }
+    }
+
+    private fun context(level: String, parts: List<Any?>, where: String): Context {
+        val wantsPlace = "place" in level
+        val wantsHour = "hour" in level
+        val place = if (wantsPlace) parts.firstOrNull() as? String else null
+        val hour = if (wantsHour) parts.lastOrNull() as? Long else null
+        val fits = parts.size == (if (wantsPlace) 1 else 0) + (if (wantsHour) 1 else 0) &&
+            (place != null) == wantsPlace && (hour != null) == wantsHour &&
+            (hour == null || hour in 0 until HOURS / config.hourBucket)
+        if (!fits) throw damaged(where, parts)
+        return Context(place, hour?.toInt())
+    }
+
+    companion object {
+        /** Rebuild a counter from `toJson`; it goes on exactly as the saved one would have. */
+        fun restore(value: Any?, counts: List<Long>, where: String): HabitCounter {
+            val found = Fields(value, listOf("config", "size", "events", "counts"), where)
+            val counter = HabitCounter(counts, HabitsConfig.of(found.any("config"), "$where.config"))
+            if (found.int("size") != counts.size) {
+                throw EdgebException(
+                    "$where counts ${found.int("size")} candidates, not ${counts.size}",
+                    "use the bundle it was made with"
+                )
+            }
+            counter.events = found.long("events")
+            if (counter.events < 0 || counter.events > LARGEST) throw damaged(where, counter.events)
+            val held = Fields(found.any("counts"), LEVELS, "$where.counts")
+            for (level in LEVELS) counter.readLevel(level, held.list(level), "$where.counts.$level")
+            return counter
+        }
+
+        private fun items(value: Any?, size: Int?, where: String): List<Any?> {
+            if (value !is List<*> || (size != null && value.size != size)) throw damaged(where, value)
+            return value
+        }
+
+        private fun damaged(where: String, what: Any?) = EdgebException(
+            "$where: bad entry ${what.toString().take(80)}", DAMAGED_HINT
+        )
+    }
+}

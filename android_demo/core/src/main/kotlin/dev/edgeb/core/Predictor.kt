@@ -1,0 +1,165 @@
+package dev.edgeb.core
+
+import java.io.Closeable
+import java.io.File
+
+// Tokens of a context line besides its label: day, hour, punctuation, and a place of at most 48 characters.
+private const val LINE_TOKENS = 64
+private const val CONTEXT_STEP = 256
+
+// Below so many bytes threads wait for each other longer than they compute.
+private const val SMALL_BUNDLE = 10_000_000L
+
+// llama.cpp's Android example: two cores are left to the system, four are the most.
+private const val SPARE_CORES = 2
+private const val MOST_THREADS = 4
+
+/**
+ * How a bundle is opened.
+ *
+ * @property threads CPU threads; null chooses by the device and the size of the bundle.
+ * @property verify Check every byte of the file against its hashes first.
+ * @property exactMath F32 cache, for checks against other programs.
+ * @property snapshots Folder of snapshots of the static prompt (an app's cacheDir); null keeps none.
+ */
+data class LoadOptions @JvmOverloads constructor(
+    val threads: Int? = null,
+    val verify: Boolean = true,
+    val exactMath: Boolean = false,
+    val snapshots: File? = null
+)
+
+/**
+ * Predicts a user's next behavior over the candidate set of one bundle.
+ *
+ * May be shared between threads: calls take turns. Calls take as long as the model does: not for the main thread.
+ */
+class Predictor private constructor(internal val engine: Engine) : Closeable {
+    /** What the bundle says of itself. */
+    val manifest: Manifest
+        get() = engine.manifest
+
+    /** Which distribution answers when a call names none. */
+    val defaultSource: Source
+        get() = engine.defaultSource
+
+    /**
+     * A new session: events are appended as they happen, and predictions pay only for what is new.
+     *
+     * @param anchorEvery Events by which the window may grow beyond the layout's L before it is anchored anew.
+     */
+    @JvmOverloads
+    fun session(anchorEvery: Int = ANCHOR_EVERY): Session = Session(engine, anchorEvery)
+
+    /**
+     * Rank the candidates for the behavior at `moment` in `place` after `history`.
+     *
+     * @param history Oldest first, any length; the model sees the layout's last L events, habits count all.
+     * @param topK How many candidates to return; null for all.
+     * @param only Labels to rank; null for all.
+     * @param exclude Labels to leave out.
+     * @param source Null takes the bundle's default.
+     * @param calibrated Calibrate the probabilities where the bundle can; false gives the source's own.
+     * @param exhaustive Expand the whole trie, so that every probability is exact.
+     * @param precision Also decide whether to suggest the first candidate; a level of the manifest's calibration.
+     * @param coverage Also name the candidates that hold the truth this often; a level of the manifest's calibration.
+     * @throws EdgebException a behavior outside the candidate set, time going backwards, a prompt that does not fit, a
+     *   level that the bundle is not calibrated for.
+     */
+    @JvmOverloads
+    fun predict(
+        history: List<BehaviorEvent>,
+        moment: Moment,
+        place: String,
+        topK: Int? = null,
+        scoring: Scoring = Scoring.EXACT,
+        only: List<String>? = null,
+        exclude: List<String> = emptyList(),
+        source: Source? = null,
+        calibrated: Boolean = true,
+        exhaustive: Boolean = false,
+        precision: Double? = null,
+        coverage: Double? = null
+    ): Prediction {
+        val started = System.nanoTime()
+        val request = Request(topK, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
+        check(history, moment)
+        synchronized(engine.lock) {
+            val wanted = engine.source(request)
+            val habits = if (wanted == Source.MODEL) null else habits(history, moment, place)
+            val ids = if (wanted == Source.HABITS) IntArray(0) else engine.encoder.promptIds(history, moment, place)
+            return engine.answer(ids, habits, request, started)
+        }
+    }
+
+    /**
+     * Continue a session that `Session.save` wrote.
+     *
+     * @throws EdgebException damaged, of another version, of another model or of another candidate list.
+     */
+    fun restore(file: File): Session = Session.restore(file, engine)
+
+    /** Hold the static prompt, from a snapshot in `folder` where there is one; says whether there was. */
+    fun warm(folder: File): Boolean = synchronized(engine.lock) { engine.warm(folder) }
+
+    /** Free native memory. */
+    override fun close() = synchronized(engine.lock) { engine.close() }
+
+    private fun habits(history: List<BehaviorEvent>, moment: Moment, place: String): DoubleArray {
+        val counter = engine.counter()
+        for (event in history) counter.observe(manifest.candidates.code(event.behavior), event.time, event.place)
+        return counter.logProbs(moment, place)
+    }
+
+    private fun check(history: List<BehaviorEvent>, moment: Moment) {
+        for (i in history.indices) {
+            manifest.candidates.code(history[i].behavior, "history event ${i + 1}")
+            if (i > 0 && history[i].time < history[i - 1].time) {
+                throw EdgebException("history event ${i + 1} is before the one it follows", "sort the history by time")
+            }
+        }
+        val last = history.lastOrNull()
+        if (last != null && moment < last.time) {
+            throw EdgebException(
+                "the time asked for, $moment, is before the last event of the history (${last.time})",
+                "ask for a later time"
+            )
+        }
+    }
+
+    companion object {
+        /** Open a bundle. @throws EdgebException not a bundle, damaged, of a newer version, or not loadable. */
+        @JvmStatic
+        @JvmOverloads
+        fun load(model: File, native: LlamaNative, options: LoadOptions = LoadOptions()): Predictor {
+            val manifest = if (options.verify) Bundle.verify(model) else Bundle.read(model)
+            val positions = contextNeeded(manifest)
+            val threads = options.threads ?: threadsFor(model)
+            val asked = NativeOptions(positions, minOf(MAX_ROWS, positions), threads, options.exactMath)
+            val context = native.open(model, asked)
+            try {
+                val backend = LlamaBackend(context, native.version, asked)
+                val predictor = Predictor(Engine(manifest, backend, model, threads))
+                if (options.snapshots != null) predictor.warm(options.snapshots)
+                return predictor
+            } catch (error: Throwable) {
+                context.close()
+                throw error
+            }
+        }
+
+        /** Positions for the longest usual prompt and its trie, rounded up; never more than the model was built for. */
+        private fun contextNeeded(manifest: Manifest): Int {
+            val labels = manifest.candidates.labels.map { it.toByteArray(Charsets.UTF_8).size }
+            val line = LINE_TOKENS + labels.sorted().last()
+            val static = manifest.staticPrompt.toByteArray(Charsets.UTF_8).size / 2 + 64
+            val needed = static + (manifest.layout.historyLength + 1) * line + labels.sum() / 2 + 2 * labels.size
+            return minOf((needed + CONTEXT_STEP - 1) / CONTEXT_STEP * CONTEXT_STEP, manifest.contextLength)
+        }
+
+        private fun threadsFor(model: File): Int {
+            if (model.length() < SMALL_BUNDLE) return 1
+            return maxOf(1, minOf(MOST_THREADS, Runtime.getRuntime().availableProcessors() - SPARE_CORES))
+        }
+    }
+}

@@ -1,0 +1,91 @@
+package dev.edgeb.core
+
+internal const val STREAM_TERMINATOR = ")\n"
+private val DAYS = listOf("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+private val LAYOUTS = listOf("stream", "prefix", "instruct")
+private val FIELDS = listOf("name", "list_candidates", "history_length", "task", "role")
+
+// The paper's Appendix D, Instruct1: the runtime uses the first of the three wordings.
+private const val INSTRUCT_OPENING = "This user has done behaviors"
+private const val INSTRUCT_REST =
+    " in the previous. Day of the week, the hour, and the place of the next behavior are {context}," +
+        " respectively. Choose the answer from the following behavior candidate set: {candidates}. The answer is"
+
+/**
+ * The text contract of training and phone: how events become a prompt.
+ *
+ * A prompt is a sequence of segments, each tokenized by itself (docs/layouts.md). Knows no tokenizer and no model.
+ *
+ * @property name `stream`, `prefix` or `instruct`.
+ * @property listCandidates Name the candidates in the prompt.
+ * @property historyLength L, the number of past events a prediction sees.
+ * @property task Part 1 of the prompt, the task definition.
+ * @property role Part 2, the role-playing instruction.
+ */
+data class PromptLayout(
+    val name: String,
+    val listCandidates: Boolean,
+    val historyLength: Int,
+    val task: String,
+    val role: String
+) {
+    init {
+        if (name !in LAYOUTS) throw EdgebException("unknown prompt layout '$name'", nearest(name, LAYOUTS))
+        if (historyLength < 1) throw EdgebException("history_length is $historyLength", "use at least 1")
+        if (name == "instruct" && !listCandidates) {
+            throw EdgebException("the instruct layout always lists its candidates")
+        }
+    }
+
+    /** Text that ends a label, or null where the tokenizer's end-of-sequence token does. */
+    internal val terminator: String?
+        get() = if (name == "stream") STREAM_TERMINATOR else null
+
+    /** The text that follows a prompt when `label` is the next behavior, without its terminator. */
+    internal fun answer(label: String): String = " $label"
+
+    /** The part of the prompt that is the same for every prediction of a bundle. */
+    internal fun static(labels: List<String>): List<String> {
+        val head = "Task: $task\nRole: $role\n"
+        if (name == "instruct") return listOf(head)
+        val candidates = if (listCandidates) "Candidates: ${labels.joinToString("; ")}\n" else ""
+        return listOf(head + candidates + "History (day hour, place, behavior):\n")
+    }
+
+    /** One past event: its context, its behavior, its end. The same three segments in every layout. */
+    internal fun line(event: BehaviorEvent): List<String> =
+        listOf(context(event.time, event.place), answer(event.behavior), STREAM_TERMINATOR)
+
+    /** What stands between the static part and the history's lines. */
+    internal fun before(): List<String> = if (name == "instruct") listOf(INSTRUCT_OPENING + "\n") else emptyList()
+
+    /** What follows the history's lines: the question. */
+    internal fun after(moment: Moment, place: String, labels: List<String>): List<String> {
+        val day = DAYS[moment.dayOfWeek]
+        val hour = moment.hour
+        if (name == "stream") return listOf(context(moment, place))
+        if (name == "prefix") {
+            return listOf("Day, hour and place of the next behavior: $day $hour, ${cleanPlace(place)}.\nThe answer is")
+        }
+        // The context first: a label may hold braces.
+        val asked = INSTRUCT_REST.replace("{context}", "$day, $hour, ${cleanPlace(place)}")
+        return listOf(asked.replace("{candidates}", labels.joinToString(", ")))
+    }
+
+    private fun context(moment: Moment, place: String): String =
+        "(${DAYS[moment.dayOfWeek]} ${moment.hour}, ${cleanPlace(place)},"
+
+    internal companion object {
+        /** Read a manifest's `layout` strictly. */
+        fun of(value: Any?, where: String): PromptLayout {
+            val fields = Fields(value, FIELDS, where)
+            return PromptLayout(
+                fields.string("name"),
+                fields.boolean("list_candidates"),
+                fields.int("history_length"),
+                fields.string("task"),
+                fields.string("role")
+            )
+        }
+    }
+}

@@ -1,0 +1,175 @@
+package dev.edgeb.core
+
+import java.io.File
+
+/** Events by which a session's window may grow beyond the layout's L before it is anchored anew. */
+const val ANCHOR_EVERY = 20
+private const val SCHEMA = 1L
+private val HEADER = listOf(
+    "kind", "schema", "model", "candidates", "anchor_every", "events", "habits", "held", "engine"
+)
+
+/**
+ * One user's events and predictions on a loaded bundle; made by `Predictor.session`.
+ *
+ * The window of past events grows from L to L + `anchorEvery` events; then the last L are evaluated anew
+ * (docs/sessions.md). Calls take turns, from any thread. Sessions that share a predictor share its one cache: after
+ * another session's call the window is evaluated again.
+ */
+class Session internal constructor(private val engine: Engine, private val anchorEvery: Int) {
+    private class Line(val event: BehaviorEvent, val ids: IntArray)
+
+    private val length = engine.manifest.layout.historyLength
+    private var window = ArrayList<Line>()
+    private var counter = engine.counter()
+
+    init {
+        if (anchorEvery < 1) throw EdgebException("anchorEvery is $anchorEvery", "use at least 1 event")
+    }
+
+    /** Events the model sees, oldest first. */
+    val events: List<BehaviorEvent>
+        get() = synchronized(engine.lock) { window.map { it.event } }
+
+    /**
+     * Append what the user did. Nothing is evaluated until the next prediction.
+     *
+     * @throws EdgebException not a candidate, or earlier than the last event; the session is unchanged.
+     */
+    fun observe(event: BehaviorEvent) {
+        synchronized(engine.lock) {
+            val code = engine.manifest.candidates.code(event.behavior, "the event observed")
+            val cleaned = event.copy(place = cleanPlace(event.place))
+            checkTime(event.time, "the event observed")
+            val line = Line(cleaned, engine.encoder.lineIds(cleaned))
+            counter.observe(code, cleaned.time, cleaned.place)
+            window.add(line)
+            if (window.size > length + anchorEvery) anchor()
+        }
+    }
+
+    /**
+     * Rank the candidates for the behavior at `moment` in `place`; see `Predictor.predict` for the arguments.
+     *
+     * @throws EdgebException a time before the last event, an unknown label, a prompt that does not fit; the session is
+     *   unchanged.
+     */
+    @JvmOverloads
+    fun predict(
+        moment: Moment,
+        place: String,
+        topK: Int? = 5,
+        scoring: Scoring = Scoring.EXACT,
+        only: List<String>? = null,
+        exclude: List<String> = emptyList(),
+        source: Source? = null,
+        calibrated: Boolean = true,
+        exhaustive: Boolean = false,
+        precision: Double? = null,
+        coverage: Double? = null
+    ): Prediction {
+        val started = System.nanoTime()
+        val request = Request(topK, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
+        synchronized(engine.lock) {
+            checkTime(moment, "the time asked for")
+            val wanted = engine.source(request)
+            val habits = if (wanted == Source.MODEL) null else counter.logProbs(moment, place)
+            val ids = if (wanted == Source.HABITS) IntArray(0) else ids(moment, place)
+            return engine.answer(ids, habits, request, started)
+        }
+    }
+
+    /** Evaluate the events observed so far, at a time when nobody waits. Returns the tokens evaluated. */
+    fun prepare(): Int = synchronized(engine.lock) {
+        val ids = joined(listOf(engine.encoder.leadIds) + window.map { it.ids })
+        if (holds(ids)) 0 else engine.backend.prefill(ids)
+    }
+
+    /**
+     * Write window, habits and, where the cache still holds them, the evaluated events.
+     *
+     * The file holds the user's places and behaviors: keep it in the app's private storage.
+     *
+     * @throws EdgebException the file cannot be written.
+     */
+    fun save(file: File) {
+        synchronized(engine.lock) {
+            val backend = engine.backend
+            val known = joined(listOf(engine.encoder.leadIds) + window.dropLast(1).map { it.ids })
+            val held = if (window.isNotEmpty() && holds(known)) backend.held else IntArray(0)
+            val header = mapOf(
+                "kind" to "session",
+                "schema" to SCHEMA,
+                "model" to engine.manifest.tensorsSha256,
+                "candidates" to labelsHash(engine),
+                "anchor_every" to anchorEvery.toLong(),
+                "events" to window.map { listOf(it.event.time.format(), it.event.place, it.event.behavior) },
+                "habits" to counter.toJson(),
+                "held" to held.map { it.toLong() },
+                "engine" to backend.fingerprint
+            )
+            StateFile.write(file, header, if (held.size > 0) backend.saveState() else ByteArray(0))
+        }
+    }
+
+    private fun checkTime(moment: Moment, what: String) {
+        val last = window.lastOrNull() ?: return
+        if (moment < last.event.time) {
+            throw EdgebException("$what, $moment, is before the last event (${last.event.time})", "use a later time")
+        }
+    }
+
+    private fun anchor() {
+        window = ArrayList(window.takeLast(length))
+    }
+
+    /** The prompt; where it no longer fits into the context the window is anchored early. */
+    private fun ids(moment: Moment, place: String): IntArray {
+        val lead = engine.encoder.leadIds
+        val question = engine.encoder.questionIds(moment, place)
+        val total = lead.size + window.map { it.ids.size }.sum() + question.size + engine.encoder.trie.inner.size
+        if (total > engine.backend.capacity) anchor()
+        return joined(listOf(lead) + window.map { it.ids } + listOf(question))
+    }
+
+    private fun holds(ids: IntArray): Boolean {
+        val held = engine.backend.held
+        return held.size >= ids.size && held.copyOf(ids.size).contentEquals(ids)
+    }
+
+    internal companion object {
+        /** Continue a saved session; `Predictor.restore` calls this. */
+        fun restore(file: File, engine: Engine): Session {
+            val state = StateFile.read(file)
+            val found = Fields(state.header, HEADER, "$file")
+            if (found.string("kind") != "session" || found.long("schema") != SCHEMA) {
+                throw EdgebException("$file is not a session this edgeb reads", "start a new session")
+            }
+            if (found.string("model") != engine.manifest.tensorsSha256) {
+                throw EdgebException("$file belongs to another model", "load the bundle it was made with")
+            }
+            if (found.string("candidates") != labelsHash(engine)) {
+                throw EdgebException("$file belongs to another candidate list", "load the bundle it was made with")
+            }
+            synchronized(engine.lock) {
+                val session = Session(engine, found.int("anchor_every"))
+                for (entry in found.list("events")) {
+                    val (time, place, behavior) = (entry as? List<*>)?.map { it as? String ?: "" } ?: listOf("", "", "")
+                    val event = BehaviorEvent(place, Moment.parse(time), behavior)
+                    session.window.add(Line(event, engine.encoder.lineIds(event)))
+                }
+                val counts = engine.manifest.candidates.counts
+                session.counter = HabitCounter.restore(found.any("habits"), counts, "$file: habits")
+                val held = found.list("held").map { (it as? Long ?: -1L).toInt() }.toIntArray()
+                if (held.size > 0 && found.string("engine") == engine.backend.fingerprint) {
+                    // A cache that llama.cpp does not take is evaluated again by the next prediction.
+                    engine.backend.loadState(held, state.blob)
+                }
+                return session
+            }
+        }
+
+        private fun labelsHash(engine: Engine): String =
+            hex(sha256().digest(Json.write(engine.manifest.candidates.labels).toByteArray(Charsets.UTF_8)))
+    }
+}

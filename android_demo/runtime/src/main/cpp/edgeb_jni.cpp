@@ -1,0 +1,509 @@
+// llama.cpp for dev.edgeb.runtime.LlamaJni: tokens and bytes in, log-probabilities out. Uses llama.h only.
+//
+// A handle is the address of an Engine. Everything that comes from Java is checked before llama.cpp sees it, and every
+// failure leaves as a dev.edgeb.core.EdgebException. There are no globals; the Kotlin side keeps two calls from one
+// handle at a time, and those that capture llama.cpp's log (it has one callback for all) from running at once.
+
+#include <jni.h>
+#include <llama.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace {
+
+// Wanted in a message to the user: what to do about a failure that no input should cause.
+constexpr const char * kReport = "report this as a bug";
+constexpr int kMaxSequences = 256;
+
+struct ModelDeleter {
+    void operator()(llama_model * model) const { llama_model_free(model); }
+};
+struct ContextDeleter {
+    void operator()(llama_context * context) const { llama_free(context); }
+};
+
+struct Engine {
+    std::unique_ptr<llama_model, ModelDeleter> model;
+    std::unique_ptr<llama_context, ContextDeleter> context;
+    llama_memory_t memory = nullptr;
+    const llama_vocab * vocab = nullptr;
+    int32_t n_vocab = 0;
+    int32_t n_batch = 0;
+    int32_t n_seq = 0;
+    // Which tokens of the last batch have logits.
+    std::vector<int8_t> has_row;
+};
+
+// What is to be said to the user; thrown in C++, handed to Java by `guarded`.
+struct Failure {
+    std::string message;
+    const char * hint;
+};
+
+[[noreturn]] void fail(const std::string & message, const char * hint = kReport) { throw Failure{message, hint}; }
+
+void throw_java(JNIEnv * env, const Failure & failure) {
+    if (env->ExceptionCheck()) {
+        return;
+    }
+    // NewStringUTF takes Java's own encoding only, and llama.cpp may quote anything.
+    std::string text = failure.message;
+    for (char & c : text) {
+        if (c < ' ' || c > '~') {
+            c = '?';
+        }
+    }
+    jclass type = env->FindClass("dev/edgeb/core/EdgebException");
+    if (type == nullptr) {
+        return;
+    }
+    jmethodID make = env->GetMethodID(type, "<init>", "(Ljava/lang/String;Ljava/lang/String;)V");
+    jstring message = make == nullptr ? nullptr : env->NewStringUTF(text.c_str());
+    jstring hint = message == nullptr ? nullptr : env->NewStringUTF(failure.hint);
+    jobject made = hint == nullptr ? nullptr : env->NewObject(type, make, message, hint);
+    if (made != nullptr) {
+        env->Throw(static_cast<jthrowable>(made));
+    }
+}
+
+// Runs `work`; a C++ exception becomes a Java one, and then `otherwise` is returned.
+template <typename Result, typename Work> Result guarded(JNIEnv * env, Result otherwise, Work work) {
+    try {
+        return work();
+    } catch (const Failure & failure) {
+        throw_java(env, failure);
+    } catch (const std::bad_alloc &) {
+        throw_java(env, {"out of memory", "close other apps or use a smaller bundle"});
+    } catch (const std::exception & error) {
+        throw_java(env, {std::string("llama.cpp failed: ") + error.what(), kReport});
+    }
+    return otherwise;
+}
+
+Engine & engine_of(jlong handle) {
+    if (handle == 0) {
+        fail("the model is closed", "load the bundle again");
+    }
+    return *reinterpret_cast<Engine *>(static_cast<intptr_t>(handle));
+}
+
+std::vector<int32_t> ints(JNIEnv * env, jintArray array) {
+    static_assert(sizeof(jint) == sizeof(int32_t), "jint has 32 bits");
+    if (array == nullptr) {
+        fail("an array is missing");
+    }
+    std::vector<int32_t> values(static_cast<size_t>(env->GetArrayLength(array)));
+    env->GetIntArrayRegion(array, 0, static_cast<jsize>(values.size()), reinterpret_cast<jint *>(values.data()));
+    return values;
+}
+
+std::vector<uint8_t> bytes(JNIEnv * env, jbyteArray array) {
+    if (array == nullptr) {
+        fail("an array is missing");
+    }
+    std::vector<uint8_t> values(static_cast<size_t>(env->GetArrayLength(array)));
+    env->GetByteArrayRegion(array, 0, static_cast<jsize>(values.size()), reinterpret_cast<jbyte *>(values.data()));
+    return values;
+}
+
+std::string path_of(JNIEnv * env, jbyteArray utf8) {
+    const std::vector<uint8_t> raw = bytes(env, utf8);
+    return std::string(raw.begin(), raw.end());
+}
+
+// Keeps llama.cpp's log off stderr while it lives, and its first error line for the message.
+class LogCapture {
+  public:
+    LogCapture() {
+        llama_log_get(&before_, &data_);
+        llama_log_set(collect, this);
+    }
+    ~LogCapture() { llama_log_set(before_, data_); }
+    LogCapture(const LogCapture &) = delete;
+    LogCapture & operator=(const LogCapture &) = delete;
+
+    std::string reason() const { return first_.empty() ? "no reason given" : first_; }
+
+  private:
+    static void collect(ggml_log_level level, const char * text, void * self) {
+        auto & first = static_cast<LogCapture *>(self)->first_;
+        if (level == GGML_LOG_LEVEL_ERROR && first.empty()) {
+            first = text;
+            while (!first.empty() && first.back() == '\n') {
+                first.pop_back();
+            }
+        }
+    }
+    ggml_log_callback before_ = nullptr;
+    void * data_ = nullptr;
+    std::string first_;
+};
+
+int32_t file_type(const llama_model * model) {
+    char text[16];
+    const int32_t size = llama_model_meta_val_str(model, "general.file_type", text, sizeof text);
+    return size > 0 ? static_cast<int32_t>(std::strtol(text, nullptr, 10)) : -1;
+}
+
+// exp(x) for x <= 0, to about 2e-7 of its value; written so that a compiler vectorizes it.
+inline float exp_negative(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    const float turns = x * 1.44269504088896341f;
+    // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
+    const float shifted = turns + 12582912.0f;
+    const float whole = shifted - 12582912.0f;
+    const float rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * rest + 1.3981999507e-3f;
+    p = p * rest + 8.3334519073e-3f;
+    p = p * rest + 4.1665795894e-2f;
+    p = p * rest + 1.6666665459e-1f;
+    p = p * rest + 5.0000001201e-1f;
+    p = p * rest * rest + rest + 1.0f;
+    int32_t bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    const int32_t scale = static_cast<int32_t>((static_cast<uint32_t>(bits) - 0x4B400000u + 127u) << 23);
+    float power;
+    std::memcpy(&power, &scale, sizeof power);
+    return p * power;
+}
+
+// Log of the sum of exp over a row: sums of stretches in float, and their sum in double.
+double log_sum_exp(const float * row, int32_t count) {
+    constexpr int32_t kLanes = 16;
+    constexpr int32_t kStretch = 1024;
+    // A lane each, since compilers keep the order of a sum and of a maximum of floats.
+    float tops[kLanes];
+    std::fill(tops, tops + kLanes, row[0]);
+    const int32_t whole = count / kLanes * kLanes;
+    for (int32_t i = 0; i < whole; i += kLanes) {
+        for (int32_t k = 0; k < kLanes; k++) {
+            tops[k] = row[i + k] > tops[k] ? row[i + k] : tops[k];
+        }
+    }
+    float top = *std::max_element(tops, tops + kLanes);
+    for (int32_t i = whole; i < count; i++) {
+        top = row[i] > top ? row[i] : top;
+    }
+    double total = 0.0;
+    float exps[kStretch];
+    for (int32_t start = 0; start < count; start += kStretch) {
+        const int32_t size = std::min(kStretch, count - start);
+        for (int32_t i = 0; i < size; i++) {
+            exps[i] = exp_negative(row[start + i] - top);
+        }
+        std::fill(exps + size, exps + kStretch, 0.0f);
+        float lanes[kLanes] = {};
+        for (int32_t i = 0; i < kStretch; i += kLanes) {
+            for (int32_t k = 0; k < kLanes; k++) {
+                lanes[k] += exps[i + k];
+            }
+        }
+        for (const float lane : lanes) {
+            total += lane;
+        }
+    }
+    return top + std::log(total);
+}
+
+void check_sequence(const Engine & engine, int32_t sequence) {
+    if (sequence < 0 || sequence >= engine.n_seq) {
+        fail("sequence " + std::to_string(sequence) + " does not exist");
+    }
+}
+
+jlong open_model(JNIEnv * env, jbyteArray path, jint n_ctx, jint n_seq, jint threads, jboolean exact_cache) {
+    if (n_ctx < 1 || n_seq < 1 || n_seq > kMaxSequences || n_seq > n_ctx || threads < 1) {
+        fail("impossible context settings");
+    }
+    auto engine = std::make_unique<Engine>();
+    const std::string file = path_of(env, path);
+    LogCapture log;
+    llama_backend_init();
+    llama_model_params model_options = llama_model_default_params();
+    model_options.n_gpu_layers = 0;
+    engine->model.reset(llama_model_load_from_file(file.c_str(), model_options));
+    if (engine->model == nullptr) {
+        fail("llama.cpp cannot load the file: " + log.reason(), "export the bundle again");
+    }
+    // The settings of edge_behavior/runtime/llamacpp.py; the reasons are there.
+    llama_context_params options = llama_context_default_params();
+    options.n_ctx = options.n_batch = static_cast<uint32_t>(n_ctx);
+    options.n_ubatch = static_cast<uint32_t>(n_ctx < 512 ? n_ctx : 512);
+    options.n_outputs_max = options.n_seq_max = static_cast<uint32_t>(n_seq);
+    options.kv_unified = true;
+    options.n_threads = options.n_threads_batch = threads;
+    options.no_perf = true;
+    options.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    if (exact_cache) {
+        options.type_k = options.type_v = GGML_TYPE_F32;
+    }
+    engine->context.reset(llama_init_from_model(engine->model.get(), options));
+    if (engine->context == nullptr) {
+        fail("llama.cpp cannot make a context: " + log.reason(), "close other apps or use a smaller bundle");
+    }
+    engine->memory = llama_get_memory(engine->context.get());
+    engine->vocab = llama_model_get_vocab(engine->model.get());
+    engine->n_vocab = llama_vocab_n_tokens(engine->vocab);
+    engine->n_batch = n_ctx;
+    engine->n_seq = n_seq;
+    return static_cast<jlong>(reinterpret_cast<intptr_t>(engine.release()));
+}
+
+jintArray tokenize(JNIEnv * env, const Engine & engine, jbyteArray utf8) {
+    const std::vector<uint8_t> raw = bytes(env, utf8);
+    // A token is at least one byte, and a space may be put before the first.
+    std::vector<llama_token> ids(raw.size() + 2);
+    const int32_t count =
+        llama_tokenize(engine.vocab, reinterpret_cast<const char *>(raw.data()), static_cast<int32_t>(raw.size()),
+                       ids.data(), static_cast<int32_t>(ids.size()), /*add_special=*/false, /*parse_special=*/false);
+    if (count < 0) {
+        fail("llama.cpp cannot tokenize a text of " + std::to_string(raw.size()) + " bytes");
+    }
+    jintArray result = env->NewIntArray(count);
+    if (result != nullptr) {
+        env->SetIntArrayRegion(result, 0, count, reinterpret_cast<const jint *>(ids.data()));
+    }
+    return result;
+}
+
+jlong decode(JNIEnv * env, Engine & engine, jintArray j_tokens, jintArray j_positions, jintArray j_starts,
+             jintArray j_sequences, jbooleanArray j_wants) {
+    std::vector<int32_t> tokens = ints(env, j_tokens);
+    std::vector<int32_t> positions = ints(env, j_positions);
+    std::vector<int32_t> starts = ints(env, j_starts);
+    std::vector<int32_t> sequences = ints(env, j_sequences);
+    const size_t count = tokens.size();
+    if (j_wants == nullptr || static_cast<size_t>(env->GetArrayLength(j_wants)) != count || positions.size() != count ||
+        starts.size() != count + 1 || count == 0 || count > static_cast<size_t>(engine.n_batch)) {
+        fail("the arrays of a batch do not fit together");
+    }
+    std::vector<int8_t> wants(count);
+    static_assert(sizeof(jboolean) == sizeof(int8_t), "jboolean has 8 bits");
+    env->GetBooleanArrayRegion(j_wants, 0, static_cast<jsize>(count), reinterpret_cast<jboolean *>(wants.data()));
+    std::vector<int32_t> sequence_counts(count);
+    std::vector<llama_seq_id *> sequence_lists(count);
+    if (starts[0] != 0 || static_cast<size_t>(starts[count]) != sequences.size()) {
+        fail("the arrays of a batch do not fit together");
+    }
+    for (size_t i = 0; i < count; i++) {
+        sequence_counts[i] = starts[i + 1] - starts[i];
+        if (sequence_counts[i] < 1 || tokens[i] < 0 || tokens[i] >= engine.n_vocab || positions[i] < 0) {
+            fail("token " + std::to_string(i) + " of a batch is impossible");
+        }
+        sequence_lists[i] = sequences.data() + starts[i];
+    }
+    for (const int32_t sequence : sequences) {
+        check_sequence(engine, sequence);
+    }
+    llama_batch batch = {};
+    batch.n_tokens = static_cast<int32_t>(count);
+    batch.token = tokens.data();
+    batch.pos = positions.data();
+    batch.n_seq_id = sequence_counts.data();
+    batch.seq_id = sequence_lists.data();
+    batch.logits = wants.data();
+    engine.has_row.clear();
+    const auto started = std::chrono::steady_clock::now();
+    const int32_t status = llama_decode(engine.context.get(), batch);
+    llama_synchronize(engine.context.get());
+    const auto spent = std::chrono::steady_clock::now() - started;
+    if (status != 0) {
+        fail("llama.cpp could not evaluate the prompt (status " + std::to_string(status) + ")",
+             "load the bundle again");
+    }
+    engine.has_row = std::move(wants);
+    return static_cast<jlong>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
+}
+
+void read_rows(JNIEnv * env, const Engine & engine, jintArray j_rows, jintArray j_starts, jintArray j_tokens,
+               jfloatArray j_logits, jdoubleArray j_totals) {
+    const std::vector<int32_t> rows = ints(env, j_rows);
+    const std::vector<int32_t> starts = ints(env, j_starts);
+    const std::vector<int32_t> tokens = ints(env, j_tokens);
+    const bool fits = starts.size() == rows.size() + 1 && starts[0] == 0 &&
+                      static_cast<size_t>(starts[rows.size()]) == tokens.size() && j_logits != nullptr &&
+                      static_cast<size_t>(env->GetArrayLength(j_logits)) == tokens.size() &&
+                      (j_totals == nullptr || static_cast<size_t>(env->GetArrayLength(j_totals)) == rows.size());
+    if (!fits) {
+        fail("the arrays of a reading do not fit together");
+    }
+    std::vector<float> logits(tokens.size());
+    std::vector<double> totals(j_totals == nullptr ? 0 : rows.size());
+    for (size_t i = 0; i < rows.size(); i++) {
+        if (rows[i] < 0 || static_cast<size_t>(rows[i]) >= engine.has_row.size() || !engine.has_row[rows[i]]) {
+            fail("the last batch has no logits for token " + std::to_string(rows[i]));
+        }
+        if (starts[i + 1] < starts[i]) {
+            fail("the arrays of a reading do not fit together");
+        }
+        const float * row = llama_get_logits_ith(engine.context.get(), rows[i]);
+        if (row == nullptr) {
+            fail("llama.cpp gave no logits");
+        }
+        for (int32_t k = starts[i]; k < starts[i + 1]; k++) {
+            if (tokens[k] < 0 || tokens[k] >= engine.n_vocab) {
+                fail("token " + std::to_string(tokens[k]) + " does not exist");
+            }
+            logits[k] = row[tokens[k]];
+        }
+        if (!totals.empty()) {
+            totals[i] = log_sum_exp(row, engine.n_vocab);
+        }
+    }
+    env->SetFloatArrayRegion(j_logits, 0, static_cast<jsize>(logits.size()), logits.data());
+    if (!totals.empty()) {
+        env->SetDoubleArrayRegion(j_totals, 0, static_cast<jsize>(totals.size()), totals.data());
+    }
+}
+
+jbyteArray save_sequence(JNIEnv * env, const Engine & engine, jint sequence) {
+    check_sequence(engine, sequence);
+    std::vector<uint8_t> state(llama_state_seq_get_size(engine.context.get(), sequence));
+    if (state.size() > INT32_MAX) {
+        fail("the cache has " + std::to_string(state.size()) + " bytes, more than Java holds", "use a smaller context");
+    }
+    const size_t written = llama_state_seq_get_data(engine.context.get(), state.data(), state.size(), sequence);
+    jbyteArray result = env->NewByteArray(static_cast<jsize>(written));
+    if (result != nullptr) {
+        env->SetByteArrayRegion(result, 0, static_cast<jsize>(written), reinterpret_cast<const jbyte *>(state.data()));
+    }
+    return result;
+}
+
+jboolean load_sequence(JNIEnv * env, const Engine & engine, jint sequence, jbyteArray j_state) {
+    check_sequence(engine, sequence);
+    const std::vector<uint8_t> state = bytes(env, j_state);
+    LogCapture log;
+    const size_t read = llama_state_seq_set_data(engine.context.get(), state.data(), state.size(), sequence);
+    return read == state.size() && read > 0 ? JNI_TRUE : JNI_FALSE;
+}
+
+} // namespace
+
+// In the order of NativeLlama.kt.
+#define EDGEB(result, name) extern "C" JNIEXPORT result JNICALL Java_dev_edgeb_runtime_NativeLlama_##name
+
+EDGEB(void, loadBackends)(JNIEnv * env, jobject, jbyteArray folder) {
+    guarded(env, 0, [&] {
+        LogCapture log;
+        ggml_backend_load_all_from_path(path_of(env, folder).c_str());
+        return 0;
+    });
+}
+
+EDGEB(jlong, open)
+(JNIEnv * env, jobject, jbyteArray path, jint n_ctx, jint n_seq, jint threads, jboolean exact_cache) {
+    return guarded(env, jlong{0}, [&] { return open_model(env, path, n_ctx, n_seq, threads, exact_cache); });
+}
+
+EDGEB(void, free)(JNIEnv * env, jobject, jlong handle) {
+    guarded(env, 0, [&] {
+        LogCapture log;
+        delete &engine_of(handle);
+        return 0;
+    });
+}
+
+EDGEB(jint, vocabularySize)(JNIEnv * env, jobject, jlong handle) {
+    return guarded(env, jint{0}, [&] { return jint{engine_of(handle).n_vocab}; });
+}
+
+EDGEB(jint, fileType)(JNIEnv * env, jobject, jlong handle) {
+    return guarded(env, jint{0}, [&] { return jint{file_type(engine_of(handle).model.get())}; });
+}
+
+EDGEB(jintArray, tokenize)(JNIEnv * env, jobject, jlong handle, jbyteArray utf8) {
+    return guarded(env, jintArray{nullptr}, [&] { return tokenize(env, engine_of(handle), utf8); });
+}
+
+EDGEB(jlong, decode)
+(JNIEnv * env, jobject, jlong handle, jintArray tokens, jintArray positions, jintArray starts, jintArray sequences,
+ jbooleanArray wants) {
+    return guarded(env, jlong{0},
+                   [&] { return decode(env, engine_of(handle), tokens, positions, starts, sequences, wants); });
+}
+
+EDGEB(void, readRows)
+(JNIEnv * env, jobject, jlong handle, jintArray rows, jintArray starts, jintArray tokens, jfloatArray logits,
+ jdoubleArray totals) {
+    guarded(env, 0, [&] {
+        read_rows(env, engine_of(handle), rows, starts, tokens, logits, totals);
+        return 0;
+    });
+}
+
+EDGEB(void, copySequence)(JNIEnv * env, jobject, jlong handle, jint from, jint to, jint start, jint end) {
+    guarded(env, 0, [&] {
+        Engine & engine = engine_of(handle);
+        check_sequence(engine, from);
+        check_sequence(engine, to);
+        llama_memory_seq_cp(engine.memory, from, to, start, end);
+        return 0;
+    });
+}
+
+EDGEB(void, removeSequence)(JNIEnv * env, jobject, jlong handle, jint sequence, jint start, jint end) {
+    guarded(env, 0, [&] {
+        Engine & engine = engine_of(handle);
+        check_sequence(engine, sequence);
+        if (!llama_memory_seq_rm(engine.memory, sequence, start, end)) {
+            fail("llama.cpp cannot drop a part of the cache");
+        }
+        return 0;
+    });
+}
+
+EDGEB(void, shiftSequence)(JNIEnv * env, jobject, jlong handle, jint sequence, jint start, jint end, jint by) {
+    guarded(env, 0, [&] {
+        Engine & engine = engine_of(handle);
+        check_sequence(engine, sequence);
+        if (!llama_memory_can_shift(engine.memory)) {
+            fail("llama.cpp cannot shift this model's cache");
+        }
+        llama_memory_seq_add(engine.memory, sequence, start, end, by);
+        return 0;
+    });
+}
+
+EDGEB(jint, lastPosition)(JNIEnv * env, jobject, jlong handle, jint sequence) {
+    return guarded(env, jint{-1}, [&] {
+        Engine & engine = engine_of(handle);
+        check_sequence(engine, sequence);
+        return jint{llama_memory_seq_pos_max(engine.memory, sequence)};
+    });
+}
+
+EDGEB(void, clear)(JNIEnv * env, jobject, jlong handle) {
+    guarded(env, 0, [&] {
+        llama_memory_clear(engine_of(handle).memory, true);
+        return 0;
+    });
+}
+
+EDGEB(jbyteArray, saveSequence)(JNIEnv * env, jobject, jlong handle, jint sequence) {
+    return guarded(env, jbyteArray{nullptr}, [&] { return save_sequence(env, engine_of(handle), sequence); });
+}
+
+EDGEB(jboolean, loadSequence)(JNIEnv * env, jobject, jlong handle, jint sequence, jbyteArray state) {
+    return guarded(env, jboolean{JNI_FALSE}, [&] { return load_sequence(env, engine_of(handle), sequence, state); });
+}
+
+EDGEB(jbyteArray, version)(JNIEnv * env, jobject) {
+    return guarded(env, jbyteArray{nullptr}, [&]() -> jbyteArray {
+        static constexpr char kVersion[] = "llama.cpp " EDGEB_LLAMA_COMMIT;
+        jbyteArray result = env->NewByteArray(sizeof kVersion - 1);
+        if (result != nullptr) {
+            env->SetByteArrayRegion(result, 0, sizeof kVersion - 1, reinterpret_cast<const jbyte *>(kVersion));
+        }
+        return result;
+    });
+}

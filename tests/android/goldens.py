@@ -1,0 +1,408 @@
+"""Golden vectors for the phone's code: tiny bundles made on the spot, and what Python says about them.
+
+    python -m tests.android.goldens FOLDER
+
+writes bundles, damaged bundles and golden.json into a folder; `android_demo/conformance` reproduces all of it. Calls of
+a bundle are written in the order in which they were made, since what is in the cache decides what a call costs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from edge_behavior.bench.report import TITLES
+from edge_behavior.bench.timing import Sample, summary
+from edge_behavior.bundle import KEY_MANIFEST_HASH, KEY_VERSION, Manifest, verify_bundle, write_bundle
+from edge_behavior.calibration import Calibration
+from edge_behavior.candidates import GROUPS, CandidateSet
+from edge_behavior.encoding import PromptEncoder
+from edge_behavior.errors import EdgebError
+from edge_behavior.events import BehaviorEvent, clean_place
+from edge_behavior.export.gguf_writer import write_gguf
+from edge_behavior.export.quantize import quantize
+from edge_behavior.fusion import Fusion, GroupWeights
+from edge_behavior.habits import HabitsConfig
+from edge_behavior.prompts import PromptLayout
+from edge_behavior.runtime.prediction import Prediction
+from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.session import Session
+from tests import helpers
+from tests.label_sets import many_labels
+
+SCHEMA = 1
+# Beside the labels of other tests: other scripts, letters beyond 16 bits, what looks like structure.
+LABELS = [*helpers.LABELS, "買い物", "Почта", "🎮 Game", "{context} {candidates}", "<|endoftext|>", "Naïve (a, b)"]
+COUNTS = (900, 200, 30, 20, 10, 6, 4, 2, 1, 60, 45, 12, 3, 0, 8)
+PLACES = [
+    "DK", "home", "  a  b ", "", "Café Zürich", "Cafe\u0301", "東京 駅", "🎮🎮", "a(b)[c]{d}<e>", 'q"uo\'te',
+    "tab\there\nline", "x" * 60, "é" * 47 + "🎮 b", "ａｂｃ", "½ ² Ⅳ", "-_.&/+", "<|endoftext|>", "<|im_start|>user",
+    "null\x00byte",
+    "مقهى", "ไทย กรุงเทพ", "𝟜𝟚 𐐷", "a\u200bb\u00a0c\u3000d", "a , b", "क्षेत्र", "word " * 20,
+]  # fmt: skip
+TEXTS = [
+    *PLACES, "Task: Predict", " Video)\n", "<|endoftext|><|im_end|>", "\n\n  \t", "don't  we'll", "1234567890",
+    "\u0007",
+]  # fmt: skip
+TIMES = [
+    "1970-01-01T00:00", "1969-12-31T23:59", "2000-02-29T12:34", "2024-02-29T00:00", "2100-03-01T07:05",
+    "1600-12-31T18:00",
+    "2012-05-01T18:00", "2024-03-18T20:05", "0001-01-01T00:00", "9999-12-31T23:59",
+]  # fmt: skip
+BAD_TIMES = [
+    "", "2024-02-30T00:00", "2100-02-29T00:00", "2024-13-01T00:00", "2024-01-01T24:00", "2024-01-01T10:00Z", "x",
+]  # fmt: skip
+# Of `edge_behavior.bench.latency.measure`, without what a phone does not measure.
+BENCH_FIELDS = (
+    "bundle", "architecture", "quantization", "candidates", "trie_nodes", "layout", "static_tokens", "scoring",
+    "anchor_every", "file_bytes", "peak_rss_bytes", "scenarios", "machine",
+)  # fmt: skip
+WEIGHTS = {"head": GroupWeights(0.7, 0.5, 0.1), "medium": GroupWeights(0, 1.4, 0), "tail": GroupWeights(0.9, 0, -0.2)}
+CALIBRATIONS = {
+    "model": Calibration(
+        2.5, {"head": -0.7, "medium": 0.2, "tail": 1.1}, {0.8: 0.15, 0.95: 0.02}, {0.5: 0.2, 0.9: None}
+    ),
+    "habits": Calibration(0.8, dict.fromkeys(GROUPS, 0.0), {0.8: 0.3}, {0.5: 0.1}),
+    "fused": Calibration(
+        1.7, {"head": 0.4, "medium": -0.3, "tail": 0.0}, {0.8: 0.1, 0.95: 0.0}, {0.5: 0.999, 0.7: 0.1}
+    ),
+}
+
+
+def event_row(event: BehaviorEvent) -> list[str]:
+    return [event.place, event.time.isoformat(timespec="minutes"), event.behavior]
+
+
+@dataclass
+class Recorder:
+    """Makes calls on a bundle and notes them with what came out."""
+
+    path: Path
+    exact_math: bool
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.predictor = self._open()
+        self.session: Session | None = None
+
+    def reopen(self) -> None:
+        self.predictor.close()
+        self.predictor = self._open()
+        self.calls.append({"do": "reopen"})
+
+    def predict(self, history: Sequence[BehaviorEvent], when: datetime, place: str, **wanted: Any) -> None:
+        call = {"do": "predict", "history": [event_row(e) for e in history]}
+        self._ask(call, lambda: self.predictor.predict(history, when, place, **wanted), when, place, wanted)
+
+    def start(self, anchor_every: int) -> None:
+        self.session = self.predictor.session(anchor_every)
+        self.calls.append({"do": "session", "anchor_every": anchor_every})
+
+    def observe(self, event: BehaviorEvent, error: str | None = None) -> None:
+        assert self.session is not None
+        call = {"do": "observe", "event": event_row(event)}
+        try:
+            self.session.observe(event)
+            assert error is None, f"{call} went well"
+        except EdgebError as raised:
+            call["error"] = _expected(raised, error)
+        self.calls.append({**call, "window": len(self.session.events)})
+
+    def ask(self, when: datetime, place: str, **wanted: Any) -> None:
+        session = self.session
+        assert session is not None
+        self._ask({"do": "ask"}, lambda: session.predict(when, place, **wanted), when, place, wanted)
+
+    def prepare(self) -> None:
+        assert self.session is not None
+        self.calls.append({"do": "prepare", "tokens": self.session.prepare()})
+
+    def save(self, name: str, folder: Path) -> None:
+        assert self.session is not None
+        self.session.save(folder / f"python-{name}")
+        self.calls.append({"do": "save", "name": name})
+
+    def restore(self, name: str, folder: Path) -> None:
+        self.session = self.predictor.restore(folder / f"python-{name}")
+        self.calls.append({"do": "restore", "name": name, "window": len(self.session.events)})
+
+    def _open(self) -> Predictor:
+        return Predictor.load(self.path, threads=1, exact_math=self.exact_math, prefix_cache=False)
+
+    def _ask(
+        self, call: dict[str, Any], run: Callable[[], Prediction], when: datetime, place: str, wanted: dict[str, Any]
+    ) -> None:
+        call |= {"when": when.isoformat(timespec="minutes"), "place": place}
+        error = wanted.pop("error", None)
+        call["wanted"] = {"top_k": 5 if call["do"] == "ask" else None, **wanted}
+        try:
+            found = run()
+        except EdgebError as raised:
+            call["error"] = _expected(raised, error)
+        else:
+            assert error is None, f"{call} went well"
+            call["found"] = {
+                "ranked": [[r.behavior, r.probability] for r in found.ranked],
+                "source": found.source,
+                "tokens": found.tokens_evaluated,
+                "unexpanded": found.unexpanded,
+                "calibrated": found.calibrated,
+                "suggest": found.suggest,
+                "likely": found.likely,
+            }
+        self.calls.append(call)
+
+
+def _expected(raised: EdgebError, error: str | None) -> str:
+    if error is None or error not in raised.message:
+        raise AssertionError(f"'{raised}' in place of '{error}'") from raised
+    return error
+
+
+def write_goldens(folder: Path) -> Path:
+    """Write everything into a folder; returns golden.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = helpers.tokenizer(LABELS, size=700)
+    model = helpers.model(tokens)
+    model.config.max_position_embeddings = 2048
+    write_gguf(helpers.save(model, tokens, folder / "backbone"), folder / "plain.gguf", "f32")
+    quantize(folder / "plain.gguf", folder / "plain-q8.gguf", "q8", threads=1)
+    eos = int(tokens.eos_token_id)
+    prefix = PromptLayout(name="prefix", list_candidates=False, history_length=5)
+    bundles = [
+        _bundle(folder, "stream", PromptLayout(), "plain.gguf", eos),
+        _bundle(folder, "prefix", prefix, "plain.gguf", eos),
+        _bundle(folder, "instruct", PromptLayout(name="instruct", history_length=5), "plain.gguf", eos),
+        _bundle(folder, "bos", PromptLayout(history_length=3), "plain.gguf", eos, bos_id=eos),
+        _bundle(folder, "full", PromptLayout(history_length=6), "plain-q8.gguf", eos, full=True),
+        # More labels than one decode has sequences.
+        _bundle(folder, "many", PromptLayout(list_candidates=False), "plain-q8.gguf", eos, labels=many_labels(150)),
+        # A session's window outgrows the context before it is anchored.
+        _bundle(folder, "tight", PromptLayout(list_candidates=False), "plain.gguf", eos, context_length=512),
+    ]
+    golden = {
+        "schema": SCHEMA,
+        "places": [[place, clean_place(place)] for place in PLACES],
+        "times": [_time(text) for text in TIMES],
+        "bad_times": BAD_TIMES,
+        "bundles": bundles,
+        "refused": _refused(folder),
+        "bench": {
+            "result": list(BENCH_FIELDS),
+            "row": list(summary([Sample(1.0, 1, 0.5)])),
+            "scenarios": list(TITLES),
+            "own": ["whole_prompt", "session_restore"],
+        },
+    }
+    path = folder / "golden.json"
+    path.write_text(json.dumps(golden, allow_nan=False), encoding="utf-8")
+    return path
+
+
+def _time(text: str) -> dict[str, Any]:
+    time = datetime.fromisoformat(text)
+    minutes = (time - datetime(1970, 1, 1)) // timedelta(minutes=1)
+    return {"text": text, "minutes": minutes, "weekday": time.weekday(), "hour": time.hour}
+
+
+def _bundle(
+    folder: Path,
+    name: str,
+    layout: PromptLayout,
+    weights: str,
+    eos: int,
+    bos_id: int | None = None,
+    full: bool = False,
+    labels: Sequence[str] = LABELS,
+    context_length: int = 2048,
+) -> dict[str, Any]:
+    counts = tuple(COUNTS[i % len(COUNTS)] for i in range(len(labels)))
+    manifest = Manifest(
+        created_with="edgeb test", candidates=CandidateSet(tuple(labels), counts), layout=layout, bos_id=bos_id,
+        eos_id=eos, architecture="qwen2", quantization="F32", context_length=context_length,
+        base_model={"name": "x", "license": None, "weights_sha256": "00"},
+        training={"note": "Zürich ☕ 東京", "rate": 1e-4},
+    )  # fmt: skip
+    if full:
+        held = {"config": HabitsConfig(half_life=7.0).to_dict(), "fusion": Fusion(WEIGHTS, ()).to_dict()}
+        calibrations = {source: c.to_dict() for source, c in CALIBRATIONS.items()}
+        manifest = replace(
+            manifest, habits={**held, "default": "fused", "measured": {}}, calibration={**calibrations, "measured": {}}
+        )
+    path = folder / f"{name}.gguf"
+    manifest = write_bundle(folder / weights, manifest, path)
+    recorder = Recorder(path, exact_math=not full)
+    engine = recorder.predictor._engine
+    described = {
+        "file": path.name,
+        "exact_math": not full,
+        "manifest": {
+            "labels": list(manifest.candidates.labels), "counts": list(manifest.candidates.counts), "bos_id": bos_id,
+            "eos_id": eos, "layout": layout.to_dict(), "static_prompt": manifest.static_prompt,
+            "tensors_sha256": manifest.tensors_sha256, "tokenizer_sha256": manifest.tokenizer_sha256,
+            "groups": list(manifest.candidates.groups()), "default_source": engine.default_source,
+        },
+        "texts": [[text, engine.backend.tokenize(text)] for text in TEXTS],
+        "trie": _trie(engine.encoder),
+        "prompts": [_prompt(engine.encoder, labels, n, PLACES[3 + i]) for i, n in enumerate((0, 1, 4, 30))],
+    }  # fmt: skip
+    if tuple(labels) == tuple(LABELS):
+        _calls(recorder, folder, full, long_window=context_length < 2048)
+    else:
+        _label_calls(recorder, labels)
+    recorder.predictor.close()
+    return {**described, "calls": recorder.calls}
+
+
+def _trie(encoder: PromptEncoder) -> dict[str, list[int]]:
+    names = ("tokens", "parents", "depths", "candidates", "leaves", "inner")
+    return {name: getattr(encoder.trie, name).tolist() for name in names}
+
+
+def _diary(length: int, seed: int = 0, labels: Sequence[str] = LABELS) -> list[BehaviorEvent]:
+    """Events in hostile places, too."""
+    events = helpers.diary(length, seed, list(labels))
+    for i in range(0, length, 3):
+        events[i] = replace(events[i], place=PLACES[(7 * i + seed) % len(PLACES)])
+    return events
+
+
+def _prompt(encoder: PromptEncoder, labels: Sequence[str], length: int, place: str) -> dict[str, Any]:
+    history = _diary(length, length, labels)
+    when = history[-1].time + timedelta(hours=1) if history else datetime(2024, 3, 18, 20)
+    prompt = encoder.layout.prompt(history, when, place, encoder.candidates.labels)
+    return {
+        "history": [event_row(e) for e in history],
+        "when": when.isoformat(timespec="minutes"),
+        "place": place,
+        "segments": [*prompt.static, *prompt.body],
+        "ids": encoder.prompt_ids(history, when, place),
+    }
+
+
+def _label_calls(made: Recorder, labels: Sequence[str]) -> None:
+    events = _diary(22, 5, labels)
+    when = events[-1].time + timedelta(minutes=30)
+    for scoring in ("exact", "masked"):
+        made.predict(events, when, "DK", scoring=scoring)
+        made.predict(events, when, "home", scoring=scoring, top_k=5)
+        made.predict(events, when, "home", scoring=scoring, only=labels[::2])
+        made.predict(events, when, "home", scoring=scoring, exclude=labels[::3], top_k=7)
+
+
+def _calls(made: Recorder, folder: Path, full: bool, long_window: bool) -> None:
+    events = _diary(60, 3)
+    when = events[24].time + timedelta(minutes=30)
+    for scoring in ("exact", "masked"):
+        made.predict(events[:25], when, "DK", scoring=scoring)
+        made.predict(events[:25], when, "東京 駅", scoring=scoring, top_k=1)
+        made.predict(events[:25], when, "DK", scoring=scoring, top_k=3)
+        made.predict(events[:25], when, "DK", scoring=scoring, top_k=3, exhaustive=True)
+        made.predict(events[:25], when, "DK", scoring=scoring, only=["Video", "買い物", "🎮 Game", "Café"])
+        made.predict(events[:25], when, "DK", scoring=scoring, top_k=2, exclude=["Video", "Почта", "<|endoftext|>"])
+    made.predict([], when, "a(b)[c]{d}<e>", top_k=4)
+    made.predict(events[:25], when, "DK", only=[], error="no candidate is left")
+    made.predict(events[:25], when, "DK", only=["Vide"], error="is not in the candidate set")
+    made.predict(events[:25], when, "DK", top_k=0, error="is 0")
+    made.predict(events[:25], events[3].time, "DK", error="is before the last event")
+    made.predict(events[:25][::-1], when, "DK", error="is before the one it follows")
+    if full:
+        _full_calls(made, events[:25], when)
+    else:
+        made.predict(events[:25], when, "DK", source="fused", error="no weights")
+        made.predict(events[:25], when, "DK", precision=0.5, error="not calibrated")
+        made.predict(events[:25], when, "DK", source="habits")
+    _session_calls(made, folder, events, full, 20 if long_window else 3)
+
+
+def _full_calls(made: Recorder, history: list[BehaviorEvent], when: datetime) -> None:
+    for source in ("model", "habits", "fused"):
+        for calibrated in (True, False):
+            made.predict(history, when, "DK", source=source, calibrated=calibrated)
+            made.predict(history, when, "home", source=source, calibrated=calibrated, top_k=2)
+        made.predict(history, when, "DK", source=source, only=["Video", "Bar", "買い物"])
+        made.predict(history, when, "DK", source=source, precision=0.5, top_k=1)
+        made.predict(history, when, "DK", source=source, coverage=0.8, top_k=1)
+        made.predict(history, when, "DK", source=source, precision=0.5, coverage=0.8, top_k=2)
+    made.predict(history, when, "DK", source="model", precision=0.9, top_k=1)
+    made.predict(history, when, "DK", precision=0.7, coverage=0.95, top_k=3)
+    made.predict(history, when, "DK", coverage=0.5, error="not calibrated for a coverage")
+    made.predict(history, when, "DK", coverage=0.8, calibrated=False, error="measured on calibrated values")
+    made.predict(history, when, "DK", coverage=0.8, exclude=["Bar"], error="over all candidates")
+    made.predict(history, when, "DK", coverage=0.8, scoring="masked", error="under exact scoring")
+
+
+def _session_calls(made: Recorder, folder: Path, events: list[BehaviorEvent], full: bool, anchor_every: int) -> None:
+    made.start(anchor_every)
+    for i, event in enumerate(events[:36]):
+        made.observe(event)
+        if i % 3 == 2:
+            made.ask(event.time + timedelta(minutes=20), PLACES[i % len(PLACES)], top_k=2 + i % 3)
+        if i % 8 == 4:
+            made.prepare()
+    made.observe(replace(events[36], behavior="Nap"), "is not in the candidate set")
+    made.observe(replace(events[36], time=events[0].time), "is before the last event")
+    made.ask(events[0].time, "DK", error="is before the last event")
+    made.ask(events[35].time, "DK", scoring="masked")
+    made.save("used", folder)
+    made.observe(events[36])
+    made.ask(events[36].time, "home", top_k=None, exhaustive=True)
+    made.save("behind", folder)
+    made.reopen()
+    made.restore("behind", folder)
+    made.ask(events[36].time, "home")
+    made.restore("used", folder)
+    made.ask(events[36].time, "home")
+    for event in events[36:40]:
+        made.observe(event)
+    made.ask(events[39].time + timedelta(minutes=1), "Café Zürich")
+    if full:
+        made.ask(events[39].time + timedelta(minutes=1), "Café Zürich", source="habits", top_k=None)
+
+
+def _refused(folder: Path) -> list[list[str]]:
+    """Files that no bundle may be taken for, with a part of the message."""
+    good = (folder / "stream.gguf").read_bytes()
+    tail, head = len(good) - 9, good.index(b"edgeb.manifest")
+
+    def patched(at: int, new: bytes) -> bytes:
+        return good[:at] + new + good[at + len(new) :]
+
+    after_version = good.index(KEY_VERSION.encode()) + len(KEY_VERSION) + 4
+    after_hash = good.index(KEY_MANIFEST_HASH.encode()) + len(KEY_MANIFEST_HASH) + 12
+    token = good.index(b"tokenizer.ggml.tokens") + 60
+    made = {
+        "empty": (b"", "not a GGUF file|empty"),
+        "text": (b"hello, this is text", "not a GGUF file"),
+        "gguf-9": (patched(4, (9).to_bytes(4, "little")), "has GGUF version 9"),
+        "no-bundle": ((folder / "plain.gguf").read_bytes(), "not an edgeb bundle"),
+        "newer": (patched(after_version, (2).to_bytes(4, "little")), "newer edgeb"),
+        "edited": (patched(good.index(b"edgeb test"), b"edgeb best"), "manifest does not match its hash"),
+        "hash": (patched(after_hash, b"0000"), "manifest does not match its hash"),
+        "tensors": (patched(tail, bytes([good[tail] ^ 1])), "tensors do not match"),
+        "token": (patched(token, bytes([good[token] ^ 1])), "do not match|damaged|cut short|too large|bytes"),
+        "cut-tail": (good[:-40], "tensors do not match|cut short"),
+        "cut-head": (good[: head + 200], "cut short"),
+        "long-key": (patched(24, (1 << 40).to_bytes(8, "little")), "has 1099511627776 bytes|cut short"),
+        "many": (patched(16, (1 << 62).to_bytes(8, "little")), "cut short|damaged|has .* bytes|match"),
+    }
+    listed = []
+    for name, (content, reason) in made.items():
+        path = folder / f"bad-{name}.gguf"
+        path.write_bytes(content)
+        try:
+            verify_bundle(path)
+        except EdgebError:
+            listed.append([path.name, reason])
+        else:
+            raise AssertionError(f"{path} was taken")
+    return listed
+
+
+if __name__ == "__main__":
+    print(write_goldens(Path(sys.argv[1])))

@@ -1,0 +1,129 @@
+"""Builds the phone's code for this machine's JVM, and runs it.
+
+What is built is kept under android_demo/build by a hash of its sources, so that a second run compiles nothing. The JNI
+library links the libllama that llama-cpp-python installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import llama_cpp
+
+ROOT = Path(__file__).resolve().parents[2]
+ANDROID = ROOT / "android_demo"
+BUILD = ANDROID / "build" / "host"
+KOTLIN = ("core", "runtime", "conformance")
+NATIVE = ANDROID / "runtime" / "src" / "main" / "cpp"
+# kotlinc on the PATH, and K2 as `make android-tools` unpacks it.
+COMPILERS = ("kotlinc", "k2")
+_TIMEOUT = 900
+
+
+@dataclass(frozen=True)
+class Host:
+    """What runs: the JVM, its class path, and the folder of the JNI library."""
+
+    java: str
+    class_path: str
+    libraries: Path
+
+    def run(self, main: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run a main class with the JNI checks on."""
+        command = [self.java, "-Xcheck:jni", f"-Djava.library.path={self.libraries}", "-cp", self.class_path, main]
+        return _run([*command, *map(str, arguments)])
+
+
+def missing(compiler: str | None = None) -> str | None:
+    """Why the phone's code cannot be built here; None if it can.
+
+    Args:
+        compiler: One of `COMPILERS`; None takes any.
+    """
+    for tool in ("java", "g++"):
+        if shutil.which(tool) is None:
+            return f"no {tool} on the PATH"
+    if _cmake() is None:
+        return "no cmake: run make android-tools"
+    if not (_java_home() / "include" / "jni.h").exists():
+        return "no JDK: jni.h is missing"
+    if not (_installed() / "llama_cpp" / "lib").is_dir():
+        return "llama-cpp-python came without its libllama"
+    found = _run([_kotlinc(), "--stdlib"], _with(compiler))
+    return found.stderr.strip() if found.returncode == 3 else None
+
+
+def build(compiler: str | None = None) -> Host:
+    """Compile what changed, with one of `COMPILERS` or any."""
+    stdlib = _ok(_run([_kotlinc(), "--stdlib"], _with(compiler))).stdout.strip()
+    sources = [ANDROID / name / "src" / "main" / "kotlin" for name in KOTLIN]
+    jar = BUILD / f"{Path(stdlib).stem}-{_hash(sources)}.jar"
+    if not jar.exists():
+        jar.parent.mkdir(parents=True, exist_ok=True)
+        made = jar.with_name(f"new-{os.getpid()}-{jar.name}")
+        _ok(_run([_kotlinc(), *map(str, sources), "-jvm-target", "1.8", "-d", str(made)], _with(compiler)))
+        made.replace(jar)
+    return Host(shutil.which("java") or "java", f"{jar}:{stdlib}", build_native())
+
+
+def build_native() -> Path:
+    """The JNI library for this machine's JVM; returns its folder."""
+    found = BUILD / f"jni-{_hash([NATIVE], f'{_installed()} {llama_cpp.__version__}')}"
+    if not found.exists():
+        cmake = _cmake()
+        assert cmake is not None
+        library, include = _installed() / "llama_cpp" / "lib", _installed() / "include"
+        options = [f"-DLLAMA_CPP_LIB={library}", f"-DLLAMA_CPP_INCLUDE={include}"]
+        environment = {"JAVA_HOME": str(_java_home())}
+        made = found.with_name(f"new-{os.getpid()}-{found.name}")
+        _ok(_run([cmake, "-S", str(NATIVE), "-B", str(made), *options], environment))
+        _ok(_run([cmake, "--build", str(made)], environment))
+        # Another process may have been faster.
+        with suppress(OSError):
+            made.rename(found)
+    return found
+
+
+def _kotlinc() -> str:
+    return str(ANDROID / "tools" / "kotlinc")
+
+
+def _cmake() -> str | None:
+    own = ANDROID / "build" / "tools" / "cmake" / "data" / "bin" / "cmake"
+    return shutil.which("cmake") or (str(own) if own.exists() else None)
+
+
+def _java_home() -> Path:
+    return Path(os.path.realpath(shutil.which("javac") or shutil.which("java") or "/")).parents[1]
+
+
+def _installed() -> Path:
+    return Path(llama_cpp.__file__).parents[1]
+
+
+def _with(compiler: str | None) -> dict[str, str]:
+    return {} if compiler is None else {"EDGEB_KOTLIN": compiler}
+
+
+def _hash(folders: Sequence[Path], more: str = "") -> str:
+    digest = hashlib.sha256(more.encode())
+    for path in sorted(file for folder in folders for file in folder.rglob("*") if file.is_file()):
+        digest.update(f"{path.relative_to(ANDROID)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, **(environment or {})}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT, env=variables)
+
+
+def _ok(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == 0, f"{done.args}\n{done.stdout}\n{done.stderr}"
+    return done

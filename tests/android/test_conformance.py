@@ -1,0 +1,111 @@
+"""The phone's code says what Python says: prompts, tries, scores, sessions, files, on this machine's JVM and JNI."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.android import host
+from tests.android.goldens import write_goldens
+
+MAIN = "dev.edgeb.core.ConformanceKt"
+WHY_NOT = host.missing()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+
+@pytest.fixture(scope="module")
+def goldens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_goldens(tmp_path_factory.mktemp("goldens")).parent
+
+
+@pytest.fixture(scope="module")
+def built() -> host.Host:
+    return host.build()
+
+
+def changed(goldens: Path, folder: Path, change: Any) -> Path:
+    """A copy of the goldens with one thing changed."""
+    copy = shutil.copytree(goldens, folder / "changed", ignore=shutil.ignore_patterns("backbone", "python-*"))
+    golden = json.loads((copy / "golden.json").read_text(encoding="utf-8"))
+    change(golden)
+    (copy / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
+    return copy
+
+
+def test_reproduces_python(built: host.Host, goldens: Path) -> None:
+    done = built.run(MAIN, goldens)
+    assert done.returncode == 0, done.stdout + done.stderr
+    bundles = json.loads((goldens / "golden.json").read_text(encoding="utf-8"))["bundles"]
+    assert [line.split(":")[0] for line in done.stdout.splitlines() if ".gguf" in line] == [b["file"] for b in bundles]
+    found = re.search(r"^all (\d+) checks agree$", done.stdout, re.MULTILINE)
+    assert found is not None
+    assert int(found[1]) > 3000
+    # -Xcheck:jni warns of every misuse of JNI.
+    assert "WARNING" not in done.stdout
+    assert "FATAL" not in done.stderr
+    # It leaves nothing behind in the folder that it reads.
+    assert not list(goldens.glob("kotlin-*"))
+
+
+def swap_ranks(golden: Any) -> None:
+    ranked = next(c for c in golden["bundles"][0]["calls"] if "found" in c)["found"]["ranked"]
+    ranked[0][0], ranked[1][0] = ranked[1][0], ranked[0][0]
+
+
+def move_probability(golden: Any) -> None:
+    next(c for c in golden["bundles"][4]["calls"] if "found" in c)["found"]["ranked"][0][1] += 3e-5
+
+
+def change_token(golden: Any) -> None:
+    golden["bundles"][1]["prompts"][2]["ids"][-1] += 1
+
+
+def change_cost(golden: Any) -> None:
+    [c for c in golden["bundles"][0]["calls"] if c["do"] == "ask" and "found" in c][-1]["found"]["tokens"] += 1
+
+
+def change_place(golden: Any) -> None:
+    golden["places"][4][1] += "x"
+
+
+def take_good_for_bad(golden: Any) -> None:
+    golden["refused"].append(["stream.gguf", "."])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (swap_ranks, "stream.gguf call 1 .*rank 1"),
+        (move_probability, "full.gguf call 1 .*rank 1"),
+        (change_token, "prefix.gguf ids of prompt 2"),
+        (change_cost, "stream.gguf call .* tokens"),
+        (change_place, "place 'Café Zürich'"),
+        (take_good_for_bad, "stream.gguf\n"),
+    ],
+)
+def test_names_the_first_difference(built: host.Host, goldens: Path, tmp_path: Path, change: Any, named: str) -> None:
+    done = built.run(MAIN, changed(goldens, tmp_path, change))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(f"difference after \\d+ checks: {named}", done.stderr), done.stderr
+
+
+def test_both_sides_pin_the_same_llama_cpp() -> None:
+    pinned = re.search(r"llama-cpp-python==([0-9.]+)", (host.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert pinned is not None
+    assert f"llama-cpp-python {pinned[1]}," in (host.NATIVE / "CMakeLists.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", host.COMPILERS)
+def test_every_compiler(compiler: str, goldens: Path) -> None:
+    """Kotlin 1.3's syntax and K2's rules; what either makes does the same."""
+    why_not = host.missing(compiler)
+    if why_not is not None:
+        pytest.skip(why_not)
+    done = host.build(compiler).run(MAIN, goldens)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,211 @@
+"""The Android project without Android's tools: resources, manifest, Gradle files and their pins, by reading them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "android_demo"
+MAIN = DEMO / "app" / "src" / "main"
+RESOURCES = MAIN / "res"
+SCREENS = sorted((MAIN / "kotlin").rglob("*.kt"))
+LOGIC = sorted((MAIN / "kotlin" / "dev" / "edgeb" / "assistant" / "logic").glob("*.kt"))
+XML = sorted([*RESOURCES.rglob("*.xml"), *DEMO.glob("*/src/main/AndroidManifest.xml")])
+LAYOUTS = sorted((RESOURCES / "layout").glob("*.xml"))
+ANDROID = "{http://schemas.android.com/apk/res/android}"
+# What a layout may give a view that is touched, where no style does.
+TOUCHED = ("Button", "ImageButton", "SeekBar", "AutoCompleteTextView")
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def parsed(path: Path) -> ElementTree.Element:
+    return ElementTree.parse(path).getroot()
+
+
+def values(folder: str = "values") -> dict[str, dict[str, ElementTree.Element]]:
+    """Kind to name to element of what the files of a values folder define."""
+    found: dict[str, dict[str, ElementTree.Element]] = {}
+    for path in (RESOURCES / folder).glob("*.xml"):
+        for item in parsed(path):
+            assert item.get("name") not in found.get(item.tag, {}), f"{item.tag} {item.get('name')} is there twice"
+            found.setdefault(item.tag, {})[str(item.get("name"))] = item
+    return found
+
+
+def defined() -> dict[str, set[str]]:
+    """Kind to names of every resource of the app."""
+    found = {kind: set(items) for kind, items in values().items()}
+    for path in RESOURCES.rglob("*.xml"):
+        folder = path.parent.name.split("-")[0]
+        if folder != "values":
+            found.setdefault(folder, set()).add(path.stem)
+    found["id"] = {name for path in LAYOUTS for name in re.findall(r'android:id="@\+id/(\w+)"', text_of(path))}
+    return found
+
+
+def referenced() -> Iterator[tuple[Path, str, str]]:
+    """File, kind and name of every resource that code and XML refer to."""
+    for path in SCREENS:
+        for kind, name in re.findall(r"(?<!android\.)\bR\.(\w+)\.(\w+)", text_of(path)):
+            yield path, kind, name
+    for path in XML:
+        for kind, name in re.findall(r'[">]@\+?(\w+)/([\w.]+)["<]', text_of(path)):
+            yield path, kind, name
+
+
+def test_every_resource_referred_to_exists_and_every_one_defined_is_used() -> None:
+    there, used = defined(), set()
+    for path, kind, name in referenced():
+        assert name in there.get(kind, set()), f"{path.name} refers to {kind} {name}"
+        used.add((kind, name))
+    parents = {("style", str(style.get("parent"))) for style in values()["style"].values()}
+    unused = {(kind, name) for kind, names in there.items() for name in names} - used - parents
+    assert unused == set()
+
+
+def test_code_gives_strings_the_arguments_they_take() -> None:
+    strings = {name: "".join(item.itertext()) for name, item in values()["string"].items()}
+    code = "\n".join(text_of(path) for path in SCREENS)
+    calls = re.findall(r"getString\(\s*R\.string\.(\w+)(,|\))", code)
+    assert len(calls) > 15
+    for name, after in calls:
+        assert ("%1$s" in strings[name] or "%1$d" in strings[name]) == (after == ","), name
+
+
+def test_nothing_leaves_the_phone() -> None:
+    for path in DEMO.glob("*/src/main/AndroidManifest.xml"):
+        assert [element.tag for element in parsed(path).iter() if "permission" in element.tag] == []
+    application = parsed(MAIN / "AndroidManifest.xml").find("application")
+    assert application is not None
+    assert application.get(f"{ANDROID}allowBackup") == "false"
+    assert application.get(f"{ANDROID}fullBackupContent") == "false"
+    rules = parsed(RESOURCES / "xml" / "data_extraction_rules.xml")
+    assert [rule.tag for rule in rules] == ["cloud-backup", "device-transfer"]
+    for rule in rules:
+        assert {item.tag for item in rule} == {"exclude"}
+        assert {item.get("domain") for item in rule} == {"root", "file", "database", "sharedpref", "external"}
+
+
+def test_only_the_launcher_may_start_a_screen() -> None:
+    exported = {
+        activity.get(f"{ANDROID}name"): activity.get(f"{ANDROID}exported")
+        for activity in parsed(MAIN / "AndroidManifest.xml").iter("activity")
+    }
+    assert exported.pop(".AssistantActivity") == "true"
+    assert set(exported.values()) == {"false"}
+    classes = {path.stem for path in SCREENS}
+    assert {str(name).lstrip(".") for name in exported} <= classes
+
+
+@pytest.mark.parametrize("path", LAYOUTS, ids=lambda path: path.stem)
+def test_screens_can_be_touched_and_heard(path: Path) -> None:
+    styles = values()["style"]
+    code = "\n".join(text_of(screen) for screen in SCREENS)
+    for view in parsed(path).iter():
+        name = str(view.get(f"{ANDROID}id")).removeprefix("@+id/")
+        if view.tag in TOUCHED:
+            style = styles.get(str(view.get("style")).removeprefix("@style/"))
+            heights = [view.get(f"{ANDROID}layout_height"), view.get(f"{ANDROID}minHeight")]
+            if style is not None:
+                heights += [
+                    item.text for item in style if item.get("name") in ("android:layout_height", "android:minHeight")
+                ]
+            assert "@dimen/touch" in heights, f"{path.name}: {name} may be lower than 48dp"
+        if view.tag == "ImageButton":
+            assert re.search(rf"describe\([^,]+, R\.id\.{name},", code), f"{path.name}: {name} is not described"
+        if view.tag == "AutoCompleteTextView":
+            labels = [v for v in parsed(path).iter() if v.get(f"{ANDROID}labelFor") == f"@+id/{name}"]
+            assert len(labels) == 1, f"{path.name}: {name} has no label"
+        # Words are in strings.xml, where they can be translated.
+        for attribute in ("text", "hint", "contentDescription"):
+            assert view.get(f"{ANDROID}{attribute}", "@string/").startswith("@string/")
+    assert values()["dimen"]["touch"].text == "48dp"
+
+
+def test_slider_has_the_steps_of_the_threshold() -> None:
+    slider = next(parsed(RESOURCES / "layout" / "activity_assistant.xml").iter("SeekBar"))
+    steps = re.findall(r"const val STEPS = (\d+)", "".join(text_of(path) for path in LOGIC))
+    assert [slider.get(f"{ANDROID}max")] == steps
+
+
+def test_night_has_every_colour_that_is_not_the_icons() -> None:
+    day, night = values()["color"], values("values-night")["color"]
+    assert set(day) - set(night) == {"icon_background"}
+    assert all(day[name].text != night[name].text for name in night)
+    assert set(values("values-night")["style"]) <= set(values()["style"])
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2 contrast of two opaque colours like #FFRRGGBB."""
+
+    def luminance(colour: str) -> float:
+        parts = (int(colour[i : i + 2], 16) / 255 for i in (3, 5, 7))
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("folder", ["values", "values-night"])
+def test_text_stands_out(folder: str) -> None:
+    colours = {name: str(item.text) for name, item in values(folder)["color"].items()}
+    assert contrast("#FF000000", "#FFFFFFFF") == pytest.approx(21)
+    for name in ("text", "text_faint", "accent", "warning"):
+        assert contrast(colours[name], colours["background"]) >= 4.5, name
+
+
+def test_the_logic_knows_no_android() -> None:
+    assert len(LOGIC) >= 10
+    for path in [*LOGIC, *(DEMO / "core" / "src" / "main").rglob("*.kt")]:
+        assert re.findall(r"^import (androidx?\.\S+)", text_of(path), re.MULTILINE) == [], path.name
+    for path in SCREENS:
+        assert "import androidx." not in text_of(path), path.name
+
+
+def test_gradle_takes_versions_from_the_catalog_and_packages_from_two_places() -> None:
+    catalog = text_of(DEMO / "gradle" / "libs.versions.toml")
+    pinned = dict(re.findall(r'^(\w+) = "([\w.]+)"$', catalog, re.MULTILINE))
+    assert pinned.keys() >= {"agp", "kotlin", "ndk", "cmake", "compileSdk", "targetSdk", "minSdk", "junit"}
+    settings = text_of(DEMO / "settings.gradle.kts")
+    assert set(re.findall(r"^\s+(\w+)\(\)$", settings, re.MULTILINE)) == {"google", "mavenCentral"}
+    included = re.findall(r'"(:\w+)"', settings)
+    assert included == [":core", ":runtime", ":app"]
+    aliases = {name.replace("-", ".") for name in re.findall(r"^([\w-]+) = \{", catalog, re.MULTILINE)}
+    for module in [DEMO, *(DEMO / name.lstrip(":") for name in included)]:
+        build = text_of(module / "build.gradle.kts")
+        for reference in re.findall(r"libs\.plugins\.([\w.]+)\)|libs\.([a-z]+)\)", build):
+            assert "".join(reference) in aliases, f"{module.name}: {reference}"
+        for version in re.findall(r"libs\.versions\.(\w+)\.get", build):
+            assert version in pinned, f"{module.name}: {version}"
+        assert "://" not in build
+
+
+def test_native_build_is_the_pinned_llama_cpp_for_two_abis() -> None:
+    build = text_of(DEMO / "runtime" / "build.gradle.kts")
+    for option in ("GGML_NATIVE=OFF", "GGML_BACKEND_DL=ON", "GGML_CPU_ALL_VARIANTS=ON", "FLEXIBLE_PAGE_SIZES=ON"):
+        assert option in build
+    assert set(re.findall(r'"(arm64-v8a|x86_64|armeabi-v7a|x86)"', build)) == {"arm64-v8a", "x86_64"}
+    cmake = DEMO / "runtime" / str(re.findall(r'path\("(.+)"\)', build)[0])
+    pin = re.findall(r"llama-cpp-python==([\d.]+)", text_of(ROOT / "pyproject.toml"))
+    assert re.findall(r"llama-cpp-python ([\d.]+\d)", text_of(cmake)) == pin
+    assert re.search(r"LLAMA_CPP_COMMIT [0-9a-f]{40}\)", text_of(cmake))
+
+
+def test_wrapper_is_the_one_of_its_distribution() -> None:
+    wrapper = DEMO / "gradle" / "wrapper"
+    properties = text_of(wrapper / "gradle-wrapper.properties")
+    assert "gradle-8.14.3-bin.zip" in properties
+    # What Gradle publishes of 8.14.3: the distribution, and the wrapper.
+    assert "distributionSha256Sum=bd71102213493060956ec229d946beee57158dbd89d0e62b91bca0fa2c5f3531" in properties
+    published = "7d3a4ac4de1c32b59bc6a4eb8ecb8e612ccd0cf1ae1e99f66902da64df296172"
+    assert hashlib.sha256((wrapper / "gradle-wrapper.jar").read_bytes()).hexdigest() == published
