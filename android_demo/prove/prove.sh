@@ -106,10 +106,10 @@ done
 {
     echo "# The phone's code on emulated aarch64 CPUs"
     echo
-    echo "Written by \`make android-prove\`: an aarch64 OpenJDK 17 under qemu-user with \`-Xcheck:jni\`, the JNI library and"
-    echo "llama.cpp with its CPU variants cross-built by $(aarch64-linux-gnu-g++ -dumpfullversion) for glibc. The goldens are those of"
-    echo "Python on x86-64; probabilities agree to $tolerance, rankings do where candidates differ by more. Not a phone, not"
-    echo "bionic, not the NDK; qemu's times say nothing and are not here."
+    echo "Written by \`make android-prove\`: an aarch64 OpenJDK 17 under qemu-user with \`-Xcheck:jni\`; JNI library and llama.cpp"
+    echo "with its CPU variants cross-built by GCC $(aarch64-linux-gnu-g++ -dumpfullversion) for glibc. The goldens are Python's on x86-64;"
+    echo "probabilities agree to $tolerance, rankings do where candidates differ by more. Not a phone, not bionic, not the NDK;"
+    echo "qemu's times say nothing and are not here."
     echo
     echo "| CPU | variant that llama.cpp chose | checks | largest difference of a probability |"
     echo "|---|---|---:|---:|"
