@@ -24,6 +24,10 @@ class BackboneConfig(Section):
     path: str | None = Field(None, description="Hub name or local folder; null builds the stand-in below")
     revision: str | None = Field(None, description="Hub revision")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Weights in memory")
+    quantize: Literal["none", "4bit"] = Field("none", description="4bit: QLoRA, the frozen weights as NF4")
+    attention: Literal["auto", "sdpa", "flash_attention_2"] = Field(
+        "auto", description="Training kernels; auto: FlashAttention where it is installed and the GPU has it"
+    )
     hidden_size: int = Field(256, ge=16, description="Stand-in: width")
     layers: int = Field(4, ge=1, description="Stand-in: depth")
     heads: int = Field(4, ge=1, description="Stand-in: attention heads")
@@ -73,11 +77,15 @@ class StageConfig(Section):
     patience: int = Field(2, ge=1, description="Stop after this many evaluations without a better validation loss")
     evals_per_epoch: float = Field(1, gt=0, description="Validation losses per epoch")
     gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time")
+    padding_free: bool | None = Field(
+        None, description="SFT: sequences end to end instead of padded; null: where FlashAttention runs"
+    )
 
 
 class ATuning(StageConfig):
     """Stage 1, §3.2: supervised tuning on anchors plus some conversation."""
 
+    method: Literal["sft", "none"] = Field("sft", description="none leaves the adapter untrained (w/o A-Tuning)")
     targets: Literal["anchors", "all", "tail", "medium_and_tail"] = Field("anchors", description="Labels with a loss")
     anchor_threshold: float = Field(ANCHOR_THRESHOLD, gt=0, lt=1, description="Share above which a label is an anchor")
     max_targets: int = Field(200_000, ge=1, description="Supervised targets drawn from the training users")
@@ -117,6 +125,9 @@ class Recipe(Section):
     name: str = "default"
     seed: int = Field(0, ge=0)
     threads: int | None = Field(None, ge=1, description="CPU threads; null: all")
+    report_to: list[Literal["tensorboard", "wandb"]] = Field(
+        ["tensorboard"], description="Where the trainers log; wandb is Weights & Biases, set up by its own variables"
+    )
     backbone: BackboneConfig = BackboneConfig()
     layout: LayoutConfig = LayoutConfig()
     lora: LoraSettings = LoraSettings()

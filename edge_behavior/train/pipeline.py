@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import get_peft_model
 from rich.console import Console
 from transformers import set_seed
 
@@ -29,7 +30,7 @@ from edge_behavior.train.dpo import train_dpo
 from edge_behavior.train.model_access import RunModels
 from edge_behavior.train.samples import Row, behavior_rows, supervised_targets
 from edge_behavior.train.scoring_pass import stage_scorer
-from edge_behavior.train.sft import as_dataset, train_sft
+from edge_behavior.train.sft import as_dataset, lora_config, train_sft
 from edge_behavior.train.stage2 import KeepBest, choose_pairs, chosen_rows, preference_rows, score_pool, write_pairs
 
 _MODELS = ("untuned", *STAGES)
@@ -121,19 +122,23 @@ class Training:
 
     def _a_tuning(self) -> dict[str, Any]:
         recipe, stage = self.recipe, self.recipe.a_tuning
+        folder = self.run.path / "a_tuning"
+        if stage.method == "none":
+            adapter = get_peft_model(self.models.load("untuned"), lora_config(recipe.lora))
+            adapter.save_pretrained(str(folder / "adapter"))
+            return {"method": "none"}
         epochs, counts = a_tuning_rows(self._train, self.models.encoder, self.models.tokenizer, recipe)
         validation = behavior_rows(
             self._validation, self.models.encoder, stage, recipe.evaluation.validation_targets, seed=recipe.seed
         )
         per_epoch, steps = steps_of(stage, len(epochs[0]), len(epochs))
-        folder = self.run.path / "a_tuning"
         model = self.models.load("untuned")
         result = train_sft(
             model, self.models.tokenizer, as_dataset(epochs), as_dataset([validation]), recipe, stage, per_epoch, steps,
             folder, "A-Tuning (SFT)",
         )  # fmt: skip
         _keep_logs(folder, self.run.path / "logs" / "a_tuning")
-        return {**counts, **result}
+        return {"method": stage.method, **counts, **result}
 
     def _b_tuning(self) -> dict[str, Any]:
         recipe, stage = self.recipe, self.recipe.b_tuning

@@ -200,7 +200,7 @@ def _pretraining_plot(run: RunFolder) -> Markup | None:
 
 def _loss_plots(report: Report | None, stage: str) -> list[tuple[str, Markup]]:
     """Training and validation loss of supervised tuning."""
-    if report is None:
+    if report is None or report["method"] == "none":
         return []
     x, y = logged(report["log"], "loss")
     vx, vy = logged(report["log"], "eval_loss")

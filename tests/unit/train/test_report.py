@@ -164,7 +164,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
             "log": log,
             "seconds": 26.6,
         }
-        run.finish("a_tuning", {**sizes, **tuned})
+        run.finish("a_tuning", {"method": "sft", **sizes, **tuned})
         if method == "none":
             run.finish("b_tuning", {"method": "none", "seconds": 0.1})
         else:
