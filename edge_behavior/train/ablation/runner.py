@@ -102,7 +102,7 @@ def _train(recipe: Recipe, data: Path, out: Path) -> RunFolder:
 def _nothing_to_train(stage: str, recipe: Recipe) -> bool:
     if stage == "backbone":
         return recipe.backbone.path is not None
-    return recipe.model_dump()["a_tuning"].get("method") == "none"
+    return recipe.a_tuning.method == "none"
 
 
 def _reason(error: Exception) -> str:
