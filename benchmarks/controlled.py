@@ -44,17 +44,37 @@ ARMS = {"with": "text with tail contexts", "without": "text that only names the 
 RULES = ("intended", "as-printed")
 MODELS = ("untuned", "a_tuning", *RULES)
 TITLES = {"untuned": "untuned", "a_tuning": "after A-Tuning", **{r: f"after B-Tuning, {r}" for r in RULES}}
-# What is measured: (protocol, group, only windows whose truth is not in the history), in the order of the tables.
-METRICS: dict[str, tuple[str, str, bool]] = {
-    "natural accuracy": ("natural", "all", False),
-    "natural head": ("natural", "head", False),
-    "natural medium": ("natural", "medium", False),
-    "natural tail": ("natural", "tail", False),
-    "balanced overall": ("balanced", "overall", False),
-    "balanced head": ("balanced", "head", False),
-    "balanced medium": ("balanced", "medium", False),
-    "balanced tail": ("balanced", "tail", False),
-    "balanced tail, unseen": ("balanced", "tail", True),
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is averaged: over a protocol's windows of a group, per behavior and then over behaviors.
+
+    Attributes:
+        group: `all` is the mean over windows instead.
+        unseen: Only windows whose truth is not in their history.
+        probability: Mean log-probability of the truth in nats instead of recall.
+    """
+
+    protocol: str
+    group: str
+    unseen: bool = False
+    probability: bool = False
+
+
+# In the order of the tables.
+METRICS = {
+    "natural accuracy": Metric("natural", "all"),
+    "natural head": Metric("natural", "head"),
+    "natural medium": Metric("natural", "medium"),
+    "natural tail": Metric("natural", "tail"),
+    "balanced overall": Metric("balanced", "overall"),
+    "balanced head": Metric("balanced", "head"),
+    "balanced medium": Metric("balanced", "medium"),
+    "balanced tail": Metric("balanced", "tail"),
+    "balanced tail, unseen": Metric("balanced", "tail", unseen=True),
+    "ln p of balanced tail": Metric("balanced", "tail", probability=True),
+    "ln p of balanced tail, unseen": Metric("balanced", "tail", unseen=True, probability=True),
 }
 RESAMPLES = 2000
 TALKS = 4000
@@ -164,35 +184,44 @@ class Measure:
         drawn = np.random.default_rng(seed).multinomial(self._users, share, size=RESAMPLES).astype(np.float64)
         self._weights = np.concatenate([np.ones((1, self._users)), drawn])
 
-    def __call__(self, predicted: Ints) -> dict[str, Floats]:
-        """Per metric [1 + resamples], the point estimate first."""
+    def __call__(self, predicted: Ints, own: Floats | None) -> dict[str, Floats]:
+        """Per metric [1 + resamples], the point estimate first; without `own` none of probabilities.
+
+        Args:
+            predicted: [n] codes.
+            own: [n] log-probabilities of the truth.
+        """
         w, size = self._windows, len(self._groups)
+        shape = (self._users, size)
         found = {}
-        for name, (protocol, group, unseen) in METRICS.items():
-            mask = w.members[protocol] & (w.unseen if unseen else np.ones_like(w.unseen))
-            cell = w.user[mask] * size + w.truth[mask]
-            right = predicted[mask] == w.truth[mask]
-            shape = (self._users, size)
-            support = np.bincount(cell, minlength=self._users * size).reshape(shape).astype(np.float64)
-            hits = np.bincount(cell, weights=right, minlength=self._users * size).reshape(shape)
-            support, hits = self._weights @ support, self._weights @ hits
-            if group == "all":
-                found[name] = hits.sum(1) / support.sum(1)
+        for name, metric in METRICS.items():
+            if metric.probability and own is None:
                 continue
-            inside = np.ones(size, dtype=np.bool_) if group == "overall" else self._groups == group
-            support, hits = support[:, inside], hits[:, inside]
-            recall = np.divide(hits, support, out=np.full_like(hits, np.nan), where=support > 0)
-            found[name] = np.nanmean(recall, axis=1)
+            mask = self._mask(metric)
+            cell = w.user[mask] * size + w.truth[mask]
+            score = own[mask] if metric.probability and own is not None else predicted[mask] == w.truth[mask]
+            support = self._weights @ np.bincount(cell, minlength=self._users * size).reshape(shape).astype(np.float64)
+            total = self._weights @ np.bincount(cell, weights=score, minlength=self._users * size).reshape(shape)
+            if metric.group == "all":
+                found[name] = total.sum(1) / support.sum(1)
+                continue
+            inside = np.ones(size, dtype=np.bool_) if metric.group == "overall" else self._groups == metric.group
+            support, total = support[:, inside], total[:, inside]
+            means = np.divide(total, support, out=np.full_like(total, np.nan), where=support > 0)
+            found[name] = np.nanmean(means, axis=1)
         return found
+
+    def _mask(self, metric: Metric) -> NDArray[np.bool_]:
+        inside = self._windows.members[metric.protocol]
+        return inside & self._windows.unseen if metric.unseen else inside
 
     def support(self) -> dict[str, dict[str, int]]:
         """Windows, behaviors and users behind every metric."""
         found = {}
-        for name, (protocol, group, unseen) in METRICS.items():
-            w = self._windows
-            mask = w.members[protocol] & (w.unseen if unseen else np.ones_like(w.unseen))
-            if group in GROUPS:
-                mask = mask & (self._groups[w.truth] == group)
+        for name, metric in METRICS.items():
+            w, mask = self._windows, self._mask(metric)
+            if metric.group in GROUPS:
+                mask = mask & (self._groups[w.truth] == metric.group)
             found[name] = {
                 "windows": int(mask.sum()),
                 "behaviors": len(np.unique(w.truth[mask])),
@@ -216,7 +245,7 @@ def contrasts() -> dict[str, tuple[tuple[str, str], tuple[str, str]]]:
     return found
 
 
-def analyse(work: Path, dataset: Dataset, windows: Windows, seeds: Sequence[int]) -> dict[str, Any]:
+def analyse(work: Path, dataset: Dataset, windows: Windows, seeds: Sequence[int], length: int) -> dict[str, Any]:
     groups = dataset.candidates.groups()
     measure = Measure(windows, groups)
     measured: dict[tuple[str, str], list[dict[str, Floats]]] = {}
@@ -224,7 +253,7 @@ def analyse(work: Path, dataset: Dataset, windows: Windows, seeds: Sequence[int]
     for arm in ARMS:
         for model in MODELS:
             held = [score(work, dataset, windows, arm, model, seed) for seed in seeds]
-            measured[arm, model] = [measure(h["predicted"]) for h in held]
+            measured[arm, model] = [measure(h["predicted"], h["own"]) for h in held]
             row: dict[str, Any] = {
                 name: over_seeds([float(m[name][0]) for m in measured[arm, model]]).to_dict() for name in METRICS
             }
@@ -236,9 +265,12 @@ def analyse(work: Path, dataset: Dataset, windows: Windows, seeds: Sequence[int]
         for title, (one, two) in contrasts().items()
     }
     table = dataset.events("test")
-    counters = fit_counters(dataset, 20)
+    counters = fit_counters(dataset, length)
     counted = {
-        name: {k: float(v[0]) for k, v in measure(counters.scores(name, table, windows.targets).argmax(1)).items()}
+        name: {
+            metric: float(values[0])
+            for metric, values in measure(counters.scores(name, table, windows.targets).argmax(1), None).items()
+        }
         for name in ("markov_1", "place_hour_backoff")
     }
     return {"support": measure.support(), "levels": levels, "differences": differences, "counters": counted}
@@ -304,18 +336,18 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     for arm, text in ARMS.items():
         a = f"{arm}: A-Tuning − untuned"
         found.append(
-            f"**A-Tuning, {text}**: {say(a, 'balanced tail')}; {say(a, 'balanced tail, unseen')}; "
+            f"**A-Tuning, {text}**: {say(a, 'balanced tail')}; {say(a, 'ln p of balanced tail')}; "
             f"{say(a, 'balanced head')}; {say(a, 'natural accuracy')}."
         )
         for rule in RULES:
             b = f"{arm}: B-Tuning ({rule}) − A-Tuning"
             found.append(
-                f"**B-Tuning ({rule}), {text}**: {say(b, 'balanced tail')}; {say(b, 'balanced tail, unseen')}; "
+                f"**B-Tuning ({rule}), {text}**: {say(b, 'balanced tail')}; {say(b, 'ln p of balanced tail')}; "
                 f"{say(b, 'balanced head')}; {say(b, 'natural accuracy')}."
             )
         r = f"{arm}: intended − as-printed"
-        found.append(f"**Rules, {text}**, intended minus as-printed: " + "; ".join(say(r, m) for m in (
-            "balanced overall", "balanced tail", "balanced head", "natural accuracy")) + ".")  # fmt: skip
+        shown = ("balanced overall", "balanced tail", "ln p of balanced tail", "balanced head", "natural accuracy")
+        found.append(f"**Rules, {text}**, intended minus as-printed: {'; '.join(say(r, m) for m in shown)}.")
     return found
 
 
@@ -335,13 +367,14 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines += [setup["text"], ""]
     lines += [
         f"Mean over {len(seeds)} seeds; ± is the 95 % Student t interval over seeds. “Unseen”: the true behavior is "
-        "not among the window's 20 past events, so it cannot be copied. Counters on the same windows for comparison.",
+        f"not among the window's {result['recipe']['layout']['history_length']} past events, so it cannot be copied. "
+        "Counters on the same windows for comparison.",
         "",
         _line(["", *heads]),
         _line(["---", *["---:"] * len(heads)]),
     ]
     for name, held in result["counters"].items():
-        lines.append(_line([name, *(number(held[m]) for m in heads)]))
+        lines.append(_line([name, *(number(held.get(m)) for m in heads)]))
     for arm, rows in result["levels"].items():
         for model, held in rows.items():
             lines.append(_line([f"{arm}: {TITLES[model]}", *(_level(held[m]) for m in heads)]))
@@ -393,8 +426,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("out/controlled"), help="runs and scores; kept")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of controlled.json and controlled.md")
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--users", type=int, default=600)
     parser.add_argument("--days", type=int, default=21)
     parser.add_argument("--per-user", type=int, default=10, help="natural test windows per user")
@@ -405,7 +437,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     dataset = make_data(options.work, options.users, options.days, seed=0)
     talk = make_talk(options.work, dataset.candidates)
-    seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+    seeds = list(options.seeds)
     runs = [
         PlannedRun(run_name(arm, rule, seed), seed, recipe_of(arm, rule, seed, talk, options.set))
         for seed in seeds
@@ -416,12 +448,11 @@ def main() -> None:
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}; see {options.work / 'errors'}")
     table = dataset.events("test")
-    windows = Windows.draw(table, 20, WindowChoice(options.per_user, options.per_behavior, None, 0))
+    length = runs[0].recipe.layout.history_length
+    windows = Windows.draw(table, length, WindowChoice(options.per_user, options.per_behavior, None, 0))
     flags = "".join(f" --set {s}" for s in options.set)
-    changed = (
-        f" --seeds {options.seeds} --first-seed {options.first_seed} --users {options.users} --days {options.days}"
-    )
-    found = analyse(options.work, dataset, windows, seeds)
+    changed = f" --seeds {' '.join(map(str, seeds))} --users {options.users} --days {options.days}"
+    found = analyse(options.work, dataset, windows, seeds, length)
     per_run = stages(options.work, seeds)
     one = next(iter(per_run.values()))
     text = (

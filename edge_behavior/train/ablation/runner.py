@@ -53,7 +53,6 @@ def run_plan(plan: Plan, data: Path, folder: AblationFolder, execute: Runner | N
             console.print(f"{planned.name} failed: {reason}", markup=False)
         else:
             folder.forget_error(planned.name)
-        _free_memory()
     return failed
 
 
@@ -96,7 +95,10 @@ def _one(planned: PlannedRun, dataset: Dataset, data: Path, folder: AblationFold
 
 
 def _train(recipe: Recipe, data: Path, out: Path) -> RunFolder:
-    return train(recipe, data, out, resume=True)
+    try:
+        return train(recipe, data, out, resume=True)
+    finally:
+        _free_memory()
 
 
 def _nothing_to_train(stage: str, recipe: Recipe) -> bool:

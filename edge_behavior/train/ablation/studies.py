@@ -223,7 +223,7 @@ def make_plan(base: Recipe, studies: Sequence[Study], wanted: Sequence[Study], s
         name_of: dict[str, str] = {}
         for variant in (full, *(variant for study in studies for variant in study.variants)):
             recipe = varied(base, variant, seed)
-            identity = recipe.model_copy(update={"name": ""}).to_yaml()
+            identity = recipe.model_copy(update={"name": ""}).model_dump_json()
             name = name_of.setdefault(identity, f"{variant.name}-seed{seed}")
             if variant.name in needed:
                 run_of[variant.name, seed] = name
