@@ -20,6 +20,9 @@ from edge_behavior.encoding import PromptEncoder
 from edge_behavior.scoring import exact_log_probs
 from edge_behavior.trie import LabelTrie
 
+# Flash kernels take no mask of their own.
+_TAKE_TREE_MASKS = ("sdpa", "eager")
+
 
 @dataclass(frozen=True)
 class PromptScores:
@@ -38,7 +41,7 @@ class TorchScorer:
     """Scores prompts that share one encoder's static part and label trie.
 
     Args:
-        model: A causal LM (a PEFT model is fine) with an attention implementation that takes a 4D mask (sdpa, eager).
+        model: A causal LM (a PEFT model is fine). While it scores, its attention is one that takes a 4D mask.
         encoder: Supplies the static ids and the trie.
         max_tokens: Bound on prompt plus trie tokens per forward pass; batches are cut to fit.
         max_logits: Bound on logits (rows times vocabulary) per forward pass.
@@ -58,8 +61,10 @@ class TorchScorer:
         order = sorted(range(len(bodies)), key=lambda i: len(bodies[i]))
         log_probs = np.empty((len(bodies), self._encoder.trie.n_candidates))
         embeddings: dict[int, NDArray[np.float32]] = {}
-        was_training = self._model.training
+        was_training, attention = self._model.training, self._model.config._attn_implementation
         self._model.eval()
+        if attention not in _TAKE_TREE_MASKS:
+            self._model.set_attn_implementation("sdpa")
         try:
             with torch.inference_mode():
                 prefix = self._prefix()
@@ -69,6 +74,8 @@ class TorchScorer:
                     embeddings.update(zip(batch, hidden, strict=True))
         finally:
             self._model.train(was_training)
+            if attention not in _TAKE_TREE_MASKS:
+                self._model.set_attn_implementation(attention)
         width = next(iter(embeddings.values())).shape[0] if embeddings else 0
         stacked = np.stack([embeddings[i] for i in range(len(bodies))]) if bodies else np.empty((0, width), np.float32)
         return PromptScores(log_probs, stacked)

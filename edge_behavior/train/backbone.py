@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import BackboneConfig
@@ -29,19 +31,22 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
 
 
 def load_model(path: str, settings: BackboneConfig) -> Any:
-    """The backbone's weights, from safetensors only, in the recipe's dtype.
+    """The backbone's weights, from safetensors only, in the recipe's dtype, on this process's device.
 
-    `auto` is the checkpoint's own dtype on a GPU that supports it and float32 on a CPU.
+    `auto` is the checkpoint's own dtype on a GPU that supports it and float32 on a CPU. With `quantize: 4bit` the
+    linear layers are held as NF4 with double quantization (QLoRA).
 
     Raises:
-        EdgebError: nothing loadable there, or bfloat16 on a GPU without it.
+        EdgebError: nothing loadable there, a GPU without bfloat16, or a missing package.
     """
     _check_path(path)
     dtype = settings.dtype
     cuda = torch.cuda.is_available()
-    if dtype == "bfloat16" and cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+    bf16 = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
+    if dtype == "bfloat16" and not bf16:
         raise EdgebError("this GPU has no bfloat16", "set backbone.dtype=float16 or float32")
     chosen = ("auto" if cuda else "float32") if dtype == "auto" else dtype
+    device = f"cuda:{torch.cuda.current_device()}" if cuda else "cpu"
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -49,11 +54,48 @@ def load_model(path: str, settings: BackboneConfig) -> Any:
             dtype=chosen,
             trust_remote_code=False,
             use_safetensors=True,
-            attn_implementation="sdpa",
+            attn_implementation=attention(settings),
+            quantization_config=_four_bits(chosen, bf16) if settings.quantize == "4bit" else None,
+            device_map={"": device} if cuda else None,
         )
     except (OSError, ValueError) as error:
         raise EdgebError(f"cannot load backbone '{path}': {_first_line(error)}", _HINT) from None
-    return model.to("cuda") if cuda else model
+    if dtype == "auto" and model.dtype == torch.bfloat16 and not bf16:
+        raise EdgebError(
+            f"backbone '{path}' has bfloat16 weights and this GPU has no bfloat16",
+            "set backbone.dtype=float16 or float32",
+        )
+    return model
+
+
+def attention(settings: BackboneConfig) -> str:
+    """Transformers' name of the attention that training runs.
+
+    Raises:
+        EdgebError: FlashAttention is asked for and not there.
+    """
+    there = torch.cuda.is_available() and is_flash_attn_2_available() and settings.dtype != "float32"
+    if settings.attention == "auto":
+        return "flash_attention_2" if there else "sdpa"
+    if settings.attention == "flash_attention_2" and not there:
+        raise EdgebError(
+            "backbone.attention is flash_attention_2, which needs the package flash-attn, a GPU and 16-bit weights",
+            "set backbone.attention=auto, or install it",
+        )
+    return settings.attention
+
+
+def _four_bits(dtype: str, bf16: bool) -> Any:
+    if find_spec("bitsandbytes") is None:
+        raise EdgebError("backbone.quantize is 4bit, which needs bitsandbytes", "pip install 'edgeb[qlora]'")
+    compute = (torch.bfloat16 if bf16 else torch.float16) if dtype == "auto" else getattr(torch, dtype)
+    configuration: Any = BitsAndBytesConfig
+    return configuration(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
 
 
 _HINT = "give backbone.path a Hugging Face folder with safetensors, or a hub name you have access to"

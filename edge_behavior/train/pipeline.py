@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from peft import get_peft_model
-from rich.console import Console
 from transformers import set_seed
 
 from edge_behavior import __version__
@@ -26,17 +24,34 @@ from edge_behavior.recipes import Recipe, StageConfig, load_recipe
 from edge_behavior.runs import STAGES, RunFolder, read_json, saved_recipe, write_json, write_text
 from edge_behavior.train.auxiliary import auxiliary_rows, generated_conversations, read_conversations
 from edge_behavior.train.backbone import load_tokenizer
+from edge_behavior.train.batches import batched
 from edge_behavior.train.dpo import train_dpo
+from edge_behavior.train.failures import explained
+from edge_behavior.train.keep_best import KeepBest
 from edge_behavior.train.model_access import RunModels
+from edge_behavior.train.processes import console, is_main, state, wait
 from edge_behavior.train.samples import Row, behavior_rows, supervised_targets
 from edge_behavior.train.scoring_pass import stage_scorer
-from edge_behavior.train.sft import as_dataset, lora_config, train_sft
-from edge_behavior.train.stage2 import KeepBest, choose_pairs, chosen_rows, preference_rows, score_pool, write_pairs
+from edge_behavior.train.sft import as_dataset, flows_padding_free, lora_config, train_sft
+from edge_behavior.train.stage2 import choose_pairs, chosen_rows, preference_rows, score_pool, write_pairs
 
 _MODELS = ("untuned", *STAGES)
+_SCRATCH = ("checkpoints", "pool", "best")
 
 
 def start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> RunFolder:
+    """Make or reopen the run folder; with several processes the main one does, for all.
+
+    Raises:
+        EdgebError: see `_start_run`.
+    """
+    if is_main():
+        _start_run(recipe, dataset, out, resume)
+    wait()
+    return RunFolder.open(out)
+
+
+def _start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> None:
     """Create the run folder, or reopen it for `--resume`.
 
     Raises:
@@ -60,7 +75,7 @@ def start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> RunF
             layout=recipe.layout.layout().to_dict(),
         )
         write_text(out / "recipe.yaml", recipe.to_yaml())
-        return run
+        return
     run = RunFolder.open(out)
     if load_recipe(str(saved_recipe(out))) != recipe:
         raise EdgebError(
@@ -68,17 +83,15 @@ def start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> RunF
         )
     if run.state["dataset"]["fingerprint"] != dataset.fingerprint:
         raise EdgebError(f"{dataset.path} has changed since {out} was begun", "start a new run")
-    return run
 
 
 class Training:
-    """One run in progress: what its stages share."""
+    """One run in progress: what its stages share. With several processes each of them runs every stage."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, run: RunFolder) -> None:
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
         self.recipe, self.dataset, self.run = recipe, dataset, run
-        self._console = Console(stderr=True)
         self._train, self._validation = dataset.events("train"), dataset.events("validation")
         self.models = RunModels(run, recipe.backbone)
 
@@ -93,18 +106,32 @@ class Training:
         )
         for name, stage in stages:
             if self.run.done(name) is not None:
-                self._console.print(f"{name}: done before")
-                continue
-            set_seed(self.recipe.seed)
-            started = perf_counter()
-            try:
-                report = stage()
-            except Exception as error:
-                if _disk_is_full(error):
-                    hint = f"free some space, then go on with `edgeb train --resume --out {self.run.path}`"
-                    raise EdgebError(f"no space left in {self.run.path} during {name}", hint) from None
-                raise
-            self.run.finish(name, {**report, "seconds": round(perf_counter() - started, 1)})
+                console().print(f"{name}: done before")
+            else:
+                set_seed(self.recipe.seed)
+                started = perf_counter()
+                try:
+                    report = stage()
+                except Exception as error:
+                    clear = explained(error, name, self.recipe, self.run.path)
+                    if clear is None:
+                        raise
+                    raise clear from None
+                if is_main():
+                    self.run.finish(name, {**report, "seconds": round(perf_counter() - started, 1)})
+            if is_main():
+                self._tidy(name)
+            wait()
+
+    def _tidy(self, stage: str) -> None:
+        """Drop what only an unfinished stage needs; checkpoints hold pickled state."""
+        for name in _SCRATCH:
+            shutil.rmtree(self.run.path / stage / name, ignore_errors=True)
+        if stage == "evaluation":
+            shutil.rmtree(self.run.path / stage, ignore_errors=True)
+
+    def _logs(self, stage: str) -> Path:
+        return self.run.path / "logs" / stage
 
     def _build_backbone(self) -> dict[str, Any]:
         if self.recipe.backbone.path is not None:
@@ -112,12 +139,14 @@ class Training:
         from edge_behavior.train.standin import build_standin
 
         folder, building = self.run.path / "backbone", self.run.path / ".backbone"
-        shutil.rmtree(building, ignore_errors=True)
+        if is_main():
+            shutil.rmtree(building, ignore_errors=True)
         report = build_standin(
-            self.recipe, self.dataset.candidates, self._train.places, building, self.run.path / "logs" / "backbone"
+            self.recipe, self.dataset.candidates, self._train.places, building, self._logs("backbone")
         )
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
+        if is_main():
+            shutil.rmtree(folder, ignore_errors=True)
+            building.rename(folder)
         return report
 
     def _a_tuning(self) -> dict[str, Any]:
@@ -125,7 +154,8 @@ class Training:
         folder = self.run.path / "a_tuning"
         if stage.method == "none":
             adapter = get_peft_model(self.models.load("untuned"), lora_config(recipe.lora))
-            adapter.save_pretrained(str(folder / "adapter"))
+            if is_main():
+                adapter.save_pretrained(str(folder / "adapter"))
             return {"method": "none"}
         epochs, counts = a_tuning_rows(self._train, self.models.encoder, self.models.tokenizer, recipe)
         validation = behavior_rows(
@@ -133,25 +163,31 @@ class Training:
         )
         per_epoch, steps = steps_of(stage, len(epochs[0]), len(epochs))
         model = self.models.load("untuned")
+        by_length = not flows_padding_free(model, stage)
+        rows = [_batched_rows(rows, stage, recipe.seed + i, by_length) for i, rows in enumerate(epochs)]
         result = train_sft(
-            model, self.models.tokenizer, as_dataset(epochs), as_dataset([validation]), recipe, stage, per_epoch, steps,
-            folder, "A-Tuning (SFT)",
+            model, self.models.tokenizer, as_dataset(rows), as_dataset([validation]), recipe, "a_tuning", per_epoch,
+            steps, folder, self._logs("a_tuning"),
         )  # fmt: skip
-        _keep_logs(folder, self.run.path / "logs" / "a_tuning")
         return {"method": stage.method, **counts, **result}
 
     def _b_tuning(self) -> dict[str, Any]:
         recipe, stage = self.recipe, self.recipe.b_tuning
         folder = self.run.path / "b_tuning"
-        shutil.rmtree(folder, ignore_errors=True)
         model = self.models.load("a_tuning", trainable=True)
         if stage.method == "none":
-            model.save_pretrained(folder / "adapter")
+            if is_main():
+                model.save_pretrained(folder / "adapter")
             return {"method": "none"}
-        pool = score_pool(model, self.models.encoder, self._train, recipe)
+        pool = score_pool(model, self.models.encoder, self._train, recipe, folder / "pool")
         pairs, summary = choose_pairs(pool, self._train, recipe)
-        write_pairs(self.run.path / "pairs.jsonl", pairs, self._train, self.models.encoder)
-        rows = preference_rows(pairs, self._train, self.models.encoder, recipe.seed)
+        if summary["without_sample"]:
+            console().print(
+                f"no training window shows {', '.join(summary['without_sample'])}: B-Tuning cannot balance them"
+            )
+        if is_main():
+            write_pairs(self.run.path / "pairs.jsonl", pairs, self._train, self.models.encoder)
+        rows = preference_rows(pairs, self._train, self.models.encoder)
         if len(rows) < stage.batch_size:
             raise EdgebError(
                 f"only {len(rows)} preference pairs for b_tuning.batch_size {stage.batch_size}",
@@ -159,27 +195,23 @@ class Training:
             )
         per_epoch, steps = steps_of(stage, len(rows), stage.epochs)
         every = max(1, round(per_epoch / stage.evals_per_epoch))
-        keep = KeepBest(model, self.models.encoder, self._validation, recipe, every)
+        keep = KeepBest(model, self.models.encoder, self._validation, recipe, folder / "best", every)
+        passes = range(max(1, int(np.ceil(stage.epochs))))
         if stage.method == "dpo":
-            result = train_dpo(model, self.models.tokenizer, rows, recipe, steps, folder, [keep])
-            keep.restore()
-            model.save_pretrained(folder / "adapter", selected_adapters=["default"])
-        else:
-            tuned = as_dataset([chosen_rows(rows)] * max(1, round(stage.epochs)))
-            held_out = behavior_rows(
-                self._validation,
-                self.models.encoder,
-                recipe.a_tuning,
-                recipe.evaluation.validation_targets,
-                recipe.seed,
+            lengths = [len(row["prompt_ids"]) for row in rows]
+            ordered = [r for i in passes for r in batched(rows, lengths, stage.batch_size, recipe.seed + i, False)]
+            result = train_dpo(
+                model, self.models.tokenizer, ordered, recipe, steps, folder, self._logs("b_tuning"), [keep]
             )
+        else:
+            answers = chosen_rows(rows)
+            epochs = [_batched_rows(answers, stage, recipe.seed + i, False) for i in passes]
             result = train_sft(
-                model, self.models.tokenizer, tuned, as_dataset([held_out]), recipe, stage, per_epoch, steps, folder,
-                "B-Tuning (SFT)", [keep],
+                model, self.models.tokenizer, as_dataset(epochs), None, recipe, "b_tuning", per_epoch, steps, folder,
+                self._logs("b_tuning"), [keep],
             )  # fmt: skip
-            keep.restore()
-            model.save_pretrained(folder / "adapter")
-        _keep_logs(folder, self.run.path / "logs" / "b_tuning")
+        keep.recall(result["steps"])
+        keep.keep(folder / "adapter")
         kept = {"method": stage.method, "best_step": keep.best_step, "validation": keep.history}
         return {**summary, **result, **kept}
 
@@ -189,32 +221,41 @@ class Training:
         choice = WindowChoice(settings.per_user, settings.per_behavior, settings.limit, recipe.seed)
         threshold = recipe.a_tuning.anchor_threshold
 
-        scorers = {name: stage_scorer(self.models, name, table, f"test {name}", recipe.seed) for name in _MODELS}
+        shards = self.run.path / "evaluation"
+        scorers = {
+            name: stage_scorer(self.models, name, table, f"test {name}", recipe.seed, shards) for name in _MODELS
+        }
         found = evaluate_all(self.dataset, table, "both", length, choice, scorers, threshold)["baselines"]
-        write_json(
-            self.run.path / "metrics.json",
-            {
-                "models": {name: found[name] for name in _MODELS},
-                "counters": {name: found[name] for name in COUNTERS},
-                "anchor_threshold": threshold,
-                "seed": recipe.seed,
-            },
-        )
+        if is_main():
+            write_json(
+                self.run.path / "metrics.json",
+                {
+                    "models": {name: found[name] for name in _MODELS},
+                    "counters": {name: found[name] for name in COUNTERS},
+                    "anchor_threshold": threshold,
+                    "seed": recipe.seed,
+                },
+            )
         return {}
 
     def _report(self) -> dict[str, Any]:
         from edge_behavior.train.card import write_card
         from edge_behavior.train.report import write_report
 
-        write_report(self.run, self.dataset)
-        write_card(self.run, self.dataset)
+        if is_main():
+            write_report(self.run, self.dataset)
+            write_card(self.run, self.dataset)
         return {}
+
+
+def _batched_rows(rows: list[Row], stage: StageConfig, seed: int, by_length: bool) -> list[Row]:
+    return batched(rows, [len(row["input_ids"]) for row in rows], stage.batch_size, seed, by_length)
 
 
 def a_tuning_rows(
     train: EventTable, encoder: PromptEncoder, tokenizer: Any, recipe: Recipe
 ) -> tuple[list[list[Row]], dict[str, Any]]:
-    """Rows of every epoch of stage 1 (a fresh draw each), conversations mixed in, and what they count."""
+    """Rows of every epoch of stage 1 (a fresh draw each), conversations at the end, and what they count."""
     stage = recipe.a_tuning
     wanted = max(1, int(np.ceil(stage.epochs)))
     if stage.aux_ratio:
@@ -234,8 +275,7 @@ def a_tuning_rows(
             extra = auxiliary_rows(conversations, tokenizer, count, longest, seed)
             auxiliary += len(extra)
             rows = rows + extra
-        order = np.random.default_rng(seed).permutation(len(rows))
-        epochs.append([rows[i] for i in order])
+        epochs.append(rows)
     tokens = sum(len(row["input_ids"]) for rows in epochs for row in rows)
     counts = {
         "sequences_per_epoch": len(epochs[0]),
@@ -273,10 +313,12 @@ def train(
     Raises:
         EdgebError: bad recipe, data or backbone; the run folder then holds what was finished.
     """
+    state()
     dataset = Dataset.open(data)
     check_inputs(recipe)
     run = start_run(recipe, dataset, out, resume)
-    began()
+    if is_main():
+        began()
     Training(recipe, dataset, run).execute()
     return run
 
@@ -284,19 +326,3 @@ def train(
 def metrics_of(run: RunFolder) -> dict[str, Any]:
     """metrics.json of a finished run."""
     return read_json(run.path / "metrics.json")
-
-
-def _disk_is_full(error: Exception) -> bool:
-    """Safetensors and torch wrap the system's error in their own; only the text says so."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in str(error).lower()
-
-
-def _keep_logs(folder: Path, logs: Path) -> None:
-    """Move a stage's TensorBoard files to the run's logs and drop its checkpoints, which hold pickled state."""
-    checkpoints = folder / "checkpoints"
-    events = list(checkpoints.rglob("events.out.tfevents.*")) if checkpoints.is_dir() else []
-    if events:
-        logs.mkdir(parents=True, exist_ok=True)
-    for path in events:
-        shutil.move(path, logs / path.name)
-    shutil.rmtree(checkpoints, ignore_errors=True)

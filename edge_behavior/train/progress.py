@@ -1,11 +1,11 @@
-"""Live progress of a Hugging Face trainer on stderr, and the guard against a diverging loss."""
+"""Live progress of a Hugging Face trainer on stderr."""
 
 from __future__ import annotations
 
-import math
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,10 +15,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from edge_behavior.errors import EdgebError
+from edge_behavior.recipes import Recipe
+from edge_behavior.train.failures import LossGuard
+from edge_behavior.train.processes import console, is_main
 
 
 def progress_bar() -> Progress:
@@ -30,7 +35,8 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
+        console=console(),
+        disable=not is_main(),
     )
 
 
@@ -56,27 +62,59 @@ class _Progress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(float(loss)):
-            self._bar.stop()
-            raise EdgebError(
-                f"{self._title}: the loss became {loss} at step {state.global_step}",
-                "lower learning_rate, or use bfloat16 or float32 weights",
-            )
         if self._task is not None and logs:
             shown = ", ".join(f"{k} {float(logs[k]):.3f}" for k in ("loss", "eval_loss") if k in logs)
             if shown:
                 self._bar.update(self._task, note=shown)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         self._bar.stop()
 
 
-def trainer_callbacks(title: str) -> list[TrainerCallback]:
-    """Callbacks for a trainer run with `disable_tqdm=True`."""
-    return [_Progress(title)]
+def trainer_callbacks(title: str, knob: str, recipe: Recipe, logs: Path) -> list[TrainerCallback]:
+    """Callbacks of every trainer run: progress under `title`, the guard of its loss, and TensorBoard files.
+
+    Args:
+        knob: The recipe field of the stage's learning rate.
+        logs: Folder of the TensorBoard files, where the recipe asks for them.
+    """
+    found: list[TrainerCallback] = [_Progress(title), LossGuard(title, knob)]
+    if "tensorboard" in recipe.report_to and is_main():
+        tensorboard: Any = TensorBoardCallback
+        found.append(tensorboard(SummaryWriter(log_dir=str(logs))))
+    return found
 
 
-def quiet(trainer: Any) -> None:
-    """Take out the callback that prints raw log dictionaries to stdout, which belongs to `--json`."""
+def run(trainer: Any, resume_from: Path | None = None) -> TrainerState:
+    """Train, or go on from a checkpoint, and leave the terminal in order however that ends.
+
+    Trainer's callback that prints raw log dictionaries to stdout is taken out: stdout belongs to `--json`.
+
+    Returns:
+        The trainer's state at the end.
+    """
+    if resume_from is not None:
+        before = TrainerState.load_from_json(str(resume_from / TRAINER_STATE_NAME))
+        callbacks: Any = before.stateful_callbacks
+        stopped = callbacks["TrainerControl"]["args"]["should_training_stop"]
+        # Trainer would forget that early stopping had ended the stage, and train on.
+        if stopped or before.global_step >= trainer.args.max_steps:
+            done: TrainerState = before
+            return done
     trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, _Progress):
+                callback.stop()
+    state: TrainerState = trainer.state
+    return state
+
+
+def mean_loss(state: TrainerState) -> float:
+    """Mean of the logged training losses; the same whether or not the stage was interrupted."""
+    return fmean(float(row["loss"]) for row in state.log_history if "loss" in row)

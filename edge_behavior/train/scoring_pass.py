@@ -1,47 +1,133 @@
-"""Scoring windows of an event table with a Transformers model, with progress: pool, validation and test."""
+"""Scoring windows of an event table with a Transformers model: pool, validation and test.
+
+Windows are scored in shards of fixed content, so that the result does not depend on how many processes share them
+or on where an interrupted pass went on.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.encoding import PromptEncoder
+from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import Score
+from edge_behavior.runs import read_json, write_json
 from edge_behavior.runtime.torch_scorer import PromptScores, TorchScorer
 from edge_behavior.train.model_access import RunModels
+from edge_behavior.train.processes import gathered, is_main, rank, wait, world_size
 from edge_behavior.train.progress import progress_bar
 from edge_behavior.train.samples import window_prompt
 
-_CHUNK = 128
+_SHARD = 128
+_CONTENT = "content.json"
+Ints = NDArray[np.int64]
+
+
+def draw_formats(encoder: PromptEncoder, count: int, seed: int) -> Ints:
+    """[n] wording of each window: random where the layout has several, as in training (§4.1.4), else 0."""
+    return np.random.default_rng(seed).integers(encoder.layout.formats, size=count)
 
 
 def score_windows(
-    model: Any, encoder: PromptEncoder, table: EventTable, targets: NDArray[np.int64], title: str, seed: int = 0
+    model: Any,
+    encoder: PromptEncoder,
+    table: EventTable,
+    targets: Ints,
+    formats: Ints,
+    title: str,
+    shards: Path | None = None,
+    embeddings: bool = False,
+    lockstep: bool = False,
 ) -> PromptScores:
-    """Exact log-probabilities [n, B] and embeddings [n, H] of the windows before `targets`.
+    """Exact log-probabilities [n, B] of the windows before `targets`, each in its wording, on every process.
 
-    Where the layout has several wordings each window draws one at random, as in training (§4.1.4).
+    Args:
+        title: Name of the progress bar.
+        shards: Folder that keeps what is scored; a second call on the same windows reads it from there.
+        embeddings: Return E(x) [n, H] too; else the array is [n, 0].
+        lockstep: Every process scores everything, for weights that are spread over the processes.
+
+    Raises:
+        EdgebError: a kept shard is damaged.
     """
     scorer = TorchScorer(model, encoder)
-    formats = np.random.default_rng(seed).integers(encoder.layout.formats, size=len(targets))
-    parts: list[PromptScores] = []
+    starts = range(0, len(targets), _SHARD)
+    mine = list(starts) if lockstep else list(starts[rank() :: world_size()])
+    if shards is not None:
+        _open_shards(shards, encoder, targets, formats, embeddings)
+    found: list[tuple[int, dict[str, NDArray[Any]]]] = []
     with progress_bar() as bar:
-        task = bar.add_task(title, total=len(targets), note="")
-        for start in range(0, len(targets), _CHUNK):
-            chunk = range(start, min(start + _CHUNK, len(targets)))
-            prompts = [window_prompt(table, encoder, int(targets[i]), int(formats[i])) for i in chunk]
-            parts.append(scorer.score(prompts))
-            bar.update(task, advance=len(chunk))
-    return PromptScores(np.concatenate([p.log_probs for p in parts]), np.concatenate([p.embeddings for p in parts]))
+        task = bar.add_task(title, total=len(mine), note=f"of {_SHARD} windows")
+        for start in mine:
+            path = None if shards is None else shards / f"{start:09d}.safetensors"
+            if path is not None and path.is_file():
+                found.append((start, _read_shard(path)))
+            else:
+                chunk = range(start, min(start + _SHARD, len(targets)))
+                scores = scorer.score([window_prompt(table, encoder, int(targets[i]), int(formats[i])) for i in chunk])
+                kept = scores.embeddings if embeddings else np.empty((len(chunk), 0), np.float32)
+                found.append((start, {"log_probs": scores.log_probs, "embeddings": kept}))
+                if path is not None:
+                    temporary = path.with_name(f".{path.name}")
+                    save_file(found[-1][1], temporary)
+                    temporary.replace(path)
+            bar.update(task, advance=1)
+    parts = [part for _, part in sorted(found if lockstep else gathered(found), key=lambda item: item[0])]
+    return PromptScores(
+        np.concatenate([p["log_probs"] for p in parts]), np.concatenate([p["embeddings"] for p in parts])
+    )
 
 
-def stage_scorer(models: RunModels, stage: str, table: EventTable, title: str, seed: int) -> Score:
-    """A scorer of a run's stage for `evaluation`; the model is loaded when it is first called."""
+def stage_scorer(models: RunModels, stage: str, table: EventTable, title: str, seed: int, shards: Path | None) -> Score:
+    """A scorer of a run's stage for `evaluation`; the model is loaded when it is first called.
 
-    def score(targets: NDArray[np.int64]) -> NDArray[np.float64]:
-        return score_windows(models.load(stage), models.encoder, table, targets, title, seed).log_probs
+    Args:
+        shards: Folder under which every set of windows keeps its shards.
+    """
+
+    def score(targets: Ints) -> NDArray[np.float64]:
+        model, encoder = models.load(stage), models.encoder
+        formats = draw_formats(encoder, len(targets), seed)
+        kept = None if shards is None else shards / f"{stage}-{_digest(targets)[:12]}"
+        return score_windows(model, encoder, table, targets, formats, title, kept).log_probs
 
     return score
+
+
+def _open_shards(folder: Path, encoder: PromptEncoder, targets: Ints, formats: Ints, embeddings: bool) -> None:
+    """Make the folder, or empty it if it holds other windows."""
+    content = {
+        "windows": _digest(targets),
+        "formats": _digest(formats),
+        "prompt": hashlib.sha256(json.dumps([encoder.static_ids, encoder.trie.tokens.tolist()]).encode()).hexdigest(),
+        "embeddings": embeddings,
+        "shard": _SHARD,
+    }
+    if is_main():
+        known = folder / _CONTENT
+        if not known.is_file() or read_json(known) != content:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_json(known, content)
+    wait()
+
+
+def _read_shard(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise EdgebError(f"cannot read scores {path}: {error}", "delete that file; it is scored again") from None
+
+
+def _digest(values: Ints) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()

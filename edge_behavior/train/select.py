@@ -26,12 +26,14 @@ class Pool:
     Attributes:
         targets: [n] event index of each sample's next behavior in the training table.
         truth: [n] candidate code y.
+        formats: [n] which wording of the layout each sample was asked in.
         log_probs: [n, B] exact log-probabilities under the A-tuned model.
         embeddings: [n, H] E(x).
     """
 
     targets: Ints
     truth: Ints
+    formats: Ints
     log_probs: Floats
     embeddings: NDArray[np.float32]
 
@@ -55,11 +57,17 @@ class Pool:
 
 @dataclass(frozen=True)
 class Pair:
-    """One preference pair: at event `target`, `chosen` (the truth) is preferred to `rejected` (codes)."""
+    """One preference pair: at event `target`, `chosen` (the truth) is preferred to `rejected` (codes).
+
+    The pool pass has scored both answers already: their log-probabilities under the A-tuned model are DPO's reference.
+    """
 
     target: int
+    format: int
     chosen: int
     rejected: int
+    chosen_log_prob: float
+    rejected_log_prob: float
     probability: float
     difficulty: float
 
@@ -123,8 +131,11 @@ def build_pairs(pool: Pool, chosen: Ints, hardness: Floats) -> list[Pair]:
     return [
         Pair(
             target=int(pool.targets[i]),
+            format=int(pool.formats[i]),
             chosen=int(pool.truth[i]),
             rejected=int(rejected[i]),
+            chosen_log_prob=float(pool.log_probs[i, pool.truth[i]]),
+            rejected_log_prob=float(pool.log_probs[i, rejected[i]]),
             probability=float(probability[i]),
             difficulty=float(hardness[i]),
         )

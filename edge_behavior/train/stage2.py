@@ -1,4 +1,4 @@
-"""B-Tuning end to end: score the pool, select, pair, tune by preference, keep the best weights."""
+"""The data of B-Tuning: score the pool, select difficult samples, pair truths with mistakes."""
 
 from __future__ import annotations
 
@@ -7,34 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from rich.console import Console
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edge_behavior.data.dataset import EventTable
-from edge_behavior.data.windows import balanced_windows, natural_windows
+from edge_behavior.data.windows import balanced_windows
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import Recipe
 from edge_behavior.runs import write_text
+from edge_behavior.train.dpo import PairRow
 from edge_behavior.train.samples import IGNORED, Row, window_prompt
-from edge_behavior.train.scoring_pass import score_windows
+from edge_behavior.train.scoring_pass import draw_formats, score_windows
 from edge_behavior.train.select import Pair, Pool, build_pairs, confusion, difficulty, per_behavior, select
 
-_VALIDATION_PER_BEHAVIOR = 20
 
+def score_pool(model: Any, encoder: PromptEncoder, table: EventTable, recipe: Recipe, shards: Path) -> Pool:
+    """Score up to `pool_per_behavior` training windows of every behavior with the A-tuned model (step 2.1).
 
-def score_pool(model: Any, encoder: PromptEncoder, table: EventTable, recipe: Recipe) -> Pool:
-    """Score up to `pool_per_behavior` training windows of every behavior with the A-tuned model (step 2.1)."""
+    One pass gives all that B-Tuning needs: p(y|x), ŷ, the runner-up, E(x) and DPO's reference log-probabilities.
+    What is scored is kept in `shards`, from where an interrupted pass goes on.
+    """
     cap = recipe.b_tuning.pool_per_behavior
     length = encoder.layout.history_length
     targets = balanced_windows(table, cap or len(table), length, seed=recipe.seed)
     if not len(targets):
         raise EdgebError(f"no training user has more than {length} events", "import a longer log")
-    scores = score_windows(model, encoder, table, targets, "score the pool", recipe.seed)
-    return Pool(targets, table.behavior[targets].astype(np.int64), scores.log_probs, scores.embeddings)
+    formats = draw_formats(encoder, len(targets), recipe.seed)
+    scores = score_windows(model, encoder, table, targets, formats, "score the pool", shards, embeddings=True)
+    return Pool(targets, table.behavior[targets].astype(np.int64), formats, scores.log_probs, scores.embeddings)
 
 
 def choose_pairs(pool: Pool, table: EventTable, recipe: Recipe) -> tuple[list[Pair], dict[str, Any]]:
@@ -86,21 +85,22 @@ def write_pairs(path: Path, pairs: list[Pair], table: EventTable, encoder: Promp
     write_text(path, "\n".join(lines) + "\n")
 
 
-def preference_rows(pairs: list[Pair], table: EventTable, encoder: PromptEncoder, seed: int) -> list[Row]:
-    """Token ids of the pairs, as TRL's preference collator takes them."""
-    rng = np.random.default_rng(seed)
+def preference_rows(pairs: list[Pair], table: EventTable, encoder: PromptEncoder) -> list[PairRow]:
+    """Token ids and reference log-probabilities of the pairs, each in the wording that the pool pass scored."""
     labels = table.candidates.labels
     return [
         {
-            "prompt_ids": window_prompt(table, encoder, pair.target, int(rng.integers(encoder.layout.formats))),
+            "prompt_ids": window_prompt(table, encoder, pair.target, pair.format),
             "chosen_ids": encoder.label_ids(labels[pair.chosen]),
             "rejected_ids": encoder.label_ids(labels[pair.rejected]),
+            "ref_chosen_logps": pair.chosen_log_prob,
+            "ref_rejected_logps": pair.rejected_log_prob,
         }
         for pair in pairs
     ]
 
 
-def chosen_rows(rows: list[Row]) -> list[Row]:
+def chosen_rows(rows: list[PairRow]) -> list[Row]:
     """The chosen answers alone as SFT rows (v1 of the paper; ablation "w/o DPO")."""
     return [
         {
@@ -109,65 +109,3 @@ def chosen_rows(rows: list[Row]) -> list[Row]:
         }
         for row in rows
     ]
-
-
-class KeepBest(TrainerCallback):
-    """Scores validation users before, during and after B-Tuning and puts the best adapter weights back.
-
-    The score is the mean of accuracy on natural windows and mean per-class recall on balanced ones, so that the
-    tail cannot be bought with the head. The A-tuned weights take part: if no step beats them, they are kept.
-    """
-
-    def __init__(self, model: Any, encoder: PromptEncoder, table: EventTable, recipe: Recipe, every: int) -> None:
-        self._model, self._encoder, self._table = model, encoder, table
-        self._every, self._patience = max(1, every), recipe.b_tuning.patience
-        length, wanted = encoder.layout.history_length, recipe.evaluation.validation_targets // 2
-        self._natural = natural_windows(table, length, per_user=20, limit=wanted, seed=recipe.seed)
-        balanced = balanced_windows(table, _VALIDATION_PER_BEHAVIOR, length, seed=recipe.seed)
-        if len(balanced) > wanted:
-            balanced = np.sort(np.random.default_rng(recipe.seed).choice(balanced, wanted, replace=False))
-        self._balanced = balanced
-        self._best: dict[str, torch.Tensor] = {}
-        self._measured = -1
-        self.best_step = 0
-        self.history: list[dict[str, float]] = []
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Score the A-tuned weights."""
-        self._measure(0)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Score every `every` steps and at the end; stop when nothing improves."""
-        if state.global_step % self._every == 0 or state.global_step == state.max_steps:
-            self._measure(state.global_step)
-            since = [row["step"] for row in self.history if row["step"] > self.best_step]
-            if len(since) >= self._patience:
-                control.should_training_stop = True
-
-    def restore(self) -> None:
-        """Put the best weights back into the model."""
-        set_peft_model_state_dict(self._model, self._best)
-
-    def _measure(self, step: int) -> None:
-        if step == self._measured:
-            return
-        self._measured = step
-        both = np.concatenate([self._natural, self._balanced])
-        scores = score_windows(self._model, self._encoder, self._table, both, f"validate at step {step}")
-        truth = self._table.behavior[both].astype(np.int64)
-        right = scores.log_probs.argmax(1) == truth
-        accuracy = float(right[: len(self._natural)].mean())
-        overall = _mean_recall(right[len(self._natural) :], truth[len(self._natural) :])
-        row = {"step": float(step), "accuracy": accuracy, "overall": overall, "score": (accuracy + overall) / 2}
-        if not self.history or row["score"] > max(r["score"] for r in self.history):
-            self.best_step = step
-            state = get_peft_model_state_dict(self._model, adapter_name="default")
-            self._best = {name: tensor.detach().clone() for name, tensor in state.items()}
-        self.history.append(row)
-        Console(stderr=True).print(f"step {step}: validation accuracy {accuracy:.3f}, mean recall {overall:.3f}")
-
-
-def _mean_recall(right: NDArray[np.bool_], truth: NDArray[np.int64]) -> float:
-    hits = np.bincount(truth[right], minlength=int(truth.max()) + 1)
-    support = np.bincount(truth)
-    return float((hits[support > 0] / support[support > 0]).mean())

@@ -20,7 +20,6 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
@@ -31,6 +30,7 @@ from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.recipes import BackboneConfig, Recipe
 from edge_behavior.train.everyday import EverydayText
+from edge_behavior.train.processes import is_main, share_of
 
 # Qwen2's pre-tokenizer: AutoTokenizer puts it into any tokenizer beside a qwen2 model, and llama.cpp knows it.
 _SPLIT = (
@@ -92,8 +92,9 @@ def build_standin(
     per_step = settings.pretrain_batch_size * settings.pretrain_block
     steps = settings.pretrain_tokens // per_step
     loss = _pretrain(model, blocks, recipe, steps, log_dir) if steps else None
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    if is_main():
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     return {"parameters": model.num_parameters(), "pretrain_tokens": steps * per_step, "pretrain_loss": loss}
 
 
@@ -152,12 +153,12 @@ class _Blocks(IterableDataset[dict[str, list[int]]]):
 
 
 def _pretrain(model: Qwen2ForCausalLM, blocks: _Blocks, recipe: Recipe, steps: int, log_dir: Path) -> float:
-    from edge_behavior.train.progress import quiet, trainer_callbacks
+    from edge_behavior.train.progress import mean_loss, run, trainer_callbacks
 
     settings = recipe.backbone
     arguments = TrainingArguments(
         output_dir=str(log_dir),
-        per_device_train_batch_size=settings.pretrain_batch_size,
+        per_device_train_batch_size=share_of(settings.pretrain_batch_size, "backbone.pretrain_batch_size"),
         max_steps=steps,
         learning_rate=settings.pretrain_learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
@@ -166,13 +167,12 @@ def _pretrain(model: Qwen2ForCausalLM, blocks: _Blocks, recipe: Recipe, steps: i
         weight_decay=0.01,
         adam_beta2=0.98,
         logging_steps=max(1, steps // 50),
+        logging_nan_inf_filter=False,
         save_strategy="no",
-        report_to=["tensorboard"],
+        report_to="none",
         disable_tqdm=True,
         seed=recipe.seed,
         dataloader_pin_memory=False,
     )
-    callbacks: list[TrainerCallback] = trainer_callbacks("pretrain stand-in")
-    trainer = Trainer(model=model, args=arguments, train_dataset=blocks, callbacks=callbacks)
-    quiet(trainer)
-    return float(trainer.train().training_loss)
+    callbacks = trainer_callbacks("pretrain stand-in", "backbone.pretrain_learning_rate", recipe, log_dir)
+    return mean_loss(run(Trainer(model=model, args=arguments, train_dataset=blocks, callbacks=callbacks)))

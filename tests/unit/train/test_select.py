@@ -17,6 +17,7 @@ def pool(n: int = 300, labels: int = 6, seed: int = 0, skew: bool = False) -> Po
     return Pool(
         targets=np.arange(n) * 3,
         truth=rng.choice(labels, n, p=weights),
+        formats=np.zeros(n, dtype=np.int64),
         log_probs=rng.normal(size=(n, labels)) * 2,
         embeddings=rng.normal(size=(n, 8)).astype(np.float32),
     )
@@ -77,6 +78,7 @@ def test_weights_draw_hard_samples_and_clusters_are_covered() -> None:
     scored = Pool(
         targets=np.arange(n),
         truth=np.zeros(n, dtype=np.int64),
+        formats=np.zeros(n, dtype=np.int64),
         log_probs=np.zeros((n, 2)),
         embeddings=(rng.normal(size=(n, 4)) * 0.1 + place[:, None] * 50).astype(np.float32),
     )
@@ -88,7 +90,7 @@ def test_weights_draw_hard_samples_and_clusters_are_covered() -> None:
 
 def test_equal_embeddings_still_give_f_samples() -> None:
     scored = pool(60)
-    flat = Pool(scored.targets, scored.truth, scored.log_probs, np.zeros((60, 4), np.float32))
+    flat = Pool(scored.targets, scored.truth, scored.formats, scored.log_probs, np.zeros((60, 4), np.float32))
     chosen = select(flat, 1 - flat.probability, BTuning(samples_per_behavior=4), 0)
     assert len(set(chosen.tolist())) == len(chosen)
     assert np.bincount(flat.truth[chosen]).tolist() == [4] * 6

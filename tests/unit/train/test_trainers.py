@@ -59,8 +59,8 @@ def test_schedule_is_the_papers() -> None:
 
 
 def test_batches() -> None:
-    assert batching(ATuning(batch_size=8, micro_batch_size=2))["gradient_accumulation_steps"] == 4
-    odd = batching(ATuning(batch_size=9, micro_batch_size=4))
+    assert batching(ATuning(batch_size=8, micro_batch_size=2), "a_tuning")["gradient_accumulation_steps"] == 4
+    odd = batching(ATuning(batch_size=9, micro_batch_size=4), "a_tuning")
     assert odd["per_device_train_batch_size"] * odd["gradient_accumulation_steps"] == 9
     assert steps_of(ATuning(batch_size=8, epochs=3), 17, 3) == (3, 9)
     assert steps_of(ATuning(batch_size=8, epochs=3, max_steps=4), 17, 3) == (3, 4)
@@ -71,8 +71,8 @@ def sft(tokens: Any, folder: Path, **changes: Any) -> dict[str, Any]:
     recipe = Recipe(lora=LoraSettings(rank=4, alpha=8), a_tuning=stage)
     data = rows(tokens)
     return train_sft(
-        helpers.model(tokens, spread=1.0), tokens, as_dataset([data, data]), as_dataset([data[:8]]), recipe, stage,
-        3, 6, folder, "test",
+        helpers.model(tokens, spread=1.0), tokens, as_dataset([data, data]), as_dataset([data[:8]]), recipe, "a_tuning",
+        3, 6, folder, folder / "logs",
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_sft_loss_is_on_the_completion_only(tokens: Any, tmp_path: Path) -> None
                 if label != IGNORED:
                     total, count = total - float(log_probs[i - 1, label]), count + 1
     result = train_sft(
-        model, tokens, as_dataset([data]), as_dataset([data[:8]]), recipe, stage, 1, 1, tmp_path / "a", "test"
+        model, tokens, as_dataset([data]), as_dataset([data[:8]]), recipe, "a_tuning", 1, 1, tmp_path / "a", tmp_path
     )
     assert result["train_loss"] == pytest.approx(total / count, rel=1e-3)
 
@@ -141,7 +141,11 @@ def test_dpo_starts_at_ln_2_and_learns_the_preference(tokens: Any, tmp_path: Pat
         )
 
     before = margin()
-    result = train_dpo(model, tokens, pairs, recipe, 8, tmp_path / "b", [])
+    for pair in pairs:
+        for answer in ("chosen", "rejected"):
+            score = helpers.brute_force(model.eval(), pair["prompt_ids"], pair[f"{answer}_ids"])
+            pair[f"ref_{answer}_logps"] = score
+    result = train_dpo(model, tokens, [*pairs] * 4, recipe, 8, tmp_path / "b", tmp_path, [])
     first = next(row["loss"] for row in result["log"] if "loss" in row)
     assert first == pytest.approx(math.log(2), abs=1e-3)
     assert margin() > before + 1

@@ -1,0 +1,99 @@
+"""What goes wrong in long training, said in one line: no memory, no space, a loss that runs away."""
+
+from __future__ import annotations
+
+import errno
+import math
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from edge_behavior.errors import EdgebError
+from edge_behavior.recipes import Recipe
+
+_WINDOW = 10
+_WORSE = 2.0
+
+
+class LossGuard(TrainerCallback):
+    """Stops a stage whose loss is no number or has left its start behind for good.
+
+    Diverged means: the median of the last ten logged losses is more than twice the first logged loss.
+
+    Args:
+        title: Name of the stage in messages.
+        knob: The recipe field of its learning rate.
+    """
+
+    def __init__(self, title: str, knob: str) -> None:
+        self._title, self._knob = title, knob
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Look at a logged training loss; those before a `--resume` count too.
+
+        Raises:
+            EdgebError: the loss is not finite, or has diverged.
+        """
+        if logs is None or "loss" not in logs:
+            return
+        losses = [float(row["loss"]) for row in state.log_history if "loss" in row]
+        if not math.isfinite(losses[-1]):
+            raise EdgebError(
+                f"{self._title}: the loss became {losses[-1]} at step {state.global_step}",
+                f"lower {self._knob}, or set backbone.dtype to bfloat16 or float32",
+            )
+        now = median(losses[-_WINDOW:])
+        if len(losses) > _WINDOW and now > _WORSE * losses[0]:
+            raise EdgebError(
+                f"{self._title}: the loss diverged, from {losses[0]:.3f} to {now:.3f} at step {state.global_step}",
+                f"lower {self._knob}",
+            )
+
+
+def explained(error: BaseException, stage: str, recipe: Recipe, run: Path) -> EdgebError | None:
+    """The one-line form of an error of the machine (memory, disk) in a stage, or None for any other error."""
+    if _disk_is_full(error):
+        hint = f"free some space, then go on with `edgeb train --resume --out {run}`"
+        return EdgebError(f"no space left in {run} during {stage}", hint)
+    if _no_memory(error):
+        return EdgebError(f"out of memory during {stage}", f"{_knobs(stage, recipe)}; see `edgeb train --dry-run`")
+    return None
+
+
+def _knobs(stage: str, recipe: Recipe) -> str:
+    """What would need less memory in a stage, the cheapest first, as far as the recipe does not have it yet."""
+    knobs = []
+    if stage in ("a_tuning", "b_tuning"):
+        settings = recipe.a_tuning if stage == "a_tuning" else recipe.b_tuning
+        micro = settings.micro_batch_size or settings.batch_size
+        if not settings.gradient_checkpointing:
+            knobs.append(f"set {stage}.gradient_checkpointing=true")
+        if micro > 1:
+            knobs.append(f"lower {stage}.micro_batch_size (now {micro})")
+        if stage == "a_tuning" and recipe.layout.name == "stream":
+            knobs.append(f"lower a_tuning.stretch_max (now {recipe.a_tuning.stretch_max})")
+    if stage == "backbone":
+        knobs.append(f"lower backbone.pretrain_batch_size (now {recipe.backbone.pretrain_batch_size})")
+    elif recipe.backbone.quantize == "none" and recipe.backbone.path is not None:
+        knobs.append("set backbone.quantize=4bit")
+    return ", or ".join(knobs) or "use a device with more memory"
+
+
+def _no_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    """Safetensors and torch wrap the system's error in their own; only the text says so."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in str(error).lower()

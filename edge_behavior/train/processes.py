@@ -1,0 +1,68 @@
+"""Which of several training processes this one is, and how they share work.
+
+`accelerate launch` and `torchrun` start one process per GPU and tell each its rank; alone, this process is rank 0 of 1.
+Every process runs the whole pipeline on the same rows; the main one writes the run folder.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from rich.console import Console
+
+from edge_behavior.errors import EdgebError
+
+T = TypeVar("T")
+
+
+def state() -> PartialState:
+    """Accelerate's view of the processes; the first call joins the group."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def is_main() -> bool:
+    """Whether this process writes files and shows progress."""
+    return bool(state().is_main_process)
+
+
+def rank() -> int:
+    """This process's number among `world_size`."""
+    return int(state().process_index)
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return int(state().num_processes)
+
+
+def wait() -> None:
+    """Return when every process has come here."""
+    state().wait_for_everyone()
+
+
+def gathered(items: list[T]) -> list[T]:
+    """The items of all processes, in order of rank, on every process."""
+    return list(gather_object(items)) if world_size() > 1 else items
+
+
+def share_of(batch_size: int, what: str) -> int:
+    """How many of a batch's sequences one process takes.
+
+    Raises:
+        EdgebError: the batch cannot be shared equally.
+    """
+    processes = world_size()
+    if batch_size % processes:
+        raise EdgebError(
+            f"{what} {batch_size} cannot be shared by {processes} processes",
+            f"set it to a multiple of {processes}, or start fewer processes",
+        )
+    return batch_size // processes
+
+
+def console() -> Console:
+    """stderr of the main process; the others stay silent."""
+    return Console(stderr=True, quiet=not is_main())

@@ -1,0 +1,103 @@
+"""Training killed with SIGKILL wherever it hurts goes on with --resume to the result of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_path import SMALL, edgeb
+
+STEPS = ["a_tuning.epochs=3", "b_tuning.epochs=2", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9"]
+# What has just appeared when the process is killed: half-written checkpoints, shards, a best adapter, a report.
+EVERYWHERE = (
+    "logs/backbone/*",
+    "a_tuning/checkpoints/checkpoint-*",
+    "a_tuning/checkpoints/checkpoint-*/edgeb-complete.json",
+    "b_tuning/pool/*.safetensors",
+    "b_tuning/best/step-0",
+    "b_tuning/checkpoints/checkpoint-*",
+    "evaluation/*/*.safetensors",
+    "metrics.json",
+)
+
+
+def command(out: Path, data: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "edge_behavior", "train", "--out", str(out), "--data", str(data), *more]
+
+
+def kill_when(pattern: str, arguments: list[str], out: Path, home: Path) -> None:
+    """Start training and kill it as soon as `pattern` shows something new in the run folder."""
+    before = set(out.glob(pattern))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "EDGEB_HOME": str(home)}
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not set(out.glob(pattern)) - before:
+        assert process.poll() is None, f"ended before {pattern} appeared\n{process.communicate()[1]}"
+        assert time.monotonic() < deadline, pattern
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+
+
+def settings() -> list[str]:
+    return [word for value in (*SMALL, *STEPS) for word in ("--set", value)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("kill") / "data"
+    edgeb("data", "synth", "--users", 40, "--days", 12, "--seed", 3, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("kill") / "run"
+    edgeb("train", "--recipe", "tiny", "--out", out, "--data", data, *settings())
+    return out
+
+
+def assert_same(run: Path, other: Path) -> None:
+    for stage in ("a_tuning", "b_tuning"):
+        name = f"{stage}/adapter/adapter_model.safetensors"
+        assert (run / name).read_bytes() == (other / name).read_bytes(), name
+    assert json.loads((run / "metrics.json").read_text()) == json.loads((other / "metrics.json").read_text())
+    assert (run / "pairs.jsonl").read_text() == (other / "pairs.jsonl").read_text()
+    for stage in ("a_tuning", "b_tuning"):
+        done = [json.loads((r / "run.json").read_text())["done"][stage] for r in (run, other)]
+        for key in ("steps", "train_loss", "best_step"):
+            assert done[0][key] == done[1][key], (stage, key)
+    left = [p for p in other.rglob("*") if p.name.startswith("checkpoint") or p.suffix in (".pt", ".pth", ".bin")]
+    assert left == []
+
+
+def test_killed_in_both_stages_with_a_damaged_checkpoint(undisturbed: Path, data: Path, tmp_path: Path) -> None:
+    out, home = tmp_path / "run", tmp_path / "home"
+    mark = "a_tuning/checkpoints/checkpoint-*/edgeb-complete.json"
+    kill_when(mark, command(out, data, "--recipe", "tiny", *settings()), out, home)
+    [checkpoint] = [path.parent for path in out.glob(mark)]
+    weights = checkpoint / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    failed = edgeb("train", "--resume", "--out", out, "--data", data, home=home, code=2)
+    assert f"{checkpoint.name} is damaged: adapter_model.safetensors" in failed.stderr
+    weights.write_bytes(whole)
+    kill_when("b_tuning/checkpoints/checkpoint-*", command(out, data, "--resume"), out, home)
+    edgeb("train", "--resume", "--out", out, "--data", data, home=home)
+    assert_same(undisturbed, out)
+
+
+@pytest.mark.slow
+def test_killed_everywhere(undisturbed: Path, data: Path, tmp_path: Path) -> None:
+    out, home = tmp_path / "run", tmp_path / "home"
+    for i, point in enumerate(EVERYWHERE):
+        arguments = ["--resume"] if i else ["--recipe", "tiny", *settings()]
+        kill_when(point, command(out, data, *arguments), out, home)
+    edgeb("train", "--resume", "--out", out, "--data", data, home=home)
+    assert_same(undisturbed, out)
