@@ -160,7 +160,7 @@ def score(work: Path, dataset: Dataset, windows: Windows, arm: str, model: str, 
         recipe = load_recipe(str(run.path / "recipe.yaml"))
         stage = "b_tuning" if model in RULES else model
         table = dataset.events("test")
-        scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, path.stem, seed=0)
+        scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, path.stem, seed=0, shards=None)
         scores = log_softmax(scorer(windows.targets))
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_name(f".{path.name}")

@@ -18,6 +18,7 @@ from edge_behavior.runs import RunFolder
 from edge_behavior.train.ablation.folder import AblationFolder
 from edge_behavior.train.ablation.studies import Plan, PlannedRun
 from edge_behavior.train.pipeline import start_run, train
+from edge_behavior.train.processes import world_size
 from edge_behavior.train.stage_reuse import SHARED_STAGES, stage_key, take_over
 
 Runner = Callable[[Recipe, Path, Path], RunFolder]
@@ -34,7 +35,15 @@ def run_plan(plan: Plan, data: Path, folder: AblationFolder, execute: Runner | N
 
     Returns:
         Names of the runs that failed.
+
+    Raises:
+        EdgebError: started as one of several processes.
     """
+    if world_size() > 1:
+        raise EdgebError(
+            f"edgeb ablate runs in one process, not {world_size()}",
+            "start one per GPU, each with an --out of its own and some of the studies (--only)",
+        )
     console, dataset = Console(stderr=True), Dataset.open(data)
     (folder.path / "runs").mkdir(exist_ok=True)
     failed = []
