@@ -79,13 +79,13 @@ def all_studies(auxiliary: Mapping[str, str] | None = None) -> tuple[Study, ...]
         Study(
             "components",
             "Without one component (Table 4)",
-            "Each row takes one thing out of the recipe.",
+            "Each row takes one thing out of the recipe. Without A-Tuning, stage 2 starts from a fresh adapter.",
             (
                 Variant("without_aux", "w/o auxiliary task", {"a_tuning.aux_ratio": 0.0}),
-                Variant("without_dds", "w/o DDS: uniform selection", {"b_tuning.selection": "uniform"}),
-                Variant("without_kmeans", "w/o k-means: hardest first", {"b_tuning.selection": "difficulty"}),
-                Variant("without_dpo", "w/o DPO: SFT in stage 2", {"b_tuning.method": "sft"}),
-                Variant("without_a_tuning", "w/o A-Tuning: fresh adapter", {"a_tuning.method": "none"}),
+                Variant("without_dds", "w/o DDS (uniform)", {"b_tuning.selection": "uniform"}),
+                Variant("without_kmeans", "w/o k-means (hardest)", {"b_tuning.selection": "difficulty"}),
+                Variant("without_dpo", "w/o DPO (SFT)", {"b_tuning.method": "sft"}),
+                Variant("without_a_tuning", "w/o A-Tuning", {"a_tuning.method": "none"}),
             ),
         ),
         Study(
