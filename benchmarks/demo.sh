@@ -44,3 +44,6 @@ say "Done. Look at:"
 echo "  $OUT/distribution.png   how often each behavior occurs"
 echo "  $OUT/run/report.html    curves, both stages' effect on head, medium and tail, the selected pairs"
 echo "  $OUT/behavior.gguf      the bundle: one file, stock llama.cpp loads it"
+echo
+echo "The assistant as a page in your browser, with the day from step 4:"
+echo "  $(command -v edgeb) demo $OUT/behavior.gguf --history $OUT/today.csv"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -10,7 +11,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from edge_behavior import __version__
-from edge_behavior.commands import ablate, bench, data, evaluate, export, predict, relabel, train
+from edge_behavior.commands import ablate, bench, data, demo, evaluate, export, predict, relabel, train
 from edge_behavior.errors import EdgebError
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ app.command("export")(export.export_command)
 app.command("inspect")(export.inspect_command)
 app.command("relabel")(relabel.relabel_command)
 app.command("predict")(predict.predict_command)
+app.command("demo")(demo.demo_command)
 app.command("bench")(bench.bench_command)
 app.command("doctor")(bench.doctor_command)
 
@@ -64,6 +66,8 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # bitsandbytes offers faster CPU kernels at import, used or not.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Deprecations between libraries are not the user's.
     warnings.simplefilter("ignore", FutureWarning)
     try:

@@ -61,8 +61,11 @@ def train_command(
         emit(plan(loaded, data), as_json, _print_plan)
         return
     from edge_behavior.train.pipeline import metrics_of, train
+    from edge_behavior.train.processes import is_main
 
     run = train(loaded, data, out, resume, began=lambda: remember("run", out))
+    if not is_main():
+        return
     metrics = metrics_of(run)
 
     def show() -> None:

@@ -85,9 +85,19 @@ def attention(settings: BackboneConfig) -> str:
     return settings.attention
 
 
-def _four_bits(dtype: str, bf16: bool) -> Any:
+def check_four_bits() -> None:
+    """See that QLoRA can run: bitsandbytes' CPU kernels cannot go from evaluation back to training.
+
+    Raises:
+        EdgebError: no GPU, or bitsandbytes is not installed.
+    """
+    if not torch.cuda.is_available():
+        raise EdgebError("backbone.quantize is 4bit, which needs a GPU", "set backbone.quantize=none")
     if find_spec("bitsandbytes") is None:
         raise EdgebError("backbone.quantize is 4bit, which needs bitsandbytes", "pip install 'edgeb[qlora]'")
+
+
+def _four_bits(dtype: str, bf16: bool) -> Any:
     compute = (torch.bfloat16 if bf16 else torch.float16) if dtype == "auto" else getattr(torch, dtype)
     configuration: Any = BitsAndBytesConfig
     return configuration(

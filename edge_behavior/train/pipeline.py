@@ -23,13 +23,13 @@ from edge_behavior.evaluation import WindowChoice, evaluate_all
 from edge_behavior.recipes import Recipe, StageConfig, load_recipe
 from edge_behavior.runs import STAGES, RunFolder, read_json, saved_recipe, write_json, write_text
 from edge_behavior.train.auxiliary import auxiliary_rows, generated_conversations, read_conversations
-from edge_behavior.train.backbone import load_tokenizer
+from edge_behavior.train.backbone import attention, check_four_bits, load_tokenizer
 from edge_behavior.train.batches import batched
 from edge_behavior.train.dpo import train_dpo
 from edge_behavior.train.failures import explained
 from edge_behavior.train.keep_best import KeepBest
 from edge_behavior.train.model_access import RunModels
-from edge_behavior.train.processes import console, is_main, state, wait
+from edge_behavior.train.processes import console, is_main, share_of, state, wait
 from edge_behavior.train.samples import Row, behavior_rows, supervised_targets
 from edge_behavior.train.scoring_pass import stage_scorer
 from edge_behavior.train.sft import as_dataset, flows_padding_free, lora_config, train_sft
@@ -165,6 +165,7 @@ class Training:
         model = self.models.load("untuned")
         by_length = not flows_padding_free(model, stage)
         rows = [_batched_rows(rows, stage, recipe.seed + i, by_length) for i, rows in enumerate(epochs)]
+        validation = _batched_rows(validation, stage, recipe.seed, True)
         result = train_sft(
             model, self.models.tokenizer, as_dataset(rows), as_dataset([validation]), recipe, "a_tuning", per_epoch,
             steps, folder, self._logs("a_tuning"),
@@ -297,10 +298,18 @@ def check_inputs(recipe: Recipe) -> None:
     """Fail on what the recipe points to before anything is written or any time is spent.
 
     Raises:
-        EdgebError: a backbone or a conversation file that cannot be read.
+        EdgebError: a backbone or a conversation file that cannot be read, a batch that the processes cannot share, or
+            a package that the recipe needs and that is not there.
     """
-    if recipe.backbone.path is not None:
+    share_of(recipe.a_tuning.batch_size, "a_tuning.batch_size")
+    share_of(recipe.b_tuning.batch_size, "b_tuning.batch_size")
+    if recipe.backbone.path is None:
+        share_of(recipe.backbone.pretrain_batch_size, "backbone.pretrain_batch_size")
+    else:
         load_tokenizer(recipe.backbone.path, recipe.backbone.revision)
+    attention(recipe.backbone)
+    if recipe.backbone.quantize == "4bit":
+        check_four_bits()
     if recipe.a_tuning.aux_path is not None and recipe.a_tuning.aux_ratio:
         read_conversations(Path(recipe.a_tuning.aux_path))
 

@@ -63,16 +63,19 @@ def batching(stage: StageConfig, name: str) -> dict[str, Any]:
         EdgebError: the batch cannot be shared equally by the processes.
     """
     share = share_of(stage.batch_size, f"{name}.batch_size")
-    micro = min(stage.micro_batch_size or share, share)
-    while share % micro:
-        micro -= 1
+    micro = _divisor(share, stage.micro_batch_size)
     return {
         "per_device_train_batch_size": micro,
         # Of the whole batch, so that validation losses do not depend on the number of processes.
-        "per_device_eval_batch_size": min(stage.micro_batch_size or stage.batch_size, stage.batch_size),
+        "per_device_eval_batch_size": _divisor(stage.batch_size, stage.micro_batch_size),
         "gradient_accumulation_steps": share // micro,
         "gradient_checkpointing": stage.gradient_checkpointing,
     }
+
+
+def _divisor(size: int, most: int | None) -> int:
+    """The largest divisor of `size` that is not above `most`."""
+    return next(n for n in range(min(most or size, size), 0, -1) if size % n == 0)
 
 
 def hardware() -> dict[str, Any]:
@@ -82,6 +85,8 @@ def hardware() -> dict[str, Any]:
         "bf16": cuda and torch.cuda.is_bf16_supported(including_emulation=False),
         "dataloader_pin_memory": cuda,
         "use_cpu": not cuda,
+        # Every trained weight is in every loss.
+        "ddp_find_unused_parameters": False,
     }
 
 

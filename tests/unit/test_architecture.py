@@ -15,7 +15,7 @@ import edge_behavior
 PACKAGE = Path(edge_behavior.__file__).parent
 NAME = "edge_behavior"
 ENTRY = {"cli", "__main__"}
-PARTS = ("commands", "bench", "train", "export", "runtime", "data")
+PARTS = ("commands", "demo", "bench", "train", "export", "runtime", "data")
 # What each part may import beside itself and the core (the top-level modules other than the entry points).
 MAY_IMPORT = {
     "core": {"data"},
@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "export": {"runtime", "data"},
     "bench": {"runtime", "export", "data"},
     "train": {"data", "runtime"},
-    "commands": {"data", "runtime", "export", "train", "bench"},
+    "demo": {"runtime"},
+    "commands": {"data", "runtime", "export", "train", "bench", "demo"},
     "cli": {"commands"},
 }
 
@@ -100,6 +101,11 @@ def test_training_takes_only_the_scorer_from_the_runtime():
     assert taken == {f"{NAME}.runtime.torch_scorer"}
 
 
+def test_the_demo_is_known_to_its_command_only():
+    importers = {m for m in MODULES if part_of(m) != "demo" and any(part_of(name) == "demo" for name in own(m))}
+    assert importers == {f"{NAME}.commands.demo"}
+
+
 def test_nothing_imports_in_a_circle():
     def top_level(module: str) -> set[str]:
         tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
@@ -133,10 +139,14 @@ TORCH = {"torch", "transformers", "peft", "trl", "accelerate", "datasets"}
 ONNX = {"onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai", "tokenizers"}
 # The two parts of the runtime that are made of torch: batches for training, the reference for everyone.
 TORCH_MODULES = (f"{NAME}.runtime.torch_scorer", f"{NAME}.runtime.torch_backend")
-LIGHT = [m for m in MODULES if part_of(m) in ("core", "data", "runtime", "commands", "cli") and m not in TORCH_MODULES]
+LIGHT = [
+    m
+    for m in MODULES
+    if part_of(m) in ("core", "data", "runtime", "demo", "commands", "cli") and m not in TORCH_MODULES
+]
 
 
-@pytest.mark.parametrize("part", ["core", "runtime", "data"])
+@pytest.mark.parametrize("part", ["core", "runtime", "data", "demo"])
 def test_no_torch_is_imported_not_even_inside_a_function(part):
     wrong = [
         f"{module} imports {name}"

@@ -13,7 +13,7 @@ import pytest
 from edge_behavior import __version__, cli
 from edge_behavior.errors import EdgebError, GateError
 
-COMMANDS = ("train", "evaluate", "export", "inspect", "relabel", "predict", "bench", "doctor")
+COMMANDS = ("train", "evaluate", "export", "inspect", "relabel", "predict", "demo", "bench", "doctor")
 DATA_COMMANDS = ("import", "synth", "describe")
 
 

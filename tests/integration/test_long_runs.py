@@ -1,4 +1,4 @@
-"""Training killed with SIGKILL wherever it hurts goes on with --resume to the result of an undisturbed run."""
+"""The result of a run depends neither on kills and --resume nor on how many processes share it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.integration.test_path import SMALL, edgeb
 
@@ -61,6 +63,40 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("kill") / "run"
     edgeb("train", "--recipe", "tiny", "--out", out, "--data", data, *settings())
     return out
+
+
+def test_two_processes_do_what_one_does(undisturbed: Path, data: Path, tmp_path: Path) -> None:
+    """torchrun with two CPU processes: same batches, shared scoring, one run folder, one table on stdout."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    arguments = command(tmp_path / "run", data, "--recipe", "tiny", "--json", *settings())
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "EDGEB_HOME": str(tmp_path)}
+    done = subprocess.run([*launch, *arguments[1:]], env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)["metrics"]
+    alone = json.loads((undisturbed / "metrics.json").read_text())
+    for model, protocols in alone["models"].items():
+        for protocol, values in protocols.items():
+            for key in ("weighted_recall", "overall", "nll"):
+                assert metrics["models"][model][protocol][key] == pytest.approx(values[key], abs=1e-4), (model, key)
+    for stage in ("a_tuning", "b_tuning"):
+        one, two = (
+            load_file(r / stage / "adapter" / "adapter_model.safetensors") for r in (undisturbed, tmp_path / "run")
+        )
+        assert max(float(np.abs(one[name] - two[name]).max()) for name in one) < 1e-5
+        assert max(float(np.abs(one[name]).max()) for name in one) > 1e-2
+    reports = [json.loads((r / "run.json").read_text())["done"]["a_tuning"] for r in (undisturbed, tmp_path / "run")]
+    assert reports[1]["best_validation_loss"] == pytest.approx(reports[0]["best_validation_loss"], abs=1e-4)
+    assert reports[1]["steps"] == reports[0]["steps"]
+    pairs = [[json.loads(x)["target"] for x in (r / "pairs.jsonl").open()] for r in (undisturbed, tmp_path / "run")]
+    assert pairs[0] == pairs[1]
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(data: Path, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    arguments = command(tmp_path / "run", data, "--recipe", "tiny", *settings(), "--set", "a_tuning.batch_size=7")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "EDGEB_HOME": str(tmp_path)}
+    done = subprocess.run([*launch, *arguments[1:]], env=environment, capture_output=True, text=True, timeout=600)
+    assert "a_tuning.batch_size 7 cannot be shared by 2 processes" in done.stderr
 
 
 def assert_same(run: Path, other: Path) -> None:

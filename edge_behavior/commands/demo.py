@@ -1,0 +1,77 @@
+"""`edgeb demo`: the assistant as a page in this machine's browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo_command(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="Bundle, or a run folder (slower). Default: the last bundle.", show_default=False),
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV or JSONL with timestamp, place, behavior; one user, oldest first. Default: an empty day.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 0,
+    host: Annotated[str, typer.Option(help="Loopback address to listen on; no other is accepted.")] = "127.0.0.1",
+    open_page: Annotated[
+        bool | None,
+        typer.Option(
+            "--open/--no-open", help="Open the browser. Default: where there is a screen.", show_default=False
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
+) -> None:
+    """Show the assistant as a page: a day's events, suggestions for what comes next, and what each prediction cost.
+
+    Add events, accept or dismiss suggestions, change time and place, and see the prediction follow. The page is served
+    to this machine only, loads nothing from elsewhere and keeps nothing. Ctrl-C ends it.
+
+        edgeb demo tiny.gguf
+
+        edgeb demo tiny.gguf --history today.csv --port 8000 --no-open
+    """
+    from edge_behavior.commands.opening import open_predictor
+    from edge_behavior.demo.assistant import Assistant
+    from edge_behavior.demo.server import DemoServer
+    from edge_behavior.events import read_history
+    from edge_behavior.workspace import recall
+
+    bundle = bundle or recall("bundle")
+    events = read_history(history) if history is not None else []
+    with open_predictor(bundle, threads) as predictor:
+        server = DemoServer(Assistant(predictor, bundle.name, events), host, port)
+        try:
+            typer.echo(server.url)
+            typer.echo("The page is for this machine only. Ctrl-C ends it.", err=True)
+            if _has_screen() if open_page is None else open_page:
+                _open(server.url)
+            server.serve_forever()
+        except KeyboardInterrupt:
+            # This is how the command ends; nothing was left undone.
+            typer.echo("stopped", err=True)
+        finally:
+            server.server_close()
+
+
+def _has_screen() -> bool:
+    """Whether a browser could show itself; without this, a text browser would take over the terminal."""
+    import os
+    import sys
+
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _open(url: str) -> None:
+    import webbrowser
+
+    if not webbrowser.open(url):
+        typer.echo("no browser was found: open the address above", err=True)

@@ -1,0 +1,1 @@
+"""The assistant as a local web page: a day's events, what the bundle predicts next, and what is made of it."""

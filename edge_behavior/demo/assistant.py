@@ -1,0 +1,313 @@
+"""What the page shows and changes: one user's events on a loaded bundle, dismissed suggestions, the next prediction.
+
+Knows nothing of HTTP. Everything lives in memory and is gone when the process ends.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from typing import Any
+
+from edge_behavior.bundle import Manifest
+from edge_behavior.errors import EdgebError
+from edge_behavior.events import BehaviorEvent, clean_label, clean_place
+from edge_behavior.fusion import SOURCES
+from edge_behavior.runtime.engine import calibrations_of
+from edge_behavior.runtime.prediction import Prediction, RankedBehavior
+from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.session import Session
+
+# Suggestions on the phone.
+SHOWN = 5
+# Events that are sent to the page, and events that a day in this page may have.
+LISTED, MOST_EVENTS = 60, 20_000
+# The clock moves on by so much after an event.
+STEP = timedelta(minutes=15)
+# Offered where no history names any; a bundle does not know its users' places.
+PLACES = ("home", "work", "transit", "leisure")
+_MADE_UP_DAY = (
+    (7, 5, "home"), (7, 30, "home"), (8, 15, "transit"), (9, 10, "work"), (12, 20, "work"), (12, 45, "work"),
+    (15, 30, "work"), (18, 10, "transit"), (19, 15, "home"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the timeline; `origin` is `history`, `added`, `accepted` or `made up`."""
+
+    event: BehaviorEvent
+    origin: str
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The context to predict for, and the rule by which to suggest.
+
+    Attributes:
+        when: Local time, not before the last event.
+        place: Where the user is then.
+        threshold: Suggest candidates of at least this probability; not used together with `precision`.
+        precision: Suggest the first candidate where suggestions are right this often, see docs/calibration.md.
+        coverage: Also name the likely set.
+        source: `model`, `habits` or `fused`; None takes the bundle's default.
+        exhaustive: Look at every candidate, so that every probability is exact.
+    """
+
+    when: datetime
+    place: str
+    threshold: float = 0.0
+    precision: float | None = None
+    coverage: float | None = None
+    source: str | None = None
+    exhaustive: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise EdgebError(f"threshold is {self.threshold}", "give a probability from 0 to 1")
+
+
+class Assistant:
+    """One user on one bundle. May be used from several threads: calls take turns.
+
+    Args:
+        predictor: The loaded bundle; the caller closes it.
+        name: What the page calls the bundle.
+        history: Events to begin with, oldest first.
+
+    Raises:
+        EdgebError: an event of the history that is no candidate, or is earlier than the one before it.
+    """
+
+    def __init__(self, predictor: Predictor, name: str, history: Sequence[BehaviorEvent] = ()) -> None:
+        self._predictor, self._name = predictor, name
+        self._lock = threading.RLock()
+        candidates = predictor.manifest.candidates
+        for i, event in enumerate(history):
+            candidates.code(event.behavior, f"history event {i + 1}")
+        self._begin = [Entry(event, "history") for event in history]
+        _check_room(len(self._begin))
+        self._entries: list[Entry] = []
+        self._dismissed: list[str] = []
+        self._session: Session = predictor.session()
+        self.start_over()
+
+    def bundle(self) -> dict[str, Any]:
+        """What never changes: name, labels, and what may be asked of each source."""
+        manifest = self._predictor.manifest
+        calibrations = calibrations_of(manifest)
+        sources: dict[str, Any] = {}
+        for source in _sources(manifest):
+            held = calibrations.get(source)
+            sources[source] = {
+                "precisions": [
+                    {"level": level, "reached": least is not None} for level, least in held.precision.items()
+                ]
+                if held
+                else [],
+                "coverages": list(held.coverage) if held else [],
+            }
+        return {
+            "name": self._name,
+            "labels": list(manifest.candidates.labels),
+            "architecture": manifest.architecture,
+            "quantization": manifest.quantization,
+            "base_model": manifest.base_model.get("name"),
+            "history_length": manifest.layout.history_length,
+            "sources": sources,
+            "source": "model" if manifest.habits is None else manifest.habits["default"],
+            "step_minutes": STEP.seconds // 60,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """The timeline, what was dismissed since its last event, and where and when the user is now.
+
+        `earlier` events are not listed, `begun` are those that starting over goes back to.
+        """
+        with self._lock:
+            shown = self._entries[-LISTED:]
+            last = self._entries[-1].event if self._entries else None
+            return {
+                "events": [
+                    {
+                        "time": entry.event.time.isoformat(timespec="seconds"),
+                        "place": entry.event.place,
+                        "behavior": entry.event.behavior,
+                        "origin": entry.origin,
+                    }
+                    for entry in shown
+                ],
+                "earlier": len(self._entries) - len(shown),
+                "dismissed": list(self._dismissed),
+                "begun": len(self._begin),
+                "places": self._places(),
+                "now": _after(last).isoformat(timespec="minutes"),
+                "place": last.place if last else PLACES[0],
+            }
+
+    def predict(self, ask: Ask) -> dict[str, Any]:
+        """Rank the candidates and apply the rule.
+
+        Dismissed candidates are left out of what is shown, not of the probabilities: a dismissal says that the user
+        does not want to hear of it, not that it will not happen.
+
+        Raises:
+            EdgebError: a time before the last event, or something the bundle was not calibrated for.
+        """
+        with self._lock:
+            hidden = set(self._dismissed)
+            prediction = self._predict(ask, SHOWN + len(hidden), ask.exhaustive)
+            tokens, latency, decode = prediction.tokens_evaluated, prediction.latency_ms, prediction.decode_ms
+            if ask.precision is None and not _decided(prediction, ask.threshold):
+                prediction = self._predict(ask, SHOWN + len(hidden), True)
+                tokens += prediction.tokens_evaluated
+                latency += prediction.latency_ms
+                decode += prediction.decode_ms
+            ranked = [(rank, r) for rank, r in enumerate(prediction.ranked) if r.behavior not in hidden][:SHOWN]
+            return {
+                "ranked": [
+                    {
+                        "behavior": r.behavior,
+                        "probability": r.probability,
+                        "suggested": _suggested(rank, r, ask, prediction),
+                    }
+                    for rank, r in ranked
+                ],
+                "likely": None if prediction.likely is None else list(prediction.likely),
+                "source": prediction.source,
+                "calibrated": prediction.calibrated,
+                "unexpanded": prediction.unexpanded,
+                "tokens_evaluated": tokens,
+                "latency_ms": latency,
+                "decode_ms": decode,
+                "window": len(self._session.events),
+            }
+
+    def add(self, behavior: str, place: str, when: datetime, accepted: bool) -> None:
+        """Append what the user did; what was dismissed may be suggested again.
+
+        Raises:
+            EdgebError: not a candidate, earlier than the last event, or too many events; nothing is changed.
+        """
+        with self._lock:
+            _check_room(len(self._entries) + 1)
+            if not behavior.strip():
+                raise EdgebError("no behavior was given", "choose one of the candidates")
+            label = clean_label(behavior)
+            self._predictor.manifest.candidates.code(label)
+            event = BehaviorEvent(clean_place(place), when, label)
+            self._session.observe(event)
+            self._entries.append(Entry(event, "accepted" if accepted else "added"))
+            self._dismissed.clear()
+
+    def dismiss(self, behavior: str) -> None:
+        """Leave a candidate out of the suggestions until the next event.
+
+        Raises:
+            EdgebError: not a candidate.
+        """
+        with self._lock:
+            self._predictor.manifest.candidates.code(behavior)
+            if behavior not in self._dismissed:
+                self._dismissed.append(behavior)
+
+    def restore(self) -> None:
+        """Suggest again what was dismissed."""
+        with self._lock:
+            self._dismissed.clear()
+
+    def undo(self) -> None:
+        """Take the last event back.
+
+        Raises:
+            EdgebError: there is none.
+        """
+        with self._lock:
+            if not self._entries:
+                raise EdgebError("the day has no event to take back", "add one first")
+            self._replay(self._entries[:-1])
+
+    def start_over(self) -> None:
+        """Back to the events the assistant began with."""
+        with self._lock:
+            self._replay(self._begin)
+
+    def make_up_day(self, day: datetime) -> None:
+        """Fill an empty timeline with a day drawn, by a fixed seed, from what the bundle itself predicts.
+
+        Raises:
+            EdgebError: the timeline is not empty.
+        """
+        with self._lock:
+            if self._entries:
+                raise EdgebError("the day already has events", "start over first")
+            rng = random.Random(0)
+            for hour, minute, place in _MADE_UP_DAY:
+                when = datetime.combine(day.date(), time(hour, minute))
+                # Each at most twice: the first candidate all day long would be no day.
+                drawn = Counter(entry.event.behavior for entry in self._entries)
+                top_k = min(2 * SHOWN, len(self._predictor.manifest.candidates))
+                ranked = self._session.predict(when, place, top_k=top_k).ranked
+                ranked = tuple(r for r in ranked if drawn[r.behavior] < 2) or ranked
+                label = rng.choices([r.behavior for r in ranked], [r.probability for r in ranked])[0]
+                event = BehaviorEvent(place, when, label)
+                self._session.observe(event)
+                self._entries.append(Entry(event, "made up"))
+            self._dismissed.clear()
+
+    def _predict(self, ask: Ask, top_k: int, exhaustive: bool) -> Prediction:
+        return self._session.predict(
+            ask.when,
+            ask.place,
+            top_k=min(top_k, len(self._predictor.manifest.candidates)),
+            source=ask.source,
+            exhaustive=exhaustive,
+            precision=ask.precision,
+            coverage=ask.coverage,
+        )
+
+    def _replay(self, entries: list[Entry]) -> None:
+        """A session cannot forget, so a new one sees the events that are left."""
+        session = self._predictor.session()
+        for entry in entries:
+            session.observe(entry.event)
+        self._session, self._entries = session, list(entries)
+        self._dismissed.clear()
+
+    def _places(self) -> list[str]:
+        begin = Counter(entry.event.place for entry in self._begin)
+        known = [place for place, _ in begin.most_common(LISTED)] or list(PLACES)
+        return list(dict.fromkeys([*known, *(entry.event.place for entry in self._entries[-LISTED:])]))
+
+
+def _sources(manifest: Manifest) -> list[str]:
+    """Sources that the bundle can answer from; fusing needs weights."""
+    return [source for source in SOURCES if source != "fused" or manifest.habits is not None]
+
+
+def _after(event: BehaviorEvent | None) -> datetime:
+    """When it is now: a step after the last event, or this machine's time."""
+    if event is None:
+        return datetime.now().replace(second=0, microsecond=0)
+    return min(event.time, datetime.max - STEP) + STEP
+
+
+def _check_room(count: int) -> None:
+    if count > MOST_EVENTS:
+        raise EdgebError(f"{count} events", f"the demo takes at most {MOST_EVENTS}; keep the latest")
+
+
+def _decided(prediction: Prediction, threshold: float) -> bool:
+    """Whether no candidate shown can be on either side of the threshold, given what was not looked at."""
+    seen = 1 - prediction.unexpanded
+    return all(r.probability >= threshold or r.probability < threshold * seen for r in prediction.ranked)
+
+
+def _suggested(rank: int, candidate: RankedBehavior, ask: Ask, prediction: Prediction) -> bool:
+    if ask.precision is not None:
+        return rank == 0 and bool(prediction.suggest)
+    return candidate.probability >= ask.threshold

@@ -1,0 +1,115 @@
+"""Training never holds logits of whole sequences, and batches without padding learn the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from trl.kernels import chunked_logprob
+
+from edge_behavior.recipes import ATuning, BTuning, LoraSettings, Recipe
+from edge_behavior.train.dpo import train_dpo
+from edge_behavior.train.samples import IGNORED
+from edge_behavior.train.sft import as_dataset, lora_config, train_sft
+from tests import helpers
+
+VOCABULARY = 30_011  # a prime, so that no other size is taken for it
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor with one row or column per token of the vocabulary, weights not counted."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self._hidden, self.elements = hidden, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor) and VOCABULARY in leaf.shape and self._hidden not in leaf.shape:
+                self.elements = max(self.elements, leaf.numel())
+        return out
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Any:
+    return helpers.tokenizer()
+
+
+def wide_model() -> Any:
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+
+
+def sft_peak(tokens: Any, length: int, folder: Path) -> int:
+    ids = [1 + i % 500 for i in range(length)]
+    row = {"input_ids": ids, "labels": [IGNORED] * (length - 6) + ids[-6:]}
+    recipe = Recipe(lora=LoraSettings(rank=4), a_tuning=ATuning(batch_size=2))
+    with Largest(32) as largest:
+        train_sft(
+            wide_model(), tokens, as_dataset([[row, row]]), as_dataset([[row]]), recipe, "a_tuning", 1, 1, folder,
+            folder / "logs",
+        )  # fmt: skip
+    return largest.elements
+
+
+def dpo_peak(tokens: Any, length: int, folder: Path) -> int:
+    prompt = [1 + i % 500 for i in range(length)]
+    row: Any = {
+        "prompt_ids": prompt, "chosen_ids": [5, 6, 7], "rejected_ids": [8, 9],
+        "ref_chosen_logps": -9.0, "ref_rejected_logps": -9.0,
+    }  # fmt: skip
+    recipe = Recipe(b_tuning=BTuning(batch_size=2))
+    model = get_peft_model(wide_model(), lora_config(LoraSettings(rank=4)))
+    with Largest(32) as largest:
+        train_dpo(model, tokens, [row, row], recipe, 1, folder, folder / "logs", [])
+    return largest.elements
+
+
+@pytest.mark.parametrize("peak", [sft_peak, dpo_peak])
+def test_no_memory_grows_with_vocabulary_times_sequence(
+    peak: Any, tokens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits come in TRL's tiles of so many tokens (4,096; 64 here, to see it in short sequences) and no more."""
+    monkeypatch.setattr(chunked_logprob, "TOKEN_CHUNK_SIZE", 64)
+    short, long = peak(tokens, 200, tmp_path / "a"), peak(tokens, 600, tmp_path / "b")
+    assert 0 < short == long <= 64 * VOCABULARY
+
+
+def test_padding_free_and_checkpointing_change_nothing(tokens: Any, tmp_path: Path) -> None:
+    encoder = helpers.encoder(tokens)
+    rows = []
+    for seed in range(8):
+        stretch = encoder.stretch(helpers.diary(3 + seed, seed))
+        labels = [IGNORED] * len(stretch.ids)
+        for a, b in stretch.targets[1:]:
+            labels[a:b] = stretch.ids[a:b]
+        rows.append({"input_ids": stretch.ids, "labels": labels})
+
+    def losses(**settings: Any) -> list[float]:
+        stage = ATuning(batch_size=8, learning_rate=3e-3, **settings)
+        recipe = Recipe(lora=LoraSettings(rank=4), a_tuning=stage)
+        folder = tmp_path / "-".join(settings)
+        result = train_sft(
+            helpers.model(tokens, spread=1.0), tokens, as_dataset([rows, rows, rows]), as_dataset([rows]), recipe,
+            "a_tuning", 1, 3, folder, folder / "logs",
+        )  # fmt: skip
+        assert result["padding_free"] == settings.get("padding_free", False)
+        return [row["loss"] for row in result["log"] if "loss" in row]
+
+    plain = losses(padding_free=False)
+    assert plain[0] > plain[-1]
+    assert losses(padding_free=True) == pytest.approx(plain, rel=1e-4)
+    assert losses(gradient_checkpointing=True) == pytest.approx(plain, rel=1e-4)
+    assert losses(micro_batch_size=2) == pytest.approx(plain, rel=1e-4)
