@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from edge_behavior import __version__
-from edge_behavior.commands import bench, data, demo, evaluate, export, predict, relabel, train
+from edge_behavior.commands import ablate, bench, data, demo, evaluate, export, predict, relabel, train
 from edge_behavior.errors import EdgebError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.command("train")(train.train_command)
+app.command("ablate")(ablate.ablate_command)
 app.command("evaluate")(evaluate.evaluate_command)
 app.command("export")(export.export_command)
 app.command("inspect")(export.inspect_command)

@@ -35,6 +35,9 @@ class BackboneConfig(Section):
     intermediate_size: int = Field(768, ge=16, description="Stand-in: feed-forward width")
     vocab_size: int = Field(2048, ge=300, description="Stand-in: tokenizer size")
     pretrain_tokens: int = Field(4_000_000, ge=0, description="Stand-in: tokens of everyday text it is trained on")
+    pretrain_tail_contexts: bool = Field(
+        True, description="Stand-in: the text tells when, where and beside what labels below 1 % happen"
+    )
     pretrain_learning_rate: float = Field(2e-3, gt=0, description="Stand-in: peak learning rate")
     pretrain_batch_size: int = Field(16, ge=1, description="Stand-in: sequences per step")
     pretrain_block: int = Field(384, ge=32, description="Stand-in: tokens per sequence")

@@ -3,17 +3,19 @@
 Sentences about when and where activities happen, diaries of fictional people with habits of their own, and small
 talk. Label and place *names* come from the caller; how often they occur in a dataset is never looked at, so the
 stand-in knows what labels mean and how people repeat themselves, and nothing of the users it will be tuned on.
+For controlled experiments some labels can be kept bare: their names occur, and nothing of when, where or beside what.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.errors import EdgebError
 from edge_behavior.events import BehaviorEvent
 from edge_behavior.train.lexicon import DAYPARTS, SENSES, Sense, senses_of
 
@@ -31,21 +33,31 @@ class EverydayText:
         labels: Activity names; their words decide what is said of them.
         places: Place names of the diaries, besides home, work, transit and leisure.
         seed: Same seed, same text.
+        bare: Labels that are only ever named: in no diary, no talk, and no sentence beside a time, a place or
+            another label.
+
+    Raises:
+        EdgebError: fewer than two labels are not bare.
     """
 
-    def __init__(self, labels: Sequence[str], places: Sequence[str], seed: int) -> None:
+    def __init__(self, labels: Sequence[str], places: Sequence[str], seed: int, bare: Collection[str] = ()) -> None:
         self._labels = list(labels)
+        self._bare = np.array([label in bare for label in labels], dtype=np.bool_)
+        self._told = np.flatnonzero(~self._bare)
+        if self._bare.any() and len(self._told) < 2:
+            raise EdgebError("everyday text needs two labels with a context", "keep fewer labels bare")
         self._names = sorted({*places, *PLACES})
         self._rng = np.random.default_rng(seed)
         self._senses = [senses_of(label) for label in labels]
         self._hours = np.stack([_hour_profile(senses) for senses in self._senses])
-        self._alike = _likeness(self._senses)
-        self._all = np.arange(len(labels))
+        self._alike = _likeness(self._senses, self._told)
 
     def sentence(self) -> str:
         """One line about an activity and, where its words are known, its time, place and neighbours."""
         rng, i = self._rng, int(self._rng.integers(len(self._labels)))
         label = self._labels[i]
+        if self._bare[i]:
+            return _pick(rng, (f"Some people like {label}.", f"{label} is one of the things people do."))
         other = self._labels[self._neighbour(i)]
         if not self._senses[i]:
             return _pick(rng, (f"Some people like {label}.", f"{label} and {other} are things people do."))
@@ -76,7 +88,7 @@ class EverydayText:
         names = [self._names[k] for k in rng.choice(len(self._names), n_places)]
         by_part = rng.dirichlet(np.full(n_places, 0.5), size=(2, len(DAYPARTS)))
         loyalty, by_hour = rng.beta(3, 1), rng.random() < 0.5
-        liked = rng.choice(len(self._labels), int(rng.integers(2, 10)))
+        liked = rng.choice(self._told, int(rng.integers(2, 10)))
         habits: dict[tuple[int, int, int], int] = {}
         when = _FIRST_DAY + timedelta(minutes=int(rng.integers(0, 7 * 24 * 60)))
         hours_apart = float(np.exp(rng.uniform(np.log(0.4), np.log(20.0))))
@@ -97,7 +109,7 @@ class EverydayText:
             elif draw < loyalty + 0.75 * (1 - loyalty):
                 choice = self._neighbour(previous)
             else:
-                choice = self._suited(self._all, when.hour)
+                choice = self._suited(self._told, when.hour)
             previous = choice
             events.append(BehaviorEvent(names[place], when, self._labels[choice]))
         return events
@@ -107,7 +119,7 @@ class EverydayText:
         rng = self._rng
         turns: list[tuple[str, str]] = []
         for _ in range(int(rng.integers(1, 3))):
-            i = int(rng.integers(len(self._labels)))
+            i = int(self._told[rng.integers(len(self._told))])
             label, other = self._labels[i], self._labels[self._neighbour(i)]
             senses = self._senses[i]
             part = _pick(rng, senses[0].dayparts) if senses else "afternoon"
@@ -159,9 +171,10 @@ def _hour_profile(senses: tuple[Sense, ...]) -> NDArray[np.float64]:
     return profile if senses else np.ones(24)
 
 
-def _likeness(senses: Sequence[tuple[Sense, ...]]) -> list[NDArray[np.int64]]:
+def _likeness(senses: Sequence[tuple[Sense, ...]], told: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Per label the codes among `told` that share a sense with it; all others where none does."""
     member = np.array([[sense in own for sense in SENSES] for own in senses])
     shared = (member[:, None, :] & member[None, :, :]).any(-1)
     np.fill_diagonal(shared, False)
-    everyone = np.arange(len(senses))
-    return [np.flatnonzero(row) if row.any() else everyone[everyone != i] for i, row in enumerate(shared)]
+    alike = [told[row[told]] for row in shared]
+    return [found if len(found) else told[told != i] for i, found in enumerate(alike)]

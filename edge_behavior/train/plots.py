@@ -162,6 +162,53 @@ def histogram(title: str, values: Mapping[str, Sequence[float]], xlabel: str) ->
     return _svg(title, 220, draw)
 
 
+def variant_rows(title: str, names: Sequence[str], values: Mapping[str, Sequence[Estimate]]) -> str:
+    """One row per variant, a point with its interval per group.
+
+    Args:
+        title: What a screen reader says.
+        names: The variants, first on top.
+        values: Per group one estimate per variant.
+    """
+    height = len(names) * (_ROW + 4 * len(values)) + _MARGIN + _ROW
+
+    def draw(figure: Any, axis: Any) -> None:
+        for i, (group, estimates) in enumerate(values.items()):
+            shift = 0.16 * (i - (len(values) - 1) / 2)
+            _sideways(axis, shift, estimates, group)
+        axis.set_yticks(range(len(names)), [_short(name) for name in names])
+        axis.tick_params(axis="y", length=0)
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_xlim(left=0)
+        axis.set_xlabel("mean recall per behavior")
+        axis.grid(axis="x")
+        _legend(figure)
+
+    return _svg(title, height, draw)
+
+
+def sweep(title: str, names: Sequence[str], values: Mapping[str, Sequence[Estimate]]) -> str:
+    """A line per group over the values of one setting, evenly spaced, with intervals.
+
+    Args:
+        title: What a screen reader says.
+        names: The setting's values.
+        values: Per group one estimate per value.
+    """
+
+    def draw(figure: Any, axis: Any) -> None:
+        for i, (group, estimates) in enumerate(values.items()):
+            _errors(axis, 0.06 * (i - (len(values) - 1) / 2), estimates, group, group)
+        axis.set_xticks(range(len(names)), names)
+        axis.set_xlim(-0.4, len(names) - 0.6)
+        axis.set_ylim(bottom=0)
+        axis.set_ylabel("mean recall per behavior")
+        axis.grid(axis="y")
+        _legend(figure)
+
+    return _svg(title, 250, draw)
+
+
 def _recall_panel(
     labels: Sequence[str], recalls: Mapping[str, Sequence[float | None]], rows: int, members: range
 ) -> str:
@@ -285,6 +332,18 @@ def _errors(axis: Any, start: float, estimates: Sequence[Estimate], group: str, 
     for x, _, interval in known:
         if interval is not None:
             axis.plot([x, x], list(interval), color=color, linewidth=1.2, alpha=0.55)
+
+
+def _sideways(axis: Any, start: float, estimates: Sequence[Estimate], group: str) -> None:
+    """Points below each other, a bar for each interval."""
+    known = [(start + i, e.value, e.interval) for i, e in enumerate(estimates) if e.value is not None]
+    color = _COLORS[group]
+    axis.scatter(
+        [k[1] for k in known], [k[0] for k in known], s=22, color=color, marker=_GROUP_MARKERS[group], label=group
+    )
+    for y, _, interval in known:
+        if interval is not None:
+            axis.plot(list(interval), [y, y], color=color, linewidth=1.2, alpha=0.55)
 
 
 def _panels(count: int) -> list[tuple[int, range]]:

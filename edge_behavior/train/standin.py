@@ -23,7 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.candidates import ANCHOR_THRESHOLD, CandidateSet
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.events import BehaviorEvent
 from edge_behavior.hf_tokens import encoder_for
@@ -67,7 +67,7 @@ def train_tokenizer(text: Iterator[str], vocab_size: int) -> PreTrainedTokenizer
 def standin_tokenizer(recipe: Recipe, candidates: CandidateSet, places: Sequence[str]) -> PreTrainedTokenizerFast:
     """The stand-in's tokenizer, trained on a sample of its text."""
     layout = recipe.layout.layout()
-    sample = EverydayText(candidates.labels, places, seed=recipe.seed + 1)
+    sample = EverydayText(candidates.labels, places, recipe.seed + 1, _bare_labels(recipe, candidates))
     static = "".join(layout.static(candidates.labels))
     documents = itertools.islice(sample.documents(), _TOKENIZER_DOCUMENTS)
     lines = (text for document in documents for text in (document_text(document, layout), static))
@@ -87,7 +87,8 @@ def build_standin(
     torch.manual_seed(recipe.seed)
     model = Qwen2ForCausalLM(architecture(settings, tokenizer))
     encoder = encoder_for(tokenizer, layout, candidates)
-    blocks = _Blocks(EverydayText(candidates.labels, places, seed=recipe.seed), encoder, settings.pretrain_block)
+    text = EverydayText(candidates.labels, places, recipe.seed, _bare_labels(recipe, candidates))
+    blocks = _Blocks(text, encoder, settings.pretrain_block)
     per_step = settings.pretrain_batch_size * settings.pretrain_block
     steps = settings.pretrain_tokens // per_step
     loss = _pretrain(model, blocks, recipe, steps, log_dir) if steps else None
@@ -95,6 +96,15 @@ def build_standin(
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
     return {"parameters": model.num_parameters(), "pretrain_tokens": steps * per_step, "pretrain_loss": loss}
+
+
+def _bare_labels(recipe: Recipe, candidates: CandidateSet) -> tuple[str, ...]:
+    """Labels of which the text tells the name only: none, or the tail."""
+    if recipe.backbone.pretrain_tail_contexts:
+        return ()
+    # At the default threshold, whatever the recipe's is: the backbone is not a function of stage 1's settings.
+    anchors = candidates.anchors(ANCHOR_THRESHOLD)
+    return tuple(label for label, anchor in zip(candidates.labels, anchors, strict=True) if not anchor)
 
 
 def architecture(settings: BackboneConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:

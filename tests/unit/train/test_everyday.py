@@ -7,12 +7,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from edge_behavior.candidates import CandidateSet
+from edge_behavior.errors import EdgebError
 from edge_behavior.hf_tokens import plain_encoder
+from edge_behavior.recipes import load_recipe
 from edge_behavior.train.auxiliary import generated_conversations
 from edge_behavior.train.everyday import EverydayText
 from edge_behavior.train.lexicon import SENSES, senses_of
+from edge_behavior.train.standin import build_standin
 from tests import helpers
 
 LABELS = ["Short Video", "Coffee Shop", "Gym / Fitness Center", "Xyzzy"]
@@ -52,6 +58,63 @@ def test_people_repeat_themselves() -> None:
             right += before.most_common(1)[0][0] == events[-1].behavior
             total += 1
     assert right / total > 0.3
+
+
+# No name is part of another or of the sentences' own words, so that finding one in a text means it was named.
+NAMES = [f"Zq{i}x" for i in range(6)] + [f"Zq{i}x video" for i in range(6, 9)] + [f"Zq{i}x gym" for i in range(9, 12)]
+NAME_ONLY = ("Some people like {}.", "{} is one of the things people do.")
+
+
+@given(bare=st.sets(st.sampled_from(NAMES), max_size=len(NAMES) - 2), seed=st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_bare_labels_are_named_and_nothing_else(bare: set[str], seed: int) -> None:
+    text = EverydayText(NAMES, ["DK"], seed, bare)
+    allowed = {form.format(label) for label in bare for form in NAME_ONLY}
+    for _ in range(60):
+        sentence = text.sentence()
+        assert sentence in allowed or not any(label in sentence for label in bare)
+    for _ in range(5):
+        assert not bare & {event.behavior for event in text.diary(25)}
+        assert not any(label in said for _, said in text.small_talk() for label in bare)
+    for document in itertools.islice(text.documents(), 15):
+        if not isinstance(document, str):
+            assert not bare & {event.behavior for event in document}
+
+
+def test_bare_labels_are_named_at_all() -> None:
+    text = EverydayText(NAMES, ["DK"], 0, NAMES[:4])
+    said = {text.sentence() for _ in range(600)}
+    assert {form.format(label) for label in NAMES[:4] for form in NAME_ONLY} <= said
+
+
+def test_a_text_needs_labels_with_a_context() -> None:
+    with pytest.raises(EdgebError, match="two labels"):
+        EverydayText(NAMES, ["DK"], 0, NAMES[1:])
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_stand_in_may_read_nothing_of_the_tails_contexts(
+    told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = CandidateSet.of(NAMES, [200] * 6 + [1] * 6)
+    seen: list[set[str]] = []
+
+    class Spy(EverydayText):
+        def __init__(self, labels: list[str], places: list[str], seed: int, bare: tuple[str, ...]) -> None:
+            seen.append(set(bare))
+            super().__init__(labels, places, seed, bare)
+
+    monkeypatch.setattr("edge_behavior.train.standin.EverydayText", Spy)
+    recipe = load_recipe(
+        "tiny",
+        ["backbone.hidden_size=16", "backbone.layers=1", "backbone.heads=1", "backbone.kv_heads=1",
+         "backbone.intermediate_size=16", "backbone.vocab_size=400", "backbone.pretrain_tokens=0",
+         f"backbone.pretrain_tail_contexts={told}"],
+    )  # fmt: skip
+    build_standin(recipe, candidates, ["DK"], tmp_path / "model", tmp_path / "log")
+    assert seen == [set() if told else set(NAMES[6:])] * 2
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokens.decode(plain_encoder(tokens)(NAMES[-1])) == NAMES[-1]
 
 
 def test_small_talk_ends_with_the_assistant() -> None:

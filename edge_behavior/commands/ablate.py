@@ -1,0 +1,155 @@
+"""`edgeb ablate`: the paper's ablations and sweeps over seeds, with a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_behavior.train.ablation.folder import AblationFolder, Asked
+
+_SOME_FAILED = 1
+
+
+def ablate_command(
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Shipped recipe or YAML file to vary. Default: that of the ablation in --out."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Dataset folder. Default: the ablation's, else the last.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the ablation; an existing one is continued.")] = Path("ablation"),
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a field of the recipe: section.key=value. May be repeated."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds per variant, from the recipe's own upwards. Default: 5.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Only this study. May be repeated. Default: all.")
+    ] = None,
+    aux: Annotated[
+        list[str] | None,
+        typer.Option("--aux", help="NAME=FILE, conversations for the study aux_data. May be repeated."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs and the stages they train; do nothing.")
+    ] = False,
+    report: Annotated[bool, typer.Option("--report", help="Only make the report of what is there.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
+    ] = False,
+) -> None:
+    """Run ablations and sweeps of a recipe over several seeds; report means with 95 % intervals.
+
+    Studies: components, targets, aux_ratio, anchor_threshold, samples_per_behavior, difficulty_weight, confusion,
+    method, layout, and aux_data with --aux. Every run is a run folder under OUT/runs. Call again to go on: finished
+    runs are skipped, an interrupted one is continued. Stages that runs have in common are trained once.
+
+        edgeb ablate --recipe tiny --data data/synth --out ablation --only components --seeds 3
+
+        edgeb ablate --out ablation --report
+
+    Exit code 1: a run failed; the others are done and the report names it.
+    """
+    from edge_behavior.commands.output import emit
+    from edge_behavior.errors import EdgebError
+    from edge_behavior.train.ablation.folder import AblationFolder
+
+    folder = AblationFolder(out)
+    if report:
+        if recipe is not None or set_ or dry_run:
+            raise EdgebError("--report takes what the folder has", "leave out --recipe, --set and --dry-run")
+        summary = _write(folder)
+        emit(summary, as_json, lambda: _show(summary, folder))
+        return
+    asked, studies = _asked(folder, recipe, data, set_ or [], seeds, only or [], aux or [])
+    plan = asked.plan(studies, asked.seeds)
+    from edge_behavior.train.ablation.runner import run_plan, stages_needed
+
+    if dry_run:
+        document = _dry_run(plan, stages_needed(plan, asked.fingerprint, folder), folder)
+        emit(document, as_json, lambda: _show_plan(document))
+        return
+    folder.ask(asked)
+    failed = run_plan(plan, asked.dataset, folder)
+    summary = _write(folder)
+    emit(summary, as_json, lambda: _show(summary, folder))
+    if failed:
+        raise typer.Exit(_SOME_FAILED)
+
+
+def _asked(
+    folder: AblationFolder,
+    recipe: str | None,
+    data: Path | None,
+    overrides: list[str],
+    seeds: int | None,
+    only: list[str],
+    aux: list[str],
+) -> tuple[Asked, list[str]]:
+    """What this call asks for, with what the folder knows where a flag is left out; and the studies' names."""
+    from edge_behavior.data.dataset import Dataset
+    from edge_behavior.errors import EdgebError
+    from edge_behavior.recipes import load_recipe
+    from edge_behavior.train.ablation.folder import Asked
+    from edge_behavior.train.ablation.studies import DEFAULT_SEEDS, all_studies, auxiliary_files, chosen
+    from edge_behavior.workspace import recall
+
+    before = folder.read() if folder.begun else None
+    if recipe is None and (before is None or overrides):
+        if before is not None:
+            raise EdgebError("--set without --recipe", f"name the recipe, or go on with that of {folder.path}")
+        raise EdgebError("no recipe was given", "pass --recipe, for example --recipe tiny")
+    base = load_recipe(recipe, overrides) if recipe is not None else before.recipe  # type: ignore[union-attr]
+    path = data or (before.dataset if before is not None else recall("dataset"))
+    auxiliary = {**(dict(before.auxiliary) if before is not None else {}), **auxiliary_files(aux)}
+    # Going on without --only means what was asked for before.
+    names = only or (list(before.studies) if before is not None and not aux else [])
+    studies = [study.name for study in chosen(all_studies(auxiliary), names)]
+    count = seeds or (len(before.seeds) if before is not None else DEFAULT_SEEDS)
+    wanted = tuple(range(base.seed, base.seed + count))
+    return Asked(base, path, Dataset.open(path).fingerprint, tuple(studies), wanted, auxiliary), studies
+
+
+def _write(folder: AblationFolder) -> dict[str, Any]:
+    from edge_behavior.train.ablation.report import write_ablation
+
+    return write_ablation(folder)
+
+
+def _dry_run(plan: Any, needed: dict[str, Any], folder: AblationFolder) -> dict[str, Any]:
+    runs = [{"run": run.name, "seed": run.seed, "finished": folder.finished(run.name)} for run in plan.runs]
+    return {**needed, "studies": [study.name for study in plan.studies], "seeds": list(plan.seeds), "list": runs}
+
+
+def _show_plan(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for row in document["list"]:
+        console.print(f"{row['run']}{': done' if row['finished'] else ''}", markup=False, highlight=False)
+    table = Table("stage", "to train", "without sharing", title=f"{document['runs']} runs, {document['finished']} done")
+    for stage, counted in document["stages"].items():
+        table.add_row(stage, str(counted["left"]), str(counted["unshared"]))
+    console.print(table)
+
+
+def _show(summary: dict[str, Any], folder: AblationFolder) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge_behavior.train.ablation.texts import columns, interval_sentence, state_sentences, value_rows
+
+    console = Console()
+    for study in summary["studies"]:
+        table = Table("", *columns(), title=f"{study['title']}, balanced windows", box=None, title_justify="left")
+        for row in value_rows(study, summary, "balanced"):
+            table.add_row(row.title, *row.cells)
+        console.print(table)
+    for line in (interval_sentence(summary), *state_sentences(summary)):
+        console.print(line, markup=False, highlight=False)
+    console.print(f"report: {folder.path / 'ablation.html'}", markup=False)

@@ -1,0 +1,130 @@
+"""Runs a plan: each run an ordinary run folder, finished ones skipped, equal stages trained once."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from edge_behavior.data.dataset import Dataset
+from edge_behavior.errors import EdgebError
+from edge_behavior.recipes import Recipe
+from edge_behavior.runs import RunFolder
+from edge_behavior.train.ablation.folder import AblationFolder
+from edge_behavior.train.ablation.studies import Plan, PlannedRun
+from edge_behavior.train.pipeline import start_run, train
+from edge_behavior.train.processes import world_size
+from edge_behavior.train.stage_reuse import SHARED_STAGES, stage_key, take_over
+
+Runner = Callable[[Recipe, Path, Path], RunFolder]
+
+
+def run_plan(plan: Plan, data: Path, folder: AblationFolder, execute: Runner | None = None) -> list[str]:
+    """Do every run of the plan that is not finished. One that fails is noted, and the others go on.
+
+    Args:
+        plan: What to run.
+        data: The dataset folder.
+        folder: Where; asked for this plan before.
+        execute: Continues a begun run to its end; `pipeline.train` with `resume` by default.
+
+    Returns:
+        Names of the runs that failed.
+
+    Raises:
+        EdgebError: started as one of several processes.
+    """
+    if world_size() > 1:
+        raise EdgebError(
+            f"edgeb ablate runs in one process, not {world_size()}",
+            "start one per GPU, each with an --out of its own and some of the studies (--only)",
+        )
+    console, dataset = Console(stderr=True), Dataset.open(data)
+    (folder.path / "runs").mkdir(exist_ok=True)
+    failed = []
+    for number, planned in enumerate(plan.runs, 1):
+        title = f"run {number} of {len(plan.runs)}: {planned.name}"
+        if folder.finished(planned.name):
+            console.print(f"{title}: done before", markup=False)
+            continue
+        console.print(title, markup=False)
+        try:
+            _one(planned, dataset, data, folder, execute or _train)
+        except Exception as error:
+            failed.append(planned.name)
+            reason = _reason(error)
+            folder.note_error(planned.name, f"{reason}\n\n{traceback.format_exc()}")
+            console.print(f"{planned.name} failed: {reason}", markup=False)
+        else:
+            folder.forget_error(planned.name)
+    return failed
+
+
+def stages_needed(plan: Plan, fingerprint: str, folder: AblationFolder | None = None) -> dict[str, Any]:
+    """What a plan would train, for a dry run.
+
+    Args:
+        plan: What would be run.
+        fingerprint: The dataset's.
+        folder: Its finished runs and stages are not counted as work left.
+
+    Returns:
+        `runs`, `finished`, and per stage how often it is trained: `left` with sharing, `unshared` without.
+    """
+    finished = {run.name for run in plan.runs if folder is not None and folder.finished(run.name)}
+    left = [run for run in plan.runs if run.name not in finished]
+    done_keys: dict[str, set[str]] = {stage: set() for stage in SHARED_STAGES}
+    for run, recipe in folder.begun_runs() if folder is not None and folder.begun else ():
+        for stage in SHARED_STAGES:
+            if run.done(stage) is not None:
+                done_keys[stage].add(stage_key(stage, recipe, fingerprint))
+    stages: dict[str, dict[str, int]] = {}
+    for stage in SHARED_STAGES:
+        trained = [run for run in left if not _nothing_to_train(stage, run.recipe)]
+        keys = {stage_key(stage, run.recipe, fingerprint) for run in trained}
+        stages[stage] = {"left": len(keys - done_keys[stage]), "unshared": len(trained)}
+    tuned = sum(run.recipe.b_tuning.method != "none" for run in left)
+    stages["b_tuning"] = {"left": tuned, "unshared": tuned}
+    return {"runs": len(plan.runs), "finished": len(finished), "stages": stages}
+
+
+def _one(planned: PlannedRun, dataset: Dataset, data: Path, folder: AblationFolder, execute: Runner) -> None:
+    path = folder.run_path(planned.name)
+    run = folder.run(planned.name) or start_run(planned.recipe, dataset, path, resume=False)
+    others = [(other, recipe) for other, recipe in folder.begun_runs() if other.path != path]
+    taken = take_over(run, planned.recipe, others)
+    if taken:
+        Console(stderr=True).print(f"{', '.join(taken)}: taken over", markup=False)
+    execute(planned.recipe, data, path)
+
+
+def _train(recipe: Recipe, data: Path, out: Path) -> RunFolder:
+    try:
+        return train(recipe, data, out, resume=True)
+    finally:
+        _free_memory()
+
+
+def _nothing_to_train(stage: str, recipe: Recipe) -> bool:
+    if stage == "backbone":
+        return recipe.backbone.path is not None
+    return recipe.a_tuning.method == "none"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, EdgebError):
+        return " ".join(f"{error.message} ({error.hint})".split() if error.hint else str(error.message).split())
+    lines: Sequence[str] = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+
+
+def _free_memory() -> None:
+    """Trainers hold their models in circles; the next run needs the space."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
