@@ -58,10 +58,12 @@ def _start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> Non
         EdgebError: it exists already, or was begun with another recipe or dataset.
     """
     if not resume:
-        if out.exists():
+        if out.exists() and not _barely_begun(out):
             hint = "continue it with --resume" if (out / "run.json").is_file() else "choose another --out"
             raise EdgebError(f"{out} already exists", hint)
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
+        # Last of all run.json, which makes the folder a run.
+        write_text(out / "recipe.yaml", recipe.to_yaml())
         run = RunFolder(out)
         run.update(
             edgeb=__version__,
@@ -74,7 +76,6 @@ def _start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> Non
             ],
             layout=recipe.layout.layout().to_dict(),
         )
-        write_text(out / "recipe.yaml", recipe.to_yaml())
         return
     run = RunFolder.open(out)
     if load_recipe(str(saved_recipe(out))) != recipe:
@@ -83,6 +84,12 @@ def _start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> Non
         )
     if run.state["dataset"]["fingerprint"] != dataset.fingerprint:
         raise EdgebError(f"{dataset.path} has changed since {out} was begun", "start a new run")
+
+
+def _barely_begun(out: Path) -> bool:
+    """Whether a folder holds nothing but what a start that was killed leaves: no run.json, at most a recipe."""
+    names = [path.name.lstrip(".") for path in out.iterdir()] if out.is_dir() else [""]
+    return "run.json" not in names and all(name.startswith(("recipe.yaml", "run.json.")) for name in names)
 
 
 class Training:
