@@ -8,9 +8,10 @@ Both sides see the same text: a row of the `stream` layout. `dense` rows are the
 loss at every anchor behavior from the second event on. `last` rows are whole windows, as a prediction sees them: the
 history and the next event, with a loss on that one's label only. `last` runs with as many optimizer steps and
 sequences as `dense` had, and with as many tokens where that is something else. As many supervised targets would take
-`last` some twenty times as long, so that pair is run on fewer targets: `dense, short` and `last, equal targets`. The
-stand-in backbone is pretrained once per seed. FOLDER keeps it and every finished run, so an interrupted measurement
-goes on where it was.
+`last` some twenty times as long, so that pair is run on fewer targets: `dense, short` and `last, equal targets`. A row
+holds some twenty targets, so with equal batches `dense, short` takes a twentieth of the steps; `dense, short, one row a
+step` takes as many as its rows allow. The stand-in backbone is pretrained once per seed. FOLDER keeps it and every
+finished run, so an interrupted measurement goes on where it was.
 Every run is evaluated four times on the same validation windows and keeps its best weights. Nothing is run twice at
 the same time; seconds are of the whole training call on one thread, validation included.
 """
@@ -58,8 +59,10 @@ PAIRS = (
     ("dense", "last, equal steps"),
     ("dense", "last, equal tokens"),
     ("dense, short", "last, equal targets"),
+    ("dense, short, one row a step", "last, equal targets"),
     ("dense", "last, equal targets"),
 )
+SHORT = {"dense, short", "dense, short, one row a step", "last, equal targets"}
 # Log-probabilities [n, B] by arm and protocol.
 Scores = dict[str, dict[str, NDArray[np.float64]]]
 MEASURES = ("accuracy", "overall", *GROUPS)
@@ -159,11 +162,12 @@ class Arms:
         scores = score_windows(model, self.encoder, self.test, union, formats, "test").log_probs
         return {p.name: scores[np.searchsorted(union, p.targets)] for p in self.protocols}
 
-    def run(self, name: str, rows: list[Row]) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
-        """Train one arm; what it took, and its scores."""
+    def run(self, name: str, rows: list[Row], batch: int) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+        """Train one arm with `batch` rows a step; what it took, and its scores."""
         recipe = self.recipe
-        steps = len(rows) // recipe.a_tuning.batch_size
-        stage = recipe.a_tuning.model_copy(update={"patience": EVALUATIONS + 1, "evals_per_epoch": 1.0})
+        steps = len(rows) // batch
+        update = {"patience": EVALUATIONS + 1, "evals_per_epoch": 1.0, "batch_size": batch}
+        stage = recipe.a_tuning.model_copy(update=update)
         recipe = recipe.model_copy(update={"a_tuning": stage})
         lengths = [len(row["input_ids"]) for row in rows]
         ordered = batched(rows, lengths, stage.batch_size, recipe.seed, by_length=True)
@@ -231,23 +235,24 @@ def arms_of_seed(arms: Arms, short_targets: int) -> tuple[dict[str, dict[str, An
     def last(count: int) -> Callable[[], list[Row]]:
         return lambda: last_rows(arms.train, arms.encoder, recipe, count, recipe.seed)
 
-    plan: dict[str, Callable[[], list[Row]]] = {
-        "dense": lambda: dense,
-        "last, equal steps": last(len(dense)),
-        "last, equal tokens": last(same_tokens),
-        "dense, short": lambda: short,
-        "last, equal targets": last(targets // batch * batch),
+    # Rows, and how many of them are one step.
+    plan: dict[str, tuple[Callable[[], list[Row]], int]] = {
+        "dense": (lambda: dense, batch),
+        "last, equal steps": (last(len(dense)), batch),
+        "last, equal tokens": (last(same_tokens), batch),
+        "dense, short": (lambda: short, batch),
+        "dense, short, one row a step": (lambda: short, 1),
+        "last, equal targets": (last(targets // batch * batch), batch),
     }
     if abs(same_tokens - len(dense)) / len(dense) < SAME:
         del plan["last, equal tokens"]
     took: dict[str, dict[str, Any]] = {}
     _, untuned = arms.kept("untuned", lambda: ({}, arms.score(load_model(str(arms.backbone), recipe.backbone))))
     scores = {"untuned": untuned}
-    for name, rows in plan.items():
+    for name, (rows, per_step) in plan.items():
         print(f"seed {recipe.seed}: {name}", flush=True)
-        # How many rows the last arm has depends on the short one's targets.
-        key = f"{name}, {short_targets}" if name in PAIRS[3] else name
-        took[name], scores[name] = arms.kept(key, partial(arms.run, name, rows()))
+        key = f"{name}, {short_targets}" if name in SHORT else name
+        took[name], scores[name] = arms.kept(key, partial(arms.run, name, rows(), per_step))
         print(json.dumps({k: v for k, v in took[name].items() if k != "past_events"}), flush=True)
     return took, scores
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tests neither read nor write the user's own snapshots and last paths.
 os.environ["EDGEB_HOME"] = tempfile.mkdtemp(prefix="edgeb-tests-")
+
+# A shell that starts `make test` in the background has SIGINT ignored, and every child would inherit that; tests press Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(os.environ.get("EDGEB_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
