@@ -15,7 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tests neither read nor write the user's own snapshots and last paths.
 os.environ["EDGEB_HOME"] = tempfile.mkdtemp(prefix="edgeb-tests-")
 
-# A shell that starts `make test` in the background has SIGINT ignored, and every child would inherit that; tests press Ctrl-C.
+# A shell that starts `make test` in the background ignores SIGINT, and children inherit that; tests press Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
