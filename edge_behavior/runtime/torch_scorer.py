@@ -70,7 +70,7 @@ class TorchScorer:
         if attention not in _TAKE_TREE_MASKS:
             self._model.set_attn_implementation("sdpa")
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 prefix = self._prefix()
                 for batch in self._batches(order, bodies):
                     scores, hidden = self._forward([bodies[i] for i in batch], prefix)
