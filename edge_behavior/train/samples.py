@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
-from itertools import pairwise
+from copy import deepcopy
+from itertools import chain, count, pairwise
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from edge_behavior.recipes import ATuning
 from edge_behavior.train.rows import IGNORED, Row, Rows
 
 _WEEK = 168  # hours
+_BLOCK = 10_000  # random numbers at once
 
 
 def target_mask(settings: ATuning, table: EventTable) -> NDArray[np.bool_]:
@@ -152,10 +154,10 @@ def _frame(encoder: PromptEncoder, event: BehaviorEvent, format_index: int) -> i
     return sum(len(ids) for ids in encoder.frame_ids(event.time, event.place, format_index))
 
 
-def _counted(keys: NDArray[np.int64], count: Callable[[int], int]) -> NDArray[np.int64]:
-    """`count(i)` for every position i of `keys` [n], worked out once per distinct key."""
+def _counted(keys: NDArray[np.int64], tokens: Callable[[int], int]) -> NDArray[np.int64]:
+    """`tokens(i)` for every position i of `keys` [n], worked out once per distinct key."""
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    found = np.fromiter((count(i) for i in first.tolist()), dtype=np.int64, count=len(first))
+    found = np.fromiter((tokens(i) for i in first.tolist()), dtype=np.int64, count=len(first))
     return np.asarray(found[which])
 
 
@@ -190,13 +192,18 @@ def _cuts(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Stretches [start, stop) of all users, each at least `stretch_min` events long."""
     starts, stops = array("q"), array("q")
+    low, high = settings.stretch_min, settings.stretch_max + 1
+    # Drawn in blocks by a copy, since how many are needed shows only at the end; then `rng` draws as many.
+    ahead = deepcopy(rng)
+    sizes = chain.from_iterable(ahead.integers(low, high, _BLOCK).tolist() for _ in count())
     for at, end in pairwise(table.user_offsets.tolist()):
         while end - at >= settings.stretch_min:
-            size = min(int(rng.integers(settings.stretch_min, settings.stretch_max + 1)), end - at)
+            size = min(next(sizes), end - at)
             starts.append(at)
             stops.append(at + size)
             # The next stretch starts at this one's last event: a stretch's first event carries no loss.
             at += size - 1
+    rng.integers(low, high, len(starts))
     return np.array(starts, dtype=np.int64), np.array(stops, dtype=np.int64)
 
 

@@ -15,6 +15,7 @@ from edge_behavior.data.windows import eligible
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.prompts import LAYOUTS, PromptLayout
 from edge_behavior.recipes import ATuning, LayoutConfig, LoraSettings, Recipe
+from edge_behavior.train import samples
 from edge_behavior.train.auxiliary import auxiliary_rows, generated_conversations
 from edge_behavior.train.batches import batch_order, batched
 from edge_behavior.train.pipeline import a_tuning_rows
@@ -80,7 +81,10 @@ def eager_rows(events: EventTable, encoder: PromptEncoder, settings: ATuning, ta
 
 @pytest.mark.parametrize("targets", [1, 30, 10_000])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_rows_are_those_of_making_all_at_once(tokens: Any, name: str, targets: int) -> None:
+def test_rows_are_those_of_making_all_at_once(
+    tokens: Any, name: str, targets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "_BLOCK", 7)
     encoder, events = helpers.encoder(tokens, PromptLayout(name=name, history_length=6)), table()
     for seed, settings in enumerate((ATuning(), ATuning(targets="all", stretch_min=3, stretch_max=9))):
         found, expected = (make(events, encoder, settings, targets, seed) for make in (behavior_rows, eager_rows))
