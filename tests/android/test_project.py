@@ -172,6 +172,12 @@ def test_the_logic_knows_no_android() -> None:
         assert "import androidx." not in text_of(path), path.name
 
 
+def test_json_is_read_without_regular_expressions() -> None:
+    """On Android each search copies the whole text, so that thousands of numbers would take seconds."""
+    source = DEMO / "core" / "src" / "main" / "kotlin" / "dev" / "edgeb" / "core" / "Json.kt"
+    assert re.findall("Regex|Pattern|Matcher", text_of(source)) == []
+
+
 def test_gradle_takes_versions_from_the_catalog_and_packages_from_two_places() -> None:
     catalog = text_of(DEMO / "gradle" / "libs.versions.toml")
     pinned = dict(re.findall(r'^(\w+) = "([\w.]+)"$', catalog, re.MULTILINE))
