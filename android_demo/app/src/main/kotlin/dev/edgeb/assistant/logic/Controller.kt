@@ -9,7 +9,7 @@ import java.util.concurrent.Executor
 
 /** A stream that is opened where it is used: not on the main thread. Another app answers, and may fail in any way. */
 interface Source {
-    /** Bytes of it where known; else null. */
+    /** Bytes of it where known; else null, or nothing that could be true. */
     val size: Long?
 
     /** What the user calls it where known; else null. */
@@ -73,7 +73,7 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
         tell { state = State.Importing(0) }
         val stream = asked { source.open() }
         try {
-            importModel(stream, asked { source.size }, asked { source.name }, object : ImportListener {
+            importModel(stream, hint { source.size }?.takeIf { it > 0 }, hint { source.name }, object : ImportListener {
                 private var told = 0L
 
                 override fun onCopied(bytes: Long) {
@@ -152,6 +152,13 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
         ask()
     } catch (error: RuntimeException) {
         throw IOException("the file's app failed: ${error.message ?: error.javaClass.simpleName}", error)
+    }
+
+    private inline fun <T> hint(ask: () -> T?): T? = try {
+        ask()
+    } catch (error: RuntimeException) {
+        // The file may be read all the same.
+        null
     }
 
     private fun submit(action: Assistant.() -> Unit) {

@@ -448,22 +448,30 @@ class AssistantTest {
             IllegalArgumentException("no such document"), UnsupportedOperationException(), SecurityException("not yours")
         )
         for (failure in failures) {
-            for (opens in listOf(true, false)) {
-                controller.importModel(object : Source {
-                    override val size: Long?
-                        get() = throw failure
-                    override val name: String? = null
+            controller.importModel(object : Source {
+                override val size: Long? = null
+                override val name: String? = null
 
-                    override fun open(): InputStream =
-                        if (opens) ByteArrayInputStream(ByteArray(3)) else throw failure
-                })
-                val problem = (controller.state as State.NoModel).problem as Problem.OfFile
-                assertTrue(problem.message, problem.message.startsWith("the file's app failed: "))
-            }
+                override fun open(): InputStream = throw failure
+            })
+            val problem = (controller.state as State.NoModel).problem as Problem.OfFile
+            assertTrue(problem.message, problem.message.startsWith("the file's app failed: "))
             controller.saveLog(object : Target {
                 override fun open(): OutputStream = throw failure
             }, Runnable { throw AssertionError("nothing was saved") })
             assertTrue((controller.state as State.NoModel).problem is Problem.OfFile)
+        }
+        // Without size and name a file is read all the same; no file has a size of 0 and bytes.
+        for (told in listOf<Long?>(0, -1, null)) {
+            controller.importModel(object : Source {
+                override val size: Long?
+                    get() = told ?: throw failures[0]
+                override val name: String?
+                    get() = throw failures[0]
+
+                override fun open(): InputStream = ByteArrayInputStream("labels News".toByteArray())
+            })
+            ready(controller.state)
         }
     }
 
