@@ -102,7 +102,7 @@ conformance() {
 }
 mkdir -p "$work/empty"
 if conformance max "$work/empty" > "$work/empty.txt" 2>&1; then exit 1; fi
-grep "found no library with code for this CPU" "$work/empty.txt"
+grep "found no library with code for this CPU" "$work/empty.txt" || { cat "$work/empty.txt" >&2; exit 1; }
 for cpu in $cpus; do
     echo "-- $cpu"
     conformance "$cpu" "$backends" 2> "$work/$cpu.err" | tee "$work/$cpu.txt" || { cat "$work/$cpu.err" >&2; exit 1; }
