@@ -445,7 +445,7 @@ class AssistantTest {
         val direct = Executor { it.run() }
         val controller = Controller(assistant(), direct, direct)
         val failures = listOf(
-            IllegalArgumentException("no such document"), UnsupportedOperationException(), SecurityException("not yours")
+            IllegalArgumentException("no such document"), UnsupportedOperationException(), SecurityException("no")
         )
         for (failure in failures) {
             controller.importModel(object : Source {
