@@ -13,8 +13,10 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.recipes import Recipe
 from edge_behavior.runs import RunFolder
 from edge_behavior.train.ablation.studies import Variant, varied
-from edge_behavior.train.pipeline import metrics_of, start_run, train
-from edge_behavior.train.stage_reuse import stage_key, take_over
+from edge_behavior.train.pipeline import metrics_of, train
+from edge_behavior.train.stage_record import stage_key
+from edge_behavior.train.stage_reuse import take_over
+from edge_behavior.train.start import start_run
 
 UNIFORM = Variant("uniform", "uniform", {"b_tuning.selection": "uniform"})
 
