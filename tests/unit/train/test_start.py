@@ -119,8 +119,7 @@ def test_what_unfinished_stages_read_may_change(
     assert load_recipe(str(saved_recipe(run.path))) == new
     assert run.layout == new.layout.layout()
     [entry] = run.state["changes"]
-    assert {name.replace(".", "__") for name in entry["fields"]} == set(values)
-    assert [v for _, v in entry["fields"].values()] == list(values.values())
+    assert {name.replace(".", "__"): value for name, (_, value) in entry["fields"].items()} == values
     assert (entry["during"], entry["started_over"]) == (during, left < had)
     assert list(run.state["done"]) == list(done)
     # Nothing more to change the next time.
@@ -185,9 +184,10 @@ def test_a_kill_between_both_files_is_the_same_change(
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "update", killed)
-        start_run(new, dataset, run.path, resume=True)
+        with pytest.raises(KeyboardInterrupt):
+            start_run(new, dataset, run.path, resume=True)
     assert scratch(run, "a_tuning") == set()
     start_run(load_recipe(str(saved_recipe(run.path))), dataset, run.path, resume=True)
     assert [entry["fields"] for entry in run.state["changes"]] == [{"a_tuning.epochs": [8.0, 2.0]}]
