@@ -48,8 +48,7 @@ def finish(run: RunFolder, stage: str, report: Mapping[str, Any], recipe: Recipe
     """Mark a stage as done, and note what it has made."""
     state = run.state
     key = stage_key(stage, recipe, state["dataset"]["fingerprint"], digests(state.get("inputs", {})))
-    made = {**state.get("made", {}), stage: {"key": key, "files": _checksums(run, stage)}}
-    run.update(made=made, done={**state["done"], stage: dict(report)})
+    run.finish(stage, report, {"key": key, "files": _checksums(run, stage)})
 
 
 def done_stages(run: RunFolder) -> list[str]:
