@@ -1,7 +1,8 @@
 """A run folder: where a training run keeps what it made, and which stages are done.
 
     recipe.yaml      the resolved recipe
-    run.json         backbone, dataset, candidates, layout, versions, finished stages
+    run.json         backbone, dataset, candidates, layout, versions; recipe as in force and what was changed when;
+                     finished stages, with checksums of what they made
     backbone/        only where the recipe builds a stand-in
     a_tuning/adapter, b_tuning/adapter
     pairs.jsonl, metrics.json, report.html, README.md
@@ -67,9 +68,11 @@ class RunFolder:
         found = self.state["done"].get(stage)
         return dict(found) if found is not None else None
 
-    def finish(self, stage: str, report: Mapping[str, Any]) -> None:
-        """Mark a stage as done."""
-        self.update(done={**self.state["done"], stage: dict(report)})
+    def finish(self, stage: str, report: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> None:
+        """Mark a stage as done, and note what it has made (see `train.stage_record`)."""
+        state = self.state
+        record = {} if made is None else {"made": {**state.get("made", {}), stage: dict(made)}}
+        self.update(done={**state["done"], stage: dict(report)}, **record)
 
     def adapter(self, stage: str) -> Path:
         """Folder of a stage's PEFT adapter."""

@@ -19,7 +19,11 @@ def train_command(
     out: Annotated[Path | None, typer.Option(help="Run folder to make. Default: runs/RECIPE-DATASET.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Override a recipe field: section.key=value. May be repeated."),
+        typer.Option(
+            "--set",
+            help="Override a recipe field: section.key=value. May be repeated. With --resume: fields that no finished "
+            "stage has read, and those of memory and logging.",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run; finished stages are skipped.")
@@ -45,6 +49,8 @@ def train_command(
 
         edgeb train --resume --out runs/mine --data data/mine
 
+        edgeb train --resume --out runs/mine --data data/mine --set b_tuning.micro_batch_size=2
+
         edgeb train --recipe llama3.1-8b --data data/mine --dry-run --device-memory 24GiB
     """
     from edge_behavior.commands.output import emit
@@ -54,12 +60,12 @@ def train_command(
 
     data = data or recall("dataset")
     if resume:
-        if recipe is not None or set_:
-            raise EdgebError("--resume takes the run's own recipe", "leave out --recipe and --set")
+        if recipe is not None:
+            raise EdgebError("--resume takes the run's own recipe", "leave out --recipe; --set changes single fields")
         from edge_behavior.runs import saved_recipe
 
         out = out or recall("run")
-        loaded = load_recipe(str(saved_recipe(out)))
+        loaded = load_recipe(str(saved_recipe(out)), set_ or ())
     else:
         name = recipe or "qwen2-1.5b"
         loaded = load_recipe(name, set_ or ())

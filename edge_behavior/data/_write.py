@@ -7,7 +7,6 @@ to Parquet. Every row that does not arrive is counted.
 from __future__ import annotations
 
 import hashlib
-import json
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from edge_behavior.candidates import CandidateSet, check_labels
 from edge_behavior.data._engine import Engine
 from edge_behavior.data._source import Source
 from edge_behavior.data._text import Where
-from edge_behavior.data.dataset import EVENT_SCHEMA, HISTORY_LENGTH, SPLITS, event_file
+from edge_behavior.data.dataset import EVENT_SCHEMA, HISTORY_LENGTH, SPLITS, digest_texts, event_file
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import clean_label
 
@@ -99,8 +98,8 @@ def write_dataset(
     step("sorting and writing")
     content = _write_events(engine, out, number, part, label_number, place_number)
     ids = [text for _, text, _ in kept]
-    content["users"] = _digest_texts(ids)
-    content["places"] = _digest_texts(place_names)
+    content["users"] = digest_texts(ids)
+    content["places"] = digest_texts(place_names)
     pq.write_table(
         pa.table(
             {
@@ -310,7 +309,3 @@ def _write_events(
         for writer in writers:
             writer.close()
     return {split: {column: d.hexdigest() for column, d in columns.items()} for split, columns in digests.items()}
-
-
-def _digest_texts(texts: list[str]) -> str:
-    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()

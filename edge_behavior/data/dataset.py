@@ -43,6 +43,11 @@ def event_file(folder: Path, split: str) -> Path:
     return folder / "events" / f"{split}.parquet"
 
 
+def digest_texts(texts: Sequence[str]) -> str:
+    """SHA-256 (hex) of a list of names, as dataset.json records it."""
+    return hashlib.sha256(json.dumps(list(texts), ensure_ascii=False).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class EventTable:
     """The events of some users as columns, grouped by user and sorted by time.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,15 +27,24 @@ def read_conversations(path: Path) -> list[Turns]:
     """Read ShareGPT-style or question/answer JSONL (gzip accepted) as (role, text) turns.
 
     Raises:
-        EdgebError: naming the line that has neither form.
+        EdgebError: the file cannot be read, is cut short or not UTF-8, or has a line of neither form; names the line.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     found: list[Turns] = []
+    number = 0
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
+        # Bytes, decoded line by line: a text file reads ahead, and could not tell where a wrong byte stands.
+        with opener(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    found.append(_turns(line, f"{path}:{number}"))
+                    found.append(_turns(line.decode("utf-8"), f"{path}:{number}"))
+    except UnicodeDecodeError:
+        raise EdgebError(f"a_tuning.aux_path {path}:{number}: not UTF-8", "save the file as UTF-8") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        where = f"{path} after line {number}"
+        raise EdgebError(
+            f"a_tuning.aux_path {where}: cut short or damaged: {error}", "make the .gz file again, or give null"
+        ) from None
     except OSError as error:
         raise EdgebError(f"cannot read a_tuning.aux_path {path}: {error}", "give a JSONL file, or null") from None
     if not found:

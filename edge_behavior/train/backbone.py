@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
@@ -18,13 +19,16 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """The backbone's tokenizer, with a padding token.
 
     Raises:
-        EdgebError: it cannot be loaded.
+        EdgebError: it cannot be loaded, or has no words.
     """
     _check_path(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise EdgebError(f"no tokenizer at backbone '{path}': {_first_line(error)}", _HINT) from None
+    # Without its file Transformers makes an empty one, of the special tokens alone.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise EdgebError(f"the tokenizer at backbone '{path}' is empty: it has no tokenizer.json", _HINT)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -37,7 +41,7 @@ def load_model(path: str, settings: BackboneConfig) -> Any:
     linear layers are held as NF4 with double quantization (QLoRA).
 
     Raises:
-        EdgebError: nothing loadable there, a GPU without bfloat16, or a missing package.
+        EdgebError: nothing loadable there, a damaged file, a GPU without bfloat16, or a missing package.
     """
     _check_path(path)
     dtype = settings.dtype
@@ -58,8 +62,10 @@ def load_model(path: str, settings: BackboneConfig) -> Any:
             quantization_config=_four_bits(chosen, bf16) if settings.quantize == "4bit" else None,
             device_map={"": device} if cuda else None,
         )
-    except (OSError, ValueError) as error:
-        raise EdgebError(f"cannot load backbone '{path}': {_first_line(error)}", _HINT) from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise EdgebError(
+            f"cannot load backbone '{damaged_file(Path(path)) or path}': {_first_line(error)}", _HINT
+        ) from None
     if dtype == "auto" and model.dtype == torch.bfloat16 and not bf16:
         raise EdgebError(
             f"backbone '{path}' has bfloat16 weights and this GPU has no bfloat16",
@@ -97,6 +103,17 @@ def check_four_bits() -> None:
         raise EdgebError("backbone.quantize is 4bit, which needs bitsandbytes", "pip install 'edgeb[qlora]'")
 
 
+def damaged_file(folder: Path) -> Path | None:
+    """The first safetensors file of a folder that is cut short or no such file."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (OSError, SafetensorError):
+            return file
+    return None
+
+
 def _four_bits(dtype: str, bf16: bool) -> Any:
     compute = (torch.bfloat16 if bf16 else torch.float16) if dtype == "auto" else getattr(torch, dtype)
     configuration: Any = BitsAndBytesConfig
@@ -118,4 +135,6 @@ def _check_path(path: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

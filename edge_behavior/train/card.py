@@ -22,6 +22,7 @@ from edge_behavior.tables import all_rows, markdown_text, results_markdown
 from edge_behavior.train.facts import (
     b_tuning_sentence,
     backbone_sentence,
+    changed_settings,
     dataset_facts,
     resolved_recipe,
     templates,
@@ -73,6 +74,7 @@ def render_card(run: RunFolder, dataset: Dataset) -> str:
         place=json.dumps(dataset.places[0], ensure_ascii=False),
         end=json.dumps(run.layout.terminator) if run.layout.terminator else None,
         versions=versions(run),
+        changed=changed_settings(run),
     )
 
 

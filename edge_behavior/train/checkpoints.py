@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from edge_behavior.checksums import folder_sha256
 from edge_behavior.errors import EdgebError
 from edge_behavior.runs import read_json, write_json
 from edge_behavior.train.processes import is_main, wait
@@ -26,7 +26,9 @@ class MarkComplete(TrainerCallback):
         wait()
         if is_main():
             folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            write_json(folder / _MARK, {"files": _checksums(folder)})
+            # A folder that is saved into again may still carry the mark of before.
+            (folder / _MARK).unlink(missing_ok=True)
+            write_json(folder / _MARK, {"files": folder_sha256(folder)})
         wait()
 
 
@@ -45,7 +47,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     if not complete:
         return None
     last = complete[-1]
-    now = _checksums(last)
+    now = folder_sha256(last)
     for name, checksum in read_json(last / _MARK)["files"].items():
         if now.get(name) != checksum:
             raise EdgebError(
@@ -66,15 +68,3 @@ def take_adapter(checkpoint: Path, out: Path) -> None:
         shutil.rmtree(out, ignore_errors=True)
         building.rename(out)
     wait()
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != _MARK:
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            found[path.relative_to(folder).as_posix()] = digest.hexdigest()
-    return found

@@ -60,6 +60,17 @@ def backbone_sentence(run: RunFolder, recipe: Recipe) -> str:
     )
 
 
+def changed_settings(run: RunFolder) -> list[str]:
+    """A sentence per time that the run was resumed with other settings: the saved recipe holds the last ones only."""
+    found = []
+    for entry in run.state.get("changes", []):
+        fields = ", ".join(f"{name} from {old} to {new}" for name, (old, new) in entry["fields"].items())
+        during = f"during {entry['during']}" if entry["during"] else "after the last stage"
+        over = ", which started over" if entry["started_over"] else ""
+        found.append(f"Changed {during}{over}: {fields}.")
+    return found
+
+
 def b_tuning_sentence(report: Mapping[str, Any] | None) -> str:
     """Which weights B-Tuning ended with."""
     if report is None:

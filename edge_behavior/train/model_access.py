@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
 
 from edge_behavior.encoding import PromptEncoder
+from edge_behavior.errors import EdgebError
 from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.recipes import BackboneConfig
 from edge_behavior.runs import RunFolder
-from edge_behavior.train.backbone import load_model, load_tokenizer
+from edge_behavior.train.backbone import damaged_file, load_model, load_tokenizer
 
 
 class RunModels:
@@ -31,8 +35,29 @@ class RunModels:
         return encoder_for(self.tokenizer, self._run.layout, self._run.candidates)
 
     def load(self, stage: str, trainable: bool = False) -> Any:
-        """The backbone itself for `untuned`, else the backbone with the stage's adapter."""
-        base = load_model(self._run.backbone, self._settings)
+        """The backbone itself for `untuned`, else the backbone with the stage's adapter.
+
+        Raises:
+            EdgebError: weights that are missing or damaged; names the file.
+        """
         if stage == "untuned":
-            return base
-        return PeftModel.from_pretrained(base, self._run.adapter(stage), is_trainable=trainable)
+            return load_model(self._run.backbone, self._settings)
+        adapter = self._run.adapter(stage)
+        hint = f"delete {adapter.parent}: `edgeb train --resume` makes it again"
+        for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
+            # PEFT would look for it on the hub.
+            if not (adapter / name).is_file():
+                raise EdgebError(f"{adapter / name} is missing", hint)
+        base = load_model(self._run.backbone, self._settings)
+        try:
+            return PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise EdgebError(f"{_culprit(adapter)} is damaged: {' '.join(str(error).split())}", hint) from None
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            raise EdgebError(f"{adapter} does not fit the backbone {self._run.backbone}", hint) from None
+
+
+def _culprit(adapter: Path) -> Path:
+    return damaged_file(adapter) or adapter / CONFIG_NAME

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,93 +13,34 @@ import torch
 from peft import get_peft_model
 from transformers import set_seed
 
-from edge_behavior import __version__
 from edge_behavior.counters import COUNTERS
-from edge_behavior.data.dataset import Dataset, EventTable
+from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
+from edge_behavior.data.verify import verify
 from edge_behavior.encoding import PromptEncoder
-from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import WindowChoice, evaluate_all
-from edge_behavior.recipes import Recipe, StageConfig, load_recipe
-from edge_behavior.runs import STAGES, RunFolder, read_json, saved_recipe, write_json, write_text
+from edge_behavior.recipes import Recipe, StageConfig
+from edge_behavior.runs import STAGES, RunFolder, read_json, write_json
 from edge_behavior.train.auxiliary import Conversations, generated_conversations, read_conversations
-from edge_behavior.train.backbone import attention, check_four_bits, load_tokenizer
 from edge_behavior.train.batches import batch_order, batched
+from edge_behavior.train.checks import check_inputs
 from edge_behavior.train.dpo import train_dpo
 from edge_behavior.train.failures import explained
 from edge_behavior.train.keep_best import KeepBest
 from edge_behavior.train.lora import lora_config
 from edge_behavior.train.model_access import RunModels
-from edge_behavior.train.processes import (
-    console,
-    idle_gpus,
-    is_main,
-    release_memory,
-    shards_weights,
-    share_of,
-    state,
-    wait,
-)
+from edge_behavior.train.processes import console, idle_gpus, is_main, release_memory, state, wait
+from edge_behavior.train.progress import progress_bar
 from edge_behavior.train.rows import JoinedRows, KeptRows, OrderedRows, Rows
 from edge_behavior.train.samples import behavior_rows
 from edge_behavior.train.scoring_pass import stage_scorer
 from edge_behavior.train.sft import as_dataset, flows_padding_free, train_sft
 from edge_behavior.train.stage2 import choose_pairs, chosen_rows, preference_rows, score_pool, write_pairs
+from edge_behavior.train.stage_record import SCRATCH, done_stages, finish
+from edge_behavior.train.start import start_run
 
 _MODELS = ("untuned", *STAGES)
-_SCRATCH = ("checkpoints", "pool", "best")
-
-
-def start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> RunFolder:
-    """Make or reopen the run folder; with several processes the main one does, for all.
-
-    Raises:
-        EdgebError: see `_start_run`.
-    """
-    if is_main():
-        _start_run(recipe, dataset, out, resume)
-    wait()
-    return RunFolder.open(out)
-
-
-def _start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> None:
-    """Create the run folder, or reopen it for `--resume`.
-
-    Raises:
-        EdgebError: it exists already, or was begun with another recipe or dataset.
-    """
-    if not resume:
-        if out.exists() and not _barely_begun(out):
-            hint = "continue it with --resume" if (out / "run.json").is_file() else "choose another --out"
-            raise EdgebError(f"{out} already exists", hint)
-        out.mkdir(parents=True, exist_ok=True)
-        # Last of all run.json, which makes the folder a run.
-        write_text(out / "recipe.yaml", recipe.to_yaml())
-        run = RunFolder(out)
-        run.update(
-            edgeb=__version__,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            backbone={"path": recipe.backbone.path or "backbone", "standin": recipe.backbone.path is None},
-            dataset={"path": str(dataset.path.resolve()), "fingerprint": dataset.fingerprint},
-            candidates=[
-                {"label": label, "count": count}
-                for label, count in zip(dataset.candidates.labels, dataset.candidates.counts, strict=True)
-            ],
-            layout=recipe.layout.layout().to_dict(),
-        )
-        return
-    run = RunFolder.open(out)
-    if load_recipe(str(saved_recipe(out))) != recipe:
-        raise EdgebError(
-            f"{out} was begun with another recipe", "resume without --recipe and --set, or start a new run"
-        )
-    if run.state["dataset"]["fingerprint"] != dataset.fingerprint:
-        raise EdgebError(f"{dataset.path} has changed since {out} was begun", "start a new run")
-
-
-def _barely_begun(out: Path) -> bool:
-    """Whether a folder holds nothing but what a start that was killed leaves: no run.json, at most a recipe."""
-    names = [path.name.lstrip(".") for path in out.iterdir()] if out.is_dir() else [""]
-    return "run.json" not in names and all(name.startswith(("recipe.yaml", "run.json.")) for name in names)
+# Fewer events are read in a moment.
+_LARGE = 10_000_000
 
 
 class Training:
@@ -137,14 +77,15 @@ class Training:
                     raise clear from None
                 release_memory()
                 if is_main():
-                    self.run.finish(name, {**report, "seconds": round(perf_counter() - started, 1)})
+                    seconds = round(perf_counter() - started, 1)
+                    finish(self.run, name, {**report, "seconds": seconds}, self.recipe)
             if is_main():
                 self._tidy(name)
             wait()
 
     def _tidy(self, stage: str) -> None:
         """Drop what only an unfinished stage needs; checkpoints hold pickled state."""
-        for name in _SCRATCH:
+        for name in SCRATCH:
             shutil.rmtree(self.run.path / stage / name, ignore_errors=True)
         if stage == "evaluation":
             shutil.rmtree(self.run.path / stage, ignore_errors=True)
@@ -208,11 +149,6 @@ class Training:
         if is_main():
             write_pairs(self.run.path / "pairs.jsonl", pairs, self._train, self.models.encoder)
         rows = preference_rows(pairs, self._train, self.models.encoder)
-        if len(rows) < stage.batch_size:
-            raise EdgebError(
-                f"only {len(rows)} preference pairs for b_tuning.batch_size {stage.batch_size}",
-                "lower the batch size, or raise b_tuning.samples_per_behavior",
-            )
         per_epoch, steps = steps_of(stage, len(rows), stage.epochs)
         every = max(1, round(per_epoch / stage.evals_per_epoch))
         keep = KeepBest(model, self.models.encoder, self._validation, recipe, folder / "best", every)
@@ -314,30 +250,6 @@ def steps_of(stage: StageConfig, rows_per_epoch: int, epochs: float) -> tuple[in
     return per_epoch, min(total, stage.max_steps or total)
 
 
-def check_inputs(recipe: Recipe) -> None:
-    """Fail on what the recipe points to before anything is written or any time is spent.
-
-    Raises:
-        EdgebError: a backbone or a conversation file that cannot be read, a batch that the processes cannot share, or
-            a package that the recipe needs and that is not there.
-    """
-    share_of(recipe.a_tuning.batch_size, "a_tuning.batch_size")
-    share_of(recipe.b_tuning.batch_size, "b_tuning.batch_size")
-    if recipe.backbone.path is None:
-        share_of(recipe.backbone.pretrain_batch_size, "backbone.pretrain_batch_size")
-        if shards_weights():
-            raise EdgebError(
-                "a stand-in is not trained with FSDP", "give backbone.path, or use train/accelerate/ddp.yaml"
-            )
-    else:
-        load_tokenizer(recipe.backbone.path, recipe.backbone.revision)
-    attention(recipe.backbone)
-    if recipe.backbone.quantize == "4bit":
-        check_four_bits()
-    if recipe.a_tuning.aux_path is not None and recipe.a_tuning.aux_ratio:
-        read_conversations(Path(recipe.a_tuning.aux_path))
-
-
 def train(
     recipe: Recipe, data: Path, out: Path, resume: bool = False, began: Callable[[], None] = lambda: None
 ) -> RunFolder:
@@ -350,12 +262,25 @@ def train(
     if more := idle_gpus():
         console().print(f"one of {more + 1} GPUs is used: start with torchrun --nproc-per-node {more + 1} to use all")
     dataset = Dataset.open(data)
-    check_inputs(recipe)
+    check_inputs(recipe, dataset, done_stages(RunFolder.open(out)) if resume else ())
+    if is_main():
+        _verify(dataset)
     run = start_run(recipe, dataset, out, resume)
     if is_main():
         began()
     Training(recipe, dataset, run).execute()
     return run
+
+
+def _verify(dataset: Dataset) -> None:
+    """See that the events are those that were imported; large logs with a progress bar."""
+    events = sum(int(dataset.info["splits"][split]["events"]) for split in SPLITS)
+    if events < _LARGE:
+        verify(dataset)
+        return
+    with progress_bar() as bar:
+        task = bar.add_task("verify the dataset", total=events, note="events")
+        verify(dataset, lambda read: bar.update(task, advance=read))
 
 
 def metrics_of(run: RunFolder) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.recipes import Recipe
 from edge_behavior.runtime.torch_scorer import MAX_LOGITS, MAX_TOKENS
 from edge_behavior.train.backbone import load_tokenizer
+from edge_behavior.train.checks import check_data, check_model
 from edge_behavior.train.estimate import (
     Device,
     Estimator,
@@ -80,6 +81,8 @@ def plan(recipe: Recipe, data: Path, device_memory: str | None = None) -> dict[s
         hint = "set backbone.quantize=none, or plan for a GPU with --device-memory 24GiB"
         raise EdgebError("backbone.quantize=4bit needs a CUDA GPU", hint)
     dataset = Dataset.open(data)
+    check_model(recipe)
+    check_data(recipe, dataset)
     tokenizer, config = _backbone(recipe, dataset)
     encoder = encoder_for(tokenizer, recipe.layout.layout(), dataset.candidates)
     sizes = geometry(config, recipe.lora)

@@ -37,6 +37,7 @@ from edge_behavior.train import plots
 from edge_behavior.train.facts import (
     b_tuning_sentence,
     backbone_sentence,
+    changed_settings,
     dataset_facts,
     resolved_recipe,
     templates,
@@ -110,6 +111,7 @@ def render_report(run: RunFolder, dataset: Dataset) -> str:
         files=dataset.info["source"]["files"],
         seconds=[(stage, done["seconds"]) for stage in _TIMED if (done := run.done(stage)) and "seconds" in done],
         versions=versions(run),
+        changed=changed_settings(run),
     )
 
 

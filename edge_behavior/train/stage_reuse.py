@@ -8,39 +8,17 @@ Knows no trainer; decides by recipes and files alone.
 from __future__ import annotations
 
 import filecmp
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from edge_behavior.recipes import Recipe
 from edge_behavior.runs import RunFolder
+from edge_behavior.train.inputs import digests
+from edge_behavior.train.stage_record import finish, stage_key
 
 SHARED_STAGES = ("backbone", "a_tuning")
-# What a stage does not read. Everything else counts, so that a field added later is not overlooked.
-_UNREAD: dict[str, tuple[str, ...]] = {
-    "backbone": ("name", "lora", "a_tuning", "b_tuning", "evaluation"),
-    "a_tuning": ("name", "b_tuning"),
-}
-_UNREAD_EVALUATION = ("per_user", "per_behavior", "limit")
-
-
-def stage_key(stage: str, recipe: Recipe, fingerprint: str) -> str:
-    """A hash that two runs share exactly when `stage` is the same work for both.
-
-    Args:
-        stage: One of `SHARED_STAGES`.
-        recipe: The run's recipe, seed included.
-        fingerprint: The dataset's.
-    """
-    fields: dict[str, Any] = {k: v for k, v in recipe.model_dump().items() if k not in _UNREAD[stage]}
-    if "evaluation" in fields:
-        fields["evaluation"] = {k: v for k, v in fields["evaluation"].items() if k not in _UNREAD_EVALUATION}
-    text = json.dumps([stage, fields, fingerprint], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def take_over(run: RunFolder, recipe: Recipe, others: Iterable[tuple[RunFolder, Recipe]]) -> list[str]:
@@ -57,11 +35,10 @@ def take_over(run: RunFolder, recipe: Recipe, others: Iterable[tuple[RunFolder, 
     Returns:
         Names of the stages taken over.
     """
-    fingerprint = run.state["dataset"]["fingerprint"]
     wanted = [stage for stage in SHARED_STAGES if run.done(stage) is None]
     best: tuple[list[str], RunFolder] | None = None
     for other, its_recipe in others:
-        found = _offered(wanted, recipe, fingerprint, other, its_recipe)
+        found = _offered(wanted, run, recipe, other, its_recipe)
         if len(found) > len(best[0] if best else ()) and _backbone_fits(run, other, found):
             best = found, other
     if best is None:
@@ -70,19 +47,22 @@ def take_over(run: RunFolder, recipe: Recipe, others: Iterable[tuple[RunFolder, 
     for stage in stages:
         _copy_stage(stage, donor, run)
         report = donor.done(stage)
-        run.finish(stage, {**(report or {}), "copied_from": donor.path.name})
+        finish(run, stage, {**(report or {}), "copied_from": donor.path.name}, recipe)
     return stages
 
 
-def _offered(wanted: list[str], recipe: Recipe, fingerprint: str, other: RunFolder, its_recipe: Recipe) -> list[str]:
+def _offered(wanted: list[str], run: RunFolder, recipe: Recipe, other: RunFolder, its_recipe: Recipe) -> list[str]:
     """The wanted stages that `other` has finished and that are the same work; none after the first it lacks."""
+    fingerprint = run.state["dataset"]["fingerprint"]
     if other.state["dataset"]["fingerprint"] != fingerprint:
         return []
     found: list[str] = []
     for stage in wanted:
         if other.done(stage) is None:
             break
-        if stage_key(stage, recipe, fingerprint) != stage_key(stage, its_recipe, fingerprint):
+        # As it was when the stage was done; the file at a path may be another by now.
+        known = other.state.get("made", {}).get(stage, {}).get("key") or stage_key(stage, its_recipe, fingerprint)
+        if stage_key(stage, recipe, fingerprint, digests(run.state.get("inputs", {}))) != known:
             break
         found.append(stage)
     return found

@@ -15,9 +15,12 @@ from edge_behavior.recipes import Recipe
 from edge_behavior.runs import RunFolder
 from edge_behavior.train.ablation.folder import AblationFolder
 from edge_behavior.train.ablation.studies import Plan, PlannedRun
-from edge_behavior.train.pipeline import start_run, train
+from edge_behavior.train.inputs import digests, read_inputs
+from edge_behavior.train.pipeline import train
 from edge_behavior.train.processes import release_memory, world_size
-from edge_behavior.train.stage_reuse import SHARED_STAGES, stage_key, take_over
+from edge_behavior.train.stage_record import stage_key
+from edge_behavior.train.stage_reuse import SHARED_STAGES, take_over
+from edge_behavior.train.start import start_run
 
 Runner = Callable[[Recipe, Path, Path], RunFolder]
 
@@ -80,11 +83,12 @@ def stages_needed(plan: Plan, fingerprint: str, folder: AblationFolder | None = 
     for run, recipe in folder.begun_runs() if folder is not None and folder.begun else ():
         for stage in SHARED_STAGES:
             if run.done(stage) is not None:
-                done_keys[stage].add(stage_key(stage, recipe, fingerprint))
+                known = run.state.get("made", {}).get(stage, {}).get("key")
+                done_keys[stage].add(known or stage_key(stage, recipe, fingerprint))
     stages: dict[str, dict[str, int]] = {}
     for stage in SHARED_STAGES:
         trained = [run for run in left if not _nothing_to_train(stage, run.recipe)]
-        keys = {stage_key(stage, run.recipe, fingerprint) for run in trained}
+        keys = {stage_key(stage, run.recipe, fingerprint, digests(read_inputs(run.recipe))) for run in trained}
         stages[stage] = {"left": len(keys - done_keys[stage]), "unshared": len(trained)}
     tuned = sum(run.recipe.b_tuning.method != "none" for run in left)
     stages["b_tuning"] = {"left": tuned, "unshared": tuned}

@@ -7,7 +7,7 @@ import sys
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ from transformers import TrainingArguments
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import BackboneConfig, LoraSettings, Recipe
+from edge_behavior.train.checks import check_inputs
 from edge_behavior.train.lora import in_float32, lora_config
-from edge_behavior.train.pipeline import check_inputs
 from edge_behavior.train.processes import idle_gpus, release_memory
 from edge_behavior.train.progress import run
 from edge_behavior.train.trainer_arguments import bookkeeping, hardware, on_one_device
@@ -80,7 +80,7 @@ def test_models_in_circles_are_released() -> None:
 def test_fsdp_wants_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(EdgebError, match="a stand-in is not trained with FSDP"):
-        check_inputs(Recipe(backbone=BackboneConfig(path=None)))
+        check_inputs(Recipe(backbone=BackboneConfig(path=None)), cast(Any, None))
 
 
 def test_every_stage_is_a_wandb_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,6 +289,21 @@ def test_log_text_is_shown_literally(default_text: str) -> None:
     assert "b" in page.tags  # ours; the label's <b> is text
 
 
+def test_changed_settings_are_stated(make_run: MakeRun) -> None:
+    run, dataset = make_run()
+    assert all("Changed during" not in text for text in (render_report(run, dataset), render_card(run, dataset)))
+    entries = [
+        ("a_tuning", True, {"a_tuning.epochs": [8, 2], "seed": [0, 1]}),
+        ("b_tuning", False, {"b_tuning.micro_batch_size": [None, 2]}),
+        (None, False, {"threads": [None, 1]}),
+    ]
+    run.update(changes=[{"when": "now", "during": d, "started_over": o, "fields": fields} for d, o, fields in entries])
+    for text in (render_report(run, dataset), render_card(run, dataset).replace("\\", "")):
+        assert "Changed during a_tuning, which started over: a_tuning.epochs from 8 to 2, seed from 0 to 1." in text
+        assert "Changed during b_tuning: b_tuning.micro_batch_size from None to 2." in text
+        assert "Changed after the last stage: threads from None to 1." in text
+
+
 def test_b_tuning_switched_off(make_run: MakeRun) -> None:
     run, dataset = make_run(method="none")
     text = Page(render_report(run, dataset)).text

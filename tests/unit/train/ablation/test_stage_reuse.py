@@ -13,8 +13,10 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.recipes import Recipe
 from edge_behavior.runs import RunFolder
 from edge_behavior.train.ablation.studies import Variant, varied
-from edge_behavior.train.pipeline import metrics_of, start_run, train
-from edge_behavior.train.stage_reuse import stage_key, take_over
+from edge_behavior.train.pipeline import metrics_of, train
+from edge_behavior.train.stage_record import finish, stage_key
+from edge_behavior.train.stage_reuse import take_over
+from edge_behavior.train.start import start_run
 
 UNIFORM = Variant("uniform", "uniform", {"b_tuning.selection": "uniform"})
 
@@ -107,6 +109,23 @@ def test_an_adapter_is_not_laid_on_another_backbone(
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
     assert take_over(run, recipe, [(donor, recipe)]) == ["a_tuning"]
+
+
+def test_other_conversations_at_the_same_path_are_other_work(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    talk = tmp_path / "talk.jsonl"
+    talk.write_text('{"question": "a", "answer": "b"}\n')
+    changed = varied(recipe, Variant("v", "v", {"a_tuning.aux_path": str(talk)}), recipe.seed)
+    other = begun(changed, data, tmp_path / "other")
+    for stage, folder in (("backbone", "backbone"), ("a_tuning", "a_tuning/adapter")):
+        (other.path / folder).mkdir(parents=True)
+        (other.path / folder / "model.safetensors").write_bytes(b"weights")
+        finish(other, stage, {}, changed)
+    same = begun(changed, data, tmp_path / "same")
+    assert take_over(same, changed, [(other, changed)]) == ["backbone", "a_tuning"]
+    assert same.state["made"] == other.state["made"]
+    talk.write_text('{"question": "a", "answer": "another"}\n')
+    run = begun(changed, data, tmp_path / "run")
+    assert take_over(run, changed, [(other, changed)]) == ["backbone"]
 
 
 def test_another_dataset_shares_nothing(data: Path, recipe: Recipe, donor: RunFolder, tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""What can be known to fail before anything is written or any time is spent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import Qwen2Config
+
+from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
+from edge_behavior.data.windows import eligible
+from edge_behavior.errors import EdgebError
+from edge_behavior.recipes import BackboneConfig, Recipe
+from edge_behavior.train.auxiliary import read_conversations
+from edge_behavior.train.backbone import attention, check_four_bits, load_tokenizer
+from edge_behavior.train.geometry import empty_model, read_config, with_adapter
+from edge_behavior.train.processes import shards_weights, share_of
+from edge_behavior.train.samples import target_mask
+
+_EVERY_LINEAR = "all-linear"
+
+
+def check_inputs(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -> None:
+    """Everything this module knows, as far as a stage that is not `done` needs it.
+
+    Raises:
+        EdgebError: a backbone or a conversation file that cannot be read, a batch that the processes cannot share, a
+            package that is not there; and see `check_model` and `check_data`.
+    """
+    share_of(recipe.a_tuning.batch_size, "a_tuning.batch_size")
+    share_of(recipe.b_tuning.batch_size, "b_tuning.batch_size")
+    if recipe.backbone.path is None:
+        share_of(recipe.backbone.pretrain_batch_size, "backbone.pretrain_batch_size")
+        if "backbone" not in done and shards_weights():
+            raise EdgebError("a stand-in is not trained with FSDP", "give backbone.path, or launch without FSDP")
+    else:
+        load_tokenizer(recipe.backbone.path, recipe.backbone.revision)
+    attention(recipe.backbone)
+    if recipe.backbone.quantize == "4bit":
+        check_four_bits()
+    if "a_tuning" not in done:
+        check_model(recipe)
+        if recipe.a_tuning.aux_path is not None and recipe.a_tuning.aux_ratio:
+            read_conversations(Path(recipe.a_tuning.aux_path))
+    check_data(recipe, dataset, done)
+
+
+def check_model(recipe: Recipe) -> None:
+    """See that the stand-in's shape is possible and that the adapter finds its modules; no weight is made or read.
+
+    Raises:
+        EdgebError: naming the field.
+    """
+    settings, wanted = recipe.backbone, recipe.lora.target_modules
+    if settings.path is None:
+        _check_heads(settings)
+    if wanted == _EVERY_LINEAR:
+        return
+    config: Any = _shape(settings) if settings.path is None else read_config(settings.path, settings.revision)
+    try:
+        with_adapter(empty_model(config, int(config.num_hidden_layers), config.dtype), recipe.lora)
+    except (ValueError, re.error) as error:
+        hint = f"{_EVERY_LINEAR}, or a regular expression for whole module names, like '.*(q_proj|v_proj)'"
+        raise EdgebError(f"lora.target_modules = {wanted!r}: {str(error).splitlines()[0]}", hint) from None
+
+
+def check_data(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -> None:
+    """See that every stage left finds what it learns from or is measured on.
+
+    Raises:
+        EdgebError: naming the field that leaves nothing.
+    """
+    tables = {split: dataset.events(split) for split in SPLITS}
+    if "a_tuning" not in done and recipe.a_tuning.method != "none":
+        for split in ("train", "validation"):
+            _check_targets(recipe, tables[split], split)
+    length = recipe.layout.history_length
+    if "b_tuning" not in done and recipe.b_tuning.method != "none":
+        for split in ("train", "validation"):
+            _check_windows(tables[split], split, length)
+        _check_pairs(recipe, tables["train"])
+    if "evaluation" not in done:
+        _check_windows(tables["test"], "test", length)
+
+
+def preference_pairs(recipe: Recipe, train: EventTable) -> int:
+    """How many pairs stage 2 will have: F of every behavior, or what the pool has of it."""
+    settings = recipe.b_tuning
+    windows = eligible(train, recipe.layout.history_length)
+    counts = np.bincount(train.behavior[windows], minlength=len(train.candidates))
+    most = min(settings.samples_per_behavior, settings.pool_per_behavior or settings.samples_per_behavior)
+    return int(np.minimum(counts, most).sum())
+
+
+def _check_pairs(recipe: Recipe, train: EventTable) -> None:
+    pairs, size = preference_pairs(recipe, train), recipe.b_tuning.batch_size
+    if pairs < size:
+        raise EdgebError(
+            f"only {pairs} preference pairs for b_tuning.batch_size {size}",
+            "lower the batch size, or raise b_tuning.samples_per_behavior and pool_per_behavior",
+        )
+
+
+def _check_windows(table: EventTable, split: str, length: int) -> None:
+    if not len(eligible(table, length)):
+        most = int(np.diff(table.user_offsets).max(initial=0))
+        raise EdgebError(
+            f"layout.history_length is {length}, but the longest log of a {split} user has {most} events",
+            "lower it, or import longer logs",
+        )
+
+
+def _check_targets(recipe: Recipe, table: EventTable, split: str) -> None:
+    settings, layout = recipe.a_tuning, recipe.layout
+    mask = target_mask(settings, table)
+    if layout.name == "stream":
+        sizes = np.diff(table.user_offsets)
+        # The first event of a stretch carries no loss, and a stretch needs its least length.
+        usable = np.repeat(sizes >= settings.stretch_min, sizes)
+        usable[table.user_offsets[:-1][sizes > 0]] = False
+        windows = np.flatnonzero(usable)
+    else:
+        _check_windows(table, split, layout.history_length)
+        windows = eligible(table, layout.history_length)
+    if not mask[table.behavior[windows]].any():
+        raise EdgebError(
+            f"a_tuning.targets is {settings.targets}, and no {split} user shows such a behavior behind other events",
+            "import more events, or widen a_tuning.targets",
+        )
+
+
+def _check_heads(settings: BackboneConfig) -> None:
+    if settings.heads % settings.kv_heads:
+        raise EdgebError(
+            f"backbone.heads {settings.heads} is no multiple of backbone.kv_heads {settings.kv_heads}",
+            "every key/value head serves the same number of heads",
+        )
+    width = settings.hidden_size // settings.heads
+    if width % 2 or not width:
+        raise EdgebError(
+            f"backbone.hidden_size {settings.hidden_size} gives each of {settings.heads} heads a width of {width}",
+            "rotary positions need an even one: change backbone.hidden_size or backbone.heads",
+        )
+
+
+def _shape(settings: BackboneConfig) -> Qwen2Config:
+    """The stand-in's configuration before it has a tokenizer; the names of its modules do not depend on that."""
+    return Qwen2Config(
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.kv_heads,
+    )

@@ -1,0 +1,79 @@
+"""What lies at a recipe's paths is known by content, and read once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from edge_behavior.recipes import Recipe, parse_recipe
+from edge_behavior.train import inputs
+from edge_behavior.train.inputs import digests, first_difference, read_inputs
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    base = tmp_path / "base"
+    (base / "deeper").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "merges.txt", "README.md", "deeper/config.json"):
+        (base / name).write_text(name)
+    (tmp_path / "talk.jsonl").write_text("talk")
+    return parse_recipe(
+        {"backbone": {"path": str(base)}, "a_tuning": {"aux_path": str(tmp_path / "talk.jsonl")}}, "test"
+    )
+
+
+def test_files_that_training_reads_are_hashed(recipe: Recipe) -> None:
+    found = read_inputs(recipe)
+    assert set(found["backbone.path"]) == {"config.json", "merges.txt", "model.safetensors"}
+    assert found["a_tuning.aux_path"]["talk.jsonl"]["sha256"] == hashlib.sha256(b"talk").hexdigest()
+
+
+def test_nothing_is_read_where_nothing_is_pointed_to(tmp_path: Path, recipe: Recipe) -> None:
+    assert read_inputs(Recipe()) == {}
+    unused = {"aux_path": str(tmp_path / "talk.jsonl"), "aux_ratio": 0}
+    assert read_inputs(parse_recipe({"backbone": {"path": "hub/name"}, "a_tuning": unused}, "test")) == {}
+
+
+def test_a_file_of_the_same_size_and_time_is_not_read_again(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = read_inputs(recipe)
+    read: list[str] = []
+    inputs._checksum.cache_clear()
+    monkeypatch.setattr(inputs, "file_sha256", lambda path: read.append(path.name) or "new")
+    assert read_inputs(recipe, known) == known
+    assert read == []
+    status = (tmp_path / "talk.jsonl").stat()
+    os.utime(tmp_path / "talk.jsonl", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert read_inputs(recipe, known)["a_tuning.aux_path"]["talk.jsonl"]["sha256"] == "new"
+    assert read == ["talk.jsonl"]
+    inputs._checksum.cache_clear()
+
+
+def test_large_files_are_read_under_a_bar_and_give_the_same(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = read_inputs(recipe)
+    inputs._checksum.cache_clear()
+    monkeypatch.setattr(inputs, "_SHOW_FROM", 1)
+    assert read_inputs(recipe) == small
+
+
+def test_a_copy_of_a_file_is_the_same_file(recipe: Recipe, tmp_path: Path) -> None:
+    before = read_inputs(recipe)
+    os.utime(tmp_path / "talk.jsonl", (1, 1))
+    after = read_inputs(recipe, before)
+    assert after != before
+    assert digests(after) == digests(before)
+    assert first_difference(before["a_tuning.aux_path"], after["a_tuning.aux_path"]) is None
+
+
+def test_the_file_that_differs_is_named(recipe: Recipe, tmp_path: Path) -> None:
+    before = read_inputs(recipe)
+    (tmp_path / "base" / "merges.txt").write_text("other words")
+    after = read_inputs(recipe, before)
+    assert first_difference(before["backbone.path"], after["backbone.path"]) == "merges.txt"
+    assert first_difference(before["backbone.path"], {}) == "config.json"
+    assert digests(before)["backbone.path"] != digests(after)["backbone.path"]
+    assert digests(before)["a_tuning.aux_path"] == digests(after)["a_tuning.aux_path"]
