@@ -62,11 +62,14 @@ class LossGuard(TrainerCallback):
 
 
 def explained(error: BaseException, stage: str, recipe: Recipe, run: Path) -> EdgebError | None:
-    """The one-line form of an error of the machine (memory, disk) in a stage, or None for any other error."""
+    """The one-line form of an error of the machine (memory, disk) in a stage, or None for any other error.
+
+    Scoring, in whatever stage, says for itself what it needs.
+    """
     if _disk_is_full(error):
         hint = f"free some space, then go on with `edgeb train --resume --out {run}`"
         return EdgebError(f"no space left in {run} during {stage}", hint)
-    if _no_memory(error):
+    if is_out_of_memory(error):
         return EdgebError(f"out of memory during {stage}", f"{_knobs(stage, recipe)}; see `edgeb train --dry-run`")
     return None
 
@@ -90,9 +93,13 @@ def _knobs(stage: str, recipe: Recipe) -> str:
     return ", or ".join(knobs) or "use a device with more memory"
 
 
-def _no_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: the allocators' own, or of the driver and its libraries in words."""
+    if isinstance(error, EdgebError):
+        return False
+    text = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "alloc_failed")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in text for word in words)
 
 
 def _disk_is_full(error: BaseException) -> bool:

@@ -22,8 +22,8 @@ from edge_behavior.runs import RunFolder
 SHARED_STAGES = ("backbone", "a_tuning")
 # What a stage does not read. Everything else counts, so that a field added later is not overlooked.
 _UNREAD: dict[str, tuple[str, ...]] = {
-    "backbone": ("name", "lora", "a_tuning", "b_tuning", "evaluation"),
-    "a_tuning": ("name", "b_tuning"),
+    "backbone": ("name", "lora", "a_tuning", "b_tuning", "scoring", "evaluation"),
+    "a_tuning": ("name", "b_tuning", "scoring"),
 }
 _UNREAD_EVALUATION = ("per_user", "per_behavior", "limit")
 
