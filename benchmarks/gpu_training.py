@@ -45,9 +45,11 @@ from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.recipes import Recipe, load_recipe
 from edge_behavior.train.backbone import load_tokenizer
 from edge_behavior.train.dpo import train_dpo
+from edge_behavior.train.lora import lora_config
 from edge_behavior.train.samples import Row, supervised_targets
-from edge_behavior.train.sft import as_dataset, batching, lora_config, train_sft
+from edge_behavior.train.sft import as_dataset, train_sft
 from edge_behavior.train.stage2 import choose_pairs, preference_rows, score_pool
+from edge_behavior.train.trainer_arguments import batching
 
 RESULTS = Path(__file__).parent / "results"
 GEOMETRIES = {"qwen2-1.5b": gpu_lines.qwen2_1_5b, "llama3.1-8b": gpu_lines.llama3_1_8b}

@@ -12,8 +12,9 @@ from trl import DPOConfig, DPOTrainer
 
 from edge_behavior.recipes import Recipe
 from edge_behavior.train.checkpoints import MarkComplete, last_checkpoint
+from edge_behavior.train.lora import in_float32
 from edge_behavior.train.progress import mean_loss, run, trainer_callbacks
-from edge_behavior.train.sft import batching, bookkeeping, hardware, schedule
+from edge_behavior.train.trainer_arguments import batching, bookkeeping, hardware, on_one_device, schedule
 
 _REFERENCE = "ref"
 
@@ -73,13 +74,13 @@ def train_dpo(
         **bookkeeping(recipe, folder),
         **schedule(stage),
         **batching(stage, "b_tuning"),
-        **hardware(),
+        **hardware(model.dtype),
     )
     watch = trainer_callbacks("B-Tuning (DPO)", "b_tuning.learning_rate", recipe, logs)
     trainer = _ScoredDPOTrainer(
         model=model,
         ref_model=None,
-        args=arguments,
+        args=on_one_device(arguments),
         train_dataset=HubDataset.from_list([dict(row) for row in rows]),
         processing_class=tokenizer,
         callbacks=[*watch, *callbacks, MarkComplete()],
@@ -87,6 +88,7 @@ def train_dpo(
     # As an argument it would hash the whole model first. The adapter's copy is for reference passes that never happen.
     trainer.precompute_ref_logps = True
     model.delete_adapter(_REFERENCE)
+    in_float32(model)
     state = run(trainer, last_checkpoint(Path(str(arguments.output_dir))))
     return {
         "steps": state.global_step,

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import LoraSettings
-from edge_behavior.train.sft import lora_config
+from edge_behavior.train.lora import lora_config
 
 # bitsandbytes' NF4: weights per scale, scales per scale of the scales.
 _BLOCK, _NESTED_BLOCK = 64, 256

@@ -28,11 +28,12 @@ from edge_behavior.train.batches import batched
 from edge_behavior.train.dpo import train_dpo
 from edge_behavior.train.failures import explained
 from edge_behavior.train.keep_best import KeepBest
+from edge_behavior.train.lora import lora_config
 from edge_behavior.train.model_access import RunModels
-from edge_behavior.train.processes import console, is_main, share_of, state, wait
+from edge_behavior.train.processes import console, idle_gpus, is_main, release_memory, share_of, state, wait
 from edge_behavior.train.samples import Row, behavior_rows, supervised_targets
 from edge_behavior.train.scoring_pass import stage_scorer
-from edge_behavior.train.sft import as_dataset, flows_padding_free, lora_config, train_sft
+from edge_behavior.train.sft import as_dataset, flows_padding_free, train_sft
 from edge_behavior.train.stage2 import choose_pairs, chosen_rows, preference_rows, score_pool, write_pairs
 
 _MODELS = ("untuned", *STAGES)
@@ -124,6 +125,7 @@ class Training:
                     if clear is None:
                         raise
                     raise clear from None
+                release_memory()
                 if is_main():
                     self.run.finish(name, {**report, "seconds": round(perf_counter() - started, 1)})
             if is_main():
@@ -333,6 +335,8 @@ def train(
         EdgebError: bad recipe, data or backbone; the run folder then holds what was finished.
     """
     state()
+    if more := idle_gpus():
+        console().print(f"one of {more + 1} GPUs is used: start with torchrun --nproc-per-node {more + 1} to use all")
     dataset = Dataset.open(data)
     check_inputs(recipe)
     run = start_run(recipe, dataset, out, resume)

@@ -6,6 +6,7 @@ Every process runs the whole pipeline on the same rows; the main one writes the 
 
 from __future__ import annotations
 
+import gc
 from typing import TypeVar
 
 import torch
@@ -61,6 +62,18 @@ def share_of(batch_size: int, what: str) -> int:
             f"set it to a multiple of {processes}, or start fewer processes",
         )
     return batch_size // processes
+
+
+def idle_gpus() -> int:
+    """GPUs of this machine that no process of this group uses; 0 where a launcher has started several."""
+    return max(torch.cuda.device_count() - 1, 0) if world_size() == 1 else 0
+
+
+def release_memory() -> None:
+    """Give back what finished models held: trainers hold theirs in circles, and the allocator keeps freed blocks."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def console() -> Console:

@@ -111,6 +111,11 @@ def run(trainer: Any, resume_from: Path | None = None) -> TrainerState:
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, _Progress):
                 callback.stop()
+        if "wandb" in trainer.args.report_to and is_main():
+            # Else the next trainer of this process goes on in the same run.
+            import wandb
+
+            wandb.finish()
     state: TrainerState = trainer.state
     return state
 

@@ -6,112 +6,23 @@ TRL's trainer, PEFT's adapter; what is ours is the rows. Also serves B-Tuning's 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from datasets import Dataset as HubDataset
-from peft import LoraConfig
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
-from edge_behavior.errors import EdgebError
-from edge_behavior.recipes import LoraSettings, Recipe, StageConfig
+from edge_behavior.recipes import Recipe, StageConfig
 from edge_behavior.train.checkpoints import MarkComplete, last_checkpoint, take_adapter
-from edge_behavior.train.processes import share_of
+from edge_behavior.train.lora import in_float32, lora_config
 from edge_behavior.train.progress import mean_loss, run, trainer_callbacks
 from edge_behavior.train.samples import Row
+from edge_behavior.train.trainer_arguments import batching, bookkeeping, hardware, on_one_device, schedule
 
 _TITLES = {"a_tuning": "A-Tuning (SFT)", "b_tuning": "B-Tuning (SFT)"}
-
-
-def lora_config(settings: LoraSettings) -> LoraConfig:
-    """PEFT's LoRA configuration for a recipe."""
-    return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=settings.target_modules,
-        task_type="CAUSAL_LM",
-    )
-
-
-def schedule(stage: StageConfig) -> dict[str, Any]:
-    """Trainer arguments of the paper's schedule: warm-up from the minimum rate, cosine back to it (§4.1.4)."""
-    floor = stage.min_learning_rate
-    return {
-        "learning_rate": stage.learning_rate,
-        "lr_scheduler_type": "cosine_warmup_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr": floor, "warmup_lr_rate": floor / stage.learning_rate},
-        # Below one, Trainer reads it as a share of the steps.
-        "warmup_steps": stage.warmup_ratio,
-        "weight_decay": stage.weight_decay,
-        "optim": "adamw_torch_fused",
-    }
-
-
-def batching(stage: StageConfig, name: str) -> dict[str, Any]:
-    """Trainer arguments for `batch_size` sequences per optimizer step, over all processes, in micro-batches.
-
-    Args:
-        name: The stage's section in the recipe, for messages.
-
-    Raises:
-        EdgebError: the batch cannot be shared equally by the processes.
-    """
-    share = share_of(stage.batch_size, f"{name}.batch_size")
-    micro = _divisor(share, stage.micro_batch_size)
-    return {
-        "per_device_train_batch_size": micro,
-        # Of the whole batch, so that validation losses do not depend on the number of processes.
-        "per_device_eval_batch_size": _divisor(stage.batch_size, stage.micro_batch_size),
-        "gradient_accumulation_steps": share // micro,
-        "gradient_checkpointing": stage.gradient_checkpointing,
-    }
-
-
-def _divisor(size: int, most: int | None) -> int:
-    """The largest divisor of `size` that is not above `most`."""
-    return next(n for n in range(min(most or size, size), 0, -1) if size % n == 0)
-
-
-def hardware() -> dict[str, Any]:
-    """Trainer arguments that follow from the machine: bf16 where the GPU has it."""
-    cuda = torch.cuda.is_available()
-    return {
-        "bf16": cuda and torch.cuda.is_bf16_supported(including_emulation=False),
-        "dataloader_pin_memory": cuda,
-        "use_cpu": not cuda,
-        # Every trained weight is in every loss.
-        "ddp_find_unused_parameters": False,
-    }
-
-
-def bookkeeping(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Trainer arguments for logs, checkpoints that can be resumed, and the order of rows, which the rows have.
-
-    Raises:
-        EdgebError: Weights & Biases is asked for and not installed.
-    """
-    if "wandb" in recipe.report_to and find_spec("wandb") is None:
-        raise EdgebError("report_to names wandb, which is not installed", "pip install wandb, or leave it out")
-    return {
-        "output_dir": str(folder.resolve() / "checkpoints"),
-        "save_total_limit": 2,
-        # Early stopping counts on after --resume.
-        "restore_callback_states_from_checkpoint": True,
-        "train_sampling_strategy": "sequential",
-        # TensorBoard's callback is made with its folder, see `trainer_callbacks`.
-        "report_to": [name for name in recipe.report_to if name != "tensorboard"] or "none",
-        # True would log the last finite loss in place of a NaN.
-        "logging_nan_inf_filter": False,
-        "disable_tqdm": True,
-        "max_length": None,
-        "seed": recipe.seed,
-    }
 
 
 def as_dataset(epochs: Sequence[Sequence[Row]]) -> HubDataset:
@@ -183,7 +94,7 @@ def train_sft(
         **bookkeeping(recipe, folder),
         **schedule(stage),
         **batching(stage, name),
-        **hardware(),
+        **hardware(model.dtype),
     )
     callbacks = trainer_callbacks(_TITLES[name], f"{name}.learning_rate", recipe, logs)
     callbacks += [*extra_callbacks, MarkComplete()]
@@ -191,13 +102,14 @@ def train_sft(
         callbacks.append(EarlyStoppingCallback(stage.patience))
     trainer: Any = SFTTrainer(
         model=model,
-        args=arguments,
+        args=on_one_device(arguments),
         train_dataset=train,
         eval_dataset=validation,
         processing_class=tokenizer,
         peft_config=lora_config(recipe.lora) if fresh else None,
         callbacks=callbacks,
     )
+    in_float32(trainer.model)
     checkpoints = Path(str(arguments.output_dir))
     state = run(trainer, last_checkpoint(checkpoints))
     if validation is not None:

@@ -154,7 +154,7 @@ class _Blocks(IterableDataset[dict[str, list[int]]]):
 
 def _pretrain(model: Qwen2ForCausalLM, blocks: _Blocks, recipe: Recipe, steps: int, log_dir: Path) -> float:
     from edge_behavior.train.progress import mean_loss, run, trainer_callbacks
-    from edge_behavior.train.sft import hardware
+    from edge_behavior.train.trainer_arguments import hardware, on_one_device
 
     settings = recipe.backbone
     arguments = TrainingArguments(
@@ -173,7 +173,8 @@ def _pretrain(model: Qwen2ForCausalLM, blocks: _Blocks, recipe: Recipe, steps: i
         report_to="none",
         disable_tqdm=True,
         seed=recipe.seed,
-        **hardware(),
+        **hardware(model.dtype),
     )
     callbacks = trainer_callbacks("pretrain stand-in", "backbone.pretrain_learning_rate", recipe, log_dir)
-    return mean_loss(run(Trainer(model=model, args=arguments, train_dataset=blocks, callbacks=callbacks)))
+    trainer = Trainer(model=model, args=on_one_device(arguments), train_dataset=blocks, callbacks=callbacks)
+    return mean_loss(run(trainer))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from edge_behavior.data.dataset import Dataset
@@ -18,7 +16,7 @@ from edge_behavior.runs import RunFolder
 from edge_behavior.train.ablation.folder import AblationFolder
 from edge_behavior.train.ablation.studies import Plan, PlannedRun
 from edge_behavior.train.pipeline import start_run, train
-from edge_behavior.train.processes import world_size
+from edge_behavior.train.processes import release_memory, world_size
 from edge_behavior.train.stage_reuse import SHARED_STAGES, stage_key, take_over
 
 Runner = Callable[[Recipe, Path, Path], RunFolder]
@@ -107,7 +105,7 @@ def _train(recipe: Recipe, data: Path, out: Path) -> RunFolder:
     try:
         return train(recipe, data, out, resume=True)
     finally:
-        _free_memory()
+        release_memory()
 
 
 def _nothing_to_train(stage: str, recipe: Recipe) -> bool:
@@ -121,10 +119,3 @@ def _reason(error: Exception) -> str:
         return " ".join(f"{error.message} ({error.hint})".split() if error.hint else str(error.message).split())
     lines: Sequence[str] = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
-
-
-def _free_memory() -> None:
-    """Trainers hold their models in circles; the next run needs the space."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

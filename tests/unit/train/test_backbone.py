@@ -18,9 +18,11 @@ from edge_behavior.recipes import ATuning, BackboneConfig, LoraSettings, Recipe
 from edge_behavior.runtime.torch_scorer import TorchScorer
 from edge_behavior.train import backbone, sft
 from edge_behavior.train.backbone import attention, check_four_bits, load_model
+from edge_behavior.train.lora import lora_config
 from edge_behavior.train.samples import IGNORED
-from edge_behavior.train.sft import as_dataset, bookkeeping, lora_config, train_sft
+from edge_behavior.train.sft import as_dataset, train_sft
 from edge_behavior.train.standin import architecture
+from edge_behavior.train.trainer_arguments import bookkeeping
 from tests import helpers
 
 

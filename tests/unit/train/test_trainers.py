@@ -16,9 +16,11 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import ATuning, BTuning, LoraSettings, Recipe
 from edge_behavior.train.auxiliary import auxiliary_rows, read_conversations
 from edge_behavior.train.dpo import train_dpo
+from edge_behavior.train.lora import lora_config
 from edge_behavior.train.pipeline import steps_of
 from edge_behavior.train.samples import IGNORED
-from edge_behavior.train.sft import as_dataset, batching, lora_config, schedule, train_sft
+from edge_behavior.train.sft import as_dataset, train_sft
+from edge_behavior.train.trainer_arguments import batching, schedule
 from tests import helpers
 
 

@@ -15,8 +15,9 @@ from trl.kernels import chunked_logprob
 
 from edge_behavior.recipes import ATuning, BTuning, LoraSettings, Recipe
 from edge_behavior.train.dpo import train_dpo
+from edge_behavior.train.lora import lora_config
 from edge_behavior.train.samples import IGNORED
-from edge_behavior.train.sft import as_dataset, lora_config, train_sft
+from edge_behavior.train.sft import as_dataset, train_sft
 from tests import helpers
 
 VOCABULARY = 30_011  # a prime, so that no other size is taken for it
