@@ -42,14 +42,15 @@ from edge_behavior.encoding import PromptEncoder
 from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.recipes import load_recipe
+from edge_behavior.scoring import TOKENS_PER_PASS
 from edge_behavior.train.backbone import load_tokenizer
 from edge_behavior.train.samples import window_prompt
 from edge_behavior.train.scoring_pass import draw_formats, score_windows
 from edge_behavior.train.standin import architecture, standin_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
-# TorchScorer's own bounds.
-MAX_TOKENS, MAX_LOGITS = 16_384, 1 << 26
+# Rows times vocabulary that the other two ways may hold; `trie` makes its logits in tiles.
+MAX_LOGITS = 1 << 26
 WAYS = ("trie", "cached", "labels")
 # Random weights as small as a fresh model's give every label nearly the same score.
 SPREAD = 3.0
@@ -171,7 +172,7 @@ def _batches(costs: list[int], most: int) -> list[list[int]]:
     """Indices sorted by cost, cut so that no batch is above the bound on tokens or has more than `most` rows."""
     batches: list[list[int]] = []
     for i in sorted(range(len(costs)), key=lambda i: costs[i]):
-        if batches and (len(batches[-1]) + 1) * costs[i] <= MAX_TOKENS and len(batches[-1]) < most:
+        if batches and (len(batches[-1]) + 1) * costs[i] <= TOKENS_PER_PASS and len(batches[-1]) < most:
             batches[-1].append(i)
         else:
             batches.append([i])

@@ -193,7 +193,8 @@ class TiledHead:
         row_of_node = np.searchsorted(trie.inner, trie.parents[1:])
         order = np.argsort(row_of_node, kind="stable")
         self.nodes = 1 + order
-        self._head, self._own, self._found = head, None, None
+        self._head, self._own = head, None
+        self._found: HeadScores | None = None
         self._rows = torch.from_numpy(row_of_node[order].astype(np.int64)).to(device)
         self._tokens = torch.from_numpy(trie.tokens[self.nodes].astype(np.int64)).to(device)
         # Of each row, and one more: how many tokens are asked at the rows before.
@@ -240,11 +241,12 @@ class TiledHead:
         return int(prompt * len(self._tokens) + self._before[at])
 
 
-class _SharedLayer(DynamicLayer):
+class _SharedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One layer's keys and values of a prefix. They are joined to those of a batch, and nothing is kept of these."""
 
     def __init__(self, layer: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._prefix = (layer.keys, layer.values)
         self.keys, self.values, self.is_initialized = layer.keys, layer.values, True
 
     def update(
@@ -252,7 +254,7 @@ class _SharedLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [n, heads, prefix + own, width] that a layer attends to."""
         n = len(key_states)
-        keys, values = (t.expand(n, -1, -1, -1) for t in (self.keys, self.values))
+        keys, values = (t.expand(n, -1, -1, -1) for t in self._prefix)
         return torch.cat([keys, key_states], -2), torch.cat([values, value_states], -2)
 
 

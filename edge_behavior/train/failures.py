@@ -13,6 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import Recipe
+from edge_behavior.train.processes import world_size
+from edge_behavior.train.shares import micro_batch_of
 
 _START, _WINDOW = 2, 10
 _WORSE = 2.0
@@ -79,7 +81,7 @@ def _knobs(stage: str, recipe: Recipe) -> str:
     knobs = []
     if stage in ("a_tuning", "b_tuning"):
         settings = recipe.a_tuning if stage == "a_tuning" else recipe.b_tuning
-        micro = settings.micro_batch_size or settings.batch_size
+        micro = micro_batch_of(settings, world_size())
         if not settings.gradient_checkpointing:
             knobs.append(f"set {stage}.gradient_checkpointing=true")
         if micro > 1:
