@@ -124,6 +124,7 @@ def by_cache(case: Case, targets: NDArray[np.int64]) -> Scores:
 def by_labels(case: Case, targets: NDArray[np.int64]) -> Scores:
     """[n, B]: every label by its own forward pass, in batches."""
     model, prompts, paths = case.model, case.prompts(targets), _paths(case.encoder)
+    device = next(model.parameters()).device
     pairs = [(i, j) for i in range(len(prompts)) for j in range(len(paths))]
     found = np.empty((len(prompts), len(paths)))
     rows = max(1, MAX_LOGITS // _vocab(model))
@@ -134,15 +135,15 @@ def by_labels(case: Case, targets: NDArray[np.int64]) -> Scores:
             texts = [prompts[i] + paths[j][:-1] for i, j in chosen]
             width = max(map(len, texts))
             # Padding at the end: no real token can see it.
-            ids = torch.tensor([text + [0] * (width - len(text)) for text in texts])
+            ids = torch.tensor([text + [0] * (width - len(text)) for text in texts], device=device)
             hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
             at = [
                 (row, len(prompts[i]) - 1 + step) for row, (i, j) in enumerate(chosen) for step in range(len(paths[j]))
             ]
-            wanted = torch.tensor([token for _, j in chosen for token in paths[j]])
-            row_of, column = torch.tensor(at).unbind(1)
+            wanted = torch.tensor([token for _, j in chosen for token in paths[j]], device=device)
+            row_of, column = torch.tensor(at, device=device).unbind(1)
             asked = hidden[row_of, column]
-            sums = torch.zeros(len(chosen), dtype=torch.float64)
+            sums = torch.zeros(len(chosen), dtype=torch.float64, device=device)
             for start in range(0, len(asked), rows):
                 part = slice(start, start + rows)
                 log_probs = torch.log_softmax(model.lm_head(asked[part]).float(), -1)

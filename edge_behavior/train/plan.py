@@ -90,7 +90,7 @@ def plan(recipe: Recipe, data: Path, device_memory: str | None = None, processes
     tokenizer, config = _backbone(recipe, dataset)
     encoder = encoder_for(tokenizer, recipe.layout.layout(), dataset.candidates)
     sizes = geometry(config, recipe.lora)
-    found = count(recipe, dataset, encoder, tokenizer, sizes)
+    found = count(recipe, dataset, encoder, tokenizer)
     estimator = Estimator(sizes, recipe.lora, found.workload, device, processes)
     refusal = estimator.refusal(recipe)
     return {
@@ -104,7 +104,7 @@ def plan(recipe: Recipe, data: Path, device_memory: str | None = None, processes
     }
 
 
-def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: Any, sizes: Geometry) -> Counts:
+def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: Any) -> Counts:
     """Count what every stage would process.
 
     Long A-Tunings are counted on their first epoch: the others are draws of the same size. Prompt lengths are those
