@@ -129,7 +129,7 @@ def _too_large(title: str, tokens: int, longest: int) -> EdgebError:
     if tokens <= longest:
         hint = "each pass has one window already: use a device with more memory, or set backbone.quantize=4bit"
     else:
-        hint = f"lower scoring.tokens_per_pass (now {tokens}); what is scored already is kept"
+        hint = f"lower scoring.tokens_per_pass (now {tokens})"
     return EdgebError(f"out of memory while scoring windows ({title})", hint)
 
 
