@@ -95,11 +95,17 @@ class_path="$("$python" -c 'from tests.android import host; print(host.build().c
 
 echo "== conformance"
 backends="$(dirname "$(find "$work/native" -name 'libggml-cpu-*.so' | head -n 1)")"
+# CPU, folder of llama.cpp's CPU variants
+conformance() {
+    qemu-aarch64-static -L "$work/root" -cpu "$1" "$java" -Xcheck:jni -XX:TieredStopAtLevel=1 -XX:+UseSerialGC \
+        -Djava.library.path="$work/native" -cp "$class_path" dev.edgeb.core.ConformanceKt "$work/goldens" "$tolerance" "$2"
+}
+mkdir -p "$work/empty"
+if conformance max "$work/empty" > "$work/empty.txt" 2>&1; then exit 1; fi
+grep "found no library with code for this CPU" "$work/empty.txt" || { cat "$work/empty.txt" >&2; exit 1; }
 for cpu in $cpus; do
     echo "-- $cpu"
-    qemu-aarch64-static -L "$work/root" -cpu "$cpu" "$java" -Xcheck:jni -XX:TieredStopAtLevel=1 -XX:+UseSerialGC \
-        -Djava.library.path="$work/native" -cp "$class_path" dev.edgeb.core.ConformanceKt "$work/goldens" "$tolerance" \
-        "$backends" 2> "$work/$cpu.err" | tee "$work/$cpu.txt" || { cat "$work/$cpu.err" >&2; exit 1; }
+    conformance "$cpu" "$backends" 2> "$work/$cpu.err" | tee "$work/$cpu.txt" || { cat "$work/$cpu.err" >&2; exit 1; }
     grep -q "checks agree" "$work/$cpu.txt"
 done
 

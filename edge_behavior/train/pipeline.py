@@ -30,7 +30,16 @@ from edge_behavior.train.failures import explained
 from edge_behavior.train.keep_best import KeepBest
 from edge_behavior.train.lora import lora_config
 from edge_behavior.train.model_access import RunModels
-from edge_behavior.train.processes import console, idle_gpus, is_main, release_memory, share_of, state, wait
+from edge_behavior.train.processes import (
+    console,
+    idle_gpus,
+    is_main,
+    release_memory,
+    shards_weights,
+    share_of,
+    state,
+    wait,
+)
 from edge_behavior.train.samples import Row, behavior_rows, supervised_targets
 from edge_behavior.train.scoring_pass import stage_scorer
 from edge_behavior.train.sft import as_dataset, flows_padding_free, train_sft
@@ -317,6 +326,10 @@ def check_inputs(recipe: Recipe) -> None:
     share_of(recipe.b_tuning.batch_size, "b_tuning.batch_size")
     if recipe.backbone.path is None:
         share_of(recipe.backbone.pretrain_batch_size, "backbone.pretrain_batch_size")
+        if shards_weights():
+            raise EdgebError(
+                "a stand-in is not trained with FSDP", "give backbone.path, or use train/accelerate/ddp.yaml"
+            )
     else:
         load_tokenizer(recipe.backbone.path, recipe.backbone.revision)
     attention(recipe.backbone)

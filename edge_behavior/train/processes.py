@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from rich.console import Console
 
 from edge_behavior.train.shares import equal_share
@@ -61,6 +61,11 @@ def share_of(batch_size: int, what: str) -> int:
 def idle_gpus() -> int:
     """GPUs of this machine that no process of this group uses; 0 where a launcher has started several."""
     return max(torch.cuda.device_count() - 1, 0) if world_size() == 1 else 0
+
+
+def shards_weights() -> bool:
+    """Whether the launcher asked for weights that are spread over the processes (FSDP)."""
+    return bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))
 
 
 def release_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 from collections import defaultdict
@@ -78,7 +79,7 @@ def test_a_day_on_a_bundle(app: host.Host, tmp_path: Path) -> None:
 
     sha256 = hashlib.sha256(bundle.read_bytes()).hexdigest()
     assert said["import"] == {"problem": [["null"]], "sha256": [[sha256]]}
-    assert said["damaged"]["problem"] == [["model.incoming: the tensors do not match the manifest's hash"]]
+    assert said["damaged"]["problem"] == [["mine.gguf: the tensors do not match the manifest's hash"]]
     assert said["damaged"]["sha256"] == [[sha256]]
     with Predictor.load(bundle) as predictor:
         session = predictor.session()
@@ -91,6 +92,10 @@ def test_a_day_on_a_bundle(app: host.Host, tmp_path: Path) -> None:
         assert [fields[1] for fields in said[word]["ranked"]] == [one.behavior for one in ranked], word
         found = [float(fields[0]) for fields in said[word]["ranked"]]
         assert found == pytest.approx([one.probability for one in ranked], abs=1e-4), word
+    # The JSON names the file that was picked, though the app keeps it under another name.
+    for word in ("imported", "restarted"):
+        found_json = json.loads(said[word]["benchmark"][0][0])
+        assert (found_json["bundle"], found_json["file_bytes"]) == ("mine.gguf", bundle.stat().st_size)
     today = sum(1 for event in events if event.time.date() == now.date())
     assert said["restarted"]["today"] == [[str(today)]]
     assert said["forgotten"]["today"] == [["0"]]

@@ -172,6 +172,12 @@ def test_the_logic_knows_no_android() -> None:
         assert "import androidx." not in text_of(path), path.name
 
 
+def test_json_is_read_without_regular_expressions() -> None:
+    """On Android each search copies the whole text, so that thousands of numbers would take seconds."""
+    source = DEMO / "core" / "src" / "main" / "kotlin" / "dev" / "edgeb" / "core" / "Json.kt"
+    assert re.findall("Regex|Pattern|Matcher", text_of(source)) == []
+
+
 def test_gradle_takes_versions_from_the_catalog_and_packages_from_two_places() -> None:
     catalog = text_of(DEMO / "gradle" / "libs.versions.toml")
     pinned = dict(re.findall(r'^(\w+) = "([\w.]+)"$', catalog, re.MULTILINE))
@@ -192,13 +198,17 @@ def test_gradle_takes_versions_from_the_catalog_and_packages_from_two_places() -
 
 def test_native_build_is_the_pinned_llama_cpp_for_two_abis() -> None:
     build = text_of(DEMO / "runtime" / "build.gradle.kts")
-    for option in ("GGML_NATIVE=OFF", "GGML_BACKEND_DL=ON", "GGML_CPU_ALL_VARIANTS=ON", "FLEXIBLE_PAGE_SIZES=ON"):
+    options = ("NATIVE=OFF", "BACKEND_DL=ON", "CPU_ALL_VARIANTS=ON", "FLEXIBLE_PAGE_SIZES=ON", "STL=c++_shared")
+    for option in options:
         assert option in build
     assert set(re.findall(r'"(arm64-v8a|x86_64|armeabi-v7a|x86)"', build)) == {"arm64-v8a", "x86_64"}
     cmake = DEMO / "runtime" / str(re.findall(r'path\("(.+)"\)', build)[0])
     pin = re.findall(r"llama-cpp-python==([\d.]+)", text_of(ROOT / "pyproject.toml"))
     assert re.findall(r"llama-cpp-python ([\d.]+\d)", text_of(cmake)) == pin
-    assert re.search(r"LLAMA_CPP_COMMIT [0-9a-f]{40}\)", text_of(cmake))
+    assert re.search(r"set\(LLAMA_CPP_COMMIT [0-9a-f]{40}\)", text_of(cmake))
+    # A commit's hash is checked by git; an archive would need a hash of its own.
+    assert re.search(r"fetch .*/ggml-org/llama\.cpp \$\{LLAMA_CPP_COMMIT\}$", text_of(cmake), re.MULTILINE)
+    assert re.findall(r"\bURL\b|GIT_TAG", text_of(cmake)) == []
 
 
 def test_wrapper_is_the_one_of_its_distribution() -> None:
@@ -209,3 +219,8 @@ def test_wrapper_is_the_one_of_its_distribution() -> None:
     assert "distributionSha256Sum=bd71102213493060956ec229d946beee57158dbd89d0e62b91bca0fa2c5f3531" in properties
     published = "7d3a4ac4de1c32b59bc6a4eb8ecb8e612ccd0cf1ae1e99f66902da64df296172"
     assert hashlib.sha256((wrapper / "gradle-wrapper.jar").read_bytes()).hexdigest() == published
+    for script, slash in ((DEMO / "gradlew", "/"), (DEMO / "gradlew.bat", "\\")):
+        assert f"gradle{slash}wrapper{slash}gradle-wrapper.jar" in text_of(script)
+    # cmd.exe misreads labels of scripts with bare line feeds.
+    batch = (DEMO / "gradlew.bat").read_bytes()
+    assert batch.count(b"\r\n") == batch.count(b"\n") > 50

@@ -262,6 +262,45 @@ def test_mistakes_are_explained(page: Page) -> None:
     assert [c for c in page.browser.complaints if "400" not in c] == []
 
 
+def test_nothing_happens_at_a_time_that_is_not_whole(page: Page) -> None:
+    def predictions() -> int:
+        return sum(request.endswith("/api/predict") for request in page.browser.requests)
+
+    page.tab_to("when")
+    page.settle("Delete")
+    assert page.browser.run("document.getElementById('when').value") == ""
+    assert "not complete" in page.text("problem")
+    assert page.browser.run("document.getElementById('when').getAttribute('aria-invalid')") == "true"
+    assert page.text("verdict").startswith("No prediction")
+    assert page.ranking() == []
+    before = predictions()
+
+    # Neither an event, nor a suggestion's key, nor another place brings the old time back.
+    page.tab_to("behavior")
+    page.type("Video Call")
+    page.settle("Enter")
+    assert page.browser.run("document.getElementById('behavior').value") == "Video Call"
+    page.tab_to("primary")
+    page.settle("1")
+    page.tab_to("place", shift=True)
+    page.settle(*"gym")
+    page.browser.wait("document.getElementById('suggestions').ariaBusy === 'false'")
+    assert page.events() == []
+    assert predictions() == before
+    assert page.browser.run("document.getElementById('when').value") == ""
+    assert "not complete" in page.text("problem")
+
+    page.browser.press("Tab")
+    page.settle("3")
+    page.browser.wait(FIVE)
+    assert page.text("problem") == ""
+    assert page.browser.run("document.getElementById('when').hasAttribute('aria-invalid')") is False
+    page.tab_to("behavior")
+    page.settle("Enter")
+    assert page.events() == ["Video Call"]
+    page.assert_clean()
+
+
 def test_names_are_text(hostile_page: Page) -> None:
     page = hostile_page
     assert page.events() == LABELS

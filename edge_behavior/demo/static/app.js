@@ -66,6 +66,15 @@ function setTime(next) {
   soon();
 }
 
+// Whether the field holds a whole time. Where it does not, nothing is asked or added: not for the time before either.
+function timely() {
+  if (clock.valid(find("when").value)) return true;
+  shown = [];
+  view.showProblem("The time is not complete: fill in day, month, year, hour and minute.", "when");
+  view.showNoPrediction("the reason stands under 'Now'.");
+  return false;
+}
+
 // ---- predictions
 
 function showBusy(change = 0) {
@@ -92,6 +101,7 @@ async function predict() {
 
 async function ask() {
   const turn = ++asked;
+  if (!timely()) return;
   const wanted = settings();
   try {
     const prediction = await call("predict", { when, place: find("place").value, ...wanted });
@@ -130,8 +140,8 @@ async function change(name, body, { moves = false, field = null } = {}) {
     if (moves) {
       when = state.now;
       find("place").value = state.place;
+      showTime();
     }
-    showTime();
     await predict();
     return true;
   } catch (error) {
@@ -144,6 +154,7 @@ async function change(name, body, { moves = false, field = null } = {}) {
 }
 
 function happened(behavior, accepted) {
+  if (!timely()) return false;
   const body = { behavior, place: find("place").value, when, accepted };
   return change("events", body, { field: accepted ? null : "behavior", moves: true });
 }
@@ -205,6 +216,7 @@ function wire() {
   find("place").addEventListener("input", () => (view.showClock(when, find("place").value), soon()));
   find("when").addEventListener("input", () => {
     if (clock.valid(find("when").value)) setTime(find("when").value.slice(0, 16));
+    else predict();
   });
   find("slider").addEventListener("input", () => setTime(clock.atMinute(when, Number(find("slider").value))));
   find("context").addEventListener("submit", async (event) => {
@@ -232,7 +244,7 @@ function wire() {
   find("restore").addEventListener("click", () => change("restore", {}));
   find("undo").addEventListener("click", () => change("undo", {}, { moves: true }));
   find("start-over").addEventListener("click", () => ((ranks = null), (costs = []), change("start-over", {}, { moves: true })));
-  find("make-up").addEventListener("click", () => change("made-up-day", { day: clock.dayOf(when) }, { moves: true }));
+  find("make-up").addEventListener("click", () => timely() && change("made-up-day", { day: clock.dayOf(when) }, { moves: true }));
 }
 
 async function start() {

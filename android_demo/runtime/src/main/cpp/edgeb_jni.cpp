@@ -8,6 +8,7 @@
 #include <llama.h>
 
 #include <algorithm>
+#include <bitset>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -22,6 +23,7 @@ namespace {
 // Wanted in a message to the user: what to do about a failure that no input should cause.
 constexpr const char * kReport = "report this as a bug";
 constexpr int kMaxSequences = 256;
+constexpr int kMaxThreads = GGML_MAX_N_THREADS;
 
 struct ModelDeleter {
     void operator()(llama_model * model) const { llama_model_free(model); }
@@ -36,7 +38,9 @@ struct Engine {
     llama_memory_t memory = nullptr;
     const llama_vocab * vocab = nullptr;
     int32_t n_vocab = 0;
-    int32_t n_batch = 0;
+    // Positions of the cache, and most tokens of a batch.
+    int32_t n_ctx = 0;
+    // Sequences of the cache, and most rows of a batch.
     int32_t n_seq = 0;
     // Which tokens of the last batch have logits.
     std::vector<int8_t> has_row;
@@ -84,6 +88,8 @@ template <typename Result, typename Work> Result guarded(JNIEnv * env, Result ot
         throw_java(env, {"out of memory", "close other apps or use a smaller bundle"});
     } catch (const std::exception & error) {
         throw_java(env, {std::string("llama.cpp failed: ") + error.what(), kReport});
+    } catch (...) {
+        throw_java(env, {"llama.cpp failed without a reason", kReport});
     }
     return otherwise;
 }
@@ -220,14 +226,30 @@ void check_sequence(const Engine & engine, int32_t sequence) {
     }
 }
 
+// Where the CPU's code lies in libraries of its own, they have to be files that llama.cpp finds.
+void check_cpu() {
+    if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) == nullptr) {
+        fail("llama.cpp found no library with code for this CPU",
+             "set packaging.jniLibs.useLegacyPackaging = true and pass LlamaJni the nativeLibraryDir");
+    }
+}
+
+// Whether `starts` cuts `size` values into `count` stretches.
+bool cuts(const std::vector<int32_t> & starts, size_t count, size_t size) {
+    return starts.size() == count + 1 && starts.front() == 0 && static_cast<size_t>(starts.back()) == size &&
+           std::is_sorted(starts.begin(), starts.end());
+}
+
 jlong open_model(JNIEnv * env, jbyteArray path, jint n_ctx, jint n_seq, jint threads, jboolean exact_cache) {
-    if (n_ctx < 1 || n_seq < 1 || n_seq > kMaxSequences || n_seq > n_ctx || threads < 1) {
+    if (n_ctx < 1 || n_seq < 1 || n_seq > kMaxSequences || n_seq > n_ctx || threads < 1 ||
+        threads > kMaxThreads) {
         fail("impossible context settings");
     }
     auto engine = std::make_unique<Engine>();
     const std::string file = path_of(env, path);
     LogCapture log;
     llama_backend_init();
+    check_cpu();
     llama_model_params model_options = llama_model_default_params();
     model_options.n_gpu_layers = 0;
     engine->model.reset(llama_model_load_from_file(file.c_str(), model_options));
@@ -252,8 +274,12 @@ jlong open_model(JNIEnv * env, jbyteArray path, jint n_ctx, jint n_seq, jint thr
     }
     engine->memory = llama_get_memory(engine->context.get());
     engine->vocab = llama_model_get_vocab(engine->model.get());
+    if (engine->memory == nullptr || llama_model_has_encoder(engine->model.get()) ||
+        llama_vocab_type(engine->vocab) == LLAMA_VOCAB_TYPE_NONE) {
+        fail("the model does not continue texts", "use a bundle that edgeb exported");
+    }
     engine->n_vocab = llama_vocab_n_tokens(engine->vocab);
-    engine->n_batch = n_ctx;
+    engine->n_ctx = n_ctx;
     engine->n_seq = n_seq;
     return static_cast<jlong>(reinterpret_cast<intptr_t>(engine.release()));
 }
@@ -283,7 +309,7 @@ jlong decode(JNIEnv * env, Engine & engine, jintArray j_tokens, jintArray j_posi
     std::vector<int32_t> sequences = ints(env, j_sequences);
     const size_t count = tokens.size();
     if (j_wants == nullptr || static_cast<size_t>(env->GetArrayLength(j_wants)) != count || positions.size() != count ||
-        starts.size() != count + 1 || count == 0 || count > static_cast<size_t>(engine.n_batch)) {
+        !cuts(starts, count, sequences.size()) || count == 0 || count > static_cast<size_t>(engine.n_ctx)) {
         fail("the arrays of a batch do not fit together");
     }
     std::vector<int8_t> wants(count);
@@ -291,18 +317,25 @@ jlong decode(JNIEnv * env, Engine & engine, jintArray j_tokens, jintArray j_posi
     env->GetBooleanArrayRegion(j_wants, 0, static_cast<jsize>(count), reinterpret_cast<jboolean *>(wants.data()));
     std::vector<int32_t> sequence_counts(count);
     std::vector<llama_seq_id *> sequence_lists(count);
-    if (starts[0] != 0 || static_cast<size_t>(starts[count]) != sequences.size()) {
-        fail("the arrays of a batch do not fit together");
+    if (std::count_if(wants.begin(), wants.end(), [](int8_t want) { return want != 0; }) > engine.n_seq) {
+        fail("a batch asks for more than " + std::to_string(engine.n_seq) + " rows, which is impossible");
     }
     for (size_t i = 0; i < count; i++) {
         sequence_counts[i] = starts[i + 1] - starts[i];
-        if (sequence_counts[i] < 1 || tokens[i] < 0 || tokens[i] >= engine.n_vocab || positions[i] < 0) {
+        if (sequence_counts[i] < 1 || tokens[i] < 0 || tokens[i] >= engine.n_vocab || positions[i] < 0 ||
+            positions[i] >= engine.n_ctx) {
             fail("token " + std::to_string(i) + " of a batch is impossible");
         }
         sequence_lists[i] = sequences.data() + starts[i];
-    }
-    for (const int32_t sequence : sequences) {
-        check_sequence(engine, sequence);
+        std::bitset<kMaxSequences> seen;
+        for (int32_t k = starts[i]; k < starts[i + 1]; k++) {
+            check_sequence(engine, sequences[k]);
+            // llama.cpp would count the token twice, and never be rid of it.
+            if (seen[sequences[k]]) {
+                fail("token " + std::to_string(i) + " of a batch is impossible: it is in a sequence twice");
+            }
+            seen.set(sequences[k]);
+        }
     }
     llama_batch batch = {};
     batch.n_tokens = static_cast<int32_t>(count);
@@ -329,8 +362,7 @@ void read_rows(JNIEnv * env, const Engine & engine, jintArray j_rows, jintArray 
     const std::vector<int32_t> rows = ints(env, j_rows);
     const std::vector<int32_t> starts = ints(env, j_starts);
     const std::vector<int32_t> tokens = ints(env, j_tokens);
-    const bool fits = starts.size() == rows.size() + 1 && starts[0] == 0 &&
-                      static_cast<size_t>(starts[rows.size()]) == tokens.size() && j_logits != nullptr &&
+    const bool fits = cuts(starts, rows.size(), tokens.size()) && j_logits != nullptr &&
                       static_cast<size_t>(env->GetArrayLength(j_logits)) == tokens.size() &&
                       (j_totals == nullptr || static_cast<size_t>(env->GetArrayLength(j_totals)) == rows.size());
     if (!fits) {
@@ -341,9 +373,6 @@ void read_rows(JNIEnv * env, const Engine & engine, jintArray j_rows, jintArray 
     for (size_t i = 0; i < rows.size(); i++) {
         if (rows[i] < 0 || static_cast<size_t>(rows[i]) >= engine.has_row.size() || !engine.has_row[rows[i]]) {
             fail("the last batch has no logits for token " + std::to_string(rows[i]));
-        }
-        if (starts[i + 1] < starts[i]) {
-            fail("the arrays of a reading do not fit together");
         }
         const float * row = llama_get_logits_ith(engine.context.get(), rows[i]);
         if (row == nullptr) {
@@ -372,6 +401,9 @@ jbyteArray save_sequence(JNIEnv * env, const Engine & engine, jint sequence) {
         fail("the cache has " + std::to_string(state.size()) + " bytes, more than Java holds", "use a smaller context");
     }
     const size_t written = llama_state_seq_get_data(engine.context.get(), state.data(), state.size(), sequence);
+    if (written == 0 || written != state.size()) {
+        fail("llama.cpp cannot save the cache");
+    }
     jbyteArray result = env->NewByteArray(static_cast<jsize>(written));
     if (result != nullptr) {
         env->SetByteArrayRegion(result, 0, static_cast<jsize>(written), reinterpret_cast<const jbyte *>(state.data()));
@@ -384,7 +416,13 @@ jboolean load_sequence(JNIEnv * env, const Engine & engine, jint sequence, jbyte
     const std::vector<uint8_t> state = bytes(env, j_state);
     LogCapture log;
     const size_t read = llama_state_seq_set_data(engine.context.get(), state.data(), state.size(), sequence);
-    return read == state.size() && read > 0 ? JNI_TRUE : JNI_FALSE;
+    // llama.cpp takes positions as they come.
+    if (read == 0 || read != state.size() || llama_memory_seq_pos_min(engine.memory, sequence) < 0 ||
+        llama_memory_seq_pos_max(engine.memory, sequence) >= engine.n_ctx) {
+        llama_memory_clear(engine.memory, true);
+        return JNI_FALSE;
+    }
+    return JNI_TRUE;
 }
 
 } // namespace
@@ -396,6 +434,7 @@ EDGEB(void, loadBackends)(JNIEnv * env, jobject, jbyteArray folder) {
     guarded(env, 0, [&] {
         LogCapture log;
         ggml_backend_load_all_from_path(path_of(env, folder).c_str());
+        check_cpu();
         return 0;
     });
 }
@@ -446,6 +485,10 @@ EDGEB(void, copySequence)(JNIEnv * env, jobject, jlong handle, jint from, jint t
         Engine & engine = engine_of(handle);
         check_sequence(engine, from);
         check_sequence(engine, to);
+        // llama.cpp would count cells that `to` holds already twice, and never be rid of them.
+        if (from != to && llama_memory_seq_pos_max(engine.memory, to) >= std::max(start, 0)) {
+            fail("sequence " + std::to_string(to) + " is not free: the copy is impossible");
+        }
         llama_memory_seq_cp(engine.memory, from, to, start, end);
         return 0;
     });
@@ -468,6 +511,9 @@ EDGEB(void, shiftSequence)(JNIEnv * env, jobject, jlong handle, jint sequence, j
         check_sequence(engine, sequence);
         if (!llama_memory_can_shift(engine.memory)) {
             fail("llama.cpp cannot shift this model's cache");
+        }
+        if (by < -engine.n_ctx || by >= engine.n_ctx - llama_memory_seq_pos_max(engine.memory, sequence)) {
+            fail("a shift by " + std::to_string(by) + " is impossible");
         }
         llama_memory_seq_add(engine.memory, sequence, start, end, by);
         return 0;

@@ -2,6 +2,7 @@ package dev.edgeb.assistant
 
 import android.app.Activity
 import android.app.DatePickerDialog
+import android.app.Dialog
 import android.app.TimePickerDialog
 import android.content.Context
 import android.content.Intent
@@ -25,6 +26,7 @@ class AddEventActivity : Activity() {
     private lateinit var problem: TextView
     private lateinit var labels: List<String>
     private var at = Moment(0)
+    private var dialog: Dialog? = null
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
@@ -53,25 +55,43 @@ class AddEventActivity : Activity() {
         outState.putLong(MINUTES, at.minutes)
     }
 
+    override fun onDestroy() {
+        dialog?.dismiss()
+        super.onDestroy()
+    }
+
     private fun offer(field: AutoCompleteTextView, choices: List<String>) {
         field.setAdapter(ArrayAdapter(this, R.layout.item_choice, choices))
         field.setOnClickListener { field.showDropDown() }
+        // The first tap only takes focus. The window has to be there before a list can open over it.
+        field.setOnFocusChangeListener { _, focused ->
+            if (focused) field.post { if (field.isFocused && field.isAttachedToWindow) field.showDropDown() }
+        }
     }
 
     private fun pickDate() {
         val (year, month, day) = at.format().substring(0, 10).split("-").map { it.toInt() }
-        DatePickerDialog(
-            this, { _, y, m, d -> change(Moment.of(y, m + 1, d, at.hour, at.minute)) },
-            year, month - 1, day
-        ).show()
+        show(
+            DatePickerDialog(
+                this, { _, y, m, d -> change(Moment.of(y, m + 1, d, at.hour, at.minute)) },
+                year, month - 1, day
+            )
+        )
     }
 
     private fun pickTime() {
         val midnight = at.minutes - at.hour * 60 - at.minute
-        TimePickerDialog(
-            this, { _, hour, minute -> change(Moment(midnight + hour * 60 + minute)) },
-            at.hour, at.minute, DateFormat.is24HourFormat(this)
-        ).show()
+        show(
+            TimePickerDialog(
+                this, { _, hour, minute -> change(Moment(midnight + hour * 60 + minute)) },
+                at.hour, at.minute, DateFormat.is24HourFormat(this)
+            )
+        )
+    }
+
+    private fun show(made: Dialog) {
+        dialog = made
+        made.show()
     }
 
     private fun change(to: Moment) {

@@ -30,12 +30,16 @@ class AssistantActivity : Activity(), Controller.Listener {
     private lateinit var addEvent: View
     private var shown: Day? = null
 
+    // The place of the settings that the field was set to; what was typed since is the user's.
+    private var committed: String? = null
+
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
         setContentView(R.layout.activity_assistant)
         controller = (application as EdgebApplication).controller
         status = StatusPanel(this, View.OnClickListener { startActivityForResult(Documents.toOpen(), IMPORT) })
-        rows = DayRows(this, controller)
+        rows = DayRows(this, controller) { place.text.toString() }
+        committed = savedInstanceState?.getString(COMMITTED)
         ready = findViewById(R.id.ready)
         place = findViewById(R.id.place) as AutoCompleteTextView
         note = findViewById(R.id.note) as TextView
@@ -68,11 +72,16 @@ class AssistantActivity : Activity(), Controller.Listener {
         super.onStop()
     }
 
+    override fun onSaveInstanceState(outState: Bundle) {
+        super.onSaveInstanceState(outState)
+        outState.putString(COMMITTED, committed)
+    }
+
     override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
         super.onActivityResult(requestCode, resultCode, data)
         if (resultCode != RESULT_OK || data == null) return
         val uri = data.data
-        if (requestCode == IMPORT && uri != null) controller.importModel(Documents.source(contentResolver, uri))
+        if (requestCode == IMPORT && uri != null) controller.importModel(Documents.source(this, uri))
         if (requestCode == ADD) controller.add(AddEventActivity.eventOf(data))
     }
 
@@ -91,19 +100,29 @@ class AssistantActivity : Activity(), Controller.Listener {
             threshold.progress = day.settings.threshold.step
             showThreshold(day.settings.threshold)
         }
-        if (day == shown) return
-        if (day.settings.place != shown?.settings?.place) place.setText(day.settings.place, false)
+        if (day != shown) renew(day, formats)
+        rows.enable(!controller.busy)
+    }
+
+    private fun renew(day: Day, formats: Formats) {
+        if (day.settings.place != committed) place.setText(day.settings.place, false)
+        committed = day.settings.place
         if (day.places != shown?.places) place.setAdapter(ArrayAdapter(this, R.layout.item_choice, day.places))
         rows.show(day, formats)
-        val least = formats.percent(day.settings.threshold.probability)
-        val suggestions = day.suggestions
-        note.text = when {
-            suggestions.shown.isEmpty() -> getString(R.string.nothing_above, least)
-            suggestions.hidden > 0 ->
-                resources.getQuantityString(R.plurals.hidden, suggestions.hidden, suggestions.hidden, least)
-            else -> ""
-        }
+        note.text = summaryOf(day, formats)
         shown = day
+    }
+
+    /** What TalkBack says of a new prediction. */
+    private fun summaryOf(day: Day, formats: Formats): String {
+        val least = formats.percent(day.settings.threshold.probability)
+        val (found, hidden) = day.suggestions
+        val first = found.firstOrNull() ?: return getString(R.string.nothing_above, least)
+        val words = arrayListOf(getString(R.string.first, first.behavior, formats.percent(first.probability)))
+        val more = found.size - 1
+        if (more > 0) words.add(resources.getQuantityString(R.plurals.more, more, more))
+        if (hidden > 0) words.add(resources.getQuantityString(R.plurals.hidden, hidden, hidden, least))
+        return words.joinToString(" ")
     }
 
     private fun costOf(day: Day, formats: Formats): String {
@@ -147,5 +166,6 @@ class AssistantActivity : Activity(), Controller.Listener {
     private companion object {
         const val IMPORT = 1
         const val ADD = 2
+        const val COMMITTED = "committed"
     }
 }

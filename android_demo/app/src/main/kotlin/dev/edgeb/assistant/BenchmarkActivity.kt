@@ -2,6 +2,7 @@ package dev.edgeb.assistant
 
 import android.app.Activity
 import android.app.AlertDialog
+import android.app.Dialog
 import android.content.Intent
 import android.os.Bundle
 import android.view.View
@@ -26,6 +27,7 @@ class BenchmarkActivity : Activity(), Controller.Listener {
     private lateinit var saveJson: View
     private lateinit var saveLog: View
     private lateinit var deleteLog: View
+    private var dialog: Dialog? = null
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
@@ -60,15 +62,20 @@ class BenchmarkActivity : Activity(), Controller.Listener {
         super.onStop()
     }
 
+    override fun onDestroy() {
+        dialog?.dismiss()
+        super.onDestroy()
+    }
+
     override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
         super.onActivityResult(requestCode, resultCode, data)
         val uri = data?.data
         if (resultCode != RESULT_OK || uri == null) return
         val context = applicationContext
         val done = Runnable { Toast.makeText(context, R.string.saved, Toast.LENGTH_SHORT).show() }
-        val target = Documents.target(contentResolver, uri)
+        val target = Documents.target(this, uri)
         when (requestCode) {
-            IMPORT -> controller.importModel(Documents.source(contentResolver, uri))
+            IMPORT -> controller.importModel(Documents.source(this, uri))
             SAVE_JSON -> controller.saveBenchmark(target, done)
             SAVE_LOG -> controller.saveLog(target, done)
         }
@@ -125,7 +132,7 @@ class BenchmarkActivity : Activity(), Controller.Listener {
     }
 
     private fun askToDelete() {
-        AlertDialog.Builder(this)
+        dialog = AlertDialog.Builder(this)
             .setMessage(R.string.delete_log_question)
             .setPositiveButton(R.string.delete) { _, _ -> controller.deleteLog() }
             .setNegativeButton(R.string.cancel, null)

@@ -2,7 +2,6 @@ package dev.edgeb.assistant
 
 import android.app.Activity
 import android.view.View
-import android.view.ViewGroup
 import android.widget.LinearLayout
 import android.widget.ProgressBar
 import android.widget.TextView
@@ -14,43 +13,66 @@ import dev.edgeb.core.Ranked
 
 private const val BAR_STEPS = 1000
 
-/** The lists of suggestions and of today's events. */
-class DayRows(private val activity: Activity, private val controller: Controller) {
+/**
+ * The lists of suggestions and of today's events.
+ *
+ * @param place Where the user is by the screen; asked for when a suggestion is accepted.
+ */
+class DayRows(
+    private val activity: Activity,
+    private val controller: Controller,
+    private val place: () -> String
+) {
     private val suggestions = activity.findViewById(R.id.suggestions) as LinearLayout
     private val timeline = activity.findViewById(R.id.timeline) as LinearLayout
     private val emptyDay: View = activity.findViewById(R.id.empty_day)
     private var shown: Day? = null
 
     fun show(day: Day, formats: Formats) {
-        // A list that did not change keeps its views, and with them the place that TalkBack is at.
         if (day.suggestions != shown?.suggestions) {
-            suggestions.removeAllViews()
-            for (one in day.suggestions.shown) suggestions.addView(suggestion(one, formats))
+            val found = day.suggestions.shown
+            keep(suggestions, R.layout.item_suggestion, found.size)
+            for (i in found.indices) showSuggestion(suggestions.getChildAt(i), found[i], formats)
         }
         if (day.today != shown?.today) {
-            timeline.removeAllViews()
-            for (event in day.today) timeline.addView(row(event, formats))
+            keep(timeline, R.layout.item_event, day.today.size)
+            for (i in day.today.indices) showEvent(timeline.getChildAt(i), day.today[i], formats)
         }
         emptyDay.visibility = if (day.today.isEmpty()) View.VISIBLE else View.GONE
         shown = day
     }
 
-    private fun suggestion(one: Ranked, formats: Formats): View {
-        val view = inflate(R.layout.item_suggestion, suggestions)
+    /** Whether the rows' buttons may be pressed. */
+    fun enable(enabled: Boolean) {
+        for (list in listOf(suggestions, timeline)) {
+            for (i in 0 until list.childCount) {
+                for (id in BUTTONS) {
+                    val button: View? = list.getChildAt(i).findViewById(id)
+                    button?.isEnabled = enabled
+                }
+            }
+        }
+    }
+
+    /** Rows are filled anew and not exchanged: the place that keyboard and TalkBack are at stays. */
+    private fun keep(list: LinearLayout, layout: Int, count: Int) {
+        while (list.childCount > count) list.removeViewAt(list.childCount - 1)
+        while (list.childCount < count) list.addView(activity.layoutInflater.inflate(layout, list, false))
+    }
+
+    private fun showSuggestion(view: View, one: Ranked, formats: Formats) {
         val percent = formats.percent(one.probability)
         (view.findViewById(R.id.suggestion_label) as TextView).text = one.behavior
         (view.findViewById(R.id.suggestion_percent) as TextView).text = percent
         (view.findViewById(R.id.suggestion_bar) as ProgressBar).progress = (one.probability * BAR_STEPS).toInt()
         describe(view, R.id.suggestion, activity.getString(R.string.suggestion_described, one.behavior, percent))
         describe(view, R.id.accept, activity.getString(R.string.accept, one.behavior))
-            .setOnClickListener { controller.accept(one.behavior) }
+            .setOnClickListener { controller.accept(one.behavior, place()) }
         describe(view, R.id.dismiss, activity.getString(R.string.dismiss, one.behavior))
             .setOnClickListener { controller.dismiss(one.behavior) }
-        return view
     }
 
-    private fun row(event: BehaviorEvent, formats: Formats): View {
-        val view = inflate(R.layout.item_event, timeline)
+    private fun showEvent(view: View, event: BehaviorEvent, formats: Formats) {
         val time = formats.clock(event.time)
         (view.findViewById(R.id.event_behavior) as TextView).text = event.behavior
         (view.findViewById(R.id.event_where) as TextView).text =
@@ -60,7 +82,6 @@ class DayRows(private val activity: Activity, private val controller: Controller
         )
         describe(view, R.id.remove, activity.getString(R.string.remove_event, event.behavior, time))
             .setOnClickListener { controller.remove(event) }
-        return view
     }
 
     private fun describe(row: View, id: Int, words: String): View {
@@ -69,5 +90,7 @@ class DayRows(private val activity: Activity, private val controller: Controller
         return view
     }
 
-    private fun inflate(layout: Int, into: ViewGroup): View = activity.layoutInflater.inflate(layout, into, false)
+    private companion object {
+        val BUTTONS = listOf(R.id.accept, R.id.dismiss, R.id.remove)
+    }
 }

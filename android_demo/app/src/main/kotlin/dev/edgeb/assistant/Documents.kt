@@ -1,7 +1,8 @@
 package dev.edgeb.assistant
 
-import android.content.ContentResolver
+import android.content.Context
 import android.content.Intent
+import android.database.Cursor
 import android.net.Uri
 import android.provider.OpenableColumns
 import dev.edgeb.assistant.logic.Source
@@ -21,21 +22,30 @@ object Documents {
             .putExtra(Intent.EXTRA_TITLE, name)
 
     /** The file that was chosen for reading. */
-    fun source(resolver: ContentResolver, uri: Uri): Source = object : Source {
-        override val size: Long?
-            get() = sizeOf(resolver, uri)
+    fun source(context: Context, uri: Uri): Source {
+        // The screen's own resolver would keep the screen.
+        val resolver = context.applicationContext.contentResolver
+        fun <T> told(column: String, read: (Cursor) -> T): T? {
+            val found = resolver.query(uri, arrayOf(column), null, null, null) ?: return null
+            return found.use { if (it.moveToFirst() && !it.isNull(0)) read(it) else null }
+        }
+        return object : Source {
+            override val size: Long?
+                get() = told(OpenableColumns.SIZE) { it.getLong(0) }
 
-        override fun open(): InputStream = resolver.openInputStream(uri) ?: throw IOException("$uri does not open")
+            override val name: String?
+                get() = told(OpenableColumns.DISPLAY_NAME) { it.getString(0) }
+
+            override fun open(): InputStream = resolver.openInputStream(uri) ?: throw IOException("$uri does not open")
+        }
     }
 
     /** The file that was chosen for writing. */
-    fun target(resolver: ContentResolver, uri: Uri): Target = object : Target {
-        override fun open(): OutputStream =
-            resolver.openOutputStream(uri, "wt") ?: throw IOException("$uri does not open")
-    }
-
-    private fun sizeOf(resolver: ContentResolver, uri: Uri): Long? {
-        val found = resolver.query(uri, arrayOf(OpenableColumns.SIZE), null, null, null) ?: return null
-        return found.use { if (it.moveToFirst() && !it.isNull(0)) it.getLong(0) else null }
+    fun target(context: Context, uri: Uri): Target {
+        val resolver = context.applicationContext.contentResolver
+        return object : Target {
+            override fun open(): OutputStream =
+                resolver.openOutputStream(uri, "wt") ?: throw IOException("$uri does not open")
+        }
     }
 }

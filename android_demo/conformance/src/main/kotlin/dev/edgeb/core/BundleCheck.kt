@@ -126,7 +126,14 @@ internal class BundleCheck(
             "session" -> session = predictor.session((call["anchor_every"] as Long).toInt())
             "observe" -> observe(where, call)
             "prepare" -> checks.same("$where tokens prepared", call["tokens"], session.prepare().toLong())
-            "save" -> session.save(File(scratch, "kotlin-${call["name"]}"))
+            "save" -> {
+                val file = File(scratch, "kotlin-${call["name"]}")
+                // As a process leaves it that dies while it writes.
+                val partial = File(file.path + ".partial")
+                partial.writeText("half a history")
+                session.save(file)
+                checks.same("$where leaves no partial file", false, partial.exists())
+            }
             "restore" -> {
                 checkDamagedSession(where, "${call["name"]}")
                 session = predictor.restore(File(scratch, "kotlin-${call["name"]}"))
@@ -226,10 +233,14 @@ internal class BundleCheck(
     private fun checkSnapshots() {
         val kept = File(scratch, "snapshots-$name")
         kept.deleteRecursively()
+        kept.mkdirs()
+        // Files of the app whose folder it is; more of them than snapshots are kept.
+        val foreign = List(6) { File(kept, "$it.state") } + File(kept, "0123456789abcdef0123456789abcdef.state")
+        for (file in foreign) file.writeText("the app's own")
         val asked = { each: Predictor -> each.predict(emptyList(), Moment(0), "DK", source = Source.MODEL).ranked }
         val cold = open(null).use { asked(it) }
         val written = open(kept).use { asked(it) }
-        val files = kept.listFiles().orEmpty()
+        val files = File(kept, "edgeb-prefix").listFiles().orEmpty()
         checks.same("$name snapshots", 1, files.size)
         open(null).use { checks.same("$name snapshot taken", true, it.warm(kept)) }
         val restored = open(kept).use { asked(it) }
@@ -238,6 +249,8 @@ internal class BundleCheck(
         files[0].writeBytes(bytes)
         open(null).use { checks.same("$name damaged snapshot refused", false, it.warm(kept)) }
         open(null).use { checks.same("$name snapshot made again", true, it.warm(kept)) }
+        checkOnlyOldSnapshotsGo(kept, files[0])
+        for (file in foreign) checks.same("$name leaves ${file.name}", "the app's own", file.readText())
         for (answers in listOf(written, restored)) {
             for (i in cold.indices) {
                 checks.same("$name snapshot rank ${i + 1}", cold[i].behavior, answers[i].behavior)
@@ -247,6 +260,22 @@ internal class BundleCheck(
             }
         }
         kept.deleteRecursively()
+    }
+
+    /** Beyond four the oldest snapshots go, and what a process that died left; nothing else does. */
+    private fun checkOnlyOldSnapshotsGo(kept: File, good: File) {
+        val other = File(good.parentFile, "notes.state")
+        val old = List(4) { File(good.parentFile, "$it".repeat(32) + ".state") } +
+            File(good.parentFile, "5".repeat(32) + ".state.partial")
+        for ((i, file) in (old + other).withIndex()) {
+            file.writeText("old")
+            file.setLastModified(1000L * (i + 1))
+        }
+        good.delete()
+        open(null).use { checks.same("$name snapshot is gone", false, it.warm(kept)) }
+        val left = good.parentFile.list().orEmpty().toSet()
+        checks.same("$name snapshots left", setOf(good.name, other.name) + old.drop(2).map { it.name }, left)
+        checks.same("$name snapshot whole", true, good.length() > 0)
     }
 
     private companion object {

@@ -127,6 +127,15 @@ private fun checkJson(checks: Checks) {
     val value = mapOf("a\n\u0000" to listOf(1L, -2.5e-7, true, null, "é 東 🎮 \" \\ /"), "b" to emptyMap<String, Any?>())
     checks.same("JSON there and back", value, Json.parse(Json.write(value), "json"))
     checks.same("JSON escapes", "🎮/\t", Json.parse("\"\\ud83c\\uDFAE\\/\\t\"", "json"))
+    val numbers = listOf<Pair<String, Any>>(
+        "0" to 0L, "-0" to 0L, "-12" to -12L, "9223372036854775807" to Long.MAX_VALUE,
+        "-9223372036854775808" to Long.MIN_VALUE, "9223372036854775808" to 9223372036854775808.0, "0.5" to 0.5,
+        "1.0" to 1.0, "-2.50e-3" to -0.0025, "1E+2" to 100.0, "0e0" to 0.0, "1e400" to Double.POSITIVE_INFINITY
+    )
+    for ((text, number) in numbers) {
+        checks.same("JSON number $text", number, Json.parse(text, "json"))
+        checks.same("JSON number $text in a list", listOf(number, number), Json.parse("[$text,$text ]", "json"))
+    }
     val bad = listOf(
         "",
         "{",
@@ -135,6 +144,16 @@ private fun checkJson(checks: Checks) {
         "nul",
         "01",
         "1.",
+        "1.e5",
+        ".5",
+        "+1",
+        "1e",
+        "1e+",
+        "-a",
+        "--1",
+        "1 2",
+        "[1.]",
+        "[00]",
         "\"\\x\"",
         "\"\\u12g4\"",
         "\"\n\"",

@@ -105,7 +105,7 @@ class Benchmark @JvmOverloads constructor(
         val snapshots = File(folder, "edgeb-bench-snapshots")
         val ids = engine.encoder.staticIds
         try {
-            engine.warm(snapshots)
+            predictor.warm(snapshots)
             for (i in 0 until predictions) {
                 empty()
                 val started = System.nanoTime()
@@ -147,7 +147,7 @@ class Benchmark @JvmOverloads constructor(
     private fun result(): Map<String, Any?> {
         val manifest = engine.manifest
         return mapOf(
-            "bundle" to engine.file.name,
+            "bundle" to engine.bundle.name,
             "architecture" to manifest.architecture,
             "quantization" to manifest.quantization,
             "candidates" to manifest.candidates.size,
@@ -156,7 +156,7 @@ class Benchmark @JvmOverloads constructor(
             "static_tokens" to engine.encoder.staticIds.size,
             "scoring" to Scoring.EXACT.text,
             "anchor_every" to ANCHOR_EVERY,
-            "file_bytes" to engine.file.length(),
+            "file_bytes" to engine.bundle.bytes,
             "peak_rss_bytes" to mapOf("app" to peakRssBytes()),
             "scenarios" to samples.mapValues { summary(it.value) },
             "machine" to machine(engine)

@@ -5,13 +5,16 @@ import java.io.File
 private const val KEPT_SEARCHES = 32
 private const val NANOS_PER_MS = 1e6
 
+/** What a bundle's file was when it was opened. It may be renamed later. */
+internal class BundleFile(val name: String, val bytes: Long)
+
 /**
  * One bundle's model with everything that predictor and sessions share: cache, tries, habits, calibration, one lock.
  *
  * Turns prompt ids into ranked candidates. Knows neither histories nor how a prompt came about. Callers hold `lock`
  * around everything that uses the cache.
  */
-internal class Engine(val manifest: Manifest, opened: LlamaBackend, val file: File, val threads: Int) {
+internal class Engine(val manifest: Manifest, opened: LlamaBackend, val bundle: BundleFile, val threads: Int) {
     val lock = Any()
     val encoder: PromptEncoder
     val defaultSource: Source

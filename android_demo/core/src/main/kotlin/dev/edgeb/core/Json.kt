@@ -167,12 +167,31 @@ private class Parser(private val text: String, private val where: String) {
     }
 
     private fun number(): Any {
-        val found = NUMBER.find(text, at)
-        if (found == null || found.range.first != at) throw bad("'${text.substring(at, minOf(at + 10, text.length))}'")
-        at += found.value.length
-        val whole = found.groupValues[1] == "" && found.groupValues[2] == ""
-        return (if (whole) found.value.toLongOrNull() else null) ?: found.value.toDouble()
+        // By hand: on Android a regular expression copies the whole text for every number.
+        val start = at
+        if (isNext("-")) at++
+        if (isNext("0")) at++ else digits(start)
+        val end = at
+        if (isNext(".")) {
+            at++
+            digits(start)
+        }
+        if (isNext("eE")) {
+            at++
+            if (isNext("+-")) at++
+            digits(start)
+        }
+        val found = text.substring(start, at)
+        return (if (at == end) found.toLongOrNull() else null) ?: found.toDouble()
     }
+
+    private fun digits(start: Int) {
+        val first = at
+        while (isNext("0123456789")) at++
+        if (at == first) throw bad("'${text.substring(start, minOf(start + 10, text.length))}'")
+    }
+
+    private fun isNext(any: String): Boolean = at < text.length && any.indexOf(text[at]) >= 0
 
     private fun word(word: String, value: Any?): Any? {
         if (!text.startsWith(word, at)) throw bad("an unknown word")
@@ -192,8 +211,4 @@ private class Parser(private val text: String, private val where: String) {
     }
 
     private fun bad(what: String) = EdgebException("$where is not JSON ($what at character $at)", DAMAGED_HINT)
-
-    private companion object {
-        val NUMBER = Regex("-?(?:0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+-]?[0-9]+)?")
-    }
 }

@@ -46,7 +46,7 @@ interface LlamaContext : Closeable {
     /** Ids of plain text; no special token is added or parsed. */
     fun tokenize(utf8: ByteArray): IntArray
 
-    /** Evaluate a batch. Returns nanoseconds spent inside llama.cpp. */
+    /** Evaluate a batch, with no more rows than there are sequences. Returns nanoseconds spent inside llama.cpp. */
     fun decode(batch: TokenBatch): Long
 
     /**
@@ -59,7 +59,10 @@ interface LlamaContext : Closeable {
      */
     fun readRows(rows: IntArray, starts: IntArray, tokens: IntArray, logits: FloatArray, logSumExp: DoubleArray?)
 
-    /** Let sequence `to` share the cells of `from` at positions `start` (inclusive) to `end`; -1 is no limit. */
+    /**
+     * Let sequence `to` share the cells of `from` at positions `start` (inclusive) to `end`; -1 is no limit. `to` holds
+     * nothing from `start` on before.
+     */
     fun copySequence(from: Int, to: Int, start: Int, end: Int)
 
     /** Drop positions of a sequence; -1 is no limit. */
@@ -77,6 +80,6 @@ interface LlamaContext : Closeable {
     /** The cells of a sequence as bytes. */
     fun saveSequence(sequence: Int): ByteArray
 
-    /** Put saved bytes into a sequence; false where llama.cpp does not take them. */
+    /** Put saved bytes into a sequence; false, and an empty cache, where they are not what was saved. */
     fun loadSequence(sequence: Int, state: ByteArray): Boolean
 }

@@ -20,13 +20,16 @@ private const val MOST_THREADS = 4
  * @property threads CPU threads; null chooses by the device and the size of the bundle.
  * @property verify Check every byte of the file against its hashes first.
  * @property exactMath F32 cache, for checks against other programs.
- * @property snapshots Folder of snapshots of the static prompt (an app's cacheDir); null keeps none.
+ * @property snapshots Where snapshots of the static prompt are kept, in a folder edgeb-prefix (an app's cacheDir); null
+ *   keeps none.
+ * @property name What a benchmark calls the bundle; null takes the file's name.
  */
 data class LoadOptions @JvmOverloads constructor(
     val threads: Int? = null,
     val verify: Boolean = true,
     val exactMath: Boolean = false,
-    val snapshots: File? = null
+    val snapshots: File? = null,
+    val name: String? = null
 )
 
 /**
@@ -136,10 +139,11 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
             val positions = contextNeeded(manifest)
             val threads = options.threads ?: threadsFor(model)
             val asked = NativeOptions(positions, minOf(MAX_ROWS, positions), threads, options.exactMath)
+            val file = BundleFile(options.name ?: model.name, model.length())
             val context = native.open(model, asked)
             try {
                 val backend = LlamaBackend(context, native.version, asked)
-                val predictor = Predictor(Engine(manifest, backend, model, threads))
+                val predictor = Predictor(Engine(manifest, backend, file, threads))
                 if (options.snapshots != null) predictor.warm(options.snapshots)
                 return predictor
             } catch (error: Throwable) {

@@ -88,7 +88,8 @@ class Session internal constructor(private val engine: Engine, private val ancho
     /**
      * Write window, habits and, where the cache still holds them, the evaluated events.
      *
-     * The file holds the user's places and behaviors: keep it in the app's private storage.
+     * The file holds the user's places and behaviors: keep it in the app's private storage. A process that dies while
+     * it writes leaves FILE.partial, which the next `save` replaces.
      *
      * @throws EdgebException the file cannot be written.
      */

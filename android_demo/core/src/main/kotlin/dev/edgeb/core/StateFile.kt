@@ -15,7 +15,7 @@ private const val HEAD_BYTES = 16
 internal class State(val header: Any?, val blob: ByteArray)
 
 /**
- * A file of engine state: hashed, and written under a temporary name first.
+ * A file of engine state: hashed, and written as FILE.partial first.
  *
  * Damage is noticed before anything is handed to native code. Knows nothing of what header and blob mean.
  */
@@ -27,9 +27,9 @@ internal object StateFile {
             .put(MAGIC).putLong(text.size.toLong()).array()
         val digest = sha256()
         for (part in listOf(head, text, blob)) digest.update(part)
-        var temporary: File? = null
+        // Always the same name: what a process that died left is replaced, and can be found.
+        val temporary = File(path.path + ".partial")
         try {
-            temporary = File.createTempFile(".state", null, path.absoluteFile.parentFile)
             FileOutputStream(temporary).use { file ->
                 for (part in listOf(head, text, blob, digest.digest())) file.write(part)
                 file.fd.sync()
@@ -38,7 +38,7 @@ internal object StateFile {
         } catch (error: IOException) {
             throw EdgebException("cannot write $path: ${error.message}", "choose another place")
         } finally {
-            temporary?.delete()
+            temporary.delete()
         }
     }
 

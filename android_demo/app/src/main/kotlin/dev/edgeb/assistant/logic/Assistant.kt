@@ -42,6 +42,7 @@ class Assistant(private val folder: File, private val engines: Engines, private 
     private var asked: Moment? = null
     private var known: Set<String> = emptySet()
     private var notice: Problem? = null
+    private var broken: Problem? = null
     private val dismissed = LinkedHashSet<String>()
 
     /** JSON of the last measurement; null where there is none. */
@@ -63,7 +64,8 @@ class Assistant(private val folder: File, private val engines: Engines, private 
         if (engine == null) {
             // What a crash in the middle of an import left behind.
             model.discard()
-            if (model.exists) begin(engines.load(model.file, verify = model.sha256 == null))
+            deletePartials()
+            if (model.exists) begin(loaded())
         }
         predict()
     }
@@ -72,21 +74,23 @@ class Assistant(private val folder: File, private val engines: Engines, private 
      * Copy a model in, check it against its own hashes, and use it from now on. The old one stays where this fails.
      *
      * @param size Of the source, where known.
+     * @param name Of the source, where known: what errors and the benchmark call it.
      */
-    fun importModel(source: InputStream, size: Long?, listener: ImportListener) {
+    fun importModel(source: InputStream, size: Long?, name: String?, listener: ImportListener) {
         val copy = model.copy(source, size, listener)
         listener.onChecking()
         // Two open models may not fit into memory.
         close()
+        val called = name ?: model.file.name
         val opened = try {
-            engines.load(copy.file, verify = true)
+            engines.load(copy.file, verify = true, name = called)
         } catch (error: Throwable) {
             model.discard()
             reopen()
-            throw error
+            throw if (error is EdgebException) renamed(error, copy.file, called) else error
         }
         try {
-            model.accept(copy)
+            model.accept(copy, called)
         } catch (error: Throwable) {
             opened.close()
             reopen()
@@ -105,13 +109,15 @@ class Assistant(private val folder: File, private val engines: Engines, private 
         timeline = longer
         change(settings().copy(place = clean.place))
         dismissed.clear()
+        // The event is in the log by now, whether the model opens or not.
+        if (engine == null) return open()
         if (longer.events.last() === clean) observe(session, clean) else rebuild()
         predict()
     }
 
-    /** Add a suggestion as what the user does now. */
-    fun accept(behavior: String) {
-        add(BehaviorEvent(settings().place, timeline().askable(clock.now()), behavior))
+    /** Add a suggestion as what the user does now, in `place`. */
+    fun accept(behavior: String, place: String) {
+        add(BehaviorEvent(place, timeline().askable(clock.now()), behavior))
     }
 
     /** Do not suggest this until something else happens. */
@@ -134,6 +140,7 @@ class Assistant(private val folder: File, private val engines: Engines, private 
         timeline = Timeline()
         log.save(Timeline())
         log.deleteAside()
+        deletePartials()
         dismissed.clear()
         change(settings().copy(place = ""))
         rebuild()
@@ -171,20 +178,36 @@ class Assistant(private val folder: File, private val engines: Engines, private 
     fun close() {
         session = null
         last = null
+        broken = null
         engine?.close()
         engine = null
+    }
+
+    private fun loaded(): Engine {
+        try {
+            return engines.load(model.file, verify = model.sha256 == null, name = model.name)
+        } catch (error: Throwable) {
+            broken = Problem.of(error)
+            throw error
+        }
     }
 
     private fun reopen() {
         try {
             open()
-        } catch (error: EdgebException) {
-            // The caller has an error to tell already, and the screen shows that no model is open.
+        } catch (error: Throwable) {
+            // The caller has an error to tell already; why this model does not open, the screen shows after it.
+            if (Problem.of(error) == null) throw error
         }
     }
 
+    /** What a process that died while it wrote left behind. */
+    private fun deletePartials() {
+        for (file in listOf(log.file, settingsStore.file, sessionFile, benchmarkFile)) AtomicFile.partial(file).delete()
+    }
+
     private fun state(error: Problem?): State {
-        val problem = named(error ?: notice)
+        val problem = named(error ?: notice ?: (if (engine == null) broken else null))
         notice = null
         val opened = engine
         if (opened == null) {
@@ -227,8 +250,13 @@ class Assistant(private val folder: File, private val engines: Engines, private 
         asked = moment
     }
 
+    /** The file's own name in place of that of its copy. */
+    private fun renamed(error: EdgebException, copy: File, name: String) =
+        EdgebException((error.message ?: "").replace(copy.path, name).replace(copy.name, name), error.hint)
+
     private fun begin(opened: Engine) {
         engine = opened
+        broken = null
         session = null
         known = opened.facts.labels.toSet()
         val restored = try {

@@ -8,7 +8,7 @@ import java.io.IOException
 object AtomicFile {
     /** @throws IOException where the file cannot be written; the old one is then still there. */
     fun write(file: File, text: String) {
-        val temporary = File(file.path + ".partial")
+        val temporary = partial(file)
         try {
             FileOutputStream(temporary).use { out ->
                 out.write(text.toByteArray(Charsets.UTF_8))
@@ -19,6 +19,9 @@ object AtomicFile {
             temporary.delete()
         }
     }
+
+    /** The name under which a file is written before it has its own; `Session.save` takes the same. */
+    fun partial(file: File): File = File(file.path + ".partial")
 
     /** Put `from` in the place of `to`. */
     fun rename(from: File, to: File) {

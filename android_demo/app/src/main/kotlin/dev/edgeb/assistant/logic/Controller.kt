@@ -2,14 +2,18 @@ package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
+import java.io.IOException
 import java.io.InputStream
 import java.io.OutputStream
 import java.util.concurrent.Executor
 
-/** A stream that is opened where it is used: not on the main thread. */
+/** A stream that is opened where it is used: not on the main thread. Another app answers, and may fail in any way. */
 interface Source {
-    /** Bytes of it where known; else null. */
+    /** Bytes of it where known; else null, or nothing that could be true. */
     val size: Long?
+
+    /** What the user calls it where known; else null. */
+    val name: String?
 
     fun open(): InputStream
 }
@@ -67,9 +71,9 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
 
     fun importModel(source: Source) = submit {
         tell { state = State.Importing(0) }
-        val stream = source.open()
+        val stream = asked { source.open() }
         try {
-            importModel(stream, source.size, object : ImportListener {
+            importModel(stream, hint { source.size }?.takeIf { it > 0 }, hint { source.name }, object : ImportListener {
                 private var told = 0L
 
                 override fun onCopied(bytes: Long) {
@@ -86,13 +90,14 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
         }
     }
 
-    fun add(event: BehaviorEvent) = submit { open(); add(event) }
+    fun add(event: BehaviorEvent) = submit { add(event) }
 
-    fun accept(behavior: String) = submit { accept(behavior) }
+    /** Add a suggestion as what the user does now, in `place`. */
+    fun accept(behavior: String, place: String) = submitIdle { accept(behavior, place) }
 
-    fun dismiss(behavior: String) = submit { dismiss(behavior) }
+    fun dismiss(behavior: String) = submitIdle { dismiss(behavior) }
 
-    fun remove(event: BehaviorEvent) = submit { remove(event) }
+    fun remove(event: BehaviorEvent) = submitIdle { remove(event) }
 
     fun deleteLog() = submit { deleteLog() }
 
@@ -100,7 +105,7 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
 
     fun setThreshold(threshold: Threshold) = submit { setThreshold(threshold) }
 
-    fun measure() = submit {
+    fun measure() = submitIdle {
         try {
             measure(object : Benchmark.Listener {
                 override fun onScenario(name: String) = tell { measuring = name }
@@ -128,13 +133,32 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
     }
 
     private fun write(target: Target, done: Runnable, text: Assistant.() -> String) = submit {
-        val stream = target.open()
+        val stream = asked { target.open() }
         try {
             stream.write(text().toByteArray(Charsets.UTF_8))
         } finally {
             stream.close()
         }
         main.execute(done)
+    }
+
+    /** Not while something is under way: a second tap is about a screen that is no longer true. */
+    private fun submitIdle(action: Assistant.() -> Unit) {
+        if (!busy) submit(action)
+    }
+
+    /** Failures of another app arrive as RuntimeExceptions of many kinds; they are no bugs of this one. */
+    private inline fun <T> asked(ask: () -> T): T = try {
+        ask()
+    } catch (error: RuntimeException) {
+        throw IOException("the file's app failed: ${error.message ?: error.javaClass.simpleName}", error)
+    }
+
+    private inline fun <T> hint(ask: () -> T?): T? = try {
+        ask()
+    } catch (error: RuntimeException) {
+        // The file may be read all the same.
+        null
     }
 
     private fun submit(action: Assistant.() -> Unit) {

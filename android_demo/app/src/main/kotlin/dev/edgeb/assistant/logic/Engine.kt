@@ -21,8 +21,12 @@ data class ModelFacts(
 
 /** Opens models. An interface so that the assistant can be tested without one. */
 interface Engines {
-    /** Open a bundle. @throws dev.edgeb.core.EdgebException where it is none, is damaged or does not load. */
-    fun load(model: File, verify: Boolean): Engine
+    /**
+     * Open a bundle, which the benchmark calls `name`.
+     *
+     * @throws dev.edgeb.core.EdgebException where it is none, is damaged or does not load.
+     */
+    fun load(model: File, verify: Boolean, name: String): Engine
 }
 
 /** An open model. */
@@ -59,9 +63,9 @@ interface NativeFactory {
 class PredictorEngines(private val native: NativeFactory, private val cache: File) : Engines {
     private var made: LlamaNative? = null
 
-    override fun load(model: File, verify: Boolean): Engine {
+    override fun load(model: File, verify: Boolean, name: String): Engine {
         val llama = made ?: native.create().also { made = it }
-        val options = LoadOptions(verify = verify, snapshots = cache)
+        val options = LoadOptions(verify = verify, snapshots = cache, name = name)
         return PredictorEngine(Predictor.load(model, llama, options), cache)
     }
 }

@@ -44,6 +44,10 @@ class ModelFile(private val folder: File) {
             return if (sameSize && sameTime) values.getProperty(HASH) else null
         }
 
+    /** What the file was called where it was imported from; its own name where that is not known. */
+    val name: String
+        get() = read()?.getProperty(NAME) ?: file.name
+
     /**
      * Copy a file in. It is not the app's model before `accept`.
      *
@@ -82,8 +86,8 @@ class ModelFile(private val folder: File) {
         return Copy(incoming, hex(digest.digest()))
     }
 
-    /** Make a checked copy the app's model. */
-    fun accept(copy: Copy) {
+    /** Make a checked copy the app's model. `name` is what it was called. */
+    fun accept(copy: Copy, name: String) {
         // A record of the old file must not outlive it.
         record.delete()
         AtomicFile.rename(copy.file, file)
@@ -91,6 +95,7 @@ class ModelFile(private val folder: File) {
         values.setProperty(BYTES, "${file.length()}")
         values.setProperty(TIME, "${file.lastModified()}")
         values.setProperty(HASH, copy.sha256)
+        values.setProperty(NAME, name)
         val text = StringWriter()
         values.store(text, null)
         AtomicFile.write(record, text.toString())
@@ -121,6 +126,7 @@ class ModelFile(private val folder: File) {
         const val BYTES = "bytes"
         const val TIME = "modified"
         const val HASH = "sha256"
+        const val NAME = "name"
 
         fun hex(bytes: ByteArray): String = bytes.joinToString("") { String.format("%02x", it) }
     }

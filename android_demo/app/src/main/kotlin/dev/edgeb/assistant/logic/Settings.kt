@@ -15,7 +15,7 @@ import java.util.Properties
 data class Settings(val threshold: Threshold = Threshold.DEFAULT, val place: String = "")
 
 /** The settings' file. */
-class SettingsStore(private val file: File) {
+class SettingsStore(val file: File) {
     /** What was saved; the defaults where nothing was or it cannot be read, since nothing is lost with them. */
     fun load(): Settings {
         val values = Properties()

@@ -84,7 +84,7 @@ class Timeline(val events: List<BehaviorEvent> = emptyList()) {
 }
 
 /** The timeline's file. */
-class TimelineStore(private val file: File) {
+class TimelineStore(val file: File) {
     private val aside = File(file.path + ".damaged")
 
     /**

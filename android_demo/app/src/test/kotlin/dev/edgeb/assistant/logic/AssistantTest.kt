@@ -31,11 +31,14 @@ class CountingEngines : Engines {
     var restored = 0
     var observed = 0
     var fails: Throwable? = null
+    var called = ""
+    var measured = 0
 
-    override fun load(model: File, verify: Boolean): Engine {
+    override fun load(model: File, verify: Boolean, name: String): Engine {
         fails?.let { throw it }
         val text = model.readText()
-        if (!text.startsWith("labels ")) throw EdgebException("${model.name} is not a bundle", "export one")
+        if (!text.startsWith("labels ")) throw EdgebException("$model is not a bundle", "export one")
+        called = name
         loads.add(if (verify) "verified" else "trusted")
         return CountingEngine(this, text.removePrefix("labels ").split(" "))
     }
@@ -63,6 +66,7 @@ class CountingEngine(private val all: CountingEngines, labels: List<String>) : E
 
     override fun benchmark(listener: Benchmark.Listener): String {
         listener.onScenario("session")
+        all.measured++
         return "{\"scenarios\": {}}"
     }
 
@@ -112,7 +116,7 @@ class AssistantTest {
     })
 
     private fun Assistant.bring(text: String): State =
-        attempt { importModel(ByteArrayInputStream(text.toByteArray()), null, quiet) }
+        attempt { importModel(ByteArrayInputStream(text.toByteArray()), null, "mine.gguf", quiet) }
 
     private fun ready(state: State): Day = (state as State.Ready).also { assertNull(it.problem) }.day
 
@@ -126,8 +130,17 @@ class AssistantTest {
     @Test
     fun aBadFileIsRefusedAndNothingIsLeft() {
         val state = assistant().bring("GIF89a")
-        assertEquals(State.NoModel(Problem.Input("model.incoming is not a bundle", "export one")), state)
+        assertEquals(State.NoModel(Problem.Input("mine.gguf is not a bundle", "export one")), state)
         assertTrue(names().isEmpty())
+    }
+
+    @Test
+    fun aModelIsCalledAsItsFileWasAfterARestartToo() {
+        assistant().bring("labels News")
+        assertEquals("mine.gguf", engines.called)
+        engines.called = ""
+        ready(assistant().attempt { open() })
+        assertEquals("mine.gguf", engines.called)
     }
 
     @Test
@@ -167,6 +180,61 @@ class AssistantTest {
     }
 
     @Test
+    fun aModelThatDoesNotOpenStaysBrokenWhateverElseIsDone() {
+        assistant().bring("labels News")
+        engines.fails = UnsatisfiedLinkError("no edgeb_jni")
+        val assistant = assistant()
+        val broken = State.Broken(Problem.Native("no edgeb_jni"))
+        assistant.attempt { open() }
+        assertEquals(broken, assistant.attempt { save() })
+        assertEquals(broken, assistant.attempt { logAsCsv() })
+        assertEquals(broken, assistant.attempt { setThreshold(Threshold(3)) })
+        assertEquals(broken, assistant.attempt { deleteLog() })
+        // An import that fails, too, is told of once.
+        assertEquals(State.Broken(Problem.Empty), assistant.bring(""))
+        assertEquals(State.Broken(Problem.Native("no edgeb_jni")), assistant.bring("labels Music"))
+        assertEquals(broken, assistant.attempt { save() })
+        engines.fails = null
+        ready(assistant.attempt { open() })
+        assistant.attempt { close() }
+        assertEquals(State.Opening, assistant.attempt { save() })
+    }
+
+    @Test
+    fun anEventIsKeptWhereTheModelDoesNotOpen() {
+        assistant().bring("labels News Music")
+        engines.fails = OutOfMemoryError()
+        val state = assistant().attempt { add(event("2024-03-18T10:00", "Music")) }
+        assertEquals(State.Broken(Problem.Memory), state)
+        engines.fails = null
+        val day = ready(assistant().attempt { open() })
+        assertEquals(listOf("Music"), day.today.map { it.behavior })
+        assertEquals("Music", day.suggestions.shown[0].behavior)
+    }
+
+    @Test
+    fun anEventIsAddedWhereTheModelIsNotOpenYet() {
+        assistant().bring("labels News Music")
+        val day = ready(assistant().attempt { add(event("2024-03-18T10:00", "Music")) })
+        assertEquals(listOf("Music"), day.today.map { it.behavior })
+        assertEquals("Music", day.suggestions.shown[0].behavior)
+    }
+
+    @Test
+    fun whatAWriteThatDiedLeftIsDeleted() {
+        val left = listOf("timeline.csv", "user.session", "settings.properties", "benchmark.json")
+        val forget = { for (name in left) File(folder.root, "$name.partial").writeText("secret place") }
+        val assistant = assistant()
+        assistant.bring("labels News")
+        forget()
+        assistant.attempt { deleteLog() }
+        assertFalse(names().any { it.endsWith(".partial") })
+        forget()
+        ready(assistant().attempt { open() })
+        assertFalse(names().any { it.endsWith(".partial") })
+    }
+
+    @Test
     fun aBugIsNotHidden() {
         assistant().bring("labels News")
         engines.fails = IllegalStateException("bug")
@@ -182,9 +250,11 @@ class AssistantTest {
     fun anAcceptedSuggestionIsAnEventOfNow() {
         val assistant = assistant()
         assistant.bring("labels News Music Maps")
-        assistant.attempt { setPlace(" work ") }
-        val day = ready(assistant.attempt { accept("Music") })
-        assertEquals(listOf(BehaviorEvent("work", time, "Music")), day.today)
+        assistant.attempt { setPlace("work") }
+        // What the screen shows counts, asked about or not.
+        val day = ready(assistant.attempt { accept("Music", " gym ") })
+        assertEquals(listOf(BehaviorEvent("gym", time, "Music")), day.today)
+        assertEquals("gym", day.settings.place)
         assertEquals("Music", day.suggestions.shown[0].behavior)
         assertEquals(1, day.cost!!.tokens)
     }
@@ -194,7 +264,7 @@ class AssistantTest {
         val assistant = assistant()
         assistant.bring("labels News Music Maps")
         assertEquals("Music", ready(assistant.attempt { dismiss("News") }).suggestions.shown[0].behavior)
-        assistant.attempt { accept("Maps") }
+        assistant.attempt { accept("Maps", "home") }
         val day = ready(assistant.attempt { setThreshold(Threshold(0)) })
         assertEquals(listOf("Maps", "News", "Music"), day.suggestions.shown.map { it.behavior })
     }
@@ -284,9 +354,9 @@ class AssistantTest {
     fun aClockSetBackDoesNotStopIt() {
         val assistant = assistant()
         assistant.bring("labels News Music")
-        assistant.attempt { accept("Music") }
+        assistant.attempt { accept("Music", "home") }
         time = Moment.parse("2024-03-18T18:00")
-        assertEquals("2024-03-18T20:00", ready(assistant.attempt { accept("News") }).cost!!.asked.format())
+        assertEquals("2024-03-18T20:00", ready(assistant.attempt { accept("News", "home") }).cost!!.asked.format())
     }
 
     @Test
@@ -320,9 +390,13 @@ class AssistantTest {
         controller.start()
         controller.importModel(object : Source {
             override val size: Long? = 16
+            override val name: String? = "mine.gguf"
 
             override fun open(): InputStream = ByteArrayInputStream("labels News Mail".toByteArray())
         })
+        // Not while the model is copied.
+        controller.measure()
+        drain(worker, main)
         controller.measure()
         val out = ByteArrayOutputStream()
         var told = 0
@@ -331,8 +405,7 @@ class AssistantTest {
             override fun open(): OutputStream = out
         }, Runnable { told++ })
         assertTrue(controller.busy)
-        assertEquals(listOf<State>(State.Opening), seen)
-        while (worker.isNotEmpty() || main.isNotEmpty()) (if (main.isEmpty()) worker else main).remove().run()
+        drain(worker, main)
         assertFalse(controller.busy)
         assertEquals(listOf(State.Opening, State.NoModel(null), State.Importing(0), State.Checking), seen.take(4))
         assertEquals("Mail", (seen.last() as State.Ready).day.today[0].behavior)
@@ -340,5 +413,69 @@ class AssistantTest {
         assertNull(controller.measuring)
         assertEquals("timestamp,place,behavior\r\n2024-03-18T10:00,home,Mail\r\n", out.toString("UTF-8"))
         assertEquals(1, told)
+        assertEquals(1, engines.measured)
+    }
+
+    @Test
+    fun aSecondTapWhileTheFirstIsUnderWayIsNone() {
+        val worker = ArrayDeque<Runnable>()
+        val main = ArrayDeque<Runnable>()
+        assistant().bring("labels News Music Maps")
+        val controller = Controller(assistant(), Executor { worker.add(it) }, Executor { main.add(it) })
+        controller.start()
+        drain(worker, main)
+        fun day(): Day = (controller.state as State.Ready).day
+        for (tap in 1..2) controller.accept("Music", "home")
+        drain(worker, main)
+        assertEquals(1, day().today.size)
+        for (time in listOf("2024-03-18T10:00", "2024-03-18T10:00")) controller.add(event(time, "News"))
+        drain(worker, main)
+        assertEquals(3, day().today.size)
+        for (tap in 1..2) controller.remove(event("2024-03-18T10:00", "News"))
+        drain(worker, main)
+        assertEquals(listOf("Music", "News"), day().today.map { it.behavior })
+        controller.accept("News", "home")
+        controller.dismiss("Music")
+        drain(worker, main)
+        assertTrue("Music" in day().suggestions.shown.map { it.behavior })
+    }
+
+    @Test
+    fun anAppThatFailsToGiveAFileIsNoBug() {
+        val direct = Executor { it.run() }
+        val controller = Controller(assistant(), direct, direct)
+        val failures = listOf(
+            IllegalArgumentException("no such document"), UnsupportedOperationException(), SecurityException("no")
+        )
+        for (failure in failures) {
+            controller.importModel(object : Source {
+                override val size: Long? = null
+                override val name: String? = null
+
+                override fun open(): InputStream = throw failure
+            })
+            val problem = (controller.state as State.NoModel).problem as Problem.OfFile
+            assertTrue(problem.message, problem.message.startsWith("the file's app failed: "))
+            controller.saveLog(object : Target {
+                override fun open(): OutputStream = throw failure
+            }, Runnable { throw AssertionError("nothing was saved") })
+            assertTrue((controller.state as State.NoModel).problem is Problem.OfFile)
+        }
+        // Without size and name a file is read all the same; no file has a size of 0 and bytes.
+        for (told in listOf<Long?>(0, -1, null)) {
+            controller.importModel(object : Source {
+                override val size: Long?
+                    get() = told ?: throw failures[0]
+                override val name: String?
+                    get() = throw failures[0]
+
+                override fun open(): InputStream = ByteArrayInputStream("labels News".toByteArray())
+            })
+            ready(controller.state)
+        }
+    }
+
+    private fun drain(worker: ArrayDeque<Runnable>, main: ArrayDeque<Runnable>) {
+        while (worker.isNotEmpty() || main.isNotEmpty()) (if (main.isEmpty()) worker else main).remove().run()
     }
 }

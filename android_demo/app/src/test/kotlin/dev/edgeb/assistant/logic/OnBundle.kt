@@ -1,5 +1,6 @@
 package dev.edgeb.assistant.logic
 
+import dev.edgeb.core.Benchmark
 import dev.edgeb.core.LlamaNative
 import dev.edgeb.core.Moment
 import dev.edgeb.runtime.LlamaJni
@@ -18,11 +19,13 @@ fun main(arguments: Array<String>) {
     val bytes = File(bundle).readBytes()
     day.bring("import", bytes)
     for (event in Timeline.fromCsv(File(history).readText()).events) day.assistant.attempt { add(event) }
+    day.benchmark("imported")
     day.show("lived", day.assistant.attempt { setPlace(place) })
     day.assistant.attempt { save() }
     // The process dies here, the model open.
     day.assistant = day.fresh()
     day.show("restarted", day.assistant.attempt { open() })
+    day.benchmark("restarted")
     bytes[bytes.size - 9] = (bytes[bytes.size - 9].toInt() xor 1).toByte()
     day.bring("damaged", bytes)
     day.show("damaged", day.assistant.attempt { open() })
@@ -30,6 +33,8 @@ fun main(arguments: Array<String>) {
     day.show("forgotten", day.assistant.attempt { setPlace(place) })
     day.assistant.attempt { close() }
 }
+
+private const val CALLED = "mine.gguf"
 
 private class OnBundle(private val folder: File, private val now: Moment) {
     private val native = object : NativeFactory {
@@ -47,10 +52,19 @@ private class OnBundle(private val folder: File, private val now: Moment) {
     })
 
     fun bring(word: String, bytes: ByteArray) {
-        val state = assistant.attempt { importModel(ByteArrayInputStream(bytes), bytes.size.toLong(), quiet) }
+        val state = assistant.attempt { importModel(ByteArrayInputStream(bytes), bytes.size.toLong(), CALLED, quiet) }
         val problem = (state as? State.Ready)?.problem ?: (state as? State.NoModel)?.problem
         println("$word\tproblem\t${(problem as? Problem.Input)?.message ?: problem}")
         println("$word\tsha256\t${(state as? State.Ready)?.day?.modelHash}")
+    }
+
+    fun benchmark(word: String) {
+        assistant.attempt {
+            measure(object : Benchmark.Listener {
+                override fun onScenario(name: String) = Unit
+            })
+        }
+        println("$word\tbenchmark\t${assistant.benchmark}")
     }
 
     fun show(word: String, state: State) {

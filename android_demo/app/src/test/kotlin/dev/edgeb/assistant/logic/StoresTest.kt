@@ -63,16 +63,17 @@ class StoresTest {
         assertEquals("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", copy.sha256)
         assertEquals(listOf(3L), told)
         assertFalse(model.exists)
-        model.accept(copy)
+        model.accept(copy, "mine.gguf")
         assertTrue(model.exists)
         assertEquals(copy.sha256, ModelFile(folder.root).sha256)
+        assertEquals("mine.gguf", ModelFile(folder.root).name)
         assertEquals(setOf("model.gguf", "model.properties"), names())
     }
 
     @Test
     fun aFileThatWasExchangedHasNoHash() {
         val model = ModelFile(folder.root)
-        model.accept(model.copy(ByteArrayInputStream("abc".toByteArray()), null))
+        model.accept(model.copy(ByteArrayInputStream("abc".toByteArray()), null), "mine.gguf")
         model.file.writeText("abcd")
         assertNull(model.sha256)
     }
@@ -80,11 +81,11 @@ class StoresTest {
     @Test
     fun aNewModelReplacesTheOldOneOnlyWhenAccepted() {
         val model = ModelFile(folder.root)
-        model.accept(model.copy(ByteArrayInputStream("old".toByteArray()), null))
+        model.accept(model.copy(ByteArrayInputStream("old".toByteArray()), null), "mine.gguf")
         val copy = model.copy(ByteArrayInputStream("newer".toByteArray()), null)
         assertEquals("old", model.file.readText())
         assertTrue(model.sha256 != copy.sha256)
-        model.accept(copy)
+        model.accept(copy, "mine.gguf")
         assertEquals("newer", model.file.readText())
         assertEquals(copy.sha256, model.sha256)
     }
