@@ -35,7 +35,8 @@ from edge_behavior.recipes import Recipe
 from edge_behavior.train.backbone import attention, load_model
 from edge_behavior.train.batches import batched
 from edge_behavior.train.everyday import EverydayText
-from edge_behavior.train.samples import IGNORED, Row, behavior_rows
+from edge_behavior.train.rows import IGNORED, Row
+from edge_behavior.train.samples import behavior_rows
 from edge_behavior.train.sft import flows_padding_free
 from edge_behavior.train.standin import document_text, train_tokenizer
 
@@ -138,7 +139,7 @@ def recipe_rows(table: EventTable, encoder: PromptEncoder, recipe: Recipe, model
     """Whole batches of stage 1 rows, drawn and ordered as a training run does."""
     stage = recipe.a_tuning
     wanted = steps * stage.batch_size
-    rows = behavior_rows(table, encoder, stage, wanted * stage.stretch_max, recipe.seed)
+    rows = list(behavior_rows(table, encoder, stage, wanted * stage.stretch_max, recipe.seed))
     if len(rows) < wanted:
         raise SystemExit(f"the simulated log gives {len(rows)} rows, {wanted} are wanted: raise --users")
     # Batches of the whole epoch, as in a run, then some of them.

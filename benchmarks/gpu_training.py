@@ -51,7 +51,8 @@ from edge_behavior.train.backbone import load_tokenizer
 from edge_behavior.train.dpo import train_dpo
 from edge_behavior.train.lora import lora_config
 from edge_behavior.train.plan import count
-from edge_behavior.train.samples import Row, supervised_targets
+from edge_behavior.train.rows import Row
+from edge_behavior.train.samples import supervised_targets
 from edge_behavior.train.sft import as_dataset, train_sft
 from edge_behavior.train.stage2 import choose_pairs, preference_rows, score_pool
 from edge_behavior.train.trainer_arguments import batching

@@ -44,7 +44,8 @@ from edge_behavior.metrics import Outcome, behavior_metrics
 from edge_behavior.recipes import Recipe, load_recipe
 from edge_behavior.train.backbone import load_model, load_tokenizer
 from edge_behavior.train.batches import batched
-from edge_behavior.train.samples import IGNORED, Row, stream_rows, supervised_targets, target_mask
+from edge_behavior.train.rows import IGNORED, Row
+from edge_behavior.train.samples import stream_rows, supervised_targets, target_mask
 from edge_behavior.train.scoring_pass import draw_formats, score_windows
 from edge_behavior.train.sft import as_dataset, train_sft
 from edge_behavior.train.standin import build_standin

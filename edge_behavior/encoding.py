@@ -35,7 +35,7 @@ class PromptEncoder:
     """Token ids of a layout's prompts, labels and stretches, for one tokenizer and candidate set.
 
     Segments repeat endlessly (a day and hour, a place, a label), so their ids are kept; the cache is emptied
-    when it holds `cache_size` segments. Not thread-safe.
+    when it holds `cache_size` ids. Not thread-safe.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class PromptEncoder:
         candidates: CandidateSet,
         bos_id: int | None,
         eos_id: int,
-        cache_size: int = 200_000,
+        cache_size: int = 2_000_000,
     ) -> None:
         self.layout = layout
         self.candidates = candidates
         self._tokenize = tokenize
         self._cache: dict[str, list[int]] = {}
-        self._cache_size = cache_size
+        self._cache_size, self._cached = cache_size, 0
         self.bos_id, self.eos_id = bos_id, eos_id
         bos = [] if bos_id is None else [bos_id]
         self.static_ids: list[int] = bos + self._join(layout.static(candidates.labels))
@@ -62,9 +62,11 @@ class PromptEncoder:
         """Ids of one segment. The list is shared: do not change it."""
         ids = self._cache.get(text)
         if ids is None:
-            if len(self._cache) >= self._cache_size:
+            if self._cached >= self._cache_size:
                 self._cache.clear()
+                self._cached = 0
             ids = self._cache[text] = self._tokenize(text)
+            self._cached += len(ids)
         return ids
 
     def label_ids(self, label: str) -> list[int]:

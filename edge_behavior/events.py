@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from edge_behavior.errors import EdgebError
@@ -32,6 +33,7 @@ class BehaviorEvent:
     behavior: str
 
 
+@lru_cache(maxsize=65_536)
 def clean_place(text: str) -> str:
     """Reduce a place name to letters, digits, single spaces and `-_.&/+`, at most 48 characters.
 

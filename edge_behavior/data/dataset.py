@@ -79,11 +79,18 @@ class EventTable:
             self.places[int(self.place[index])], time, self.candidates.labels[int(self.behavior[index])]
         )
 
+    def between(self, start: int, stop: int) -> list[BehaviorEvent]:
+        """The events at positions `start` to `stop`, the last one left out."""
+        cut, labels = slice(start, stop), self.candidates.labels
+        times: list[datetime] = self.time[cut].astype("datetime64[s]").tolist()
+        columns = zip(self.place[cut].tolist(), times, self.behavior[cut].tolist(), strict=True)
+        return [BehaviorEvent(self.places[place], time, labels[behavior]) for place, time, behavior in columns]
+
     def history(self, target: int, length: int = HISTORY_LENGTH) -> list[BehaviorEvent]:
         """The same user's last events before `target`, oldest first; at most `length`, fewer at the user's start."""
         user = int(np.searchsorted(self.user_offsets, target, side="right")) - 1
         start = max(int(self.user_offsets[user]), target - length)
-        return [self.event(index) for index in range(start, target)]
+        return self.between(start, target)
 
     def user_of(self, targets: ArrayLike) -> NDArray[np.int64]:
         """Which user of this table (0 … U-1) each event belongs to, shape of `targets`."""

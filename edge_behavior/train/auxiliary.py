@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import numpy as np
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf_tokens import plain_encoder
 from edge_behavior.train.everyday import EverydayText
+from edge_behavior.train.rows import IGNORED, Row, Rows
 
 Turns = list[tuple[str, str]]
+_Tokenized = tuple["array[int]", "array[int]"]  # prompt and completion
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _GENERATED = 4000
 
@@ -56,28 +59,55 @@ def generated_conversations(labels: Sequence[str], seed: int) -> list[Turns]:
     return [text.small_talk() for _ in range(_GENERATED)]
 
 
+class Conversations:
+    """Conversations as training rows with a loss on the last assistant turn, the completion.
+
+    Each is tokenized when it is first asked for and kept at 4 bytes a token.
+    """
+
+    def __init__(self, turns: Sequence[Turns], tokenizer: Any) -> None:
+        self._turns, self._tokenizer = turns, tokenizer
+        self._tokenized: dict[int, _Tokenized | None] = {}
+
+    def sample(self, wanted: int, max_tokens: int, seed: int) -> ConversationRows:
+        """Rows of `wanted` conversations of at most `max_tokens` tokens, fewer where fewer are short enough."""
+        chosen: list[_Tokenized] = []
+        for i in np.random.default_rng(seed).permutation(len(self._turns)).tolist():
+            if len(chosen) >= wanted:
+                break
+            found = self._one(i)
+            if found is not None and len(found[0]) + len(found[1]) <= max_tokens:
+                chosen.append(found)
+        return ConversationRows(chosen)
+
+    def _one(self, index: int) -> _Tokenized | None:
+        if index not in self._tokenized:
+            self._tokenized[index] = _tokenized(self._turns[index], self._tokenizer)
+        return self._tokenized[index]
+
+
+class ConversationRows(Rows):
+    """Tokenized conversations as rows."""
+
+    def __init__(self, chosen: Sequence[_Tokenized]) -> None:
+        self._chosen = chosen
+        self.lengths = np.array([len(prompt) + len(answer) for prompt, answer in chosen], dtype=np.int32)
+        self.labelled = np.array([len(answer) for _, answer in chosen], dtype=np.int32)
+
+    def read(self, index: int) -> Row:
+        """One conversation."""
+        prompt, answer = (list(part) for part in self._chosen[index])
+        return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+
+
 def auxiliary_rows(
     conversations: Sequence[Turns], tokenizer: Any, wanted: int, max_tokens: int, seed: int
-) -> list[dict[str, list[int]]]:
-    """Sample `wanted` conversations of at most `max_tokens` tokens, as training rows.
-
-    The loss is on the last assistant turn, the completion. Fewer rows come back where fewer conversations are
-    short enough.
-
-    Returns:
-        Rows of `input_ids` and `labels`, -100 outside the completion.
-    """
-    rows: list[dict[str, list[int]]] = []
-    for i in np.random.default_rng(seed).permutation(len(conversations)):
-        if len(rows) >= wanted:
-            break
-        row = _row(conversations[i], tokenizer, max_tokens)
-        if row is not None:
-            rows.append(row)
-    return rows
+) -> list[Row]:
+    """`Conversations.sample`, all rows at once."""
+    return list(Conversations(conversations, tokenizer).sample(wanted, max_tokens, seed))
 
 
-def _row(turns: Turns, tokenizer: Any, max_tokens: int) -> dict[str, list[int]] | None:
+def _tokenized(turns: Turns, tokenizer: Any) -> _Tokenized | None:
     while turns and turns[-1][0] != "assistant":
         turns = turns[:-1]
     if len(turns) < 2:
@@ -96,6 +126,4 @@ def _row(turns: Turns, tokenizer: Any, max_tokens: int) -> dict[str, list[int]] 
         lines = "".join(f"{role}: {text}\n" for role, text in turns[:-1])
         prompt_ids = tokenize(f"{lines}assistant:")
         answer_ids = [*tokenize(f" {turns[-1][1]}"), tokenizer.eos_token_id]
-    if len(prompt_ids) + len(answer_ids) > max_tokens:
-        return None
-    return {"input_ids": [*prompt_ids, *answer_ids], "labels": [-100] * len(prompt_ids) + list(answer_ids)}
+    return array("i", prompt_ids), array("i", answer_ids)

@@ -22,9 +22,9 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import WindowChoice, evaluate_all
 from edge_behavior.recipes import Recipe, StageConfig, load_recipe
 from edge_behavior.runs import STAGES, RunFolder, read_json, saved_recipe, write_json, write_text
-from edge_behavior.train.auxiliary import auxiliary_rows, generated_conversations, read_conversations
+from edge_behavior.train.auxiliary import Conversations, generated_conversations, read_conversations
 from edge_behavior.train.backbone import attention, check_four_bits, load_tokenizer
-from edge_behavior.train.batches import batched
+from edge_behavior.train.batches import batch_order, batched
 from edge_behavior.train.dpo import train_dpo
 from edge_behavior.train.failures import explained
 from edge_behavior.train.keep_best import KeepBest
@@ -40,7 +40,8 @@ from edge_behavior.train.processes import (
     state,
     wait,
 )
-from edge_behavior.train.samples import Row, behavior_rows, supervised_targets
+from edge_behavior.train.rows import JoinedRows, KeptRows, OrderedRows, Rows
+from edge_behavior.train.samples import behavior_rows
 from edge_behavior.train.scoring_pass import stage_scorer
 from edge_behavior.train.sft import as_dataset, flows_padding_free, train_sft
 from edge_behavior.train.stage2 import choose_pairs, chosen_rows, preference_rows, score_pool, write_pairs
@@ -176,14 +177,14 @@ class Training:
                 adapter.save_pretrained(str(folder / "adapter"))
             return {"method": "none"}
         epochs, counts = a_tuning_rows(self._train, self.models.encoder, self.models.tokenizer, recipe)
-        validation = behavior_rows(
+        held_out = behavior_rows(
             self._validation, self.models.encoder, stage, recipe.evaluation.validation_targets, seed=recipe.seed
         )
         per_epoch, steps = steps_of(stage, len(epochs[0]), len(epochs))
         model = self.models.load("untuned")
         by_length = not flows_padding_free(model, stage)
         rows = [_batched_rows(rows, stage, recipe.seed + i, by_length) for i, rows in enumerate(epochs)]
-        validation = _batched_rows(validation, stage, recipe.seed, True)
+        validation = _batched_rows(held_out, stage, recipe.seed, True)
         result = train_sft(
             model, self.models.tokenizer, as_dataset(rows), as_dataset([validation]), recipe, "a_tuning", per_epoch,
             steps, folder, self._logs("a_tuning"),
@@ -223,7 +224,7 @@ class Training:
                 model, self.models.tokenizer, ordered, recipe, steps, folder, self._logs("b_tuning"), [keep]
             )
         else:
-            answers = chosen_rows(rows)
+            answers = KeptRows(chosen_rows(rows))
             epochs = [_batched_rows(answers, stage, recipe.seed + i, False) for i in passes]
             result = train_sft(
                 model, self.models.tokenizer, as_dataset(epochs), None, recipe, "b_tuning", per_epoch, steps, folder,
@@ -270,35 +271,36 @@ class Training:
         return {}
 
 
-def _batched_rows(rows: list[Row], stage: StageConfig, seed: int, by_length: bool) -> list[Row]:
-    return batched(rows, [len(row["input_ids"]) for row in rows], stage.batch_size, seed, by_length)
+def _batched_rows(rows: Rows, stage: StageConfig, seed: int, by_length: bool) -> Rows:
+    return OrderedRows(rows, batch_order(rows.lengths, stage.batch_size, seed, by_length))
 
 
 def a_tuning_rows(
     train: EventTable, encoder: PromptEncoder, tokenizer: Any, recipe: Recipe
-) -> tuple[list[list[Row]], dict[str, Any]]:
+) -> tuple[list[Rows], dict[str, Any]]:
     """Rows of every epoch of stage 1 (a fresh draw each), conversations at the end, and what they count."""
     stage = recipe.a_tuning
     wanted = max(1, int(np.ceil(stage.epochs)))
     if stage.aux_ratio:
-        conversations = (
+        turns = (
             read_conversations(Path(stage.aux_path))
             if stage.aux_path
             else generated_conversations(train.candidates.labels, recipe.seed)
         )
-    epochs, targets, auxiliary = [], 0, 0
+        conversations = Conversations(turns, tokenizer)
+    epochs: list[Rows] = []
+    targets, auxiliary = 0, 0
     for epoch in range(wanted):
         seed = recipe.seed + 1000 * epoch
         rows = behavior_rows(train, encoder, stage, stage.max_targets, seed)
-        targets += supervised_targets(rows, encoder)
-        if stage.aux_ratio:
-            longest = stage.aux_max_tokens or max(len(row["input_ids"]) for row in rows)
-            count = round(stage.aux_ratio * len(rows))
-            extra = auxiliary_rows(conversations, tokenizer, count, longest, seed)
-            auxiliary += len(extra)
-            rows = rows + extra
+        targets += int(rows.targets.sum())
         epochs.append(rows)
-    tokens = sum(len(row["input_ids"]) for rows in epochs for row in rows)
+        if stage.aux_ratio:
+            longest = stage.aux_max_tokens or int(rows.lengths.max())
+            extra = conversations.sample(round(stage.aux_ratio * len(rows)), longest, seed)
+            auxiliary += len(extra)
+            epochs[-1] = JoinedRows([rows, extra])
+    tokens = sum(int(rows.lengths.sum()) for rows in epochs)
     counts = {
         "sequences_per_epoch": len(epochs[0]),
         "targets_per_epoch": targets // wanted,

@@ -35,7 +35,7 @@ from edge_behavior.train.geometry import Geometry, geometry, read_config
 from edge_behavior.train.pipeline import a_tuning_rows, steps_of
 from edge_behavior.train.processes import world_size
 from edge_behavior.train.rates import Rates
-from edge_behavior.train.samples import IGNORED, window_prompt
+from edge_behavior.train.samples import window_prompt
 from edge_behavior.train.scoring_pass import SHARD
 from edge_behavior.train.shares import equal_share, micro_batch_of
 
@@ -125,13 +125,13 @@ def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: A
         drawn = changed(recipe, {"a_tuning.epochs": min(a_tuning.epochs, counted)})
         epochs, counts = a_tuning_rows(train, encoder, tokenizer, drawn)
         per_epoch, steps = steps_of(a_tuning, len(epochs[0]), wanted)
-        lengths = [len(row["input_ids"]) for epoch in epochs for row in epoch]
-        labels = max(sum(label != IGNORED for label in row["labels"]) for epoch in epochs for row in epoch)
-        rows["a_tuning"] = Rows(max(lengths), float(np.mean(lengths)), labels)
+        lengths = np.concatenate([epoch.lengths for epoch in epochs])
+        longest, labels = int(lengths.max()), int(max(epoch.labelled.max() for epoch in epochs))
+        rows["a_tuning"] = Rows(longest, float(lengths.mean()), labels)
         shown |= {f"a_tuning_{key}": value for key, value in counts.items()}
         shown |= {
             "a_tuning_epochs_counted": counted,
-            "a_tuning_longest_sequence": max(lengths),
+            "a_tuning_longest_sequence": longest,
             "a_tuning_steps_per_epoch": per_epoch,
             "a_tuning_steps_at_most": steps,
         }

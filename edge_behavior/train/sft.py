@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from datasets import Dataset as HubDataset
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -19,18 +18,15 @@ from edge_behavior.recipes import Recipe, StageConfig
 from edge_behavior.train.checkpoints import MarkComplete, last_checkpoint, take_adapter
 from edge_behavior.train.lora import in_float32, lora_config
 from edge_behavior.train.progress import mean_loss, run, trainer_callbacks
-from edge_behavior.train.samples import Row
+from edge_behavior.train.rows import JoinedRows, KeptRows, Row, Rows
 from edge_behavior.train.trainer_arguments import batching, bookkeeping, hardware, on_one_device, schedule
 
 _TITLES = {"a_tuning": "A-Tuning (SFT)", "b_tuning": "B-Tuning (SFT)"}
 
 
-def as_dataset(epochs: Sequence[Sequence[Row]]) -> HubDataset:
+def as_dataset(epochs: Sequence[Rows | Sequence[Row]]) -> Rows:
     """Rows of all epochs, one after the other."""
-    rows = [row for epoch in epochs for row in epoch]
-    return HubDataset.from_dict(
-        {key: [np.asarray(row[key], dtype=np.int32) for row in rows] for key in ("input_ids", "labels")}
-    )
+    return JoinedRows([epoch if isinstance(epoch, Rows) else KeptRows(epoch) for epoch in epochs])
 
 
 def flows_padding_free(model: Any, stage: StageConfig) -> bool:
@@ -43,8 +39,8 @@ def flows_padding_free(model: Any, stage: StageConfig) -> bool:
 def train_sft(
     model: Any,
     tokenizer: Any,
-    train: HubDataset,
-    validation: HubDataset | None,
+    train: Rows,
+    validation: Rows | None,
     recipe: Recipe,
     name: Literal["a_tuning", "b_tuning"],
     steps_per_epoch: int,
@@ -103,12 +99,14 @@ def train_sft(
     trainer: Any = SFTTrainer(
         model=model,
         args=on_one_device(arguments),
-        train_dataset=train,
-        eval_dataset=validation,
+        train_dataset=HubDataset.from_list([train[0]]),
+        eval_dataset=None if validation is None else HubDataset.from_list([validation[0]]),
         processing_class=tokenizer,
         peft_config=lora_config(recipe.lora) if fresh else None,
         callbacks=callbacks,
     )
+    # TRL takes nothing but a `datasets.Dataset` and looks at its first row; the trainer reads any map-style dataset.
+    trainer.train_dataset, trainer.eval_dataset = train, validation
     in_float32(trainer.model)
     checkpoints = Path(str(arguments.output_dir))
     state = run(trainer, last_checkpoint(checkpoints))

@@ -15,7 +15,8 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import Recipe
 from edge_behavior.runs import write_text
 from edge_behavior.train.dpo import PairRow
-from edge_behavior.train.samples import IGNORED, Row, window_prompt
+from edge_behavior.train.rows import IGNORED, Row
+from edge_behavior.train.samples import window_prompt
 from edge_behavior.train.scoring_pass import draw_formats, score_windows
 from edge_behavior.train.select import Pair, Pool, build_pairs, confusion, difficulty, per_behavior, select
 

@@ -67,7 +67,7 @@ def test_target_budget(tokens: object) -> None:
 
 def test_epochs_cut_differently_and_seeds_repeat(tokens: object) -> None:
     encoder, settings = helpers.encoder(tokens), ATuning()
-    one, again, other = (behavior_rows(table(), encoder, settings, 10_000, seed=s) for s in (1, 1, 2))
+    one, again, other = (list(behavior_rows(table(), encoder, settings, 10_000, seed=s)) for s in (1, 1, 2))
     assert one == again
     assert one != other
 

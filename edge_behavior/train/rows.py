@@ -1,0 +1,82 @@
+"""Training rows that are made when they are read.
+
+A run holds the rows of all its epochs as a few bytes each: which row comes when, and how long it is. Token ids and
+labels exist for the batch under way only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Row = dict[str, list[int]]
+IGNORED = -100
+
+
+class Rows:
+    """Rows whose lengths are known before they are read; a map-style dataset for torch.
+
+    Attributes:
+        lengths: int32 [n], tokens of each row.
+        labelled: int32 [n], tokens with a loss.
+    """
+
+    lengths: NDArray[np.int32]
+    labelled: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int, /) -> Row:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self.read(index)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self.read(i) for i in range(len(self)))
+
+    def read(self, index: int) -> Row:
+        """Make one row."""
+        raise NotImplementedError
+
+
+class KeptRows(Rows):
+    """Few rows, held as they are."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+        self.lengths = np.array([len(row["input_ids"]) for row in rows], dtype=np.int32)
+        self.labelled = np.array([sum(i != IGNORED for i in row["labels"]) for row in rows], dtype=np.int32)
+
+    def read(self, index: int) -> Row:
+        """One of the rows."""
+        return self._rows[index]
+
+
+class JoinedRows(Rows):
+    """The rows of several parts, one part after the other."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.lengths = np.concatenate([part.lengths for part in parts])
+        self.labelled = np.concatenate([part.labelled for part in parts])
+
+    def read(self, index: int) -> Row:
+        """Make one row of the part that has it."""
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._parts[part].read(index - int(self._starts[part]))
+
+
+class OrderedRows(Rows):
+    """Rows in another order, in which some may come twice."""
+
+    def __init__(self, rows: Rows, order: ArrayLike) -> None:
+        self._rows, self._order = rows, np.asarray(order, dtype=np.int32)
+        self.lengths, self.labelled = rows.lengths[self._order], rows.labelled[self._order]
+
+    def read(self, index: int) -> Row:
+        """Make the row that comes at this place."""
+        return self._rows.read(int(self._order[index]))
