@@ -7,7 +7,8 @@ Qwen2-1.5B's and Llama-3.1-8B's geometries with random weights, built on the dev
 same names, through edgeb's own train_sft, train_dpo and score_pool on rows of a simulated log. Nothing is downloaded.
 Without --tokenizer one is trained on the spot; the model's vocabulary keeps its real size. Warm-up steps are not
 timed. A line that fails, out of memory for example, is recorded and the rest goes on; the files are written anew after
-every line. Per line: tokens and supervised targets per second, peak memory, model FLOPs utilisation.
+every line. Per line: tokens and supervised targets per second, peak memory, model FLOPs utilisation; per model,
+what the whole recipe would take at these rates.
 """
 
 from __future__ import annotations
@@ -36,16 +37,20 @@ from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flo
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import gpu_lines
+import gpu_total
+import pool_scoring
 
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.importers import import_log
 from edge_behavior.data.synth import simulate
+from edge_behavior.data.windows import natural_windows
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.recipes import Recipe, load_recipe
 from edge_behavior.train.backbone import load_tokenizer
 from edge_behavior.train.dpo import train_dpo
 from edge_behavior.train.lora import lora_config
+from edge_behavior.train.plan import count
 from edge_behavior.train.rows import Row
 from edge_behavior.train.samples import supervised_targets
 from edge_behavior.train.sft import as_dataset, train_sft
@@ -61,6 +66,7 @@ LINES: dict[str, list[str]] = {
     "packed 4096": ["a_tuning.micro_batch_size=1", "a_tuning.gradient_checkpointing=false"],
     "packed 4096, checkpointing": ["a_tuning.micro_batch_size=1", "a_tuning.gradient_checkpointing=true"],
     "pool": [],
+    "labels": [],
     "b_tuning": [],
 }
 QLORA = {f"{name}, 4-bit": [*LINES[name], "backbone.quantize=4bit"] for name in ("a_tuning", "packed 4096", "pool")}
@@ -71,7 +77,7 @@ REFERENCES = {
     ("packed 1024", "llama3.1-8b"): "2,392 (plain) to 4,007 (Unsloth) tokens/s, 7B LoRA at length 1024 "
     "(LLaMA-Factory's wiki)",
 }
-SAMPLES = 200_000
+SAMPLES = gpu_total.SAMPLES
 # Packed rows of a smoke test.
 _SHORTER = 8
 SMOKE = [
@@ -88,6 +94,7 @@ class Bench:
         warm_up: Optimizer steps that are not timed.
         steps: Optimizer steps that are.
         pool_per_behavior: Scored windows per behavior.
+        label_windows: Windows scored by a forward pass per label.
         shorter: Divides the length of packed rows.
     """
 
@@ -99,6 +106,7 @@ class Bench:
     warm_up: int
     steps: int
     pool_per_behavior: int
+    label_windows: int
     shorter: int
     encoder: PromptEncoder = field(init=False)
 
@@ -134,6 +142,25 @@ class Bench:
             "trie_tokens": len(self.encoder.trie.evaluated),
         }
 
+    def labels(self) -> dict[str, Any]:
+        """What the pool pass saves: windows whose labels have a forward pass each, and how far the scores differ."""
+        case = pool_scoring.Case(self._model(), self.encoder, self.table)
+        every = natural_windows(self.table, self.recipe.layout.history_length)
+        targets = np.random.default_rng(self.recipe.seed).choice(every, self.label_windows, replace=False)
+        pool_scoring.by_labels(case, targets[:1])
+        began = time.perf_counter()
+        scores = pool_scoring.by_labels(case, targets)
+        seconds = time.perf_counter() - began
+        difference = np.abs(scores - pool_scoring.by_trie(case, targets)).max()
+        return {
+            "seconds": seconds,
+            "windows": len(targets),
+            "windows_per_second": len(targets) / seconds,
+            "hours_for_200k": SAMPLES / (len(targets) / seconds) / 3600,
+            "forward_passes": len(targets) * scores.shape[1],
+            "max_difference": float(difference),
+        }
+
     def b_tuning(self) -> dict[str, Any]:
         """DPO on pairs that this very model's pool pass selected."""
         stage = self.recipe.b_tuning
@@ -144,7 +171,7 @@ class Bench:
         rows = preference_rows(pairs, self.table, self.encoder)
         rows = [rows[i % len(rows)] for i in range(wanted)]
         clock, logs = gpu_lines.StepClock(), self.work / "logs"
-        self._reset_memory()
+        reset_memory()
         train_dpo(model, self.tokenizer, rows, self.recipe, self._all_steps, self.work / "dpo", logs, [clock])
         lengths, labels = [], []
         for row in self._timed(rows, stage.batch_size):
@@ -157,7 +184,7 @@ class Bench:
 
     def _sft(self, model: Any, rows: list[Row], targets: int | None) -> dict[str, Any]:
         stage, clock = self.recipe.a_tuning, gpu_lines.StepClock()
-        self._reset_memory()
+        reset_memory()
         found = train_sft(
             model,
             self.tokenizer,
@@ -215,7 +242,7 @@ class Bench:
 
     def _model(self) -> Any:
         model = gpu_lines.build(self.config, self.recipe, self.work)
-        self._reset_memory()
+        reset_memory()
         return model
 
     def _scored(self, model: Any, per_behavior: int) -> Any:
@@ -224,9 +251,11 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.work) as shards:
             return score_pool(model, self.encoder, self.table, recipe, Path(shards) / "pool")
 
-    def _reset_memory(self) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+
+def reset_memory() -> None:
+    """Peaks count from here."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def lines_of(name: str) -> Callable[[Bench], dict[str, Any]]:
@@ -241,6 +270,8 @@ def lines_of(name: str) -> Callable[[Bench], dict[str, Any]]:
 def measured(name: str, make: Callable[[], Bench]) -> dict[str, Any]:
     """One line: its figures and peak memory, or what went wrong."""
     began = time.perf_counter()
+    # A line may fail before its model is there.
+    reset_memory()
     try:
         found = lines_of(name)(make())
     except Exception as error:
@@ -313,6 +344,7 @@ def page(document: dict[str, Any]) -> str:
             if (line, name) in REFERENCES and not smoke:
                 notes.append(f"- {name}, {line}: others report {REFERENCES[line, name]}.")
     lines.append("\n".join(rows))
+    lines += gpu_total.summary(document["models"])
     if notes:
         lines.append("For comparison, on other code and data and not run here:\n\n" + "\n".join(notes))
     return "\n\n".join(lines) + "\n"
@@ -343,6 +375,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--warm-up", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10, help="timed optimizer steps per line")
     parser.add_argument("--pool", type=int, default=20, help="scored windows per behavior")
+    parser.add_argument("--label-windows", type=int, default=8, help="windows scored by a forward pass per label")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="recipe fields, for all lines")
     parser.add_argument("--smoke", action="store_true", help="two narrow layers on any machine; measures nothing")
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu_training", help="writes OUT.json and OUT.md")
@@ -354,7 +387,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = dict(text.split("=", 1) for text in args.tokenizer)
     lines = LINES | QLORA
     chosen = args.line or [*LINES, *(QLORA if args.qlora else {})]
-    sizes = (1, 1, 1, _SHORTER) if args.smoke else (args.warm_up, args.steps, args.pool, 1)
+    sizes = (1, 1, 1, 1, _SHORTER) if args.smoke else (args.warm_up, args.steps, args.pool, args.label_windows, 1)
     words = sys.argv[1:] if arguments is None else arguments
     document: dict[str, Any] = {
         "command": " ".join(["python benchmarks/gpu_training.py", *map(without_folders, words)]),
@@ -368,7 +401,8 @@ def main(arguments: list[str] | None = None) -> None:
         work = Path(folder)
         simulate(30 if args.smoke else args.users, 28, 0, work / "log.csv")
         import_log(work / "log.csv", "csv", work / "data", seed=0)
-        table = Dataset.open(work / "data").events("train")
+        dataset = Dataset.open(work / "data")
+        table = dataset.events("train")
         for name in args.model or sorted(GEOMETRIES, reverse=True):
             plain = load_recipe(name, [*(SMOKE if args.smoke else []), *args.set])
             tokenizer = (
@@ -377,11 +411,15 @@ def main(arguments: list[str] | None = None) -> None:
                 else gpu_lines.own_tokenizer(table.candidates, table.places, plain.layout.layout())
             )
             config = gpu_lines.shrunk(GEOMETRIES[name]()) if args.smoke else GEOMETRIES[name]()
+            counts = count(plain, dataset, encoder_for(tokenizer, plain.layout.layout(), table.candidates), tokenizer)
+            lines_found: dict[str, Any] = {}
             document["models"][name] = {
                 "tokenizer": "given" if name in given else f"trained on the spot, {len(tokenizer)} tokens",
                 "geometry": config.to_dict(),
                 "recipe": plain.model_dump(),
-                "lines": {},
+                "counts": counts.shown | {f"{kind}_windows": number for kind, number in counts.windows.items()},
+                "lines": lines_found,
+                "whole_run": None,
             }
             for line in chosen:
                 # A smoke test's machine has no bfloat16 to speak of.
@@ -389,7 +427,8 @@ def main(arguments: list[str] | None = None) -> None:
                 recipe = load_recipe(name, ["report_to=[]", *lines[line], *smoke, *args.set])
                 make = partial(Bench, config, recipe, table, tokenizer, work, *sizes)
                 print(f"{name}: {line}", file=sys.stderr, flush=True)
-                document["models"][name]["lines"][line] = measured(line, make)
+                lines_found[line] = measured(line, make)
+                document["models"][name]["whole_run"] = gpu_total.composed(plain, counts, lines_found)
                 write(args.out, document)
     print(page(document))
 

@@ -42,14 +42,15 @@ from edge_behavior.encoding import PromptEncoder
 from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.recipes import load_recipe
+from edge_behavior.scoring import TOKENS_PER_PASS
 from edge_behavior.train.backbone import load_tokenizer
 from edge_behavior.train.samples import window_prompt
 from edge_behavior.train.scoring_pass import draw_formats, score_windows
 from edge_behavior.train.standin import architecture, standin_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
-# TorchScorer's own bounds.
-MAX_TOKENS, MAX_LOGITS = 16_384, 1 << 26
+# Rows times vocabulary that the other two ways may hold; `trie` makes its logits in tiles.
+MAX_LOGITS = 1 << 26
 WAYS = ("trie", "cached", "labels")
 # Random weights as small as a fresh model's give every label nearly the same score.
 SPREAD = 3.0
@@ -123,6 +124,7 @@ def by_cache(case: Case, targets: NDArray[np.int64]) -> Scores:
 def by_labels(case: Case, targets: NDArray[np.int64]) -> Scores:
     """[n, B]: every label by its own forward pass, in batches."""
     model, prompts, paths = case.model, case.prompts(targets), _paths(case.encoder)
+    device = next(model.parameters()).device
     pairs = [(i, j) for i in range(len(prompts)) for j in range(len(paths))]
     found = np.empty((len(prompts), len(paths)))
     rows = max(1, MAX_LOGITS // _vocab(model))
@@ -133,15 +135,15 @@ def by_labels(case: Case, targets: NDArray[np.int64]) -> Scores:
             texts = [prompts[i] + paths[j][:-1] for i, j in chosen]
             width = max(map(len, texts))
             # Padding at the end: no real token can see it.
-            ids = torch.tensor([text + [0] * (width - len(text)) for text in texts])
+            ids = torch.tensor([text + [0] * (width - len(text)) for text in texts], device=device)
             hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
             at = [
                 (row, len(prompts[i]) - 1 + step) for row, (i, j) in enumerate(chosen) for step in range(len(paths[j]))
             ]
-            wanted = torch.tensor([token for _, j in chosen for token in paths[j]])
-            row_of, column = torch.tensor(at).unbind(1)
+            wanted = torch.tensor([token for _, j in chosen for token in paths[j]], device=device)
+            row_of, column = torch.tensor(at, device=device).unbind(1)
             asked = hidden[row_of, column]
-            sums = torch.zeros(len(chosen), dtype=torch.float64)
+            sums = torch.zeros(len(chosen), dtype=torch.float64, device=device)
             for start in range(0, len(asked), rows):
                 part = slice(start, start + rows)
                 log_probs = torch.log_softmax(model.lm_head(asked[part]).float(), -1)
@@ -171,7 +173,7 @@ def _batches(costs: list[int], most: int) -> list[list[int]]:
     """Indices sorted by cost, cut so that no batch is above the bound on tokens or has more than `most` rows."""
     batches: list[list[int]] = []
     for i in sorted(range(len(costs)), key=lambda i: costs[i]):
-        if batches and (len(batches[-1]) + 1) * costs[i] <= MAX_TOKENS and len(batches[-1]) < most:
+        if batches and (len(batches[-1]) + 1) * costs[i] <= TOKENS_PER_PASS and len(batches[-1]) < most:
             batches[-1].append(i)
         else:
             batches.append([i])

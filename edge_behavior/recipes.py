@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from edge_behavior.candidates import ANCHOR_THRESHOLD
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.prompts import ROLE, TASK, PromptLayout
+from edge_behavior.scoring import TOKENS_PER_PASS
 from edge_behavior.settings import Section, config_folders, field_names, find_config, read_mapping
 
 
@@ -113,6 +114,14 @@ class BTuning(StageConfig):
     learning_rate: float = Field(5e-5, gt=0)
 
 
+class ScoringConfig(Section):
+    """How windows are scored: the pool, validation users and test users."""
+
+    tokens_per_pass: int = Field(
+        TOKENS_PER_PASS, ge=1, description="Tokens of prompts and label tries in one forward pass; fewer: less memory"
+    )
+
+
 class EvaluationConfig(Section):
     """What the run measures on test users."""
 
@@ -136,6 +145,7 @@ class Recipe(Section):
     lora: LoraSettings = LoraSettings()
     a_tuning: ATuning = ATuning()
     b_tuning: BTuning = BTuning()
+    scoring: ScoringConfig = ScoringConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 

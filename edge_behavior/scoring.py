@@ -14,6 +14,8 @@ from edge_behavior.trie import LabelTrie
 
 Floats = NDArray[np.float64]
 SCORINGS = ("exact", "masked")
+# Of prompts and tries, where many are scored in one forward pass.
+TOKENS_PER_PASS = 8_192
 
 
 def check_scoring(name: str) -> str:

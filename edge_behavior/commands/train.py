@@ -34,6 +34,9 @@ def train_command(
     device_memory: Annotated[
         str | None, typer.Option(help="--dry-run: would it fit a GPU with this memory? For example 24GiB.")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="--dry-run: plan for so many processes. Default: as many as were started.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
@@ -72,11 +75,15 @@ def train_command(
         out = out or Path("runs") / f"{loaded.name}-{data.resolve().name}"
     if device_memory is not None and not dry_run:
         raise EdgebError("--device-memory is for planning", "add --dry-run")
+    if processes is not None and not dry_run:
+        raise EdgebError("--processes is for planning; a launcher such as torchrun starts them", "add --dry-run")
     if dry_run:
         from edge_behavior.train.plan import plan
+        from edge_behavior.train.processes import is_main
 
-        found = plan(loaded, data, device_memory)
-        emit(found, as_json, _print_plan)
+        found = plan(loaded, data, device_memory, processes)
+        if is_main():
+            emit(found, as_json, _print_plan)
         if found["refusal"]:
             raise EdgebError(found["refusal"]["message"], found["refusal"]["hint"])
         return

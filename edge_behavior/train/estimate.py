@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.recipes import LoraSettings, Recipe, StageConfig
+from edge_behavior.recipes import LoraSettings, Recipe
 from edge_behavior.train.footprint import (
     Batch,
     Precision,
@@ -28,6 +28,8 @@ from edge_behavior.train.footprint import (
     training_footprint,
 )
 from edge_behavior.train.geometry import Geometry
+from edge_behavior.train.scoring_pass import SHARD
+from edge_behavior.train.shares import micro_batch_of
 
 GIB = 2**30
 Stage = Literal["a_tuning", "b_tuning"]
@@ -82,7 +84,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Workload:
-    """What the data adds to the recipe. A stage that trains nothing has no rows."""
+    """What the data adds to the recipe. A stage that trains nothing has no rows.
+
+    Attributes:
+        rows: By stage.
+        windows: One scored window, of the longest.
+    """
 
     rows: dict[Stage, Rows]
     windows: Windows
@@ -123,12 +130,9 @@ def other_gpu(memory: str) -> Device:
     return Device("cuda", "that GPU", int(float(found[1]) * _UNITS[found[2] or ""]), False, bf16=True)
 
 
-def micro_batch(stage: StageConfig) -> int:
-    """Samples per forward pass on one device."""
-    micro = min(stage.micro_batch_size or stage.batch_size, stage.batch_size)
-    while stage.batch_size % micro:
-        micro -= 1
-    return micro
+def in_one_pass(recipe: Recipe, window: Windows) -> Windows:
+    """The batch of such windows that the scoring pass makes."""
+    return replace(window, count=max(1, min(recipe.scoring.tokens_per_pass // window.own, SHARD)))
 
 
 def precision(recipe: Recipe, geometry: Geometry, device: Device) -> Precision:
@@ -145,13 +149,22 @@ class Estimator:
     """Memory of recipes that differ in how they train, on one backbone, adapter, dataset and device.
 
     Footprints are kept, so that trying changes of a recipe measures only what changes.
+
+    Args:
+        geometry: The backbone.
+        lora: Its adapter.
+        workload: The shapes of the passes.
+        device: That of each process.
+        processes: Among which batches are shared (DDP: each has all weights).
     """
 
-    def __init__(self, geometry: Geometry, lora: LoraSettings, workload: Workload, device: Device) -> None:
-        self._geometry, self._workload, self._device = geometry, workload, device
+    def __init__(
+        self, geometry: Geometry, lora: LoraSettings, workload: Workload, device: Device, processes: int = 1
+    ) -> None:
+        self._geometry, self._workload, self._device, self._processes = geometry, workload, device, processes
         self._layers = cache(partial(training_footprint, geometry, lora))
         self._head = cache(partial(head_bytes, geometry))
-        self._scoring = cache(partial(scoring_footprint, geometry, lora, workload.windows))
+        self._scoring = cache(partial(scoring_footprint, geometry, lora))
 
     def memory(self, recipe: Recipe) -> dict[str, Need]:
         """What every stage of a run needs at once: weights, adapter, and its passes."""
@@ -160,8 +173,8 @@ class Estimator:
         how = precision(recipe, geometry, self._device)
         fixed = {
             "weights": geometry.weight_bytes(how.weights, quantized),
-            # Factors, gradients and AdamW's two moments; TRL holds them in bfloat16 over 4-bit weights.
-            "adapter": geometry.adapter * 4 * (2 if quantized else 4),
+            # Factors, gradients and AdamW's two moments, in float32; DDP sends gradients from a copy.
+            "adapter": geometry.adapter * 4 * (4 if self._processes == 1 else 5),
         }
         # bitsandbytes unpacks one weight at a time.
         unpacked = max(geometry.linears) * how.weights.itemsize if quantized else 0
@@ -172,14 +185,15 @@ class Estimator:
             if stage in self._workload.rows:
                 settings = recipe.a_tuning if stage == "a_tuning" else recipe.b_tuning
                 flows = self._device.flash if settings.padding_free is None else settings.padding_free
-                batch = self._workload.rows[stage].batch(micro_batch(settings), flows)
+                batch = self._workload.rows[stage].batch(micro_batch_of(settings, self._processes), flows)
                 layers = self._layers(batch, how, settings.gradient_checkpointing)
                 head = self._head(batch, how, self._device.kind)
                 working = max(0, layers.peak - layers.kept - head) + unpacked
                 parts = {"activations": layers.kept, "logits": head, "working": working}
                 needs[stage] = Need({**fixed, **parts})
         # Scoring runs outside the trainers' autocast.
-        scoring = self._scoring(Precision(how.weights, autocast=False)) + unpacked
+        windows = in_one_pass(recipe, self._workload.windows)
+        scoring = self._scoring(windows, Precision(how.weights, autocast=False)) + unpacked
         needs["scoring"] = Need({**fixed, "scoring": scoring})
         return needs
 
@@ -210,7 +224,7 @@ class Estimator:
         tight = [s for s in _STAGES if s in needs and needs[s].total > self._device.available]
         settings = {s: recipe.a_tuning if s == "a_tuning" else recipe.b_tuning for s in tight}
         checkpointing = {f"{s}.gradient_checkpointing": True for s in tight if not settings[s].gradient_checkpointing}
-        now = {s: micro_batch(settings[s]) for s in tight}
+        now = {s: micro_batch_of(settings[s], self._processes) for s in tight}
         smaller = [
             {f"{s}.micro_batch_size": min(size, now[s]) for s in tight if size < now[s]}
             for size in _halves(max(now.values(), default=1))
@@ -223,13 +237,32 @@ class Estimator:
         if four_bits:
             together += [{**checkpointing, **four_bits}] if checkpointing else []
             together += [{**checkpointing, **small, **four_bits} for small in smaller]
-        yield from (change for change in [*alone, *together] if change)
+        fewer = self._fewer_tokens(recipe)
+        if fewer:
+            yield fewer
+        for change in (change for change in [*alone, *together] if change):
+            yield change
+            if fewer:
+                yield {**fewer, **change}
+
+    def _fewer_tokens(self, recipe: Recipe) -> dict[str, Any]:
+        """What makes a scoring pass fit, or as small as a pass can be; nothing where it fits."""
+        change: dict[str, Any] = {}
+        for tokens in (recipe.scoring.tokens_per_pass, *_halves(recipe.scoring.tokens_per_pass)):
+            if change and tokens < self._workload.windows.own:
+                break
+            tried = {"scoring.tokens_per_pass": tokens}
+            if self.memory(changed(recipe, tried))["scoring"].total <= self._device.available:
+                return tried if change else {}
+            change = tried
+        return change
 
     def _pretraining(self, recipe: Recipe) -> Need:
         settings = recipe.backbone
-        found = pretraining_footprint(self._geometry, settings.pretrain_batch_size, settings.pretrain_block)
+        share = settings.pretrain_batch_size // self._processes
+        found = pretraining_footprint(self._geometry, share, settings.pretrain_block)
         size = self._geometry.parameters * 4
-        parts = {"weights": size, "optimizer": 3 * size, "activations": found.kept}
+        parts = {"weights": size, "optimizer": (3 if self._processes == 1 else 4) * size, "activations": found.kept}
         return Need({**parts, "working": found.peak - found.kept})
 
 

@@ -35,6 +35,9 @@ def evaluate_run(
         protocol,
         run.layout.history_length,
         choice,
-        {name: stage_scorer(models, s, table, f"{split} {s}", choice.seed, None) for name, s in names.items()},
+        {
+            name: stage_scorer(models, s, table, f"{split} {s}", choice.seed, None, recipe.scoring.tokens_per_pass)
+            for name, s in names.items()
+        },
         recipe.a_tuning.anchor_threshold,
     )

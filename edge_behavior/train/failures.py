@@ -13,6 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import Recipe
+from edge_behavior.train.processes import world_size
+from edge_behavior.train.shares import micro_batch_of
 
 _START, _WINDOW = 2, 10
 _WORSE = 2.0
@@ -62,11 +64,14 @@ class LossGuard(TrainerCallback):
 
 
 def explained(error: BaseException, stage: str, recipe: Recipe, run: Path) -> EdgebError | None:
-    """The one-line form of an error of the machine (memory, disk) in a stage, or None for any other error."""
+    """The one-line form of an error of the machine (memory, disk) in a stage, or None for any other error.
+
+    Scoring, in whatever stage, says for itself what it needs.
+    """
     if _disk_is_full(error):
         hint = f"free some space, then go on with `edgeb train --resume --out {run}`"
         return EdgebError(f"no space left in {run} during {stage}", hint)
-    if _no_memory(error):
+    if is_out_of_memory(error):
         return EdgebError(f"out of memory during {stage}", f"{_knobs(stage, recipe)}; see `edgeb train --dry-run`")
     return None
 
@@ -76,7 +81,7 @@ def _knobs(stage: str, recipe: Recipe) -> str:
     knobs = []
     if stage in ("a_tuning", "b_tuning"):
         settings = recipe.a_tuning if stage == "a_tuning" else recipe.b_tuning
-        micro = settings.micro_batch_size or settings.batch_size
+        micro = micro_batch_of(settings, world_size())
         if not settings.gradient_checkpointing:
             knobs.append(f"set {stage}.gradient_checkpointing=true")
         if micro > 1:
@@ -90,9 +95,13 @@ def _knobs(stage: str, recipe: Recipe) -> str:
     return ", or ".join(knobs) or "use a device with more memory"
 
 
-def _no_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: the allocators' own, or of the driver and its libraries in words."""
+    if isinstance(error, EdgebError):
+        return False
+    text = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "alloc_failed")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in text for word in words)
 
 
 def _disk_is_full(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ from transformers import DynamicCache
 from trl.trainer import utils as trl_utils
 
 from edge_behavior.recipes import LoraSettings
+from edge_behavior.runtime.torch_scorer import TILE_ROWS, shared_cache
 from edge_behavior.train.geometry import Geometry, empty_model, with_adapter
 
 # TRL's fused LM head, and the positions and vocabulary of its tile of logits.
@@ -72,7 +73,7 @@ class Windows:
         count: Prompts in one forward pass.
         static: Tokens of the shared prefix.
         own: Tokens of one prompt after it, label trie included.
-        outputs: Positions per prompt whose logits are taken.
+        outputs: Positions per prompt whose logits are made, a tile of them at a time.
     """
 
     count: int
@@ -184,18 +185,17 @@ def score_once(model: Any, windows: Windows) -> int:
             use_cache=True,
             logits_to_keep=1,
         ).past_key_values
-        prefix.batch_repeat_interleave(count)
-        logits = model(
+        body = model.get_base_model().base_model
+        states = body(
             input_ids=torch.zeros((count, own), dtype=torch.long),
             attention_mask=torch.ones((count, 1, own, static + own), dtype=torch.bool),
             position_ids=torch.zeros((count, own), dtype=torch.long),
-            past_key_values=prefix,
+            past_key_values=shared_cache(prefix),
             use_cache=True,
-            logits_to_keep=torch.arange(windows.outputs),
-            output_hidden_states=True,
-        ).logits
+        ).last_hidden_state[:, : windows.outputs]
+        # One tile, the largest: the others take its place.
+        logits = model.get_output_embeddings()(states.reshape(-1, states.shape[-1])[:TILE_ROWS]).float()
         # As torch.logsumexp works inside.
-        logits = logits.float()
         shifted = logits - logits.amax(-1, keepdim=True)
         shifted.exp().sum(-1).log()
     return live.peak

@@ -44,6 +44,7 @@ class KeepBest(TrainerCallback):
     ) -> None:
         self._model, self._encoder, self._table, self._folder = model, encoder, table, folder
         self._every, self._patience, self._seed = max(1, every), recipe.b_tuning.patience, recipe.seed
+        self._tokens_per_pass = recipe.scoring.tokens_per_pass
         length, wanted = encoder.layout.history_length, recipe.evaluation.validation_targets // 2
         self._natural = natural_windows(table, length, per_user=20, limit=wanted, seed=recipe.seed)
         balanced = balanced_windows(table, _PER_BEHAVIOR, length, seed=recipe.seed)
@@ -94,7 +95,14 @@ class KeepBest(TrainerCallback):
         both = np.concatenate([self._natural, self._balanced])
         formats = draw_formats(self._encoder, len(both), self._seed)
         scores = score_windows(
-            self._model, self._encoder, self._table, both, formats, f"validate at step {step}", lockstep=self._sharded
+            self._model,
+            self._encoder,
+            self._table,
+            both,
+            formats,
+            f"validate at step {step}",
+            lockstep=self._sharded,
+            tokens_per_pass=self._tokens_per_pass,
         )
         truth = self._table.behavior[both].astype(np.int64)
         right = scores.log_probs.argmax(1) == truth

@@ -179,7 +179,10 @@ class Training:
 
         shards = self.run.path / "evaluation"
         scorers = {
-            name: stage_scorer(self.models, name, table, f"test {name}", recipe.seed, shards) for name in _MODELS
+            name: stage_scorer(
+                self.models, name, table, f"test {name}", recipe.seed, shards, recipe.scoring.tokens_per_pass
+            )
+            for name in _MODELS
         }
         found = evaluate_all(self.dataset, table, "both", length, choice, scorers, threshold)["baselines"]
         if is_main():

@@ -5,7 +5,7 @@ Samples are counted on the real data with the real tokenizer; `estimate` has the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import WindowChoice, protocols
 from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.recipes import Recipe
-from edge_behavior.runtime.torch_scorer import MAX_LOGITS, MAX_TOKENS
 from edge_behavior.train.backbone import load_tokenizer
 from edge_behavior.train.checks import check_data, check_model
 from edge_behavior.train.estimate import (
@@ -27,7 +26,7 @@ from edge_behavior.train.estimate import (
     Rows,
     Workload,
     changed,
-    micro_batch,
+    in_one_pass,
     other_gpu,
     precision,
     this_device,
@@ -35,9 +34,11 @@ from edge_behavior.train.estimate import (
 from edge_behavior.train.footprint import Batch, Windows
 from edge_behavior.train.geometry import Geometry, geometry, read_config
 from edge_behavior.train.pipeline import a_tuning_rows, steps_of
+from edge_behavior.train.processes import world_size
 from edge_behavior.train.rates import Rates
 from edge_behavior.train.samples import window_prompt
 from edge_behavior.train.scoring_pass import SHARD
+from edge_behavior.train.shares import equal_share, micro_batch_of
 
 # More rows than this are counted on the first epoch only.
 _COUNTED_TARGETS = 200_000
@@ -52,31 +53,37 @@ class Counts:
         shown: Counts by name, as the command prints them.
         workload: The shapes of the passes.
         windows: Scored windows per stage.
-        mean_windows: The shape of a scoring batch of ordinary prompts.
+        mean_window: The shape of one scored window of ordinary length.
     """
 
     shown: dict[str, Any]
     workload: Workload
     windows: dict[str, int]
-    mean_windows: Windows
+    mean_window: Windows
 
 
-def plan(recipe: Recipe, data: Path, device_memory: str | None = None) -> dict[str, Any]:
+def plan(recipe: Recipe, data: Path, device_memory: str | None = None, processes: int | None = None) -> dict[str, Any]:
     """Samples, tokens and steps of each stage, its memory by part, and its time.
 
     A stand-in's tokenizer is trained for the count (seconds); its weights are not. No weight of a backbone is read.
 
     Args:
         device_memory: Plan for a GPU of so much memory ("24GiB") in place of this machine's device.
+        processes: Plan for so many, with a device each (CPU processes share this machine); None: as many as were
+            started.
 
     Returns:
         Counts; `memory` (bytes); `time` (seconds, None where the device is not here or memory does not suffice);
         `refusal` (message and hint) or None.
 
     Raises:
-        EdgebError: as the run itself would, for bad data or a missing backbone.
+        EdgebError: as the run itself would, for bad data, a missing backbone or a batch that cannot be shared.
     """
+    processes = processes or world_size()
+    _check_shares(recipe, processes)
     device = this_device() if device_memory is None else other_gpu(device_memory)
+    if device.kind == "cpu" and processes > 1:
+        device = replace(device, name=f"{device.name}, for each process,", available=device.available // processes)
     if recipe.backbone.quantize == "4bit" and device.kind == "cpu":
         hint = "set backbone.quantize=none, or plan for a GPU with --device-memory 24GiB"
         raise EdgebError("backbone.quantize=4bit needs a CUDA GPU", hint)
@@ -86,20 +93,21 @@ def plan(recipe: Recipe, data: Path, device_memory: str | None = None) -> dict[s
     tokenizer, config = _backbone(recipe, dataset)
     encoder = encoder_for(tokenizer, recipe.layout.layout(), dataset.candidates)
     sizes = geometry(config, recipe.lora)
-    found = count(recipe, dataset, encoder, tokenizer, sizes)
-    estimator = Estimator(sizes, recipe.lora, found.workload, device)
+    found = count(recipe, dataset, encoder, tokenizer)
+    estimator = Estimator(sizes, recipe.lora, found.workload, device, processes)
     refusal = estimator.refusal(recipe)
     return {
         **found.shown,
+        "processes": processes,
         "parameters": sizes.parameters,
         "adapter_parameters": sizes.adapter,
         "memory": _memory(estimator, recipe, device),
-        "time": seconds(recipe, found, sizes, device) if device.here and refusal is None else None,
+        "time": seconds(recipe, found, sizes, device, processes) if device.here and refusal is None else None,
         "refusal": None if refusal is None else {"message": refusal.message, "hint": refusal.hint},
     }
 
 
-def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: Any, sizes: Geometry) -> Counts:
+def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: Any) -> Counts:
     """Count what every stage would process.
 
     Long A-Tunings are counted on their first epoch: the others are draws of the same size. Prompt lengths are those
@@ -149,43 +157,60 @@ def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: A
     shown["evaluation_windows"] = windows["evaluation"] // 3
     static = len(encoder.static_ids)
     outputs, nodes = len(trie.inner), len(trie.evaluated)
-    scored = [
-        Windows(_scored_at_once(length - static + nodes, outputs, sizes), static, length - static + nodes, outputs)
-        for length in (max(prompts), int(np.mean(prompts)))
-    ]
+    scored = [Windows(1, static, length - static + nodes, outputs) for length in (max(prompts), int(np.mean(prompts)))]
     return Counts(shown, Workload(rows, scored[0]), windows, scored[1])
 
 
-def seconds(recipe: Recipe, counts: Counts, sizes: Geometry, device: Device) -> dict[str, Any]:
-    """Seconds of every stage when no stage stops early, from measured rates."""
+def seconds(recipe: Recipe, counts: Counts, sizes: Geometry, device: Device, processes: int = 1) -> dict[str, Any]:
+    """Seconds of every stage when no stage stops early, from measured rates.
+
+    Of several processes, the busiest one's; what they wait and send is not timed.
+    """
     rates = Rates(sizes, recipe.lora, precision(recipe, sizes, device), device.kind, recipe.threads)
-    window = rates.scoring(counts.mean_windows)
+    window = rates.scoring(in_one_pass(recipe, counts.mean_window))
+
+    def scoring(windows: int) -> float:
+        shards = -(-windows // SHARD)
+        return min(windows, -(-shards // processes) * SHARD) * window
+
     stages: dict[str, float] = {}
     settings = recipe.backbone
     if settings.path is None:
-        step = settings.pretrain_batch_size * settings.pretrain_block
-        batch = Batch(settings.pretrain_batch_size, settings.pretrain_block, step)
-        stages["backbone"] = settings.pretrain_tokens // step * rates.pretraining(batch)
+        share = settings.pretrain_batch_size // processes
+        batch = Batch(share, settings.pretrain_block, share * settings.pretrain_block)
+        steps = settings.pretrain_tokens // (settings.pretrain_batch_size * settings.pretrain_block)
+        stages["backbone"] = steps * rates.pretraining(batch)
     for stage, rows in counts.workload.rows.items():
         knobs = recipe.a_tuning if stage == "a_tuning" else recipe.b_tuning
-        micro = micro_batch(knobs)
+        micro = micro_batch_of(knobs, processes)
         batch = rows.batch(micro, mean=True)
         steps = int(counts.shown[f"{stage}_steps_at_most"])
-        stages[stage] = steps * knobs.batch_size / micro * rates.training(batch, knobs.gradient_checkpointing)
+        stages[stage] = (
+            steps * knobs.batch_size / processes / micro * rates.training(batch, knobs.gradient_checkpointing)
+        )
         if stage == "a_tuning":
             every = max(1, min(round(counts.shown["a_tuning_steps_per_epoch"] / knobs.evals_per_epoch), steps))
             held_out = recipe.evaluation.validation_targets * counts.shown["a_tuning_sequences_per_epoch"]
-            batches = held_out / counts.shown["a_tuning_targets_per_epoch"] / micro
-            stages[stage] += steps // every * batches * rates.validation(batch)
+            # Validation takes micro-batches of the whole batch.
+            together = micro_batch_of(knobs)
+            batches = np.ceil(held_out / counts.shown["a_tuning_targets_per_epoch"] / together / processes)
+            stages[stage] += steps // every * float(batches) * rates.validation(rows.batch(together, mean=True))
         else:
-            stages[stage] += counts.windows["validation"] * window
-    stages["scoring"] = counts.windows["pool"] * window
-    stages["evaluation"] = counts.windows["evaluation"] * window
+            stages[stage] += scoring(counts.windows["validation"])
+    stages["scoring"] = scoring(counts.windows["pool"])
+    stages["evaluation"] = scoring(counts.windows["evaluation"])
     return {
         "stages": {name: round(value, 1) for name, value in stages.items()},
         "total": round(sum(stages.values()), 1),
         "measured_on": rates.measured_on,
     }
+
+
+def _check_shares(recipe: Recipe, processes: int) -> None:
+    equal_share(recipe.a_tuning.batch_size, processes, "a_tuning.batch_size")
+    equal_share(recipe.b_tuning.batch_size, processes, "b_tuning.batch_size")
+    if recipe.backbone.path is None:
+        equal_share(recipe.backbone.pretrain_batch_size, processes, "backbone.pretrain_batch_size")
 
 
 def _backbone(recipe: Recipe, dataset: Dataset) -> tuple[Any, Any]:
@@ -229,8 +254,3 @@ def _evaluated(dataset: Dataset, history: int, recipe: Recipe) -> int:
     settings = recipe.evaluation
     choice = WindowChoice(settings.per_user, settings.per_behavior, settings.limit, recipe.seed)
     return sum(len(part.targets) for part in protocols("both", dataset.events("test"), history, choice))
-
-
-def _scored_at_once(own: int, outputs: int, sizes: Geometry) -> int:
-    by_logits = MAX_LOGITS // (outputs * sizes.vocabulary)
-    return max(1, min(MAX_TOKENS // own, by_logits, SHARD))

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from rich.console import Console
 
-from edge_behavior.errors import EdgebError
+from edge_behavior.train.shares import equal_share
 
 T = TypeVar("T")
 
@@ -55,13 +55,7 @@ def share_of(batch_size: int, what: str) -> int:
     Raises:
         EdgebError: the batch cannot be shared equally.
     """
-    processes = world_size()
-    if batch_size % processes:
-        raise EdgebError(
-            f"{what} {batch_size} cannot be shared by {processes} processes",
-            f"set it to a multiple of {processes}, or start fewer processes",
-        )
-    return batch_size // processes
+    return equal_share(batch_size, world_size(), what)
 
 
 def idle_gpus() -> int:

@@ -17,8 +17,8 @@ STAGES_IN_ORDER = ("backbone", "a_tuning", "b_tuning", "evaluation", "report")
 _REPORTED = ("evaluation.per_user", "evaluation.per_behavior", "evaluation.limit")
 # What a stage does not read. Everything else counts, so that a field added later is not overlooked.
 _UNREAD: dict[str, tuple[str, ...]] = {
-    "backbone": ("name", "lora.", "a_tuning.", "b_tuning.", "evaluation."),
-    "a_tuning": ("name", "b_tuning.", *_REPORTED),
+    "backbone": ("name", "lora.", "a_tuning.", "b_tuning.", "scoring.", "evaluation."),
+    "a_tuning": ("name", "b_tuning.", "scoring.", *_REPORTED),
     "b_tuning": ("name", *_REPORTED),
     "evaluation": ("name",),
     "report": (),
@@ -26,7 +26,10 @@ _UNREAD: dict[str, tuple[str, ...]] = {
 # How a stage is computed, not what: memory, kernels, logs. The result is the same up to rounding.
 _COMPUTING = ("gradient_checkpointing", "micro_batch_size", "padding_free")
 FREE = frozenset(
-    ("threads", "report_to", "backbone.attention", *(f"{s}_tuning.{name}" for s in "ab" for name in _COMPUTING))
+    (
+        *("threads", "report_to", "backbone.attention", "scoring.tokens_per_pass"),
+        *(f"{s}_tuning.{name}" for s in "ab" for name in _COMPUTING),
+    )
 )
 # Of these A-Tuning's checkpoints do not survive: padding-free rows come in another order, and validation losses are
 # means over micro-batches, of which the best is looked for.

@@ -23,6 +23,8 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import Score
 from edge_behavior.runs import read_json, write_json
 from edge_behavior.runtime.torch_scorer import PromptScores, TorchScorer
+from edge_behavior.scoring import TOKENS_PER_PASS
+from edge_behavior.train.failures import is_out_of_memory
 from edge_behavior.train.model_access import RunModels
 from edge_behavior.train.processes import gathered, is_main, rank, wait, world_size
 from edge_behavior.train.progress import progress_bar
@@ -48,6 +50,7 @@ def score_windows(
     shards: Path | None = None,
     embeddings: bool = False,
     lockstep: bool = False,
+    tokens_per_pass: int = TOKENS_PER_PASS,
 ) -> PromptScores:
     """Exact log-probabilities [n, B] of the windows before `targets`, each in its wording, on every process.
 
@@ -56,11 +59,12 @@ def score_windows(
         shards: Folder that keeps what is scored; a second call on the same windows reads it from there.
         embeddings: Return E(x) [n, H] too; else the array is [n, 0].
         lockstep: Every process scores everything, for weights that are spread over the processes.
+        tokens_per_pass: The recipe's `scoring.tokens_per_pass`.
 
     Raises:
-        EdgebError: a kept shard is damaged.
+        EdgebError: a kept shard is damaged, or a forward pass does not fit the memory.
     """
-    scorer = TorchScorer(model, encoder)
+    scorer = TorchScorer(model, encoder, tokens_per_pass)
     starts = range(0, len(targets), SHARD)
     mine = list(starts) if lockstep else list(starts[rank() :: world_size()])
     if shards is not None:
@@ -74,7 +78,14 @@ def score_windows(
                 found.append((start, _read_shard(path)))
             else:
                 chunk = range(start, min(start + SHARD, len(targets)))
-                scores = scorer.score([window_prompt(table, encoder, int(targets[i]), int(formats[i])) for i in chunk])
+                prompts = [window_prompt(table, encoder, int(targets[i]), int(formats[i])) for i in chunk]
+                try:
+                    scores = scorer.score(prompts)
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    longest = max(map(len, prompts)) - len(encoder.static_ids) + len(encoder.trie.evaluated)
+                    raise _too_large(title, tokens_per_pass, longest) from None
                 kept = scores.embeddings if embeddings else np.empty((len(chunk), 0), np.float32)
                 found.append((start, {"log_probs": scores.log_probs, "embeddings": kept}))
                 if path is not None:
@@ -88,7 +99,15 @@ def score_windows(
     )
 
 
-def stage_scorer(models: RunModels, stage: str, table: EventTable, title: str, seed: int, shards: Path | None) -> Score:
+def stage_scorer(
+    models: RunModels,
+    stage: str,
+    table: EventTable,
+    title: str,
+    seed: int,
+    shards: Path | None,
+    tokens_per_pass: int = TOKENS_PER_PASS,
+) -> Score:
     """A scorer of a run's stage for `evaluation`; the model is loaded when it is first called.
 
     Args:
@@ -99,9 +118,19 @@ def stage_scorer(models: RunModels, stage: str, table: EventTable, title: str, s
         model, encoder = models.load(stage), models.encoder
         formats = draw_formats(encoder, len(targets), seed)
         kept = None if shards is None else shards / f"{stage}-{_digest(targets)[:12]}"
-        return score_windows(model, encoder, table, targets, formats, title, kept).log_probs
+        found = score_windows(model, encoder, table, targets, formats, title, kept, tokens_per_pass=tokens_per_pass)
+        return found.log_probs
 
     return score
+
+
+def _too_large(title: str, tokens: int, longest: int) -> EdgebError:
+    """Out of memory with `tokens` per forward pass, where the longest window takes `longest`."""
+    if tokens <= longest:
+        hint = "each pass has one window already: use a device with more memory, or set backbone.quantize=4bit"
+    else:
+        hint = f"lower scoring.tokens_per_pass (now {tokens})"
+    return EdgebError(f"out of memory while scoring windows ({title})", hint)
 
 
 def _open_shards(folder: Path, encoder: PromptEncoder, targets: Ints, formats: Ints, embeddings: bool) -> None:

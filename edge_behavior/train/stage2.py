@@ -33,7 +33,10 @@ def score_pool(model: Any, encoder: PromptEncoder, table: EventTable, recipe: Re
     if not len(targets):
         raise EdgebError(f"no training user has more than {length} events", "import a longer log")
     formats = draw_formats(encoder, len(targets), recipe.seed)
-    scores = score_windows(model, encoder, table, targets, formats, "score the pool", shards, embeddings=True)
+    tokens = recipe.scoring.tokens_per_pass
+    scores = score_windows(
+        model, encoder, table, targets, formats, "score the pool", shards, embeddings=True, tokens_per_pass=tokens
+    )
     return Pool(targets, table.behavior[targets].astype(np.int64), formats, scores.log_probs, scores.embeddings)
 
 

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import Recipe, StageConfig
 from edge_behavior.train.processes import share_of
+from edge_behavior.train.shares import micro_batch_of
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -40,19 +41,14 @@ def batching(stage: StageConfig, name: str) -> dict[str, Any]:
         EdgebError: the batch cannot be shared equally by the processes.
     """
     share = share_of(stage.batch_size, f"{name}.batch_size")
-    micro = _divisor(share, stage.micro_batch_size)
+    micro = micro_batch_of(stage, stage.batch_size // share)
     return {
         "per_device_train_batch_size": micro,
         # Of the whole batch, so that validation losses do not depend on the number of processes.
-        "per_device_eval_batch_size": _divisor(stage.batch_size, stage.micro_batch_size),
+        "per_device_eval_batch_size": micro_batch_of(stage),
         "gradient_accumulation_steps": share // micro,
         "gradient_checkpointing": stage.gradient_checkpointing,
     }
-
-
-def _divisor(size: int, most: int | None) -> int:
-    """The largest divisor of `size` that is not above `most`."""
-    return next(n for n in range(min(most or size, size), 0, -1) if size % n == 0)
 
 
 def hardware(dtype: torch.dtype) -> dict[str, Any]:

@@ -58,6 +58,9 @@ def test_every_line(script: Any, smoke: dict[str, Any]) -> None:
         assert set(lines[name]) >= SFT_FIELDS, lines[name]
         assert lines[name]["tokens_per_second"] == pytest.approx(lines[name]["tokens"] / lines[name]["seconds"])
         assert lines[name]["tokens"] <= lines[name]["padded_tokens"]
+    assert lines["labels"]["windows"] == 1
+    assert lines["labels"]["forward_passes"] == 37
+    assert lines["labels"]["max_difference"] < 1e-3
     assert lines["pool"]["windows"] > 0
     assert lines["pool"]["windows_per_second"] > 0
 
@@ -79,6 +82,47 @@ def test_a_failing_line_is_recorded_and_the_rest_goes_on(smoke: dict[str, Any]) 
     assert "error" not in lines["packed 4096, checkpointing"]
     assert "error" not in lines["b_tuning"]
     assert "failed: OutOfMemoryError" in smoke["page"]
+
+
+def test_a_whole_run_is_composed_of_its_parts(script: Any, smoke: dict[str, Any]) -> None:
+    """200,000 targets at the measured rate in every epoch, and what the dry run counts for the rest."""
+    found = smoke["models"]["llama3.1-8b"]
+    whole, lines, counts = found["whole_run"], found["lines"], found["counts"]
+    assert whole["epochs"] == 8
+    assert whole["seconds"]["a_tuning"] == pytest.approx(8 * 200_000 / lines["a_tuning"]["targets_per_second"])
+    rate = lines["pool"]["windows_per_second"]
+    for part in ("pool", "evaluation"):
+        assert whole["seconds"][part] == pytest.approx(counts[f"{part}_windows"] / rate)
+        assert whole["seconds"][part] > 0
+    assert whole["seconds"]["b_tuning_validation"] == pytest.approx(counts["validation_windows"] / rate)
+    assert whole["seconds"]["b_tuning"] > 0
+    assert whole["total_hours"] == pytest.approx(sum(whole["seconds"].values()) / 3600)
+    times = rate / lines["labels"]["windows_per_second"]
+    row = smoke["page"].splitlines()[-1]
+    assert row.startswith("| llama3.1-8b |")
+    assert row.endswith(f"| **{whole['total_hours']:.2f}** | {times:.1f} |")
+
+
+def test_without_a_rate_there_is_no_whole_run(script: Any) -> None:
+    failed = {"a_tuning": {"targets_per_second": 9.0}, "pool": {"error": {}}, "b_tuning": {"targets_per_second": 9.0}}
+    assert script.gpu_total.composed(script.load_recipe("llama3.1-8b"), None, failed) is None
+    assert script.gpu_total.times_labels(failed) is None
+    page = script.gpu_total.summary({"llama3.1-8b": {"lines": failed, "whole_run": None}})
+    assert page[-1].endswith("| llama3.1-8b |" + " – |" * 8)
+
+
+def test_a_line_that_fails_in_its_build_reports_no_other_line_s_peak(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(script, "reset_memory", lambda: calls.append("reset"))
+
+    def make() -> Any:
+        calls.append("build")
+        raise torch.OutOfMemoryError("no room for the weights")
+
+    assert script.measured("pool", make)["error"]["type"] == "OutOfMemoryError"
+    assert calls == ["reset", "build"]
 
 
 def test_says_that_it_measures_nothing(smoke: dict[str, Any]) -> None:

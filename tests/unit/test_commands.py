@@ -443,7 +443,7 @@ class TestTrain:
         ):
             assert words in out
 
-    def plan(self, recipe: Recipe, data: Path, device_memory: str | None) -> dict[str, Any]:
+    def plan(self, recipe: Recipe, data: Path, device_memory: str | None, processes: int | None) -> dict[str, Any]:
         need = {"weights": 3 * 2**30, "adapter": 2**28, "activations": 2**30, "logits": 2**29, "working": 0}
         stages = {"a_tuning": {**need, "total": sum(need.values())}, "scoring": {"scoring": 2**30, "total": 2**32}}
         memory = {"stages": stages, "available": 2**34, "device_name": "this CPU"}
@@ -452,6 +452,7 @@ class TestTrain:
         return {
             "recipe": recipe.name,
             "a_tuning_steps": 1234,
+            "processes": processes,
             "memory": memory,
             "time": None if device_memory else time,
             "refusal": refusal if device_memory == "1GiB" else None,
@@ -459,7 +460,8 @@ class TestTrain:
 
     def test_dry_run_trains_nothing(self, asked, tmp_path):
         words = ["train", "--recipe", "tiny", "--data", "data", "--out", "r", "--dry-run"]
-        assert document(*words) == self.plan(load_recipe("tiny"), Path("data"), None)
+        assert document(*words) == self.plan(load_recipe("tiny"), Path("data"), None, None)
+        assert document(*words, "--processes", "4")["processes"] == 4
         out = run(*words).stdout
         for shown in ("1,234", "3.00", "4.75", "this CPU has 16.0 GiB", "2 h 30 min", "42 s", "CPU, 2 threads"):
             assert shown in out
@@ -476,6 +478,8 @@ class TestTrain:
         assert caught.value.hint == "set x=1"
         with pytest.raises(EdgebError, match="--device-memory is for planning"):
             run("train", "--recipe", "tiny", "--data", "data", "--device-memory", "24GiB")
+        with pytest.raises(EdgebError, match="--processes is for planning"):
+            run("train", "--recipe", "tiny", "--data", "data", "--processes", "2")
         assert asked == []
 
 

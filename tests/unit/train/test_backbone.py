@@ -16,7 +16,7 @@ from transformers import Qwen2ForCausalLM
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import ATuning, BackboneConfig, LoraSettings, Recipe
 from edge_behavior.runtime.torch_scorer import TorchScorer
-from edge_behavior.train import backbone, sft
+from edge_behavior.train import backbone, trainer_arguments
 from edge_behavior.train.backbone import attention, check_four_bits, load_model
 from edge_behavior.train.lora import lora_config
 from edge_behavior.train.samples import IGNORED
@@ -70,7 +70,7 @@ def test_four_bit_weights_are_smaller_train_and_score(
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(backbone, "find_spec", lambda name: None)
-    monkeypatch.setattr(sft, "find_spec", lambda name: None)
+    monkeypatch.setattr(trainer_arguments, "find_spec", lambda name: None)
     with pytest.raises(EdgebError, match="needs a GPU"):
         check_four_bits()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

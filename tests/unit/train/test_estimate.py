@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.recipes import ATuning, BackboneConfig, BTuning, LoraSettings, Recipe
-from edge_behavior.runtime.torch_scorer import TorchScorer
+from edge_behavior.recipes import ATuning, BackboneConfig, BTuning, LoraSettings, Recipe, ScoringConfig
+from edge_behavior.runtime.torch_scorer import TILE_ROWS, TorchScorer
 from edge_behavior.train.estimate import (
     GIB,
     Device,
@@ -27,7 +27,7 @@ from edge_behavior.train.estimate import (
     Workload,
     changed,
     gib,
-    micro_batch,
+    in_one_pass,
     other_gpu,
     precision,
     this_device,
@@ -45,6 +45,7 @@ from edge_behavior.train.footprint import (
 )
 from edge_behavior.train.geometry import Geometry, geometry, nf4_bytes, read_config, with_adapter
 from edge_behavior.train.rates import Rates
+from edge_behavior.train.shares import micro_batch_of
 from tests import helpers
 
 LORA = LoraSettings()
@@ -226,6 +227,28 @@ def test_scoring_needs_what_was_estimated() -> None:
     assert estimate == pytest.approx(allocated_peak(lambda: scorer.score([prompt] * 12)), rel=0.15)
 
 
+def test_scoring_memory_grows_neither_with_the_logits_nor_with_the_kept_prefix() -> None:
+    """Of a wide vocabulary a tile is needed, whatever the trie; of the prefix's copies those of one layer."""
+
+    def needed(layers: int = 2, vocabulary: int = 300, static: int = 10, **shape: int) -> int:
+        windows = Windows(**{"count": 32, "static": static, "own": 120, "outputs": 100, **shape})
+        return scoring_footprint(geometry(small(layers, vocab_size=vocabulary), LORA), LORA, windows, FLOAT)
+
+    wide = needed(vocabulary=30_000)
+    assert wide - needed() > TILE_ROWS * 30_000 * 4
+    assert wide < 4 * TILE_ROWS * 30_000 * 4 < 3200 * 30_000 * 4
+    assert needed(vocabulary=30_000, outputs=50) == pytest.approx(wide, rel=0.01)
+    copies = 32 * 600 * 2 * 32 * 4
+    assert needed(layers=6, static=610) - needed(layers=2, static=610) < copies
+
+
+def test_a_pass_takes_as_many_windows_as_the_recipe_s_tokens_allow() -> None:
+    window = Windows(1, 300, 100, 60)
+    for tokens, count in ((8192, 81), (99, 1), (100_000, 128)):
+        recipe = Recipe(scoring=ScoringConfig(tokens_per_pass=tokens))
+        assert in_one_pass(recipe, window) == Windows(count, 300, 100, 60)
+
+
 def test_pretraining_needs_what_was_estimated() -> None:
     config = small(4)
     estimate = pretraining_footprint(geometry(config, LORA), 3, 64)
@@ -236,7 +259,7 @@ def test_pretraining_needs_what_was_estimated() -> None:
     assert estimate.peak == pytest.approx(measured, rel=0.15)
 
 
-WINDOWS = Windows(4, 20, 60, 10)
+WINDOWS = Windows(1, 20, 60, 10)
 BOTH: dict[str, Any] = {"a_tuning.gradient_checkpointing": True, "b_tuning.gradient_checkpointing": True}
 LONG_ROWS: dict[str, Any] = {"a_tuning": Rows(600, 400.0, 160), "b_tuning": Rows(450, 420.0, 6, sequences=2)}
 
@@ -246,10 +269,10 @@ def _measured(layers: int) -> Estimator:
     return made(small(layers, hidden_size=128), "cuda")
 
 
-def made(config: Any, kind: Any, rows: Any = None) -> Estimator:
+def made(config: Any, kind: Any, rows: Any = None, processes: int = 1) -> Estimator:
     found = rows or {"a_tuning": Rows(80, 50.0, 20), "b_tuning": Rows(70, 60.0, 3, sequences=2)}
     device = Device(kind, "that device", 0, here=False, bf16=kind == "cuda")
-    return Estimator(geometry(config, LORA), LORA, Workload(found, WINDOWS), device)
+    return Estimator(geometry(config, LORA), LORA, Workload(found, WINDOWS), device, processes)
 
 
 def having(estimator: Estimator, available: int) -> Estimator:
@@ -263,7 +286,7 @@ def recipe(micro: int | None = None, **backbone: Any) -> Recipe:
     fields = {"path": "a/b", "dtype": "bfloat16", **backbone}
     return Recipe(
         backbone=BackboneConfig(**fields), a_tuning=ATuning(micro_batch_size=micro),
-        b_tuning=BTuning(micro_batch_size=micro),
+        b_tuning=BTuning(micro_batch_size=micro), scoring=ScoringConfig(tokens_per_pass=4 * WINDOWS.own),
     )  # fmt: skip
 
 
@@ -331,6 +354,23 @@ class TestRefusal:
             assert self.total(self.applied(hint, of)) <= available
         assert "quantize=4bit" in hint
 
+    def test_scoring_is_told_to_take_fewer_tokens(self) -> None:
+        of = changed(recipe(), {"a_tuning.micro_batch_size": 1, "b_tuning.micro_batch_size": 1, **BOTH})
+        large = changed(of, {"scoring.tokens_per_pass": 1 << 16})
+        needs = _measured(6).memory(large)
+        least = max(need.total for stage, need in needs.items() if stage != "scoring")
+        assert needs["scoring"].total > least
+        hint = self.refusal(needs["scoring"].total - 1, large).hint
+        assert hint.startswith("set scoring.tokens_per_pass=")
+        assert self.total(self.applied(hint, large)) < needs["scoring"].total
+
+    def test_processes_share_the_batch_and_keep_the_weights(self) -> None:
+        alone, four = made(small(2), "cuda"), made(small(2), "cuda", processes=4)
+        one, shared = (found.memory(recipe())["a_tuning"].parts for found in (alone, four))
+        assert shared["weights"] == one["weights"]
+        assert shared["adapter"] == one["adapter"] * 5 // 4
+        assert shared["activations"] == alone.memory(recipe(2))["a_tuning"].parts["activations"] < one["activations"]
+
     def test_a_hopeless_device_hears_what_would_do(self) -> None:
         of = recipe()
         hint = self.refusal(1000, of).hint
@@ -394,7 +434,11 @@ class TestDevices:
 
     def test_micro_batches_divide_the_batch(self) -> None:
         for batch, wanted, given_ in ((8, None, 8), (8, 3, 2), (9, 4, 3), (4, 16, 4)):
-            assert micro_batch(ATuning(batch_size=batch, micro_batch_size=wanted)) == given_
+            assert micro_batch_of(ATuning(batch_size=batch, micro_batch_size=wanted)) == given_
+
+    def test_and_the_share_of_a_process(self) -> None:
+        for processes, wanted, given_ in ((1, None, 8), (2, None, 4), (4, 4, 2), (8, 4, 1), (2, 3, 2)):
+            assert micro_batch_of(ATuning(batch_size=8, micro_batch_size=wanted), processes) == given_
 
 
 class TestRates:

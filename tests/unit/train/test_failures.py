@@ -73,6 +73,24 @@ def test_the_cpu_allocator_s_own_words_are_known() -> None:
     assert "pretrain_batch_size" in found.hint
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_drivers_and_libraries_say_it_in_words(error: Exception) -> None:
+    found = explained(error, "a_tuning", Recipe(), RUN)
+    assert found is not None
+    assert found.message == "out of memory during a_tuning"
+
+
+def test_what_scoring_has_said_already_stays(tmp_path: Path) -> None:
+    assert explained(EdgebError("out of memory while scoring windows"), "b_tuning", Recipe(), RUN) is None
+
+
 def test_a_full_disk_says_how_to_go_on() -> None:
     found = explained(OSError(errno.ENOSPC, "No space left on device"), "b_tuning", Recipe(), RUN)
     assert found is not None

@@ -101,6 +101,32 @@ def test_stages_that_train_nothing_need_nothing(data: Path) -> None:
     assert two["activations"] == pytest.approx(2 * one["activations"], rel=0.05)
 
 
+def test_several_processes_share_batches_and_windows(
+    planned: dict[str, Any], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time per pass is set to one second per sequence, so that it counts them."""
+    monkeypatch.setattr(Rates, "training", lambda _, batch, on: batch.sequences)
+    monkeypatch.setattr(Rates, "validation", lambda _, batch: 0.0)
+    monkeypatch.setattr(Rates, "pretraining", lambda _, batch: batch.sequences)
+    monkeypatch.setattr(Rates, "scoring", lambda *_: 1.0)
+    monkeypatch.setattr(module, "SHARD", 8)
+    found = [plan(recipe("scoring.tokens_per_pass=1000"), data, processes=n) for n in (1, 4)]
+    assert [one["processes"] for one in found] == [1, 4]
+    assert planned["processes"] == 1
+    one, four = (p["time"]["stages"] for p in found)
+    for stage in ("a_tuning", "backbone"):
+        assert four[stage] == pytest.approx(one[stage] / 4)
+    windows = found[0]["pool_windows"]
+    assert one["scoring"] == windows > 32
+    assert windows / 4 <= four["scoring"] <= windows / 4 + 8
+    assert four["evaluation"] < one["evaluation"]
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(data: Path) -> None:
+    with pytest.raises(EdgebError, match=r"a_tuning\.batch_size 8 cannot be shared by 3 processes"):
+        plan(recipe(), data, "24GiB", processes=3)
+
+
 def test_four_bits_need_a_gpu(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "this_device", lambda: replace(this_device(), kind="cpu"))
     with pytest.raises(EdgebError, match="4bit needs a CUDA GPU"):

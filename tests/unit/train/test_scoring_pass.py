@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import eligible
 from edge_behavior.errors import EdgebError
 from edge_behavior.prompts import PromptLayout
-from edge_behavior.recipes import BTuning, Recipe
+from edge_behavior.recipes import BTuning, Recipe, ScoringConfig
 from edge_behavior.runtime.torch_scorer import TorchScorer
 from edge_behavior.train import scoring_pass
+from edge_behavior.train.failures import explained
 from edge_behavior.train.samples import window_prompt
 from edge_behavior.train.scoring_pass import draw_formats, score_windows
 from edge_behavior.train.stage2 import choose_pairs, preference_rows, score_pool
@@ -78,6 +80,40 @@ def test_a_damaged_shard_is_named(tokens: Any, model: Any, tmp_path: Path) -> No
     shard.write_bytes(shard.read_bytes()[:200])
     with pytest.raises(EdgebError, match=r"000000000\.safetensors"):
         score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_pass", "hint"), [(500, "lower scoring.tokens_per_pass (now 500)"), (9, "one window already")]
+)
+def test_out_of_memory_names_the_field_of_scoring(
+    tokens_per_pass: int, hint: str, tokens: Any, model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The pool is scored inside B-Tuning, whose own fields have nothing to do with it."""
+    encoder, events = helpers.encoder(tokens), table()
+    recipe = Recipe(scoring=ScoringConfig(tokens_per_pass=tokens_per_pass))
+
+    def no_memory(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.model.layers[1].mlp, "forward", no_memory)
+    with pytest.raises(EdgebError, match="out of memory while scoring windows") as caught:
+        score_pool(model, encoder, events, recipe, tmp_path / "pool")
+    assert hint in caught.value.hint
+    assert explained(caught.value, "b_tuning", recipe, tmp_path) is None
+
+
+def test_the_recipe_s_tokens_per_pass_bound_every_pass(tokens: Any, model: Any, tmp_path: Path) -> None:
+    encoder, events = helpers.encoder(tokens), table()
+    static, nodes, sizes = len(encoder.static_ids), len(encoder.trie.evaluated), []
+    watch = model.model.layers[0].register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[:2]))
+    for bound in (600, 1200):
+        recipe = Recipe(scoring=ScoringConfig(tokens_per_pass=bound))
+        score_pool(model, encoder, events, recipe, tmp_path / str(bound))
+        windows = [rows * length for rows, length in sizes if (rows, length) != (1, static)]
+        assert bound / 2 < max(windows) <= bound
+        assert min(windows) > nodes
+        sizes.clear()
+    watch.remove()
 
 
 def test_the_pool_pass_gives_dpo_its_reference(tokens: Any, model: Any, tmp_path: Path) -> None:
