@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -18,6 +19,18 @@ os.environ["EDGEB_HOME"] = tempfile.mkdtemp(prefix="edgeb-tests-")
 # A shell that starts `make test` in the background ignores SIGINT, and children inherit that; tests press Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What importing torch made stays: without it a collection, of which every stage of a run does one, is quick."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Extension modules look at exit whether their objects are gone."""
+    gc.unfreeze()
+
 
 SHARED = Path(os.environ.get("EDGEB_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

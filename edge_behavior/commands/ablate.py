@@ -54,6 +54,7 @@ def ablate_command(
 
     Exit code 1: a run failed; the others are done and the report names it.
     """
+    from edge_behavior.commands.imports import libraries
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
     from edge_behavior.train.ablation.folder import AblationFolder
@@ -67,7 +68,8 @@ def ablate_command(
         return
     asked, studies = _asked(folder, recipe, data, set_ or [], seeds, only or [], aux or [])
     plan = asked.plan(studies, asked.seeds)
-    from edge_behavior.train.ablation.runner import run_plan, stages_needed
+    with libraries():
+        from edge_behavior.train.ablation.runner import run_plan, stages_needed
 
     if dry_run:
         document = _dry_run(plan, stages_needed(plan, asked.fingerprint, folder), folder)

@@ -33,6 +33,7 @@ def evaluate_command(
         edgeb evaluate tiny.gguf --data data/synth --protocol natural --json
     """
     from edge_behavior.bundle_folder import MANIFEST_FILE
+    from edge_behavior.commands.imports import libraries
     from edge_behavior.commands.output import emit
     from edge_behavior.evaluation import WindowChoice
     from edge_behavior.workspace import recall
@@ -40,7 +41,8 @@ def evaluate_command(
     data = data or recall("dataset")
     choice = WindowChoice(per_user, per_behavior, limit, seed)
     if model.is_dir() and not (model / MANIFEST_FILE).is_file():
-        from edge_behavior.train.evaluate_run import evaluate_run
+        with libraries():
+            from edge_behavior.train.evaluate_run import evaluate_run
 
         results = evaluate_run(model, data, protocol, split, choice, untuned)
     else:

@@ -27,16 +27,18 @@ def open_predictor(path: Path, threads: int | None = None) -> Predictor:
 
 
 def _run_predictor(path: Path, threads: int | None) -> Predictor:
-    import torch
-
+    from edge_behavior.commands.imports import libraries
     from edge_behavior.recipes import load_recipe
     from edge_behavior.runs import STAGES, RunFolder, saved_recipe
-    from edge_behavior.runtime.torch_backend import torch_predictor
-    from edge_behavior.train.model_access import RunModels
 
     run = RunFolder.open(path)
     # Names the stage that is missing.
     _ = run.final_adapter
+    with libraries():
+        import torch
+
+        from edge_behavior.runtime.torch_backend import torch_predictor
+        from edge_behavior.train.model_access import RunModels
     if threads is not None:
         torch.set_num_threads(threads)
     models = RunModels(run, load_recipe(str(saved_recipe(path))).backbone)

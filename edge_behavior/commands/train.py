@@ -56,7 +56,9 @@ def train_command(
 
         edgeb train --recipe llama3.1-8b --data data/mine --dry-run --device-memory 24GiB
     """
+    from edge_behavior.commands.imports import libraries
     from edge_behavior.commands.output import emit
+    from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
     from edge_behavior.recipes import load_recipe
     from edge_behavior.workspace import recall, remember
@@ -77,22 +79,26 @@ def train_command(
         raise EdgebError("--device-memory is for planning", "add --dry-run")
     if processes is not None and not dry_run:
         raise EdgebError("--processes is for planning; a launcher such as torchrun starts them", "add --dry-run")
+    # Before the libraries: they take seconds, and a wrong path is told at once.
+    dataset = Dataset.open(data)
     if dry_run:
-        from edge_behavior.train.plan import plan
-        from edge_behavior.train.processes import is_main
+        with libraries():
+            from edge_behavior.train.plan import plan
+            from edge_behavior.train.processes import is_main
 
-        found = plan(loaded, data, device_memory, processes)
+        found = plan(loaded, dataset, device_memory, processes)
         if is_main():
             emit(found, as_json, _print_plan)
         if found["refusal"]:
             raise EdgebError(found["refusal"]["message"], found["refusal"]["hint"])
         return
-    from edge_behavior.train.pipeline import metrics_of, train
-    from edge_behavior.train.processes import is_main
+    with libraries():
+        from edge_behavior.train.pipeline import metrics_of, train
+        from edge_behavior.train.processes import is_main
 
     # Libraries that log a run also print; stdout is for the result.
     with redirect_stdout(sys.stderr):
-        run = train(loaded, data, out, resume, began=lambda: remember("run", out))
+        run = train(loaded, dataset, out, resume, began=lambda: remember("run", out))
     if not is_main():
         return
     metrics = metrics_of(run)

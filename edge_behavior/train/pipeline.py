@@ -254,9 +254,9 @@ def steps_of(stage: StageConfig, rows_per_epoch: int, epochs: float) -> tuple[in
 
 
 def train(
-    recipe: Recipe, data: Path, out: Path, resume: bool = False, began: Callable[[], None] = lambda: None
+    recipe: Recipe, dataset: Dataset, out: Path, resume: bool = False, began: Callable[[], None] = lambda: None
 ) -> RunFolder:
-    """Run the recipe on a dataset folder; `began` is called once the run folder is there.
+    """Run the recipe on a dataset; `began` is called once the run folder is there.
 
     Raises:
         EdgebError: bad recipe, data or backbone; the run folder then holds what was finished.
@@ -264,7 +264,6 @@ def train(
     state()
     if more := idle_gpus():
         console().print(f"one of {more + 1} GPUs is used: start with torchrun --nproc-per-node {more + 1} to use all")
-    dataset = Dataset.open(data)
     check_inputs(recipe, dataset, done_stages(RunFolder.open(out)) if resume else ())
     if is_main():
         _verify(dataset)

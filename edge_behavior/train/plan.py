@@ -6,7 +6,6 @@ Samples are counted on the real data with the real tokenizer; `estimate` has the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +61,9 @@ class Counts:
     mean_window: Windows
 
 
-def plan(recipe: Recipe, data: Path, device_memory: str | None = None, processes: int | None = None) -> dict[str, Any]:
+def plan(
+    recipe: Recipe, dataset: Dataset, device_memory: str | None = None, processes: int | None = None
+) -> dict[str, Any]:
     """Samples, tokens and steps of each stage, its memory by part, and its time.
 
     A stand-in's tokenizer is trained for the count (seconds); its weights are not. No weight of a backbone is read.
@@ -87,7 +88,6 @@ def plan(recipe: Recipe, data: Path, device_memory: str | None = None, processes
     if recipe.backbone.quantize == "4bit" and device.kind == "cpu":
         hint = "set backbone.quantize=none, or plan for a GPU with --device-memory 24GiB"
         raise EdgebError("backbone.quantize=4bit needs a CUDA GPU", hint)
-    dataset = Dataset.open(data)
     check_model(recipe)
     check_data(recipe, dataset)
     tokenizer, config = _backbone(recipe, dataset)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.integration.test_path import SMALL, edgeb
+from tests.command import edgeb, edgeb_here
+from tests.integration.test_path import SMALL
 
 STEPS = ["a_tuning.epochs=3", "b_tuning.epochs=2", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9"]
 # What has just appeared when the process is killed: half-written checkpoints, shards, a best adapter, a report.
@@ -54,7 +55,7 @@ def settings() -> list[str]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("kill") / "data"
-    edgeb("data", "synth", "--users", 40, "--days", 12, "--seed", 3, "--out", out)
+    edgeb_here("data", "synth", "--users", 40, "--days", 12, "--seed", 3, "--out", out)
     return out
 
 
@@ -121,7 +122,7 @@ def test_killed_in_both_stages_with_a_damaged_checkpoint(undisturbed: Path, data
     weights = checkpoint / "adapter_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    failed = edgeb("train", "--resume", "--out", out, "--data", data, home=home, code=2)
+    failed = edgeb_here("train", "--resume", "--out", out, "--data", data, home=home, code=2)
     assert f"{checkpoint.name} is damaged: adapter_model.safetensors" in failed.stderr
     weights.write_bytes(whole)
     kill_when("b_tuning/checkpoints/checkpoint-*", command(out, data, "--resume"), out, home)

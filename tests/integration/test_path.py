@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.command import edgeb, edgeb_here
 
 # Enough to run every line; nothing is learned in so few steps.
 SMALL = [
@@ -21,22 +19,6 @@ SMALL = [
     "b_tuning.samples_per_behavior=3", "b_tuning.epochs=1", "evaluation.per_user=3", "evaluation.per_behavior=2",
     "evaluation.validation_targets=60", "lora.rank=8", "threads=1",
 ]  # fmt: skip
-
-
-def edgeb(*arguments: object, code: int = 0, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-    own = home or Path(tempfile.gettempdir()) / "edgeb-tests"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "EDGEB_HOME": str(own)}
-    done = subprocess.run(
-        [sys.executable, "-m", "edge_behavior", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def overrides() -> list[str]:
@@ -131,7 +113,7 @@ def test_predict(bundle: Path, history: Path, data: Path) -> None:
 
 def test_bundle_scores_like_the_run(run: Path, data: Path, folder: Path) -> None:
     """f16 bundle on llama.cpp against the PyTorch adapter on the same windows."""
-    edgeb(
+    edgeb_here(
         "export",
         run,
         "--quant",
@@ -143,9 +125,9 @@ def test_bundle_scores_like_the_run(run: Path, data: Path, folder: Path) -> None
         home=folder / "home",
     )
     common = ("--data", data, "--limit", 40, "--json")
-    ours = json.loads(edgeb("evaluate", folder / "f16.gguf", *common).stdout)
+    ours = json.loads(edgeb_here("evaluate", folder / "f16.gguf", *common).stdout)
     assert ours["source"] == "model"
-    theirs = json.loads(edgeb("evaluate", run, "--no-untuned", *common).stdout)
+    theirs = json.loads(edgeb_here("evaluate", run, "--no-untuned", *common).stdout)
     for protocol in ("natural", "balanced"):
         assert ours[protocol]["windows"] == theirs[protocol]["windows"] > 0
         assert ours[protocol]["nll"] == pytest.approx(theirs[protocol]["nll"], abs=0.02)
@@ -168,11 +150,11 @@ def test_bench_and_inspect(bundle: Path, data: Path) -> None:
 
 def test_existing_outputs_are_refused_and_kept(run: Path, bundle: Path, data: Path, folder: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (run / "metrics.json", bundle)}
-    failed = edgeb("train", "--recipe", "tiny", "--data", data, "--out", run, code=2)
+    failed = edgeb_here("train", "--recipe", "tiny", "--data", data, "--out", run, code=2)
     assert "already exists" in failed.stderr
     assert "--resume" in failed.stderr
-    assert "exists" in edgeb("export", run, "--out", bundle, code=2).stderr
-    assert "exists" in edgeb("data", "synth", "--users", 30, "--out", data, code=2).stderr
+    assert "exists" in edgeb_here("export", run, "--out", bundle, code=2).stderr
+    assert "exists" in edgeb_here("data", "synth", "--users", 30, "--out", data, code=2).stderr
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
@@ -186,8 +168,8 @@ def test_interrupted_run_is_continued_to_the_same_result(run: Path, data: Path, 
     (again / "run.json").write_text(json.dumps(state))
     shutil.rmtree(again / "b_tuning")
     stage1 = (again / "a_tuning" / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
-    assert "b_tuning is not finished" in edgeb("evaluate", again, "--data", data, code=2).stderr
-    assert "b_tuning is not finished" in edgeb("export", again, "--out", folder / "no.gguf", code=2).stderr
+    assert "b_tuning is not finished" in edgeb_here("evaluate", again, "--data", data, code=2).stderr
+    assert "b_tuning is not finished" in edgeb_here("export", again, "--out", folder / "no.gguf", code=2).stderr
     edgeb("train", "--resume", "--out", again, "--data", data)
     assert (again / "a_tuning" / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == stage1
     ours, theirs = (json.loads((r / "metrics.json").read_text())["models"]["b_tuning"] for r in (again, run))
@@ -196,15 +178,17 @@ def test_interrupted_run_is_continued_to_the_same_result(run: Path, data: Path, 
 
 
 def test_resume_refuses_another_recipe_or_dataset(run: Path, data: Path, folder: Path) -> None:
-    assert "own recipe" in edgeb("train", "--resume", "--recipe", "tiny", "--out", run, "--data", data, code=2).stderr
+    assert (
+        "own recipe" in edgeb_here("train", "--resume", "--recipe", "tiny", "--out", run, "--data", data, code=2).stderr
+    )
     other = folder / "other"
-    edgeb("data", "synth", "--users", 30, "--days", 12, "--seed", 4, "--out", other)
-    assert "has changed" in edgeb("train", "--resume", "--out", run, "--data", other, code=2).stderr
+    edgeb_here("data", "synth", "--users", 30, "--days", 12, "--seed", 4, "--out", other)
+    assert "has changed" in edgeb_here("train", "--resume", "--out", run, "--data", other, code=2).stderr
 
 
 def test_dry_run_counts_what_the_run_did(run: Path, data: Path) -> None:
     plan: dict[str, Any] = json.loads(
-        edgeb("train", "--recipe", "tiny", "--data", data, "--dry-run", "--json", *overrides()).stdout
+        edgeb_here("train", "--recipe", "tiny", "--data", data, "--dry-run", "--json", *overrides()).stdout
     )
     did = json.loads((run / "run.json").read_text())["done"]
     assert plan["a_tuning_targets_per_epoch"] == did["a_tuning"]["targets_per_epoch"]
@@ -245,7 +229,7 @@ def test_bad_input_is_one_line_with_a_hint(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = {"DATA": data, "RUN": run, "BUNDLE": bundle, "HISTORY": history}
-    failed = edgeb(*(names.get(a, a) for a in arguments), code=2, home=tmp_path / "home")
+    failed = edgeb_here(*(names.get(a, a) for a in arguments), code=2, home=tmp_path / "home")
     assert failed.stdout == ""
     [line] = [x for x in failed.stderr.splitlines() if x.startswith("edgeb: ")]
     assert message in line
@@ -256,5 +240,5 @@ def test_bad_input_is_one_line_with_a_hint(
 def test_unknown_behavior_in_a_history(bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "h.csv"
     path.write_text("timestamp,place,behavior\n2024-03-18T08:10,home,Short Vidio\n")
-    failed = edgeb("predict", bundle, "--history", path, "--at", "2024-03-18T09:00", "--place", "home", code=2)
+    failed = edgeb_here("predict", bundle, "--history", path, "--at", "2024-03-18T09:00", "--place", "home", code=2)
     assert "'Short Vidio' is not in the candidate set (did you mean 'Short Video'?)" in failed.stderr

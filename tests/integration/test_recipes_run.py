@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tests import helpers
-from tests.integration.test_path import edgeb
+from tests.command import edgeb_here
 
 Make = Callable[[Path, Path], Path]
 GEOMETRY = {
@@ -74,19 +74,19 @@ def small_llama(_: Path, folder: Path) -> Path:
 
 def run_the_path(recipe: str, backbone: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    edgeb("data", "synth", "--users", 30, "--days", 10, "--seed", 1, "--out", tmp_path / "data", home=home)
+    edgeb_here("data", "synth", "--users", 30, "--days", 10, "--seed", 1, "--out", tmp_path / "data", home=home)
     settings = [word for s in (*STEPS, f"backbone.path={backbone}") for word in ("--set", s)]
-    edgeb("train", "--recipe", recipe, "--out", tmp_path / "run", *settings, home=home)
+    edgeb_here("train", "--recipe", recipe, "--out", tmp_path / "run", *settings, home=home)
     # Two random layers are no oracle of what 4 bits cost: the gate's steps on a few windows suffice.
     (tmp_path / "few.yaml").write_text(
         "quant: q4_0\nimportance: {prompts: 2}\nparity: {windows: 4, per_behavior: 0, enforce: false}\n"
         "recover: {mode: 'off'}\n"
     )
-    edgeb("export", tmp_path / "run", "--profile", tmp_path / "few.yaml", "--out", tmp_path / "m.gguf", home=home)
+    edgeb_here("export", tmp_path / "run", "--profile", tmp_path / "few.yaml", "--out", tmp_path / "m.gguf", home=home)
     history = tmp_path / "h.csv"
     history.write_text("timestamp,place,behavior\n2024-03-18T08:10,home,Short Video\n")
     document = json.loads(
-        edgeb(
+        edgeb_here(
             "predict", tmp_path / "m.gguf", "--history", history, "--at", "2024-03-18T09:00", "--place", "home",
             "--top", 0, "--json",
         ).stdout
@@ -94,7 +94,7 @@ def run_the_path(recipe: str, backbone: Path, tmp_path: Path) -> None:
     labels = json.loads((tmp_path / "data" / "dataset.json").read_text())["candidates"]["labels"]
     assert sorted(p["behavior"] for p in document["predictions"]) == sorted(labels)
     assert sum(p["probability"] for p in document["predictions"]) == pytest.approx(1)
-    manifest = json.loads(edgeb("inspect", tmp_path / "m.gguf", "--json").stdout)
+    manifest = json.loads(edgeb_here("inspect", tmp_path / "m.gguf", "--json").stdout)
     # Prompts start with BOS just where the tokenizer itself puts one.
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     first = tokenizer("a").input_ids[0]

@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
+from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import Recipe, load_recipe
 from edge_behavior.runs import RunFolder, read_json, saved_recipe
 from edge_behavior.train.checkpoints import MarkComplete
 from edge_behavior.train.pipeline import train
-from tests.integration.test_path import SMALL, edgeb
+from tests.command import edgeb_here
+from tests.integration.test_path import SMALL
 
 STEPS = ["a_tuning.epochs=3", "b_tuning.epochs=2", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9"]
 ADAPTER = "adapter/adapter_model.safetensors"
@@ -26,7 +28,7 @@ ADAPTER = "adapter/adapter_model.safetensors"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("resume") / "data"
-    edgeb("data", "synth", "--users", 40, "--days", 12, "--seed", 3, "--out", out)
+    edgeb_here("data", "synth", "--users", 40, "--days", 12, "--seed", 3, "--out", out)
     return out
 
 
@@ -42,7 +44,7 @@ def stopped(recipe: Recipe, data: Path, out: Path, stage: str, resume: bool) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MarkComplete, "on_save", then_stop)
         with pytest.raises(KeyboardInterrupt):
-            train(recipe, data, out, resume)
+            train(recipe, Dataset.open(data), out, resume)
     assert list((out / stage / "checkpoints").glob("checkpoint-*"))
     return out
 
@@ -68,7 +70,7 @@ def in_b_tuning(recipe: Recipe, data: Path, in_a_tuning: Path, tmp_path_factory:
 def finished(recipe: Recipe, data: Path, in_b_tuning: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("c") / "run"
     shutil.copytree(in_b_tuning, out)
-    return train(recipe, data, out, resume=True).path
+    return train(recipe, Dataset.open(data), out, resume=True).path
 
 
 Resume = Callable[..., RunFolder]
@@ -82,7 +84,7 @@ def resume(data: Path, tmp_path: Path) -> Resume:
         out = tmp_path / name
         if run != out:
             shutil.copytree(run, out)
-        return train(load_recipe(str(saved_recipe(out)), overrides), data, out, resume=True)
+        return train(load_recipe(str(saved_recipe(out)), overrides), Dataset.open(data), out, resume=True)
 
     return act
 
@@ -142,7 +144,7 @@ def test_the_command_refuses_in_one_line(in_b_tuning: Path, data: Path, tmp_path
     run = tmp_path / "run"
     shutil.copytree(in_b_tuning, run)
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    done = edgeb("train", "--resume", "--out", run, "--data", data, "--set", "lora.rank=4", code=2)
+    done = edgeb_here("train", "--resume", "--out", run, "--data", data, "--set", "lora.rank=4", code=2)
     [line] = [line for line in done.stderr.splitlines() if "lora.rank" in line]
     assert "lora.rank was 8 when a_tuning ran, which is finished, and cannot become 4" in line
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
@@ -177,5 +179,5 @@ def test_events_that_changed_under_a_run_are_noticed(
     pq.write_table(table.set_column(index, table.schema.field(index), codes), file)
     for out, go_on in ((in_b_tuning, True), (tmp_path / "run", False)):
         with pytest.raises(EdgebError, match=r"train\.parquet, column behavior, has changed"):
-            train(recipe, other, out, go_on)
+            train(recipe, Dataset.open(other), out, go_on)
     assert not (tmp_path / "run").exists()

@@ -17,7 +17,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.numpy import load_file
 
-from tests.integration.test_path import SMALL, edgeb
+from tests.command import edgeb, edgeb_here
+from tests.integration.test_path import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["a_tuning.epochs=3", "b_tuning.learning_rate=0.01", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9"]
@@ -45,7 +46,7 @@ def launch(*arguments: object) -> list[str]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sharded") / "data"
-    edgeb("data", "synth", "--users", 40, "--days", 12, "--seed", 3, "--out", out)
+    edgeb_here("data", "synth", "--users", 40, "--days", 12, "--seed", 3, "--out", out)
     return out
 
 

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_behavior.cli import app
+from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import read_history
 from edge_behavior.recipes import load_recipe
@@ -20,6 +21,12 @@ from edge_behavior.workspace import home, recall, remember
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEB_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def any_dataset(monkeypatch):
+    """Commands that open their dataset first go on to what is tested."""
+    monkeypatch.setattr(Dataset, "open", lambda path: path)
 
 
 def put(monkeypatch, name, **content):
@@ -35,19 +42,19 @@ def run(*arguments):
     return result
 
 
-def test_the_default_run_folder_has_the_whole_recipe_name(monkeypatch, tmp_path):
+def test_the_default_run_folder_has_the_whole_recipe_name(monkeypatch, any_dataset):
     seen = []
     put(
         monkeypatch,
         "edge_behavior.train.pipeline",
-        train=lambda recipe, data, out, resume, began: seen.append(out) or SimpleNamespace(path=out),
+        train=lambda recipe, dataset, out, resume, began: seen.append(out) or SimpleNamespace(path=out),
         metrics_of=lambda r: {},
     )
     run("train", "--recipe", "qwen2-1.5b", "--data", "data", "--json")
     assert seen == [Path("runs/qwen2-1.5b-data")]
 
 
-def test_a_train_that_never_began_is_not_the_last_run(monkeypatch, tmp_path):
+def test_a_train_that_never_began_is_not_the_last_run(monkeypatch, tmp_path, any_dataset):
     def train(*_, **__):
         raise EdgebError("r already exists", "choose another --out")
 
@@ -55,7 +62,7 @@ def test_a_train_that_never_began_is_not_the_last_run(monkeypatch, tmp_path):
     (tmp_path / "good").mkdir()
     (tmp_path / "r").mkdir()
     remember("run", tmp_path / "good")
-    with pytest.raises(EdgebError):
+    with pytest.raises(EdgebError, match="already exists"):
         run("train", "--recipe", "tiny", "--data", "data", "--out", "r")
     assert recall("run") == tmp_path / "good"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import sys
 import pytest
 
 from edge_behavior import __version__, cli
+from edge_behavior.commands.imports import libraries
 from edge_behavior.errors import EdgebError, GateError
 
 COMMANDS = ("train", "evaluate", "export", "inspect", "relabel", "predict", "demo", "bench", "doctor")
@@ -85,6 +88,26 @@ print(json.dumps({"shown": shown, "modules": sorted({m.split(".")[0] for m in sy
             assert command in found["shown"][""]
         for command in DATA_COMMANDS:
             assert command in found["shown"]["data"]
+
+    def test_a_wrong_dataset_is_told_before_torch_is_imported(self):
+        code = """
+import sys
+from edge_behavior import cli
+sys.argv = ["edgeb", "train", "--recipe", "tiny", "--data", "nowhere"]
+try:
+    cli.main()
+finally:
+    print("torch" in sys.modules)
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "False\n")
+        assert "no dataset at nowhere" in done.stderr
+
+    def test_garbage_is_collected_again_after_importing(self):
+        with contextlib.suppress(ImportError), libraries():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled()
 
     def test_as_a_module(self):
         done = subprocess.run([sys.executable, "-m", "edge_behavior", "--version"], capture_output=True, text=True)

@@ -21,6 +21,7 @@ from edge_behavior.calibration import Calibration
 from edge_behavior.candidates import GROUPS, CandidateSet
 from edge_behavior.cli import app
 from edge_behavior.commands.output import emit
+from edge_behavior.data.dataset import Dataset
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import WindowChoice
@@ -384,20 +385,22 @@ class TestEvaluate:
 
 class TestTrain:
     @pytest.fixture
-    def asked(self, module, tmp_path) -> list[tuple[Any, ...]]:
+    def asked(self, module, tmp_path, monkeypatch) -> list[tuple[Any, ...]]:
         seen: list[tuple[Any, ...]] = []
         models = {name: {"natural": metrics(1), "balanced": metrics(2)} for name in ("untuned", "a_tuning", "b_tuning")}
         found = {"models": models, "counters": {"last_mode": RESULTS["baselines"]["untuned"]}}
 
-        def train(recipe: Recipe, data: Path, out: Path, resume: bool, began: Callable[[], None]) -> Any:
+        def train(recipe: Recipe, dataset: Path, out: Path, resume: bool, began: Callable[[], None]) -> Any:
             began()
-            seen.append((recipe, data, out, resume))
+            seen.append((recipe, dataset, out, resume))
             out.mkdir(parents=True, exist_ok=True)
             return SimpleNamespace(path=out)
 
         module("edge_behavior.train.pipeline", train=train, metrics_of=lambda made: found)
         module("edge_behavior.train.plan", plan=self.plan)
         (tmp_path / "data").mkdir()
+        # These tests see which path was opened, not what it holds.
+        monkeypatch.setattr(Dataset, "open", lambda path: path)
         return seen
 
     def test_flags(self, asked, tmp_path):
@@ -443,7 +446,7 @@ class TestTrain:
         ):
             assert words in out
 
-    def plan(self, recipe: Recipe, data: Path, device_memory: str | None, processes: int | None) -> dict[str, Any]:
+    def plan(self, recipe: Recipe, dataset: Path, device_memory: str | None, processes: int | None) -> dict[str, Any]:
         need = {"weights": 3 * 2**30, "adapter": 2**28, "activations": 2**30, "logits": 2**29, "working": 0}
         stages = {"a_tuning": {**need, "total": sum(need.values())}, "scoring": {"scoring": 2**30, "total": 2**32}}
         memory = {"stages": stages, "available": 2**34, "device_name": "this CPU"}

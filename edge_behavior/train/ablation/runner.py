@@ -22,7 +22,7 @@ from edge_behavior.train.stage_record import stage_key
 from edge_behavior.train.stage_reuse import SHARED_STAGES, take_over
 from edge_behavior.train.start import start_run
 
-Runner = Callable[[Recipe, Path, Path], RunFolder]
+Runner = Callable[[Recipe, Dataset, Path], RunFolder]
 
 
 def run_plan(plan: Plan, data: Path, folder: AblationFolder, execute: Runner | None = None) -> list[str]:
@@ -55,7 +55,7 @@ def run_plan(plan: Plan, data: Path, folder: AblationFolder, execute: Runner | N
             continue
         console.print(title, markup=False)
         try:
-            _one(planned, dataset, data, folder, execute or _train)
+            _one(planned, dataset, folder, execute or _train)
         except Exception as error:
             failed.append(planned.name)
             reason = _reason(error)
@@ -95,19 +95,19 @@ def stages_needed(plan: Plan, fingerprint: str, folder: AblationFolder | None = 
     return {"runs": len(plan.runs), "finished": len(finished), "stages": stages}
 
 
-def _one(planned: PlannedRun, dataset: Dataset, data: Path, folder: AblationFolder, execute: Runner) -> None:
+def _one(planned: PlannedRun, dataset: Dataset, folder: AblationFolder, execute: Runner) -> None:
     path = folder.run_path(planned.name)
     run = folder.run(planned.name) or start_run(planned.recipe, dataset, path, resume=False)
     others = [(other, recipe) for other, recipe in folder.begun_runs() if other.path != path]
     taken = take_over(run, planned.recipe, others)
     if taken:
         Console(stderr=True).print(f"{', '.join(taken)}: taken over", markup=False)
-    execute(planned.recipe, data, path)
+    execute(planned.recipe, dataset, path)
 
 
-def _train(recipe: Recipe, data: Path, out: Path) -> RunFolder:
+def _train(recipe: Recipe, dataset: Dataset, out: Path) -> RunFolder:
     try:
-        return train(recipe, data, out, resume=True)
+        return train(recipe, dataset, out, resume=True)
     finally:
         release_memory()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_behavior.cli import app
+from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import Recipe, load_recipe
 from edge_behavior.train import plan as module
+from edge_behavior.train import standin
 from edge_behavior.train.estimate import GIB, this_device
 from edge_behavior.train.plan import plan
 from edge_behavior.train.rates import Rates
@@ -27,13 +30,21 @@ SMALL = [
 PARTS = {"weights", "adapter", "activations", "logits", "working", "total"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _short_text() -> Iterator[None]:
+    """Every plan of a stand-in trains its tokenizer; a little text does for counting."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(standin, "_TOKENIZER_DOCUMENTS", 200)
+        yield
+
+
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("plan") / "data"
     words = ["data", "synth", "--users", "20", "--days", "5", "--seed", "1", "--out", str(folder)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    return folder
+    return Dataset.open(folder)
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -41,7 +52,7 @@ def recipe(*overrides: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def planned(data: Path) -> dict[str, Any]:
+def planned(data: Dataset) -> dict[str, Any]:
     return plan(recipe(), data)
 
 
@@ -61,7 +72,7 @@ def test_it_is_one_document_of_counts_memory_and_time(planned: dict[str, Any]) -
 
 
 def test_long_trainings_are_counted_on_their_first_epoch(
-    planned: dict[str, Any], data: Path, monkeypatch: pytest.MonkeyPatch
+    planned: dict[str, Any], data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_COUNTED_TARGETS", 10)
     first = plan(recipe(), data, "24GiB")
@@ -71,7 +82,7 @@ def test_long_trainings_are_counted_on_their_first_epoch(
     assert first["a_tuning_tokens_per_epoch"] == pytest.approx(planned["a_tuning_tokens_per_epoch"], rel=0.2)
 
 
-def test_what_cannot_fit_is_refused_with_a_change_that_fits(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_fit_is_refused_with_a_change_that_fits(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rates, "training", lambda *_: pytest.fail("nothing is timed for a run that cannot start"))
     device = this_device()
     full = plan(recipe(), data, "24GiB")["memory"]["stages"]
@@ -85,14 +96,14 @@ def test_what_cannot_fit_is_refused_with_a_change_that_fits(data: Path, monkeypa
     assert again["stages"]["b_tuning"]["total"] < full["b_tuning"]["total"]
 
 
-def test_another_gpu_is_planned_without_a_time(data: Path) -> None:
+def test_another_gpu_is_planned_without_a_time(data: Dataset) -> None:
     found = plan(recipe(), data, "24GiB")
     assert (found["memory"]["device"], found["memory"]["available"]) == ("cuda", 24 * GIB)
     assert found["time"] is None
     assert found["refusal"] is None
 
 
-def test_stages_that_train_nothing_need_nothing(data: Path) -> None:
+def test_stages_that_train_nothing_need_nothing(data: Dataset) -> None:
     found = plan(recipe("a_tuning.method=none", "b_tuning.method=none", "backbone.pretrain_tokens=0"), data, "24GiB")
     assert set(found["memory"]["stages"]) == {"scoring"}
     assert "a_tuning_steps_at_most" not in found
@@ -102,7 +113,7 @@ def test_stages_that_train_nothing_need_nothing(data: Path) -> None:
 
 
 def test_several_processes_share_batches_and_windows(
-    planned: dict[str, Any], data: Path, monkeypatch: pytest.MonkeyPatch
+    planned: dict[str, Any], data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Time per pass is set to one second per sequence, so that it counts them."""
     monkeypatch.setattr(Rates, "training", lambda _, batch, on: batch.sequences)
@@ -122,18 +133,18 @@ def test_several_processes_share_batches_and_windows(
     assert four["evaluation"] < one["evaluation"]
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused(data: Path) -> None:
+def test_a_batch_that_the_processes_cannot_share_is_refused(data: Dataset) -> None:
     with pytest.raises(EdgebError, match=r"a_tuning\.batch_size 8 cannot be shared by 3 processes"):
         plan(recipe(), data, "24GiB", processes=3)
 
 
-def test_four_bits_need_a_gpu(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_bits_need_a_gpu(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "this_device", lambda: replace(this_device(), kind="cpu"))
     with pytest.raises(EdgebError, match="4bit needs a CUDA GPU"):
         plan(recipe("backbone.quantize=4bit"), data)
 
 
-def test_a_backbone_without_weights_can_be_planned(data: Path, tmp_path: Path) -> None:
+def test_a_backbone_without_weights_can_be_planned(data: Dataset, tmp_path: Path) -> None:
     from tests import helpers
 
     tokens = helpers.tokenizer()

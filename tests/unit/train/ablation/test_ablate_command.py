@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edge_behavior.cli import app
+from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import Recipe
 from edge_behavior.runs import write_text
@@ -67,7 +68,7 @@ def test_runs_and_report(made: tuple[Path, dict[str, Any]]) -> None:
 def test_a_run_is_the_one_train_makes(
     made: tuple[Path, dict[str, Any]], data: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
-    alone = metrics_of(train(recipe, data, tmp_path / "alone"))["models"]["b_tuning"]["natural"]
+    alone = metrics_of(train(recipe, Dataset.open(data), tmp_path / "alone"))["models"]["b_tuning"]["natural"]
     held = made[1]["full"]["metrics"]["natural"]
     assert held["weighted_recall"]["values"] == [alone["weighted_recall"]]
     assert held["nll"]["values"] == [alone["nll"]]

@@ -43,8 +43,8 @@ def recall_of(recipe: Recipe) -> float:
 def fake(done: list[str], fail: Callable[[str], Exception | None] = lambda _: None) -> Execute:
     """Finishes a run's stages without training."""
 
-    def execute(recipe: Recipe, data: Path, out: Path) -> RunFolder:
-        run, candidates = RunFolder.open(out), Dataset.open(data).candidates
+    def execute(recipe: Recipe, dataset: Dataset, out: Path) -> RunFolder:
+        run, candidates = RunFolder.open(out), dataset.candidates
         if run.done("backbone") is None:
             (out / "backbone").mkdir()
             (out / "backbone" / "model.safetensors").write_bytes(b"weights")

@@ -23,7 +23,7 @@ UNIFORM = Variant("uniform", "uniform", {"b_tuning.selection": "uniform"})
 
 @pytest.fixture(scope="module")
 def donor(data: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return train(recipe, data, tmp_path_factory.mktemp("runs") / "donor")
+    return train(recipe, Dataset.open(data), tmp_path_factory.mktemp("runs") / "donor")
 
 
 def begun(recipe: Recipe, data: Path, out: Path) -> RunFolder:
@@ -37,10 +37,10 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_shared_run_equals_an_unshared_one(data: Path, recipe: Recipe, donor: RunFolder, tmp_path: Path) -> None:
     changed = varied(recipe, UNIFORM, recipe.seed)
-    alone = train(changed, data, tmp_path / "alone")
+    alone = train(changed, Dataset.open(data), tmp_path / "alone")
     run = begun(changed, data, tmp_path / "shared")
     assert take_over(run, changed, [(donor, recipe)]) == ["backbone", "a_tuning"]
-    shared = train(changed, data, run.path, resume=True)
+    shared = train(changed, Dataset.open(data), run.path, resume=True)
     assert metrics_of(shared) == metrics_of(alone)
     assert files(shared.path) == files(alone.path)
     assert (shared.path / "pairs.jsonl").read_text() == (alone.path / "pairs.jsonl").read_text()
