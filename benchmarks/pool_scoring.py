@@ -300,6 +300,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
     results = args.out / "pool_scoring.json"
     held = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {"cases": []}
     windows = dict(zip(WAYS, args.windows, strict=True))

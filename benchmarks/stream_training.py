@@ -10,10 +10,13 @@ history and the next event, with a loss on that one's label only. `last` runs wi
 sequences as `dense` had, and with as many tokens where that is something else. As many supervised targets would take
 `last` some twenty times as long, so that pair is run on fewer targets: `dense, short` and `last, equal targets`. A row
 holds some twenty targets, so with equal batches `dense, short` takes a twentieth of the steps; `dense, short, one row a
-step` takes as many as its rows allow. The stand-in backbone is pretrained once per seed. FOLDER keeps it and every
-finished run, so an interrupted measurement goes on where it was.
-Every run is evaluated four times on the same validation windows and keeps its best weights. Nothing is run twice at
-the same time; seconds are of the whole training call on one thread, validation included.
+step` takes as many as its rows allow. `dense, a tenth of the tokens` has that many of `last, equal targets`, two rows a
+step, and so more targets than it. What learning rate suits a training depends on its number of steps, so every arm
+is trained at each of `--rates`, and the one that the validation windows favour counts; one that diverges does not.
+
+The stand-in backbone is pretrained once per seed. FOLDER keeps it and every finished run, so an interrupted
+measurement goes on where it was. Every run is evaluated four times on the same validation windows and keeps its best
+weights. Seconds are of the whole training call on one thread, validation included.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from edge_behavior.candidates import GROUPS
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import eligible, natural_windows
 from edge_behavior.encoding import PromptEncoder
+from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import Protocol, WindowChoice, protocols
 from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.metrics import Outcome, behavior_metrics
@@ -61,11 +65,14 @@ PAIRS = (
     ("dense", "last, equal tokens"),
     ("dense, short", "last, equal targets"),
     ("dense, short, one row a step", "last, equal targets"),
+    ("dense, a tenth of the tokens", "last, equal targets"),
     ("dense", "last, equal targets"),
 )
-SHORT = {"dense, short", "dense, short, one row a step", "last, equal targets"}
+SHORT = {"dense, short", "dense, short, one row a step", "dense, a tenth of the tokens", "last, equal targets"}
 # Log-probabilities [n, B] by arm and protocol.
 Scores = dict[str, dict[str, NDArray[np.float64]]]
+# What a training took, and its scores by protocol.
+Run = tuple[dict[str, Any], dict[str, NDArray[np.float64]]]
 MEASURES = ("accuracy", "overall", *GROUPS)
 
 
@@ -119,6 +126,12 @@ def first_targets(rows: list[Row], encoder: PromptEncoder, targets: int, batch_s
     return rows[: batches * batch_size]
 
 
+def tokens_at_most(rows: list[Row], tokens: int, batch_size: int) -> list[Row]:
+    """The first rows, in whole batches, that are not longer together."""
+    lengths = np.cumsum([len(row["input_ids"]) for row in rows])
+    return rows[: int(np.searchsorted(lengths, tokens, side="right")) // batch_size * batch_size]
+
+
 def tokens_of(rows: list[Row]) -> int:
     return sum(len(row["input_ids"]) for row in rows)
 
@@ -163,11 +176,15 @@ class Arms:
         scores = score_windows(model, self.encoder, self.test, union, formats, "test").log_probs
         return {p.name: scores[np.searchsorted(union, p.targets)] for p in self.protocols}
 
-    def run(self, name: str, rows: list[Row], batch: int) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+    def run(self, name: str, rows: list[Row], batch: int, rate: float) -> Run:
         """Train one arm with `batch` rows a step; what it took, and its scores."""
         recipe = self.recipe
         steps = len(rows) // batch
-        update = {"patience": EVALUATIONS + 1, "evals_per_epoch": 1.0, "batch_size": batch}
+        floor = rate * recipe.a_tuning.min_learning_rate / recipe.a_tuning.learning_rate
+        update = {
+            "patience": EVALUATIONS + 1, "evals_per_epoch": 1.0, "batch_size": batch, "learning_rate": rate,
+            "min_learning_rate": floor,
+        }  # fmt: skip
         stage = recipe.a_tuning.model_copy(update=update)
         recipe = recipe.model_copy(update={"a_tuning": stage})
         lengths = [len(row["input_ids"]) for row in rows]
@@ -195,6 +212,7 @@ class Arms:
         if len(past) != targets:
             raise SystemExit(f"{name}: {len(past)} events carry a loss, {targets} labels do")
         took = {
+            "learning_rate": rate,
             "optimizer_steps": result["steps"],
             "sequences": len(rows),
             "targets": targets,
@@ -208,7 +226,7 @@ class Arms:
         }
         return took, self.score(model)
 
-    def kept(self, name: str, make: Callable[[], tuple[dict[str, Any], dict[str, NDArray[np.float64]]]]) -> Any:
+    def kept(self, name: str, make: Callable[[], Run]) -> Run:
         """What `make` gives, from the folder where it was made before."""
         path = self.done / f"{digest(name)}.npz"
         if not path.exists():
@@ -225,12 +243,13 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def arms_of_seed(arms: Arms, short_targets: int) -> tuple[dict[str, dict[str, Any]], Scores]:
+def arms_of_seed(arms: Arms, short_targets: int, rates: list[float]) -> tuple[dict[str, dict[str, Any]], Scores]:
     recipe, batch = arms.recipe, arms.recipe.a_tuning.batch_size
     dense = dense_rows(arms.train, arms.encoder, recipe)
     short = first_targets(dense, arms.encoder, short_targets, batch)
     targets = supervised_targets(short, arms.encoder)
     per_row = tokens_of(last_rows(arms.train, arms.encoder, recipe, 400, recipe.seed)) / 400
+    last_tokens = per_row * (targets // batch * batch)
     same_tokens = round(tokens_of(dense) / per_row / batch) * batch
 
     def last(count: int) -> Callable[[], list[Row]]:
@@ -243,6 +262,7 @@ def arms_of_seed(arms: Arms, short_targets: int) -> tuple[dict[str, dict[str, An
         "last, equal tokens": (last(same_tokens), batch),
         "dense, short": (lambda: short, batch),
         "dense, short, one row a step": (lambda: short, 1),
+        "dense, a tenth of the tokens": (lambda: tokens_at_most(dense, int(last_tokens / 10), 2), 2),
         "last, equal targets": (last(targets // batch * batch), batch),
     }
     if abs(same_tokens - len(dense)) / len(dense) < SAME:
@@ -252,9 +272,21 @@ def arms_of_seed(arms: Arms, short_targets: int) -> tuple[dict[str, dict[str, An
     scores = {"untuned": untuned}
     for name, (rows, per_step) in plan.items():
         print(f"seed {recipe.seed}: {name}", flush=True)
-        key = f"{name}, {short_targets}" if name in SHORT else name
-        took[name], scores[name] = arms.kept(key, partial(arms.run, name, rows(), per_step))
-        print(json.dumps({k: v for k, v in took[name].items() if k != "past_events"}), flush=True)
+        made = rows()
+        tried = []
+        for rate in rates:
+            key = f"{name}, {short_targets}, {rate}" if name in SHORT else f"{name}, {rate}"
+            try:
+                tried.append(arms.kept(key, partial(arms.run, name, made, per_step, rate)))
+            except EdgebError as error:
+                # A training that diverges is stopped; its rate is out.
+                print(error.message, flush=True)
+                continue
+            print(json.dumps({k: v for k, v in tried[-1][0].items() if k != "past_events"}), flush=True)
+        took[name], scores[name] = min(tried, key=lambda run: run[0]["validation_loss"])
+        took[name]["validation_loss_by_rate"] = {
+            f"{run['learning_rate']:g}": run["validation_loss"] for run, _ in tried
+        }
     return took, scores
 
 
@@ -355,15 +387,18 @@ def page(document: dict[str, Any]) -> str:
         f"`{document['command']}`",
         f"Stand-in backbone of {document['parameters']:,} parameters (not a pretrained model), {seeds}, one CPU "
         "thread. `dense` is the `stream` layout as edgeb trains it; `last` has the same text and a loss on the last "
-        "label of a whole window only. Counts are of one seed's training, mean over seeds; tokens without padding; "
+        "label of a whole window only. Of the learning rates tried an arm takes the one that validation windows "
+        "favour. Counts are of one seed's training, mean over seeds; tokens without padding; "
         "seconds are wall time (CPU time) of training and its four validations, on a machine that was not idle.",
-        "| arm | optimizer steps | sequences | supervised targets | tokens | tokens per target | seconds (CPU) "
-        "| validation loss |\n|---|" + "---:|" * 7,
+        "| arm | rate of each seed | optimizer steps | sequences | supervised targets | tokens | tokens per target "
+        "| seconds (CPU) | validation loss |\n|---|---|" + "---:|" * 7,
     ]
     for name, runs in took.items():
-        mean = {key: float(np.mean([run[key] for run in runs])) for key in runs[0] if key != "past_events"}
+        counted = [key for key in runs[0] if key not in ("past_events", "validation_loss_by_rate")]
+        mean = {key: float(np.mean([run[key] for run in runs])) for key in counted}
+        rates = " ".join(f"{run['learning_rate']:g}" for run in runs)
         lines[-1] += (
-            f"\n| {name} | {mean['optimizer_steps']:.0f} | {mean['sequences']:.0f} | {mean['targets']:.0f} "
+            f"\n| {name} | {rates} | {mean['optimizer_steps']:.0f} | {mean['sequences']:.0f} | {mean['targets']:.0f} "
             f"| {mean['tokens']:.0f} | {mean['tokens_per_target']:.1f} | {mean['seconds']:.0f} "
             f"({mean['cpu_seconds']:.0f}) | {mean['validation_loss']:.3f} |"
         )
@@ -443,6 +478,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--short-targets", type=int, default=5000, help="supervised targets of the equal-targets pair")
+    rates = [0.0005, 0.001, 0.002, 0.004, 0.008]
+    parser.add_argument("--rates", type=float, nargs="+", default=rates, help="learning rates that arms are tried at")
     parser.add_argument("--per-user", type=int, default=5, help="natural test windows of each user")
     parser.add_argument("--per-behavior", type=int, default=15, help="balanced test windows")
     parser.add_argument("--work", type=Path, required=True)
@@ -457,14 +494,15 @@ def main() -> None:
     for position, seed in enumerate(args.seeds):
         recipe = load_recipe(args.recipe, [*args.set, f"seed={seed}"])
         arms = Arms(dataset, recipe, args.work, choice)
-        of_seed, scored = arms_of_seed(arms, args.short_targets)
+        of_seed, scored = arms_of_seed(arms, args.short_targets, args.rates)
         scores.append(scored)
         for name, run in of_seed.items():
             took.setdefault(name, []).append(run)
         counts = [run["past_events"] for run in took["dense"]]
         seen = np.sum([np.pad(c, (0, max(map(len, counts)) - len(c))) for c in counts], axis=0)
         flags = [*(f"--set {text}" for text in args.set), "--seeds", *map(str, args.seeds)]
-        flags += [f"--short-targets {args.short_targets}", f"--per-user {args.per_user}"]
+        flags += [f"--short-targets {args.short_targets}", "--rates", *map(str, args.rates)]
+        flags.append(f"--per-user {args.per_user}")
         document = {
             "command": f"python benchmarks/stream_training.py --data DATA --recipe {args.recipe} {' '.join(flags)} "
             f"--per-behavior {args.per_behavior} --work FOLDER --out OUT",
