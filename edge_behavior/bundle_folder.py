@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.bundle import Manifest, check_schema
+from edge_behavior.checksums import file_sha256
 from edge_behavior.errors import EdgebError
 
 MANIFEST_FILE = "edgeb.json"
@@ -25,7 +26,6 @@ _TOKENIZER_FILE = re.compile(r"(tokenizer.*|special_tokens_map|added_tokens|voca
 _FIELDS: Mapping[str, type] = {"schema_version": int, "manifest": str, "manifest_sha256": str, "files": dict}
 _NAME, _HASH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*"), re.compile(r"[0-9a-f]{64}")
 _MAX_BYTES = 1 << 26
-_CHUNK = 1 << 22
 _DAMAGED_HINT = "the folder is damaged or was edited: copy or export it again"
 
 
@@ -166,13 +166,7 @@ def _combined(files: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _file_hash(file: Path, progress: Callable[[int], None] | None) -> str:
-    digest = hashlib.sha256()
     try:
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-                if progress is not None:
-                    progress(len(chunk))
+        return file_sha256(file, progress)
     except OSError as error:
         raise EdgebError(f"cannot read {file}: {error.strerror}", "check its permissions") from None
-    return digest.hexdigest()

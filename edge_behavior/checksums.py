@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _BLOCK = 1 << 20
 
 
-def file_sha256(path: Path, advance: Callable[[int], None] = lambda read: None) -> str:
+def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
     """SHA-256 (hex) of a file's content; `advance` is called with the bytes read since the last call."""
+    return files_sha256([path], advance)
+
+
+def files_sha256(paths: Iterable[Path], advance: Callable[[int], None] | None = None) -> str:
+    """One SHA-256 (hex) over the contents of several files, in order."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            advance(len(block))
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                if advance is not None:
+                    advance(len(block))
     return digest.hexdigest()
 
 

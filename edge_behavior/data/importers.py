@@ -5,7 +5,6 @@ Knows which loader reads which format; the loaders know the formats, `_write` th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from edge_behavior.checksums import file_sha256
 from edge_behavior.data._app_usage import load_app_usage
 from edge_behavior.data._engine import Engine, user_errors
 from edge_behavior.data._generic import ColumnMap, load_csv, load_jsonl, load_parquet
@@ -157,11 +157,7 @@ def _load(engine: Engine, source: Path, format: str, columns: ColumnMap, cell_de
 
 
 def _identify(file: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return {"name": file.name, "sha256": digest.hexdigest(), "bytes": file.stat().st_size}
+    return {"name": file.name, "sha256": file_sha256(file), "bytes": file.stat().st_size}
 
 
 @contextmanager

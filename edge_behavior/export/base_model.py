@@ -1,14 +1,13 @@
-"""The backbone on disk: where it is, whether export knows its architecture, its weight files and their hash.
+"""The backbone on disk: where it is, whether export knows its architecture, and its weight files.
 
 Reads configuration and file headers only. Knows nothing of adapters or GGUF.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -21,7 +20,6 @@ ARCHITECTURES = {"Qwen2ForCausalLM": "qwen2", "LlamaForCausalLM": "llama"}
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
-_CHUNK = 1 << 22
 
 
 def resolve_base(base: str | Path) -> Path:
@@ -137,23 +135,6 @@ def count_parameters(files: list[Path]) -> int:
         with open_weights(file) as weights:
             total += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     return total
-
-
-def weights_sha256(files: list[Path], progress: Callable[[float], None] | None = None) -> str:
-    """One hash over the contents of all weight files, in order.
-
-    Args:
-        files: What `weight_files` returned.
-        progress: Called with the number of bytes just hashed.
-    """
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-                if progress is not None:
-                    progress(len(chunk))
-    return digest.hexdigest()
 
 
 def load_tokenizer(model_dir: Path) -> Any:

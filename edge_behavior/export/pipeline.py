@@ -21,6 +21,7 @@ from edge_behavior import __version__
 from edge_behavior.bundle import Manifest, verify_bundle, write_bundle
 from edge_behavior.bundle_folder import write_folder_manifest
 from edge_behavior.candidates import CandidateSet
+from edge_behavior.checksums import files_sha256
 from edge_behavior.encoding import PromptEncoder, Tokenize
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.events import UNKNOWN_PLACE
@@ -31,7 +32,6 @@ from edge_behavior.export.base_model import (
     load_tokenizer,
     resolve_base,
     weight_files,
-    weights_sha256,
 )
 from edge_behavior.export.gguf_writer import tensor_names, write_gguf
 from edge_behavior.export.llama_file import LlamaFile
@@ -213,13 +213,13 @@ def open_source(source: ExportSource) -> Opened:
 
 
 def hash_backbone(source: ExportSource, files: list[Path]) -> str:
-    """`weights_sha256` of the backbone.
+    """One hash over the backbone's weight files, `weights_sha256` in the manifest.
 
     Raises:
         EdgebError: it is not the one that training saw.
     """
     with progress_bar("Hashing backbone", total_bytes(files), unit_bytes=True) as advance:
-        found = weights_sha256(files, advance)
+        found = files_sha256(files, advance)
     if source.base_sha256 not in (None, found):
         raise EdgebError(f"the backbone {source.base} is not the one of the training run", "pass that backbone")
     return found

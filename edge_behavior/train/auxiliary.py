@@ -110,13 +110,6 @@ class ConversationRows(Rows):
         return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
 
 
-def auxiliary_rows(
-    conversations: Sequence[Turns], tokenizer: Any, wanted: int, max_tokens: int, seed: int
-) -> list[Row]:
-    """`Conversations.sample`, all rows at once."""
-    return list(Conversations(conversations, tokenizer).sample(wanted, max_tokens, seed))
-
-
 def _tokenized(turns: Turns, tokenizer: Any) -> _Tokenized | None:
     while turns and turns[-1][0] != "assistant":
         turns = turns[:-1]

@@ -17,8 +17,10 @@ from edge_behavior.recipes import BackboneConfig, Recipe
 from edge_behavior.train.auxiliary import read_conversations
 from edge_behavior.train.backbone import attention, check_four_bits, load_tokenizer
 from edge_behavior.train.geometry import empty_model, read_config, with_adapter
-from edge_behavior.train.processes import shards_weights, share_of
+from edge_behavior.train.processes import shards_weights, world_size
 from edge_behavior.train.samples import target_mask
+from edge_behavior.train.shares import check_shares
+from edge_behavior.train.standin import sizes
 
 _EVERY_LINEAR = "all-linear"
 
@@ -30,10 +32,8 @@ def check_inputs(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -
         EdgebError: a backbone or a conversation file that cannot be read, a batch that the processes cannot share, a
             package that is not there; and see `check_model` and `check_data`.
     """
-    share_of(recipe.a_tuning.batch_size, "a_tuning.batch_size")
-    share_of(recipe.b_tuning.batch_size, "b_tuning.batch_size")
+    check_shares(recipe, world_size())
     if recipe.backbone.path is None:
-        share_of(recipe.backbone.pretrain_batch_size, "backbone.pretrain_batch_size")
         if "backbone" not in done and shards_weights():
             raise EdgebError("a stand-in is not trained with FSDP", "give backbone.path, or launch without FSDP")
     else:
@@ -59,7 +59,10 @@ def check_model(recipe: Recipe) -> None:
         _check_heads(settings)
     if wanted == _EVERY_LINEAR:
         return
-    config: Any = _shape(settings) if settings.path is None else read_config(settings.path, settings.revision)
+    # The names of a stand-in's modules do not depend on its tokenizer.
+    config: Any = (
+        Qwen2Config(**sizes(settings)) if settings.path is None else read_config(settings.path, settings.revision)
+    )
     try:
         with_adapter(empty_model(config, int(config.num_hidden_layers), config.dtype), recipe.lora)
     except (ValueError, re.error) as error:
@@ -144,14 +147,3 @@ def _check_heads(settings: BackboneConfig) -> None:
             f"backbone.hidden_size {settings.hidden_size} gives each of {settings.heads} heads a width of {width}",
             "rotary positions need an even one: change backbone.hidden_size or backbone.heads",
         )
-
-
-def _shape(settings: BackboneConfig) -> Qwen2Config:
-    """The stand-in's configuration before it has a tokenizer; the names of its modules do not depend on that."""
-    return Qwen2Config(
-        hidden_size=settings.hidden_size,
-        intermediate_size=settings.intermediate_size,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        num_key_value_heads=settings.kv_heads,
-    )

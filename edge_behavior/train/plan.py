@@ -37,7 +37,7 @@ from edge_behavior.train.processes import world_size
 from edge_behavior.train.rates import Rates
 from edge_behavior.train.samples import window_prompt
 from edge_behavior.train.scoring_pass import SHARD
-from edge_behavior.train.shares import equal_share, micro_batch_of
+from edge_behavior.train.shares import check_shares, micro_batch_of
 
 # More rows than this are counted on the first epoch only.
 _COUNTED_TARGETS = 200_000
@@ -81,7 +81,7 @@ def plan(
         EdgebError: as the run itself would, for bad data, a missing backbone or a batch that cannot be shared.
     """
     processes = processes or world_size()
-    _check_shares(recipe, processes)
+    check_shares(recipe, processes)
     device = this_device() if device_memory is None else other_gpu(device_memory)
     if device.kind == "cpu" and processes > 1:
         device = replace(device, name=f"{device.name}, for each process,", available=device.available // processes)
@@ -204,13 +204,6 @@ def seconds(recipe: Recipe, counts: Counts, sizes: Geometry, device: Device, pro
         "total": round(sum(stages.values()), 1),
         "measured_on": rates.measured_on,
     }
-
-
-def _check_shares(recipe: Recipe, processes: int) -> None:
-    equal_share(recipe.a_tuning.batch_size, processes, "a_tuning.batch_size")
-    equal_share(recipe.b_tuning.batch_size, processes, "b_tuning.batch_size")
-    if recipe.backbone.path is None:
-        equal_share(recipe.backbone.pretrain_batch_size, processes, "backbone.pretrain_batch_size")
 
 
 def _backbone(recipe: Recipe, dataset: Dataset) -> tuple[Any, Any]:

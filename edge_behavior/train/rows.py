@@ -6,6 +6,7 @@ labels exist for the batch under way only.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ Row = dict[str, list[int]]
 IGNORED = -100
 
 
-class Rows:
+class Rows(ABC):
     """Rows whose lengths are known before they are read; a map-style dataset for torch.
 
     Attributes:
@@ -37,9 +38,9 @@ class Rows:
     def __iter__(self) -> Iterator[Row]:
         return (self.read(i) for i in range(len(self)))
 
+    @abstractmethod
     def read(self, index: int) -> Row:
         """Make one row."""
-        raise NotImplementedError
 
 
 class KeptRows(Rows):

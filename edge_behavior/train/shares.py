@@ -6,7 +6,7 @@ Arithmetic alone, so that planning a run and training it cut alike. Knows no tra
 from __future__ import annotations
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.recipes import StageConfig
+from edge_behavior.recipes import Recipe, StageConfig
 
 
 def equal_share(batch_size: int, processes: int, what: str) -> int:
@@ -24,6 +24,18 @@ def equal_share(batch_size: int, processes: int, what: str) -> int:
             f"set it to a multiple of {processes}, or start fewer processes",
         )
     return batch_size // processes
+
+
+def check_shares(recipe: Recipe, processes: int) -> None:
+    """See that every batch of a recipe can be shared.
+
+    Raises:
+        EdgebError: naming the field of one that cannot.
+    """
+    equal_share(recipe.a_tuning.batch_size, processes, "a_tuning.batch_size")
+    equal_share(recipe.b_tuning.batch_size, processes, "b_tuning.batch_size")
+    if recipe.backbone.path is None:
+        equal_share(recipe.backbone.pretrain_batch_size, processes, "backbone.pretrain_batch_size")
 
 
 def micro_batch_of(stage: StageConfig, processes: int = 1) -> int:

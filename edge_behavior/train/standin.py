@@ -107,15 +107,22 @@ def _bare_labels(recipe: Recipe, candidates: CandidateSet) -> tuple[str, ...]:
     return tuple(label for label, anchor in zip(candidates.labels, anchors, strict=True) if not anchor)
 
 
+def sizes(settings: BackboneConfig) -> dict[str, Any]:
+    """Of a stand-in's configuration what does not depend on its tokenizer."""
+    return {
+        "hidden_size": settings.hidden_size,
+        "intermediate_size": settings.intermediate_size,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "num_key_value_heads": settings.kv_heads,
+    }
+
+
 def architecture(settings: BackboneConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
     """Configuration of a stand-in of the recipe's size for a tokenizer."""
     return Qwen2Config(
+        **sizes(settings),
         vocab_size=len(tokenizer),
-        hidden_size=settings.hidden_size,
-        intermediate_size=settings.intermediate_size,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        num_key_value_heads=settings.kv_heads,
         max_position_embeddings=_MAX_POSITIONS,
         tie_word_embeddings=True,
         bos_token_id=None,

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.command import edgeb, edgeb_here
-from tests.integration.test_path import SMALL
+from tests.integration.small import SMALL, set_flags
 
 STEPS = ["a_tuning.epochs=3", "b_tuning.epochs=2", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9"]
 # What has just appeared when the process is killed: half-written checkpoints, shards, a best adapter, a report.
@@ -49,14 +49,7 @@ def kill_when(pattern: str, arguments: list[str], out: Path, home: Path) -> None
 
 
 def settings() -> list[str]:
-    return [word for value in (*SMALL, *STEPS) for word in ("--set", value)]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("kill") / "data"
-    edgeb_here("data", "synth", "--users", 40, "--days", 12, "--seed", 3, "--out", out)
-    return out
+    return set_flags((*SMALL, *STEPS))
 
 
 @pytest.fixture(scope="module")

@@ -11,18 +11,7 @@ import numpy as np
 import pytest
 
 from tests.command import edgeb, edgeb_here
-
-# Enough to run every line; nothing is learned in so few steps.
-SMALL = [
-    "backbone.hidden_size=64", "backbone.layers=2", "backbone.intermediate_size=96", "backbone.vocab_size=600",
-    "backbone.pretrain_tokens=12000", "a_tuning.max_targets=300", "a_tuning.epochs=2", "b_tuning.pool_per_behavior=6",
-    "b_tuning.samples_per_behavior=3", "b_tuning.epochs=1", "evaluation.per_user=3", "evaluation.per_behavior=2",
-    "evaluation.validation_targets=60", "lora.rank=8", "threads=1",
-]  # fmt: skip
-
-
-def overrides() -> list[str]:
-    return [word for setting in SMALL for word in ("--set", setting)]
+from tests.integration.small import LOG, SMALL, set_flags
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +21,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(folder: Path) -> Path:
-    edgeb("data", "synth", "--users", 40, "--days", 12, "--seed", 3, "--out", folder / "data", home=folder / "home")
+    edgeb(*LOG, "--out", folder / "data", home=folder / "home")
     return folder / "data"
 
 
 @pytest.fixture(scope="module")
 def run(folder: Path, data: Path) -> Path:
-    done = edgeb("train", "--recipe", "tiny", "--out", folder / "run", "--json", *overrides(), home=folder / "home")
+    done = edgeb(
+        "train", "--recipe", "tiny", "--out", folder / "run", "--json", *set_flags(SMALL), home=folder / "home"
+    )
     document = json.loads(done.stdout)
     assert document["run"] == str(folder / "run")
     assert set(document["metrics"]["models"]) == {"untuned", "a_tuning", "b_tuning"}
@@ -188,7 +179,7 @@ def test_resume_refuses_another_recipe_or_dataset(run: Path, data: Path, folder:
 
 def test_dry_run_counts_what_the_run_did(run: Path, data: Path) -> None:
     plan: dict[str, Any] = json.loads(
-        edgeb_here("train", "--recipe", "tiny", "--data", data, "--dry-run", "--json", *overrides()).stdout
+        edgeb_here("train", "--recipe", "tiny", "--data", data, "--dry-run", "--json", *set_flags(SMALL)).stdout
     )
     did = json.loads((run / "run.json").read_text())["done"]
     assert plan["a_tuning_targets_per_epoch"] == did["a_tuning"]["targets_per_epoch"]

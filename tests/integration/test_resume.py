@@ -19,24 +19,17 @@ from edge_behavior.runs import RunFolder, read_json, saved_recipe
 from edge_behavior.train.checkpoints import MarkComplete
 from edge_behavior.train.pipeline import train
 from tests.command import edgeb_here
-from tests.integration.test_path import SMALL
+from tests.integration.small import SMALL
 
 STEPS = ["a_tuning.epochs=3", "b_tuning.epochs=2", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9"]
 ADAPTER = "adapter/adapter_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("resume") / "data"
-    edgeb_here("data", "synth", "--users", 40, "--days", 12, "--seed", 3, "--out", out)
-    return out
 
 
 def stopped(recipe: Recipe, data: Path, out: Path, stage: str, resume: bool) -> Path:
     """Train until a stage has saved its first checkpoint."""
     mark = MarkComplete.on_save
 
-    def then_stop(self: MarkComplete, args, state, control, **more) -> None:  # type: ignore[no-untyped-def]
+    def then_stop(self: MarkComplete, args, state, control, **more) -> None:
         mark(self, args, state, control, **more)
         if Path(str(args.output_dir)).parent.name == stage:
             raise KeyboardInterrupt

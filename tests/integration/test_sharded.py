@@ -17,8 +17,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.numpy import load_file
 
-from tests.command import edgeb, edgeb_here
-from tests.integration.test_path import SMALL
+from tests.command import edgeb
+from tests.integration.small import SMALL, set_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["a_tuning.epochs=3", "b_tuning.learning_rate=0.01", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9"]
@@ -39,22 +39,14 @@ def environment(home: Path) -> dict[str, str]:
 
 def launch(*arguments: object) -> list[str]:
     script = str(Path(__file__).with_name("sharded.py"))
-    words = [*map(str, arguments), *(word for value in (*SMALL, *STEPS) for word in ("--set", value))]
+    words = [*map(str, arguments), *set_flags((*SMALL, *STEPS))]
     return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", script, *words]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("sharded") / "data"
-    edgeb_here("data", "synth", "--users", 40, "--days", 12, "--seed", 3, "--out", out)
-    return out
 
 
 @pytest.fixture(scope="module")
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sharded") / "run"
-    words = [word for value in (*SMALL, *STEPS) for word in ("--set", value)]
-    edgeb("train", "--recipe", "tiny", "--out", out, "--data", data, *words)
+    edgeb("train", "--recipe", "tiny", "--out", out, "--data", data, *set_flags((*SMALL, *STEPS)))
     return out
 
 

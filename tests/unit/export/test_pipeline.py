@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.bundle import read_manifest, verify_bundle
 from edge_behavior.candidates import CandidateSet
+from edge_behavior.checksums import files_sha256
 from edge_behavior.errors import EdgebError
 from edge_behavior.export import pipeline, prune_check, quantize_gate
-from edge_behavior.export.base_model import load_tokenizer, weight_files, weights_sha256
+from edge_behavior.export.base_model import load_tokenizer, weight_files
 from edge_behavior.export.llama_file import LlamaFile
 from edge_behavior.export.pipeline import ExportSource, check_tokens, export_bundle, prompt_segments
 from edge_behavior.export.prune import plan_pruning, write_pruned
@@ -64,7 +65,7 @@ def test_export(source: ExportSource, tmp_path: Path, quant: str, capfd: pytest.
     assert (manifest.architecture, manifest.context_length) == ("qwen2", 512)
     assert manifest.quantization == {"q4": "Q4_K_M", "f16": "F16"}[quant]
     base = Path(source.base)
-    digest = weights_sha256(weight_files(base))
+    digest = files_sha256(weight_files(base))
     assert manifest.base_model == {"name": "tiny", "license": "Apache-2.0", "weights_sha256": digest}
     assert (manifest.training, manifest.evaluation) == (source.training, source.evaluation)
     assert str(tmp_path) not in manifest.to_json()

@@ -16,7 +16,7 @@ from edge_behavior.encoding import PromptEncoder
 from edge_behavior.prompts import LAYOUTS, PromptLayout
 from edge_behavior.recipes import ATuning, LayoutConfig, LoraSettings, Recipe
 from edge_behavior.train import samples
-from edge_behavior.train.auxiliary import auxiliary_rows, generated_conversations
+from edge_behavior.train.auxiliary import Conversations, generated_conversations
 from edge_behavior.train.batches import batch_order, batched
 from edge_behavior.train.pipeline import a_tuning_rows
 from edge_behavior.train.rows import IGNORED, KeptRows, OrderedRows, Row, Rows
@@ -105,7 +105,7 @@ def test_a_stage_reads_the_rows_of_making_all_at_once(tokens: Any, name: str) ->
     for epoch in range(2):
         rows = eager_rows(events, encoder, stage, 40, 5 + 1000 * epoch)
         longest = max(len(row["input_ids"]) for row in rows)
-        rows += auxiliary_rows(conversations, tokens, round(0.5 * len(rows)), longest, 5 + 1000 * epoch)
+        rows += Conversations(conversations, tokens).sample(round(0.5 * len(rows)), longest, 5 + 1000 * epoch)
         eager.append(rows)
         ordered += batched(rows, [len(row["input_ids"]) for row in rows], 4, epoch, by_length=True)
     epochs, counts = a_tuning_rows(events, encoder, tokens, recipe)

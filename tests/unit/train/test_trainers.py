@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, get_scheduler
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import ATuning, BTuning, LoraSettings, Recipe
-from edge_behavior.train.auxiliary import auxiliary_rows, read_conversations
+from edge_behavior.train.auxiliary import Conversations, read_conversations
 from edge_behavior.train.dpo import train_dpo
 from edge_behavior.train.lora import lora_config
 from edge_behavior.train.pipeline import steps_of
@@ -165,7 +165,7 @@ def test_conversations_are_read_filtered_and_masked(tokens: Any, tmp_path: Path)
     )
     conversations = read_conversations(path)
     assert conversations[1] == [("user", "Why?"), ("assistant", "Because.")]
-    found = auxiliary_rows(conversations, tokens, wanted=10, max_tokens=100, seed=0)
+    found = Conversations(conversations, tokens).sample(wanted=10, max_tokens=100, seed=0)
     assert len(found) == 2
     for row in found:
         completion = [label for label in row["labels"] if label != IGNORED]
@@ -190,6 +190,6 @@ def test_chat_template_is_used_where_there_is_one(tokens: Any) -> None:
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    [row] = auxiliary_rows([[("user", "Hi"), ("assistant", "Yo")]], chat, 1, 100, 0)
+    [row] = Conversations([[("user", "Hi"), ("assistant", "Yo")]], chat).sample(1, 100, 0)
     assert chat.decode(row["input_ids"]) == "[user]Hi\n[assistant]Yo\n"
     assert chat.decode([x for x in row["labels"] if x != IGNORED]) == "Yo\n"
