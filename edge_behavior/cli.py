@@ -44,6 +44,9 @@ app.command("doctor")(bench.doctor_command)
 
 _INTERRUPTED = 130
 _RESUME = "an interrupted `edgeb train` goes on with --resume"
+# What importing llama-cpp-python raises where its library is missing, or made for another processor or C library.
+_NO_LIBRARY = ("Failed to load shared library", "Shared library with base name")
+_REINSTALL = "build it on this machine: pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python"
 
 
 def _version(wanted: bool) -> None:
@@ -94,7 +97,11 @@ def main() -> None:
         if error.name is None or error.name.startswith("edge_behavior"):
             raise
         _fail(f"the package '{error.name}' is not installed", _extra_hint(error.name), 2)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        if str(error).startswith(_NO_LIBRARY):
+            _fail(f"llama-cpp-python does not work: {error}", _REINSTALL, 2)
+        if not isinstance(error, OSError):
+            raise
         # Disk full, permission denied and the like are the environment's; the message names the file.
         _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "check space and permissions", 2)
 

@@ -1,4 +1,4 @@
-"""What this machine has: packages by extra, accelerator, memory, disk."""
+"""What this machine has: packages by extra, llama.cpp's build, accelerator, memory, disk."""
 
 from __future__ import annotations
 
@@ -37,8 +37,29 @@ def examine() -> dict[str, str]:
         if missing:
             listed += f"; missing {', '.join(missing)}: pip install 'edgeb[{part}]'"
         found[part] = listed
+    found |= _llama()
     found["accelerator"] = _accelerator()
     return found
+
+
+def _llama() -> dict[str, str]:
+    """The library that predicts, and whether it can be trusted with AMX; tries it where nobody has."""
+    try:
+        from edge_behavior.runtime import llama_build
+    # What llama-cpp-python raises without its library, or with one for another machine.
+    except (ImportError, OSError, RuntimeError) as error:
+        return {"llama.cpp": f"cannot be loaded: {error}"}
+    files, verdict = llama_build.library_files(), llama_build.verdict()
+    folder = ", ".join(sorted({str(path.parent) for path in files})) or "in the package"
+    cpu = "has it" if llama_build.amx_flags() else "has none"
+    built = "is built with it" if llama_build.has_amx_code() else "is built without it"
+    if verdict.extra_buffers:
+        judged = "tried, works" if verdict.outcome == llama_build.WORKS else "nothing to try"
+    elif verdict.outcome == llama_build.UNUSABLE:
+        judged = f"{verdict.fault}, so it is not used; to mend it: {llama_build.REBUILD}"
+    else:
+        judged = f"{verdict.fault}, so {llama_build.REMEDY}"
+    return {"llama.cpp": folder, "AMX": f"the CPU {cpu}, llama.cpp {built}: {judged}"}
 
 
 def _version(package: str) -> str | None:

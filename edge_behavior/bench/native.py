@@ -7,7 +7,6 @@ sees what any code in this process asks llama.cpp to evaluate. Knows nothing of 
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.llama_log import captured_log
+from edge_behavior.runtime.llama_model import extra_buffers, load_model
 from edge_behavior.runtime.llama_tokens import tokenize
 
 # Tokens of a decode from which on flash attention is the faster one on a CPU.
@@ -71,6 +71,29 @@ def watched_decodes() -> Iterator[list[Decode]]:
             holder.llama_decode = original
 
 
+def stock_llama(path: Path, **options: Any) -> Any:
+    """llama-cpp-python's own `Llama` of a file, with its own options. Not thread-safe.
+
+    It has no option for extra buffers, so where they crash, its defaults lack them.
+
+    Raises:
+        EdgebError: see `load_model`.
+    """
+    extra, module = extra_buffers(), llama_cpp.llama_cpp
+    original = module.llama_model_default_params
+
+    def defaults() -> Any:
+        chosen = original()
+        chosen.use_extra_bufts = extra
+        return chosen
+
+    module.llama_model_default_params = defaults
+    try:
+        return llama_cpp.Llama(model_path=str(path), **options)
+    finally:
+        module.llama_model_default_params = original
+
+
 class NativeModel:
     """A GGUF file opened by llama.cpp with default settings on the CPU. Use as a context manager.
 
@@ -84,10 +107,7 @@ class NativeModel:
 
     def __init__(self, path: Path, vocab_only: bool = False) -> None:
         with captured_log() as errors:
-            llama_cpp.llama_backend_init()
-            options = llama_cpp.llama_model_default_params()
-            options.n_gpu_layers, options.vocab_only = 0, vocab_only
-            self.handle: Any = llama_cpp.llama_model_load_from_file(os.fsencode(path), options)
+            self.handle: Any = load_model(path, vocab_only)
         if not self.handle:
             raise EdgebError(
                 f"llama.cpp cannot load {path}: {errors[-1] if errors else 'no reason'}", "export it again"

@@ -15,7 +15,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.bench.native import NativeContext, NativeModel, watched_decodes
+from edge_behavior.bench.native import NativeContext, NativeModel, stock_llama, watched_decodes
 from edge_behavior.bench.scenarios import CYCLE, slot
 from edge_behavior.bench.timing import Sample
 from edge_behavior.encoding import PromptEncoder
@@ -56,8 +56,8 @@ class CompletionPeer:
         self._longest = max(len(encoder.label_ids(label)) for label in encoder.candidates.labels)
         # Tokens chosen under a grammar of characters may be shorter than training's.
         self._max_tokens = max(len(label.encode()) for label in labels) + 2
-        self._llama: Any = llama_cpp.Llama(
-            model_path=str(bundle),
+        self._llama: Any = stock_llama(
+            bundle,
             n_ctx=max(map(len, prompts)) + self._max_tokens + 8,
             n_threads=threads,
             n_threads_batch=threads,

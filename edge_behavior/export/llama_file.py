@@ -5,7 +5,6 @@ Made for checking an exported file, not for serving it. Knows nothing of bundles
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.llama_log import captured_log
+from edge_behavior.runtime.llama_model import load_model
 from edge_behavior.runtime.llama_tokens import tokenize
 
 
@@ -35,11 +35,7 @@ class LlamaFile:
     def __init__(self, path: Path, n_ctx: int = 0, exact: bool = True, threads: int = 2) -> None:
         self._model = self._context = None
         with captured_log() as errors:
-            llama_cpp.llama_backend_init()
-            options = llama_cpp.llama_model_default_params()
-            options.vocab_only = n_ctx == 0
-            options.n_gpu_layers = 0
-            self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), options)
+            self._model = load_model(path, vocab_only=n_ctx == 0)
             if self._model and n_ctx:
                 self._context = self._open(n_ctx, exact, threads)
         if not self._model or (n_ctx and not self._context):

@@ -21,6 +21,7 @@ import numpy as np
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backend import Row, reusable
 from edge_behavior.runtime.llama_log import captured_log
+from edge_behavior.runtime.llama_model import load_model
 from edge_behavior.runtime.llama_tokens import tokenize
 from edge_behavior.trie import LabelTrie
 
@@ -69,10 +70,7 @@ class LlamaBackend:
         self._options = options
         self._max_rows = min(_MAX_ROWS, options.n_ctx)
         with captured_log() as errors:
-            llama_cpp.llama_backend_init()
-            model_options = llama_cpp.llama_model_default_params()
-            model_options.n_gpu_layers = 0
-            self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), model_options)
+            self._model = load_model(path)
             if self._model:
                 self._context = llama_cpp.llama_init_from_model(self._model, _context_options(options))
         if not self._model or not self._context:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import llama_cpp
 
+from edge_behavior.runtime.llama_build import CRASHES, REBUILD, UNUSABLE, WRONG, verdict
+
 ROOT = Path(__file__).resolve().parents[2]
 ANDROID = ROOT / "android_demo"
 BUILD = ANDROID / "build" / "host"
@@ -56,6 +58,8 @@ def missing(compiler: str | None = None) -> str | None:
         return "no JDK: jni.h is missing"
     if not (_installed() / "llama_cpp" / "lib").is_dir():
         return "llama-cpp-python came without its libllama"
+    if verdict().outcome in (CRASHES, WRONG, UNUSABLE):
+        return f"{verdict().fault}, and the phone's code links it: {REBUILD}"
     found = _run([_kotlinc(), "--stdlib"], _with(compiler))
     return found.stderr.strip() if found.returncode == 3 else None
 

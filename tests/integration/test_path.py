@@ -76,9 +76,9 @@ def test_stock_peft_loads_both_adapters(run: Path) -> None:
 
 
 def test_stock_llama_cpp_loads_the_bundle(bundle: Path) -> None:
-    import llama_cpp
+    from edge_behavior.bench.native import stock_llama
 
-    llm = llama_cpp.Llama(str(bundle), n_ctx=256, verbose=False)
+    llm = stock_llama(bundle, n_ctx=256, verbose=False)
     assert json.loads(llm.metadata["edgeb.manifest"])["layout"]["name"] == "stream"
     assert llm("(Mon 9, home,", max_tokens=3, temperature=0)["choices"][0]["text"]
 

@@ -161,6 +161,15 @@ class TestExitCodes:
                 2,
                 "edgeb: the package 'onnx' is not installed (pip install 'edgeb[onnx]')",
             ),
+            *(
+                (error, 2, f"edgeb: llama-cpp-python does not work: {error} ({cli._REINSTALL})")
+                for error in (
+                    FileNotFoundError("Shared library with base name 'llama' not found"),
+                    RuntimeError(
+                        "Failed to load shared library 'libllama.so': libc.so.6: version `GLIBC_2.99' not found"
+                    ),
+                )
+            ),
         ],
     )
     def test_what_a_command_raises(self, edgeb, monkeypatch, error, code, message):
@@ -172,7 +181,9 @@ class TestExitCodes:
         assert (found, out, err.strip()) == (code, "", message)
 
     @pytest.mark.parametrize(
-        "error", [ModuleNotFoundError("x", name="edge_behavior.missing"), ZeroDivisionError("a bug")], ids=str
+        "error",
+        [ModuleNotFoundError("x", name="edge_behavior.missing"), ZeroDivisionError("a bug"), RuntimeError("another")],
+        ids=str,
     )
     def test_a_bug_is_not_dressed_up_as_the_users_fault(self, monkeypatch, error):
         def fail() -> None:

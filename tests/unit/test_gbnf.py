@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from edge_behavior.bench.native import stock_llama
 from edge_behavior.bundle import Manifest, write_bundle
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.cli import app
@@ -99,7 +100,7 @@ def vocabulary(gguf: Path) -> Iterator[Vocabulary]:
 @pytest.fixture(scope="module")
 def llama(gguf: Path) -> Any:
     """What a user of llama-cpp-python has."""
-    return llama_cpp.Llama(str(gguf), n_ctx=1024, n_threads=1, flash_attn=False, type_k=0, type_v=0, verbose=False)
+    return stock_llama(gguf, n_ctx=1024, n_threads=1, flash_attn=False, type_k=0, type_v=0, verbose=False)
 
 
 def complete(llama: Any, prompt: list[int], grammar: str) -> str:

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from edge_behavior.bench.native import stock_llama
 from edge_behavior.bundle import read_manifest, verify_bundle
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.checksums import files_sha256
@@ -79,7 +79,7 @@ def test_export(source: ExportSource, tmp_path: Path, quant: str, capfd: pytest.
 
 def test_stock_llama_cpp_generates(source: ExportSource, tmp_path: Path) -> None:
     export_bundle(source, tmp_path / "b.gguf", helpers.profile("q8"))
-    llama = llama_cpp.Llama(str(tmp_path / "b.gguf"), n_ctx=256, n_threads=1, verbose=False)
+    llama = stock_llama(tmp_path / "b.gguf", n_ctx=256, n_threads=1, verbose=False)
     try:
         text = "(Mon 9, home,"
         tokenizer = AutoTokenizer.from_pretrained(source.base)
