@@ -46,7 +46,6 @@ _INTERRUPTED = 130
 _RESUME = "an interrupted `edgeb train` goes on with --resume"
 # What importing llama-cpp-python raises where its library is missing, or made for another processor or C library.
 _NO_LIBRARY = ("Failed to load shared library", "Shared library with base name")
-_REINSTALL = "build it on this machine: pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python"
 
 
 def _version(wanted: bool) -> None:
@@ -99,7 +98,7 @@ def main() -> None:
         _fail(f"the package '{error.name}' is not installed", _extra_hint(error.name), 2)
     except (OSError, RuntimeError) as error:
         if str(error).startswith(_NO_LIBRARY):
-            _fail(f"llama-cpp-python does not work: {error}", _REINSTALL, 2)
+            _fail(f"llama-cpp-python does not work: {error}", _reinstall_hint(), 2)
         if not isinstance(error, OSError):
             raise
         # Disk full, permission denied and the like are the environment's; the message names the file.
@@ -111,6 +110,13 @@ def _extra_hint(package: str) -> str:
     extras = {"gguf": "export", "duckdb": "data", "pyarrow": "data", "matplotlib": "data"}
     extras |= dict.fromkeys(("onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai", "tokenizers"), "onnx")
     return f"pip install 'edgeb[{extras.get(top, 'train')}]'"
+
+
+def _reinstall_hint() -> str:
+    from importlib.metadata import version
+
+    built = f"llama-cpp-python=={version('llama-cpp-python')}"
+    return f"build it on this machine: pip install --force-reinstall --no-deps --no-cache-dir {built}"
 
 
 def _fail(message: str, hint: str, code: int) -> None:

@@ -31,7 +31,10 @@ def run_alone(spec: dict[str, Any]) -> dict[str, Any]:
         EdgebError: the process failed.
     """
     from edge_behavior.errors import EdgebError
+    from edge_behavior.runtime.llama_build import verdict
 
+    # Here, so that the first look at this llama.cpp is not in the time measured, and what it says is seen.
+    verdict()
     started = perf_counter()
     command = [sys.executable, "-m", "edge_behavior.bench.alone", json.dumps(spec)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:

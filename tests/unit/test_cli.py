@@ -162,12 +162,10 @@ class TestExitCodes:
                 "edgeb: the package 'onnx' is not installed (pip install 'edgeb[onnx]')",
             ),
             *(
-                (error, 2, f"edgeb: llama-cpp-python does not work: {error} ({cli._REINSTALL})")
+                (error, 2, f"edgeb: llama-cpp-python does not work: {error} ({cli._reinstall_hint()})")
                 for error in (
                     FileNotFoundError("Shared library with base name 'llama' not found"),
-                    RuntimeError(
-                        "Failed to load shared library 'libllama.so': libc.so.6: version `GLIBC_2.99' not found"
-                    ),
+                    RuntimeError("Failed to load shared library 'libllama.so': version `GLIBC_2.99' not found"),
                 )
             ),
         ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -123,3 +124,17 @@ def test_memory_of_one_scenario(bundle: Path) -> None:
     assert run_alone(spec)["peak_rss_bytes"] > 10 << 20
     with pytest.raises(EdgebError, match="in a process of its own failed"):
         run_alone({**spec, "bundle": str(bundle) + "x"})
+
+
+def test_a_new_llama_cpp_is_tried_before_the_clock_runs(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the child the trial would be part of the cold start, and what it says would be lost."""
+    order: list[str] = []
+
+    def clock() -> float:
+        order.append("clock")
+        return perf_counter()
+
+    monkeypatch.setattr("edge_behavior.runtime.llama_build.verdict", lambda: order.append("verdict"))
+    monkeypatch.setattr("edge_behavior.bench.alone.perf_counter", clock)
+    run_alone({"scenario": "completion", "bundle": str(bundle), "threads": 1, "scoring": "exact", "history": None})
+    assert order[:2] == ["verdict", "clock"]

@@ -8,7 +8,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from edge_behavior.bench.native import Decode, NativeContext, NativeModel, watched_decodes
+from edge_behavior.bench.native import Decode, NativeContext, NativeModel, stock_llama, watched_decodes
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.llama_file import LlamaFile
 
@@ -47,3 +47,11 @@ def test_no_gguf(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"no")
     with pytest.raises(EdgebError, match="cannot load"):
         NativeModel(tmp_path / "x.gguf")
+
+
+def test_stock_llama_leaves_the_defaults_as_they_were(bundle: Path, tmp_path: Path) -> None:
+    before = llama_cpp.llama_cpp.llama_model_default_params
+    stock_llama(bundle, n_ctx=32, verbose=False).close()
+    with pytest.raises(ValueError, match="does not exist"):
+        stock_llama(tmp_path / "none.gguf", verbose=False)
+    assert llama_cpp.llama_cpp.llama_model_default_params is before
