@@ -54,16 +54,15 @@ def located(recipe: Recipe, run: Path | None = None) -> Recipe:
     """The recipe with absolute paths, so that a run can be used from any folder; hub names stay.
 
     Args:
-        run: A run of an older version that has the recipe: its relative paths are looked for beside it, too.
+        run: A run that has the recipe already. Older versions left paths relative, so they are looked for beside it,
+            too; what is nowhere stays as it is.
 
     Raises:
-        EdgebError: a backbone that is neither a folder here nor a hub name.
+        EdgebError: without a run, a backbone that is neither a folder here nor a hub name.
     """
     backbone, talk = recipe.backbone.path, recipe.a_tuning.aux_path
     if backbone is not None and recipe.backbone.revision is None:
-        backbone = backbone if run is None else found_beside(backbone, run)
-        folder = local_folder(backbone)
-        backbone = backbone if folder is None else str(folder)
+        backbone = str(local_folder(backbone) or backbone) if run is None else found_beside(backbone, run)
     if talk is not None:
         talk = str(Path(talk).expanduser().resolve()) if run is None else found_beside(talk, run)
     return recipe.model_copy(

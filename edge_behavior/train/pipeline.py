@@ -139,7 +139,7 @@ class Training:
         model = self.models.load("untuned")
         beyond = check_weights(model, self.run.backbone)
         if beyond and self.recipe.backbone.export != "none":
-            console().print(f"edgeb: {beyond_f16(self.run.backbone, beyond)}: {KEEP_F32}", markup=False)
+            console().print(f"edgeb: {beyond_f16(self.run.backbone, beyond)}: {KEEP_F32}", markup=False, soft_wrap=True)
         return model
 
     def _b_tuning(self) -> dict[str, Any]:
