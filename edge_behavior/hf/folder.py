@@ -80,12 +80,11 @@ def find_backbone(base: str | Path, revision: str | None = None, weights: bool =
 def fetched_before(base: str | Path, revision: str | None = None) -> Path | None:
     """The folder of a backbone where it needs no network: a local folder, or what the hub's cache has; else None."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         folder = local_folder(base, revision)
         return folder or Path(snapshot_download(str(base), revision=revision, local_files_only=True))
-    except (EdgebError, LocalEntryNotFoundError):
+    except (EdgebError, OSError, ValueError):  # not here, no readable cache, no possible name
         return None
 
 
