@@ -29,6 +29,9 @@ class BackboneConfig(Section):
     attention: Literal["auto", "sdpa", "flash_attention_2"] = Field(
         "auto", description="Training kernels; auto: FlashAttention where it is installed and the GPU has it"
     )
+    export: Literal["gguf", "onnx", "none"] = Field(
+        "gguf", description="What the backbone must be fit for, asked at the start; none: the run is never exported"
+    )
     hidden_size: int = Field(256, ge=16, description="Stand-in: width")
     layers: int = Field(4, ge=1, description="Stand-in: depth")
     heads: int = Field(4, ge=1, description="Stand-in: attention heads")

@@ -95,8 +95,12 @@ class RunFolder:
     @property
     def backbone(self) -> str:
         """Hub name or path of the backbone; a stand-in's path is inside the run."""
-        name = str(self.state["backbone"]["path"])
-        return str(self.path / name) if self.state["backbone"]["standin"] else name
+        held = self.state["backbone"]
+        name = str(held["path"])
+        if held["standin"]:
+            return str(self.path / name)
+        # A hub name is on record with its revision, a folder by its whole path.
+        return name if held.get("revision") else found_beside(name, self.path)
 
     @property
     def candidates(self) -> CandidateSet:
@@ -108,6 +112,19 @@ class RunFolder:
     def layout(self) -> PromptLayout:
         """The prompt layout the run was trained with."""
         return PromptLayout.from_dict(self.state["layout"])
+
+
+def found_beside(name: str, run: Path) -> str:
+    """A path in a run of an older version, which kept it as it was given: from here, or from a folder above the run.
+
+    Returns:
+        The absolute path where there is such a folder or file, else `name`.
+    """
+    given = Path(name).expanduser()
+    for folder in (Path.cwd(), *run.resolve().parents):
+        if (folder / given).exists():
+            return str((folder / given).resolve())
+    return name
 
 
 def saved_recipe(out: Path) -> Path:

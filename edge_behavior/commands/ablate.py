@@ -66,7 +66,7 @@ def ablate_command(
         summary = _write(folder)
         emit(summary, as_json, lambda: _show(summary, folder))
         return
-    asked, studies = _asked(folder, recipe, data, set_ or [], seeds, only or [], aux or [])
+    asked, studies = _asked(folder, recipe, data, set_ or [], seeds, only or [], aux or [], pin=not dry_run)
     plan = asked.plan(studies, asked.seeds)
     with libraries():
         from edge_behavior.train.ablation.runner import run_plan, stages_needed
@@ -91,8 +91,10 @@ def _asked(
     seeds: int | None,
     only: list[str],
     aux: list[str],
+    pin: bool,
 ) -> tuple[Asked, list[str]]:
     """What this call asks for, with what the folder knows where a flag is left out; and the studies' names."""
+    from edge_behavior.commands.imports import libraries
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
     from edge_behavior.recipes import load_recipe
@@ -107,13 +109,18 @@ def _asked(
         raise EdgebError("no recipe was given", "pass --recipe, for example --recipe tiny")
     base = load_recipe(recipe, overrides) if recipe is not None else before.recipe  # type: ignore[union-attr]
     path = data or (before.dataset if before is not None else recall("dataset"))
-    auxiliary = {**(dict(before.auxiliary) if before is not None else {}), **auxiliary_files(aux)}
+    fingerprint = Dataset.open(path).fingerprint
+    with libraries():
+        from edge_behavior.train.inputs import located, pinned
+    base = pinned(base) if pin else located(base)
+    given = {name: str(Path(file).expanduser().resolve()) for name, file in auxiliary_files(aux).items()}
+    auxiliary = {**(dict(before.auxiliary) if before is not None else {}), **given}
     # Going on without --only means what was asked for before.
     names = only or (list(before.studies) if before is not None and not aux else [])
     studies = [study.name for study in chosen(all_studies(auxiliary), names)]
     count = seeds or (len(before.seeds) if before is not None else DEFAULT_SEEDS)
     wanted = tuple(range(base.seed, base.seed + count))
-    return Asked(base, path, Dataset.open(path).fingerprint, tuple(studies), wanted, auxiliary), studies
+    return Asked(base, path.resolve(), fingerprint, tuple(studies), wanted, auxiliary), studies
 
 
 def _write(folder: AblationFolder) -> dict[str, Any]:

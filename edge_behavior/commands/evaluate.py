@@ -51,6 +51,9 @@ def evaluate_command(
         results = evaluate_bundle(model, data, protocol, split, choice)
 
     emit(results, as_json, lambda: _show(results))
+    if not results.get("dataset", {}).get("own", True):
+        note = f"{data} is not the dataset that {model} was trained on, which may have held some of these users"
+        typer.echo(f"edgeb: {note}", err=True)
 
 
 def _show(results: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ def open_predictor(path: Path, threads: int | None = None) -> Predictor:
         threads: CPU threads; None leaves the choice to the engine.
 
     Raises:
-        EdgebError: neither, damaged, of a newer version, or a run that is not finished.
+        EdgebError: neither, damaged, of a newer version, or a run that is not finished or whose backbone or adapter
+            is another than that of the training.
     """
     from edge_behavior.runtime.predictor import Predictor
 
@@ -34,12 +35,15 @@ def _run_predictor(path: Path, threads: int | None) -> Predictor:
     run = RunFolder.open(path)
     # Names the stage that is missing.
     _ = run.final_adapter
+    settings = load_recipe(str(saved_recipe(path))).backbone
     with libraries():
         import torch
 
+        from edge_behavior.hf.provenance import check_run
         from edge_behavior.runtime.torch_backend import torch_predictor
         from edge_behavior.train.model_access import RunModels
+    check_run(run, STAGES[-1:], settings.revision, trust_times=True)
     if threads is not None:
         torch.set_num_threads(threads)
-    models = RunModels(run, load_recipe(str(saved_recipe(path))).backbone)
+    models = RunModels(run, settings)
     return torch_predictor(models.load(STAGES[-1]), models.tokenizer, run.candidates, run.layout)

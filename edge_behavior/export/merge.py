@@ -17,14 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.base_model import (
-    first_line,
-    load_config,
-    load_tokenizer,
-    open_weights,
-    resolve_base,
-    weight_files,
-)
+from edge_behavior.hf.architectures import load_config, load_tokenizer
+from edge_behavior.hf.finite import KEEP_F32, beyond_f16, check_weights
+from edge_behavior.hf.folder import find_backbone, first_line, open_weights, weight_files
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PROBE_LENGTH = 24
@@ -56,6 +51,8 @@ def merge_adapter(
     dtype: str = "float32",
     probe_ids: list[int] | None = None,
     observe: Callable[[str, Any], None] | None = None,
+    stored: str = "f32",
+    revision: str | None = None,
 ) -> Probe:
     """Save backbone plus adapter as one model folder with its tokenizer.
 
@@ -66,18 +63,21 @@ def merge_adapter(
         dtype: "float32", "float16" or "bfloat16": the precision to merge, check and save in.
         probe_ids: Token ids to compare logits on; ids spread over the vocabulary by default.
         observe: Called with "adapter" and the model before merging, then with "merge" and the merged model.
+        stored: "f32" or "f16": what the weights have to fit into later.
+        revision: Hub revision of the backbone.
 
     Returns:
         The logits before merging, which the converted file must reproduce.
 
     Raises:
-        EdgebError: missing or damaged files, an adapter for another backbone, or merged logits that differ.
+        EdgebError: missing or damaged files, weights that are not finite or do not fit, an adapter for another
+            backbone, or merged logits that differ.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    base_dir = resolve_base(base)
+    base_dir = find_backbone(base, revision)
     config = load_config(base_dir)
     weight_files(base_dir)
     tokenizer = load_tokenizer(base_dir)
@@ -96,6 +96,9 @@ def merge_adapter(
         raise EdgebError(
             f"cannot load the backbone {base}: {first_line(error)}", "check or download its files"
         ) from None
+    beyond = check_weights(model, str(base))
+    if beyond and stored == "f16":
+        raise EdgebError(beyond_f16(str(base), beyond), KEEP_F32)
     ids = probe_ids or _spread_ids(int(config.vocab_size))
     show = observe or (lambda stage, seen: None)
     if adapter is None:

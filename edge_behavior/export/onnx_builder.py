@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.base_model import architecture, first_line, load_config
 from edge_behavior.export.progress import progress_bar
+from edge_behavior.hf.architectures import check_onnx, load_config
+from edge_behavior.hf.folder import first_line
 from edge_behavior.runs import read_json
 from edge_behavior.runtime.genai import load_genai
 
@@ -32,8 +32,6 @@ QUANTIZED = ("q4", "q8")
 _DEFAULT_BLOCK = 32
 # Stages that the builder announces beside one per layer: embedding, norm, head, graph, configuration, tokenizer.
 _OTHER_STAGES = 6
-# Rope scalings that the builder honors. For Llama it takes `linear` and leaves it out.
-_ROPES = {"qwen2": ("default", "linear"), "llama": ("default", "llama3")}
 
 
 @dataclass(frozen=True)
@@ -158,23 +156,6 @@ class OnnxOptions:
         return found
 
 
-def check_buildable(config: Any) -> None:
-    """Refuse a model that the builder would get wrong without a word, or not build at all.
-
-    Args:
-        config: The model's transformers configuration, one that `load_config` accepts.
-
-    Raises:
-        EdgebError: a scaling of the rotary embedding that the builder lacks for this architecture.
-    """
-    name, kind = architecture(config), config.rope_parameters["rope_type"]
-    if kind not in _ROPES[name]:
-        raise EdgebError(
-            f"the ONNX builder has no {kind} rope scaling for {name}",
-            f"it has {' and '.join(_ROPES[name])}: export with --format gguf",
-        )
-
-
 def build_onnx(model_dir: Path, out_dir: Path, options: OnnxOptions, scratch: Path) -> dict[str, dict[str, str]]:
     """Write the ONNX folder of a model: graph, weights, genai_config.json and tokenizer.
 
@@ -196,7 +177,7 @@ def build_onnx(model_dir: Path, out_dir: Path, options: OnnxOptions, scratch: Pa
     """
     load_genai()
     config = load_config(model_dir)
-    check_buildable(config)
+    check_onnx(config)
     layers = int(config.num_hidden_layers)
     _lower_context(model_dir, options.context_length)
     # The bar writes to the stderr of now; what is written to later ones is the builder's.

@@ -20,14 +20,12 @@ from edge_behavior.bundle import read_manifest, verify_bundle
 from edge_behavior.bundle_folder import MANIFEST_FILE, folder_bytes, write_folder_manifest
 from edge_behavior.encoding import PromptEncoder, Tokenize
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.base_model import load_tokenizer
 from edge_behavior.export.gguf_writer import write_gguf
 from edge_behavior.export.merge import Probe, logit_difference, merge_adapter
 from edge_behavior.export.onnx_builder import (
     QUANTIZED,
     OnnxOptions,
     build_onnx,
-    check_buildable,
     name_provider,
     weight_operators,
 )
@@ -52,6 +50,7 @@ from edge_behavior.export.prune_check import PruneRequest, Pruning, check_mode, 
 from edge_behavior.export.source import ExportSource
 from edge_behavior.export.steps import merge_dtype, require_space, timed, workspace
 from edge_behavior.export.witness import Witness
+from edge_behavior.hf.architectures import check_onnx, load_tokenizer
 from edge_behavior.hf_tokens import plain_encoder
 from edge_behavior.runtime.backend import Row
 from edge_behavior.runtime.genai import load_genai
@@ -109,14 +108,14 @@ def export_onnx(
     check_fitting(profile.calibrate, "calibration", source)
     _check_output(out, force)
     opened = open_source(source)
-    check_buildable(opened.config)
+    check_onnx(opened.config)
     dtype = merge_dtype(opened.parameters)
     seconds: dict[str, float] = {}
     with workspace(out) as folder:
         prunes = profile.prune == "on" or (profile.prune == "auto" and source.places is not None)
         require_space(folder, _space(opened.parameters, dtype, options, prunes))
         with timed(seconds, "hash"):
-            base_hash = hash_backbone(source, opened.files)
+            base_hash = hash_backbone(opened.files)
         manifest = make_manifest(source, opened.config, options.name, opened.encoder, base_hash)
         options = _with_context(options, manifest.context_length, max(LEAST_CONTEXT, context_needed(manifest)))
         manifest = replace(manifest, context_length=options.context_length or manifest.context_length)
@@ -124,10 +123,14 @@ def export_onnx(
         witness = Witness(source, profile, opened.parameters, opened.encoder, {}, context_needed(manifest))
         with timed(seconds, "merge"):
             merged = folder / "merged"
-            probe = merge_adapter(source.base, source.adapter, merged, dtype, opened.probe_ids, witness.observe)
+            # What pruning is compared by is of the same width.
+            stored = "f16" if options.quant == "f16" or (prunes and options.quant != "f32") else "f32"
+            probe = merge_adapter(
+                source.base, source.adapter, merged, dtype, opened.probe_ids, witness.observe, stored, source.revision
+            )
         model = _Model(folder / "merged", probe, opened.encoder, opened.encode)
         with timed(seconds, "prune"):
-            pruning = _prune(model, opened, source, profile, folder)
+            pruning = _prune(model, opened, source, profile, folder, options)
         if pruning.plan is not None:
             manifest = replace(
                 manifest,
@@ -192,12 +195,14 @@ def _with_context(options: OnnxOptions, most: int, needed: int) -> OnnxOptions:
     return replace(options, context_length=wanted or min(most, needed))
 
 
-def _prune(model: _Model, opened: Opened, source: ExportSource, profile: ExportProfile, folder: Path) -> Pruning:
+def _prune(
+    model: _Model, opened: Opened, source: ExportSource, profile: ExportProfile, folder: Path, options: OnnxOptions
+) -> Pruning:
     """Decide on pruning, with llama.cpp where predictions are to be compared, and put the pruned model in place."""
     plain, mode = folder / "plain.gguf", profile.prune
     request = PruneRequest(mode, profile.extra_tokens, source.places, source.data, source.data_note)
     if mode == "on" or (mode == "auto" and source.places is not None):
-        write_gguf(model.folder, plain, "f16")
+        write_gguf(model.folder, plain, "f32" if options.quant == "f32" else "f16")
     pruning = decide_pruning(request, plain, opened.tokenizer, opened.config, opened.encoder)
     plain.unlink(missing_ok=True)
     if pruning.plan is not None:
@@ -264,7 +269,8 @@ def _space(parameters: int, dtype: str, options: OnnxOptions, prunes: bool) -> i
     merged = 4.0 if dtype == "float32" else 2.0
     graph = 4.0 if dtype == "float32" and options.quant in QUANTIZED else 0.0
     # The merged model with the GGUF to compare by, with its pruned copy, with its graph, or with what is built.
-    beside = max(2.0 * prunes, merged * prunes, graph, _BYTES_PER_WEIGHT[options.quant])
+    compared = 4.0 if options.quant == "f32" else 2.0
+    beside = max(compared * prunes, merged * prunes, graph, _BYTES_PER_WEIGHT[options.quant])
     return int(parameters * (merged + beside))
 
 

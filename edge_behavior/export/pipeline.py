@@ -25,15 +25,7 @@ from edge_behavior.checksums import files_sha256
 from edge_behavior.encoding import PromptEncoder, Tokenize
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.events import UNKNOWN_PLACE
-from edge_behavior.export.base_model import (
-    architecture,
-    count_parameters,
-    load_config,
-    load_tokenizer,
-    resolve_base,
-    weight_files,
-)
-from edge_behavior.export.gguf_writer import tensor_names, write_gguf
+from edge_behavior.export.gguf_writer import write_gguf
 from edge_behavior.export.llama_file import LlamaFile
 from edge_behavior.export.merge import Probe, logit_difference, merge_adapter
 from edge_behavior.export.profiles import ExportProfile
@@ -47,6 +39,9 @@ from edge_behavior.export.source import ExportSource
 from edge_behavior.export.steps import base_name, merge_dtype, require_space, timed, total_bytes, workspace
 from edge_behavior.export.witness import Witness
 from edge_behavior.gguf_header import GgufFile
+from edge_behavior.hf.architectures import architecture, check_backbone, load_tokenizer
+from edge_behavior.hf.folder import count_parameters, find_backbone, weight_files
+from edge_behavior.hf.tensors import tensor_names
 from edge_behavior.hf_tokens import plain_encoder, special_ids
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime.backend import Backend
@@ -132,13 +127,22 @@ def export_bundle(
         prunes = profile.prune == "on" or (profile.prune == "auto" and source.places is not None)
         _check_space(folder, parameters, dtype, precision, profile.quant, prunes)
         with timed(seconds, "hash"):
-            base_hash = hash_backbone(source, opened.files)
+            base_hash = hash_backbone(opened.files)
         manifest = make_manifest(source, config, quant, encoder, base_hash)
         manifest.to_json()  # refuse what cannot be written before the long work
         witness = Witness(source, profile, parameters, encoder, tensor_names(config), context_needed(manifest))
         merged = folder / "merged"
         with timed(seconds, "merge"):
-            probe = merge_adapter(source.base, source.adapter, merged, dtype, opened.probe_ids, witness.observe)
+            probe = merge_adapter(
+                source.base,
+                source.adapter,
+                merged,
+                dtype,
+                opened.probe_ids,
+                witness.observe,
+                precision,
+                source.revision,
+            )
         model = _Model(folder / "plain.gguf", probe, encoder, opened.encode)
         with timed(seconds, "convert"):
             write_gguf(merged, model.plain, precision)
@@ -201,28 +205,20 @@ def open_source(source: ExportSource) -> Opened:
     Raises:
         EdgebError: a backbone that is missing or not supported, labels that the tokenizer cannot tell apart.
     """
-    base_dir = resolve_base(source.base)
-    config = load_config(base_dir)
-    files = weight_files(base_dir)
-    tokenizer = load_tokenizer(base_dir)
+    backbone = check_backbone(find_backbone(source.base, source.revision))
+    files, tokenizer = weight_files(backbone.folder), backbone.tokenizer
     bos_id, eos_id = source.special_ids or special_ids(tokenizer)
     encode = plain_encoder(tokenizer)
     encoder = PromptEncoder(encode, source.layout, source.candidates, bos_id, eos_id)
     probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), UNKNOWN_PLACE)[:_PROBE_LENGTH]
-    return Opened(config, files, count_parameters(files), tokenizer, encode, encoder, probe_ids)
+    parameters = count_parameters(files)
+    return Opened(backbone.config, files, parameters, tokenizer, encode, encoder, probe_ids)
 
 
-def hash_backbone(source: ExportSource, files: list[Path]) -> str:
-    """One hash over the backbone's weight files, `weights_sha256` in the manifest.
-
-    Raises:
-        EdgebError: it is not the one that training saw.
-    """
+def hash_backbone(files: list[Path]) -> str:
+    """One hash over the backbone's weight files, `weights_sha256` in the manifest."""
     with progress_bar("Hashing backbone", total_bytes(files), unit_bytes=True) as advance:
-        found = files_sha256(files, advance)
-    if source.base_sha256 not in (None, found):
-        raise EdgebError(f"the backbone {source.base} is not the one of the training run", "pass that backbone")
-    return found
+        return files_sha256(files, advance)
 
 
 def _prune(model: _Model, pruning: Pruning, merged: Path, pruned: Path, precision: str) -> None:

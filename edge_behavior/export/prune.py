@@ -29,9 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.base_model import WEIGHTS_INDEX, load_tokenizer, open_weights, weight_files
 from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.prune_words import byte_alphabet, everyday_pieces
+from edge_behavior.hf.architectures import load_tokenizer
+from edge_behavior.hf.folder import WEIGHTS_INDEX, open_weights, weight_files
 from edge_behavior.hf_tokens import plain_encoder
 from edge_behavior.runs import read_json
 

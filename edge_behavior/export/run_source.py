@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from edge_behavior.checksums import file_sha256
 from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.source import ExportSource
+from edge_behavior.hf.provenance import check_run
 from edge_behavior.runs import STAGES, RunFolder, read_json
 
 if TYPE_CHECKING:
     from edge_behavior.data.dataset import Dataset
+
+_SHOW_FROM = 256_000_000
 
 
 def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) -> ExportSource:
@@ -21,10 +26,11 @@ def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) ->
     Args:
         path: A run folder.
         stage: a_tuning, b_tuning or untuned.
-        data: A dataset with the run's candidates; None takes the run's own if it is still there, unchanged.
+        data: A dataset with the run's candidates; None takes the run's own, where it is still there.
 
     Raises:
-        EdgebError: not a run, unknown stage, a stage that is not finished, or a `data` that does not belong to it.
+        EdgebError: not a run, unknown stage, a stage that is not finished, a `data` that does not belong to it, or a
+            backbone, adapter, metrics or dataset that have changed since the training.
     """
     choices = ("untuned", *STAGES)
     if stage not in choices:
@@ -35,6 +41,9 @@ def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) ->
         if run.done(stage) is None:
             raise EdgebError(f"{path}: stage {stage} is not finished", "continue it with `edgeb train --resume`")
         adapter = run.adapter(stage)
+    recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+    revision = recipe["backbone"].get("revision")
+    check_run(run, (stage, "evaluation"), revision, _shown_sha256)
     metrics = path / "metrics.json"
     evaluation = {}
     if metrics.is_file():
@@ -44,14 +53,15 @@ def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) ->
             protocol: {key: value for key, value in numbers.items() if key != "per_behavior"}
             for protocol, numbers in found.items()
         }
-    recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
-    local = recipe["backbone"]["path"]
-    if local is not None and Path(local).is_dir():
-        # A bundle is shipped: it names the backbone, not where it lay.
-        recipe["backbone"]["path"] = Path(local).name
+    for section, field in (("backbone", "path"), ("a_tuning", "aux_path")):
+        place = recipe.get(section, {}).get(field)
+        if place is not None and (Path(place).is_absolute() or Path(place).is_dir()):
+            # A bundle is shipped: it names backbone and conversations, not where they lay.
+            recipe[section][field] = Path(place).name
     dataset, note = _dataset(run, data)
     return ExportSource(
         base=run.backbone,
+        revision=revision,
         adapter=adapter,
         candidates=run.candidates,
         layout=run.layout,
@@ -71,16 +81,25 @@ def _dataset(run: RunFolder, chosen: Path | None) -> tuple[Dataset | None, str]:
         return None, "the run's dataset is gone"
     # Here, since an export without a dataset needs no pyarrow.
     from edge_behavior.data.dataset import Dataset
+    from edge_behavior.data.verify import verify
     from edge_behavior.evaluation import check_labels_match
 
-    try:
-        dataset = Dataset.open(path)
-    except EdgebError as error:
-        if chosen is not None:
-            raise
-        return None, f"the run's dataset cannot be used: {error.message}"
+    dataset = Dataset.open(path)
     if chosen is not None:
         check_labels_match(run.candidates, dataset.candidates, str(run.path))
     elif dataset.fingerprint != recorded.get("fingerprint"):
-        return None, f"the dataset {path} has changed since the training"
+        raise EdgebError(
+            f"the dataset {path} has changed since {run.path} was trained",
+            "put it back, or name a dataset with the same labels with --data",
+        )
+    verify(dataset)
     return dataset, ""
+
+
+def _shown_sha256(file: Path) -> str:
+    """SHA-256 of a file, with a progress bar for a large one."""
+    size = file.stat().st_size
+    if size < _SHOW_FROM:
+        return file_sha256(file)
+    with progress_bar(f"Checking {file.name}", size, unit_bytes=True) as advance:
+        return file_sha256(file, advance)

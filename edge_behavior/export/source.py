@@ -24,7 +24,7 @@ class ExportSource:
         base_license: Licence of the backbone, kept in the manifest.
         special_ids: (id that prompts start with or None, end-of-sequence id) as training used them; None takes the
             tokenizer's own rule.
-        base_sha256: `weights_sha256` of the backbone as training saw it, to refuse another one; None skips this.
+        revision: Hub revision of the backbone; None takes the newest. A folder has none.
         data: Dataset folder with the same candidates, or None.
         places: Place names of the domain, or None where they are not known.
         data_note: Why there is no dataset, for the report; "" where there is one.
@@ -38,7 +38,7 @@ class ExportSource:
     evaluation: dict[str, Any] = field(default_factory=dict)
     base_license: str | None = None
     special_ids: tuple[int | None, int] | None = None
-    base_sha256: str | None = None
+    revision: str | None = None
     data: Path | None = None
     places: tuple[str, ...] | None = None
     data_note: str = "no dataset was given"

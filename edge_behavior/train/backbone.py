@@ -8,34 +8,61 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf.architectures import check_backbone, check_onnx
+from edge_behavior.hf.architectures import load_tokenizer as load_fast_tokenizer
+from edge_behavior.hf.folder import find_backbone, first_line
+from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError
 from edge_behavior.recipes import BackboneConfig
+from edge_behavior.train.geometry import read_config
 
 
-def load_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The backbone's tokenizer, with a padding token.
+def open_backbone(settings: BackboneConfig, fetch: bool = True) -> tuple[Any, Any]:
+    """Configuration and tokenizer of a recipe's backbone, after asking what `backbone.export` needs of it.
+
+    Args:
+        settings: With a path.
+        fetch: Have the hub's weights, too; without them only what is here or small is looked at.
+
+    Raises:
+        EdgebError: what export would refuse, in the same words; with `export: none` only what cannot be loaded.
+    """
+    path = str(settings.path)
+    folder = find_backbone(path, settings.revision, weights=fetch)
+    if settings.export == "none":
+        return read_config(folder), load_tokenizer(folder)
+    try:
+        # A plan needs no weights, but those that are there are looked at.
+        found = check_backbone(folder, weights=fetch or any(folder.glob("*.safetensors")))
+        if settings.export == "onnx":
+            check_onnx(found.config)
+    except UnsupportedBackboneError as error:
+        raise EdgebError(error.message, f"{error.hint}; backbone.export=none trains without exporting") from None
+    return found.config, _padded(found.tokenizer)
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """A backbone's tokenizer, with a padding token.
 
     Raises:
         EdgebError: it cannot be loaded, or has no words.
     """
-    _check_path(path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EdgebError(f"no tokenizer at backbone '{path}': {_first_line(error)}", _HINT) from None
-    # Without its file Transformers makes an empty one, of the special tokens alone.
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise EdgebError(f"the tokenizer at backbone '{path}' is empty: it has no tokenizer.json", _HINT)
+    return _padded(load_fast_tokenizer(Path(folder)))
+
+
+def _padded(tokenizer: Any) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_model(path: str, settings: BackboneConfig) -> Any:
+def load_model(folder: str | Path, settings: BackboneConfig, name: str | None = None) -> Any:
     """The backbone's weights, from safetensors only, in the recipe's dtype, on this process's device.
+
+    Adapters and cards call it `name`, by default the folder.
 
     `auto` is the checkpoint's own dtype on a GPU that supports it and float32 on a CPU. With `quantize: 4bit` the
     linear layers are held as NF4 with double quantization (QLoRA).
@@ -43,7 +70,7 @@ def load_model(path: str, settings: BackboneConfig) -> Any:
     Raises:
         EdgebError: nothing loadable there, a damaged file, a GPU without bfloat16, or a missing package.
     """
-    _check_path(path)
+    path = str(folder)
     dtype = settings.dtype
     cuda = torch.cuda.is_available()
     bf16 = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
@@ -54,23 +81,24 @@ def load_model(path: str, settings: BackboneConfig) -> Any:
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             path,
-            revision=settings.revision,
             dtype=chosen,
+            local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             attn_implementation=attention(settings),
             quantization_config=_four_bits(chosen, bf16) if settings.quantize == "4bit" else None,
             device_map={"": device} if cuda else None,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise EdgebError(
-            f"cannot load backbone '{damaged_file(Path(path)) or path}': {_first_line(error)}", _HINT
+            f"cannot load backbone '{damaged_file(Path(path)) or path}': {first_line(error)}", _HINT
         ) from None
     if dtype == "auto" and model.dtype == torch.bfloat16 and not bf16:
         raise EdgebError(
             f"backbone '{path}' has bfloat16 weights and this GPU has no bfloat16",
             "set backbone.dtype=float16 or float32",
         )
+    model.name_or_path = model.config._name_or_path = name or path
     return model
 
 
@@ -126,15 +154,3 @@ def _four_bits(dtype: str, bf16: bool) -> Any:
 
 
 _HINT = "give backbone.path a Hugging Face folder with safetensors, or a hub name you have access to"
-
-
-def _check_path(path: str) -> None:
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
-    if looks_local and not Path(path).is_dir():
-        raise EdgebError(f"backbone path {path} does not exist", _HINT)
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"{error} is missing"
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -12,17 +12,21 @@ from transformers import Qwen2Config
 
 from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
 from edge_behavior.data.windows import eligible
+from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf.folder import find_backbone
+from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.recipes import BackboneConfig, Recipe
 from edge_behavior.train.auxiliary import read_conversations
-from edge_behavior.train.backbone import attention, check_four_bits, load_tokenizer
+from edge_behavior.train.backbone import attention, check_four_bits, open_backbone
 from edge_behavior.train.geometry import empty_model, read_config, with_adapter
 from edge_behavior.train.processes import shards_weights, world_size
-from edge_behavior.train.samples import target_mask
+from edge_behavior.train.samples import target_mask, window_prompt
 from edge_behavior.train.shares import check_shares
 from edge_behavior.train.standin import sizes
 
 _EVERY_LINEAR = "all-linear"
+_SAMPLED_WINDOWS = 200
 
 
 def check_inputs(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -> None:
@@ -37,7 +41,9 @@ def check_inputs(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -
         if "backbone" not in done and shards_weights():
             raise EdgebError("a stand-in is not trained with FSDP", "give backbone.path, or launch without FSDP")
     else:
-        load_tokenizer(recipe.backbone.path, recipe.backbone.revision)
+        config, tokenizer = open_backbone(recipe.backbone)
+        encoder = encoder_for(tokenizer, recipe.layout.layout(), dataset.candidates)
+        check_context(dataset, encoder, config)
     attention(recipe.backbone)
     if recipe.backbone.quantize == "4bit":
         check_four_bits()
@@ -61,13 +67,47 @@ def check_model(recipe: Recipe) -> None:
         return
     # The names of a stand-in's modules do not depend on its tokenizer.
     config: Any = (
-        Qwen2Config(**sizes(settings)) if settings.path is None else read_config(settings.path, settings.revision)
+        Qwen2Config(**sizes(settings))
+        if settings.path is None
+        else read_config(find_backbone(settings.path, settings.revision, weights=False))
     )
+    model = empty_model(config, int(config.num_hidden_layers), config.dtype)
+    ends = {name for name, part in model.named_modules() if part in _ends(model)}
+    hint = f"{_EVERY_LINEAR}, or a regular expression for whole module names, like '.*(q_proj|v_proj)'"
     try:
-        with_adapter(empty_model(config, int(config.num_hidden_layers), config.dtype), recipe.lora)
+        reached = set(with_adapter(model, recipe.lora).base_model.targeted_module_names) & ends
     except (ValueError, re.error) as error:
-        hint = f"{_EVERY_LINEAR}, or a regular expression for whole module names, like '.*(q_proj|v_proj)'"
         raise EdgebError(f"lora.target_modules = {wanted!r}: {str(error).splitlines()[0]}", hint) from None
+    if reached:
+        raise EdgebError(
+            f"lora.target_modules = {wanted!r} reaches '{min(reached)}': adapters go on the linear layers between "
+            "embedding and output",
+            hint,
+        )
+
+
+def _ends(model: Any) -> tuple[Any, Any]:
+    return model.get_input_embeddings(), model.get_output_embeddings()
+
+
+def check_context(dataset: Dataset, encoder: PromptEncoder, config: Any) -> None:
+    """See that the backbone has positions for the prompts: a sample of test windows, with the longest label.
+
+    Raises:
+        EdgebError: a prompt is longer.
+    """
+    table, length = dataset.events("test"), encoder.layout.history_length
+    windows = eligible(table, length)
+    if not len(windows):
+        return
+    sample = windows[np.linspace(0, len(windows) - 1, min(len(windows), _SAMPLED_WINDOWS)).astype(int)]
+    longest = max(len(encoder.label_ids(label)) for label in encoder.candidates.labels)
+    needed = max(len(window_prompt(table, encoder, int(target))) for target in sample) + longest
+    if needed > int(config.max_position_embeddings):
+        raise EdgebError(
+            f"a prompt and its label have {needed} tokens, the backbone has {config.max_position_embeddings} positions",
+            "lower layout.history_length, set layout.list_candidates=false, or use another backbone",
+        )
 
 
 def check_data(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -> None:

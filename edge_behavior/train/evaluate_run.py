@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.data.dataset import Dataset
+from edge_behavior.data.verify import verify
 from edge_behavior.evaluation import WindowChoice, check_labels_match, evaluate_all
+from edge_behavior.hf.provenance import check_run
 from edge_behavior.recipes import load_recipe
 from edge_behavior.runs import STAGES, RunFolder, saved_recipe
+from edge_behavior.train.inputs import shown_sha256
 from edge_behavior.train.model_access import RunModels
 from edge_behavior.train.scoring_pass import stage_scorer
 
@@ -18,18 +21,23 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Metrics per protocol of the last stage, and of everything it has to beat under `baselines`.
 
+    `dataset` says which one that was: path, fingerprint, and whether it is the one that the run was trained on.
+
     Raises:
-        EdgebError: not a finished run, or a dataset with another candidate set.
+        EdgebError: not a finished run, a dataset with another candidate set or that has changed since it was imported,
+            or a backbone or adapter that is another than that of the training.
     """
     run, dataset = RunFolder.open(path), Dataset.open(data)
     # Names the stage that is missing.
     _ = run.final_adapter
     check_labels_match(run.candidates, dataset.candidates, str(path))
     recipe = load_recipe(str(saved_recipe(path)))
+    verify(dataset)
+    check_run(run, STAGES[-1:], recipe.backbone.revision, shown_sha256)
     models, table = RunModels(run, recipe.backbone), dataset.events(split)
     names = {"model": STAGES[-1], **({"untuned": "untuned"} if untuned else {})}
 
-    return evaluate_all(
+    found = evaluate_all(
         dataset,
         table,
         protocol,
@@ -41,3 +49,6 @@ def evaluate_run(
         },
         recipe.a_tuning.anchor_threshold,
     )
+    trained_on = (run.state.get("dataset") or {}).get("fingerprint")
+    own = {"path": str(dataset.path), "fingerprint": dataset.fingerprint, "own": dataset.fingerprint == trained_on}
+    return {**found, "dataset": own}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf.folder import first_line
 from edge_behavior.recipes import LoraSettings
 from edge_behavior.train.lora import lora_config
 
@@ -63,18 +65,17 @@ class Geometry:
         return (self.parameters - packed) * dtype.itemsize + sum(nf4_bytes(n) for n in self.linears)
 
 
-def read_config(path: str, revision: str | None) -> Any:
-    """A backbone's configuration, from a hub name or a folder.
+def read_config(folder: Path) -> Any:
+    """A backbone's configuration.
 
     Raises:
         EdgebError: none there, or of no known kind.
     """
     try:
-        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # validation errors of many types
         hint = "give backbone.path a Hugging Face folder, or a hub name you have access to"
-        raise EdgebError(f"no configuration at backbone '{path}': {lines[0]}", hint) from None
+        raise EdgebError(f"no configuration at backbone '{folder}': {first_line(error)}", hint) from None
 
 
 def geometry(config: Any, lora: LoraSettings) -> Geometry:

@@ -1,4 +1,4 @@
-"""What a recipe points to outside the run: a local backbone and a conversation file, known by their content.
+"""What a recipe points to outside the run: a backbone and a conversation file, known by their content.
 
 Every file is hashed whole, once. Later a file of the same size and time of change is taken for the same file.
 """
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.checksums import file_sha256
+from edge_behavior.hf.folder import fetched_before, find_backbone, is_commit, local_folder, model_files
+from edge_behavior.hf.provenance import BACKBONE_FIELD
 from edge_behavior.recipes import Recipe
+from edge_behavior.runs import found_beside
 from edge_behavior.train.progress import progress_bar
 
 # By field, then by file name: sha256, size, mtime_ns.
 Inputs = dict[str, dict[str, dict[str, Any]]]
-_BACKBONE_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja")
 _SHOW_FROM, _MB = 256_000_000, 1_000_000
 
 
@@ -42,6 +44,49 @@ def read_inputs(recipe: Recipe, known: Inputs | None = None) -> Inputs:
     return found
 
 
+def shown_sha256(path: Path) -> str:
+    """SHA-256 of a file, with a progress bar for a large one."""
+    status = path.stat()
+    return _checksum(path, status.st_size, status.st_mtime_ns)
+
+
+def located(recipe: Recipe, run: Path | None = None) -> Recipe:
+    """The recipe with absolute paths, so that a run can be used from any folder; hub names stay.
+
+    Args:
+        run: A run that has the recipe already. Older versions left paths relative, so they are looked for beside it,
+            too; what is nowhere stays as it is.
+
+    Raises:
+        EdgebError: without a run, a backbone that is neither a folder here nor a hub name.
+    """
+    backbone, talk = recipe.backbone.path, recipe.a_tuning.aux_path
+    if backbone is not None and recipe.backbone.revision is None:
+        backbone = str(local_folder(backbone) or backbone) if run is None else found_beside(backbone, run)
+    if talk is not None:
+        talk = str(Path(talk).expanduser().resolve()) if run is None else found_beside(talk, run)
+    return recipe.model_copy(
+        update={
+            "backbone": recipe.backbone.model_copy(update={"path": backbone}),
+            "a_tuning": recipe.a_tuning.model_copy(update={"aux_path": talk}),
+        }
+    )
+
+
+def pinned(recipe: Recipe) -> Recipe:
+    """`located`, and a backbone of the hub at the commit that its revision names today.
+
+    Raises:
+        EdgebError: see `located`; or a hub name that can be had neither from the hub nor from its cache.
+    """
+    found = located(recipe)
+    settings = found.backbone
+    if settings.path is None or is_commit(settings.revision) or local_folder(settings.path, settings.revision):
+        return found
+    commit = find_backbone(settings.path, settings.revision, weights=False).name
+    return found.model_copy(update={"backbone": settings.model_copy(update={"revision": commit})})
+
+
 def digests(inputs: Inputs) -> dict[str, str]:
     """One digest per field, of names and contents."""
     return {
@@ -63,10 +108,10 @@ def _contents(files: Mapping[str, Any]) -> dict[str, str]:
 def _files(recipe: Recipe) -> list[tuple[str, Path, list[str]]]:
     """(field, folder, file names) of every path that is there."""
     found = []
-    backbone, talk = recipe.backbone.path, recipe.a_tuning.aux_path
-    if backbone is not None and Path(backbone).is_dir():
-        names = sorted(p.name for p in Path(backbone).iterdir() if p.is_file() and p.suffix in _BACKBONE_FILES)
-        found.append(("backbone.path", Path(backbone), names))
+    settings, talk = recipe.backbone, recipe.a_tuning.aux_path
+    folder = None if settings.path is None else fetched_before(settings.path, settings.revision)
+    if folder is not None:
+        found.append((BACKBONE_FIELD, folder, model_files(folder)))
     if talk is not None and recipe.a_tuning.aux_ratio and Path(talk).is_file():
         found.append(("a_tuning.aux_path", Path(talk).parent, [Path(talk).name]))
     return found

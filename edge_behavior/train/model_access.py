@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf.folder import find_backbone
 from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.recipes import BackboneConfig
 from edge_behavior.runs import RunFolder
@@ -25,9 +26,13 @@ class RunModels:
         self._run, self._settings = run, settings
 
     @cached_property
+    def _folder(self) -> Path:
+        return find_backbone(self._run.backbone, self._settings.revision)
+
+    @cached_property
     def tokenizer(self) -> Any:
         """The backbone's tokenizer."""
-        return load_tokenizer(self._run.backbone, self._settings.revision)
+        return load_tokenizer(self._folder)
 
     @cached_property
     def encoder(self) -> PromptEncoder:
@@ -41,14 +46,14 @@ class RunModels:
             EdgebError: weights that are missing or damaged; names the file.
         """
         if stage == "untuned":
-            return load_model(self._run.backbone, self._settings)
+            return self._backbone()
         adapter = self._run.adapter(stage)
         hint = f"delete {adapter.parent}: `edgeb train --resume` makes it again"
         for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
             # PEFT would look for it on the hub.
             if not (adapter / name).is_file():
                 raise EdgebError(f"{adapter / name} is missing", hint)
-        base = load_model(self._run.backbone, self._settings)
+        base = self._backbone()
         try:
             return PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -57,6 +62,9 @@ class RunModels:
             if "size mismatch" not in str(error):
                 raise
             raise EdgebError(f"{adapter} does not fit the backbone {self._run.backbone}", hint) from None
+
+    def _backbone(self) -> Any:
+        return load_model(self._folder, self._settings, self._run.backbone)
 
 
 def _culprit(adapter: Path) -> Path:

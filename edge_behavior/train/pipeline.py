@@ -18,6 +18,7 @@ from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
 from edge_behavior.data.verify import verify
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.evaluation import WindowChoice, evaluate_all
+from edge_behavior.hf.finite import KEEP_F32, beyond_f16, check_weights
 from edge_behavior.recipes import Recipe, StageConfig
 from edge_behavior.runs import STAGES, RunFolder, read_json, write_json
 from edge_behavior.train.auxiliary import Conversations, generated_conversations, read_conversations
@@ -25,6 +26,7 @@ from edge_behavior.train.batches import batch_order, batched
 from edge_behavior.train.checks import check_inputs
 from edge_behavior.train.dpo import train_dpo
 from edge_behavior.train.failures import explained
+from edge_behavior.train.inputs import located, pinned
 from edge_behavior.train.keep_best import KeepBest
 from edge_behavior.train.lora import lora_config
 from edge_behavior.train.model_access import RunModels
@@ -113,7 +115,7 @@ class Training:
         recipe, stage = self.recipe, self.recipe.a_tuning
         folder = self.run.path / "a_tuning"
         if stage.method == "none":
-            adapter = get_peft_model(self.models.load("untuned"), lora_config(recipe.lora))
+            adapter = get_peft_model(self._checked_backbone(), lora_config(recipe.lora))
             if is_main():
                 adapter.save_pretrained(str(folder / "adapter"))
             return {"method": "none"}
@@ -122,7 +124,7 @@ class Training:
             self._validation, self.models.encoder, stage, recipe.evaluation.validation_targets, seed=recipe.seed
         )
         per_epoch, steps = steps_of(stage, len(epochs[0]), len(epochs))
-        model = self.models.load("untuned")
+        model = self._checked_backbone()
         by_length = not flows_padding_free(model, stage)
         rows = [_batched_rows(rows, stage, recipe.seed + i, by_length) for i, rows in enumerate(epochs)]
         validation = _batched_rows(held_out, stage, recipe.seed, True)
@@ -131,6 +133,14 @@ class Training:
             steps, folder, self._logs("a_tuning"),
         )  # fmt: skip
         return {"method": stage.method, **counts, **result}
+
+    def _checked_backbone(self) -> Any:
+        """The backbone in memory, its weights looked at once."""
+        model = self.models.load("untuned")
+        beyond = check_weights(model, self.run.backbone)
+        if beyond and self.recipe.backbone.export != "none":
+            console().print(f"edgeb: {beyond_f16(self.run.backbone, beyond)}: {KEEP_F32}", markup=False, soft_wrap=True)
+        return model
 
     def _b_tuning(self) -> dict[str, Any]:
         recipe, stage = self.recipe, self.recipe.b_tuning
@@ -264,6 +274,7 @@ def train(
     state()
     if more := idle_gpus():
         console().print(f"one of {more + 1} GPUs is used: start with torchrun --nproc-per-node {more + 1} to use all")
+    recipe = located(recipe, out) if resume else pinned(recipe)
     check_inputs(recipe, dataset, done_stages(RunFolder.open(out)) if resume else ())
     if is_main():
         _verify(dataset)

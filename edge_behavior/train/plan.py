@@ -17,8 +17,8 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import WindowChoice, protocols
 from edge_behavior.hf_tokens import encoder_for
 from edge_behavior.recipes import Recipe
-from edge_behavior.train.backbone import load_tokenizer
-from edge_behavior.train.checks import check_data, check_model
+from edge_behavior.train.backbone import open_backbone
+from edge_behavior.train.checks import check_context, check_data, check_model
 from edge_behavior.train.estimate import (
     Device,
     Estimator,
@@ -31,7 +31,8 @@ from edge_behavior.train.estimate import (
     this_device,
 )
 from edge_behavior.train.footprint import Batch, Windows
-from edge_behavior.train.geometry import Geometry, geometry, read_config
+from edge_behavior.train.geometry import Geometry, geometry
+from edge_behavior.train.inputs import located
 from edge_behavior.train.pipeline import a_tuning_rows, steps_of
 from edge_behavior.train.processes import world_size
 from edge_behavior.train.rates import Rates
@@ -80,7 +81,7 @@ def plan(
     Raises:
         EdgebError: as the run itself would, for bad data, a missing backbone or a batch that cannot be shared.
     """
-    processes = processes or world_size()
+    recipe, processes = located(recipe), processes or world_size()
     check_shares(recipe, processes)
     device = this_device() if device_memory is None else other_gpu(device_memory)
     if device.kind == "cpu" and processes > 1:
@@ -92,6 +93,7 @@ def plan(
     check_data(recipe, dataset)
     tokenizer, config = _backbone(recipe, dataset)
     encoder = encoder_for(tokenizer, recipe.layout.layout(), dataset.candidates)
+    check_context(dataset, encoder, config)
     sizes = geometry(config, recipe.lora)
     found = count(recipe, dataset, encoder, tokenizer)
     estimator = Estimator(sizes, recipe.lora, found.workload, device, processes)
@@ -209,8 +211,8 @@ def seconds(recipe: Recipe, counts: Counts, sizes: Geometry, device: Device, pro
 def _backbone(recipe: Recipe, dataset: Dataset) -> tuple[Any, Any]:
     """Tokenizer and configuration, of the recipe's backbone or of its stand-in."""
     if recipe.backbone.path is not None:
-        tokenizer = load_tokenizer(recipe.backbone.path, recipe.backbone.revision)
-        return tokenizer, read_config(recipe.backbone.path, recipe.backbone.revision)
+        config, tokenizer = open_backbone(recipe.backbone, fetch=False)
+        return tokenizer, config
     from edge_behavior.train.standin import architecture, standin_tokenizer
 
     made = standin_tokenizer(recipe, dataset.candidates, dataset.events("train").places)

@@ -17,17 +17,17 @@ STAGES_IN_ORDER = ("backbone", "a_tuning", "b_tuning", "evaluation", "report")
 _REPORTED = ("evaluation.per_user", "evaluation.per_behavior", "evaluation.limit")
 # What a stage does not read. Everything else counts, so that a field added later is not overlooked.
 _UNREAD: dict[str, tuple[str, ...]] = {
-    "backbone": ("name", "lora.", "a_tuning.", "b_tuning.", "scoring.", "evaluation."),
-    "a_tuning": ("name", "b_tuning.", "scoring.", *_REPORTED),
-    "b_tuning": ("name", *_REPORTED),
-    "evaluation": ("name",),
+    "backbone": ("name", "backbone.export", "lora.", "a_tuning.", "b_tuning.", "scoring.", "evaluation."),
+    "a_tuning": ("name", "backbone.export", "b_tuning.", "scoring.", *_REPORTED),
+    "b_tuning": ("name", "backbone.export", *_REPORTED),
+    "evaluation": ("name", "backbone.export"),
     "report": (),
 }
 # How a stage is computed, not what: memory, kernels, logs. The result is the same up to rounding.
 _COMPUTING = ("gradient_checkpointing", "micro_batch_size", "padding_free")
 FREE = frozenset(
     (
-        *("threads", "report_to", "backbone.attention", "scoring.tokens_per_pass"),
+        *("threads", "report_to", "backbone.attention", "backbone.export", "scoring.tokens_per_pass"),
         *(f"{s}_tuning.{name}" for s in "ab" for name in _COMPUTING),
     )
 )

@@ -12,20 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_behavior.checksums import file_sha256, folder_sha256
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf.provenance import MADE, leaves_files, made_files
 from edge_behavior.recipes import Recipe
 from edge_behavior.runs import RunFolder
 from edge_behavior.train.inputs import digests
 from edge_behavior.train.recipe_changes import STAGES_IN_ORDER, field_values, reads
 
-# What later stages or the user read. The report is nobody's input, and its texts may be edited.
-_MADE = {
-    "backbone": "backbone",
-    "a_tuning": "a_tuning/adapter",
-    "b_tuning": "b_tuning/adapter",
-    "evaluation": "metrics.json",
-}
 SCRATCH = ("checkpoints", "pool", "best")
 
 
@@ -48,7 +41,7 @@ def finish(run: RunFolder, stage: str, report: Mapping[str, Any], recipe: Recipe
     """Mark a stage as done, and note what it has made."""
     state = run.state
     key = stage_key(stage, recipe, state["dataset"]["fingerprint"], digests(state.get("inputs", {})))
-    run.finish(stage, report, {"key": key, "files": _checksums(run, stage)})
+    run.finish(stage, report, {"key": key, "files": made_files(run, stage)})
 
 
 def done_stages(run: RunFolder) -> list[str]:
@@ -63,7 +56,7 @@ def forget_deleted(run: RunFolder) -> list[str]:
         Names of the stages that are no longer done.
     """
     done, made = done_stages(run), run.state.get("made", {})
-    gone = [stage for stage in done if _leaves_something(run, stage) and not _place(run, stage).exists()]
+    gone = [stage for stage in done if leaves_files(run, stage) and not _place(run, stage).exists()]
     if not gone:
         return []
     undone = done[done.index(gone[0]) :]
@@ -87,7 +80,7 @@ def check_made(run: RunFolder) -> None:
     made = run.state.get("made", {})
     for stage in done_stages(run):
         recorded = made.get(stage, {}).get("files", {})
-        now = _checksums(run, stage) if recorded else {}
+        now = made_files(run, stage) if recorded else {}
         for name, checksum in recorded.items():
             if now.get(name) != checksum:
                 what = "is not the file that" if name in now else "is missing, which"
@@ -95,19 +88,5 @@ def check_made(run: RunFolder) -> None:
                 raise EdgebError(f"{run.path / name} {what} {stage} wrote", hint)
 
 
-def _leaves_something(run: RunFolder, stage: str) -> bool:
-    return stage in _MADE and (stage != "backbone" or bool(run.state["backbone"]["standin"]))
-
-
 def _place(run: RunFolder, stage: str) -> Path:
-    return run.path / _MADE[stage]
-
-
-def _checksums(run: RunFolder, stage: str) -> dict[str, str]:
-    """Checksums by path in the run folder."""
-    if not _leaves_something(run, stage):
-        return {}
-    place = _place(run, stage)
-    if place.is_file():
-        return {_MADE[stage]: file_sha256(place)}
-    return {f"{_MADE[stage]}/{name}": checksum for name, checksum in folder_sha256(place).items()}
+    return run.path / MADE[stage]

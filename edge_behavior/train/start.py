@@ -13,9 +13,11 @@ from typing import Any
 from edge_behavior import __version__
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf.folder import is_model_file
+from edge_behavior.hf.provenance import BACKBONE_FIELD
 from edge_behavior.recipes import Recipe, load_recipe, parse_recipe
 from edge_behavior.runs import RunFolder, saved_recipe, write_text
-from edge_behavior.train.inputs import first_difference, read_inputs
+from edge_behavior.train.inputs import Inputs, first_difference, located, read_inputs
 from edge_behavior.train.processes import console, is_main, wait
 from edge_behavior.train.recipe_changes import (
     STAGES_IN_ORDER,
@@ -29,7 +31,7 @@ from edge_behavior.train.stage_record import check_made, done_stages, forget_del
 # Scores of the pool stay: they are of the A-tuned weights, and a shard knows which windows it holds.
 _PROGRESS = ("checkpoints", "best")
 
-_READERS = {"backbone.path": ("a_tuning", "b_tuning", "evaluation"), "a_tuning.aux_path": ("a_tuning",)}
+_READERS = {BACKBONE_FIELD: ("a_tuning", "b_tuning", "evaluation"), "a_tuning.aux_path": ("a_tuning",)}
 
 
 def start_run(recipe: Recipe, dataset: Dataset, out: Path, resume: bool) -> RunFolder:
@@ -83,24 +85,39 @@ def _reopen(recipe: Recipe, dataset: Dataset, run: RunFolder) -> None:
         if "recipe" in state
         else load_recipe(str(saved_recipe(run.path)))
     )
+    recipe, before = located(recipe, run.path), located(before, run.path)
     changes, done = changed_fields(before, recipe), done_stages(run)
-    check_changes(changes, before, done)
+    now = read_inputs(recipe, _recorded(run))
+    # The same files at another path are the same input.
+    moved = {field for field in changes if _unchanged(field, _recorded(run), now)}
+    new = {field: values for field, values in changes.items() if field not in moved}
+    check_changes(new, before, done)
     left = [stage for stage in STAGES_IN_ORDER if stage not in done]
-    inputs = _same_inputs(recipe, run, changes, left)
+    inputs = _same_inputs(now, run, changes, left)
     if changes:
-        _change(recipe, run, changes, left)
+        _change(recipe, run, changes, left, over=new)
     run.update(inputs=inputs, **_of_recipe(recipe))
 
 
-def _same_inputs(recipe: Recipe, run: RunFolder, changes: Changes, left: list[str]) -> dict[str, Any]:
-    """What the recipe's paths lead to now; what only finished stages have read may have changed or gone.
+def _recorded(run: RunFolder) -> Inputs:
+    """What the recipe's paths led to before. Of a backbone's files older versions noted more than are read."""
+    found: Inputs = dict(run.state.get("inputs", {}))
+    if BACKBONE_FIELD in found:
+        found[BACKBONE_FIELD] = {name: entry for name, entry in found[BACKBONE_FIELD].items() if is_model_file(name)}
+    return found
+
+
+def _unchanged(field: str, before: Inputs, now: Inputs) -> bool:
+    return field in before and field in now and first_difference(before[field], now[field]) is None
+
+
+def _same_inputs(now: Inputs, run: RunFolder, changes: Changes, left: list[str]) -> Inputs:
+    """What the recipe's paths lead to; what only finished stages have read may have changed or gone.
 
     Raises:
         EdgebError: naming a file that has changed and is still read.
     """
-    known = run.state.get("inputs", {})
-    now = read_inputs(recipe, known)
-    for field, files in known.items():
+    for field, files in _recorded(run).items():
         if field in changes:
             continue
         name = first_difference(files, now.get(field, {}))
@@ -114,19 +131,22 @@ def _same_inputs(recipe: Recipe, run: RunFolder, changes: Changes, left: list[st
     return now
 
 
-def _change(recipe: Recipe, run: RunFolder, changes: Changes, left: list[str]) -> None:
-    """Take over changed fields. Killed in between, the next call finds the same changes, in recipe.yaml."""
+def _change(recipe: Recipe, run: RunFolder, changes: Changes, left: list[str], over: Changes) -> None:
+    """Take over changed fields, `over` of them for other values than before.
+
+    Killed in between, the next call finds the same changes, in recipe.yaml.
+    """
     during = left[0] if left else None
     told = ", ".join(f"{field} {old!r} -> {new!r}" for field, (old, new) in changes.items())
     console().print(f"changed for the rest of the run: {told}", markup=False)
-    over = during is not None and starts_over(during, changes) and _drop_progress(run.path / during)
-    if over:
+    started_over = during is not None and starts_over(during, over) and _drop_progress(run.path / during)
+    if started_over:
         console().print(f"{during} starts over: its checkpoints belong to the settings before", markup=False)
     write_text(run.path / "recipe.yaml", recipe.to_yaml())
     entry = {
         "when": _now(),
         "during": during,
-        "started_over": over,
+        "started_over": started_over,
         "fields": {field: [old, new] for field, (old, new) in changes.items()},
     }
     run.update(changes=[*run.state.get("changes", []), entry], **_of_recipe(recipe))
@@ -143,7 +163,11 @@ def _drop_progress(stage: Path) -> bool:
 def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     """The fields of run.json that follow from the recipe."""
     return {
-        "backbone": {"path": recipe.backbone.path or "backbone", "standin": recipe.backbone.path is None},
+        "backbone": {
+            "path": recipe.backbone.path or "backbone",
+            "standin": recipe.backbone.path is None,
+            "revision": recipe.backbone.revision,
+        },
         "layout": recipe.layout.layout().to_dict(),
         "recipe": recipe.model_dump(),
     }

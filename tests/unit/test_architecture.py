@@ -15,17 +15,18 @@ import edge_behavior
 PACKAGE = Path(edge_behavior.__file__).parent
 NAME = "edge_behavior"
 ENTRY = {"cli", "__main__"}
-PARTS = ("commands", "demo", "bench", "train", "export", "runtime", "data")
+PARTS = ("commands", "demo", "bench", "train", "export", "runtime", "hf", "data")
 # What each part may import beside itself and the core (the top-level modules other than the entry points).
 MAY_IMPORT = {
     "core": {"data"},
     "data": set(),
+    "hf": set(),
     "runtime": {"data"},
-    "export": {"runtime", "data"},
+    "export": {"runtime", "hf", "data"},
     "bench": {"runtime", "export", "data"},
-    "train": {"data", "runtime"},
+    "train": {"data", "runtime", "hf"},
     "demo": {"runtime"},
-    "commands": {"data", "runtime", "export", "train", "bench", "demo"},
+    "commands": {"data", "runtime", "hf", "export", "train", "bench", "demo"},
     "cli": {"commands"},
 }
 

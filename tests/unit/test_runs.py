@@ -34,6 +34,16 @@ class TestState:
         assert run.backbone == str(tmp_path / "run" / "backbone")
         assert run.state["schema_version"] == 1
 
+    def test_a_name_with_a_revision_is_the_hubs_whatever_lies_here(self, tmp_path, monkeypatch):
+        (tmp_path / "Qwen/Qwen2-1.5B").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path)
+        run = RunFolder(tmp_path)
+        run.update(backbone={"path": "Qwen/Qwen2-1.5B", "standin": False, "revision": "0" * 40})
+        assert run.backbone == "Qwen/Qwen2-1.5B"
+        # As older versions wrote it, it may be a folder.
+        run.update(backbone={"path": "Qwen/Qwen2-1.5B", "standin": False})
+        assert run.backbone == str((tmp_path / "Qwen/Qwen2-1.5B").resolve())
+
     def test_a_backbone_of_the_hub_stays_a_name(self, tmp_path):
         run = begun(tmp_path / "run")
         run.update(backbone={"path": "Qwen/Qwen2-1.5B", "standin": False})

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from edge_behavior.export.gguf_writer import tensor_names, write_gguf
+from edge_behavior.export.gguf_writer import write_gguf
 from edge_behavior.export.importance import importance
 from edge_behavior.export.quantize import quantize
 from edge_behavior.gguf_header import GgufFile
+from edge_behavior.hf.tensors import tensor_names
 from tests import helpers
 from tests.unit.export.conftest import llama, qwen2_tokenizer, save
 

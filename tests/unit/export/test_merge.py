@@ -95,7 +95,7 @@ def test_adapter_that_names_another_hub_model(
     shutil.copytree(tiny_adapter, adapter)
     settings = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "org/one"}))
-    monkeypatch.setattr(merge, "resolve_base", lambda _: tiny_base)
+    monkeypatch.setattr(merge, "find_backbone", lambda *_: tiny_base)
     merge_adapter("org/one", adapter, tmp_path / "m")
     with pytest.raises(EdgebError, match="is for org/one, not for org/two"):
         merge_adapter("org/two", adapter, tmp_path / "n")

@@ -234,7 +234,6 @@ def test_failures_leave_nothing(source: ExportSource, tmp_path: Path, monkeypatc
             export_onnx(source, out, Q4, helpers.profile(), force=True)
     fails("no space left while writing .*b", build_onnx=full)
     fails("no space left while writing .*b", write_folder_manifest=full)
-    fails("is not the one of the training run", changed=replace(source, base_sha256="0" * 64))
     for options in (F32, Q4):
         fails("the ONNX model's logits differ by", options, CONVERSION_TOLERANCE=1e-9)
     fails("the ONNX model's logits hardly follow PyTorch's", LEAST_CORRELATION=1.01)

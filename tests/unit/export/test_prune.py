@@ -22,11 +22,11 @@ from edge_behavior.data.behaviors import LABELS, PLACES
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import BehaviorEvent
 from edge_behavior.export import prune
-from edge_behavior.export.base_model import load_tokenizer
 from edge_behavior.export.gguf_writer import write_gguf
 from edge_behavior.export.llama_file import LlamaFile
 from edge_behavior.export.prune import CannotPrune, PrunePlan, plan_pruning, write_pruned
 from edge_behavior.export.prune_words import domain_texts
+from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf_tokens import plain_encoder, special_ids
 from edge_behavior.prompts import PromptLayout
 from tests import helpers

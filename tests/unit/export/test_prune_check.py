@@ -16,7 +16,6 @@ from edge_behavior.data.importers import import_log
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.export import prune_check
-from edge_behavior.export.base_model import load_config, load_tokenizer
 from edge_behavior.export.gguf_writer import write_gguf
 from edge_behavior.export.prune import CannotPrune, plan_pruning, write_pruned
 from edge_behavior.export.prune_check import (
@@ -29,6 +28,7 @@ from edge_behavior.export.prune_check import (
     sample_prompts,
 )
 from edge_behavior.export.prune_words import domain_texts
+from edge_behavior.hf.architectures import load_config, load_tokenizer
 from edge_behavior.hf_tokens import encoder_for, special_ids
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime.torch_scorer import TorchScorer

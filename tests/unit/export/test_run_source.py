@@ -64,20 +64,25 @@ def test_the_runs_own_dataset(run: Path, data: Path) -> None:
     assert source.candidates == Dataset.open(data).candidates
 
 
-def test_a_dataset_that_is_gone_or_changed_is_not_used(run: Path, data: Path, tmp_path: Path) -> None:
+def test_a_dataset_that_is_gone_is_not_used_and_one_that_changed_is_refused(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
     moved = data.rename(tmp_path / "moved")
     source = run_source(run, "untuned")
     assert (source.data, source.places, source.data_note) == (None, None, "the run's dataset is gone")
     assert run_source(run, "untuned", moved).data == moved
-    other = imported(tmp_path, "other", 50)
-    other.rename(data)
-    source = run_source(run, "untuned")
-    assert (source.data, source.data_note) == (None, f"the dataset {data} has changed since the training")
-    shutil.rmtree(data / "events")
-    source = run_source(run, "untuned")
-    assert source.data is None
-    assert source.data_note.startswith("the run's dataset cannot be used: ")
     state = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", state | {"dataset": state["dataset"] | {"fingerprint": "another"}})
+    moved.rename(data)
+    with pytest.raises(EdgebError, match=r"the dataset .*data has changed since .*run was trained") as caught:
+        run_source(run, "untuned")
+    assert "--data" in caught.value.hint
+    # Named, it is taken for what it is.
+    assert run_source(run, "untuned", data).data == data
+    shutil.rmtree(data / "events")
+    with pytest.raises(EdgebError, match="train"):
+        run_source(run, "untuned", data)
+    shutil.rmtree(data)
     del state["dataset"]
     write_json(run / "run.json", state)
     assert run_source(run, "untuned").data_note == "the run's dataset is gone"

@@ -94,7 +94,10 @@ def test_a_cut_backbone_is_named(run: RunFolder) -> None:
         load(run)
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "is empty"), ("{}", "no tokenizer"), ('{"ve', "no tokenizer")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "is empty"), ("{}", "cannot load"), ('{"ve', "cannot load")],
+)
 def test_a_tokenizer_that_is_gone_or_damaged_is_named(run: RunFolder, content: str | None, message: str) -> None:
     file = run.path / "backbone" / "tokenizer.json"
     if content is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -254,3 +255,42 @@ def test_a_readme_beside_the_weights_may_change(dataset: Any, tmp_path: Path, po
     recipe, backbone, _ = pointed
     (backbone / "README.md").write_text("after")
     start_run(recipe, dataset, tmp_path / "run", resume=True)
+
+
+def test_a_backbone_may_move(dataset: Any, tmp_path: Path, pointed: Any) -> None:
+    """The same files at another path are the same input, also to a stage that has read them."""
+    recipe, backbone, _ = pointed
+    run = RunFolder.open(tmp_path / "run")
+    finish(run, "backbone", {}, recipe)
+    (run.path / "a_tuning" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    backbone.rename(tmp_path / "moved")
+    with pytest.raises(EdgebError, match=r"\(backbone\.path\) has changed since"):
+        start_run(recipe, dataset, run.path, resume=True)
+    start_run(changed(recipe, backbone__path=str(tmp_path / "moved")), dataset, run.path, resume=True)
+    assert run.backbone == str((tmp_path / "moved").resolve())
+    assert scratch(run, "a_tuning") == {"checkpoints"}
+    shutil.copytree(tmp_path / "moved", tmp_path / "other")
+    (tmp_path / "other/config.json").write_text("after.")
+    with pytest.raises(EdgebError, match=r"backbone\.path was .* when backbone ran"):
+        start_run(changed(recipe, backbone__path=str(tmp_path / "other")), dataset, run.path, resume=True)
+
+
+def test_a_run_begun_with_a_relative_path_goes_on_from_anywhere(
+    dataset: Any, tmp_path: Path, pointed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, backbone, talk = pointed
+    old = changed(recipe, backbone__path="./base", a_tuning__aux_path="talk.jsonl")
+    run = RunFolder.open(tmp_path / "run")
+    run.update(backbone={"path": "./base", "standin": False}, recipe=old.model_dump())
+    saved_recipe(run.path).write_text(old.to_yaml())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run.backbone == str(backbone.resolve())
+    start_run(load_recipe(str(saved_recipe(run.path))), dataset, run.path, resume=True)
+    assert run.state["recipe"]["backbone"]["path"] == str(backbone.resolve())
+    assert run.state["recipe"]["a_tuning"]["aux_path"] == str(talk.resolve())
+
+
+def test_what_a_backbone_must_be_fit_for_may_always_change(dataset: Any, tmp_path: Path) -> None:
+    run, recipe = begun(dataset, tmp_path / "run", ("backbone", "a_tuning", "b_tuning", "evaluation", "report"))
+    start_run(changed(recipe, backbone__export="none"), dataset, run.path, resume=True)

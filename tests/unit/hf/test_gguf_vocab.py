@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf_writer import write_gguf
 from edge_behavior.export.llama_file import LlamaFile
-from edge_behavior.export.tokenizer_gguf import read_vocab
+from edge_behavior.hf.gguf_vocab import read_vocab
 from edge_behavior.hf_tokens import plain_encoder, special_ids
 from tests.unit.export.conftest import SMALL_TOKENIZERS, SPECIALS, byte_level, llama, qwen2, qwen2_tokenizer, save
 

@@ -29,6 +29,10 @@ _UNSUPPORTED_HINT = "use a backbone with the Qwen2, Llama 3 or Llama 2 tokenizer
 _SPACE = "\u2581"
 
 
+class UnsupportedBackboneError(EdgebError):
+    """The engines that predict compute something otherwise; training and evaluation in PyTorch would work."""
+
+
 @dataclass(frozen=True)
 class GgufVocab:
     """Everything GGUF stores about a tokenizer.
@@ -76,7 +80,7 @@ def read_vocab(tokenizer: Any, rows: int) -> GgufVocab:
     fields = json.loads(tokenizer.backend_tokenizer.to_str())
     model = fields["model"]
     if model["type"] != "BPE":
-        raise EdgebError(f"unsupported tokenizer model {model['type']}", _UNSUPPORTED_HINT)
+        raise UnsupportedBackboneError(f"unsupported tokenizer model {model['type']}", _UNSUPPORTED_HINT)
     if not model["merges"]:
         raise EdgebError("the tokenizer has no merge table", "restore merges.txt or tokenizer.json")
     texts = {int(id_): text for text, id_ in model["vocab"].items()}
@@ -147,21 +151,21 @@ def _pre_tokenizer(fields: dict[str, Any]) -> str:
     normalizer = (fields["normalizer"] or {"type": None})["type"]
     # Logs are NFC already (events.py), so a tokenizer that normalizes to NFC changes nothing.
     if normalizer not in (None, "NFC"):
-        raise EdgebError(f"unsupported tokenizer normalizer {normalizer}", _UNSUPPORTED_HINT)
+        raise UnsupportedBackboneError(f"unsupported tokenizer normalizer {normalizer}", _UNSUPPORTED_HINT)
     model = fields["model"]
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "unk_token"):
         if model.get(name):
-            raise EdgebError(f"unsupported tokenizer setting {name} = {model[name]!r}", _UNSUPPORTED_HINT)
+            raise UnsupportedBackboneError(f"unsupported tokenizer setting {name} = {model[name]!r}", _UNSUPPORTED_HINT)
     steps = _steps(fields["pre_tokenizer"], "pretokenizers")
     shape = [step["type"] for step in steps]
     if shape != ["Split", "ByteLevel"] or steps[1]["use_regex"] or steps[1]["add_prefix_space"]:
-        raise EdgebError(f"unsupported pre-tokenizer {' + '.join(shape) or 'none'}", _UNSUPPORTED_HINT)
+        raise UnsupportedBackboneError(f"unsupported pre-tokenizer {' + '.join(shape) or 'none'}", _UNSUPPORTED_HINT)
     regex = steps[0]["pattern"].get("Regex")
     if regex not in _PRE_TOKENIZERS or steps[0]["behavior"] != "Isolated" or steps[0]["invert"]:
-        raise EdgebError(f"unknown pre-tokenizer regex {regex!r}", _UNSUPPORTED_HINT)
+        raise UnsupportedBackboneError(f"unknown pre-tokenizer regex {regex!r}", _UNSUPPORTED_HINT)
     name, ignore_merges = _PRE_TOKENIZERS[regex]
     if bool(model.get("ignore_merges")) != ignore_merges:
-        raise EdgebError(
+        raise UnsupportedBackboneError(
             f"the pre-tokenizer is {name}'s, but ignore_merges is {bool(model.get('ignore_merges'))}", _UNSUPPORTED_HINT
         )
     return name
@@ -173,9 +177,11 @@ def _sentencepiece_prefix(fields: dict[str, Any]) -> bool:
     prefix = bool(steps) and steps[0] == {"type": "Prepend", "prepend": _SPACE}
     if steps[int(prefix) :] != [{"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}]:
         shape = " + ".join(step["type"] for step in steps)
-        raise EdgebError(f"unsupported SentencePiece normalizer {shape or 'none'}", _UNSUPPORTED_HINT)
+        raise UnsupportedBackboneError(f"unsupported SentencePiece normalizer {shape or 'none'}", _UNSUPPORTED_HINT)
     if fields["pre_tokenizer"] is not None:
-        raise EdgebError(f"unsupported pre-tokenizer {fields['pre_tokenizer']['type']}", _UNSUPPORTED_HINT)
+        raise UnsupportedBackboneError(
+            f"unsupported pre-tokenizer {fields['pre_tokenizer']['type']}", _UNSUPPORTED_HINT
+        )
     return prefix
 
 

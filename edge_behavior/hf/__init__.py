@@ -1,0 +1,1 @@
+"""What training and export both need to know of a Hugging Face model folder."""

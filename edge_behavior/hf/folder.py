@@ -1,0 +1,186 @@
+"""A backbone's files: where they are, which belong to it, and what their headers say.
+
+Reads configuration and file headers only. Knows nothing of architectures, adapters and GGUF.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from edge_behavior.errors import EdgebError
+
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+# No part of a hub name begins with a dot: "./model" is a folder.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+_WEIGHT_FILES = ["*.safetensors"]
+_HINT = "give a Hugging Face folder with safetensors, or a hub name like org/model that you have access to"
+
+
+def local_folder(base: str | Path, revision: str | None = None) -> Path | None:
+    """The folder that a backbone's name means, as an absolute path; None for a name to ask the hub for.
+
+    `~` is the home folder. A hub name whose folder exists here means the folder, unless a revision is named.
+
+    Raises:
+        EdgebError: no such folder, and no hub name.
+    """
+    is_name = isinstance(base, str) and _HUB_NAME.fullmatch(base) is not None
+    if is_name and revision is not None:
+        return None
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if is_name and not folder.exists():
+        return None
+    what = "is a file" if folder.exists() else "does not exist"
+    raise EdgebError(f"the backbone folder {base} {what}", _HINT)
+
+
+def find_backbone(base: str | Path, revision: str | None = None, weights: bool = True) -> Path:
+    """The local folder of a backbone given by path or hub name; from the hub it is fetched into the hub's cache.
+
+    Args:
+        base: Folder or hub name.
+        revision: Hub revision; None takes the newest.
+        weights: Fetch the weights, too, not just configuration and tokenizer.
+
+    Raises:
+        EdgebError: no such folder, and not a hub name that can be fetched.
+    """
+    folder = local_folder(base, revision)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+
+    if is_commit(revision):
+        # A commit never changes: where it is here whole, no network is needed.
+        cached = fetched_before(base, revision)
+        if cached is not None and (not weights or _has_weights(cached)):
+            return cached
+    patterns = [*_SMALL_FILES, *(_WEIGHT_FILES if weights else [])]
+    try:
+        return Path(snapshot_download(str(base), revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises many unrelated types
+        at = f" at revision {revision}" if revision else ""
+        raise EdgebError(
+            f"'{base}' is no folder here, and the hub did not give it{at}: {first_line(error)}",
+            "check the name, the network and HF_TOKEN",
+        ) from None
+
+
+def fetched_before(base: str | Path, revision: str | None = None) -> Path | None:
+    """The folder of a backbone where it needs no network: a local folder, or what the hub's cache has; else None."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = local_folder(base, revision)
+        return folder or Path(snapshot_download(str(base), revision=revision, local_files_only=True))
+    except (EdgebError, OSError, ValueError):  # not here, no readable cache, no possible name
+        return None
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision names one commit, which never changes."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file of this name in a model folder says what the model is: configuration, tokenizer or weights."""
+    hidden = name.startswith(".")
+    return not hidden and any(fnmatch(name, pattern) for pattern in (*_SMALL_FILES, *_WEIGHT_FILES))
+
+
+def model_files(folder: Path) -> list[str]:
+    """Names of the files in a folder that say what the model is, in order."""
+    return sorted(path.name for path in folder.iterdir() if is_model_file(path.name) and path.is_file())
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return bool(weight_files(folder))
+    except EdgebError:
+        return False
+
+
+def weight_files(model_dir: Path) -> list[Path]:
+    """The safetensors files of a model folder, in name order.
+
+    Raises:
+        EdgebError: there are none (pickled weights are not read), or a shard that the index names is missing.
+    """
+    # Transformers, too, looks for the single file first.
+    if (model_dir / WEIGHTS_INDEX).is_file() and not (model_dir / WEIGHTS).is_file():
+        index = read_model_json(model_dir / WEIGHTS_INDEX).get("weight_map")
+        if not isinstance(index, dict) or not index:
+            raise EdgebError(f"{model_dir / WEIGHTS_INDEX} has no weight_map", "download the model again")
+        files = sorted({model_dir / str(name) for name in index.values()})
+    else:
+        files = [model_dir / WEIGHTS]
+    for file in files:
+        if not file.is_file():
+            pickled = any(model_dir.glob("pytorch_model*.bin"))
+            hint = "convert pytorch_model.bin to safetensors" if pickled else "download or train the model again"
+            raise EdgebError(f"weight file {file} is missing", hint)
+    return files
+
+
+@contextmanager
+def open_weights(file: Path) -> Iterator[Any]:
+    """Open a safetensors file for reading single tensors.
+
+    Raises:
+        EdgebError: a damaged or truncated file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    hint = "download or train the model again"
+    try:
+        opened = safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise EdgebError(f"{file} is damaged: {first_line(error)}", hint) from None
+    with opened as weights:
+        try:
+            yield weights
+        except SafetensorError as error:
+            raise EdgebError(f"{file} is damaged: {first_line(error)}", hint) from None
+
+
+def count_parameters(files: list[Path]) -> int:
+    """Number of weights in all files, from their headers."""
+    total = 0
+    for file in files:
+        with open_weights(file) as weights:
+            total += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return total
+
+
+def read_model_json(file: Path) -> dict[str, Any]:
+    """A JSON object of a model folder.
+
+    Raises:
+        EdgebError: missing, unreadable, or not a JSON object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EdgebError(f"cannot read {file}: {error.strerror}", "pass a folder written by save_pretrained") from None
+    except ValueError as error:
+        raise EdgebError(f"{file} is not JSON: {error}", "download or train the model again") from None
+    if not isinstance(content, dict):
+        raise EdgebError(f"{file} is not a JSON object", "download or train the model again")
+    return content
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type: third-party messages run to pages."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,7 @@
+"""The small models and tokenizers of the export tests, which ask the same questions later."""
+
+from __future__ import annotations
+
+from tests.unit.export.conftest import real_tokenizers, tiny_adapter, tiny_base
+
+__all__ = ["real_tokenizers", "tiny_adapter", "tiny_base"]

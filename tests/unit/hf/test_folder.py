@@ -1,0 +1,112 @@
+"""Where a backbone is: a folder here, or a name to ask the hub for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from edge_behavior.errors import EdgebError
+from edge_behavior.hf.folder import fetched_before, find_backbone, local_folder, model_files, weight_files
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("bb", "org/model", "home/mine"):
+        (tmp_path / name).mkdir(parents=True)
+    return tmp_path.resolve()
+
+
+@pytest.mark.parametrize(
+    ("base", "folder"),
+    [
+        ("bb", "bb"), ("./bb", "bb"), ("bb/", "bb"), ("org/../bb", "bb"), ("~/mine", "home/mine"),
+        ("org/model", "org/model"), ("./org/model", "org/model"),
+    ],
+)  # fmt: skip
+def test_a_folder_becomes_absolute(here: Path, base: str, folder: str) -> None:
+    assert local_folder(base) == here / folder
+    assert find_backbone(base) == fetched_before(base) == here / folder
+
+
+def test_a_hub_name_is_none_here(here: Path) -> None:
+    assert local_folder("Qwen/Qwen2-1.5B") is None
+    # A revision is the hub's.
+    assert local_folder("org/model", "main") is None
+    assert local_folder("./org/model", "main") == here / "org/model"
+
+
+@pytest.mark.parametrize("base", ["./x", "x/", "/x/y", "~/x", "../x", "x", "a/b/c", "./a/b", "-x/y", ".x/y", "a b/c"])
+def test_what_is_neither_is_refused(here: Path, base: str) -> None:
+    with pytest.raises(EdgebError, match=r"the backbone folder .* does not exist"):
+        local_folder(base)
+    assert fetched_before(base) is None
+    (here / "org/file").write_text("")
+    with pytest.raises(EdgebError, match="is a file"):
+        local_folder("org/file")
+
+
+class Hub:
+    """A hub with one model in one commit, and a cache that may have it."""
+
+    def __init__(self, cache: Path, cached: bool) -> None:
+        self.folder, self.cached = cache / COMMIT, cached
+        self.calls: list[dict[str, Any]] = []
+        self.folder.mkdir()
+        for name in ("config.json", "tokenizer.json", "LICENSE.txt"):
+            (self.folder / name).write_text("{}")
+
+    def __call__(self, name: str, revision: str | None = None, **options: Any) -> str:
+        self.calls.append({"name": name, "revision": revision, **options})
+        if options.get("local_files_only"):
+            if not self.cached:
+                raise LocalEntryNotFoundError("not here")
+            return str(self.folder)
+        if "*.safetensors" in options["allow_patterns"]:
+            (self.folder / "model.safetensors").write_text("")
+        return str(self.folder)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_plan_fetches_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: bool) -> None:
+    hub = Hub(tmp_path, cached=False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    assert find_backbone("org/model", "v1", weights=weights) == hub.folder
+    assert [call["revision"] for call in hub.calls] == ["v1"]
+    assert ("model.safetensors" in model_files(hub.folder)) is weights
+
+
+def test_a_commit_that_is_here_whole_is_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(tmp_path, cached=True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    find_backbone("org/model", COMMIT)
+    # Its weights were not there yet.
+    assert [call.get("local_files_only", False) for call in hub.calls] == [True, False]
+    find_backbone("org/model", COMMIT)
+    assert [call.get("local_files_only", False) for call in hub.calls] == [True, False, True]
+
+
+def test_what_belongs_to_a_model(tmp_path: Path) -> None:
+    kept = ["config.json", "merges.txt", "model.safetensors", "tokenizer.model", "x.jinja"]
+    for name in [*kept, "README.md", "LICENSE.txt", "._model.safetensors", ".DS_Store", "pytorch_model.bin"]:
+        (tmp_path / name).write_text("")
+    (tmp_path / "folder.json").mkdir()
+    assert model_files(tmp_path) == kept
+
+
+def test_a_single_weight_file_comes_before_shards(tmp_path: Path) -> None:
+    """As Transformers has it: an index that was left behind is not what is trained."""
+    shard = "model-00001-of-00001.safetensors"
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    (tmp_path / shard).write_text("")
+    assert [file.name for file in weight_files(tmp_path)] == [shard]
+    (tmp_path / "model.safetensors").write_text("")
+    assert [file.name for file in weight_files(tmp_path)] == ["model.safetensors"]
