@@ -6,18 +6,20 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
+
+# Longer words, such as hashes and paths, are folded; numbers are not.
+_LONGEST_WORD = 24
+_WIDEST = 100_000
 
 
 class WideConsole(Console):
-    """Lines of a table that is too wide wrap in the terminal; rich alone would leave columns out."""
+    """Lines of a table that is too wide wrap in the terminal; rich alone would cut its cells."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as rich does, tables at least as wide as their numbers."""
+        """Print as rich does, with room for the words and numbers of every table."""
         known = self._width
-        least = max(map(self._least, objects), default=0)
-        if least > self.width:
-            self._width = least
+        self._width = max([self.width, *(self._least(shown) for shown in objects)])
         try:
             super().print(*objects, **options)
         finally:
@@ -29,6 +31,24 @@ class WideConsole(Console):
         raise BrokenPipeError
 
     def _least(self, shown: Any) -> int:
+        """The width below which cells would be cut; 0 for what wraps by itself."""
         if isinstance(shown, Group):
             return max(map(self._least, shown.renderables), default=0)
-        return Measurement.get(self, self.options, shown).minimum if isinstance(shown, Table) else 0
+        if not isinstance(shown, Table) or self._measured(shown).maximum <= self.width:
+            return 0
+        for column in shown.columns:
+            self._keep_whole(column)
+        return self._measured(shown).minimum
+
+    def _keep_whole(self, column: Column) -> None:
+        sizes = [self._measured(cell) for cell in (column.header, *column.cells, column.footer)]
+        # A column that may not wrap is as wide as its longest line.
+        least = max(size.maximum if column.no_wrap else size.minimum for size in sizes)
+        if not column.no_wrap and column.justify != "right":
+            least = min(least, _LONGEST_WORD)
+            column.overflow = "fold"
+        column.min_width = max(column.min_width or 0, least)
+
+    def _measured(self, shown: Any) -> Measurement:
+        # Not with the terminal's width, which would bound what is measured.
+        return Measurement.get(self, self.options.update(max_width=_WIDEST), shown)

@@ -104,7 +104,9 @@ def main() -> None:
             if show is None:
                 _fail(str(error), "", 2)
             else:
-                show()
+                with suppress(OSError):
+                    show()
+            silence_stdout()
             sys.exit(2)
         except (KeyboardInterrupt, Abort):
             if signals:

@@ -160,7 +160,7 @@ def _target(path: Path) -> Path:
         whole = here.name in ("", "..")
         here = Path(os.path.realpath(here)) if whole else Path(os.path.realpath(here.parent)) / here.name
         if here.parts[1:2] == ("proc",):
-            raise EdgebError(f"{path} is an open stream, not a place for a file", "name a file; > redirects the output")
+            raise EdgebError(f"{path} leads to {here}, which is no place for files", "name a file; > redirects output")
         if not os.path.islink(here):
             if hops and not os.path.lexists(here):
                 raise EdgebError(f"{path} is a link to {here}, which does not exist", "remove the link, or name a file")

@@ -133,14 +133,14 @@ class TestExitCodes:
             (
                 OSError(28, "No space left on device", "/data/x"),
                 2,
-                "edgeb: No space left on device: /data/x (check space and permissions)",
+                "edgeb: /data/x: the disk is full (free some space, or choose a place on another disk)",
             ),
             (
                 PermissionError(13, "Permission denied", "runs"),
                 2,
-                "edgeb: Permission denied: runs (check space and permissions)",
+                "edgeb: runs: permission denied (check the permissions of the file and of the folders above it)",
             ),
-            (OSError("odd"), 2, "edgeb: odd (check space and permissions)"),
+            (OSError("odd"), 2, "edgeb: odd (check the path and its permissions)"),
             (
                 ModuleNotFoundError("No module named 'torch'", name="torch"),
                 2,

@@ -145,10 +145,10 @@ def test_bad_options(tmp_path, make_rows, write_csv):
 
 @pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "Permission denied")])
 def test_a_failing_disk_is_an_error_of_the_environment(tmp_path, make_rows, write_csv, monkeypatch, number, words):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(number, "Permission denied" if number == errno.EACCES else "No space left on device")
 
-    monkeypatch.setattr(importers, "_publish", fail)
+    monkeypatch.setattr(importers, "put_folder", fail)
     log = write_csv(tmp_path / "log.csv", make_rows(users=3))
     with pytest.raises(EdgebError, match=words):
         import_log(log, "csv", tmp_path / "data")

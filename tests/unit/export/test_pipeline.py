@@ -230,7 +230,7 @@ def test_llama_3s_start_token_is_renumbered(tmp_path: Path) -> None:
 def test_output_rules(source: ExportSource, tmp_path: Path) -> None:
     out = tmp_path / "b.gguf"
     out.write_text("mine")
-    with pytest.raises(EdgebError, match=r"exists .choose another --out or pass --force"):
+    with pytest.raises(EdgebError, match=r"already exists .choose another name, or pass --force"):
         export_bundle(source, out, helpers.profile())
     assert out.read_text() == "mine"
     export_bundle(source, out, helpers.profile("q4_0"), force=True)
@@ -245,7 +245,7 @@ def test_output_rules(source: ExportSource, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system nobody can write")
 def test_read_only_target(source: ExportSource) -> None:
-    with pytest.raises(EdgebError, match=r"cannot write /proc/b.gguf"):
+    with pytest.raises(EdgebError, match=r"/proc/b.gguf leads to /proc/b.gguf, which is no place for files"):
         export_bundle(source, Path("/proc/b.gguf"), helpers.profile())
 
 
@@ -272,7 +272,7 @@ def test_failures_leave_nothing(source: ExportSource, tmp_path: Path, monkeypatc
     for step in ("write_gguf", "write_bundle"):
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, step, _full)
-            with pytest.raises(EdgebError, match=r"no space left while writing .*b.gguf"):
+            with pytest.raises(EdgebError, match=r"cannot write .*b.gguf: the disk is full"):
                 export_bundle(source, out, helpers.profile())
     with monkeypatch.context() as patch:
         patch.setattr(quantize_gate, "quantize", _stop)

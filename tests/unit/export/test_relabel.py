@@ -175,7 +175,7 @@ class TestBundle:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("edge_behavior.export.relabel.write_bundle", full)
-        with pytest.raises(EdgebError, match="No space left"):
+        with pytest.raises(EdgebError, match="the disk is full"):
             relabel_bundle(bundle, new_candidates(OLD, None, ["Zoo"]), tmp_path / "sub" / "new.gguf")
         assert list((tmp_path / "sub").iterdir()) == []
 
