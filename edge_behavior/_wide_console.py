@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Column, Table
 
 # Longer words, such as hashes and paths, are folded; numbers are not.
@@ -36,18 +37,28 @@ class WideConsole(Console):
             return max(map(self._least, shown.renderables), default=0)
         if not isinstance(shown, Table) or self._measured(shown).maximum <= self.width:
             return 0
-        for column in shown.columns:
-            self._keep_whole(column)
-        return self._measured(shown).minimum
+        folded = sum(map(self._keep_whole, shown.columns))
+        width = max(self.width, self._measured(shown).minimum - folded)
+        # Rich narrows the widest columns first and then gives them back what they need at least.
+        for _ in shown.columns:
+            lines = Segment.split_lines(self.render(shown, self.options.update(width=width)))
+            drawn = max(map(Segment.get_line_length, lines), default=0)
+            if drawn <= width:
+                break
+            width = drawn
+        return width
 
-    def _keep_whole(self, column: Column) -> None:
+    def _keep_whole(self, column: Column) -> int:
+        """Give a column room for its words; returns by how much it is narrower than its longest, which is folded."""
         sizes = [self._measured(cell) for cell in (column.header, *column.cells, column.footer)]
         # A column that may not wrap is as wide as its longest line.
-        least = max(size.maximum if column.no_wrap else size.minimum for size in sizes)
+        whole = max(size.maximum if column.no_wrap else size.minimum for size in sizes)
+        least = whole
         if not column.no_wrap and column.justify != "right":
-            least = min(least, _LONGEST_WORD)
+            least = min(whole, _LONGEST_WORD)
             column.overflow = "fold"
         column.min_width = max(column.min_width or 0, least)
+        return whole - least
 
     def _measured(self, shown: Any) -> Measurement:
         # Not with the terminal's width, which would bound what is measured.

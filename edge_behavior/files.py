@@ -73,9 +73,11 @@ def new_file(path: Path, *, replace: bool, durable: bool = False) -> Iterator[Pa
             yield temporary
             _put(temporary, target, replace, durable)
         finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            _release(lock)
+            try:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+            finally:
+                _release(lock)
 
 
 def write_file(path: Path, content: str | bytes, *, replace: bool = True, durable: bool = False) -> None:
@@ -106,8 +108,10 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _release(lock)
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            _release(lock)
 
 
 def put_folder(made: Path, out: Path, *, replace: bool, durable: bool = False) -> None:

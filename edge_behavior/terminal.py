@@ -74,9 +74,8 @@ def json_text(document: Any, encoding: str | None) -> str:
 
 def _open_closed() -> None:
     """A file opened later must not take the number of a closed stream: libraries write messages there."""
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        if getattr(sys, name) is not None:
-            continue
+    closed = [n for n, name in enumerate(("stdin", "stdout", "stderr")) if getattr(sys, name) is None]
+    for number in closed:
         try:
             os.fstat(number)
         except OSError:
@@ -85,8 +84,10 @@ def _open_closed() -> None:
             if handle != number:
                 os.close(handle)
             os.set_inheritable(number, True)
-        # Whatever has the number by now is not the stream.
-        stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
+    for number in closed:
+        # Not the number itself: something else may have had it since before this program began.
+        stream = open(os.devnull, "r" if number == 0 else "w", encoding="utf-8")  # noqa: SIM115
+        name = ("stdin", "stdout", "stderr")[number]
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 

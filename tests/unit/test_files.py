@@ -398,7 +398,7 @@ def test_whatever_fails_the_old_or_the_new_content_is_there_whole(
             else:
                 write_file(out, "new", replace=replace, durable=True)
             done = True
-        except (EdgebError, KeyboardInterrupt):
+        except (EdgebError, OSError, KeyboardInterrupt):
             done = False
     found = content.read_text() if content.exists() else None
     if done:

@@ -237,6 +237,9 @@ def test_output_rules(source: ExportSource, tmp_path: Path) -> None:
     verify_bundle(out)
     with pytest.raises(EdgebError, match="is a folder"):
         export_bundle(source, tmp_path, helpers.profile(), force=True)
+    for force in (True, False):
+        with pytest.raises(EdgebError, match="/dev/null is a device"):
+            export_bundle(source, Path("/dev/null"), helpers.profile(), force=force)
     with pytest.raises(EdgebError, match="cannot write"):
         export_bundle(source, out / "below-a-file.gguf", helpers.profile())
     with pytest.raises(EdgebError, match="unknown quantization"):
@@ -287,6 +290,23 @@ def test_failures_leave_nothing(source: ExportSource, tmp_path: Path, monkeypatc
     with pytest.raises(EdgebError, match="cannot be written as JSON"):
         export_bundle(replace(source, training={"path": object()}), out, helpers.profile())
     assert list(folder.iterdir()) == []
+
+
+def test_what_another_export_wrote_meanwhile_is_kept(
+    source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "b.gguf"
+    written = pipeline.write_bundle
+
+    def overtaken(*arguments: Any) -> Any:
+        out.write_text("theirs")
+        return written(*arguments)
+
+    monkeypatch.setattr(pipeline, "write_bundle", overtaken)
+    with pytest.raises(EdgebError, match=r"b.gguf (already exists|was made by another process meanwhile)"):
+        export_bundle(source, out, helpers.profile("f16"))
+    assert out.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_tokens_that_differ_are_refused(source: ExportSource, tmp_path: Path) -> None:
