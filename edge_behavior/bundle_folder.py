@@ -1,8 +1,8 @@
 """The bundle as a folder: an ONNX model with its tokenizer, and `edgeb.json` that says what it predicts.
 
 Reads, writes and verifies `edgeb.json`: the schema version, the manifest with its hash, and a hash of every other file.
-Only plain files lie in such a folder. Stock onnxruntime-genai passes the additional file over. Knows nothing of what
-the files mean.
+Only plain files lie in such a folder, beside what Finder, Explorer, network drives and editors leave in any. Stock
+onnxruntime-genai passes the additional file over. Knows nothing of what the files mean.
 """
 
 from __future__ import annotations
@@ -19,12 +19,20 @@ from typing import Any
 from edge_behavior.bundle import Manifest, check_schema
 from edge_behavior.checksums import file_sha256
 from edge_behavior.errors import EdgebError
+from edge_behavior.files import UNFINISHED, write_file
 
 MANIFEST_FILE = "edgeb.json"
 # What a tokenizer is saved as; every other file belongs to the model.
 _TOKENIZER_FILE = re.compile(r"(tokenizer.*|special_tokens_map|added_tokens|vocab|merges|chat_template)\.\w+")
 _FIELDS: Mapping[str, type] = {"schema_version": int, "manifest": str, "manifest_sha256": str, "files": dict}
 _NAME, _HASH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*"), re.compile(r"[0-9a-f]{64}")
+# What file managers, network drives and editors put into any folder; no engine reads it.
+_FOREIGN = re.compile(
+    r"\.DS_Store|\.localized|\.directory|\._.*|\.AppleDouble|\.Spotlight-V100|\.Trash.*|\.fseventsd|__MACOSX|Icon\r"
+    r"|Thumbs\.db|ehthumbs.*\.db|desktop\.ini|@eaDir|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.smb.*"
+    r"|.*~|#.*#|\.#.*|\..*\.sw[a-p]|\..*" + re.escape(UNFINISHED),
+    re.IGNORECASE,
+)
 _MAX_BYTES = 1 << 26
 _DAMAGED_HINT = "the folder is damaged or was edited: copy or export it again"
 
@@ -82,15 +90,13 @@ def write_folder_manifest(path: Path, manifest: Manifest, progress: Callable[[in
         "manifest_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "files": files,
     }
-    temporary = path / f".{MANIFEST_FILE}"
-    temporary.write_text(json.dumps(fields, indent=1), encoding="utf-8")
-    temporary.replace(path / MANIFEST_FILE)
+    write_file(path / MANIFEST_FILE, json.dumps(fields, indent=1))
     return manifest
 
 
 def folder_bytes(path: Path) -> int:
-    """Size of all files of a folder."""
-    return sum(file.stat().st_size for file in path.iterdir())
+    """Size of a bundle's files."""
+    return sum(file.stat().st_size for file in path.iterdir() if not _FOREIGN.fullmatch(file.name))
 
 
 def _read(path: Path) -> tuple[Manifest, dict[str, str]]:
@@ -148,6 +154,8 @@ def _listed(path: Path) -> list[str]:
     """Names of all files but `edgeb.json`, sorted."""
     names = []
     for entry in os.scandir(path):
+        if _FOREIGN.fullmatch(entry.name):
+            continue
         if not entry.is_file(follow_symlinks=False):
             kind = "a link" if entry.is_symlink() else "not a file"
             raise EdgebError(f"{path / entry.name} is {kind}", "a bundle's folder holds plain files only")

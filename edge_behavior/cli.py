@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from edge_behavior import __version__
 from edge_behavior.commands import ablate, bench, data, demo, evaluate, export, predict, relabel, train
-from edge_behavior.errors import EdgebError
+from edge_behavior.commands.paths import PathCommand
+from edge_behavior.errors import EdgebError, system_error
+from edge_behavior.terminal import prepare_streams, silence_stdout
 
 app = typer.Typer(
     help="""From a behavior log to an on-device model that predicts what the user does next.
@@ -31,19 +37,21 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(data.app, name="data")
-app.command("train")(train.train_command)
-app.command("ablate")(ablate.ablate_command)
-app.command("evaluate")(evaluate.evaluate_command)
-app.command("export")(export.export_command)
-app.command("inspect")(export.inspect_command)
-app.command("relabel")(relabel.relabel_command)
-app.command("predict")(predict.predict_command)
-app.command("demo")(demo.demo_command)
-app.command("bench")(bench.bench_command)
-app.command("doctor")(bench.doctor_command)
+app.command("train", cls=PathCommand)(train.train_command)
+app.command("ablate", cls=PathCommand)(ablate.ablate_command)
+app.command("evaluate", cls=PathCommand)(evaluate.evaluate_command)
+app.command("export", cls=PathCommand)(export.export_command)
+app.command("inspect", cls=PathCommand)(export.inspect_command)
+app.command("relabel", cls=PathCommand)(relabel.relabel_command)
+app.command("predict", cls=PathCommand)(predict.predict_command)
+app.command("demo", cls=PathCommand)(demo.demo_command)
+app.command("bench", cls=PathCommand)(bench.bench_command)
+app.command("doctor", cls=PathCommand)(bench.doctor_command)
 
 _INTERRUPTED = 130
 _RESUME = "an interrupted `edgeb train` goes on with --resume"
+_BY_SIGNAL = 128
+_NOBODY_READS = 141
 # What importing llama-cpp-python raises where its library is missing, or made for another processor or C library.
 _NO_LIBRARY = ("Failed to load shared library", "Shared library with base name")
 
@@ -62,7 +70,11 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 a gate failed, 2 user input or environment, 130 interrupted."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 a gate failed, 2 user input or environment, 130 interrupted, 129 and 143 ended by SIGHUP and
+    SIGTERM, 141 nobody reads the output any more.
+    """
     # A machine without a network should not wait for a hub; log noise does not belong on a user's screen.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -70,39 +82,100 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # bitsandbytes offers faster CPU kernels at import, used or not.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Matplotlib says where its font cache is if the home cannot be written.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     # Deprecations between libraries are not the user's.
     warnings.simplefilter("ignore", FutureWarning)
+    prepare_streams()
+    with _ended_by_signal() as signals:
+        try:
+            code = app(standalone_mode=False) or 0
+            # Typer turns Ctrl-C into this code.
+            if code == _INTERRUPTED:
+                raise KeyboardInterrupt
+            # What a full disk refuses is to be told, too.
+            sys.stdout.flush()
+            sys.exit(code)
+        except EdgebError as error:
+            _fail(str(error.message), error.hint, error.exit_code)
+        except Exit as error:
+            sys.exit(error.exit_code)
+        except TyperException as error:
+            # Usage errors: typer shows the command's usage line and the reason.
+            show = getattr(error, "show", None)
+            if show is None:
+                _fail(str(error), "", 2)
+            else:
+                with suppress(OSError):
+                    show()
+            silence_stdout()
+            sys.exit(2)
+        except (KeyboardInterrupt, Abort):
+            if signals:
+                _fail(f"ended by {signal.Signals(signals[0]).name}", _RESUME, _BY_SIGNAL + signals[0])
+            _fail("interrupted", _RESUME, _INTERRUPTED)
+        except SystemExit as error:
+            # Typer leaves with 1 where the reader of a pipe has gone.
+            if isinstance(error.__context__, BrokenPipeError):
+                _leave_quietly()
+            raise
+        except BrokenPipeError:
+            _leave_quietly()
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("edge_behavior"):
+                raise
+            _fail(f"the package '{error.name}' is not installed", _extra_hint(error.name), 2)
+        except MemoryError:
+            _fail("out of memory", "close other programs, or use a machine with more memory", 2)
+        except (OSError, RuntimeError) as error:
+            if str(error).startswith(_NO_LIBRARY):
+                _fail(f"llama-cpp-python does not work: {error}", _reinstall_hint(), 2)
+            if not isinstance(error, OSError):
+                raise
+            told = system_error(error)
+            _fail(told.message, told.hint, 2)
+        except UnicodeEncodeError as error:
+            # Native libraries take names as UTF-8; a file's name may be any bytes.
+            if not _holds_odd_bytes(str(error.object)):
+                raise
+            _fail(f"{error.object}: the name is not UTF-8", "rename the file or folder", 2)
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does, so that it cleans up; the list names the one that came.
+
+    A second one ends it at once. Ignored signals stay so, as `nohup` wants, and a launcher's processes die of them as
+    it expects.
+    """
+    came: list[int] = []
+    before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def end(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if "LOCAL_RANK" not in os.environ:
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, end)
     try:
-        code = app(standalone_mode=False) or 0
-        # Typer turns Ctrl-C into this code.
-        if code == _INTERRUPTED:
-            raise KeyboardInterrupt
-        sys.exit(code)
-    except EdgebError as error:
-        _fail(str(error.message), error.hint, error.exit_code)
-    except Exit as error:
-        sys.exit(error.exit_code)
-    except TyperException as error:
-        # Usage errors: typer shows the command's usage line and the reason.
-        show = getattr(error, "show", None)
-        if show is None:
-            _fail(str(error), "", 2)
-        else:
-            show()
-        sys.exit(2)
-    except (KeyboardInterrupt, Abort):
-        _fail("interrupted", _RESUME, _INTERRUPTED)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("edge_behavior"):
-            raise
-        _fail(f"the package '{error.name}' is not installed", _extra_hint(error.name), 2)
-    except (OSError, RuntimeError) as error:
-        if str(error).startswith(_NO_LIBRARY):
-            _fail(f"llama-cpp-python does not work: {error}", _reinstall_hint(), 2)
-        if not isinstance(error, OSError):
-            raise
-        # Disk full, permission denied and the like are the environment's; the message names the file.
-        _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "check space and permissions", 2)
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _holds_odd_bytes(text: str) -> bool:
+    return any("\udc80" <= character <= "\udcff" for character in text)
+
+
+def _leave_quietly() -> None:
+    """As other programs do when `head` has seen enough."""
+    silence_stdout()
+    sys.exit(_NOBODY_READS)
 
 
 def _extra_hint(package: str) -> str:
@@ -121,7 +194,10 @@ def _reinstall_hint() -> str:
 
 def _fail(message: str, hint: str, code: int) -> None:
     one_line = " ".join(message.split())
-    print(f"edgeb: {one_line}" + (f" ({' '.join(hint.split())})" if hint else ""), file=sys.stderr)
+    # A terminal that was closed takes no message, a full disk no rest of the output.
+    with suppress(OSError):
+        print(f"edgeb: {one_line}" + (f" ({' '.join(hint.split())})" if hint else ""), file=sys.stderr, flush=True)
+    silence_stdout()
     sys.exit(code)
 
 

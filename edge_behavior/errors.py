@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -44,3 +45,43 @@ def nearest(name: str, known: Iterable[str], fallback: int = 8) -> str:
     shown = ", ".join(names[:fallback])
     more = f", … ({len(names)} in all)" if len(names) > fallback else ""
     return f"valid: {shown}{more}"
+
+
+_FULL = "free some space, or choose a place on another disk"
+_SYSTEM: dict[int, tuple[str, str]] = {
+    errno.ENOSPC: ("the disk is full", _FULL),
+    errno.EDQUOT: ("the disk quota is used up", _FULL),
+    errno.EFBIG: ("the file gets larger than this disk or `ulimit -f` allows", "choose a place on another disk"),
+    errno.EROFS: ("the disk is read-only", "choose a place that can be written"),
+    errno.EACCES: ("permission denied", "check the permissions of the file and of the folders above it"),
+    errno.EPERM: ("not permitted", "check the permissions of the file and of the folders above it"),
+    errno.EMFILE: ("too many files are open", "close other programs, or raise the limit with `ulimit -n`"),
+    errno.ENFILE: ("too many files are open on this machine", "close other programs"),
+    errno.ENAMETOOLONG: ("the name is too long", "use a shorter name"),
+    errno.ELOOP: ("a link leads to itself", "remove the link, or name the file itself"),
+    errno.ENOENT: ("no such file or folder", "check the path"),
+    errno.ENOTDIR: ("a part of the path is not a folder", "check the path"),
+    errno.EISDIR: ("it is a folder", "name a file"),
+    errno.EBUSY: ("it is in use, for example as a mount point", "choose another place"),
+    errno.EXDEV: ("it is a mount point", "choose another place"),
+    errno.EIO: ("the disk reports an error", "check the disk, and choose a place on another one"),
+    errno.ENOMEM: ("out of memory", "close other programs, or use a machine with more memory"),
+}
+
+
+def system_error(error: OSError, doing: str = "") -> EdgebError:
+    """A system error as one line: what could not be done, why, and what helps.
+
+    Args:
+        error: What Python raised.
+        doing: What failed, naming the file, like "cannot write x.gguf"; the file in the error by default.
+    """
+    reason, hint = _SYSTEM.get(error.errno or 0, (str(error.strerror or error), "check the path and its permissions"))
+    if error.errno == errno.ENOENT and error.filename is None:
+        reason, hint = "the current folder is gone", "change to a folder that exists"
+    what = doing or (_name(error.filename) if error.filename is not None else "")
+    return EdgebError(f"{what}: {reason}" if what else reason, hint)
+
+
+def _name(file: object) -> str:
+    return file.decode(errors="backslashreplace") if isinstance(file, bytes) else str(file)

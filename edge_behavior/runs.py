@@ -13,7 +13,6 @@ Knows no trainer and no model.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.errors import EdgebError
+from edge_behavior.files import write_file
 from edge_behavior.prompts import PromptLayout
 
 STAGES = ("a_tuning", "b_tuning")
@@ -157,16 +157,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON through a temporary name, so that a reader never sees half of it."""
+    """Write JSON whole, as `write_text` does."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text through a temporary name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write UTF-8 text whole, and have it on the disk: a run of days hangs on it."""
+    write_file(path, text, durable=True)

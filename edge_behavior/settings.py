@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.files import expand_home
 
 
 class Section(BaseModel):
@@ -39,7 +40,7 @@ def find_config(part: str, name_or_file: str, kind: str, noun: str, names: list[
     Raises:
         EdgebError: there is none; the hint names the nearest.
     """
-    path = Path(name_or_file)
+    path = expand_home(name_or_file)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise EdgebError(f"no {noun} file {path}", f"shipped {noun}s: {', '.join(names)}")

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.files import expand_home, write_file
 
 _HINTS = {
     "dataset": "pass --data, or make one with `edgeb data import` or `edgeb data synth`",
@@ -16,17 +17,22 @@ _HINTS = {
 
 
 def home() -> Path:
-    """edgeb's own folder: $EDGEB_HOME, else the user's cache folder."""
-    chosen = os.environ.get("EDGEB_HOME")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeb"
+    """edgeb's own folder: $EDGEB_HOME, else in the user's cache folder; made by whoever writes there.
+
+    A process may have no home, or one of another user. What lies here is a convenience, so callers go on without it
+    when it cannot be read or written; where there is none at all, the path is one that no system can make.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    # Its specification says that a relative one is to be ignored.
+    chosen = os.environ.get("EDGEB_HOME") or os.path.join(cache if os.path.isabs(cache) else "~/.cache", "edgeb")
+    found = expand_home(chosen)
+    return Path(os.devnull, "edgeb") if found.parts[:1] and found.parts[0].startswith("~") else found
 
 
 def _read() -> dict[str, str]:
     try:
         found = json.loads((home() / "last.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError):
+    except (OSError, ValueError):
         return {}
     return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
@@ -36,11 +42,8 @@ def remember(kind: str, path: Path) -> None:
     try:
         last = {**_read(), kind: str(path.resolve())}
         home().mkdir(parents=True, exist_ok=True)
-        temporary = home() / f"last.json.{os.getpid()}"
-        temporary.write_text(json.dumps(last, indent=1), encoding="utf-8")
-        temporary.replace(home() / "last.json")
-    # Path.home raises RuntimeError where there is none.
-    except (OSError, RuntimeError):
+        write_file(home() / "last.json", json.dumps(last, indent=1))
+    except (OSError, EdgebError):
         return
 
 
@@ -53,6 +56,7 @@ def recall(kind: str) -> Path:
     path = _read().get(kind)
     if path is None:
         raise EdgebError(f"no {kind} was given and none was made before", _HINTS[kind])
-    if not Path(path).exists():
+    # Not Path.exists: it raises where the folder above is another user's.
+    if not os.path.exists(path):
         raise EdgebError(f"the last {kind}, {path}, is gone", _HINTS[kind])
     return Path(path)

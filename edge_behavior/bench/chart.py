@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.bench.report import TITLES, footing, heading, number
-from edge_behavior.errors import EdgebError
+from edge_behavior.files import new_file
 
 _OURS, _FLOOR, _PEER, _INK, _MUTED = "#1a7f6b", "#9aa5ab", "#c9772e", "#22282b", "#6b7478"
 # Not predictions.
@@ -26,7 +26,7 @@ def bars(result: dict[str, Any]) -> list[tuple[str, float, float, str]]:
     return sorted(found, key=lambda bar: bar[1])
 
 
-def draw(result: dict[str, Any], out: Path) -> None:
+def draw(result: dict[str, Any], out: Path, force: bool = False) -> None:
     """Write horizontal bars of the median latencies, on a logarithmic axis, with a tick at the 95th percentile.
 
     Raises:
@@ -67,11 +67,5 @@ def draw(result: dict[str, Any], out: Path) -> None:
     axis.legend(handles=marks, loc="upper right", frameon=False, fontsize=9)
     figure.suptitle(heading(result), fontsize=10.5, x=0.01, ha="left", color=_INK)
     axis.set_title(footing(result), fontsize=8, loc="right", color=_MUTED)
-    temporary = out.with_name(f".{out.name}.partial")
-    try:
+    with new_file(out, replace=force) as temporary:
         figure.savefig(temporary, format="png")
-        temporary.replace(out)
-    except OSError as error:
-        raise EdgebError(f"cannot write {out}: {error.strerror or error}", "choose another --chart") from None
-    finally:
-        temporary.unlink(missing_ok=True)

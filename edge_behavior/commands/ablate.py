@@ -135,10 +135,11 @@ def _dry_run(plan: Any, needed: dict[str, Any], folder: AblationFolder) -> dict[
 
 
 def _show_plan(document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from edge_behavior.terminal import open_console
+
+    console = open_console()
     for row in document["list"]:
         console.print(f"{row['run']}{': done' if row['finished'] else ''}", markup=False, highlight=False)
     table = Table("stage", "to train", "without sharing", title=f"{document['runs']} runs, {document['finished']} done")
@@ -148,12 +149,12 @@ def _show_plan(document: dict[str, Any]) -> None:
 
 
 def _show(summary: dict[str, Any], folder: AblationFolder) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from edge_behavior.terminal import open_console
     from edge_behavior.train.ablation.texts import columns, interval_sentence, state_sentences, value_rows
 
-    console = Console()
+    console = open_console()
     for study in summary["studies"]:
         table = Table("", *columns(), title=f"{study['title']}, balanced windows", box=None, title_justify="left")
         for row in value_rows(study, summary, "balanced"):

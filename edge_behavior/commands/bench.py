@@ -66,6 +66,7 @@ def bench_command(
     from edge_behavior.bench.sustained import sustained as sustain
     from edge_behavior.bundle import require_gguf
     from edge_behavior.commands.output import emit
+    from edge_behavior.files import write_file
     from edge_behavior.workspace import recall
 
     bundle = bundle or recall("bundle")
@@ -97,9 +98,9 @@ def bench_command(
         with _bar("sustained", sustained) as advance:
             result["sustained"] = sustain(bundle, options, sustained, lambda passed: advance(passed, "sustained"))
     if markdown is not None:
-        _write(markdown, as_markdown(result))
+        write_file(markdown, as_markdown(result), replace=force)
     if chart is not None:
-        draw(result, chart)
+        draw(result, chart, force)
     emit(result, as_json, _show_bench)
 
 
@@ -130,45 +131,35 @@ def _numbers(threads: str | None, bundle: Path) -> list[int]:
 @contextmanager
 def _bar(what: str, total: float) -> Iterator[Callable[[float, str], None]]:
     """A progress bar on stderr; gives a function of the amount done and what is being done."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from edge_behavior.terminal import open_console
+
     columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=open_console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done, now: bar.update(task, advance=done, description=now)
 
 
 def _check_file(path: Path, force: bool) -> None:
     from edge_behavior.errors import EdgebError
+    from edge_behavior.files import check_file
 
-    if path.is_dir():
-        raise EdgebError(f"{path} is a folder", "name a file")
-    if path.exists() and not force:
-        raise EdgebError(f"{path} already exists", "choose another file, or pass --force to replace it")
+    check_file(path, force)
     if not path.absolute().parent.is_dir():
         raise EdgebError(f"the folder of {path} does not exist", "make it first")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _show_bench(result: dict[str, Any]) -> None:
     from textwrap import fill
 
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from edge_behavior.bench.report import footing, grids, heading
+    from edge_behavior.terminal import open_console
 
-    console = Console()
+    console = open_console()
     console.print(heading(result), highlight=False, markup=False)
     for grid in grids(result):
         table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -182,10 +173,11 @@ def _show_bench(result: dict[str, Any]) -> None:
 
 
 def _show_doctor(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from edge_behavior.terminal import open_console
 
     table = Table("part", "found", title="edgeb doctor")
     for key, value in found.items():
         table.add_row(key, str(value))
-    Console().print(table)
+    open_console().print(table)

@@ -5,11 +5,14 @@ Parses and prints; the work is in edge_behavior.data, imported only when a comma
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from edge_behavior.commands.paths import PathCommand
+from edge_behavior.terminal import json_text
 
 app = typer.Typer(
     help="Make a dataset from a behavior log, or look at one.", no_args_is_help=True, rich_markup_mode="markdown"
@@ -28,7 +31,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is at the out
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 
-@app.command("import")
+@app.command("import", cls=PathCommand)
 def import_command(
     source: Annotated[
         Path, typer.Argument(help="The log; for app-usage its folder. Text may be gzip.", show_default=False)
@@ -88,7 +91,7 @@ def import_command(
     _finish(info, out, as_json)
 
 
-@app.command("synth")
+@app.command("synth", cls=PathCommand)
 def synth_command(
     out: Out,
     users: Annotated[int, typer.Option(help="Number of simulated people.")] = 300,
@@ -108,13 +111,14 @@ def synth_command(
 
     from edge_behavior.data.importers import check_output, import_log
     from edge_behavior.data.synth import simulate
+    from edge_behavior.files import check_file
 
     check_output(out, force)
     if log is not None:
-        _check_file(log, force)
+        check_file(log, force)
     with tempfile.TemporaryDirectory(prefix="edgeb-synth-") as folder:
         made = log or Path(folder) / "log.csv"
-        simulate(users, days, seed, made)
+        simulate(users, days, seed, made, force=force)
         info = import_log(
             made,
             "csv",
@@ -128,7 +132,7 @@ def synth_command(
     _finish(info, out, as_json)
 
 
-@app.command("describe")
+@app.command("describe", cls=PathCommand)
 def describe_command(
     data: Annotated[Path, typer.Argument(help="Dataset folder.", show_default=False)],
     png: Annotated[Path | None, typer.Option(help="Also plot the label frequencies into this PNG file.")] = None,
@@ -143,28 +147,20 @@ def describe_command(
     """
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.data.describe import describe, plot_distribution, tables
+    from edge_behavior.files import check_file
 
     dataset = Dataset.open(data)
     description = describe(dataset, anchor)
     if png is not None:
-        _check_file(png, force)
-        plot_distribution(dataset, png, anchor)
+        check_file(png, force)
+        plot_distribution(dataset, png, anchor, force)
         description["png"] = str(png)
     if as_json:
         _print_json(description)
         return
-    from rich.console import Console
+    from edge_behavior.terminal import open_console
 
-    Console().print(tables(description, top))
-
-
-def _check_file(path: Path, force: bool) -> None:
-    from edge_behavior.errors import EdgebError
-
-    if path.is_dir():
-        raise EdgebError(f"{path} is a folder", "name a file")
-    if path.exists() and not force:
-        raise EdgebError(f"{path} already exists", "choose another file, or pass --force to replace it")
+    open_console().print(tables(description, top))
 
 
 def _finish(info: dict[str, Any], out: Path, as_json: bool) -> None:
@@ -174,12 +170,12 @@ def _finish(info: dict[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
         _print_json({"dataset": str(out), **info})
         return
-    from rich.console import Console
     from rich.markup import escape
 
     from edge_behavior.data.describe import import_tables
+    from edge_behavior.terminal import open_console
 
-    console = Console()
+    console = open_console()
     console.print(import_tables(info))
     console.print(
         f"\n{len(info['candidates']['labels'])} behaviors, {info['place']['count']:,} places: {escape(str(out))}"
@@ -187,4 +183,4 @@ def _finish(info: dict[str, Any], out: Path, as_json: bool) -> None:
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=1))
+    print(json_text(document, sys.stdout.encoding))

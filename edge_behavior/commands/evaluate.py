@@ -57,13 +57,12 @@ def evaluate_command(
 
 
 def _show(results: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from edge_behavior.evaluation import PROTOCOLS
     from edge_behavior.fusion import SOURCES
     from edge_behavior.tables import calibration_table, history_table, results_table
+    from edge_behavior.terminal import open_console
 
-    console = Console()
+    console = open_console()
     shown = [name for name in PROTOCOLS if name in results]
     own = "model" if "source" not in results else f"bundle_{results['source']}"
     rows = {**results["baselines"], own: {name: results[name] for name in shown}}

@@ -187,14 +187,13 @@ def inspect_command(
 
 
 def _show_report(report: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from edge_behavior.tables import calibration_lines
+    from edge_behavior.terminal import open_console
 
     # GGUF files have typed tensors, ONNX folders operators that hold weights.
     what, counts = ("operators", report["operators"]) if "operators" in report else ("tensors", report["tensor_types"])
     types = ", ".join(f"{count} {name}" for name, count in counts.items())
-    console = Console()
+    console = open_console()
     console.print(
         f"{report['bundle']}: {report['bytes'] / 1e6:.1f} MB, {report['architecture']} {report['quantization']}"
     )
@@ -226,8 +225,9 @@ def _mode(wanted: bool | None) -> str | None:
 
 def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
     """The gate's table."""
-    from rich.console import Console
     from rich.table import Table
+
+    from edge_behavior.terminal import open_console
 
     drawn = f"{parity['windows']} windows of validation users" if parity["held_out"] else "made-up prompts"
     table = Table(title=f"against the model before merging, {drawn}", title_justify="left")
@@ -243,7 +243,7 @@ def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
             f"{row['max_log_prob']:.2g}",
             *(_share(row[group]) for group in groups),
         )
-    Console(file=stream).print(table)
+    open_console(file=stream).print(table)
 
 
 def _share(value: float | None) -> str:
@@ -258,12 +258,12 @@ def _pruning_note(pruning: dict[str, Any]) -> str:
 
 
 def _show_manifest(manifest: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from edge_behavior.fusion import SOURCES
     from edge_behavior.tables import calibration_lines
+    from edge_behavior.terminal import open_console
 
     table = Table("field", "value", title="edgeb bundle (hashes verified)")
     for key, value in manifest.items():
@@ -280,6 +280,6 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
         else:
             text = str(value)
         table.add_row(key.replace("_", " "), escape(text))
-    Console().print(table)
+    open_console().print(table)
     if manifest["parity"] is not None:
         show_parity(manifest["parity"], sys.stdout)

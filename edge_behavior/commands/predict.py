@@ -98,12 +98,12 @@ def predict_command(
         document |= {"coverage": coverage, "likely": list(prediction.likely or ())}
 
     def show() -> None:
-        from rich.console import Console
         from rich.markup import escape
 
         from edge_behavior.tables import candidates_table
+        from edge_behavior.terminal import open_console
 
-        console = Console()
+        console = open_console()
         console.print(candidates_table(document["predictions"], prediction.likely))
         if coverage is not None:
             console.print(f"[bold]likely[/] at coverage {coverage:g}: {escape(', '.join(document['likely']))}")

@@ -48,10 +48,11 @@ def relabel_command(
 
 
 def _show_report(report: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
-    console = Console()
+    from edge_behavior.terminal import open_console
+
+    console = open_console()
     dropped, added = report["dropped"], report["added"]
     console.print(
         f"{escape(report['bundle'])}: {report['labels']} labels, {report['kept']} kept, {len(added)} new, "

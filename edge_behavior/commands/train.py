@@ -104,11 +104,10 @@ def train_command(
     metrics = metrics_of(run)
 
     def show() -> None:
-        from rich.console import Console
-
         from edge_behavior.tables import results_table, stage_effect_table
+        from edge_behavior.terminal import open_console
 
-        console = Console()
+        console = open_console()
         for protocol in ("natural", "balanced"):
             console.print(results_table({**metrics["counters"], **metrics["models"]}, protocol))
         console.print(stage_effect_table(metrics))
@@ -118,11 +117,10 @@ def train_command(
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from edge_behavior.commands.plan_table import counts_table, memory_table, time_table
+    from edge_behavior.terminal import open_console
 
-    console = Console()
+    console = open_console()
     console.print(counts_table(plan))
     console.print(memory_table(plan["memory"]))
     if plan["time"]:

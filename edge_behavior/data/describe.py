@@ -20,6 +20,7 @@ from rich.text import Text
 from edge_behavior.candidates import ANCHOR_THRESHOLD, GROUPS, HEAD_THRESHOLD, CandidateSet
 from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.errors import EdgebError
+from edge_behavior.files import new_file
 
 DROP_REASONS = {
     "duplicate": "exact duplicates",
@@ -160,11 +161,11 @@ def _cells(count: int, least: int, most: int) -> int:
     return round(_BAR_CELLS * math.log(2 * count / least) / math.log(2 * most / least)) if count else 0
 
 
-def plot_distribution(dataset: Dataset, png_path: Path, anchor: float = ANCHOR_THRESHOLD) -> None:
+def plot_distribution(dataset: Dataset, png_path: Path, anchor: float = ANCHOR_THRESHOLD, force: bool = False) -> None:
     """Write a PNG of the training share of every behavior: log-scale bars, most frequent first.
 
     Bars are colored by group; dashed lines are the thresholds between tail, medium and head. More than 50 behaviors
-    go into several columns; more than 400 are cut. An existing file is replaced.
+    go into several columns; more than 400 are cut. An existing file is replaced with `force`.
 
     Raises:
         EdgebError: the threshold is out of range, or the file cannot be written.
@@ -202,16 +203,10 @@ def plot_distribution(dataset: Dataset, png_path: Path, anchor: float = ANCHOR_T
     more = f", the {shown} most frequent shown" if shown < len(candidates) else ""
     title = f"{_plain(dataset.info['source']['name'])}: {len(candidates)} behaviors{more}"
     figure.suptitle(f"{title}\n{anchors} anchors above {100 * anchor:g} %, {groups.count('tail')} tail", fontsize=10)
-    temporary = png_path.with_name(f".{png_path.name}.partial")
-    try:
-        with warnings.catch_warnings():
-            # A label in a script the font lacks shows as boxes; the table has it in full.
-            warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-            figure.savefig(temporary, dpi=130, format="png")
-        temporary.replace(png_path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise EdgebError(f"cannot write {png_path}: {error.strerror}", "choose another --png file") from None
+    with new_file(png_path, replace=force) as temporary, warnings.catch_warnings():
+        # A label in a script the font lacks shows as boxes; the table has it in full.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        figure.savefig(temporary, dpi=130, format="png")
 
 
 def _limits(candidates: CandidateSet) -> tuple[float, float]:

@@ -6,15 +6,12 @@ Knows which loader reads which format; the loaders know the formats, `_write` th
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from edge_behavior.checksums import file_sha256
@@ -26,6 +23,8 @@ from edge_behavior.data._tsmc import load_tsmc
 from edge_behavior.data._write import Rules, write_dataset
 from edge_behavior.data.dataset import INFO_FILE, SCHEMA_VERSION
 from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.files import new_folder, put_folder, write_file
+from edge_behavior.terminal import open_console
 
 __all__ = ["FORMATS", "ColumnMap", "check_output", "import_log"]
 
@@ -83,7 +82,7 @@ def import_log(
     if format in _GENERIC:
         options["columns"] = asdict(mapped)
     rules = Rules(seed, min_events, merge_seconds)
-    with user_errors(f"importing {source}"), _scratch(out) as scratch, _steps() as step:
+    with user_errors(f"importing {source}"), new_folder(out) as scratch, _steps() as step:
         made, work = scratch / "dataset", scratch / "work"
         made.mkdir()
         work.mkdir()
@@ -103,8 +102,8 @@ def import_log(
             **content,
         }
         text = json.dumps(info, ensure_ascii=False, indent=1)
-        (made / INFO_FILE).write_text(text + "\n", encoding="utf-8")
-        _publish(made, out, scratch)
+        write_file(made / INFO_FILE, text + "\n")
+        put_folder(made, out, replace=force)
     return info
 
 
@@ -161,34 +160,10 @@ def _identify(file: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, on its disk, gone afterwards."""
-    folder = out.absolute().parent / f".{out.name}.partial-{os.getpid()}"
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _publish(made: Path, out: Path, scratch: Path) -> None:
-    """Put the finished folder in place; an old one goes to the scratch folder first and is deleted with it."""
-    replaced = scratch / "replaced"
-    if out.exists():
-        out.rename(replaced)
-    try:
-        made.rename(out)
-    except BaseException:
-        if replaced.exists():
-            replaced.rename(out)
-        raise
-
-
-@contextmanager
 def _steps() -> Iterator[Callable[[str], None]]:
     """Show on stderr which stage runs; on a terminal only."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("")
         yield lambda text: progress.update(task, description=text)

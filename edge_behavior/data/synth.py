@@ -8,7 +8,6 @@ behavior is.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from edge_behavior.data._next_behavior import NONE, Floats, Ints, State, Tables, next_distribution
 from edge_behavior.data.behaviors import BEHAVIORS, FIRST_HOUR, HOURS, LABELS, PLACES, Behavior, daypart
 from edge_behavior.errors import EdgebError
+from edge_behavior.files import new_file
 
 Bools = NDArray[np.bool_]
 
@@ -273,27 +273,16 @@ def simulate(users: int, days: int, seed: int, out_csv: Path, start: date = STAR
         EdgebError: an argument out of range, the file exists (and not `force`), or it cannot be written.
     """
     blocks = generate(users, days, seed, start)
-    if out_csv.exists() and not force:
-        raise EdgebError(f"{out_csv} exists", "choose another --out or pass --force")
     dates = [(start + timedelta(days=d)).isoformat() for d in range(days)]
     clock = [f"T{m // 60:02d}:{m % 60:02d}," for m in range(1440)]
     endings = [f"{place},{label}\n" for place in PLACES for label in LABELS]
     width = max(5, len(str(users)))
-    partial = out_csv.with_name(f".{out_csv.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(HEADER)
-            for events in blocks:
-                day, minute = np.divmod(events.minutes, 1440)
-                ending = events.places * len(LABELS) + events.behaviors
-                columns = (events.users.tolist(), day.tolist(), minute.tolist(), ending.tolist())
-                file.writelines(
-                    f"u{u + 1:0{width}d},{dates[d]}{clock[m]}{endings[e]}" for u, d, m, e in zip(*columns, strict=True)
-                )
-        partial.replace(out_csv)
-    except OSError as error:
-        raise EdgebError(
-            f"cannot write {out_csv}: {error.strerror}", "choose a writable --out with free space"
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(out_csv, replace=force) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(HEADER)
+        for events in blocks:
+            day, minute = np.divmod(events.minutes, 1440)
+            ending = events.places * len(LABELS) + events.behaviors
+            columns = (events.users.tolist(), day.tolist(), minute.tolist(), ending.tolist())
+            file.writelines(
+                f"u{u + 1:0{width}d},{dates[d]}{clock[m]}{endings[e]}" for u, d, m, e in zip(*columns, strict=True)
+            )

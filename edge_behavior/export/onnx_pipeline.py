@@ -6,7 +6,6 @@ appears under its name only once it has been verified. Checks run on the CPU, wh
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +49,7 @@ from edge_behavior.export.prune_check import PruneRequest, Pruning, check_mode, 
 from edge_behavior.export.source import ExportSource
 from edge_behavior.export.steps import merge_dtype, require_space, timed, workspace
 from edge_behavior.export.witness import Witness
+from edge_behavior.files import put_folder
 from edge_behavior.hf.architectures import check_onnx, load_tokenizer
 from edge_behavior.hf_tokens import plain_encoder
 from edge_behavior.runtime.backend import Row
@@ -183,7 +183,7 @@ def export_onnx(
             "logit_scale": float(np.abs(probe.logits).max()),
             "seconds": seconds,
         }
-        _put_in_place(built, out, folder / "old")
+        put_folder(built, out, replace=force, durable=True)
     return report
 
 
@@ -275,7 +275,7 @@ def _space(parameters: int, dtype: str, options: OnnxOptions, prunes: bool) -> i
 
 
 def _check_output(out: Path, force: bool) -> None:
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
+    if out.exists() and not out.is_dir():
         raise EdgebError(f"the output {out} is not a folder", "choose another --out")
     if not out.exists() or not any(out.iterdir()):
         return
@@ -283,15 +283,3 @@ def _check_output(out: Path, force: bool) -> None:
         raise EdgebError(f"the folder {out} is not empty and no bundle", "choose another --out")
     if not force:
         raise EdgebError(f"the output {out} exists", "choose another --out or pass --force")
-
-
-def _put_in_place(built: Path, out: Path, aside: Path) -> None:
-    """Move a finished folder to its name; what was there before comes back if that fails."""
-    if out.exists():
-        os.replace(out, aside)
-    try:
-        os.replace(built, out)
-    except BaseException:
-        if aside.exists():
-            os.replace(aside, out)
-        raise

@@ -38,6 +38,7 @@ from edge_behavior.export.quantize_gate import AUTO, quantize_within
 from edge_behavior.export.source import ExportSource
 from edge_behavior.export.steps import base_name, merge_dtype, require_space, timed, total_bytes, workspace
 from edge_behavior.export.witness import Witness
+from edge_behavior.files import check_file, put_file
 from edge_behavior.gguf_header import GgufFile
 from edge_behavior.hf.architectures import architecture, check_backbone, load_tokenizer
 from edge_behavior.hf.folder import count_parameters, find_backbone, weight_files
@@ -117,7 +118,7 @@ def export_bundle(
     check_mode(profile.prune)
     check_fitting(profile.habits, "habits", source)
     check_fitting(profile.calibrate, "calibration", source)
-    _check_output(out, force)
+    check_file(out, force)
     opened = open_source(source)
     config, parameters, tokenizer, encoder = opened.config, opened.parameters, opened.tokenizer, opened.encoder
     dtype = merge_dtype(parameters)
@@ -195,7 +196,7 @@ def export_bundle(
             "logit_scale": float(np.abs(probe.logits).max()),
             "seconds": seconds,
         }
-        os.replace(folder / "bundle.gguf", out)
+        put_file(folder / "bundle.gguf", out, replace=force)
     return report
 
 
@@ -349,13 +350,6 @@ def check_tokens(model: LlamaFile | Backend, encode: Tokenize, texts: list[str])
                 f"the exported file tokenizes {text!r} as {found}, training as {expected}",
                 "rename the label or reword the prompt, or report this as a bug",
             )
-
-
-def _check_output(out: Path, force: bool) -> None:
-    if out.is_dir():
-        raise EdgebError(f"the output {out} is a folder", "pass a file name ending in .gguf")
-    if out.exists() and not force:
-        raise EdgebError(f"the output {out} exists", "choose another --out or pass --force")
 
 
 def _check_space(folder: Path, parameters: int, dtype: str, precision: str, quant: str, prunes: bool) -> None:

@@ -16,12 +16,13 @@ def progress_bar(description: str, total: float, unit_bytes: bool = False) -> It
         total: Amount of work in all.
         unit_bytes: Show amounts as file sizes.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from edge_behavior.terminal import open_console
 
     amount = DownloadColumn() if unit_bytes else MofNCompleteColumn()
     columns = (TextColumn("{task.description:<22}"), BarColumn(), amount, TimeElapsedColumn())
     # The stderr of now: a block may capture what it calls.
-    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
+    with Progress(*columns, console=open_console(file=sys.stderr)) as bar:
         task = bar.add_task(description, total=total)
         yield lambda done: bar.update(task, advance=done)

@@ -7,9 +7,7 @@ nothing of training or prediction.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +17,11 @@ from edge_behavior import __version__
 from edge_behavior.bundle import Manifest, require_gguf, verify_bundle, write_bundle
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.encoding import PromptEncoder
-from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.errors import EdgebError, nearest, system_error
 from edge_behavior.events import clean_label
 from edge_behavior.export.grammar import Vocabulary
 from edge_behavior.export.progress import progress_bar
+from edge_behavior.files import check_file, new_file
 
 # A label and its training count; None where the list says nothing of it.
 Listed = tuple[str, int | None]
@@ -119,10 +118,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         EdgebError: a bundle that is damaged or refused, labels that the tokenizer cannot tell apart, a list that
             does not fit the model's context, an `out` that exists or cannot be written. Nothing is left behind.
     """
-    if out.is_dir():
-        raise EdgebError(f"the output {out} is a folder", "pass a file name ending in .gguf")
-    if out.exists() and not force:
-        raise EdgebError(f"the output {out} exists", "choose another --out or pass --force")
+    check_file(out, force)
     require_gguf(bundle, "relabel rewrites GGUF files")
     size = _size(bundle)
     with progress_bar("Checking", size, unit_bytes=True) as advance:
@@ -139,23 +135,16 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         encoder = vocabulary.encoder(manifest)
         prompt = _check_fits(manifest, encoder)
         tokens = {label: len(encoder.label_ids(label)) for label in candidates.labels}
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise system_error(error, f"cannot write {out}") from None
+    with new_file(out, replace=force, durable=True) as temporary:
         with progress_bar("Writing", 2 * size, unit_bytes=True) as advance:
             write_bundle(bundle, manifest, temporary, advance)
         with progress_bar("Checking", size, unit_bytes=True) as advance:
             verify_bundle(temporary, advance)
         written = temporary.stat().st_size
-        temporary.replace(out)
-    except OSError as error:
-        raise EdgebError(
-            f"cannot write {out}: {error.strerror or error}", "free some space or choose another --out"
-        ) from None
-    finally:
-        # A parent that is no folder was reported above.
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
     counts = dict(zip(candidates.labels, candidates.counts, strict=True))
     added = [label for label in candidates.labels if label not in old.candidates.labels]
     return {

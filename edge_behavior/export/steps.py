@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_behavior.errors import EdgebError
+from edge_behavior.errors import EdgebError, system_error
+from edge_behavior.files import new_folder
 
 SPARE_BYTES = 64 << 20
 
@@ -19,14 +19,12 @@ SPARE_BYTES = 64 << 20
 def workspace(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out`, gone afterwards. Turns errors of the file system into EdgebErrors."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-            yield Path(folder)
+        with new_folder(out) as folder:
+            yield folder
     except OSError as error:
         # numpy reports a short write without an error number.
-        if error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise EdgebError(f"no space left while writing {out}", "free some space or choose another --out") from None
-        raise EdgebError(f"cannot write {out}: {error.strerror or error}", "choose another --out") from None
+        full = error if error.errno is not None else OSError(errno.ENOSPC, "")
+        raise system_error(full, f"cannot write {out}") from None
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 
 from edge_behavior.bundle import Manifest
@@ -32,6 +31,7 @@ from edge_behavior.habits import HabitsConfig
 from edge_behavior.runtime.engine import calibrations_of
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.scoring import log_softmax
+from edge_behavior.terminal import open_console
 
 # Windows on which masked and exact scoring are compared.
 MASKED_WINDOWS = 200
@@ -97,7 +97,9 @@ def bundle_log_probs(
     """Log-probabilities [n, B] of a bundle's model at windows of an event table, every candidate expanded."""
     length = predictor.manifest.layout.history_length
     rows = []
-    for target in track(targets, description=f"score ({scoring})", console=Console(stderr=True), total=len(targets)):
+    for target in track(
+        targets, description=f"score ({scoring})", console=open_console(stderr=True), total=len(targets)
+    ):
         event = table.event(int(target))
         rows.append(predictor.log_probs(table.history(int(target), length), event.time, event.place, scoring))
     return np.stack(rows)

@@ -37,20 +37,19 @@ class PrefixCache:
         """
         key: dict[str, object] = {"model": self._model, "ids": list(ids), "engine": backend.fingerprint}
         path = self._folder / f"{_hash(key)}.state"
-        if path.exists():
-            try:
-                header, state = read_state(path)
-                if header == key and backend.load_state(ids, state):
-                    return True
-            except EdgebError:
-                pass  # rebuilt below
+        try:
+            header, state = read_state(path)
+            if header == key and backend.load_state(ids, state):
+                return True
+        except EdgebError:
+            pass  # not there, not to be read, or damaged: rebuilt below
         backend.prefill(ids)
         state = backend.save_state()
         if not state:
             return False  # an engine that saves nothing
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_state(path, key, state)
+            write_state(path, key, state, durable=False)
             self._limit()
         except (EdgebError, OSError):
             pass  # a disk that takes no snapshot is no reason to fail

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.files import write_file
 
 MAGIC = b"EDGEBST\x01"
 _LENGTH_BYTES = 8
@@ -19,24 +19,21 @@ _HASH_BYTES = 32
 _DAMAGED_HINT = "the file is damaged: delete it"
 
 
-def write_state(path: Path, header: dict[str, Any], blob: bytes) -> None:
-    """Write a state file under a temporary name, then put it in place.
+def write_state(path: Path, header: dict[str, Any], blob: bytes, *, durable: bool = True) -> None:
+    """Write a state file whole, in the place of one that may be there.
+
+    Args:
+        path: A file, a link to one, or nothing.
+        header: What `read_state` gives back, as JSON.
+        blob: Bytes that belong to it.
+        durable: Have the bytes on the disk before the old file goes.
 
     Raises:
         EdgebError: the file cannot be written; what was there before is kept.
     """
     text = json.dumps(header, allow_nan=False).encode()
     body = MAGIC + len(text).to_bytes(_LENGTH_BYTES, "little") + text + blob
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(body)
-            file.write(_digest(body))
-        temporary.replace(path)
-    except OSError as error:
-        raise EdgebError(f"cannot write {path}: {error.strerror or error}", "choose another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, body + _digest(body), durable=durable)
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -105,5 +105,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _disk_is_full(error: BaseException) -> bool:
-    """Safetensors and torch wrap the system's error in their own; only the text says so."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in str(error).lower()
+    """Safetensors, torch and `files` put an error of their own in the system's place; only the text says so."""
+    text = str(error).lower()
+    full = "no space left" in text or "the disk is full" in text
+    return full or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

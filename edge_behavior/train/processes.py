@@ -14,6 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from rich.console import Console
 
+from edge_behavior.terminal import open_console
 from edge_behavior.train.shares import equal_share
 
 T = TypeVar("T")
@@ -77,4 +78,4 @@ def release_memory() -> None:
 
 def console() -> Console:
     """stderr of the main process; the others stay silent."""
-    return Console(stderr=True, quiet=not is_main())
+    return open_console(stderr=True, quiet=not is_main())

@@ -21,6 +21,7 @@ from edge_behavior.data.dataset import EventTable
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import Score
+from edge_behavior.files import new_file
 from edge_behavior.runs import read_json, write_json
 from edge_behavior.runtime.torch_scorer import PromptScores, TorchScorer
 from edge_behavior.scoring import TOKENS_PER_PASS
@@ -89,9 +90,8 @@ def score_windows(
                 kept = scores.embeddings if embeddings else np.empty((len(chunk), 0), np.float32)
                 found.append((start, {"log_probs": scores.log_probs, "embeddings": kept}))
                 if path is not None:
-                    temporary = path.with_name(f".{path.name}")
-                    save_file(found[-1][1], temporary)
-                    temporary.replace(path)
+                    with new_file(path, replace=True) as temporary:
+                        save_file(found[-1][1], temporary)
             bar.update(task, advance=1)
     parts = [part for _, part in sorted(found if lockstep else gathered(found), key=lambda item: item[0])]
     return PromptScores(

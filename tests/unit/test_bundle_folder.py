@@ -59,6 +59,49 @@ def test_round_trip(folder: Path) -> None:
     assert sorted(file.name for file in folder.iterdir()) == sorted([*FILES, MANIFEST_FILE])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".DS_Store", "._model.onnx", ".localized", "Icon\r", "Thumbs.db", "thumbs.db", "ehthumbs_vista.db",
+        "desktop.ini",
+        "Desktop.ini", ".directory", ".nfs000000000123abcd00000001", ".fuse_hidden0000000a00000001", ".smbdelete1AAA",
+        "genai_config.json~", ".genai_config.json.swp", ".#model.onnx", "#model.onnx#",
+    ],
+)  # fmt: skip
+def test_what_file_managers_and_editors_leave_is_passed_over(folder: Path, name: str) -> None:
+    before, size = verify_bundle(folder), bundle_bytes(folder)
+    (folder / name).write_bytes(b"x")
+    assert verify_bundle(folder) == before
+    assert bundle_bytes(folder) == size
+    assert write_folder_manifest(folder, MANIFEST) == before
+    assert name not in (folder / MANIFEST_FILE).read_text()
+    assert (folder / name).read_bytes() == b"x"
+
+
+def test_what_a_killed_writer_left_is_passed_over_and_then_removed(folder: Path) -> None:
+    left = folder / f".{MANIFEST_FILE}.0123abcd.edgeb-partial"
+    left.write_bytes(b"half")
+    verify_bundle(folder)
+    write_folder_manifest(folder, MANIFEST)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", ".Spotlight-V100", ".Trash-1000", ".AppleDouble"])
+def test_folders_of_file_managers_are_passed_over(folder: Path, name: str) -> None:
+    (folder / name).mkdir()
+    (folder / name / "x").write_bytes(b"x")
+    assert verify_bundle(folder) == read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["DS_Store", ".hidden", "model.onnx.bak", "notes.txt", ".nfsx", "Thumbs.db.onnx", "Icon"]
+)
+def test_other_files_are_refused(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"x")
+    with pytest.raises(EdgebError, match="does not belong to the bundle"):
+        read_manifest(folder)
+
+
 def test_which_hash_a_file_changes(folder: Path) -> None:
     before = read_manifest(folder)
     for name in FILES:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -133,14 +135,45 @@ class TestExitCodes:
             (
                 OSError(28, "No space left on device", "/data/x"),
                 2,
-                "edgeb: No space left on device: /data/x (check space and permissions)",
+                "edgeb: /data/x: the disk is full (free some space, or choose a place on another disk)",
             ),
             (
                 PermissionError(13, "Permission denied", "runs"),
                 2,
-                "edgeb: Permission denied: runs (check space and permissions)",
+                "edgeb: runs: permission denied (check the permissions of the file and of the folders above it)",
             ),
-            (OSError("odd"), 2, "edgeb: odd (check space and permissions)"),
+            (OSError("odd"), 2, "edgeb: odd (check the path and its permissions)"),
+            (
+                OSError(errno.EROFS, "x", "d/x"),
+                2,
+                "edgeb: d/x: the disk is read-only (choose a place that can be written)",
+            ),
+            (
+                OSError(errno.EMFILE, "x", "d/x"),
+                2,
+                "edgeb: d/x: too many files are open (close other programs, or raise the limit with `ulimit -n`)",
+            ),
+            (
+                OSError(errno.ENAMETOOLONG, "x", b"d/\xff"),
+                2,
+                "edgeb: d/\\xff: the name is too long (use a shorter name)",
+            ),
+            (
+                OSError(errno.ELOOP, "x", "d/x"),
+                2,
+                "edgeb: d/x: a link leads to itself (remove the link, or name the file itself)",
+            ),
+            (
+                FileNotFoundError(errno.ENOENT, "No such file or directory"),
+                2,
+                "edgeb: the current folder is gone (change to a folder that exists)",
+            ),
+            (MemoryError(), 2, "edgeb: out of memory (close other programs, or use a machine with more memory)"),
+            (
+                UnicodeEncodeError("utf-8", "/d/alt\udcfc", 6, 7, "surrogates not allowed"),
+                2,
+                "edgeb: /d/alt\\xfc: the name is not UTF-8 (rename the file or folder)",
+            ),
             (
                 ModuleNotFoundError("No module named 'torch'", name="torch"),
                 2,
@@ -180,7 +213,12 @@ class TestExitCodes:
 
     @pytest.mark.parametrize(
         "error",
-        [ModuleNotFoundError("x", name="edge_behavior.missing"), ZeroDivisionError("a bug"), RuntimeError("another")],
+        [
+            ModuleNotFoundError("x", name="edge_behavior.missing"),
+            ZeroDivisionError("a bug"),
+            RuntimeError("another"),
+            UnicodeEncodeError("ascii", "é", 0, 1, "a bug"),
+        ],
         ids=str,
     )
     def test_a_bug_is_not_dressed_up_as_the_users_fault(self, monkeypatch, error):
@@ -220,6 +258,45 @@ class TestExitCodes:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (130, "")
         assert done.stderr.strip().startswith("edgeb: interrupted")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_the_signal_handlers_of_before_come_back(edgeb):
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP)]
+    edgeb("--version")
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+class TestPaths:
+    def test_home_is_spelled_out(self, edgeb, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        at = ["--at", "2012-05-01T18:00", "--place", "home"]
+        for arguments in (
+            ["inspect", "~/x"],
+            ["predict", "b", "--history", "~/x", *at],
+            ["predict", "b", "--history=~/x", *at],
+            ["data", "import", "~/x", "--format", "csv", "--out", "d"],
+            ["train", "--recipe", "tiny", "--data", "~/x"],
+            ["train", "--recipe", "~/x.yaml", "--data", str(tmp_path)],
+            ["bench", "~/x"],
+            ["evaluate", "~/x", "--data", "~/x"],
+        ):
+            line = one_line_error(edgeb(*arguments))
+            assert str(tmp_path / "x") in line, arguments
+            assert "~" not in line
+
+    def test_other_options_keep_it(self, edgeb, tmp_path):
+        line = one_line_error(edgeb("relabel", tmp_path / "x.gguf", "--out", tmp_path / "y", "--add", "~/x"))
+        assert str(tmp_path / "x.gguf") in line
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are UTF-8")
+    def test_a_name_that_is_not_utf8(self, tmp_path):
+        odd = os.fsencode(tmp_path) + b"/alt\xfc"
+        for arguments in ([b"inspect", odd], [b"data", b"describe", odd], [b"train", b"--data", odd]):
+            done = subprocess.run([sys.executable, "-m", "edge_behavior", *arguments], capture_output=True, check=False)
+            assert (done.returncode, done.stdout) == (2, b"")
+            assert len(done.stderr.splitlines()) == 1
+            assert b"alt\\xfc" in done.stderr
 
 
 class TestBadInput:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -153,26 +154,26 @@ class TestFiles:
 
     def test_a_full_disk_leaves_the_old_file(self, tmp_path, monkeypatch):
         write_json(tmp_path / "x.json", {"a": 1})
-        whole = Path.write_text
+        whole = Path.write_bytes
 
-        def half(self: Path, text: str, **options: str) -> int:
-            whole(self, text[: len(text) // 2], **options)
+        def half(self: Path, content: bytes) -> int:
+            whole(self, content[: len(content) // 2])
             raise OSError(28, "No space left on device", str(self))
 
-        monkeypatch.setattr(Path, "write_text", half)
-        with pytest.raises(OSError, match="No space left"):
+        monkeypatch.setattr(Path, "write_bytes", half)
+        with pytest.raises(EdgebError, match=r"cannot write .*x\.json: the disk is full"):
             write_json(tmp_path / "x.json", {"a": list(range(1000))})
         assert read_json(tmp_path / "x.json") == {"a": 1}
 
     def test_the_name_appears_with_the_whole_content(self, tmp_path, monkeypatch):
         """At the moment of the rename the temporary file, in the same folder, is complete."""
         seen = []
-        rename = Path.replace
+        rename = os.replace
 
-        def spy(self: Path, target: Path) -> Path:
-            seen.append((self.parent == target.parent, target.exists(), json.loads(self.read_text(encoding="utf-8"))))
-            return rename(self, target)
+        def spy(made: Path, target: Path) -> None:
+            seen.append((made.parent == target.parent, target.exists(), json.loads(made.read_text(encoding="utf-8"))))
+            rename(made, target)
 
-        monkeypatch.setattr(Path, "replace", spy)
+        monkeypatch.setattr(os, "replace", spy)
         write_json(tmp_path / "x.json", {"a": 1})
         assert seen == [(True, False, {"a": 1})]

@@ -94,7 +94,7 @@ class TestUnwritableHome:
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("pathlib.Path.write_text", full)
+        monkeypatch.setattr("pathlib.Path.write_bytes", full)
         remember("run", tmp_path / "other")
         monkeypatch.undo()
         monkeypatch.setenv("EDGEB_HOME", str(tmp_path / "home"))

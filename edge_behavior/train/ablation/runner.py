@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import Recipe
 from edge_behavior.runs import RunFolder
+from edge_behavior.terminal import open_console
 from edge_behavior.train.ablation.folder import AblationFolder
 from edge_behavior.train.ablation.studies import Plan, PlannedRun
 from edge_behavior.train.inputs import digests, read_inputs
@@ -45,7 +44,7 @@ def run_plan(plan: Plan, data: Path, folder: AblationFolder, execute: Runner | N
             f"edgeb ablate runs in one process, not {world_size()}",
             "start one per GPU, each with an --out of its own and some of the studies (--only)",
         )
-    console, dataset = Console(stderr=True), Dataset.open(data)
+    console, dataset = open_console(stderr=True), Dataset.open(data)
     (folder.path / "runs").mkdir(exist_ok=True)
     failed = []
     for number, planned in enumerate(plan.runs, 1):
@@ -101,7 +100,7 @@ def _one(planned: PlannedRun, dataset: Dataset, folder: AblationFolder, execute:
     others = [(other, recipe) for other, recipe in folder.begun_runs() if other.path != path]
     taken = take_over(run, planned.recipe, others)
     if taken:
-        Console(stderr=True).print(f"{', '.join(taken)}: taken over", markup=False)
+        open_console(stderr=True).print(f"{', '.join(taken)}: taken over", markup=False)
     execute(planned.recipe, dataset, path)
 
 

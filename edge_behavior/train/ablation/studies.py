@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.files import expand_home
 from edge_behavior.recipes import Recipe, parse_recipe
 
 FULL = "full"
@@ -172,7 +173,7 @@ def auxiliary_files(texts: Sequence[str]) -> dict[str, str]:
             name, path = Path(text).name.split(".")[0], text
         if not name or not path or name in found:
             raise EdgebError(f"--aux {text}: no name, or one that is taken", "write --aux NAME=FILE")
-        found[name] = path
+        found[name] = str(expand_home(path))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -43,6 +44,36 @@ def test_import_then_describe(tmp_path, make_rows, write_csv):
     with pytest.raises(EdgebError, match="already exists"):
         run("import", log, "--format", "csv", "--out", tmp_path / "data", *flags)
     assert "rows read" in run("import", log, "--format", "csv", "--out", tmp_path / "data", *flags, "--force")
+
+
+def test_outputs_that_are_no_place_for_a_file(tmp_path, make_rows, write_csv):
+    log = write_csv(tmp_path / "log.csv", make_rows(users=5))
+    run("import", log, "--format", "csv", "--out", tmp_path / "data")
+    os.mkfifo(tmp_path / "pipe")
+    for out, message in (
+        (tmp_path / "pipe", "is a pipe"),
+        ("/dev/stdout", "is a device|no place"),
+        (tmp_path, "folder"),
+    ):
+        with pytest.raises(EdgebError, match=message):
+            run("describe", tmp_path / "data", "--png", out, "--force")
+        with pytest.raises(EdgebError, match=message):
+            run("synth", "--users", 5, "--days", 2, "--out", tmp_path / "new", "--log", out, "--force")
+    for out in (tmp_path / "pipe", "/dev/null"):
+        for flags in ([], ["--force"]):
+            with pytest.raises(EdgebError):
+                run("import", log, "--format", "csv", "--out", out, *flags)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "home", "log.csv", "pipe"]
+
+
+def test_a_log_is_kept_or_replaced_as_asked(tmp_path):
+    flags = ["--users", 5, "--days", 6, "--log", tmp_path / "log.csv"]
+    (tmp_path / "log.csv").write_text("mine")
+    with pytest.raises(EdgebError, match="already exists"):
+        run("synth", *flags, "--out", tmp_path / "a")
+    assert (tmp_path / "log.csv").read_text() == "mine"
+    run("synth", *flags, "--out", tmp_path / "a", "--force")
+    assert (tmp_path / "log.csv").read_text().startswith("user_id,")
 
 
 def test_synth_is_an_import_of_a_simulated_log(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -145,10 +147,10 @@ def test_bad_options(tmp_path, make_rows, write_csv):
 
 @pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "Permission denied")])
 def test_a_failing_disk_is_an_error_of_the_environment(tmp_path, make_rows, write_csv, monkeypatch, number, words):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(number, "Permission denied" if number == errno.EACCES else "No space left on device")
 
-    monkeypatch.setattr(importers, "_publish", fail)
+    monkeypatch.setattr(importers, "put_folder", fail)
     log = write_csv(tmp_path / "log.csv", make_rows(users=3))
     with pytest.raises(EdgebError, match=words):
         import_log(log, "csv", tmp_path / "data")
@@ -163,6 +165,53 @@ def test_an_interrupt_leaves_nothing(tmp_path, make_rows, write_csv, monkeypatch
     log = write_csv(tmp_path / "log.csv", make_rows(users=3))
     with pytest.raises(KeyboardInterrupt):
         import_log(log, "csv", tmp_path / "data")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["log.csv"]
+
+
+@pytest.mark.parametrize("taken", ["dataset", "file"])
+def test_what_another_import_wrote_meanwhile_is_kept(tmp_path, make_rows, write_csv, monkeypatch, taken):
+    log, out = write_csv(tmp_path / "log.csv", make_rows(users=3)), tmp_path / "result"
+    written = importers.write_dataset
+
+    def overtaken(*arguments: object) -> object:
+        if taken == "dataset":
+            out.mkdir()
+            (out / "dataset.json").write_text("theirs")
+        else:
+            out.write_text("theirs")
+        return written(*arguments)
+
+    monkeypatch.setattr(importers, "write_dataset", overtaken)
+    with pytest.raises(EdgebError, match="result was made by another process meanwhile, and is kept"):
+        import_log(log, "csv", out)
+    assert (out / "dataset.json" if taken == "dataset" else out).read_text() == "theirs"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["log.csv", "result"]
+
+
+SLOW = """
+import os, signal, sys, threading
+from edge_behavior import cli
+from edge_behavior.data import importers
+
+def endless(engine, *_):
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.{name})).start()
+    engine.rows("SELECT count(*) FROM range(1000000000000) a WHERE hash(a.range) = 1")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+importers.write_dataset = endless
+sys.argv = ["edgeb", "data", "import", sys.argv[1], "--format", "csv", "--out", sys.argv[2]]
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_during_a_query_leaves_nothing(tmp_path, make_rows, write_csv, name, code):
+    log = write_csv(tmp_path / "log.csv", make_rows(users=3))
+    command = [sys.executable, "-c", SLOW.format(name=name), str(log), str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert len(done.stderr.splitlines()) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["log.csv"]
 
 

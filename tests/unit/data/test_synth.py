@@ -159,10 +159,10 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         yield first
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(EdgebError, match="No such file"):
+    with pytest.raises(EdgebError, match="no such file or folder"):
         synth.simulate(2, 2, 0, tmp_path / "missing" / "log.csv")
     monkeypatch.setattr(synth, "_blocks", full)
-    with pytest.raises(EdgebError, match="No space left"):
+    with pytest.raises(EdgebError, match="the disk is full"):
         synth.simulate(2, 2, 0, tmp_path / "log.csv")
     assert list(tmp_path.iterdir()) == []
 

@@ -23,7 +23,8 @@ def start(home: Path, *arguments: object) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_serves_until_it_is_interrupted(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_serves_until_it_is_interrupted(bundle: Path, tmp_path: Path, ending: signal.Signals) -> None:
     (tmp_path / "today.csv").write_text(HISTORY)
     process = start(tmp_path, bundle, "--history", tmp_path / "today.csv", "--threads", 1)
     try:
@@ -33,7 +34,7 @@ def test_serves_until_it_is_interrupted(bundle: Path, tmp_path: Path) -> None:
         with urllib.request.urlopen(f"{url}api/state", timeout=30) as answer:
             assert b'"behavior": "Video Call"' in answer.read()
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ending)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "")
     assert err.splitlines() == ["The page is for this machine only. Ctrl-C ends it.", "stopped"]

@@ -231,13 +231,16 @@ def test_llama_3s_start_token_is_renumbered(tmp_path: Path) -> None:
 def test_output_rules(source: ExportSource, tmp_path: Path) -> None:
     out = tmp_path / "b.gguf"
     out.write_text("mine")
-    with pytest.raises(EdgebError, match=r"exists .choose another --out or pass --force"):
+    with pytest.raises(EdgebError, match=r"already exists .choose another name, or pass --force"):
         export_bundle(source, out, helpers.profile())
     assert out.read_text() == "mine"
     export_bundle(source, out, helpers.profile("q4_0"), force=True)
     verify_bundle(out)
     with pytest.raises(EdgebError, match="is a folder"):
         export_bundle(source, tmp_path, helpers.profile(), force=True)
+    for force in (True, False):
+        with pytest.raises(EdgebError, match="/dev/null is a device"):
+            export_bundle(source, Path("/dev/null"), helpers.profile(), force=force)
     with pytest.raises(EdgebError, match="cannot write"):
         export_bundle(source, out / "below-a-file.gguf", helpers.profile())
     with pytest.raises(EdgebError, match="unknown quantization"):
@@ -246,7 +249,7 @@ def test_output_rules(source: ExportSource, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system nobody can write")
 def test_read_only_target(source: ExportSource) -> None:
-    with pytest.raises(EdgebError, match=r"cannot write /proc/b.gguf"):
+    with pytest.raises(EdgebError, match=r"/proc/b.gguf leads to /proc/b.gguf, which is no place for files"):
         export_bundle(source, Path("/proc/b.gguf"), helpers.profile())
 
 
@@ -273,7 +276,7 @@ def test_failures_leave_nothing(source: ExportSource, tmp_path: Path, monkeypatc
     for step in ("write_gguf", "write_bundle"):
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, step, _full)
-            with pytest.raises(EdgebError, match=r"no space left while writing .*b.gguf"):
+            with pytest.raises(EdgebError, match=r"cannot write .*b.gguf: the disk is full"):
                 export_bundle(source, out, helpers.profile())
     with monkeypatch.context() as patch:
         patch.setattr(quantize_gate, "quantize", _stop)
@@ -286,6 +289,23 @@ def test_failures_leave_nothing(source: ExportSource, tmp_path: Path, monkeypatc
     with pytest.raises(EdgebError, match="cannot be written as JSON"):
         export_bundle(replace(source, training={"path": object()}), out, helpers.profile())
     assert list(folder.iterdir()) == []
+
+
+def test_what_another_export_wrote_meanwhile_is_kept(
+    source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "b.gguf"
+    written = pipeline.write_bundle
+
+    def overtaken(*arguments: Any) -> Any:
+        out.write_text("theirs")
+        return written(*arguments)
+
+    monkeypatch.setattr(pipeline, "write_bundle", overtaken)
+    with pytest.raises(EdgebError, match=r"b.gguf (already exists|was made by another process meanwhile)"):
+        export_bundle(source, out, helpers.profile("f16"))
+    assert out.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_tokens_that_differ_are_refused(source: ExportSource, tmp_path: Path) -> None:

@@ -175,9 +175,14 @@ class TestBundle:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("edge_behavior.export.relabel.write_bundle", full)
-        with pytest.raises(EdgebError, match="No space left"):
+        with pytest.raises(EdgebError, match="the disk is full"):
             relabel_bundle(bundle, new_candidates(OLD, None, ["Zoo"]), tmp_path / "sub" / "new.gguf")
         assert list((tmp_path / "sub").iterdir()) == []
+
+    @pytest.mark.parametrize("force", [True, False])
+    def test_a_device_is_no_output(self, bundle: Path, force: bool) -> None:
+        with pytest.raises(EdgebError, match="/dev/null is a device"):
+            relabel_bundle(bundle, OLD, Path("/dev/null"), force)
 
     def test_a_damaged_bundle_is_not_relabeled(self, bundle: Path, tmp_path: Path) -> None:
         damaged = bytearray(bundle.read_bytes())

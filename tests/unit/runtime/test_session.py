@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -199,6 +201,23 @@ def test_saving_keeps_the_old_file_when_it_cannot(predictor: Predictor, tmp_path
     with pytest.raises(EdgebError, match="cannot write"):
         session.save(tmp_path / "no" / "such" / "folder")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_goes_through_a_link_and_spares_what_is_no_file(predictor: Predictor, tmp_path: Path) -> None:
+    session = predictor.session()
+    (tmp_path / "disk").mkdir()
+    session.save(tmp_path / "disk" / "state")
+    (tmp_path / "link").symlink_to("disk/state")
+    session.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    for place, message in (
+        (tmp_path / "pipe", "is a pipe"), (tmp_path / "disk", "is a folder"), (Path("/dev/null"), "is a device"),
+    ):  # fmt: skip
+        with pytest.raises(EdgebError, match=message):
+            session.save(place)
+    assert stat.S_ISFIFO((tmp_path / "pipe").lstat().st_mode)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["disk", "link", "pipe", "state"]
 
 
 def test_bad_events_change_nothing(predictor: Predictor) -> None:

@@ -1,0 +1,323 @@
+"""Outputs that appear whole or not at all: how every module writes a file and puts a folder in place.
+
+What is being made lies beside its target under a hidden name of its own and is locked meanwhile. So no two processes
+share one, and what a killed process left behind is told from what a living one is making. A link to a file or folder is
+kept, and what it leads to is written. Knows nothing of what is in a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edge_behavior.errors import EdgebError, system_error
+
+UNFINISHED = ".edgeb-partial"
+REPLACED = "replaced"
+_MAX_LINKS = 40
+_NAME_BYTES = 200
+_FORCE_HINT = "choose another name, or pass --force to replace it"
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def expand_home(path: str | Path) -> Path:
+    """A path as given, `~` and `~user` replaced: Docker, systemd and .env files hand them on as they are."""
+    return Path(os.path.expanduser(path))
+
+
+def check_file(path: Path, force: bool) -> None:
+    """Refuse a place where no file can be written, before the work that makes its content.
+
+    Raises:
+        EdgebError: a folder, a device, a pipe, a link that leads nowhere, or a file that is there without `force`.
+    """
+    with _told(path):
+        target = _target(path)
+        if _mode(target) is not None and not force:
+            raise EdgebError(f"{path} already exists", _FORCE_HINT)
+
+
+@contextmanager
+def new_file(path: Path, *, replace: bool, durable: bool = False) -> Iterator[Path]:
+    """Write a file under a hidden name in the block; it takes its place, with the old one's permissions, at the end.
+
+    Args:
+        path: Where the file is to be.
+        replace: Whether a file may be there; otherwise one that another process makes meanwhile is kept, too.
+        durable: Have the bytes on the disk before the old file goes, for what cannot be made again quickly.
+
+    Yields:
+        The file to write.
+
+    Raises:
+        EdgebError: see `check_file`; or a system error in the block, as one line. What was there before is kept.
+    """
+    check_file(path, replace)
+    with _told(path):
+        target = _target(path)
+        _sweep(target)
+        temporary, lock = _reserve(target, _make_file)
+        try:
+            yield temporary
+            _put(temporary, target, replace, durable)
+        finally:
+            try:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+            finally:
+                _release(lock)
+
+
+def write_file(path: Path, content: str | bytes, *, replace: bool = True, durable: bool = False) -> None:
+    """Write a file at once, see `new_file`. Text is UTF-8; of a name that is not, the odd bytes become escapes."""
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+    with new_file(path, replace=replace, durable=durable) as temporary:
+        temporary.write_bytes(data)
+
+
+def put_file(made: Path, path: Path, *, replace: bool) -> None:
+    """Move a finished file, of the same disk, to its place; see `new_file` with `durable`."""
+    check_file(path, replace)
+    with _told(path):
+        _put(made, _target(path), replace, durable=True)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out`, on its disk, for all that making `out` takes. It is gone afterwards.
+
+    What killed processes left of earlier tries goes first; a folder they had set aside comes back.
+    """
+    with _told(out):
+        target = _target(out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        temporary, lock = _reserve(target, _make_folder)
+    try:
+        yield temporary
+    finally:
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            _release(lock)
+
+
+def put_folder(made: Path, out: Path, *, replace: bool, durable: bool = False) -> None:
+    """Move a finished folder from within its `new_folder` to its place.
+
+    Args:
+        made: The finished folder.
+        out: Its place; an empty folder may be there.
+        replace: Whether one that is not empty may be there. Otherwise one that another process makes is kept.
+        durable: See `new_file`.
+
+    Raises:
+        EdgebError: something else is there, or a system error. What was there before is kept.
+    """
+    with _told(out):
+        target, aside = _target(out), made.with_name(REPLACED)
+        if durable:
+            for file in (path for path in made.rglob("*") if path.is_file()):
+                _sync(file)
+        if replace and os.path.lexists(target):
+            os.rename(target, aside)
+        try:
+            os.rename(made, target)
+        except BaseException as error:
+            if aside.exists() and not os.path.lexists(target):
+                os.rename(aside, target)
+            if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise _taken(out) from None
+            raise
+        if durable:
+            _sync(target.parent)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """System errors as one line that names what was to be written, not the hidden file."""
+    try:
+        yield
+    except OSError as error:
+        file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        # What was read meanwhile may be at fault.
+        other = f": {file}" if file and UNFINISHED not in file and Path(file) != path else ""
+        raise system_error(error, f"cannot write {path}{other}") from None
+
+
+def _target(path: Path) -> Path:
+    """The place that `path` and the links there lead to."""
+    here = path
+    for hops in range(_MAX_LINKS):
+        whole = here.name in ("", "..")
+        here = Path(os.path.realpath(here)) if whole else Path(os.path.realpath(here.parent)) / here.name
+        if here.parts[1:2] == ("proc",):
+            raise EdgebError(f"{path} leads to {here}, which is no place for files", "name a file; > redirects output")
+        if not os.path.islink(here):
+            if hops and not os.path.lexists(here):
+                raise EdgebError(f"{path} is a link to {here}, which does not exist", "remove the link, or name a file")
+            return here
+        here = here.parent / os.readlink(here)
+    raise EdgebError(f"{path} is a link that leads to itself", "remove the link")
+
+
+def _mode(target: Path) -> int | None:
+    """Mode of the file that is at a target; None where there is nothing.
+
+    Raises:
+        EdgebError: it is no file.
+    """
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        kind = next((name for test, name in _KINDS if test(mode)), "not a file")
+        raise EdgebError(f"{target} is {kind}", "name a file")
+    return stat.S_IMODE(mode)
+
+
+def _put(made: Path, target: Path, replace: bool, durable: bool) -> None:
+    mode = _mode(target)
+    if mode is not None and replace:
+        # Disks without permissions refuse this.
+        with suppress(OSError):
+            made.chmod(mode)
+    if durable:
+        _sync(made)
+    if replace:
+        os.replace(made, target)
+    else:
+        _put_new(made, target)
+    if durable:
+        _sync(target.parent)
+
+
+def _put_new(made: Path, target: Path) -> None:
+    """Unlike a rename, a link does not replace what is there."""
+    try:
+        os.link(made, target)
+    except FileExistsError:
+        raise _taken(target) from None
+    except OSError:
+        # A disk without hard links, as SD cards have: an empty file reserves the name.
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            raise _taken(target) from None
+        os.replace(made, target)
+    else:
+        made.unlink()
+
+
+def _taken(path: Path) -> EdgebError:
+    return EdgebError(f"{path} was made by another process meanwhile, and is kept", _FORCE_HINT)
+
+
+def _sync(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        # Windows opens no folder.
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _short(target: Path) -> str:
+    """A target's name, or as much of it as leaves room for more."""
+    name = target.name
+    while len(os.fsencode(name)) > _NAME_BYTES:
+        name = name[:-1]
+    return name
+
+
+def _make_file(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _reserve(target: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
+    """Make a hidden file or folder that no other process has; the handle holds its lock."""
+    while True:
+        temporary = target.with_name(f".{_short(target)}.{os.urandom(4).hex()}{UNFINISHED}")
+        try:
+            make(temporary)
+            lock = _locked(temporary, wait=True)
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            if not target.parent.is_dir():
+                raise
+            # Swept before it was locked.
+            continue
+        if temporary.exists():
+            return temporary, lock
+        _release(lock)
+
+
+def _locked(path: Path, wait: bool) -> int | None:
+    """A handle that holds the lock of a file or folder; None where it is taken, or where the disk has no locks."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _release(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed processes left of this target: what nobody has locked."""
+    start = f".{_short(target)}."
+    with suppress(OSError):
+        for entry in os.scandir(target.parent):
+            middle = entry.name[len(start) : -len(UNFINISHED)]
+            if not entry.name.startswith(start) or not entry.name.endswith(UNFINISHED) or "." in middle:
+                continue
+            with suppress(OSError):
+                _remove(Path(entry.path), target)
+
+
+def _remove(left: Path, target: Path) -> None:
+    lock = _locked(left, wait=False)
+    if lock is None:
+        return
+    try:
+        if not left.is_dir():
+            left.unlink()
+            return
+        if (left / REPLACED).exists() and not os.path.lexists(target):
+            os.rename(left / REPLACED, target)
+        shutil.rmtree(left)
+    finally:
+        _release(lock)
