@@ -1,0 +1,307 @@
+"""What `make setup` decides: what a machine lacks, how llama.cpp is built; and the lock covers what edgeb asks for."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.requirements import Requirement
+
+from tests import bare
+
+ROOT = Path(__file__).resolve().parents[2]
+PREPARE = ROOT / ".ci"
+pytestmark = pytest.mark.skipif(not PREPARE.is_dir(), reason="not a checkout: there is no .ci")
+LOCK = (PREPARE / "requirements.lock") if PREPARE.is_dir() else Path(os.devnull)
+AMX = "processor : 0\nflags\t\t: fpu avx512_vnni amx_bf16 amx_tile amx_int8\n"
+NO_AMX = "processor : 0\nflags\t\t: fpu avx2 fma\nbugs : amx_int8_of_another_line\n"
+ARM = "processor : 0\nFeatures\t: fp asimd i8mm\n"
+MINORS = (10, 11, 12, 13)
+
+Check = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A PATH of a bare machine with a Python, two compilers that compile anything, and much free disk."""
+    folder = bare.folder(tmp_path / "bin")
+    os.symlink(sys.executable, folder / "python3")
+    for name in ("cc", "c++"):
+        bare.stand_in(folder, name)
+    disk(folder, {})
+    return folder
+
+
+def disk(folder: Path, free: Mapping[str, int]) -> None:
+    """A `df` by which folders with such a name in their path have so many gigabytes free, and all others 50."""
+    cases = "".join(f"*{name}*) free={gigabytes}000000 ;; " for name, gigabytes in free.items())
+    bare.stand_in(
+        folder, "df", f'case "$2" in {cases} *) free=50000000 ;; esac; echo head; echo "/dev/x 1 1 $free 1% /"'
+    )
+
+
+@pytest.fixture
+def check(tools: Path, tmp_path: Path) -> Check:
+    """Run the checks alone, as `make setup` does first."""
+    (tmp_path / "tmp").mkdir()
+
+    def check(**environment: str) -> subprocess.CompletedProcess[str]:
+        variables = {"PATH": str(tools), "TMPDIR": str(tmp_path / "tmp"), **environment}
+        script = [str(PREPARE / "setup.sh"), "--check", str(tmp_path / "checkout" / ".venv")]
+        return subprocess.run(script, capture_output=True, text=True, check=False, env=variables)
+
+    (tmp_path / "checkout").mkdir()
+    return check
+
+
+def assert_missing(done: subprocess.CompletedProcess[str], pattern: str) -> None:
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    assert re.fullmatch(f"setup: {pattern}\n", done.stderr), done.stderr
+
+
+def test_a_machine_with_everything(check: Check, tmp_path: Path) -> None:
+    done = check()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list((tmp_path / "checkout").iterdir()) == []
+
+
+def test_no_python(check: Check, tools: Path) -> None:
+    (tools / "python3").unlink()
+    assert_missing(check(), "no python3 on the PATH: .*PYTHON=.*")
+
+
+def test_a_python_that_is_only_a_stand_in(check: Check, tools: Path) -> None:
+    bare.stand_in(tools, "python3.11", "echo 'no such version'; exit 127")
+    assert_missing(check(PYTHON="python3.11"), "python3.11 does not run: .*")
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [((2, 7), 0), ((3, 9), 0), ((3, 10), 1), ((3, 13), 1), ((3, 14), 0), ((4, 11), 0)]
+)
+def test_python_versions(check: Check, tools: Path, version: tuple[int, int], fits: int) -> None:
+    """The given code is run by this Python, told that it is another one."""
+    told = f"import sys; sys.version_info = ({version[0]}, {version[1]}, 7); "
+    run = f'shift; code="$1"; shift; exec {shlex.quote(sys.executable)} -c "{told}$code" "$@"'
+    script = f'case "$1" in --version) echo Python {version[0]}.{version[1]}.7 ;; *) {run} ;; esac'
+    bare.stand_in(tools, "other", script)
+    done = check(PYTHON="other")
+    if fits:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert_missing(done, rf"other is Python {version[0]}\.{version[1]}\.7, edgeb needs Python 3\.10 to 3\.13: .*")
+
+
+@pytest.mark.parametrize("module", ["venv", "ensurepip"])
+def test_no_venv_module(check: Check, tools: Path, module: str) -> None:
+    """As on Debian without python3-venv."""
+    script = f'[ "$1" = -c ] && case "$2" in *{module}*) exit 1 ;; esac; exec {shlex.quote(sys.executable)} "$@"'
+    bare.stand_in(tools, "debians", script)
+    assert_missing(check(PYTHON="debians"), "debians has no venv module: .*apt-get install python3-venv.*")
+
+
+@pytest.mark.parametrize(("gone", "language"), [("cc", "C"), ("c++", r"C\+\+")])
+def test_no_compiler(check: Check, tools: Path, gone: str, language: str) -> None:
+    (tools / gone).unlink()
+    assert_missing(check(), rf"no {language} compiler on the PATH, .*build-essential.*")
+
+
+@pytest.mark.parametrize(("broken", "language"), [("cc", "C"), ("c++", r"C\+\+")])
+def test_a_compiler_without_its_headers(check: Check, tools: Path, broken: str, language: str) -> None:
+    bare.stand_in(tools, broken, "echo 'stdlib.h: no such file' >&2; exit 1")
+    assert_missing(check(), rf"the {language} compiler \({re.escape(broken)}\) cannot compile .*")
+
+
+def test_other_compilers(check: Check, tools: Path) -> None:
+    for old, new in (("cc", "clang"), ("c++", "clang++")):
+        (tools / old).rename(tools / new)
+    assert check().returncode == 0
+    for name in ("clang", "clang++"):
+        (tools / name).rename(tools / f"{name}-19")
+    assert_missing(check(), "no C compiler.*")
+    assert check(CC="clang-19", CXX="env clang++-19 -O1").returncode == 0
+    assert_missing(check(CC="clang-19", CXX="clang++-20"), r"the C\+\+ compiler \(clang\+\+-20\) cannot compile .*")
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no c++ on the PATH")
+def test_this_machines_compilers(check: Check, tools: Path) -> None:
+    for name in ("cc", "c++"):
+        bare.stand_in(tools, name, f'PATH={shlex.quote(os.environ["PATH"])} exec {shutil.which(name)} "$@"')
+    assert check().returncode == 0
+
+
+def test_a_full_disk(check: Check, tools: Path, tmp_path: Path) -> None:
+    disk(tools, {"checkout": 3})
+    assert_missing(check(), "less than 4 GB free in .*/checkout, where the environment goes: .*")
+    disk(tools, {"checkout": 4})
+    assert check().returncode == 0
+    disk(tools, {"/tmp/pip": 1})
+    (tmp_path / "tmp" / "pip").mkdir()
+    assert_missing(
+        check(TMPDIR=str(tmp_path / "tmp" / "pip")), "less than 2 GB free in .*/tmp/pip, where pip builds: .*TMPDIR.*"
+    )
+    assert_missing(check(TMPDIR=str(tmp_path / "gone")), "the temporary folder .*/gone does not exist: .*")
+
+
+def test_an_environment_that_is_there_needs_less(check: Check, tools: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkout" / ".venv").mkdir()
+    bare.stand_in(tools, "du", "printf '2400000\\tx\\n'")
+    disk(tools, {"checkout": 2})
+    assert check().returncode == 0
+    disk(tools, {"checkout": 1})
+    assert_missing(check(), "less than 4 GB .*")
+
+
+@pytest.fixture(scope="module")
+def cmake_args() -> Any:
+    return runpy.run_path(str(PREPARE / "cmake_args.py"))["cmake_args"]
+
+
+@pytest.fixture
+def compilers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder first on the PATH whose cc and c++ take any flag."""
+    for name in ("cc", "c++", "new-cc", "new-c++"):
+        bare.stand_in(tmp_path / "compilers", name)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'compilers'}:{os.environ['PATH']}")
+    return tmp_path / "compilers"
+
+
+def refuse(compilers: Path, *names: str) -> None:
+    for name in names:
+        bare.stand_in(compilers, name, 'case "$*" in *-mno-amx-int8*) exit 1 ;; esac')
+
+
+def given_cpu(folder: Path, text: str) -> Path:
+    path = folder / "cpuinfo"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+OFF = ["-DCMAKE_C_FLAGS=-mno-amx-int8", "-DCMAKE_CXX_FLAGS=-mno-amx-int8"]
+
+
+def test_amx_is_left_out(cmake_args: Any, compilers: Path, tmp_path: Path) -> None:
+    cpu = given_cpu(tmp_path, AMX)
+    assert shlex.split(cmake_args({}, cpu)) == ["-DLLAVA_BUILD=OFF", *OFF]
+    assert shlex.split(cmake_args({"CMAKE_ARGS": "-DGGML_BLAS=ON -G Ninja"}, cpu)) == [
+        "-DLLAVA_BUILD=OFF", "-DGGML_BLAS=ON", "-G", "Ninja", *OFF,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [NO_AMX, ARM, ""])
+def test_other_cpus_build_as_they_did(cmake_args: Any, compilers: Path, tmp_path: Path, text: str) -> None:
+    cpu = given_cpu(tmp_path, text)
+    assert cmake_args({}, cpu) == "-DLLAVA_BUILD=OFF"
+    assert cmake_args({"CMAKE_ARGS": "-DLLAVA_BUILD=ON"}, cpu) == "-DLLAVA_BUILD=OFF -DLLAVA_BUILD=ON"
+
+
+def test_without_a_cpuinfo(cmake_args: Any, compilers: Path, tmp_path: Path) -> None:
+    """As on macOS."""
+    assert cmake_args({"CMAKE_ARGS": "-DX='a b'"}, tmp_path / "none") == "-DLLAVA_BUILD=OFF '-DX=a b'"
+
+
+@pytest.mark.parametrize("old", [("cc",), ("c++",), ("cc", "c++")])
+def test_a_compiler_that_does_not_know_the_flag(
+    cmake_args: Any, compilers: Path, tmp_path: Path, old: tuple[str, ...]
+) -> None:
+    refuse(compilers, *old)
+    cpu = given_cpu(tmp_path, AMX)
+    assert cmake_args({}, cpu) == "-DLLAVA_BUILD=OFF"
+    # The compilers that are asked are those that CMake takes.
+    assert shlex.split(cmake_args({"CC": "new-cc -pipe", "CXX": "new-c++"}, cpu))[-2:] == OFF
+    named = "-DCMAKE_C_COMPILER=new-cc -D CMAKE_CXX_COMPILER:FILEPATH=new-c++"
+    assert shlex.split(cmake_args({"CMAKE_ARGS": named}, cpu))[-2:] == OFF
+    assert "amx" not in cmake_args({"CC": "none-such", "CXX": "none-such"}, cpu)
+
+
+@pytest.mark.parametrize(
+    ("environment", "c", "cxx"),
+    [
+        ({"CMAKE_ARGS": "-DCMAKE_C_FLAGS='-O2 -g'"}, "-O2 -g -mno-amx-int8", "-mno-amx-int8"),
+        ({"CMAKE_ARGS": "-D CMAKE_CXX_FLAGS:STRING=-O1"}, "-mno-amx-int8", "-O1 -mno-amx-int8"),
+        ({"CFLAGS": "-O3", "CXXFLAGS": "-O1 -g"}, "-O3 -mno-amx-int8", "-O1 -g -mno-amx-int8"),
+        ({"CMAKE_ARGS": "-DCMAKE_C_FLAGS=-g", "CFLAGS": "-O3"}, "-g -mno-amx-int8", "-mno-amx-int8"),
+        ({"CMAKE_ARGS": "-DCMAKE_C_FLAGS=-g -DCMAKE_C_FLAGS=-O1"}, "-O1 -mno-amx-int8", "-mno-amx-int8"),
+        ({"CMAKE_ARGS": "-DCMAKE_C_FLAGS="}, "-mno-amx-int8", "-mno-amx-int8"),
+    ],
+)
+def test_the_flag_joins_the_users_flags(
+    cmake_args: Any, compilers: Path, tmp_path: Path, environment: dict[str, str], c: str, cxx: str
+) -> None:
+    arguments = shlex.split(cmake_args(environment, given_cpu(tmp_path, AMX)))
+    assert arguments[-2:] == [f"-DCMAKE_C_FLAGS={c}", f"-DCMAKE_CXX_FLAGS={cxx}"]
+
+
+@given(st.lists(st.from_regex(r"-D[A-Z_]{1,9}=[^\x00]{0,9}", fullmatch=True), max_size=4))
+def test_the_users_arguments_stay(cmake_args: Any, own: list[str]) -> None:
+    written = shlex.join(own)
+    assert shlex.split(cmake_args({"CMAKE_ARGS": written}, Path(os.devnull) / "none")) == ["-DLLAVA_BUILD=OFF", *own]
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    return dict(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"])
+
+
+def locked(minor: int) -> dict[str, str]:
+    """Name to version of the lock, for a Python."""
+    found: dict[str, str] = {}
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": f"3.{minor}"}):
+            assert requirement.name not in found, f"{requirement.name} is locked twice for Python 3.{minor}"
+            found[requirement.name] = str(requirement.specifier).removeprefix("==")
+    return found
+
+
+@pytest.mark.parametrize("minor", MINORS)
+def test_the_lock_has_a_version_in_range_of_all_that_edgeb_asks_for(project: dict[str, Any], minor: int) -> None:
+    lock = locked(minor)
+    wanted = [
+        *project["dependencies"],
+        *(line for lines in project["optional-dependencies"].values() for line in lines),
+    ]
+    for requirement in map(Requirement, wanted):
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        wanted_here = requirement.marker is None or requirement.marker.evaluate({"python_version": f"3.{minor}"})
+        if name != "edgeb" and wanted_here:
+            assert name in lock, name
+            assert requirement.specifier.contains(lock[name]), f"{requirement} and {lock[name]}"
+
+
+def test_only_pythons_that_were_tried_are_promised(project: dict[str, Any]) -> None:
+    assert project["requires-python"] == f">=3.{MINORS[0]},<3.{MINORS[-1] + 1}"
+
+
+def test_lock_lines() -> None:
+    merged = runpy.run_path(str(PREPARE / "lock.py"))["merged"]
+    lock = merged({10: {"a": "1", "b": "1", "tomli": "2"}, 11: {"a": "1", "b": "2"}, 12: {"b": "2"}, 13: {"b": "3"}})
+    assert [line for line in lock.splitlines() if not line.startswith("#")] == [
+        "a==1",
+        'b==1; python_version < "3.11"',
+        'b==2; python_version >= "3.11" and python_version < "3.13"',
+        'b==3; python_version >= "3.13"',
+        "tomli==2",
+    ]
+
+
+def test_the_lock_names_no_build_and_no_place() -> None:
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
+        assert line.startswith("#") or re.fullmatch(
+            r'[a-z0-9-]+==[0-9a-z.]+(; python_version [<>=]+ "3\.\d+"( and .*)?)?', line
+        ), line
