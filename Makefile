@@ -17,10 +17,12 @@ $(VENV)/.done: pyproject.toml .ci/requirements.lock .ci/setup.sh .ci/cmake_args.
 	PYTHON="$(PYTHON)" .ci/setup.sh $(VENV)
 	touch $@
 
-# The versions of the environments in which the tests have just passed become those that `make setup` installs.
-ENVIRONMENTS ?= $(VENV)
+# The versions with which the tests have just passed become those that `make setup` installs. A local version names a
+# build (+cpu); what PyTorch's builds for GPUs bring along is left to them.
 lock:
-	$(BIN)/python .ci/lock.py $(ENVIRONMENTS) > .ci/requirements.lock.new
+	$(BIN)/python -m pip list --format freeze --exclude-editable --exclude pip --exclude setuptools > $(VENV)/installed.txt
+	{ sed '/^[^#]/d' .ci/requirements.lock; sed -E '/^(nvidia-|cuda-|triton=)/d; s/\+.*//' $(VENV)/installed.txt; } \
+		> .ci/requirements.lock.new
 	mv .ci/requirements.lock.new .ci/requirements.lock
 
 demo: setup
