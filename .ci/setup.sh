@@ -87,8 +87,8 @@ check() {
     check_compilers
 }
 
-pip() {
-    "$venv/bin/python" -m pip --quiet "$@"
+install() {
+    "$venv/bin/python" -m pip install --quiet "$@"
 }
 
 make_venv() {
@@ -99,7 +99,7 @@ make_venv() {
         clear=--clear
     fi
     "$python" -m venv $clear "$venv"
-    pip install --upgrade pip
+    install --upgrade pip
 }
 
 # llama.cpp is built for this CPU. pip remembers a built wheel by its source alone, and so would hand out one that was
@@ -116,10 +116,12 @@ install_llama_cpp() {
             echo "$CMAKE_ARGS ${CFLAGS:-} ${CXXFLAGS:-}"
         } 2> /dev/null | sort -u | cksum | cut -d ' ' -f 1
     )"
+    # Where pip keeps no cache, it says so and names no folder.
+    folder="$("$venv/bin/python" -m pip cache dir 2> /dev/null || true)"
     cache=--no-cache-dir
-    if folder="$(pip cache dir 2> /dev/null)"; then cache="--cache-dir=$folder/edgeb/$built_for"; fi
+    if [ -n "$folder" ]; then cache="--cache-dir=$folder/edgeb/$built_for"; fi
     echo "setup: llama.cpp, built for this CPU unless it was before (minutes)" >&2
-    pip install "$cache" --constraint "$here/requirements.lock" \
+    install "$cache" --constraint "$here/requirements.lock" \
         "$(sed -n 's/^ *"\(llama-cpp-python==[0-9.]*\)",$/\1/p' "$root/pyproject.toml")"
 }
 
@@ -135,4 +137,4 @@ if [ -n "$only" ]; then exit; fi
 make_venv
 install_llama_cpp
 echo "setup: the packages of requirements.lock" >&2
-pip install --constraint "$here/requirements.lock" --editable "$root[dev]"
+install --constraint "$here/requirements.lock" --editable "$root[dev]"

@@ -167,6 +167,59 @@ def test_an_environment_that_is_there_needs_less(check: Check, tools: Path, tmp_
     assert_missing(check(), "less than 4 GB .*")
 
 
+@pytest.fixture
+def setup(tools: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Run all of it with a Python that makes no environment and installs nothing: what pip was called with."""
+    said, real = tmp_path / "said", shlex.quote(sys.executable)
+    # Also the environment's Python; what is asked with -c and what is no module is run for real.
+    script = f"""case "$2" in
+        venv) for last in "$@"; do :; done; mkdir -p "$last/bin"; cp "$0" "$last/bin/python"; exit ;;
+        pip) if [ "$3" = cache ]; then echo "$PIP_CACHE"; else echo "$CMAKE_ARGS | $*" >> {said}; fi; exit ;;
+        esac; exec {real} "$@\""""
+    (tools / "python3").unlink()
+    bare.stand_in(tools, "python3", script)
+    (tmp_path / "check out").mkdir()
+
+    def setup(**environment: str) -> list[str]:
+        said.unlink(missing_ok=True)
+        variables = {"PATH": str(tools), "TMPDIR": str(tmp_path), "PIP_CACHE": "/cache", **environment}
+        script = [str(PREPARE / "setup.sh"), str(tmp_path / "check out" / ".venv")]
+        subprocess.run(script, capture_output=True, text=True, check=True, env=variables)
+        return said.read_text(encoding="utf-8").splitlines()
+
+    return setup
+
+
+def test_what_is_installed(setup: Callable[..., list[str]]) -> None:
+    _, llama, packages = setup(CMAKE_ARGS="-DGGML_BLAS=ON")
+    assert re.fullmatch(
+        r"-DLLAVA_BUILD=OFF -DGGML_BLAS=ON.* \| -m pip install --quiet --cache-dir=/cache/edgeb/\d+ "
+        r"--constraint .*/requirements\.lock llama-cpp-python==[0-9.]+",
+        llama,
+    )
+    assert re.search(r" install --quiet --constraint .*/requirements\.lock --editable .*\[dev\]$", packages)
+
+
+def test_a_built_wheel_is_for_one_cpu_one_compiler_and_its_flags(setup: Callable[..., list[str]], tools: Path) -> None:
+    """pip's own cache would hand out whatever was built first."""
+
+    def cache(**environment: str) -> str:
+        found = re.search(r"--(no-)?cache-dir\S*", setup(**environment)[1])
+        assert found is not None
+        return found[0]
+
+    usual = cache()
+    assert cache() == usual
+    others = [cache(CMAKE_ARGS="-DGGML_NATIVE=OFF"), cache(CFLAGS="-O1"), cache(CXXFLAGS="-O1")]
+    bare.stand_in(tools, "cc", "echo cc 13")
+    others.append(cache())
+    (tools / "grep").unlink()
+    bare.stand_in(tools, "grep", "echo 'model name : another'")
+    others.append(cache())
+    assert len({usual, *others}) == 6
+    assert cache(PIP_CACHE="") == "--no-cache-dir"
+
+
 @pytest.fixture(scope="module")
 def cmake_args() -> Any:
     return runpy.run_path(str(PREPARE / "cmake_args.py"))["cmake_args"]
