@@ -25,6 +25,8 @@ def stand_in(folder: Path, name: str, script: str = "exit 0") -> Path:
     """Put a command of that name into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
+    # A link to the real tool would be written through.
+    path.unlink(missing_ok=True)
     path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
     return path
