@@ -120,9 +120,16 @@ install_llama_cpp() {
     folder="$("$venv/bin/python" -m pip cache dir 2> /dev/null || true)"
     cache=--no-cache-dir
     if [ -n "$folder" ]; then cache="--cache-dir=$folder/edgeb/$built_for"; fi
-    echo "setup: llama.cpp, built for this CPU unless it was before (minutes)" >&2
-    install "$cache" --constraint "$here/requirements.lock" \
+    # What an environment was built for before stays installed otherwise: its version is the same.
+    note="$venv/llama_cpp.built_for"
+    again=
+    if [ "$(cat "$note" 2> /dev/null)" != "$built_for" ]; then
+        again=--force-reinstall
+        echo "setup: llama.cpp, built for this CPU unless it was before (minutes)" >&2
+    fi
+    install "$cache" --no-deps $again \
         "$(sed -n 's/^ *"\(llama-cpp-python==[0-9.]*\)",$/\1/p' "$root/pyproject.toml")"
+    echo "$built_for" > "$note"
 }
 
 only=

@@ -194,7 +194,7 @@ def test_what_is_installed(setup: Callable[..., list[str]]) -> None:
     _, llama, packages = setup(CMAKE_ARGS="-DGGML_BLAS=ON")
     assert re.fullmatch(
         r"-DLLAVA_BUILD=OFF -DGGML_BLAS=ON.* \| -m pip install --quiet --cache-dir=/cache/edgeb/\d+ "
-        r"--constraint .*/requirements\.lock llama-cpp-python==[0-9.]+",
+        r"--no-deps --force-reinstall llama-cpp-python==[0-9.]+",
         llama,
     )
     assert re.search(r" install --quiet --constraint .*/requirements\.lock --editable .*\[dev\]$", packages)
@@ -217,7 +217,23 @@ def test_a_built_wheel_is_for_one_cpu_one_compiler_and_its_flags(setup: Callable
     bare.stand_in(tools, "grep", "echo 'model name : another'")
     others.append(cache())
     assert len({usual, *others}) == 6
-    assert cache(PIP_CACHE="") == "--no-cache-dir"
+
+
+def test_an_environment_is_built_anew_for_another_cpu(setup: Callable[..., list[str]]) -> None:
+    """The installed version is the same, and pip would keep it."""
+
+    def anew(**environment: str) -> bool:
+        return "--force-reinstall" in setup(**environment)[1]
+
+    assert anew()
+    assert not anew()
+    assert anew(CMAKE_ARGS="-DGGML_NATIVE=OFF")
+    assert not anew(CMAKE_ARGS="-DGGML_NATIVE=OFF")
+    assert anew()
+
+
+def test_a_pip_without_a_cache(setup: Callable[..., list[str]]) -> None:
+    assert " --no-cache-dir " in setup(PIP_CACHE="")[1]
 
 
 @pytest.fixture(scope="module")
