@@ -142,6 +142,8 @@ case "$venv" in /*) ;; *) venv="$PWD/$venv" ;; esac
 check
 if [ -n "$only" ]; then exit; fi
 make_venv
+# First what a platform may not have at all: minutes of compiling would be in vain.
+install --constraint "$here/requirements.lock" torch
 install_llama_cpp
 echo "setup: the packages of requirements.lock" >&2
 install --constraint "$here/requirements.lock" --editable "$root[dev]"

@@ -191,7 +191,8 @@ def setup(tools: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def test_what_is_installed(setup: Callable[..., list[str]]) -> None:
-    _, llama, packages = setup(CMAKE_ARGS="-DGGML_BLAS=ON")
+    _, torch, llama, packages = setup(CMAKE_ARGS="-DGGML_BLAS=ON")
+    assert re.search(r" install --quiet --constraint .*/requirements\.lock torch$", torch)
     assert re.fullmatch(
         r"-DLLAVA_BUILD=OFF -DGGML_BLAS=ON.* \| -m pip install --quiet --cache-dir=/cache/edgeb/\d+ "
         r"--no-deps --force-reinstall llama-cpp-python==[0-9.]+",
@@ -204,7 +205,7 @@ def test_a_built_wheel_is_for_one_cpu_one_compiler_and_its_flags(setup: Callable
     """pip's own cache would hand out whatever was built first."""
 
     def cache(**environment: str) -> str:
-        found = re.search(r"--(no-)?cache-dir\S*", setup(**environment)[1])
+        found = re.search(r"--(no-)?cache-dir\S*", setup(**environment)[2])
         assert found is not None
         return found[0]
 
@@ -223,7 +224,7 @@ def test_an_environment_is_built_anew_for_another_cpu(setup: Callable[..., list[
     """The installed version is the same, and pip would keep it."""
 
     def anew(**environment: str) -> bool:
-        return "--force-reinstall" in setup(**environment)[1]
+        return "--force-reinstall" in setup(**environment)[2]
 
     assert anew()
     assert not anew()
@@ -233,7 +234,7 @@ def test_an_environment_is_built_anew_for_another_cpu(setup: Callable[..., list[
 
 
 def test_a_pip_without_a_cache(setup: Callable[..., list[str]]) -> None:
-    assert " --no-cache-dir " in setup(PIP_CACHE="")[1]
+    assert " --no-cache-dir " in setup(PIP_CACHE="")[2]
 
 
 @pytest.fixture(scope="module")
