@@ -1,33 +1,38 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-VENV   := .venv
-PYTHON ?= python3
-BIN    := $(CURDIR)/$(VENV)/bin
-# torch's exact version keeps pip from fetching a newer build with gigabytes of GPU libraries.
-TORCH  := torch==2.13.0
-OUT    ?= out/demo
+VENV    := .venv
+PYTHON  ?= python3
+BIN     := $(VENV)/bin
+OUT     ?= out/demo
+# How many tests run at once.
+WORKERS ?= 2
 DEMO_FLAGS ?=
 ANDROID_TESTS ?=
 
-.PHONY: setup demo test test-all lint clean android-tools android-test android-prove android-apk
+.PHONY: setup lock demo test test-all lint clean android-tools android-test android-prove android-apk
 
 setup: $(VENV)/.done
 
-# MTMD (images and sound) is the slowest part of llama.cpp to build and not used here.
-$(VENV)/.done: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "$(TORCH)"
-	CMAKE_ARGS="$${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" $(BIN)/pip install --quiet --editable ".[dev]"
+# Says what this machine lacks before it spends minutes; CC, CXX and CMAKE_ARGS of yours are used.
+$(VENV)/.done: pyproject.toml .ci/requirements.lock .ci/setup.sh .ci/cmake_args.py
+	PYTHON="$(PYTHON)" .ci/setup.sh $(VENV)
 	touch $@
 
+# The versions with which the tests have just passed become those that `make setup` installs. A local version names a
+# build (+cpu); what PyTorch's builds for GPUs bring along is left to them.
+lock:
+	$(BIN)/python -m pip list --format freeze --exclude-editable --exclude pip --exclude setuptools > $(VENV)/installed.txt
+	{ sed '/^[^#]/d' .ci/requirements.lock; sed -E '/^(nvidia-|cuda-|triton=)/d; s/\+.*//' $(VENV)/installed.txt; } \
+		> .ci/requirements.lock.new
+	mv .ci/requirements.lock.new .ci/requirements.lock
+
 demo: setup
-	PATH="$(BIN):$$PATH" benchmarks/demo.sh "$(OUT)" $(DEMO_FLAGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/demo.sh "$(OUT)" $(DEMO_FLAGS)
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-all: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,9 +36,15 @@ _KEYS = {
 _SHIFT = 8
 
 
+@cache
 def program() -> str | None:
-    """Path of an installed Chromium."""
-    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+    """Path of an installed Chromium that runs: Ubuntu's package, for one, is a script that only names another."""
+    for name in PROGRAMS:
+        found = shutil.which(name)
+        with suppress(OSError, subprocess.TimeoutExpired):
+            if found and subprocess.run([found, "--version"], capture_output=True, timeout=_SECONDS).returncode == 0:
+                return found
+    return None
 
 
 class Browser:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import tempfile
+from collections.abc import Generator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,29 @@ os.environ["EDGEB_HOME"] = tempfile.mkdtemp(prefix="edgeb-tests-")
 # A shell that starts `make test` in the background ignores SIGINT, and children inherit that; tests press Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# An environment without the training packages (a Python that has none of them yet) still runs the other tests.
+NO_TORCH = find_spec("torch") is None
+if NO_TORCH:
+    parts = ("bench", "demo", "export", "runtime", "train")
+    collect_ignore = ["android", "integration", *(f"unit/{part}" for part in parts)]
+
+
+def pytest_report_header() -> str | None:
+    return f"no torch, and so not collected: {', '.join(collect_ignore)}" if NO_TORCH else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A file that needs torch or what comes with it is skipped where there is none."""
+    report = yield
+    found = re.search(r"No module named '([\w.]+)'", str(report.longrepr)) if NO_TORCH and report.failed else None
+    if found:
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, f"Skipped: no torch, and so no {found[1]}")
+    return report
 
 
 def pytest_collection_finish() -> None:

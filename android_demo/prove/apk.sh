@@ -47,8 +47,8 @@ missing() {
 
 if [ "${1:-}" = --tools ]; then fetch_tools; exit; fi
 
-for tool in aapt zipalign apksigner java javac keytool python3; do
-    command -v "$tool" > /dev/null || missing "$tool (apt-get install aapt zipalign apksigner default-jdk-headless)"
+for tool in aapt zipalign apksigner java javac keytool python3 unzip; do
+    command -v "$tool" > /dev/null || missing "$tool (apt-get install aapt zipalign apksigner default-jdk-headless unzip)"
 done
 [ -e "$framework" ] || missing "framework-res.apk (apt-get install android-framework-res)"
 dx="$(first "$debian/usr/share/java/com.android.dx.jar" /usr/share/java/com.android.dx.jar)" || missing "dx (apk.sh --tools)"

@@ -16,9 +16,9 @@ cpus="${CPUS:-cortex-a53 cortex-a76 max}"
 tolerance="${TOLERANCE:-0.02}"
 jobs="${JOBS:-2}"
 
-for tool in aarch64-linux-gnu-g++ qemu-aarch64-static cmake ninja java apt-get dpkg-deb; do
+for tool in aarch64-linux-gnu-g++ qemu-aarch64-static cmake ninja java javac apt-get dpkg-deb; do
     command -v "$tool" > /dev/null || {
-        echo "$tool is missing: apt-get install g++-aarch64-linux-gnu qemu-user-static cmake ninja-build" >&2
+        echo "$tool is missing: apt-get install g++-aarch64-linux-gnu qemu-user-static cmake ninja-build default-jdk-headless" >&2
         exit 2
     }
 done

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_behavior.errors import EdgebError
 
-_HINT = "pip install 'edgeb[onnx]'"
+_HINT = "pip install 'edgeb[onnx]' (Python 3.11 or newer)"
 
 
 def load_genai() -> Any:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import llama_cpp
@@ -26,6 +29,8 @@ KOTLIN = ("core", "runtime", "conformance")
 NATIVE = ANDROID / "runtime" / "src" / "main" / "cpp"
 # kotlinc on the PATH, and K2 as `make android-tools` unpacks it.
 COMPILERS = ("kotlinc", "k2")
+# What the native CMakeLists.txt asks for.
+_CMAKE = (3, 22)
 _TIMEOUT = 900
 
 
@@ -49,11 +54,15 @@ def missing(compiler: str | None = None) -> str | None:
     Args:
         compiler: One of `COMPILERS`; None takes any.
     """
-    for tool in ("java", "g++"):
+    if sys.platform != "linux":
+        return "the phone's code is built on Linux alone"
+    for tool, version in (("java", "-version"), ("g++", "--version")):
         if shutil.which(tool) is None:
             return f"no {tool} on the PATH"
+        if not _runs(tool, version):
+            return f"{tool} is on the PATH and does not run"
     if _cmake() is None:
-        return "no cmake: run make android-tools"
+        return f"no cmake {_CMAKE[0]}.{_CMAKE[1]} or newer: run make android-tools"
     if not (_java_home() / "include" / "jni.h").exists():
         return "no JDK: jni.h is missing"
     if not (_installed() / "llama_cpp" / "lib").is_dir():
@@ -99,9 +108,25 @@ def _kotlinc() -> str:
     return str(ANDROID / "tools" / "kotlinc")
 
 
+def _runs(*command: str) -> bool:
+    """Whether it ends well: what is on the PATH may be a stand-in, or for another machine."""
+    try:
+        return _run(command).returncode == 0
+    except OSError:
+        return False
+
+
+@cache
 def _cmake() -> str | None:
-    own = ANDROID / "build" / "tools" / "cmake" / "data" / "bin" / "cmake"
-    return shutil.which("cmake") or (str(own) if own.exists() else None)
+    """The first CMake that runs and is new enough: the PATH's, or that of `make android-tools`."""
+    own = ANDROID / "build" / "tools" / "cmake" / "data" / "bin"
+    for found in (shutil.which("cmake"), shutil.which("cmake", path=str(own))):
+        if found is None or not _runs(found, "--version"):
+            continue
+        said = re.search(r"version (\d+)\.(\d+)", _run([found, "--version"]).stdout)
+        if said is not None and (int(said[1]), int(said[2])) >= _CMAKE:
+            return found
+    return None
 
 
 def _java_home() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import struct
 import subprocess
@@ -42,7 +43,8 @@ def test_apk(tmp_path: Path) -> None:
     assert "cannot load on Android" in done.stdout
     with zipfile.ZipFile(APK) as apk:
         names = apk.namelist()
-        assert {"AndroidManifest.xml", "classes.dex", "resources.arsc", "lib/x86_64/libedgeb.so"} <= set(names)
+        abi = {"aarch64": "arm64-v8a"}.get(platform.machine(), platform.machine())
+        assert {"AndroidManifest.xml", "classes.dex", "resources.arsc", f"lib/{abi}/libedgeb.so"} <= set(names)
         for name in names:
             stored = apk.getinfo(name).compress_type == zipfile.ZIP_STORED
             if name.endswith((".so", ".arsc")):

@@ -15,6 +15,7 @@ from edge_behavior.events import read_history
 from edge_behavior.recipes import load_recipe
 from edge_behavior.runs import RunFolder
 from edge_behavior.workspace import home, recall, remember
+from tests.extras import needs_torch
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,7 @@ def run(*arguments):
     return result
 
 
+@needs_torch
 def test_the_default_run_folder_has_the_whole_recipe_name(monkeypatch, any_dataset):
     seen = []
     put(
@@ -54,6 +56,7 @@ def test_the_default_run_folder_has_the_whole_recipe_name(monkeypatch, any_datas
     assert seen == [Path("runs/qwen2-1.5b-data")]
 
 
+@needs_torch
 def test_a_train_that_never_began_is_not_the_last_run(monkeypatch, tmp_path, any_dataset):
     def train(*_, **__):
         raise EdgebError("r already exists", "choose another --out")

@@ -35,6 +35,7 @@ from edge_behavior.prompts import PromptLayout
 from edge_behavior.recipes import Recipe, load_recipe
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.workspace import recall, remember
+from tests.extras import needs_torch
 
 LABELS = ("Video", "Video call", "Mail", "買い物")
 EOS = 256
@@ -385,6 +386,7 @@ class TestEvaluate:
         assert document("evaluate", "m.gguf", "--data", "d") == found
 
 
+@needs_torch
 class TestTrain:
     @pytest.fixture
     def asked(self, module, tmp_path, monkeypatch) -> list[tuple[Any, ...]]:
@@ -651,6 +653,7 @@ class TestDoctor:
         assert f"numpy {np.__version__}" in found["runtime"]
         assert found["python"] == ".".join(map(str, sys.version_info[:3]))
 
+    @needs_torch
     def test_a_missing_package_is_named_with_its_extra(self, monkeypatch):
         from edge_behavior.bench import doctor
 
