@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import errno
+import re
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+# Control and format characters: escape sequences, carriage returns, marks that turn the direction of writing.
+_INVISIBLE = ("Cc", "Cf")
 
 
 class EdgebError(Exception):
@@ -18,12 +23,17 @@ class EdgebError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = _one_line(message), _one_line(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+def _one_line(text: str) -> str:
+    """Messages quote logs and files: a terminal is to show what they hold, not to obey it."""
+    joined = re.sub(r"[ \t]*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029][\s\x1c-\x1e]*", " ", text).strip()
+    return "".join(c if unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in joined)
 
 
 class GateError(EdgebError):

@@ -18,6 +18,30 @@ def test_an_error_shows_its_message_and_hint():
     assert str(EdgebError("alone")) == "alone"
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("two\nlines", "two lines"),
+        ("log.csv:9: '2024-\r\n01-01' is not a time", "log.csv:9: '2024- 01-01' is not a time"),
+        ("a  path with  two spaces", "a  path with  two spaces"),
+        ("\x1b[2Jlabel", "\\x1b[2Jlabel"),
+        ("a\u202eb\u200ec", "a\\u202eb\\u200ec"),
+        ("Café 東京 🎉", "Café 東京 🎉"),
+        ("file-\udcff", "file-\udcff"),
+    ],
+)
+def test_a_message_is_one_line_that_a_terminal_can_only_show(said, shown):
+    error = EdgebError(said, said)
+    assert (error.message, error.hint, error.args) == (shown, shown, (shown,))
+
+
+@given(st.text())
+def test_no_text_can_break_the_line(text):
+    shown = str(EdgebError(f"x{text}", text))
+    assert len(f"{shown}.".splitlines()) == 1
+    assert "\x1b" not in shown
+
+
 def test_exit_codes_tell_the_users_fault_from_a_failed_gate():
     assert EdgebError("x").exit_code == 2
     assert GateError("x").exit_code == 1
