@@ -10,6 +10,8 @@ from difflib import get_close_matches
 
 # Control and format characters: escape sequences, carriage returns, marks that turn the direction of writing.
 _INVISIBLE = ("Cc", "Cf")
+# Part of how Persian words and emoji are written.
+_JOINERS = "\u200c\u200d"
 
 
 class EdgebError(Exception):
@@ -33,7 +35,7 @@ class EdgebError(Exception):
 def _one_line(text: str) -> str:
     """Messages quote logs and files: a terminal is to show what they hold, not to obey it."""
     joined = re.sub(r"[ \t]*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029][\s\x1c-\x1e]*", " ", text).strip()
-    return "".join(c if unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in joined)
+    return "".join(c if c in _JOINERS or unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in joined)
 
 
 class GateError(EdgebError):
