@@ -97,8 +97,9 @@ def library_files() -> list[Path]:
         mapped = Path("/proc/self/maps").read_bytes().splitlines()
     except OSError:
         return []
-    paths = {Path(os.fsdecode(fields[5])) for line in mapped if len(fields := line.split(None, 5)) == 6}
-    return sorted(path for path in paths if _LIBRARY.fullmatch(path.name))
+    # A process maps hundreds of files.
+    names = {fields[5] for line in mapped if b"/lib" in line and len(fields := line.split(None, 5)) == 6}
+    return sorted(path for name in names if _LIBRARY.fullmatch((path := Path(os.fsdecode(name))).name))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""A tiny quantized model, made on the spot: one Llama layer with a matrix in each format that edgeb exports.
+"""A tiny quantized model, made on the spot: one Llama layer with matrices in the formats that edgeb exports.
 
 Its weights are noise. Rows and columns suit the kernels that processors have for quantized weights (AMX takes rows in
 thirty-twos, and columns in blocks of 256), so that evaluating it runs them. It has no tokenizer: its tokens are the
