@@ -11,17 +11,20 @@ import glob
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import psutil
 import pyarrow as pa
 
 from edge_behavior.errors import EdgebError
+
+T = TypeVar("T")
 
 MAX_MEMORY = 8 * 2**30
 BATCH_ROWS = 1_000_000
@@ -65,6 +68,7 @@ class Engine:
             self._connection = duckdb.connect(str(folder / "log.duckdb"), config=config)
         except duckdb.Error as error:
             raise EdgebError(f"cannot start DuckDB: {_first_line(error)}", "check --memory-limit, like 4GB") from None
+        self._worker = ThreadPoolExecutor(1, "duckdb")
 
     def __enter__(self) -> Engine:
         return self
@@ -72,11 +76,12 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._worker.shutdown()
         self._connection.close()
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a statement and return all its rows. DuckDB's own errors pass through."""
-        return self._connection.execute(sql).fetchall()
+        return self._waited(lambda: self._connection.execute(sql).fetchall())
 
     def row(self, sql: str) -> tuple[Any, ...]:
         """The first row of a query that always has one."""
@@ -88,13 +93,25 @@ class Engine:
 
     def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
         """Stream a query's result."""
-        yield from self._connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+        reader = self._waited(lambda: self._connection.sql(sql).to_arrow_reader(BATCH_ROWS))
+        while (batch := self._waited(lambda: next(reader, None))) is not None:
+            yield batch
 
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Create a table from columns; the types are what Arrow makes of the values."""
         self._connection.register("_columns", pa.table({key: pa.array(values) for key, values in columns.items()}))
         self.rows(f"CREATE TABLE {name} AS SELECT * FROM _columns")
         self._connection.unregister("_columns")
+
+    def _waited(self, work: Callable[[], T]) -> T:
+        """Let the worker do it. A thread that waits inside DuckDB for its threads would not see Ctrl-C or SIGTERM."""
+        future = self._worker.submit(work)
+        try:
+            return future.result()
+        finally:
+            # Only a signal ends the wait before the work.
+            if not future.done():
+                self._connection.interrupt()
 
 
 def _first_line(error: BaseException) -> str:
