@@ -130,10 +130,10 @@ class TestCounts:
 
     def test_a_folder_with_a_configuration_is_enough(self, tmp_path: Path) -> None:
         small(2).save_pretrained(tmp_path)
-        assert geometry(read_config(str(tmp_path), None), LORA).layers == 2
+        assert geometry(read_config(tmp_path), LORA).layers == 2
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such model"}))
         with pytest.raises(EdgebError, match="no configuration at backbone"):
-            read_config(str(tmp_path), None)
+            read_config(tmp_path)
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16"])
