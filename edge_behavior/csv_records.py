@@ -67,7 +67,15 @@ def open_table(text: TextFile, wanted: Sequence[str]) -> TableFile:
     said = line.strip(" ").strip('"')
     if said.lower().startswith("sep=") and len(said) == len("sep=") + 1 and not said[-1].isalnum():
         return _table(text, said[-1], skipped=1)
-    tables = [_table(text, delimiter, skipped=0) for delimiter in DELIMITERS if delimiter in line or delimiter == ","]
+    tables, faults = [], []
+    for delimiter in sorted(DELIMITERS, key=line.count, reverse=True):
+        try:
+            tables.append(_table(text, delimiter, skipped=0))
+        except EdgebError as error:
+            # Quotes that end before another delimiter than the file's.
+            faults.append(error)
+    if not tables:
+        raise faults[0]
     return max(tables, key=lambda t: (sum(name in t.names for name in wanted), line.count(t.delimiter)))
 
 

@@ -40,12 +40,17 @@ def read_into(engine: Engine, file: RecordFile, wanted: Sequence[str], load: Cal
             pass
         else:
             return
-    copy = engine.folder / "records.csv"
-    with copy.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerows(values for _, values in file.records(wanted))
+    copy = _copied(file, wanted, engine.folder)
     load(_csv(copy, wanted, ",", 0, packed=False, count=len(wanted), cells=range(len(wanted))))
     copy.unlink()
+
+
+def _copied(file: RecordFile, wanted: Sequence[str], folder: Path) -> Path:
+    path = folder / "records.csv"
+    with path.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        writer.writerows(values for _, values in file.records(wanted))
+    return path
 
 
 def _as_it_is(file: RecordFile, wanted: Sequence[str]) -> str | None:
@@ -98,7 +103,7 @@ def _unpack(packed: bool) -> str:
 
 
 def _has_odd_bytes(text: TextFile, delimiter: str | None) -> bool:
-    """Whether the file has what DuckDB reads otherwise: lone carriage returns, spaces between delimiter and quote.
+    """Whether the file has what DuckDB reads otherwise: line ends of several kinds, spaces between delimiter and quote.
 
     A gzip file is unpacked to its end, because DuckDB before version 2 takes a cut one for a short one.
 
@@ -110,17 +115,16 @@ def _has_odd_bytes(text: TextFile, delimiter: str | None) -> bool:
     """
     mark = b"[\r\n" + re.escape((delimiter or ",").encode()) + b"]"
     spaced = re.compile(b"(?:^|" + mark + b') +"|" +(?:$|' + mark + b")")
-    odd, tail = False, b""
+    returns, feeds, pairs, odd, tail = 0, 0, 0, False, b""
     with readable(text.path), text.open_bytes() as raw:
         while chunk := raw.read(_CHUNK):
+            returns += chunk.count(b"\r")
+            feeds += chunk.count(b"\n")
+            pairs += chunk.count(b"\r\n") + (tail.endswith(b"\r") and chunk.startswith(b"\n"))
             # What spans two chunks is found in the second.
             held = tail + chunk
-            whole = held[:-1] if held.endswith(b"\r") else held
-            odd = odd or whole.count(b"\r") != whole.count(b"\r\n")
             # Searching for the pattern takes many times as long as for these.
             if not odd and delimiter is not None and (b'" ' in held or b' "' in held):
                 odd = spaced.search(held) is not None
-            if odd and not text.packed:
-                return True
             tail = held[-_OVERLAP:]
-    return odd or tail.endswith(b"\r")
+    return odd or returns != pairs or pairs not in (0, feeds)

@@ -6,9 +6,11 @@ import csv
 import gzip
 import io
 import json
+import random
 import tempfile
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +45,7 @@ def imported(path: Path, format: str, folder: Path) -> dict[str, list[BehaviorEv
     return found
 
 
-def delimited(rows: Table, delimiter: str, end: str, quoting: int, space: str) -> str:
-    if space and quoting == csv.QUOTE_MINIMAL:
-        # The csv module does not write spaces: put them in front of every field of a line that needs no quotes.
-        plain = [
-            [c if set(c).isdisjoint('",;\t|\r\n') else c.translate({ord(x): "_" for x in '",;\t|\r\n'}) for c in row]
-            for row in rows
-        ]
-        return end.join((delimiter + space).join(row) for row in plain) + end
+def delimited(rows: Table, delimiter: str, end: str = "\n", quoting: int = csv.QUOTE_ALL) -> str:
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting).writerows(rows)
     return text.getvalue()
@@ -61,24 +56,32 @@ def objects(rows: Table, array: bool, indent: int | None) -> str:
     return json.dumps(made, indent=indent) if array else "\n\n".join(json.dumps(o, ensure_ascii=False) for o in made)
 
 
+def spaced(rows: Table, delimiter: str) -> str:
+    """Spaces behind delimiters, in front of quotes and not."""
+    quoted = [['"' + field.replace('"', '""') + '"' for field in row] for row in rows]
+    return "\n".join((delimiter + " ").join(row) for row in [rows[0], *quoted[1:]])
+
+
+def trailing(rows: Table, delimiter: str) -> str:
+    """A delimiter at the end of every line but the header's."""
+    rest = delimited([[*row, ""] for row in rows[1:]], delimiter, quoting=csv.QUOTE_MINIMAL)
+    return delimited(rows[:1], delimiter) + rest
+
+
 def writers() -> dict[str, Callable[[Table], str]]:
     made: dict[str, Callable[[Table], str]] = {
         "json lines": lambda rows: objects(rows, False, None),
         "json list": lambda rows: objects(rows, True, None),
         "json list over lines": lambda rows: objects(rows, True, 2),
     }
-    for name, delimiter in (("comma", ","), ("tab", "\t"), ("semicolon", ";"), ("bar", "|")):
+    for name, mark in (("comma", ","), ("tab", "\t"), ("semicolon", ";"), ("bar", "|")):
         for end_name, end in (("lf", "\n"), ("crlf", "\r\n"), ("cr", "\r")):
-            made[f"{name} {end_name}"] = lambda rows, d=delimiter, e=end: delimited(rows, d, e, csv.QUOTE_MINIMAL, "")  # type: ignore[misc]
-        made[f"{name} quoted"] = lambda rows, d=delimiter: delimited(rows, d, "\n", csv.QUOTE_ALL, "")  # type: ignore[misc]
-        made[f"{name} sep"] = lambda rows, d=delimiter: f"sep={d}\r\n" + delimited(rows, d, "\r\n", csv.QUOTE_ALL, "")  # type: ignore[misc]
-        made[f"{name} blank lines"] = lambda rows, d=delimiter: (
-            "\n \n" + delimited(rows, d, "\n\n", csv.QUOTE_ALL, "") + "\n"
-        )  # type: ignore[misc]
-        made[f"{name} trailing"] = lambda rows, d=delimiter: (
-            delimited(rows[:1], d, "\n", csv.QUOTE_ALL, "")
-            + delimited([[*r, ""] for r in rows[1:]], d, "\n", csv.QUOTE_MINIMAL, "")
-        )  # type: ignore[misc]
+            made[f"{name} {end_name}"] = partial(delimited, delimiter=mark, end=end, quoting=csv.QUOTE_MINIMAL)
+        made[f"{name} quoted"] = partial(delimited, delimiter=mark)
+        made[f"{name} sep"] = lambda rows, mark=mark: f"sep={mark}\r\n" + delimited(rows, mark, "\r\n")  # type: ignore[misc]
+        made[f"{name} blank lines"] = lambda rows, mark=mark: "\n\n" + delimited(rows, mark, "\n \n\n")  # type: ignore[misc]
+        made[f"{name} trailing"] = partial(trailing, delimiter=mark)
+        made[f"{name} spaced"] = partial(spaced, delimiter=mark)
     return made
 
 
@@ -86,14 +89,14 @@ WRITERS = writers()
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")
 TEXT = st.text(
     st.one_of(
-        st.sampled_from(' "",;|\t\'\\n{}[]éß日\u00a0\u200e7.'),
+        st.sampled_from(' "",;|\t\'\n{}[]éß日\u00a0\u200e7.'),
         st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Cf"]),
     ),
     max_size=8,
 )
-LABELS = st.lists(
-    st.one_of(TEXT, st.sampled_from(["Mail", "7", "7.0", "NULL", "true", " a", 'x"y'])), min_size=2, max_size=5
-)
+WORDS = st.sampled_from(["Mail", "7", "7.0", "NULL", "true", " a", 'x"y'])
+LABELS = st.lists(st.one_of(TEXT, WORDS), min_size=2, max_size=5)
+RANDOMS = st.randoms(use_true_random=False)
 
 
 def cleaned(text: str) -> str | None:
@@ -112,8 +115,8 @@ def cleaned(text: str) -> str | None:
     TEXT,
     st.randoms(use_true_random=False),
 )
-@example("comma lf", "utf-8", False, ['a "b" c', 'say "x"'], 'p "q"', __import__("random").Random(0))
-@example("comma quoted", "utf-8", False, ["two  spaces", "a, b"], "line\nbreak", __import__("random").Random(0))
+@example("comma lf", "utf-8", False, ['a "b" c', 'say "x"'], 'p "q"', random.Random(0))
+@example("comma quoted", "utf-8", False, ["two  spaces", "a, b"], "line\nbreak", random.Random(0))
 def test_import_and_history_agree(kind, encoding, packed, labels, place, rng):
     labels = [label for label in labels if cleaned(label)]
     rows = [NAMES]
@@ -126,18 +129,20 @@ def test_import_and_history_agree(kind, encoding, packed, labels, place, rng):
         folder = Path(scratch)
         log = folder / rng.choice(["log.csv", "log.csv.gz", "log.jsonl", "log"])
         log.write_bytes(gzip.compress(content) if packed else content)
-        try:
-            histories = {user: read_history(log, user).events for user in USERS}
-            refusal = None
-        except EdgebError as error:
-            refusal = error
-        try:
-            found = imported(log, rng.choice(["csv", "jsonl"]), folder)
-        except EdgebError as error:
-            assert refusal is not None or "label" in error.message or "only by case" in error.message, error
-            return
-        assert refusal is None, refusal
-        assert found == histories
+        histories, refusal = outcome(lambda: {user: read_history(log, user).events for user in USERS})
+        found, refused = outcome(lambda: imported(log, rng.choice(["csv", "jsonl"]), folder))
+    if refused is not None and refusal is None:
+        # What only a candidate set asks for: two labels at least, that differ by more than case and space.
+        assert "distinct behavior label" in refused or "only by case" in refused, refused
+    else:
+        assert (found, refused is None) == (histories, refusal is None), (refused, refusal)
+
+
+def outcome(work: Callable[[], Any]) -> tuple[Any, str | None]:
+    try:
+        return work(), None
+    except EdgebError as error:
+        return None, error.message
 
 
 class TestImportGoesByContent:
@@ -153,12 +158,24 @@ class TestImportGoesByContent:
 
     def test_plain_files_are_not_copied(self, tmp_path, log, monkeypatch):
         """Ten million rows are DuckDB's work."""
-        monkeypatch.setattr(_records.csv, "writer", None)
-        for i, kind in enumerate(
-            ("comma lf", "tab crlf", "semicolon quoted", "bar sep", "json lines", "comma blank lines")
-        ):
-            (tmp_path / "log").write_bytes(WRITERS[kind](log).replace("\n \n", "\n\n").encode("utf-8-sig"))
-            assert import_log(tmp_path / "log", "csv", tmp_path / f"data{i}")["rows"]["read"] == 63
+        monkeypatch.setattr(_records, "_copied", None)
+        kinds = ("comma lf", "tab crlf", "semicolon quoted", "bar sep", "json lines")
+        for i, kind in enumerate(kinds):
+            for gap in ("\n", "\n\n"):
+                text = "\n" * len(gap) + WRITERS[kind](log).replace("\r\n", "\n").replace("\n", gap)
+                if "sep" in kind:
+                    text = text.lstrip("\n")
+                if "crlf" in kind:
+                    text = text.replace("\n", "\r\n")
+                (tmp_path / "log").write_bytes(text.encode("utf-8-sig"))
+                info = import_log(tmp_path / "log", "csv", tmp_path / f"data{i}{len(gap)}")
+                assert (info["rows"]["read"], info["users"]["kept"]) == (63, 3), kind
+
+    @pytest.mark.parametrize("start", ["\n\n", "\r", "\r\n"])
+    @pytest.mark.parametrize("kind", ["tab crlf", "comma lf", "bar cr", "json lines"])
+    def test_line_ends_of_several_kinds(self, tmp_path, log, kind, start):
+        (tmp_path / "log").write_bytes((start + WRITERS[kind](log)).encode())
+        assert import_log(tmp_path / "log", "csv", tmp_path / "data")["rows"]["read"] == 63
 
     @pytest.mark.parametrize("kind", ["comma cr", "json list", "tab blank lines"])
     def test_lines_of_the_original_are_named(self, tmp_path, log, kind):
