@@ -6,13 +6,13 @@ Anchor/tail and head/medium/tail are computed from training counts and a thresho
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.events import clean_label
+from edge_behavior.events import JOINERS, BehaviorEvent, clean_label
 
 ANCHOR_THRESHOLD = 0.01
 HEAD_THRESHOLD = 0.05
@@ -46,16 +46,40 @@ class CandidateSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __contains__(self, label: str) -> bool:
+        """Whether a label is a candidate, compared as `clean_label` leaves it."""
+        return self._find(label) is not None
+
     def code(self, label: str, where: str = "") -> int:
-        """Index of a label.
+        """Index of a label, compared as `clean_label` leaves it.
 
         Raises:
             EdgebError: the label is not a candidate; the hint names the nearest one.
         """
-        found = self._codes.get(label)
+        found = self._find(label)
         if found is None:
             prefix = f"{where}: " if where else ""
-            raise EdgebError(f"{prefix}'{label}' is not in the candidate set", nearest(label, self.labels))
+            # A mark that nobody sees is what makes some labels unknown.
+            shown = f"'{label}'" if label.isprintable() else repr(label)
+            raise EdgebError(f"{prefix}{shown} is not in the candidate set", nearest(label, self.labels))
+        return found
+
+    def named(self, event: BehaviorEvent, where: str = "") -> BehaviorEvent:
+        """The event with its behavior as the candidate is written.
+
+        Raises:
+            EdgebError: as `code`.
+        """
+        label = self.labels[self.code(event.behavior, where)]
+        return event if label == event.behavior else replace(event, behavior=label)
+
+    def _find(self, label: str) -> int | None:
+        found = self._codes.get(label)
+        if found is None:
+            try:
+                return self._codes.get(clean_label(label))
+            except EdgebError:
+                return None
         return found
 
     @property
@@ -73,17 +97,25 @@ class CandidateSet:
         return tuple("head" if s > head else "medium" if s > anchor else "tail" for s in self.shares)
 
 
+def same_looking(label: str) -> str:
+    """What two labels share that differ only by case, space or joiners."""
+    return "".join(c for c in label if not c.isspace() and c not in JOINERS).casefold()
+
+
 def check_labels(labels: Iterable[str]) -> None:
     """Refuse a label list that cannot be a candidate set.
 
     Raises:
-        EdgebError: fewer than two labels, an uncleaned label, or two that differ only by case or space.
+        EdgebError: fewer than two labels, an uncleaned label, or two that differ only by case, space or
+            joiners.
     """
     seen: dict[str, str] = {}
     for label in labels:
         if clean_label(label) != label:
-            raise EdgebError(f"label {label!r} has stray space or is not NFC", f"write it as {clean_label(label)!r}")
-        key = "".join(label.split()).casefold()
+            raise EdgebError(
+                f"label {label!r} has stray space or marks, or is not NFC", f"write it as {clean_label(label)!r}"
+            )
+        key = same_looking(label)
         if key in seen:
             what = "is listed twice" if seen[key] == label else f"differs from '{seen[key]}' only by case or space"
             raise EdgebError(f"label '{label}' {what}", "merge the two under one name in the log")

@@ -1,27 +1,32 @@
-"""What happened: one `BehaviorEvent`, and the history files that hold a user's recent ones.
+"""What happened: one `BehaviorEvent`, and the cleaning of its texts.
 
-Knows nothing of prompts, tokens or candidate sets. Text that comes from a log is cleaned here, once,
+Knows nothing of files, prompts, tokens or candidate sets. Text that comes from a log is cleaned here, once,
 so that nothing downstream has to distrust it.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import re
 import unicodedata
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from pathlib import Path
 
 from edge_behavior.errors import EdgebError
 
 MAX_PLACE_CHARS = 48
-MAX_LABEL_CHARS = 100
+MAX_LABEL_CHARS = 200
 UNKNOWN_PLACE = "unknown"
+# Marks that only steer layout and that nobody sees: soft hyphen, Arabic letter mark, zero-width space, direction marks,
+# embeddings and isolates, word joiner, byte order mark. App names carry them from other programs' lists.
+INVISIBLE = frozenset(
+    "\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+)
+JOINERS = "\u200c\u200d"
+_JOINERS = re.compile(f"[{JOINERS}]+")
+_JOINED = ("L", "M", "N", "S")
+_CONTROL = ("Cc", "Cf", "Zl", "Zp", "Cs")
 _PLACE_PUNCTUATION = frozenset("-_.&/+")
-HISTORY_FIELDS = ("timestamp", "place", "behavior")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +53,21 @@ def clean_place(text: str) -> str:
 
 
 def clean_label(text: str) -> str:
-    """Normalize a behavior label: NFC, outer space trimmed, inner space runs made one space.
+    """Normalize a behavior label: NFC, invisible marks dropped, spaces of any kind made one, none outside.
+
+    Joiners (U+200C, U+200D) stay where they shape a word or an emoji: behind a letter, mark, number or symbol that
+    another one follows, and behind a combining mark.
 
     Raises:
-        EdgebError: the label is empty, longer than 100 characters or holds a control character.
+        EdgebError: the label is empty, longer than 200 characters or holds a control character.
     """
-    label = " ".join(part for part in unicodedata.normalize("NFC", text).strip().split(" ") if part)
+    visible = "".join(" " if unicodedata.category(c) == "Zs" else c for c in text if c not in INVISIBLE)
+    spaced = " ".join(part for part in visible.strip().split(" ") if part)
+    label = _JOINERS.sub(_joiner, unicodedata.normalize("NFC", spaced))
+    label = " ".join(part for part in label.split(" ") if part)
     if not label:
         raise EdgebError("a behavior label is empty", "drop the row or give the behavior a name")
-    bad = next((c for c in label if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs")), None)
+    bad = next((c for c in label if c not in JOINERS and unicodedata.category(c) in _CONTROL), None)
     if bad is not None:
         raise EdgebError(
             f"behavior label {label!r} holds the control character U+{ord(bad):04X}",
@@ -67,6 +78,13 @@ def clean_label(text: str) -> str:
             f"behavior label {label[:40]!r}… has {len(label)} characters", f"use at most {MAX_LABEL_CHARS}"
         )
     return label
+
+
+def _joiner(found: re.Match[str]) -> str:
+    text, start, end = found.string, found.start(), found.end()
+    before = unicodedata.category(text[start - 1])[0] if start else ""
+    after = unicodedata.category(text[end])[0] if end < len(text) else ""
+    return text[start] if before == "M" or (before in _JOINED and after in _JOINED) else ""
 
 
 def parse_time(text: str, where: str) -> datetime:
@@ -83,75 +101,3 @@ def parse_time(text: str, where: str) -> datetime:
     if time.tzinfo is not None:
         raise EdgebError(f"{where}: '{text}' carries a time zone", "convert it to the user's local time first")
     return time
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix in (".jsonl", ".ndjson"):
-                for number, line in enumerate(file, 1):
-                    if not line.strip():
-                        continue
-                    where = f"{path}:{number}"
-                    try:
-                        row = json.loads(line)
-                    except ValueError as error:
-                        reason = getattr(error, "msg", str(error))
-                        raise EdgebError(f"{where}: not JSON ({reason})", "write one JSON object per line") from None
-                    if not isinstance(row, dict):
-                        raise EdgebError(f"{where}: not a JSON object", f"write the fields {', '.join(HISTORY_FIELDS)}")
-                    yield where, row
-            else:
-                reader = csv.DictReader(file)
-                for row in reader:
-                    yield f"{path}:{reader.line_num}", dict(row)
-    except OSError as error:
-        raise EdgebError(f"cannot read history file {path}: {error.strerror}", "pass a CSV or JSONL file") from None
-    except csv.Error as error:
-        raise EdgebError(f"{path}: not CSV ({error})", "pass a CSV or JSONL file of one user's events") from None
-    except UnicodeDecodeError:
-        raise EdgebError(f"{path} is not UTF-8 text", "pass a CSV or JSONL file of one user's events") from None
-
-
-def read_history(path: Path) -> list[BehaviorEvent]:
-    """Read one user's events (CSV with a header, or JSONL) with fields timestamp, place, behavior, oldest first.
-
-    Raises:
-        EdgebError: naming file and line, on an unreadable file, a missing field, a bad time, several users,
-            or times that go backwards. An empty history is allowed.
-    """
-    events: list[BehaviorEvent] = []
-    users: set[str] = set()
-    for where, row in _rows(path):
-        missing = [name for name in HISTORY_FIELDS if not isinstance(row.get(name), str)]
-        if missing:
-            raise EdgebError(f"{where}: no text field '{missing[0]}'", f"the fields are {', '.join(HISTORY_FIELDS)}")
-        users.add(str(row.get("user_id", "")))
-        if len(users) > 1:
-            raise EdgebError(f"{where}: a second user_id", "a history file holds one user's events")
-        event = BehaviorEvent(
-            place=clean_place(str(row["place"])),
-            time=parse_time(str(row["timestamp"]), where),
-            behavior=_label_at(str(row["behavior"]), where),
-        )
-        if events and event.time < events[-1].time:
-            raise EdgebError(
-                f"{where}: {event.time.isoformat()} is before the event above it", "sort the file by timestamp"
-            )
-        events.append(event)
-    return events
-
-
-def _label_at(text: str, where: str) -> str:
-    try:
-        return clean_label(text)
-    except EdgebError as error:
-        raise EdgebError(f"{where}: {error.message}", error.hint) from None
-
-
-def write_history(path: Path, events: Sequence[BehaviorEvent]) -> None:
-    """Write events as the CSV that `read_history` reads."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(HISTORY_FIELDS)
-        writer.writerows((e.time.isoformat(timespec="minutes"), e.place, e.behavior) for e in events)

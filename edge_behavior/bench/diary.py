@@ -14,7 +14,8 @@ from typing import Any
 
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent, read_history
+from edge_behavior.events import BehaviorEvent
+from edge_behavior.history import read_history
 
 _PLACES = ("home", "work", "transit", "leisure")
 _START = datetime(2024, 3, 4, 7)
@@ -100,20 +101,19 @@ def from_file(path: Path, candidates: CandidateSet, length: int, questions: int)
     """A diary read from a history file, repeated some weeks later as often as need be.
 
     Raises:
-        EdgebError: the file cannot be read, holds fewer than two events or a behavior outside the candidate set.
+        EdgebError: the file cannot be read, or holds fewer than two events whose behaviors are candidates.
     """
-    events = read_history(path)
+    events, _ = read_history(path).known(candidates)
     if len(events) < 2:
         raise EdgebError(f"{path} holds {len(events)} event(s)", "pass a history of at least 2 events")
-    for i, event in enumerate(events):
-        candidates.code(event.behavior, f"{path}: event {i + 1}")
     return Diary(_repeated(events, length + questions + 1), length)
 
 
 def _repeated(events: Sequence[BehaviorEvent], count: int) -> list[BehaviorEvent]:
     # Whole weeks, so that days and hours stay as they are.
-    span = timedelta(weeks=(events[-1].time - events[0].time) // timedelta(weeks=1) + 1)
+    first, last = min(e.time for e in events), max(e.time for e in events)
+    span = timedelta(weeks=(last - first) // timedelta(weeks=1) + 1)
     rounds = -(-count // len(events))
-    if events[-1].time.year + (span * rounds).days // 365 >= datetime.max.year:
+    if last.year + (span * rounds).days // 365 >= datetime.max.year:
         raise EdgebError(f"the history cannot be repeated {rounds} times", "lower --repeats or pass a longer history")
     return [BehaviorEvent(e.place, e.time + span * k, e.behavior) for k in range(rounds) for e in events][:count]

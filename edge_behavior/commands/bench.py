@@ -37,7 +37,7 @@ def bench_command(
         float | None, typer.Option(help="Also predict for so many seconds on end and show the drift.")
     ] = None,
     history: Annotated[
-        Path | None, typer.Option(help="CSV or JSONL of one user's events to ask about. Default: made up.")
+        Path | None, typer.Option(help="CSV or JSON of one user's events to ask about. Default: made up.")
     ] = None,
     cold_starts: Annotated[int, typer.Option(help="Processes started per kind of cold start.")] = 3,
     label_repeats: Annotated[int, typer.Option(help="--compare: predictions scored label by label; slow.")] = 3,
@@ -64,13 +64,17 @@ def bench_command(
     from edge_behavior.bench.setup import BenchOptions
     from edge_behavior.bench.sustained import check_seconds, threads_sweep
     from edge_behavior.bench.sustained import sustained as sustain
-    from edge_behavior.bundle import require_gguf
+    from edge_behavior.bundle import read_manifest, require_gguf
+    from edge_behavior.commands.histories import known_events
     from edge_behavior.commands.output import emit
     from edge_behavior.files import write_file
+    from edge_behavior.history import read_history
     from edge_behavior.workspace import recall
 
     bundle = bundle or recall("bundle")
     require_gguf(bundle, "bench measures llama.cpp")
+    if history is not None:
+        known_events(read_history(history), read_manifest(bundle).candidates)
     numbers = _numbers(threads, bundle)
     options = BenchOptions(
         repeats=repeats,

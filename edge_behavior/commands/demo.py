@@ -16,7 +16,7 @@ def demo_command(
     history: Annotated[
         Path | None,
         typer.Option(
-            help="CSV or JSONL with timestamp, place, behavior; one user, oldest first. Default: an empty day.",
+            help="CSV or JSON with timestamp, place, behavior; one user, oldest first. Default: an empty day.",
             show_default=False,
         ),
     ] = None,
@@ -39,15 +39,17 @@ def demo_command(
 
         edgeb demo tiny.gguf --history today.csv --port 8000 --no-open
     """
+    from edge_behavior.commands.histories import known_events
     from edge_behavior.commands.opening import open_predictor
     from edge_behavior.demo.assistant import Assistant
     from edge_behavior.demo.server import DemoServer
-    from edge_behavior.events import read_history
+    from edge_behavior.history import read_history
     from edge_behavior.workspace import recall
 
     bundle = bundle or recall("bundle")
-    events = read_history(history) if history is not None else []
+    past = read_history(history) if history is not None else None
     with open_predictor(bundle, threads) as predictor:
+        events = [] if past is None else known_events(past, predictor.manifest.candidates)[0]
         server = DemoServer(Assistant(predictor, bundle.name, events), host, port)
         try:
             typer.echo(server.url)

@@ -12,12 +12,21 @@ def predict_command(
     bundle: Annotated[
         Path, typer.Argument(help="Bundle made by `edgeb export`, or a run folder (slower).", show_default=False)
     ],
-    history: Annotated[
-        Path,
-        typer.Option(help="CSV or JSONL with timestamp, place, behavior; one user, oldest first.", show_default=False),
-    ],
     at: Annotated[str, typer.Option(help="Local time to predict for, like 2012-05-01T18:00.", show_default=False)],
     place: Annotated[str, typer.Option(help="Where the user is then.", show_default=False)],
+    history: Annotated[
+        Path | None,
+        typer.Option(help="CSV or JSON with timestamp, place, behavior; one user, oldest first.", show_default=False),
+    ] = None,
+    no_history: Annotated[
+        bool, typer.Option("--no-history", help="Predict for a user of whom nothing is known.")
+    ] = False,
+    user: Annotated[
+        str | None, typer.Option(help="Whose events to take from a history of several users.", show_default=False)
+    ] = None,
+    unknown: Annotated[
+        str, typer.Option(help="Events whose behavior is not in the candidate set: skip or refuse.")
+    ] = "skip",
     top: Annotated[int, typer.Option(help="Candidates to show; 0 for all.")] = 5,
     scoring: Annotated[str, typer.Option(help="exact (full-vocabulary) or masked (grammar-constrained).")] = "exact",
     source: Annotated[
@@ -58,16 +67,27 @@ def predict_command(
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --top 3 --json
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --precision 0.8 --coverage 0.9
+
+    docs/histories.md says what a history file may look like. What is odd about one is told on stderr.
     """
+    from edge_behavior.commands.histories import asked_note, known_events
     from edge_behavior.commands.opening import open_predictor
     from edge_behavior.commands.output import emit
-    from edge_behavior.events import parse_time, read_history
+    from edge_behavior.errors import EdgebError
+    from edge_behavior.events import parse_time
+    from edge_behavior.history import check_unknown, read_history
     from edge_behavior.scoring import check_scoring
 
     check_scoring(scoring)
     when = parse_time(at, "--at")
-    events = read_history(history)
+    if (history is None) != no_history:
+        what = "no history was named" if history is None else "both --history and --no-history"
+        raise EdgebError(what, "pass --history FILE, or --no-history for a user of whom nothing is known")
+    check_unknown(unknown)
+    past = None if history is None else read_history(history, user)
     with open_predictor(bundle, threads) as predictor:
+        events, skipped = ([], []) if past is None else known_events(past, predictor.manifest.candidates, unknown)
+        asked_note(events, when)
         prediction = predictor.predict(
             events,
             when,
@@ -90,6 +110,7 @@ def predict_command(
         "unexpanded": prediction.unexpanded,
         "tokens_evaluated": prediction.tokens_evaluated,
         "latency_ms": round(prediction.latency_ms, 3),
+        "skipped_events": [{"line": s.line, "behavior": s.behavior} for s in skipped],
         "bundle": str(bundle),
     }
     if precision is not None:

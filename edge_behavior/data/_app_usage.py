@@ -73,7 +73,7 @@ def _load_trace(engine: Engine, path: Path) -> Delimited:
         raise EdgebError(
             f"{path}:1: {columns} columns where the trace has 5", "they are user, time, base station, app and traffic"
         )
-    file = Delimited(path, columns, delimiter, header=False, quote="")
+    file = Delimited(path, columns, delimiter, quote="")
     clock = "CASE WHEN regexp_full_match(c1, '[0-9]{14}') THEN try_strptime(c1, '%Y%m%d%H%M%S') END"
     with explained(file):
         engine.rows(

@@ -55,6 +55,7 @@ class Engine:
     """
 
     def __init__(self, folder: Path, memory_limit: str | None = None) -> None:
+        self.folder = folder
         config: dict[str, Any] = {
             "temp_directory": str(folder / "spill"),
             "memory_limit": memory_limit or f"{default_memory_limit() // 2**20}MiB",

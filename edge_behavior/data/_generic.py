@@ -1,20 +1,22 @@
-"""Generic logs: CSV, JSONL and Parquet with a user, a local time, a place and a behavior per row.
+"""Generic logs: delimited text, JSON and Parquet with a user, a local time, a place and a behavior per row.
 
 Knows column names and types; what the values mean is settled elsewhere.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import duckdb
 
 from edge_behavior.data._engine import Engine, file_literal
+from edge_behavior.data._records import CELLS, read_into
 from edge_behavior.data._source import Source, local_time_sql, require_users, settle_times
-from edge_behavior.data._text import JsonLines, explained, first_line, sniff
-from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.errors import EdgebError
+from edge_behavior.records import open_records, require_fields
 
 _TIMES = ("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "DATE")
 _SIMPLE = ("VARCHAR", "BOOLEAN", "UUID")
@@ -30,43 +32,33 @@ class ColumnMap:
     behavior: str = "behavior"
 
 
-def load_csv(engine: Engine, path: Path, columns: ColumnMap) -> Source:
-    """Load a CSV file with a header; comma, tab, semicolon or bar.
+def load_text(engine: Engine, path: Path, columns: ColumnMap) -> Source:
+    """Load delimited text with a header, JSON lines or a JSON list of objects; which of them, the content says.
 
     Raises:
-        EdgebError: a column that is missing, a line with too few or too many fields, a bad time, an empty user.
+        EdgebError: a column that is missing, a record that is broken or holds no text, a bad time, an empty user.
     """
-    file, names = sniff(path)
-    index = {role: names.index(name) for role, name in _find(path, names, columns).items()}
-    with explained(file):
-        _load_text(engine, file.sql(), {role: f"c{i}" for role, i in index.items()})
-    return _finish(engine, Source((path,), file.where, {"kind": "column"}), columns)
+    file = open_records(path, list(asdict(columns).values()))
+    roles = _find(path, file.names, columns)
+    read_into(
+        engine,
+        file,
+        list(roles.values()),
+        lambda relation: _load_text(engine, relation, dict(zip(roles, CELLS, strict=True))),
+    )
 
+    def where(row: int) -> str:
+        found = next(islice(file.records(list(roles.values())), row, None), None)
+        return f"{path}:{found[0]}" if found else str(path)
 
-def load_jsonl(engine: Engine, path: Path, columns: ColumnMap) -> Source:
-    """Load a file with one JSON object per line.
-
-    Raises:
-        EdgebError: as `load_csv`, and a line that is not a JSON object.
-    """
-    file = JsonLines(path)
-    try:
-        first = json.loads(first_line(path))
-    except json.JSONDecodeError:
-        first = None
-    if not isinstance(first, dict):
-        raise file.explain() or EdgebError(f"{path} holds no JSON objects", "write one JSON object per line")
-    fields = _find(path, list(first), columns)
-    with explained(file):
-        _load_text(engine, file.sql(fields), {role: _identifier(name) for role, name in fields.items()})
-    return _finish(engine, Source((path,), file.where, {"kind": "column"}), columns)
+    return _finish(engine, Source((path,), where, {"kind": "column"}), columns)
 
 
 def load_parquet(engine: Engine, path: Path, columns: ColumnMap) -> Source:
     """Load a Parquet file; times may be text or timestamps without a zone.
 
     Raises:
-        EdgebError: as `load_csv`, and a column of a type that cannot be what it is said to be.
+        EdgebError: as `load_text`, and a column of a type that cannot be what it is said to be.
     """
     relation = f"read_parquet({file_literal(path)})"
     try:
@@ -102,15 +94,10 @@ def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _find(path: Path, names: list[str], columns: ColumnMap) -> dict[str, str]:
+def _find(path: Path, names: Sequence[str], columns: ColumnMap) -> dict[str, str]:
     """Check that each role's column is there, once."""
     wanted: dict[str, str] = asdict(columns)
-    for role, name in wanted.items():
-        if name not in names:
-            hint = nearest(name, names)
-            raise EdgebError(f"{path}: no column '{name}' ({hint})", f"name it with --{role}-column")
-        if names.count(name) > 1:
-            raise EdgebError(f"{path}: two columns are called '{name}'", "rename one of them")
+    require_fields(path, names, list(wanted.values()), [f"name it with --{role}-column" for role in wanted])
     return wanted
 
 

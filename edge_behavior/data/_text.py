@@ -1,4 +1,4 @@
-"""Text logs as files: compression, encoding, delimiters, and which line a record is on.
+"""Text logs of a fixed layout as files: compression, encoding, delimiters, and which line a record is on.
 
 Reads whole files in Python only to say where an error is; the rows themselves are DuckDB's work.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,15 +20,15 @@ import duckdb
 
 from edge_behavior.data._engine import file_literal, literal
 from edge_behavior.errors import EdgebError
+from edge_behavior.text_files import GZIP_MAGIC, describe
 
 Where = Callable[[int], str]  # row index to "file:line"
-_DELIMITERS = (",", "\t", ";", "|")
 
 
 def is_gzip(path: Path) -> bool:
     """Whether the file starts as gzip does, whatever it is called."""
     with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+        return file.read(2) == GZIP_MAGIC
 
 
 def _unpack(path: Path) -> str:
@@ -63,6 +62,8 @@ def first_line(path: Path, encoding: str = "utf-8-sig") -> str:
     Raises:
         EdgebError: the file is empty, is not text or is a damaged gzip file.
     """
+    if describe(path).encoding.startswith("utf-16"):
+        raise EdgebError(f"{path} is UTF-16 text", "save it as UTF-8")
     try:
         with open_text(path, encoding) as file:
             line = next((line for line in file if line.strip()), None)
@@ -91,8 +92,7 @@ class Delimited:
     path: Path
     columns: int
     delimiter: str
-    header: bool
-    quote: str = '"'
+    quote: str
     encoding: str = "utf-8"
 
     def sql(self) -> str:
@@ -100,7 +100,7 @@ class Delimited:
         types = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(self.columns))
         return (
             f"read_csv({file_literal(self.path)}, auto_detect=false, columns={{{types}}}, "
-            f"delim={literal(self.delimiter)}, header={str(self.header).lower()}, "
+            f"delim={literal(self.delimiter)}, header=false, "
             f"quote={literal(self.quote)}, escape={literal(self.quote)}, "
             f"encoding={literal(self.encoding)}{_unpack(self.path)})"
         )
@@ -121,7 +121,7 @@ class Delimited:
 
     def where(self, row: int) -> str:
         """`file:line` of the data row with this index."""
-        found = next(islice(self._records(), row + self.header, None), None)
+        found = next(islice(self._records(), row, None), None)
         return f"{self.path}:{found[0]}" if found else str(self.path)
 
     def explain(self) -> EdgebError | None:
@@ -145,50 +145,8 @@ class Delimited:
         return None
 
 
-def sniff(path: Path) -> tuple[Delimited, list[str]]:
-    """The dialect of a CSV file with a header, and its column names."""
-    line = first_line(path)
-    delimiter = max(_DELIMITERS, key=line.count)
-    with open_text(path) as file:
-        names = next(record for record in csv.reader(file, delimiter=delimiter) if record)
-    return Delimited(path, len(names), delimiter, header=True), [name.strip() for name in names]
-
-
-@dataclass(frozen=True)
-class JsonLines:
-    """A file with one JSON object per line."""
-
-    path: Path
-
-    def sql(self, fields: dict[str, str]) -> str:
-        """The file as a DuckDB table function with these fields (all text); a missing one is NULL."""
-        types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in fields.values())
-        return (
-            f"read_json({file_literal(self.path)}, format='newline_delimited', columns={{{types}}}{_unpack(self.path)})"
-        )
-
-    def where(self, row: int) -> str:
-        """`file:line` of the object with this index."""
-        with open_text(self.path, errors="replace") as file:
-            filled = (number for number, line in enumerate(file, 1) if line.strip())
-            found = next(islice(filled, row, None), None)
-        return f"{self.path}:{found}" if found else str(self.path)
-
-    def explain(self) -> EdgebError | None:
-        """The first line that is not a JSON object."""
-        try:
-            with open_text(self.path) as file:
-                for number, line in enumerate(file, 1):
-                    error = _json_error(line) if line.strip() else None
-                    if error:
-                        return EdgebError(f"{self.path}:{number}: {error}", "write one JSON object per line")
-        except UnicodeDecodeError:
-            return EdgebError(f"{self.path} is not UTF-8 text", "convert the file to UTF-8")
-        return None
-
-
 @contextmanager
-def explained(file: Delimited | JsonLines) -> Iterator[None]:
+def explained(file: Delimited) -> Iterator[None]:
     """Say in a user's words what DuckDB could not read in `file`, with the right line.
 
     Raises:
@@ -201,11 +159,3 @@ def explained(file: Delimited | JsonLines) -> Iterator[None]:
         if fault is None:
             raise
         raise fault from None
-
-
-def _json_error(line: str) -> str | None:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"not JSON ({error.msg})"
-    return None if isinstance(value, dict) else "not a JSON object"

@@ -36,7 +36,7 @@ def load_tsmc(engine: Engine, path: Path, cell_degrees: float) -> Source:
             f"{path}:1: {line.count(chr(9)) + 1} tab-separated columns where TSMC2014 has {len(COLUMNS)}",
             f"the columns are {', '.join(COLUMNS)}; for another layout pass --format csv",
         )
-    file = Delimited(path, len(COLUMNS), "\t", header=False, quote="", encoding=encoding)
+    file = Delimited(path, len(COLUMNS), "\t", quote="", encoding=encoding)
     clock = f"try_strptime(c7, '{_TIME}') + to_minutes(TRY_CAST(c6 AS INTEGER))"
     with explained(file):
         engine.rows(

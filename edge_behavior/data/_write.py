@@ -7,7 +7,6 @@ to Parquet. Every row that does not arrive is counted.
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from edge_behavior.candidates import CandidateSet, check_labels
+from edge_behavior.candidates import CandidateSet, check_labels, same_looking
 from edge_behavior.data._engine import Engine
 from edge_behavior.data._source import Source
 from edge_behavior.data._text import Where
@@ -206,7 +205,7 @@ def _code_texts(engine: Engine, source: Source) -> tuple[list[str], list[str]]:
 
 
 def _clean_labels(texts: list[tuple[Any, ...]], where: Where, name: str) -> dict[str, str]:
-    """Raw behavior text to label; refuses what cannot be one, and two that differ only by case or space."""
+    """Raw behavior text to label; refuses what cannot be one, and two that differ only by case, space or joiners."""
     labels: dict[str, str] = {}
     seen: dict[str, str] = {}
     for text, first in texts:
@@ -214,11 +213,10 @@ def _clean_labels(texts: list[tuple[Any, ...]], where: Where, name: str) -> dict
             label = clean_label(text)
         except EdgebError as error:
             raise EdgebError(f"{where(first)}: {error.message}", error.hint) from None
-        raw = unicodedata.normalize("NFC", text)
-        key = "".join(raw.split()).casefold()
-        if seen.setdefault(key, raw) != raw:
+        key = same_looking(label)
+        if seen.setdefault(key, label) != label:
             raise EdgebError(
-                f"{where(first)}: behavior '{raw}' differs from '{seen[key]}' only by case or space",
+                f"{where(first)}: behavior '{label}' differs from '{seen[key]}' only by case or space",
                 "merge the two under one name in the log",
             )
         labels[text] = label

@@ -17,7 +17,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from edge_behavior.checksums import file_sha256
 from edge_behavior.data._app_usage import load_app_usage
 from edge_behavior.data._engine import Engine, user_errors
-from edge_behavior.data._generic import ColumnMap, load_csv, load_jsonl, load_parquet
+from edge_behavior.data._generic import ColumnMap, load_parquet, load_text
 from edge_behavior.data._source import Source
 from edge_behavior.data._tsmc import load_tsmc
 from edge_behavior.data._write import Rules, write_dataset
@@ -30,8 +30,8 @@ __all__ = ["FORMATS", "ColumnMap", "check_output", "import_log"]
 
 FORMATS = ("csv", "jsonl", "parquet", "tsmc2014", "app-usage")
 _GENERIC: dict[str, Callable[[Engine, Path, ColumnMap], Source]] = {
-    "csv": load_csv,
-    "jsonl": load_jsonl,
+    "csv": load_text,
+    "jsonl": load_text,
     "parquet": load_parquet,
 }
 APP_USAGE_MERGE_SECONDS = 60
@@ -55,7 +55,8 @@ def import_log(
 
     Args:
         source: The log; for `app-usage` its folder or trace file. Text may be gzip.
-        format: One of FORMATS.
+        format: One of FORMATS. `csv` and `jsonl` are the same reader, which goes by the content: delimited text, JSON
+            lines or a JSON list.
         out: The folder to make.
         columns: Column names of a generic log.
         seed: Of the split by user.

@@ -15,7 +15,7 @@ from typing import Any
 
 from edge_behavior.bundle import Manifest
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent, clean_label, clean_place
+from edge_behavior.events import BehaviorEvent, clean_place
 from edge_behavior.fusion import SOURCES
 from edge_behavior.runtime.engine import calibrations_of
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior
@@ -49,7 +49,7 @@ class Ask:
     """The context to predict for, and the rule by which to suggest.
 
     Attributes:
-        when: Local time, not before the last event.
+        when: Local time, before the last event by what a clock may go back.
         place: Where the user is then.
         threshold: Suggest candidates of at least this probability; not used together with `precision`.
         precision: Suggest the first candidate where suggestions are right this often, see docs/calibration.md.
@@ -80,16 +80,14 @@ class Assistant:
         history: Events to begin with, oldest first.
 
     Raises:
-        EdgebError: an event of the history that is no candidate, or is earlier than the one before it.
+        EdgebError: an event of the history that is no candidate, or is earlier than a clock may go back.
     """
 
     def __init__(self, predictor: Predictor, name: str, history: Sequence[BehaviorEvent] = ()) -> None:
         self._predictor, self._name = predictor, name
         self._lock = threading.RLock()
-        candidates = predictor.manifest.candidates
-        for i, event in enumerate(history):
-            candidates.code(event.behavior, f"history event {i + 1}")
-        self._begin = [Entry(event, "history") for event in history]
+        known = [predictor.manifest.candidates.named(e, f"history event {i}") for i, e in enumerate(history, 1)]
+        self._begin = [Entry(event, "history") for event in known]
         _check_room(len(self._begin))
         self._entries: list[Entry] = []
         self._dismissed: list[str] = []
@@ -156,7 +154,7 @@ class Assistant:
         does not want to hear of it, not that it will not happen.
 
         Raises:
-            EdgebError: a time before the last event, or something the bundle was not calibrated for.
+            EdgebError: a time too long before the last event, or something the bundle was not calibrated for.
         """
         with self._lock:
             hidden = set(self._dismissed)
@@ -191,15 +189,14 @@ class Assistant:
         """Append what the user did; what was dismissed may be suggested again.
 
         Raises:
-            EdgebError: not a candidate, earlier than the last event, or too many events; nothing is changed.
+            EdgebError: not a candidate, too long before the last event, or too many events; nothing is changed.
         """
         with self._lock:
             _check_room(len(self._entries) + 1)
             if not behavior.strip():
                 raise EdgebError("no behavior was given", "choose one of the candidates")
-            label = clean_label(behavior)
-            self._predictor.manifest.candidates.code(label)
-            event = BehaviorEvent(clean_place(place), when, label)
+            candidates = self._predictor.manifest.candidates
+            event = candidates.named(BehaviorEvent(clean_place(place), when, behavior))
             self._session.observe(event)
             self._entries.append(Entry(event, "accepted" if accepted else "added"))
             self._dismissed.clear()
@@ -211,9 +208,10 @@ class Assistant:
             EdgebError: not a candidate.
         """
         with self._lock:
-            self._predictor.manifest.candidates.code(behavior)
-            if behavior not in self._dismissed:
-                self._dismissed.append(behavior)
+            candidates = self._predictor.manifest.candidates
+            label = candidates.labels[candidates.code(behavior)]
+            if label not in self._dismissed:
+                self._dismissed.append(label)
 
     def restore(self) -> None:
         """Suggest again what was dismissed."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from edge_behavior import __version__
 from edge_behavior.bundle import Manifest, require_gguf, verify_bundle, write_bundle
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.candidates import CandidateSet, same_looking
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError, nearest, system_error
 from edge_behavior.events import clean_label
@@ -51,7 +51,7 @@ def read_labels(path: Path) -> list[Listed]:
             label = clean_label(raw)
         except EdgebError as error:
             raise EdgebError(f"{where}: {error.message}", error.hint) from None
-        key = _same(label)
+        key = same_looking(label)
         if key in seen:
             raise EdgebError(f"{where}: the label '{label}' is there already ({seen[key]})", "list every label once")
         seen[key] = where.removeprefix(f"{path}:").removeprefix(f"{path}, ")
@@ -79,11 +79,11 @@ def new_candidates(
     """
     counts: dict[str, int] = dict(zip(old.labels, old.counts, strict=True))
     listed = list(labels) if labels is not None else [(label, None) for label in old.labels]
-    present = {_same(label) for label, _ in listed}
+    present = {same_looking(label) for label, _ in listed}
     for label in map(clean_label, add):
-        if _same(label) in present:
+        if same_looking(label) in present:
             raise EdgebError(f"--add '{label}': it is a candidate already", "leave it out")
-        present.add(_same(label))
+        present.add(same_looking(label))
         listed.append((label, None))
     names = [label for label, _ in listed]
     for label in map(clean_label, drop):
@@ -188,11 +188,6 @@ def _check_fits(manifest: Manifest, encoder: PromptEncoder) -> int:
 def _unmeasured(habits: dict[str, Any] | None) -> dict[str, Any] | None:
     """The habits' settings without the numbers that were measured on the old list."""
     return None if habits is None else {**habits, "measured": {}}
-
-
-def _same(label: str) -> str:
-    """Two labels with the same key cannot both be candidates (`candidates.check_labels`)."""
-    return "".join(label.split()).casefold()
 
 
 def _lines(text: str, path: Path) -> list[tuple[str, str, int | None]]:

@@ -9,7 +9,7 @@ from time import perf_counter
 from types import TracebackType
 
 from edge_behavior.bundle import Manifest, bundle_bytes, read_manifest, verify_bundle
-from edge_behavior.errors import EdgebError
+from edge_behavior.event_order import check_order, check_step
 from edge_behavior.events import BehaviorEvent
 from edge_behavior.runtime.backend import Backend
 from edge_behavior.runtime.engine import Engine
@@ -94,7 +94,8 @@ class Predictor:
         """Rank the candidates for the behavior at `when` in `place` after `history`.
 
         Args:
-            history: Oldest first, any length; the model sees the layout's last L events, habits count all.
+            history: Oldest first, any length; the model sees the layout's last L events, habits count all. Its order
+                counts: a local clock may go back, see `event_order`.
             top_k: How many candidates to return; None for all.
             scoring: `exact` or `masked`, see `scoring`.
             source: `model`, `habits` or `fused`; None takes the bundle's default.
@@ -106,12 +107,12 @@ class Predictor:
             coverage: Also name the candidates that hold the truth this often, see `Request`.
 
         Raises:
-            EdgebError: a behavior outside the candidate set, time going backwards, a prompt that does not fit, a
-                precision or coverage that the bundle is not calibrated for.
+            EdgebError: a behavior outside the candidate set, a clock that goes back too far, a prompt that does not
+                fit, a precision or coverage that the bundle is not calibrated for.
         """
         started = perf_counter()
         request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
-        self._check(history, when)
+        history = self._checked(history, when)
         with self._engine.lock:
             wanted = self._engine.source(request)
             habits = None if wanted == "model" else self._habits(history, when, place)
@@ -123,7 +124,7 @@ class Predictor:
 
         Under the full vocabulary for `exact`, so not renormalized over the candidates.
         """
-        self._check(history, when)
+        history = self._checked(history, when)
         with self._engine.lock:
             ids = self._engine.encoder.prompt_ids(history, when, place)
             return self._engine.log_probs(ids, check_scoring(scoring))
@@ -161,17 +162,13 @@ class Predictor:
             counter.observe(candidates.code(event.behavior), event.time, event.place)
         return counter.log_probs(when, place)
 
-    def _check(self, history: Sequence[BehaviorEvent], when: datetime) -> None:
-        for i, event in enumerate(history):
-            self.manifest.candidates.code(event.behavior, f"history event {i + 1}")
-            if i and event.time < history[i - 1].time:
-                raise EdgebError(f"history event {i + 1} is before the one it follows", "sort the history by time")
-        if history and when < history[-1].time:
-            raise EdgebError(
-                f"the time asked for, {when.isoformat(timespec='minutes')}, is before the last event of the history "
-                f"({history[-1].time.isoformat(timespec='minutes')})",
-                "ask for a later time",
-            )
+    def _checked(self, history: Sequence[BehaviorEvent], when: datetime) -> list[BehaviorEvent]:
+        """The history with its behaviors named as the candidates are; refuses an order that no clock gives."""
+        known = [self.manifest.candidates.named(e, f"history event {i}") for i, e in enumerate(history, 1)]
+        check_order([event.time for event in known], lambda i: f"history event {i + 1}")
+        if known:
+            check_step(known[-1].time, when, "the time asked for", "ask for a later time")
+        return known
 
 
 def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bool = False) -> Backend:

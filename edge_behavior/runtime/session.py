@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.event_order import check_step
 from edge_behavior.events import BehaviorEvent, clean_place
 from edge_behavior.habits import HabitCounter, read_fields
 from edge_behavior.runtime.engine import Engine
@@ -56,11 +57,12 @@ class Session:
         """Append what the user did. Nothing is evaluated until the next prediction.
 
         Raises:
-            EdgebError: not a candidate, or earlier than the last event; the session is unchanged.
+            EdgebError: not a candidate, or earlier than a local clock can go back; the session is unchanged.
         """
         with self._engine.lock:
-            code = self._engine.manifest.candidates.code(event.behavior, "the event observed")
-            event = replace(event, place=clean_place(event.place))
+            candidates = self._engine.manifest.candidates
+            event = candidates.named(replace(event, place=clean_place(event.place)), "the event observed")
+            code = candidates.code(event.behavior)
             self._check_time(event.time, "the event observed")
             line = self._engine.encoder.line_ids(event)
             self._counter.observe(code, event.time, event.place)
@@ -86,8 +88,8 @@ class Session:
         """Rank the candidates for the behavior at `when` in `place`; see `Request` for the arguments.
 
         Raises:
-            EdgebError: a time before the last event, an unknown label or name, a prompt that does not fit; the
-                session is unchanged.
+            EdgebError: a time further before the last event than a local clock goes back, an unknown label or name, a
+                prompt that does not fit; the session is unchanged.
         """
         started = perf_counter()
         request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
@@ -166,11 +168,8 @@ class Session:
         return session
 
     def _check_time(self, when: datetime, what: str) -> None:
-        if self._window and when < self._window[-1][0].time:
-            last = self._window[-1][0].time.isoformat(timespec="minutes")
-            raise EdgebError(
-                f"{what}, {when.isoformat(timespec='minutes')}, is before the last event ({last})", "use a later time"
-            )
+        if self._window:
+            check_step(self._window[-1][0].time, when, what)
 
     def _anchor(self) -> None:
         del self._window[: -self._length]

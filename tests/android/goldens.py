@@ -23,7 +23,8 @@ from edge_behavior.calibration import Calibration
 from edge_behavior.candidates import GROUPS, CandidateSet
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent, clean_place
+from edge_behavior.event_order import check_order
+from edge_behavior.events import BehaviorEvent, clean_label, clean_place
 from edge_behavior.export.gguf_writer import write_gguf
 from edge_behavior.export.quantize import quantize
 from edge_behavior.fusion import Fusion, GroupWeights
@@ -53,6 +54,21 @@ TIMES = [
     "1970-01-01T00:00", "1969-12-31T23:59", "2000-02-29T12:34", "2024-02-29T00:00", "2100-03-01T07:05",
     "1600-12-31T18:00",
     "2012-05-01T18:00", "2024-03-18T20:05", "0001-01-01T00:00", "9999-12-31T23:59",
+]  # fmt: skip
+# Behaviors as logs hold them: what nobody sees goes, what shapes a word or an emoji stays, what is no label is refused.
+RAW_LABELS = [
+    "Video", "  Watch   video ", "Cafe\u0301", "Weather\u00a0Check", "a\u202f\u2003 \u3000b\u1680",
+    "\u200eWhatsApp\u200f", "\ufeffNews", "Short\u200bVideo", "\u202aMaps\u202c \u2067\u202bGo\u2069",
+    "\u061cdata\u2060base soft\u00adware", "e\u200b\u0301", "می\u200cخواهم", "\u0d05\u0d35\u0d28\u0d4d\u200d",
+    "👩\u200d💻 Code", "🏳\ufe0f\u200d🌈", "👋🏽 Chat", "1\ufe0f\u20e3", "\u200cMusic\u200d", "Music \u200d Box",
+    "a\u200c\u200d\u200cb", "(\u200dx\u200d)", "\x1c\u2028a\x85\t", "=\u200d\u0338", "\u200e \u0301a", "x" * 200,
+    "é" * 200, "e\u0301" * 200, "🎮" * 200, "x" * 201, "🎮" * 201, "", "\u00a0", "\u200b", "\u200d \u200c", "a\nb",
+    "a\tb", "a\x00b", "a\u2028b", "a\u2061b", "a\U000e0062b", "a\ufff9b", "{context}", "<|im_end|>",
+]  # fmt: skip
+# Minutes between events: which orders a local clock may give.
+STEPS = [
+    [], [30, 0, 45], [30, -55], [30, -190, 20], [-1560], [-1561], [5, -1561, 7], [-1, -1], [0, -5, 0, -4], [-1, 5, -1],
+    [-5, 2, -5, -5], [-9, -9, -9, 4], [-700] * 9, [10, -14400],
 ]  # fmt: skip
 BAD_TIMES = [
     "", "2024-02-30T00:00", "2100-02-29T00:00", "2024-13-01T00:00", "2024-01-01T24:00", "2024-01-01T10:00Z", "x",
@@ -188,6 +204,8 @@ def write_goldens(folder: Path) -> Path:
     golden = {
         "schema": SCHEMA,
         "places": [[place, clean_place(place)] for place in PLACES],
+        "labels": [[label, _cleaned(label)] for label in RAW_LABELS],
+        "orders": [_order(steps) for steps in STEPS],
         "times": [_time(text) for text in TIMES],
         "bad_times": BAD_TIMES,
         "bundles": bundles,
@@ -202,6 +220,25 @@ def write_goldens(folder: Path) -> Path:
     path = folder / "golden.json"
     path.write_text(json.dumps(golden, allow_nan=False), encoding="utf-8")
     return path
+
+
+def _cleaned(label: str) -> str | None:
+    try:
+        return clean_label(label)
+    except EdgebError:
+        return None
+
+
+def _order(steps: Sequence[int]) -> dict[str, Any]:
+    times = [datetime(2024, 10, 27, 12)]
+    for step in steps:
+        times.append(times[-1] + timedelta(minutes=step))
+    try:
+        check_order(times, lambda i: f"history event {i + 1}")
+        error = None
+    except EdgebError as raised:
+        error = raised.message
+    return {"times": [time.isoformat(timespec="minutes") for time in times], "error": error}
 
 
 def _time(text: str) -> dict[str, Any]:
@@ -309,8 +346,12 @@ def _calls(made: Recorder, folder: Path, full: bool, long_window: bool) -> None:
     made.predict(events[:25], when, "DK", only=[], error="no candidate is left")
     made.predict(events[:25], when, "DK", only=["Vide"], error="is not in the candidate set")
     made.predict(events[:25], when, "DK", top_k=0, error="is 0")
-    made.predict(events[:25], events[3].time, "DK", error="is before the last event")
-    made.predict(events[:25][::-1], when, "DK", error="is before the one it follows")
+    made.predict(events[:25], events[24].time - timedelta(days=2), "DK", error="before the last event")
+    made.predict(events[:25][::-1], when, "DK", error="the newest event comes first")
+    west = [*events[:24], replace(events[24], time=events[23].time - timedelta(hours=3))]
+    made.predict(west, west[24].time - timedelta(minutes=55), "DK", top_k=3)
+    odd = [replace(event, behavior=f"\u200e{event.behavior} \u00a0") for event in events[:25]]
+    made.predict(odd, when, "DK", only=["Video\u200b", "Cafe\u0301", "\u202a買い物"])
     if full:
         _full_calls(made, events[:25], when)
     else:
@@ -346,8 +387,9 @@ def _session_calls(made: Recorder, folder: Path, events: list[BehaviorEvent], fu
         if i % 8 == 4:
             made.prepare()
     made.observe(replace(events[36], behavior="Nap"), "is not in the candidate set")
-    made.observe(replace(events[36], time=events[0].time), "is before the last event")
-    made.ask(events[0].time, "DK", error="is before the last event")
+    early = events[35].time - timedelta(days=2)
+    made.observe(replace(events[36], time=early), "before the last event")
+    made.ask(early, "DK", error="before the last event")
     made.ask(events[35].time, "DK", scoring="masked")
     made.save("used", folder)
     made.observe(events[36])
@@ -360,6 +402,8 @@ def _session_calls(made: Recorder, folder: Path, events: list[BehaviorEvent], fu
     made.ask(events[36].time, "home")
     for event in events[36:40]:
         made.observe(event)
+    made.observe(replace(events[40], time=events[39].time - timedelta(minutes=55), behavior="\u200fVideo\u00a0"))
+    made.ask(events[39].time - timedelta(hours=3), "home", exclude=["Video\ufeff"])
     made.ask(events[39].time + timedelta(minutes=1), "Café Zürich")
     if full:
         made.ask(events[39].time + timedelta(minutes=1), "Café Zürich", source="habits", top_k=None)

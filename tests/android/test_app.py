@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_behavior.events import clean_place, read_history, write_history
+from edge_behavior.events import clean_place
+from edge_behavior.history import read_history, write_history
 from edge_behavior.runtime.predictor import Predictor
 from tests import helpers
 from tests.android import host
@@ -101,4 +102,4 @@ def test_a_day_on_a_bundle(app: host.Host, tmp_path: Path) -> None:
     assert said["forgotten"]["today"] == [["0"]]
     # The restored session pays for its question; the first prediction of all pays for the whole prompt.
     assert int(said["restarted"]["tokens"][0][0]) < int(said["forgotten"]["tokens"][0][0])
-    assert read_history(folder / "timeline.csv") == []
+    assert read_history(folder / "timeline.csv").events == []

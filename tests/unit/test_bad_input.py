@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from edge_behavior.cli import app
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import read_history
+from edge_behavior.history import read_history
 from edge_behavior.recipes import load_recipe
 from edge_behavior.runs import RunFolder
 from edge_behavior.workspace import home, recall, remember

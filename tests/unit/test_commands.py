@@ -27,9 +27,10 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import WindowChoice
-from edge_behavior.events import BehaviorEvent, write_history
+from edge_behavior.events import BehaviorEvent
 from edge_behavior.export.parity import ParityError
 from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.history import write_history
 from edge_behavior.metrics import Outcome, behavior_metrics
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.recipes import Recipe, load_recipe
@@ -156,7 +157,7 @@ class TestPredict:
         found = document(*question, "--top", 0)
         assert set(found) == {
             *("predictions", "scoring", "source", "unexpanded", "tokens_evaluated", "latency_ms", "bundle"),
-            "calibrated",
+            *("calibrated", "skipped_events"),
         }
         assert found["calibrated"] is False
         assert (found["scoring"], found["source"], found["bundle"]) == ("exact", "model", "m.gguf")
@@ -261,11 +262,16 @@ class TestPredict:
     def test_an_empty_history(self, model, question, tmp_path):
         (tmp_path / "h.csv").write_text("timestamp,place,behavior\n")
         assert len(document(*question, "--top", 0)["predictions"]) == 4
+        assert "holds no event" in run(*question).stderr
+        for text in ("", "[]", "timestamp,place\n"):
+            (tmp_path / "h.csv").write_text(text)
+            with pytest.raises(EdgebError):
+                run(*question)
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (["--at", "2024-05-01T08:30"], "is before the last event"),
+            (["--at", "2024-04-29T08:30"], "before the last event"),
             (["--top", "-1"], "top_k is -1"),
         ],
     )
@@ -274,11 +280,53 @@ class TestPredict:
             run(*question, *change)
         assert model.closed
 
+    def test_what_is_odd_about_a_history_is_told(self, model, question, tmp_path):
+        rows = ["2024-05-01T08:00,home,Video", "2024-05-01T09:00,home,Vidoe", "2024-05-01T07:30,home,Video\u00a0call"]
+        (tmp_path / "h.csv").write_text("\n".join(["timestamp,place,behavior", *rows]))
+        found = run(*question, "--at", "2024-05-01T07:10", "--json")
+        assert json.loads(found.stdout)["skipped_events"] == [{"line": 3, "behavior": "Vidoe"}]
+        assert found.stderr.splitlines() == [
+            f"note: {tmp_path / 'h.csv'}: 1 event is earlier than the one above it; local clocks may go back: kept in "
+            "file order",
+            f"note: {tmp_path / 'h.csv'}: 1 event was skipped, not in the candidate set: 'Vidoe' (line 3)",
+            "note: --at is 20 minutes before the last event: taken for a clock that was set back",
+        ]
+        with pytest.raises(EdgebError, match=r"h\.csv:3: 'Vidoe' is not in the candidate set"):
+            run(*question, "--unknown", "refuse")
+        with pytest.raises(EdgebError, match="--unknown is 'drop'"):
+            run(*question, "--unknown", "drop")
+
+    def test_at_is_compared_to_the_minute(self, model, question, tmp_path):
+        (tmp_path / "h.csv").write_text("timestamp,place,behavior\n2024-05-01T18:00:30,home,Video\n")
+        assert run(*question).stderr == ""
+
+    def test_labels_are_asked_for_however_they_are_written(self, model, question):
+        found = document(*question, "--only", "\u200eVideo\u00a0 call", "--only", "\u202a買い物")
+        assert {p["behavior"] for p in found["predictions"]} == {"Video call", "買い物"}
+
+    def test_one_user_of_several(self, model, question, tmp_path):
+        rows = ["a,2024-05-01T08:00,home,Video", "b,2024-04-01T08:00,home,Mail", "a,2024-05-01T09:00,home,Mail"]
+        (tmp_path / "h.csv").write_text("\n".join(["user_id,timestamp,place,behavior", *rows]))
+        with pytest.raises(EdgebError, match=r"h\.csv:3: a second user, 'b', after 'a'") as caught:
+            run(*question)
+        assert "--user" in caught.value.hint
+        assert run(*question, "--user", "a").stderr == ""
+        with pytest.raises(EdgebError, match="no event of user 'c'"):
+            run(*question, "--user", "c")
+
+    def test_no_history_is_said(self, model, question):
+        without = [*question[:2], *question[4:]]
+        assert document(*without, "--no-history", "--top", 0)["predictions"]
+        with pytest.raises(EdgebError, match="no history was named"):
+            run(*without)
+        with pytest.raises(EdgebError, match="both --history and --no-history"):
+            run(*question, "--no-history")
+
     def test_a_behavior_outside_the_candidate_set(self, model, question, tmp_path):
         write_history(tmp_path / "h.csv", [BehaviorEvent("home", EVENTS[0].time, "Vidoe")])
-        with pytest.raises(EdgebError, match="'Vidoe' is not in the candidate set") as caught:
+        with pytest.raises(EdgebError, match=r"'Vidoe' \(line 2\)") as caught:
             run(*question)
-        assert caught.value.hint == "did you mean 'Video'?"
+        assert "did you mean 'Video'?" in caught.value.hint
 
 
 def metrics(seed: int = 0) -> dict[str, Any]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from edge_behavior import bundle
 from edge_behavior.bench import latency, sustained
 from edge_behavior.bench.setup import BenchOptions
+from edge_behavior.candidates import CandidateSet
 from edge_behavior.cli import app
 from edge_behavior.errors import EdgebError
 from edge_behavior.workspace import remember
@@ -66,9 +69,16 @@ def test_the_last_bundle_is_the_default(asked: list[tuple[Path, BenchOptions]], 
     assert asked == [(tmp_path / "m.gguf", BenchOptions(threads=1))]
 
 
-def test_all_options_arrive(asked: list[tuple[Path, BenchOptions]]) -> None:
+def test_all_options_arrive(monkeypatch: pytest.MonkeyPatch, asked: list[tuple[Path, BenchOptions]]) -> None:
+    candidates = CandidateSet.of(["Video", "Mail"])
+    monkeypatch.setattr(bundle, "read_manifest", lambda _: SimpleNamespace(candidates=candidates))
+    rows = "2024-03-18T07:05,home,Video\n2024-03-18T07:00,home,Tennis\n"
+    Path("h.csv").write_text("timestamp,place,behavior\n" + rows)
     flags = {"--anchor-every": 7, "--history": "h.csv", "--cold-starts": 2, "--label-repeats": 4, "--pp": 8, "--tg": 9}
-    run("m.gguf", "--threads", 1, "--compare", *(part for pair in flags.items() for part in pair))
+    arguments = ["bench", "m.gguf", "--threads", "1", "--compare", *(str(p) for pair in flags.items() for p in pair)]
+    notes = CliRunner().invoke(app, arguments, catch_exceptions=False).stderr
+    assert "1 event is earlier" in notes
+    assert "'Tennis' (line 3)" in notes
     expected = BenchOptions(
         threads=1, compare=True, anchor_every=7, history=Path("h.csv"), cold_starts=2, label_repeats=4, pp=8, tg=9
     )

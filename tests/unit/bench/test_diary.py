@@ -10,7 +10,8 @@ import pytest
 from edge_behavior.bench.diary import Question, from_file, made_up
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent, write_history
+from edge_behavior.events import BehaviorEvent
+from edge_behavior.history import write_history
 
 CANDIDATES = CandidateSet.of(["Video", "Mail", "Rare"], [900, 99, 1])
 
@@ -57,7 +58,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(EdgebError, match="1 event"):
         from_file(path, CANDIDATES, 3, 3)
     write_history(path, [BehaviorEvent("home", datetime(2024, 3, d), "Vidoe") for d in (1, 2)])
-    with pytest.raises(EdgebError, match="event 1: 'Vidoe'"):
+    with pytest.raises(EdgebError, match=r"no event's behavior is in the candidate set: 'Vidoe' \(line 2\)"):
         from_file(path, CANDIDATES, 3, 3)
     write_history(path, [BehaviorEvent("home", datetime(y, 3, 1), "Video") for y in (1990, 9000)])
     with pytest.raises(EdgebError, match="cannot be repeated"):

@@ -131,7 +131,7 @@ class TestPredict:
             ({"precision": 0.6}, "0.6"),
             ({"coverage": 0.5}, "0.5"),
             ({"source": "stars"}, "stars"),
-            ({"when": START}, "before the last event"),
+            ({"when": START - timedelta(days=2)}, "before the last event"),
         ],
     )
     def test_refuses(self, assistant: Assistant, fields: dict[str, Any], message: str) -> None:
@@ -228,7 +228,8 @@ class TestTimeline:
             Assistant(predictor, "tiny", ()).undo()
 
     @pytest.mark.parametrize(
-        ("behavior", "when", "message"), [("Vidio", NOW, "Vidio"), (LABELS[0], START, "before the last event")]
+        ("behavior", "when", "message"),
+        [("Vidio", NOW, "Vidio"), (LABELS[0], START - timedelta(days=2), "before the last event")],
     )
     def test_a_refused_event_changes_nothing(
         self, assistant: Assistant, behavior: str, when: datetime, message: str

@@ -46,7 +46,7 @@ def test_serves_until_it_is_interrupted(bundle: Path, tmp_path: Path, ending: si
         (["missing.gguf"], "missing.gguf"),
         (["broken.gguf"], "broken.gguf"),
         (["{bundle}", "--history", "missing.csv"], "missing.csv"),
-        (["{bundle}", "--history", "other.csv"], "history event 1: 'Vidio' is not in the candidate set"),
+        (["{bundle}", "--history", "other.csv"], "no event's behavior is in the candidate set: 'Vidio' (line 2)"),
         (["{bundle}", "--host", "0.0.0.0"], "not a loopback address"),
         ([], "no bundle was given"),
     ],

@@ -222,7 +222,7 @@ class TestLabelFiles:
             ("l.txt", "Video Call\nBar\nvideo  call\n", r"l.txt:3: the label 'video call' is there already \(1\)"),
             ("l.txt", "Video\nB\x07ar\n", r"l.txt:2: behavior label .* control character U\+0007"),
             ("l.txt", "Video\na\u2028b\n", r"l.txt:2: .* control character U\+2028"),
-            ("l.txt", "Video\n" + "x" * 101, "l.txt:2: behavior label .* has 101 characters"),
+            ("l.txt", "Video\n" + "x" * 201, "l.txt:2: behavior label .* has 201 characters"),
             ("l.json", "[]", "l.json lists 0 label"),
             ("l.json", '["Video", ""]', "l.json, entry 2: a behavior label is empty"),
             ("l.json", '["Video", 5]', "l.json, entry 2: 5 is not a label"),

@@ -27,9 +27,10 @@ from edge_behavior.bundle import (
 )
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent, write_history
+from edge_behavior.events import BehaviorEvent
 from edge_behavior.export.gguf_writer import write_gguf
 from edge_behavior.gguf_header import GgufFile, pack_entry
+from edge_behavior.history import write_history
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime.predictor import Predictor
 from tests import helpers
@@ -246,9 +247,13 @@ class TestQuestions:
     @pytest.mark.parametrize(
         ("rows", "at", "message"),
         [
-            ("2024-03-18T09:00,home,Vidio\n", "2024-03-18T20:00", "'Vidio' is not in the candidate set (did you mean"),
-            ("2024-03-18T09:00,home,Video\n2024-03-18T08:00,home,Bar\n", "2024-03-18T20:00", "h.csv:3: 2024-03-18T08"),
-            ("2024-03-18T09:00,home,Video\n", "2024-03-18T08:59", "is before the last event of the history"),
+            (
+                "2024-03-18T09:00,home,Vidio\n",
+                "2024-03-18T20:00",
+                "the history of another bundle? did you mean 'Video",
+            ),
+            ("2024-03-18T09:00,home,Video\n2024-03-16T08:00,home,Bar\n", "2024-03-18T20:00", "h.csv:3: 2024-03-16T08"),
+            ("2024-03-18T09:00,home,Video\n", "2024-03-17T06:59", "26 h 1 min before the last event"),
             ("2024-03-18T09:00,home,\n", "2024-03-18T20:00", "h.csv:2: a behavior label is empty"),
         ],
     )

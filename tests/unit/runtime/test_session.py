@@ -220,6 +220,36 @@ def test_saving_goes_through_a_link_and_spares_what_is_no_file(predictor: Predic
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["disk", "link", "pipe", "state"]
 
 
+def test_a_clock_that_goes_back_is_no_fault(predictor: Predictor) -> None:
+    """Daylight saving time ends, or the user flies west: what counts is what came after what."""
+    events = helpers.diary(5)
+    events[3] = replace(events[3], time=events[2].time - timedelta(minutes=55))
+    events[4] = replace(events[4], time=events[3].time - timedelta(hours=3))
+    session = predictor.session()
+    feed(session, events)
+    assert session.events == tuple(events)
+    when = events[4].time - timedelta(hours=26)
+    found = probabilities(session.predict(when, "DK", None))
+    assert found == pytest.approx(probabilities(predictor.predict(events, when, "DK")), abs=2e-4)
+    with pytest.raises(EdgebError, match="27 h 0 min before the last event"):
+        session.predict(when - timedelta(hours=1), "DK")
+
+
+def test_a_label_is_taken_however_it_is_written(predictor: Predictor) -> None:
+    label = next(label for label in helpers.LABELS if " " in label)
+    odd = "\u200e" + label.replace(" ", "\u00a0 ")
+    event = helpers.diary(1)[0]
+    session = predictor.session()
+    session.observe(replace(event, behavior=odd))
+    assert session.events == (replace(event, behavior=label),)
+    whole = [
+        predictor.predict([replace(event, behavior=b)], event.time, "DK", only=[label, "Video"]) for b in (odd, label)
+    ]
+    assert probabilities(whole[0]) == pytest.approx(probabilities(whole[1]), abs=1e-6)
+    assert session.predict(event.time, "DK", only=[odd]).ranked[0].behavior == label
+    assert all(r.behavior != label for r in session.predict(event.time, "DK", None, exclude=[odd]).ranked)
+
+
 def test_bad_events_change_nothing(predictor: Predictor) -> None:
     events = helpers.diary(5)
     session = predictor.session()
@@ -228,9 +258,9 @@ def test_bad_events_change_nothing(predictor: Predictor) -> None:
     with pytest.raises(EdgebError, match="'Vidio' is not in the candidate set"):
         session.observe(BehaviorEvent("DK", events[-1].time, "Vidio"))
     with pytest.raises(EdgebError, match="before the last event"):
-        session.observe(BehaviorEvent("DK", events[-1].time - timedelta(minutes=1), "Video"))
+        session.observe(BehaviorEvent("DK", events[-1].time - timedelta(hours=27), "Video"))
     with pytest.raises(EdgebError, match="before the last event"):
-        session.predict(events[-1].time - timedelta(days=1), "DK")
+        session.predict(events[-1].time - timedelta(days=2), "DK")
     with pytest.raises(EdgebError, match="anchor_every is 0"):
         predictor.session(anchor_every=0)
     assert session.events == tuple(events)

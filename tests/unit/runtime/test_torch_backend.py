@@ -19,8 +19,9 @@ from edge_behavior.bundle import Manifest, write_bundle
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.cli import app
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent, write_history
+from edge_behavior.events import BehaviorEvent
 from edge_behavior.export.gguf_writer import write_gguf
+from edge_behavior.history import write_history
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.recipes import load_recipe
 from edge_behavior.runs import RunFolder, write_text

@@ -70,7 +70,9 @@ fun main(arguments: Array<String>) {
         scratch.mkdirs()
         val golden = Json.parse(File(folder, "golden.json").readText(), "golden.json")
         val fields = Fields(
-            golden, listOf("schema", "places", "times", "bad_times", "bundles", "refused", "bench"), "golden.json"
+            golden,
+            listOf("schema", "places", "labels", "orders", "times", "bad_times", "bundles", "refused", "bench"),
+            "golden.json"
         )
         checks.same("schema", SCHEMA, fields.long("schema"))
         checkText(fields, checks)
@@ -101,6 +103,21 @@ private fun checkText(fields: Fields, checks: Checks) {
     for (pair in fields.list("places")) {
         val (raw, clean) = pair as List<*>
         checks.same("place '$raw'", clean, cleanPlace(raw as String))
+    }
+    for (pair in fields.list("labels")) {
+        val (raw, clean) = pair as List<*>
+        checks.same("label '$raw'", clean, cleanLabelOrNull(raw as String))
+    }
+    for (entry in fields.list("orders")) {
+        val order = Fields(entry, listOf("times", "error"), "orders")
+        val events = order.list("times").map { BehaviorEvent("home", Moment.parse(it as String), "Video") }
+        val error = try {
+            EventOrder.check(events)
+            null
+        } catch (refused: EdgebException) {
+            refused.message
+        }
+        checks.same("order of ${order.list("times")}", order.any("error"), error)
     }
     for (entry in fields.list("times")) {
         val time = Fields(entry, listOf("text", "minutes", "weekday", "hour"), "times")

@@ -19,7 +19,7 @@ data class CandidateSet(val labels: List<String>, val counts: List<Long>) {
 
     init {
         for (label in labels) {
-            if (cleanLabel(label) != label) throw EdgebException("label '$label' has stray space or is not NFC")
+            if (cleanLabel(label) != label) throw EdgebException("label '$label' has stray space or marks, or is not NFC")
         }
         if (codes.size < labels.size) throw EdgebException("a label is listed twice")
         if (labels.size < 2) throw EdgebException("only ${labels.size} behavior label(s)")
@@ -30,11 +30,17 @@ data class CandidateSet(val labels: List<String>, val counts: List<Long>) {
     val size: Int
         get() = labels.size
 
-    /** Index of a label. @throws EdgebException the label is not a candidate. */
-    internal fun code(label: String, where: String = ""): Int = codes[label]
+    /** Index of a label, compared as `cleanLabel` leaves it. @throws EdgebException the label is not a candidate. */
+    internal fun code(label: String, where: String = ""): Int = codes[label] ?: codes[cleanLabelOrNull(label) ?: ""]
         ?: throw EdgebException(
             "${if (where == "") "" else "$where: "}'$label' is not in the candidate set", nearest(label, labels)
         )
+
+    /** The event with its behavior as the candidate is written. @throws EdgebException the label is not a candidate. */
+    internal fun named(event: BehaviorEvent, where: String): BehaviorEvent {
+        val label = labels[code(event.behavior, where)]
+        return if (label == event.behavior) event else event.copy(behavior = label)
+    }
 
     /** Fraction of training events per label; zeros when nothing was counted. */
     internal fun shares(): DoubleArray {

@@ -57,7 +57,8 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
     /**
      * Rank the candidates for the behavior at `moment` in `place` after `history`.
      *
-     * @param history Oldest first, any length; the model sees the layout's last L events, habits count all.
+     * @param history Oldest first, any length; the model sees the layout's last L events, habits count all. Its order
+     *   counts: a local clock may go back, see `EventOrder`.
      * @param topK How many candidates to return; null for all.
      * @param only Labels to rank; null for all.
      * @param exclude Labels to leave out.
@@ -66,8 +67,8 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
      * @param exhaustive Expand the whole trie, so that every probability is exact.
      * @param precision Also decide whether to suggest the first candidate; a level of the manifest's calibration.
      * @param coverage Also name the candidates that hold the truth this often; a level of the manifest's calibration.
-     * @throws EdgebException a behavior outside the candidate set, time going backwards, a prompt that does not fit, a
-     *   level that the bundle is not calibrated for.
+     * @throws EdgebException a behavior outside the candidate set, a clock that goes back too far, a prompt that does
+     *   not fit, a level that the bundle is not calibrated for.
      */
     @JvmOverloads
     fun predict(
@@ -86,11 +87,11 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
     ): Prediction {
         val started = System.nanoTime()
         val request = Request(topK, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
-        check(history, moment)
+        val known = checked(history, moment)
         synchronized(engine.lock) {
             val wanted = engine.source(request)
-            val habits = if (wanted == Source.MODEL) null else habits(history, moment, place)
-            val ids = if (wanted == Source.HABITS) IntArray(0) else engine.encoder.promptIds(history, moment, place)
+            val habits = if (wanted == Source.MODEL) null else habits(known, moment, place)
+            val ids = if (wanted == Source.HABITS) IntArray(0) else engine.encoder.promptIds(known, moment, place)
             return engine.answer(ids, habits, request, started)
         }
     }
@@ -114,20 +115,13 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
         return counter.logProbs(moment, place)
     }
 
-    private fun check(history: List<BehaviorEvent>, moment: Moment) {
-        for (i in history.indices) {
-            manifest.candidates.code(history[i].behavior, "history event ${i + 1}")
-            if (i > 0 && history[i].time < history[i - 1].time) {
-                throw EdgebException("history event ${i + 1} is before the one it follows", "sort the history by time")
-            }
-        }
-        val last = history.lastOrNull()
-        if (last != null && moment < last.time) {
-            throw EdgebException(
-                "the time asked for, $moment, is before the last event of the history (${last.time})",
-                "ask for a later time"
-            )
-        }
+    /** The history with its behaviors named as the candidates are; refuses an order that no clock gives. */
+    private fun checked(history: List<BehaviorEvent>, moment: Moment): List<BehaviorEvent> {
+        val known = history.mapIndexed { i, event -> manifest.candidates.named(event, "history event ${i + 1}") }
+        EventOrder.check(known)
+        val last = known.lastOrNull()
+        if (last != null) EventOrder.checkStep(last.time, moment, "the time asked for", "ask for a later time")
+        return known
     }
 
     companion object {

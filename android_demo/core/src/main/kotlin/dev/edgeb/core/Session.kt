@@ -34,12 +34,13 @@ class Session internal constructor(private val engine: Engine, private val ancho
     /**
      * Append what the user did. Nothing is evaluated until the next prediction.
      *
-     * @throws EdgebException not a candidate, or earlier than the last event; the session is unchanged.
+     * @throws EdgebException not a candidate, or earlier than a local clock can go back; the session is unchanged.
      */
     fun observe(event: BehaviorEvent) {
         synchronized(engine.lock) {
-            val code = engine.manifest.candidates.code(event.behavior, "the event observed")
-            val cleaned = event.copy(place = cleanPlace(event.place))
+            val candidates = engine.manifest.candidates
+            val cleaned = candidates.named(event.copy(place = cleanPlace(event.place)), "the event observed")
+            val code = candidates.code(cleaned.behavior)
             checkTime(event.time, "the event observed")
             val line = Line(cleaned, engine.encoder.lineIds(cleaned))
             counter.observe(code, cleaned.time, cleaned.place)
@@ -51,8 +52,8 @@ class Session internal constructor(private val engine: Engine, private val ancho
     /**
      * Rank the candidates for the behavior at `moment` in `place`; see `Predictor.predict` for the arguments.
      *
-     * @throws EdgebException a time before the last event, an unknown label, a prompt that does not fit; the session is
-     *   unchanged.
+     * @throws EdgebException a time further before the last event than a local clock goes back, an unknown label, a
+     *   prompt that does not fit; the session is unchanged.
      */
     @JvmOverloads
     fun predict(
@@ -115,9 +116,7 @@ class Session internal constructor(private val engine: Engine, private val ancho
 
     private fun checkTime(moment: Moment, what: String) {
         val last = window.lastOrNull() ?: return
-        if (moment < last.event.time) {
-            throw EdgebException("$what, $moment, is before the last event (${last.event.time})", "use a later time")
-        }
+        EventOrder.checkStep(last.event.time, moment, what)
     }
 
     private fun anchor() {

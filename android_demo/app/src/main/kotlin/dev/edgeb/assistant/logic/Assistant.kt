@@ -6,6 +6,7 @@ import dev.edgeb.core.EdgebException
 import dev.edgeb.core.Moment
 import dev.edgeb.core.Prediction
 import dev.edgeb.core.Ranked
+import dev.edgeb.core.cleanLabelOrNull
 import java.io.File
 import java.io.InputStream
 
@@ -104,7 +105,7 @@ class Assistant(private val folder: File, private val engines: Engines, private 
     fun add(event: BehaviorEvent) {
         val place = event.place.trim()
         val clean = event.copy(place = if (place == "") UNKNOWN_PLACE else place)
-        val longer = timeline().plus(clean)
+        val longer = if (clean.time == clock.now()) timeline().then(clean) else timeline().plus(clean)
         log.save(longer)
         timeline = longer
         change(settings().copy(place = clean.place))
@@ -265,7 +266,7 @@ class Assistant(private val folder: File, private val engines: Engines, private 
             // Damaged, or of another model: the log has everything.
             null
         }
-        val events = timeline().events.filter { it.behavior in known }
+        val events = timeline().events.filter { isKnown(it) }
         val seen = if (restored == null) null else Timeline(events).seenBy(restored.events)
         if (restored == null || seen == null) {
             rebuild()
@@ -284,8 +285,10 @@ class Assistant(private val folder: File, private val engines: Engines, private 
 
     private fun observe(into: EngineSession?, event: BehaviorEvent) {
         // A log may hold behaviors that another model knew.
-        if (into != null && event.behavior in known) into.observe(event)
+        if (into != null && isKnown(event)) into.observe(event)
     }
+
+    private fun isKnown(event: BehaviorEvent): Boolean = cleanLabelOrNull(event.behavior) in known
 
     private fun settings(): Settings = settings ?: settingsStore.load().also { settings = it }
 

@@ -1,6 +1,7 @@
 package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.Ranked
+import dev.edgeb.core.cleanLabelOrNull
 
 /** Most suggestions shown at once. */
 const val MOST_SUGGESTIONS = 5
@@ -43,8 +44,8 @@ data class Suggestions(val shown: List<Ranked>, val hidden: Int) {
     }
 }
 
-/** The label that a typed text means: itself, or itself but for case and outer space; null where there is none. */
+/** The label that a typed text means: itself, or itself but for case, space and marks; null where there is none. */
 fun labelOf(text: String, labels: List<String>): String? {
-    val typed = text.trim()
+    val typed = cleanLabelOrNull(text) ?: return null
     return labels.firstOrNull { it == typed } ?: labels.firstOrNull { it.equals(typed, ignoreCase = true) }
 }

@@ -2,13 +2,21 @@ package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.EdgebException
+import dev.edgeb.core.EventOrder
 import dev.edgeb.core.Moment
 import java.io.File
 
 private const val MINUTES_OF_DAY = 24 * 60L
 
-/** All events of the user, by time; events of the same minute in the order they were added. Never changed in place. */
+/**
+ * All events of the user, in the order in which they happened. Never changed in place.
+ *
+ * That is by time but where the phone's clock was set back: after daylight saving time, or on a flight west.
+ */
 class Timeline(val events: List<BehaviorEvent> = emptyList()) {
+    /** The timeline with what happens now, whatever the clock showed before. */
+    fun then(event: BehaviorEvent): Timeline = Timeline(events + event)
+
     /** The timeline with one more event, which may lie in the past. */
     fun plus(event: BehaviorEvent): Timeline {
         val at = events.indexOfLast { it.time <= event.time } + 1
@@ -27,10 +35,10 @@ class Timeline(val events: List<BehaviorEvent> = emptyList()) {
     /** Places of the last events, the most recent first, each once. */
     fun places(most: Int = 20): List<String> = events.asReversed().map { it.place }.distinct().take(most)
 
-    /** When to ask for: `now`, or the last event's time where the phone's clock was set back. */
+    /** When to ask for: `now`, or the last event's time where the phone's clock is wrong by more than zones explain. */
     fun askable(now: Moment): Moment {
         val last = events.lastOrNull()
-        return if (last != null && last.time > now) last.time else now
+        return if (last != null && !EventOrder.isPossible(last.time, now)) last.time else now
     }
 
     /**
@@ -72,9 +80,6 @@ class Timeline(val events: List<BehaviorEvent> = emptyList()) {
             for (i in 1 until rows.size) {
                 if (rows[i].size != FIELDS.size) throw EdgebException("the log is damaged in line ${i + 1}")
                 events.add(BehaviorEvent(rows[i][1], Moment.parse(rows[i][0]), rows[i][2]))
-                if (i > 1 && events[i - 1].time < events[i - 2].time) {
-                    throw EdgebException("the log is damaged: line ${i + 1} is before the one above it")
-                }
             }
             return Timeline(events)
         }

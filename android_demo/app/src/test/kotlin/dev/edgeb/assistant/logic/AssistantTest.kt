@@ -355,8 +355,15 @@ class AssistantTest {
         val assistant = assistant()
         assistant.bring("labels News Music")
         assistant.attempt { accept("Music", "home") }
+        // A flight west: what happens now comes last, whatever the clock shows.
         time = Moment.parse("2024-03-18T18:00")
-        assertEquals("2024-03-18T20:00", ready(assistant.attempt { accept("News", "home") }).cost!!.asked.format())
+        val day = ready(assistant.attempt { accept("News", "home") })
+        assertEquals("2024-03-18T18:00", day.cost!!.asked.format())
+        assertEquals(listOf("News", "Music"), day.today.map { it.behavior })
+        assertEquals(listOf("Music", "News"), TimelineStore(File(folder.root, "timeline.csv")).load().events.map { it.behavior })
+        // A clock that is wrong.
+        time = Moment.parse("2010-01-01T00:00")
+        assertEquals("2024-03-18T18:00", ready(assistant.attempt { accept("Music", "home") }).cost!!.asked.format())
     }
 
     @Test

@@ -54,6 +54,9 @@ class SuggestionsTest {
         val labels = listOf("News", "news", "Short Video")
         assertEquals("news", labelOf("news", labels))
         assertEquals("Short Video", labelOf(" short video ", labels))
+        assertEquals("Short Video", labelOf("\u200eShort\u00a0 Vi\u200bdeo", labels))
+        assertEquals("Caf\u00e9", labelOf("Cafe\u0301", listOf("News", "Caf\u00e9")))
+        assertEquals(null, labelOf("\u200e", labels))
         assertEquals(null, labelOf("Short", labels))
         assertEquals(null, labelOf("", labels))
     }

@@ -1,0 +1,38 @@
+"""What a command that takes a history file tells of it: clocks that go back and events that are left out, on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_behavior.candidates import CandidateSet
+    from edge_behavior.events import BehaviorEvent
+    from edge_behavior.history import History, Skipped
+
+
+def known_events(
+    history: History, candidates: CandidateSet, unknown: str = "skip"
+) -> tuple[list[BehaviorEvent], list[Skipped]]:
+    """The events whose behaviors are candidates, and the others; what a user should know of the file goes to stderr.
+
+    Raises:
+        EdgebError: as `History.known`.
+    """
+    events, skipped = history.known(candidates, unknown)
+    for note in history.notes(skipped):
+        typer.echo(f"note: {note}", err=True)
+    return events, skipped
+
+
+def asked_note(events: Sequence[BehaviorEvent], when: datetime) -> None:
+    """Tell on stderr that the time asked for is before the last event."""
+    from edge_behavior.event_order import minutes_back
+
+    back = minutes_back(events[-1].time, when) if events else 0
+    if back:
+        minutes = "1 minute" if back == 1 else f"{back} minutes"
+        typer.echo(f"note: --at is {minutes} before the last event: taken for a clock that was set back", err=True)

@@ -1,0 +1,105 @@
+"""The assistant's logic on this machine's JVM: its JUnit tests, and a day on a real bundle beside Python's session."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from edge_behavior.events import clean_place
+from edge_behavior.history import read_history, write_history
+from edge_behavior.runtime.predictor import Predictor
+from tests import helpers
+from tests.android import host
+from tests.android.goldens import LABELS, write_goldens
+
+APP = host.ANDROID / "app" / "src"
+LOGIC = APP / "main" / "kotlin" / "dev" / "edgeb" / "assistant" / "logic"
+TESTS = APP / "test" / "kotlin"
+# Debian's packages junit4 and libhamcrest-java.
+JUNIT = [Path("/tmp/rec/deb/x/usr/share/java/junit4-4.13.2.jar"), Path("/tmp/rec/deb/x/usr/share/java/hamcrest.jar")]
+WHY_NOT = host.missing() or (None if all(jar.exists() for jar in JUNIT) else "no JUnit: apt-get install junit4")
+PLACE = "home"
+# Compiling takes most of a minute; what was compiled is kept.
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
+
+
+@pytest.fixture(scope="module")
+def app() -> host.Host:
+    """The library as `host` builds it, and the app's logic and tests on top."""
+    built = host.build()
+    digest = hashlib.sha256(built.class_path.encode())
+    for path in sorted([*LOGIC.rglob("*.kt"), *TESTS.rglob("*.kt")]):
+        digest.update(path.read_bytes())
+    jar = host.BUILD / f"app-{digest.hexdigest()[:16]}.jar"
+    class_path = ":".join([built.class_path, *map(str, JUNIT)])
+    if not jar.exists():
+        made = jar.with_name(f"new-{os.getpid()}-{jar.name}")
+        kotlinc = host.ANDROID / "tools" / "kotlinc"
+        done = run([kotlinc, LOGIC, TESTS, "-cp", class_path, "-jvm-target", "1.8", "-nowarn", "-d", made])
+        assert done.returncode == 0, done.stdout + done.stderr
+        made.replace(jar)
+    return replace(built, class_path=f"{jar}:{class_path}")
+
+
+def run(command: Sequence[object]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_junit(app: host.Host) -> None:
+    names = [".".join(path.relative_to(TESTS).with_suffix("").parts) for path in sorted(TESTS.rglob("*Test.kt"))]
+    done = app.run("org.junit.runner.JUnitCore", *names)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wanted = sum(path.read_text(encoding="utf-8").count("@Test\n") for path in TESTS.rglob("*Test.kt"))
+    assert f"OK ({wanted} tests)" in done.stdout
+
+
+def test_a_day_on_a_bundle(app: host.Host, tmp_path: Path) -> None:
+    """Import, events, a process that dies, a damaged file, a log deleted: always what Python says."""
+    bundle = write_goldens(tmp_path / "goldens").parent / "full.gguf"
+    # More than a session's window, and the same day at the end.
+    events = [replace(e, place=clean_place(e.place)) for e in helpers.diary(45, 5, LABELS)]
+    now = events[-1].time + timedelta(minutes=20)
+    history, folder = tmp_path / "history.csv", tmp_path / "app"
+    write_history(history, events)
+    (folder / "cache").mkdir(parents=True)
+    when = now.isoformat(timespec="minutes")
+    done = app.run("dev.edgeb.assistant.logic.OnBundleKt", folder, bundle, history, when, PLACE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said: dict[str, dict[str, list[list[str]]]] = defaultdict(lambda: defaultdict(list))
+    for word, kind, *fields in (line.split("\t") for line in done.stdout.splitlines()):
+        said[word][kind].append(fields)
+
+    sha256 = hashlib.sha256(bundle.read_bytes()).hexdigest()
+    assert said["import"] == {"problem": [["null"]], "sha256": [[sha256]]}
+    assert said["damaged"]["problem"] == [["mine.gguf: the tensors do not match the manifest's hash"]]
+    assert said["damaged"]["sha256"] == [[sha256]]
+    with Predictor.load(bundle) as predictor:
+        session = predictor.session()
+        forgotten = session.predict(now, PLACE, 5).ranked
+        for event in events:
+            session.observe(event)
+        lived = session.predict(now, PLACE, 5).ranked
+    assert forgotten != lived
+    for word, ranked in (("lived", lived), ("restarted", lived), ("damaged", lived), ("forgotten", forgotten)):
+        assert [fields[1] for fields in said[word]["ranked"]] == [one.behavior for one in ranked], word
+        found = [float(fields[0]) for fields in said[word]["ranked"]]
+        assert found == pytest.approx([one.probability for one in ranked], abs=1e-4), word
+    # The JSON names the file that was picked, though the app keeps it under another name.
+    for word in ("imported", "restarted"):
+        found_json = json.loads(said[word]["benchmark"][0][0])
+        assert (found_json["bundle"], found_json["file_bytes"]) == ("mine.gguf", bundle.stat().st_size)
+    today = sum(1 for event in events if event.time.date() == now.date())
+    assert said["restarted"]["today"] == [[str(today)]]
+    assert said["forgotten"]["today"] == [["0"]]
+    # The restored session pays for its question; the first prediction of all pays for the whole prompt.
+    assert int(said["restarted"]["tokens"][0][0]) < int(said["forgotten"]["tokens"][0][0])
+    assert read_history(folder / "timeline.csv").events == []
