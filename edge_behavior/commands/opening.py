@@ -17,7 +17,7 @@ def open_predictor(path: Path, threads: int | None = None) -> Predictor:
         threads: CPU threads; None leaves the choice to the engine.
 
     Raises:
-        EdgebError: neither, damaged, of a newer version, or a run that is not finished.
+        EdgebError: neither, damaged, of a newer version, a run that is not finished, or too many threads.
     """
     from edge_behavior.runtime.predictor import Predictor
 
@@ -35,11 +35,8 @@ def _run_predictor(path: Path, threads: int | None) -> Predictor:
     # Names the stage that is missing.
     _ = run.final_adapter
     with libraries():
-        import torch
-
-        from edge_behavior.runtime.torch_backend import torch_predictor
+        from edge_behavior.runtime.torch_backend import limit_threads, torch_predictor
         from edge_behavior.train.model_access import RunModels
-    if threads is not None:
-        torch.set_num_threads(threads)
+    limit_threads(threads)
     models = RunModels(run, load_recipe(str(saved_recipe(path))).backbone)
     return torch_predictor(models.load(STAGES[-1]), models.tokenizer, run.candidates, run.layout)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import glob
-import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import duckdb
 import psutil
 import pyarrow as pa
 
+from edge_behavior.cpus import allowed_cpus
 from edge_behavior.errors import EdgebError
 
 MAX_MEMORY = 8 * 2**30
@@ -55,7 +55,7 @@ class Engine:
         config: dict[str, Any] = {
             "temp_directory": str(folder / "spill"),
             "memory_limit": memory_limit or f"{default_memory_limit() // 2**20}MiB",
-            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            "threads": allowed_cpus(),
             # The row ids of what is read are the order of the log.
             "preserve_insertion_order": True,
         }

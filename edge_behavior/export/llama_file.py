@@ -14,6 +14,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.cpus import chosen_threads
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.llama_log import captured_log
 from edge_behavior.runtime.llama_tokens import tokenize
@@ -26,7 +27,7 @@ class LlamaFile:
         path: The file.
         n_ctx: Most ids `logits` takes; 0 opens the vocabulary only.
         exact: Keep the KV cache in f32 and switch flash attention off, so that only the weights' format matters.
-        threads: CPU threads.
+        threads: CPU threads, or fewer where this process may not use so many.
 
     Raises:
         EdgebError: llama.cpp cannot load the file; its own message is passed on.
@@ -54,7 +55,7 @@ class LlamaFile:
     def _open(self, n_ctx: int, exact: bool, threads: int) -> llama_cpp.llama_context_p | None:
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = options.n_batch = options.n_ubatch = n_ctx
-        options.n_threads = options.n_threads_batch = threads
+        options.n_threads = options.n_threads_batch = chosen_threads(None, threads)
         if exact:
             options.type_k = options.type_v = llama_cpp.GGML_TYPE_F32
             options.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
