@@ -65,6 +65,36 @@ def chosen_threads(asked: int | None, own: int, what: str = "threads") -> int:
     return int(asked)
 
 
+def usable_threads(asked: int | None, own: int) -> int:
+    """`chosen_threads` of an engine that computes with OpenMP: 1 in a process whose pool was lost in a fork.
+
+    Raises:
+        EdgebError: as `chosen_threads`, or several threads are asked for after such a fork.
+    """
+    global _pooled
+    chosen = chosen_threads(asked, 1 if _pool_lost else own)
+    if chosen > 1 and _pool_lost:
+        raise EdgebError(
+            f"threads is {chosen}, but this process was forked from one that had computed with several",
+            "use 1 thread, or start the process with multiprocessing's 'spawn'",
+        )
+    _pooled = _pooled or chosen > 1
+    return chosen
+
+
+# OpenMP's threads are started once and kept. A forked child has none of them, but would wait for them for ever.
+_pooled = _pool_lost = False
+
+
+def _after_fork() -> None:
+    global _pool_lost
+    _pool_lost = _pool_lost or _pooled
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _affinity() -> Sequence[int]:
     """Numbers of the CPUs that the process may run on."""
     if hasattr(os, "sched_getaffinity"):

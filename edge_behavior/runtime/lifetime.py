@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from edge_behavior.cpus import chosen_threads
 from edge_behavior.errors import EdgebError
 
 _Handle = TypeVar("_Handle")
@@ -106,36 +105,6 @@ class Turns:
                 self._last = last
             else:
                 last()
-
-
-def usable_threads(asked: int | None, own: int) -> int:
-    """`chosen_threads`, where a pool of threads may have been lost in a fork: then only one thread computes.
-
-    Raises:
-        EdgebError: as `chosen_threads`, or several threads are asked for after such a fork.
-    """
-    global _pooled
-    chosen = chosen_threads(asked, 1 if _pool_lost else own)
-    if chosen > 1 and _pool_lost:
-        raise EdgebError(
-            f"threads is {chosen}, but this process was forked from one that had computed with several",
-            "use 1 thread, or start the process with multiprocessing's 'spawn'",
-        )
-    _pooled = _pooled or chosen > 1
-    return chosen
-
-
-# OpenMP's threads are started once and kept. A forked child has none of them, but would wait for them for ever.
-_pooled = _pool_lost = False
-
-
-def _after_fork() -> None:
-    global _pool_lost
-    _pool_lost = _pool_lost or _pooled
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _free_all(frees: list[_Free], process: int) -> None:

@@ -20,9 +20,10 @@ import llama_cpp
 import numpy as np
 
 from edge_behavior.cpus import physical_cores as _physical_cores
+from edge_behavior.cpus import usable_threads
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backend import Row, reusable
-from edge_behavior.runtime.lifetime import Lifetime, usable_threads
+from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.llama_log import captured_log, quietly
 from edge_behavior.runtime.llama_plan import Plan
 from edge_behavior.runtime.llama_tokens import tokenize

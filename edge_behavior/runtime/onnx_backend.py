@@ -8,6 +8,7 @@ prompts.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -56,6 +58,7 @@ class OnnxBackend:
 
     def __init__(self, folder: Path, options: OnnxRunOptions) -> None:
         self._lifetime = Lifetime(self)
+        _opened.add(self)
         self._genai = load_genai()
         self._options = options
         threads = _threads(options)
@@ -67,6 +70,8 @@ class OnnxBackend:
         self._path: list[int] = []
         self._rows: dict[int, Row] = {}
         self._seconds = 0.0
+        self._model: Any = None
+        self._generator: Any = None
         try:
             config = self._genai.Config(str(folder))
             if options.cpu:
@@ -74,8 +79,8 @@ class OnnxBackend:
             if threads is not None:
                 session = {"session_options": {"intra_op_num_threads": threads}}
                 config.overlay(json.dumps({"model": {"decoder": session}}))
-            self._model: Any = self._genai.Model(config)
-            self._generator: Any = self._new_generator()
+            self._model = self._genai.Model(config)
+            self._generator = self._new_generator()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise EdgebError(
@@ -183,10 +188,8 @@ class OnnxBackend:
         return False
 
     def close(self) -> None:
-        """Free generator and model. A forked child keeps them: freeing waits for threads that it does not have."""
+        """Free generator and model."""
         self._lifetime.close()
-        if self._lifetime.is_elsewhere:
-            return
         self._generator = self._model = None
         self._rows, self._path, self._held = {}, [], []
 
@@ -240,6 +243,21 @@ class OnnxBackend:
         params = self._genai.GeneratorParams(self._model)
         params.set_search_options(max_length=self._options.n_ctx, batch_size=1, num_beams=1)
         return self._genai.Generator(self._model, params)
+
+
+# onnxruntime waits for its threads when a model is freed, at exit, too. A forked child has none of them, so there the
+# models of its parent are never freed.
+_opened: WeakSet[OnnxBackend] = WeakSet()
+
+
+def _keep_for_ever() -> None:
+    for backend in _opened:
+        for held in (backend._generator, backend._model):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 def _threads(options: OnnxRunOptions) -> int | None:

@@ -9,13 +9,12 @@ from time import perf_counter
 from types import TracebackType
 
 from edge_behavior.bundle import Manifest, bundle_bytes, read_manifest, verify_bundle
-from edge_behavior.cpus import physical_cores
+from edge_behavior.cpus import physical_cores, usable_threads
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import BehaviorEvent
 from edge_behavior.runtime.arguments import as_path, check_flag, check_question, check_text
 from edge_behavior.runtime.backend import Backend
 from edge_behavior.runtime.engine import Engine
-from edge_behavior.runtime.lifetime import usable_threads
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
 from edge_behavior.runtime.session import ANCHOR_EVERY, Session
 from edge_behavior.scoring import Floats, check_scoring

@@ -23,11 +23,12 @@ from transformers import DynamicCache
 from edge_behavior import __version__
 from edge_behavior.bundle import Manifest
 from edge_behavior.candidates import CandidateSet
+from edge_behavior.cpus import usable_threads
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf_tokens import plain_encoder, special_ids
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime.backend import Row, reusable
-from edge_behavior.runtime.lifetime import Lifetime, usable_threads
+from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.trie import LabelTrie
 

@@ -14,7 +14,7 @@ from peft import get_peft_model
 from transformers import set_seed
 
 from edge_behavior.counters import COUNTERS
-from edge_behavior.cpus import chosen_threads
+from edge_behavior.cpus import usable_threads
 from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
 from edge_behavior.data.verify import verify
 from edge_behavior.encoding import PromptEncoder
@@ -49,7 +49,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, run: RunFolder) -> None:
         own = torch.get_num_threads()
-        threads = chosen_threads(recipe.threads, own)
+        threads = usable_threads(recipe.threads, own)
         if recipe.threads is not None or threads < own:
             torch.set_num_threads(threads)
         self.recipe, self.dataset, self.run = recipe, dataset, run
