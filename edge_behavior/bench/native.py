@@ -99,9 +99,17 @@ class NativeModel:
         self._vocab = llama_cpp.llama_model_get_vocab(self.handle)
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
 
+    def check_open(self) -> None:
+        """Refuse a model that is closed, or another process's.
+
+        Raises:
+            EdgebError: says which of the two.
+        """
+        self._lifetime.check()
+
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text; adds no special tokens and parses none."""
-        self._lifetime.check()
+        self.check_open()
         return tokenize(self._vocab, text)
 
     def __enter__(self) -> NativeModel:
@@ -131,6 +139,7 @@ class NativeContext:
     """
 
     def __init__(self, model: NativeModel, n_ctx: int, threads: int, rows: int = 1, flash: bool | None = None) -> None:
+        model.check_open()
         # The context uses the model to its end.
         self._model, self._n_vocab = model, model.n_vocab
         self._lifetime = Lifetime(self, "the context")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 _HEAD_WIDTH = 9
+_NUMBER = re.compile("[0-9]{1,9}")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
@@ -122,7 +124,7 @@ def _numbers(threads: str | None, bundle: Path) -> list[int]:
     if threads is None:
         return [default_threads(bundle)]
     parts = threads.split(",")
-    if not all(part.strip().isascii() and part.strip().isdecimal() for part in parts):
+    if not all(_NUMBER.fullmatch(part.strip()) for part in parts):
         raise EdgebError(f"--threads is '{threads}'", "pass a number of threads, or several like 1,2,4")
     return list(dict.fromkeys(chosen_threads(int(part), 1, "--threads") for part in parts))
 
