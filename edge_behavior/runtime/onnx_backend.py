@@ -58,7 +58,6 @@ class OnnxBackend:
 
     def __init__(self, folder: Path, options: OnnxRunOptions) -> None:
         self._lifetime = Lifetime(self)
-        _opened.add(self)
         self._genai = load_genai()
         self._options = options
         threads = _threads(options)
@@ -72,6 +71,7 @@ class OnnxBackend:
         self._seconds = 0.0
         self._model: Any = None
         self._generator: Any = None
+        _opened.add(self)
         try:
             config = self._genai.Config(str(folder))
             if options.cpu:
