@@ -139,7 +139,7 @@ class Recipe(Section):
 
     name: str = "default"
     seed: int = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1, description="CPU threads; null: all")
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: as many as the process may use")
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
         ["tensorboard"], description="Where the trainers log; wandb is Weights & Biases, set up by its own variables"
     )

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edge_behavior import __version__
+from edge_behavior.cpus import allowed_cpus, physical_cores
 
 _PACKAGES = {
     "runtime": ("llama-cpp-python", "numpy"),
@@ -27,6 +28,7 @@ def examine() -> dict[str, str]:
         "edgeb": __version__,
         "python": platform.python_version(),
         "cores": f"{psutil.cpu_count(logical=False)} physical, {os.cpu_count()} logical",
+        "threads": f"up to {allowed_cpus()}, {physical_cores()} by default: affinity and quota of this process",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",
     }

@@ -19,8 +19,10 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.cpus import usable_threads
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.llama_log import captured_log
+from edge_behavior.runtime.lifetime import Lifetime
+from edge_behavior.runtime.llama_log import captured_log, quietly
 from edge_behavior.runtime.llama_model import extra_buffers, load_model
 from edge_behavior.runtime.llama_tokens import tokenize
 
@@ -106,17 +108,28 @@ class NativeModel:
     """
 
     def __init__(self, path: Path, vocab_only: bool = False) -> None:
+        self._lifetime = Lifetime(self, "the model")
         with captured_log() as errors:
             self.handle: Any = load_model(path, vocab_only)
         if not self.handle:
             raise EdgebError(
                 f"llama.cpp cannot load {path}: {errors[-1] if errors else 'no reason'}", "export it again"
             )
+        self._lifetime.keep(self.handle, quietly(llama_cpp.llama_model_free))
         self._vocab = llama_cpp.llama_model_get_vocab(self.handle)
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
 
+    def check_open(self) -> None:
+        """Refuse a model that is closed, or another process's.
+
+        Raises:
+            EdgebError: says which of the two.
+        """
+        self._lifetime.check()
+
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text; adds no special tokens and parses none."""
+        self.check_open()
         return tokenize(self._vocab, text)
 
     def __enter__(self) -> NativeModel:
@@ -127,9 +140,7 @@ class NativeModel:
 
     def close(self) -> None:
         """Free the model; its contexts must be closed before."""
-        with captured_log():
-            if self.handle:
-                llama_cpp.llama_model_free(self.handle)
+        self._lifetime.close()
         self.handle = None
 
 
@@ -144,16 +155,19 @@ class NativeContext:
         flash: Flash attention, see `FLASH_PAYS`; None leaves it to llama.cpp.
 
     Raises:
-        EdgebError: not enough memory.
+        EdgebError: not enough memory, or too many threads.
     """
 
     def __init__(self, model: NativeModel, n_ctx: int, threads: int, rows: int = 1, flash: bool | None = None) -> None:
-        self._n_vocab = model.n_vocab
+        model.check_open()
+        # The context uses the model to its end.
+        self._model, self._n_vocab = model, model.n_vocab
+        self._lifetime = Lifetime(self, "the context")
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = options.n_batch = n_ctx
         options.n_ubatch = min(n_ctx, 512)
         options.n_outputs_max = options.n_outputs_max_per_seq = max(rows, 1)
-        options.n_threads = options.n_threads_batch = threads
+        options.n_threads = options.n_threads_batch = usable_threads(threads, 1)
         if flash is not None:
             options.flash_attn_type = _FLASH[flash]
         with captured_log() as errors:
@@ -161,12 +175,14 @@ class NativeContext:
         if not self._handle:
             reason = errors[-1] if errors else "no reason given"
             raise EdgebError(f"llama.cpp opens no context of {n_ctx} tokens: {reason}", "free some memory")
+        self._lifetime.keep(self._handle, quietly(llama_cpp.llama_free))
         self._memory = llama_cpp.llama_get_memory(self._handle)
-        self._batch = llama_cpp.llama_batch_init(n_ctx, 0, 1)
+        self._batch = self._lifetime.keep(llama_cpp.llama_batch_init(n_ctx, 0, 1), llama_cpp.llama_batch_free)
         self.held = 0
 
     def keep(self, count: int) -> None:
         """Forget all but the first `count` tokens."""
+        self._lifetime.check()
         llama_cpp.llama_memory_seq_rm(self._memory, 0, count, -1)
         self.held = min(self.held, count)
 
@@ -182,6 +198,7 @@ class NativeContext:
         Raises:
             EdgebError: llama.cpp failed.
         """
+        self._lifetime.check()
         count = len(tokens)
         wanted = {count - 1} if rows is None else set(rows)
         batch = self._batch
@@ -201,6 +218,7 @@ class NativeContext:
 
     def row(self, i: int) -> NDArray[np.float32]:
         """Logits [V] of the i-th token of the last decode, valid until the next."""
+        self._lifetime.check()
         pointer = llama_cpp.llama_get_logits_ith(self._handle, i)
         return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(self._n_vocab,))
 
@@ -212,7 +230,4 @@ class NativeContext:
 
     def close(self) -> None:
         """Free the context."""
-        if self._handle:
-            llama_cpp.llama_batch_free(self._batch)
-            llama_cpp.llama_free(self._handle)
-        self._handle = None
+        self._lifetime.close()

@@ -15,6 +15,7 @@ from edge_behavior.bench.peers import CompletionPeer, LabelPeer
 from edge_behavior.bench.prefix import PrefixScenario
 from edge_behavior.bench.scenarios import CYCLE, Scenario, SessionScenario, WarmScenario
 from edge_behavior.bundle import read_manifest
+from edge_behavior.cpus import chosen_threads
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.llamacpp import LlamaBackend, LlamaOptions
@@ -26,7 +27,7 @@ PEERS = ("completion", "completion_cached", "completion_appended", "labels", "la
 _LOADS = {False: 3, True: 7}
 
 _LEAST = {"repeats": 2} | dict.fromkeys(
-    ("threads", "anchor_every", "label_repeats", "speed_repeats", "cold_starts", "pp", "tg"), 1
+    ("anchor_every", "label_repeats", "speed_repeats", "cold_starts", "pp", "tg"), 1
 )
 
 
@@ -66,6 +67,7 @@ class BenchOptions:
             value = getattr(self, name)
             if value < least:
                 raise EdgebError(f"--{name.replace('_', '-')} is {value}", f"use {least} or more")
+        chosen_threads(self.threads, 1, "--threads")
 
     @property
     def rounds(self) -> int:

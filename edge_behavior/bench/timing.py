@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from edge_behavior.cpus import physical_cores
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -71,13 +73,11 @@ def peak_rss_bytes() -> int:
 
 def default_threads(bundle: Path) -> int:
     """What `threads=None` means to the runtime for this file; for one that is not there, too."""
-    import psutil
-
     from edge_behavior.runtime.predictor import SMALL_BUNDLE
 
     if bundle.is_file() and bundle.stat().st_size < SMALL_BUNDLE:
         return 1
-    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return physical_cores()
 
 
 def machine(threads: int) -> dict[str, Any]:

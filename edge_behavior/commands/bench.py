@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-_MAX_THREADS = 512
 _HEAD_WIDTH = 9
+_NUMBER = re.compile("[0-9]{1,9}")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
@@ -122,14 +123,15 @@ def doctor_command(as_json: AsJson = False) -> None:
 def _numbers(threads: str | None, bundle: Path) -> list[int]:
     """Thread counts of `--threads`."""
     from edge_behavior.bench.timing import default_threads
+    from edge_behavior.cpus import chosen_threads
     from edge_behavior.errors import EdgebError
 
     if threads is None:
         return [default_threads(bundle)]
     parts = threads.split(",")
-    if not all(part.strip().isdecimal() and 1 <= int(part) <= _MAX_THREADS for part in parts):
+    if not all(_NUMBER.fullmatch(part.strip()) for part in parts):
         raise EdgebError(f"--threads is '{threads}'", "pass a number of threads, or several like 1,2,4")
-    return list(dict.fromkeys(int(part) for part in parts))
+    return list(dict.fromkeys(chosen_threads(int(part), 1, "--threads") for part in parts))
 
 
 @contextmanager

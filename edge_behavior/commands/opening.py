@@ -17,8 +17,8 @@ def open_predictor(path: Path, threads: int | None = None) -> Predictor:
         threads: CPU threads; None leaves the choice to the engine.
 
     Raises:
-        EdgebError: neither, damaged, of a newer version, or a run that is not finished or whose backbone or adapter
-            is another than that of the training.
+        EdgebError: neither, damaged, of a newer version, a run that is not finished or whose backbone or adapter is
+            another than that of the training, or too many threads.
     """
     from edge_behavior.runtime.predictor import Predictor
 
@@ -37,13 +37,10 @@ def _run_predictor(path: Path, threads: int | None) -> Predictor:
     _ = run.final_adapter
     settings = load_recipe(str(saved_recipe(path))).backbone
     with libraries():
-        import torch
-
         from edge_behavior.hf.provenance import check_run
-        from edge_behavior.runtime.torch_backend import torch_predictor
+        from edge_behavior.runtime.torch_backend import limit_threads, torch_predictor
         from edge_behavior.train.model_access import RunModels
+    limit_threads(threads)
     check_run(run, STAGES[-1:], settings.revision, trust_times=True)
-    if threads is not None:
-        torch.set_num_threads(threads)
     models = RunModels(run, settings)
     return torch_predictor(models.load(STAGES[-1]), models.tokenizer, run.candidates, run.layout)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import glob
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import duckdb
 import psutil
 import pyarrow as pa
 
+from edge_behavior.cpus import allowed_cpus
 from edge_behavior.errors import EdgebError
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Engine:
         config: dict[str, Any] = {
             "temp_directory": str(folder / "spill"),
             "memory_limit": memory_limit or f"{default_memory_limit() // 2**20}MiB",
-            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            "threads": allowed_cpus(),
             # The row ids of what is read are the order of the log.
             "preserve_insertion_order": True,
         }

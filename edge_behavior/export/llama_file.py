@@ -13,8 +13,10 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.cpus import usable_threads
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.llama_log import captured_log
+from edge_behavior.runtime.lifetime import Lifetime
+from edge_behavior.runtime.llama_log import captured_log, quietly
 from edge_behavior.runtime.llama_model import load_model
 from edge_behavior.runtime.llama_tokens import tokenize
 
@@ -26,7 +28,7 @@ class LlamaFile:
         path: The file.
         n_ctx: Most ids `logits` takes; 0 opens the vocabulary only.
         exact: Keep the KV cache in f32 and switch flash attention off, so that only the weights' format matters.
-        threads: CPU threads.
+        threads: CPU threads, or fewer where this process may not use so many.
 
     Raises:
         EdgebError: llama.cpp cannot load the file; its own message is passed on.
@@ -34,10 +36,15 @@ class LlamaFile:
 
     def __init__(self, path: Path, n_ctx: int = 0, exact: bool = True, threads: int = 2) -> None:
         self._model = self._context = None
+        self._lifetime = Lifetime(self, "the file")
         with captured_log() as errors:
             self._model = load_model(path, vocab_only=n_ctx == 0)
+            if self._model:
+                self._lifetime.keep(self._model, quietly(llama_cpp.llama_model_free))
             if self._model and n_ctx:
                 self._context = self._open(n_ctx, exact, threads)
+        if self._context:
+            self._lifetime.keep(self._context, quietly(llama_cpp.llama_free))
         if not self._model or (n_ctx and not self._context):
             self.close()
             raise EdgebError(
@@ -50,7 +57,7 @@ class LlamaFile:
     def _open(self, n_ctx: int, exact: bool, threads: int) -> llama_cpp.llama_context_p | None:
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = options.n_batch = options.n_ubatch = n_ctx
-        options.n_threads = options.n_threads_batch = threads
+        options.n_threads = options.n_threads_batch = usable_threads(None, threads)
         if exact:
             options.type_k = options.type_v = llama_cpp.GGML_TYPE_F32
             options.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -65,19 +72,16 @@ class LlamaFile:
 
     def close(self) -> None:
         """Free the model."""
-        with captured_log():
-            if self._context:
-                llama_cpp.llama_free(self._context)
-            if self._model:
-                llama_cpp.llama_model_free(self._model)
-        self._model = self._context = None
+        self._lifetime.close()
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text; adds no special tokens and parses none."""
+        self._lifetime.check()
         return tokenize(self._vocab, text)
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Next-token logits after every id, shape [T, V]."""
+        self._lifetime.check()
         memory = llama_cpp.llama_get_memory(self._context)
         llama_cpp.llama_memory_clear(memory, True)
         batch = llama_cpp.llama_batch_init(len(ids), 0, 1)

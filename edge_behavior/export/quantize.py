@@ -17,6 +17,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.cpus import allowed_cpus, chosen_threads
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.progress import progress_bar
 from edge_behavior.gguf_header import GgufFile
@@ -73,7 +74,7 @@ def quantize(
         dst_gguf: File to write, directly.
         quant: A key of `QUANTS`.
         imatrix: Importance per tensor name: mean squared input of each column, shape [columns].
-        threads: CPU threads; all by default.
+        threads: CPU threads; by default as many as this process may use.
         kept: Names of tensors, or beginnings and ends of names like `.attn_v.weight`, that stay at 8 bits.
 
     Returns:
@@ -86,7 +87,7 @@ def quantize(
         raise EdgebError(f"{src_gguf} cannot be quantized in place", "choose another output name")
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype = find_quant(quant).ftype
-    options.nthread = threads or os.cpu_count() or 1
+    options.nthread = chosen_threads(threads, allowed_cpus())
     rows = _imatrix_rows(imatrix or {})
     if imatrix:
         options.imatrix = rows

@@ -17,7 +17,9 @@ Row = NDArray[np.float32]
 class Backend(Protocol):
     """An engine that holds one prompt in its cache and can look along a label trie from its end.
 
-    Not thread-safe: `Predictor` takes one call at a time.
+    Not thread-safe: `Predictor` takes one call at a time. Everything but `close` raises EdgebError once it is closed,
+    and in a process that was forked after it was opened. A call that an exception interrupts, Ctrl-C included, leaves
+    the prompt held as it was, or an empty cache.
     """
 
     @property
@@ -83,7 +85,7 @@ class Backend(Protocol):
         """Hold `ids` from saved bytes; False, and an empty cache, where the engine does not take them."""
 
     def close(self) -> None:
-        """Free native memory; the backend cannot be used afterwards."""
+        """Free native memory, rows included; no error the second time. Also done when the backend is gone."""
 
 
 def reusable(held: Sequence[int], ids: Sequence[int], capacity: int) -> int:

@@ -5,10 +5,11 @@ Turns prompt ids into ranked candidates. Knows neither histories nor how a promp
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from time import perf_counter
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.fusion import SOURCES, Fusion
 from edge_behavior.habits import HabitCounter, HabitsConfig, read_fields
 from edge_behavior.runtime.backend import Backend, Row
+from edge_behavior.runtime.lifetime import Lifetime, Turns
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
 from edge_behavior.runtime.prefix_cache import PrefixCache
 from edge_behavior.scoring import Floats
@@ -31,7 +33,7 @@ _KEPT_SEARCHES = 32
 class Engine:
     """A model that ranks candidates at the end of a prompt.
 
-    Callers hold `lock` around everything that uses the cache. `Predictor` and `Session` do.
+    Callers take a `turn` around everything that uses the cache. `Predictor` and `Session` do.
 
     Raises:
         EdgebError: habits' settings or a calibration in the manifest that this edgeb refuses.
@@ -39,7 +41,8 @@ class Engine:
 
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
         self.manifest = manifest
-        self.lock = threading.RLock()
+        self._lifetime = Lifetime(self)
+        self._turns = Turns(self._lifetime)
         self.encoder = PromptEncoder(
             backend.tokenize, manifest.layout, manifest.candidates, manifest.bos_id, manifest.eos_id
         )
@@ -52,20 +55,27 @@ class Engine:
         self.default_source, self._habits_config, self._fusion = _habits_of(manifest)
         self._calibrations = calibrations_of(manifest)
         self._groups = manifest.candidates.groups()
-        self._backend: Backend | None = backend
+        self._backend = backend
         self._searches: dict[tuple[str, bytes | None], TrieSearch] = {}
         # What the last prediction found likely is probably looked at next time, too.
         self._expected: Floats = manifest.candidates.shares
+
+    def turn(self) -> AbstractContextManager[None]:
+        """The lock of everything that shares this engine; see `Turns.turn`.
+
+        Raises:
+            EdgebError: closed, or loaded before a fork.
+        """
+        return self._turns.turn()
 
     @property
     def backend(self) -> Backend:
         """The inference engine.
 
         Raises:
-            EdgebError: it was closed.
+            EdgebError: closed, or loaded before a fork.
         """
-        if self._backend is None:
-            raise EdgebError("the predictor is closed", "load the bundle again")
+        self._lifetime.check()
         return self._backend
 
     def warm(self, folder: Path) -> bool:
@@ -163,10 +173,16 @@ class Engine:
         return self._search(ids, scoring, None, None, None, 0.0)[0].log_probs
 
     def close(self) -> None:
-        """Free native memory."""
-        if self._backend is not None:
-            self._backend.close()
-        self._backend = None
+        """Free native memory, once no call is under way. A forked child's copy is left alone."""
+        if not self._lifetime.is_elsewhere:
+            self._turns.after(self._close)
+
+    def _close(self) -> None:
+        self._lifetime.close()
+        self._backend.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise EdgebError("a predictor and its sessions cannot be pickled", "pass the bundle's path, and load it there")
 
     def _search(
         self,

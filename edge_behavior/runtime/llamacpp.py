@@ -8,8 +8,8 @@ decode computes what tree attention would. Knows tokens and logits, not labels o
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -18,10 +18,14 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
+from edge_behavior.cpus import physical_cores as _physical_cores
+from edge_behavior.cpus import usable_threads
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backend import Row, reusable
-from edge_behavior.runtime.llama_log import captured_log
+from edge_behavior.runtime.lifetime import Lifetime
+from edge_behavior.runtime.llama_log import captured_log, quietly
 from edge_behavior.runtime.llama_model import load_model
+from edge_behavior.runtime.llama_plan import Plan
 from edge_behavior.runtime.llama_tokens import tokenize
 from edge_behavior.trie import LabelTrie
 
@@ -40,7 +44,7 @@ class LlamaOptions:
 
     Attributes:
         n_ctx: Positions of the cache; a prompt and the nodes looked at must fit.
-        threads: CPU threads; None takes the physical cores.
+        threads: CPU threads; None takes the physical cores that this process may use.
         exact: F32 cache: slower, agrees with PyTorch to rounding.
     """
 
@@ -57,85 +61,104 @@ class LlamaBackend:
     """
 
     def __init__(self, path: Path, options: LlamaOptions) -> None:
-        self._model: Any = None
-        self._context: Any = None
-        self._batch: Any = None
         self._held: list[int] = []
         # Evaluated trie nodes: a sequence that holds each, and the rows of the last decode.
         self._branches: dict[int, int] = {}
         self._rows: dict[int, int] = {}
         self._trie: LabelTrie | None = None
         self._sequences = self._cells = 0
+        # Whether the cache is what these say: not while it is changed, nor after a change that failed half-way.
+        self._known = True
         self._seconds = 0.0
         self._options = options
         self._max_rows = min(_MAX_ROWS, options.n_ctx)
+        self._lifetime = Lifetime(self)
+        chosen = _context_options(options)
+        try:
+            self._open(path, chosen)
+        except BaseException:
+            self._lifetime.close()
+            raise
+
+    def _open(self, path: Path, options: Any) -> None:
+        keep = self._lifetime.keep
         with captured_log() as errors:
-            self._model = load_model(path)
-            if self._model:
-                self._context = llama_cpp.llama_init_from_model(self._model, _context_options(options))
-        if not self._model or not self._context:
-            self.close()
+            model: Any = load_model(path)
+            context: Any = None
+            if model:
+                keep(model, quietly(llama_cpp.llama_model_free))
+                context = llama_cpp.llama_init_from_model(model, options)
+        if not context:
             reason = errors[0] if errors else "no reason given"
             raise EdgebError(f"llama.cpp cannot load {path}: {reason}", "export the bundle again")
-        self._memory = llama_cpp.llama_get_memory(self._context)
-        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self._context = keep(context, quietly(llama_cpp.llama_free))
+        self._memory = llama_cpp.llama_get_memory(context)
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
         self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
-        self._quantized = _file_type(self._model) not in _UNQUANTIZED
-        self._batch = llama_cpp.llama_batch_init(options.n_ctx, 0, self._max_rows)
+        self._quantized = _file_type(model) not in _UNQUANTIZED
+        self._batch = keep(llama_cpp.llama_batch_init(options.n_ctx, 0, self._max_rows), llama_cpp.llama_batch_free)
 
     @property
     def n_vocab(self) -> int:
         """Width of a logit row."""
+        self._lifetime.check()
         return self._n_vocab
 
     @property
     def capacity(self) -> int:
         """Positions of the context."""
+        self._lifetime.check()
         return self._options.n_ctx
 
     @property
     def held(self) -> list[int]:
         """Ids of the prompt in the cache."""
-        return self._held
+        self._lifetime.check()
+        return self._held if self._known else []
 
     @property
     def fingerprint(self) -> str:
         """llama.cpp's version and the cache's format."""
+        self._lifetime.check()
         cache = "f32" if self._options.exact else "f16"
         return f"llama-cpp-python {llama_cpp.__version__}, {cache} cache"
 
     @property
     def decode_seconds(self) -> float:
         """Wall time inside llama_decode."""
+        self._lifetime.check()
         return self._seconds
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text; see `Backend`."""
+        self._lifetime.check()
         return tokenize(self._vocab, text)
 
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
         """Hold `ids`, in one decode with the nodes hinted at; see `Backend`."""
-        common = reusable(self._held, ids, self._options.n_ctx)
-        self._release()
-        llama_cpp.llama_memory_seq_rm(self._memory, 0, common, -1)
-        self._held = self._held[:common]
-        new = list(ids[common:])
-        plan = _Plan([], {}, set())
-        if trie is not None and nodes:
-            self._trie = trie
-            plan = _Plan.of(trie, nodes)
-            taken = self._fitting(plan.tips, plan, spare=len(new) + 1)
-            plan = plan.part(taken)
-        count = self._evaluate(new, trie, plan)
+        common = reusable(self.held, ids, self._options.n_ctx)
+        with self._changing():
+            self._drop_nodes()
+            llama_cpp.llama_memory_seq_rm(self._memory, 0, common, -1)
+            self._held = self._held[:common]
+            new = list(ids[common:])
+            plan = Plan([], {}, set())
+            if trie is not None and nodes:
+                self._trie = trie
+                plan = Plan.of(trie, nodes)
+                plan = plan.part(self._fitting(plan.tips, plan, spare=len(new) + 1))
+            count = self._evaluate(new, trie, plan)
         return self._row(len(new) - 1), count
 
     def branch(self, trie: LabelTrie, nodes: Sequence[int]) -> tuple[Sequence[Row], int]:
         """Look along the trie; see `Backend`. More nodes than one decode takes are evaluated in several."""
+        self._lifetime.check()
+        self._restore_order()
         if trie is not self._trie:
             self._release()
             self._trie = trie
         rows: dict[int, Row] = {node: self._row(self._rows[node]) for node in nodes if node in self._rows}
-        plan = _Plan.of(trie, [node for node in nodes if node not in rows])
+        plan = Plan.of(trie, [node for node in nodes if node not in rows])
         if plan.tips and rows:
             # The next decode overwrites them.
             rows = {node: row.copy() for node, row in rows.items()}
@@ -145,8 +168,18 @@ class LlamaBackend:
         tips, tokens = plan.tips, 0
         while tips:
             taken = self._fitting(tips, plan)
+            if not taken and self._branches:
+                self._release()
+                taken = self._fitting(tips, plan)
+            if not taken:
+                raise EdgebError(
+                    f"the prompt has {len(self._held)} tokens and a label {len(plan.paths[tips[0]])}, the context "
+                    f"holds {self._options.n_ctx}",
+                    "shorten the place names or the history",
+                )
             tips = tips[len(taken) :]
-            tokens += self._evaluate([], trie, plan.part(taken))
+            with self._changing():
+                tokens += self._evaluate([], trie, plan.part(taken))
             for node in plan.wanted & self._rows.keys():
                 rows[node] = self._row(self._rows[node]).copy() if tips else self._row(self._rows[node])
             plan.wanted -= self._rows.keys()
@@ -154,10 +187,12 @@ class LlamaBackend:
 
     def at_hand(self, trie: LabelTrie) -> Collection[int]:
         """Nodes of the last decode; see `Backend`."""
-        return self._rows.keys() if trie is self._trie else ()
+        self._lifetime.check()
+        return self._rows.keys() if trie is self._trie and self._known else ()
 
     def save_state(self) -> bytes:
         """The cache of the held prompt; see `Backend`."""
+        self._lifetime.check()
         self._release()
         size = llama_cpp.llama_state_seq_get_size(self._context, 0)
         buffer = (ctypes.c_uint8 * size)()
@@ -166,30 +201,53 @@ class LlamaBackend:
 
     def load_state(self, ids: Sequence[int], state: bytes) -> bool:
         """Hold `ids` from saved bytes; see `Backend`."""
-        self._release()
-        llama_cpp.llama_memory_clear(self._memory, True)
-        self._held = []
+        self._lifetime.check()
         buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        with captured_log():
-            read = llama_cpp.llama_state_seq_set_data(self._context, buffer, len(state), 0)
-        if read != len(state) or llama_cpp.llama_memory_seq_pos_max(self._memory, 0) != len(ids) - 1:
-            llama_cpp.llama_memory_clear(self._memory, True)
-            return False
-        self._held = list(ids)
-        return True
+        with self._changing():
+            self._clear()
+            with captured_log():
+                read = llama_cpp.llama_state_seq_set_data(self._context, buffer, len(state), 0)
+            if read == len(state) and llama_cpp.llama_memory_seq_pos_max(self._memory, 0) == len(ids) - 1:
+                self._held = list(ids)
+            else:
+                self._clear()
+        return bool(self._held)
 
     def close(self) -> None:
         """Free context and model."""
-        with captured_log():
-            if self._batch is not None:
-                llama_cpp.llama_batch_free(self._batch)
-            if self._context:
-                llama_cpp.llama_free(self._context)
-            if self._model:
-                llama_cpp.llama_model_free(self._model)
-        self._model = self._context = self._batch = None
+        self._lifetime.close()
 
-    def _fitting(self, tips: list[int], plan: _Plan, spare: int = 0) -> list[int]:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Around what changes the cache: where it does not end well, the next change begins with an empty cache."""
+        self._restore_order()
+        self._known = False
+        yield
+        self._known = True
+
+    def _restore_order(self) -> None:
+        """Empty the cache if a change of it failed half-way."""
+        if not self._known:
+            self._clear()
+            self._known = True
+
+    def _clear(self) -> None:
+        llama_cpp.llama_memory_clear(self._memory, True)
+        self._held, self._branches, self._rows, self._trie = [], {}, {}, None
+        self._sequences = self._cells = 0
+
+    def _release(self) -> None:
+        """Forget every evaluated trie node."""
+        with self._changing():
+            self._drop_nodes()
+
+    def _drop_nodes(self) -> None:
+        for sequence in range(1, self._sequences + 1):
+            llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        self._branches, self._rows = {}, {}
+        self._sequences = self._cells = 0
+
+    def _fitting(self, tips: list[int], plan: Plan, spare: int = 0) -> list[int]:
         """As many of the first tips as one decode takes, beside `spare` other tokens."""
         taken: list[int] = []
         steps: set[int] = set()
@@ -204,18 +262,9 @@ class LlamaBackend:
                 break
             taken.append(tip)
             steps = grown
-        if taken or spare:
-            return taken
-        if self._branches:
-            self._release()
-            return self._fitting(tips, plan)
-        raise EdgebError(
-            f"the prompt has {len(self._held)} tokens and a label {len(plan.paths[tips[0]])}, the context holds "
-            f"{self._options.n_ctx}",
-            "shorten the place names or the history",
-        )
+        return taken
 
-    def _evaluate(self, new: list[int], trie: LabelTrie | None, plan: _Plan) -> int:
+    def _evaluate(self, new: list[int], trie: LabelTrie | None, plan: Plan) -> int:
         """One decode of new prompt ids and of the missing nodes on the way to the plan's tips; tokens evaluated."""
         start = len(self._held)
         end = start + len(new)
@@ -260,13 +309,6 @@ class LlamaBackend:
         fits = len(self._held) + self._cells + count + padding <= self._options.n_ctx
         return padding if fits and self._sequences + 1 < self._max_rows else 0
 
-    def _release(self) -> None:
-        """Forget every evaluated trie node."""
-        for sequence in range(1, self._sequences + 1):
-            llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-        self._branches, self._rows = {}, {}
-        self._sequences = self._cells = 0
-
     def _put(self, i: int, token: int, position: int, sequences: Sequence[int], wants_logits: bool) -> None:
         batch = self._batch
         batch.token[i], batch.pos[i], batch.logits[i] = token, position, wants_logits
@@ -281,33 +323,11 @@ class LlamaBackend:
         llama_cpp.llama_synchronize(self._context)
         self._seconds += perf_counter() - started
         if status != 0:
-            # What the cache holds now is unknown: start over with the next prompt.
-            self._release()
-            llama_cpp.llama_memory_clear(self._memory, True)
-            self._held = []
             raise EdgebError(f"llama.cpp could not evaluate the prompt (status {status})", "load the bundle again")
 
     def _row(self, i: int) -> Row:
         pointer = llama_cpp.llama_get_logits_ith(self._context, i)
         return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(self._n_vocab,))
-
-
-@dataclass
-class _Plan:
-    """Trie nodes to evaluate: the last of each path, the paths, and the nodes whose logits are wanted."""
-
-    tips: list[int]
-    paths: dict[int, list[int]]
-    wanted: set[int]
-
-    @classmethod
-    def of(cls, trie: LabelTrie, nodes: Sequence[int]) -> _Plan:
-        paths = {node: trie.ancestors(node) for node in nodes}
-        passed = {step for path in paths.values() for step in path[:-1]}
-        return cls([node for node in nodes if node not in passed], paths, set(nodes))
-
-    def part(self, tips: list[int]) -> _Plan:
-        return _Plan(tips, self.paths, self.wanted)
 
 
 def _context_options(options: LlamaOptions) -> Any:
@@ -317,7 +337,7 @@ def _context_options(options: LlamaOptions) -> Any:
     chosen.n_outputs_max = chosen.n_seq_max = min(_MAX_ROWS, options.n_ctx)
     # Tokens that belong to several sequences need one shared buffer.
     chosen.kv_unified = True
-    chosen.n_threads = chosen.n_threads_batch = options.threads or _physical_cores()
+    chosen.n_threads = chosen.n_threads_batch = usable_threads(options.threads, _physical_cores())
     chosen.no_perf = True
     # On the CPU flash attention pays from 64 tokens on; below, where predictions live, it is slower (docs/bench.md).
     chosen.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -331,9 +351,3 @@ def _file_type(model: Any) -> int:
     buffer = ctypes.create_string_buffer(16)
     found = llama_cpp.llama_model_meta_val_str(model, b"general.file_type", buffer, len(buffer))
     return int(buffer.value) if found > 0 else -1
-
-
-def _physical_cores() -> int:
-    import psutil
-
-    return psutil.cpu_count(logical=False) or os.cpu_count() or 1

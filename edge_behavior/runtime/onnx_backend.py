@@ -8,6 +8,7 @@ prompts.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -15,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
+from edge_behavior.cpus import chosen_threads, physical_cores
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf_tokens import file_encoder
 from edge_behavior.runtime.backend import Row, reusable
 from edge_behavior.runtime.genai import load_genai
+from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.trie import LabelTrie
 
 CONFIG_FILE, TOKENIZER_FILE = "genai_config.json", "tokenizer.json"
@@ -35,7 +39,8 @@ class OnnxRunOptions:
 
     Attributes:
         n_ctx: Positions of the cache; a prompt and the longest label must fit.
-        threads: CPU threads; None takes onnxruntime's own choice, the physical cores.
+        threads: CPU threads; None takes onnxruntime's own choice, the physical cores, or fewer where the process may
+            not use them all.
         cpu: Run on the CPU, whatever execution provider the folder was made for.
     """
 
@@ -52,8 +57,10 @@ class OnnxBackend:
     """
 
     def __init__(self, folder: Path, options: OnnxRunOptions) -> None:
+        self._lifetime = Lifetime(self)
         self._genai = load_genai()
         self._options = options
+        threads = _threads(options)
         self._n_vocab = _vocabulary_size(folder)
         self._encode = file_encoder(folder / TOKENIZER_FILE)
         self._held: list[int] = []
@@ -62,15 +69,18 @@ class OnnxBackend:
         self._path: list[int] = []
         self._rows: dict[int, Row] = {}
         self._seconds = 0.0
+        self._model: Any = None
+        self._generator: Any = None
+        _opened.add(self)
         try:
             config = self._genai.Config(str(folder))
             if options.cpu:
                 config.clear_providers()
-            if options.threads is not None:
-                session = {"session_options": {"intra_op_num_threads": options.threads}}
+            if threads is not None:
+                session = {"session_options": {"intra_op_num_threads": threads}}
                 config.overlay(json.dumps({"model": {"decoder": session}}))
-            self._model: Any = self._genai.Model(config)
-            self._generator: Any = self._new_generator()
+            self._model = self._genai.Model(config)
+            self._generator = self._new_generator()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise EdgebError(
@@ -81,34 +91,41 @@ class OnnxBackend:
     @property
     def n_vocab(self) -> int:
         """Width of a logit row."""
+        self._lifetime.check()
         return self._n_vocab
 
     @property
     def capacity(self) -> int:
         """Positions of the cache."""
+        self._lifetime.check()
         return self._options.n_ctx
 
     @property
     def held(self) -> list[int]:
         """Ids of the prompt in the cache."""
+        self._lifetime.check()
         return self._held
 
     @property
     def fingerprint(self) -> str:
         """onnxruntime-genai's version."""
+        self._lifetime.check()
         return f"onnxruntime-genai {self._genai.__version__}"
 
     @property
     def decode_seconds(self) -> float:
         """Wall time inside the engine's evaluation."""
+        self._lifetime.check()
         return self._seconds
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text; see `Backend`. The engine's own tokenizer would parse special tokens."""
+        self._lifetime.check()
         return self._encode(text)
 
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
         """Hold `ids`, the way to the first node hinted at in the same pass; see `Backend`."""
+        self._lifetime.check()
         size = self._options.n_ctx
         common = reusable(self._held, ids, size)
         new = list(ids[common:])
@@ -133,6 +150,7 @@ class OnnxBackend:
         Nodes that were evaluated before are not again, unless they are on the way to new ones and the cache has moved
         on to another path; the number of tokens counts these.
         """
+        self._lifetime.check()
         if trie is not self._trie:
             self._rows, self._path, self._trie = {}, [], trie
         tips = _tips(trie, [node for node in nodes if node not in self._rows])
@@ -147,10 +165,12 @@ class OnnxBackend:
 
     def at_hand(self, trie: LabelTrie) -> Collection[int]:
         """Nodes evaluated since the prompt changed; see `Backend`. None is lost when others are evaluated."""
+        self._lifetime.check()
         return self._rows.keys() if trie is self._trie else ()
 
     def logits(self, ids: Sequence[int]) -> Row:
         """Next-token logits [T, V] after every id, to check a model by; the prompt held is `ids` afterwards."""
+        self._lifetime.check()
         self._rows, self._path, self._held = {}, [], []
         rows = self._append(0, list(ids), len(ids))
         self._held = list(ids)
@@ -158,15 +178,18 @@ class OnnxBackend:
 
     def save_state(self) -> bytes:
         """Nothing: onnxruntime-genai gives its cache to nobody."""
+        self._lifetime.check()
         return b""
 
     def load_state(self, ids: Sequence[int], state: bytes) -> bool:
         """Take no state and hold nothing; the next prompt is evaluated anew."""
+        self._lifetime.check()
         self._rows, self._path, self._held = {}, [], []
         return False
 
     def close(self) -> None:
         """Free generator and model."""
+        self._lifetime.close()
         self._generator = self._model = None
         self._rows, self._path, self._held = {}, [], []
 
@@ -177,20 +200,23 @@ class OnnxBackend:
         while common < min(len(way), len(self._path)) and way[common] == self._path[common]:
             common += 1
         new = way[common:]
-        rows = self._append(len(self._held) + common, _tokens(trie, new), len(new))
+        # First: an interrupt may come between the pass and what is written down of it.
         self._path = way[:common]
+        rows = self._append(len(self._held) + common, _tokens(trie, new), len(new))
         self._keep(new, rows)
         return len(new)
 
     def _keep(self, nodes: Sequence[int], rows: Row) -> None:
-        self._path = [*self._path, *nodes]
         self._rows.update(zip(nodes, rows, strict=True))
+        self._path = [*self._path, *nodes]
 
     def _append(self, start: int, ids: list[int], rows: int) -> Row:
         """Cut the sequence back to `start` tokens and append ids; logits [rows, V] after the last of them."""
         at, most = 0, max(rows, _MAX_LOGITS // self._n_vocab)
         begun = perf_counter()
         try:
+            if self._generator is None:
+                self._generator = self._new_generator()
             if self._generator.token_count() != start:
                 self._generator.rewind_to(start)
             while len(ids) - at > most:
@@ -202,8 +228,8 @@ class OnnxBackend:
             result: Row = np.array(found, dtype=np.float32)
         except BaseException as error:
             # What the cache holds now is unknown: start over with the next prompt.
+            self._generator = None
             self._held, self._path, self._rows = [], [], {}
-            self._generator = self._new_generator()
             if isinstance(error, RuntimeError):
                 reason = str(error).strip().splitlines()[0]
                 raise EdgebError(
@@ -217,6 +243,31 @@ class OnnxBackend:
         params = self._genai.GeneratorParams(self._model)
         params.set_search_options(max_length=self._options.n_ctx, batch_size=1, num_beams=1)
         return self._genai.Generator(self._model, params)
+
+
+# onnxruntime waits for its threads when a model is freed, at exit, too. A forked child has none of them, so there the
+# models of its parent are never freed.
+_opened: WeakSet[OnnxBackend] = WeakSet()
+
+
+def _keep_for_ever() -> None:
+    for backend in _opened:
+        for held in (backend._generator, backend._model):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_for_ever)
+
+
+def _threads(options: OnnxRunOptions) -> int | None:
+    """None where onnxruntime's own choice is right: it knows of no affinity or quota."""
+    import psutil
+
+    own = physical_cores()
+    if options.threads is None and own == psutil.cpu_count(logical=False):
+        return None
+    return chosen_threads(options.threads, own)
 
 
 def _tips(trie: LabelTrie, nodes: Sequence[int]) -> list[int]:

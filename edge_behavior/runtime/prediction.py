@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.fusion import SOURCES
+from edge_behavior.runtime.arguments import check_flag, check_labels, check_level, check_text, whole_number
 from edge_behavior.scoring import check_scoring
 
 
@@ -56,6 +57,9 @@ class Prediction:
 class Request:
     """How a prediction is wanted.
 
+    Raises:
+        EdgebError: a value of the wrong type or out of range, or two that do not go together.
+
     Attributes:
         top_k: How many candidates to return; None for all, which expands the whole trie.
         scoring: `exact` or `masked`, see `scoring`.
@@ -81,11 +85,22 @@ class Request:
     coverage: float | None = None
 
     def __post_init__(self) -> None:
-        if self.top_k is not None and self.top_k < 1:
-            raise EdgebError(f"top_k is {self.top_k}", "ask for at least one candidate")
+        if self.top_k is not None:
+            object.__setattr__(self, "top_k", whole_number(self.top_k, "top_k", 1, "candidates"))
+        check_text(self.scoring, "scoring")
         check_scoring(self.scoring)
-        if self.source is not None and self.source not in SOURCES:
-            raise EdgebError(f"unknown source '{self.source}'", nearest(self.source, SOURCES))
+        if self.source is not None:
+            check_text(self.source, "source")
+            if self.source not in SOURCES:
+                raise EdgebError(f"unknown source '{self.source}'", nearest(self.source, SOURCES))
+        if self.only is not None:
+            check_labels(self.only, "only")
+        check_labels(self.exclude, "exclude")
+        for name in ("exhaustive", "calibrated"):
+            check_flag(getattr(self, name), name)
+        for name in ("precision", "coverage"):
+            if getattr(self, name) is not None:
+                check_level(getattr(self, name), name)
         if self.precision is not None or self.coverage is not None:
             if not self.calibrated:
                 raise EdgebError("precision and coverage were measured on calibrated values", "do not ask for raw ones")

@@ -9,8 +9,10 @@ from time import perf_counter
 from types import TracebackType
 
 from edge_behavior.bundle import Manifest, bundle_bytes, read_manifest, verify_bundle
+from edge_behavior.cpus import physical_cores, usable_threads
 from edge_behavior.event_order import check_order, check_step
 from edge_behavior.events import BehaviorEvent
+from edge_behavior.runtime.arguments import as_path, check_flag, check_question, check_text
 from edge_behavior.runtime.backend import Backend
 from edge_behavior.runtime.engine import Engine
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
@@ -29,8 +31,9 @@ SMALL_BUNDLE = 10_000_000
 class Predictor:
     """Predicts a user's next behavior over the candidate set of one bundle.
 
-    May be shared between threads: calls take turns. Consecutive prompts that begin alike share that beginning in
-    the model's cache. Use as a context manager, or call `close`.
+    May be shared between threads: calls take turns. A process forked after loading cannot use it and has to load the
+    bundle itself. Consecutive prompts that begin alike share that beginning in the model's cache. Use as a context
+    manager, or call `close`; its memory is freed, too, when the last reference to it and its sessions is gone.
     """
 
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
@@ -40,40 +43,45 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        bundle: Path,
+        bundle: Path | str,
         *,
         threads: int | None = None,
         verify: bool = True,
         exact_math: bool = False,
-        prefix_cache: bool | Path = True,
+        prefix_cache: bool | Path | str = True,
     ) -> Predictor:
         """Open a bundle: a GGUF file with llama.cpp, a folder with onnxruntime-genai.
 
         Args:
-            threads: CPU threads; None takes the physical cores, one for a bundle below 10 MB.
+            threads: CPU threads, no more than this process may use (affinity, quota of its control group); None takes
+                the physical cores among these, one for a bundle below 10 MB.
             verify: Check the file against its hashes first.
             exact_math: F32 cache, for parity checks; an ONNX model's cache has the precision it was built with.
             prefix_cache: Folder of snapshots of the static prompt; True takes edgeb's own, False keeps none.
                 onnxruntime-genai cannot save a cache: the static prompt is evaluated at every start.
 
         Raises:
-            EdgebError: not a bundle, damaged, of a newer version, or not loadable.
+            EdgebError: not a bundle, damaged, of a newer version, or not loadable; too many threads.
         """
+        bundle = as_path(bundle, "bundle")
+        check_flag(verify, "verify")
+        check_flag(exact_math, "exact_math")
+        folder = prefix_cache if isinstance(prefix_cache, bool) else as_path(prefix_cache, "prefix_cache")
         manifest = verify_bundle(bundle) if verify else read_manifest(bundle)
         backend = open_backend(bundle, context_needed(manifest), threads, exact_math)
         try:
             predictor = cls(manifest, backend)
-            if prefix_cache is not False:
-                predictor.warm(home() / "prefix" if prefix_cache is True else prefix_cache)
+            if folder is not False:
+                predictor.warm(home() / "prefix" if folder is True else folder)
         except BaseException:
             backend.close()
             raise
         return predictor
 
-    def warm(self, folder: Path) -> bool:
+    def warm(self, folder: Path | str) -> bool:
         """Hold the static prompt, from a snapshot in `folder` where there is one; says whether there was."""
-        with self._engine.lock:
-            return self._engine.warm(folder)
+        with self._engine.turn():
+            return self._engine.warm(as_path(folder, "folder"))
 
     def predict(
         self,
@@ -111,9 +119,10 @@ class Predictor:
                 fit, a precision or coverage that the bundle is not calibrated for.
         """
         started = perf_counter()
+        check_question(history, when, place)
         request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
         history = self._checked(history, when)
-        with self._engine.lock:
+        with self._engine.turn():
             wanted = self._engine.source(request)
             habits = None if wanted == "model" else self._habits(history, when, place)
             ids = [] if wanted == "habits" else self._engine.encoder.prompt_ids(history, when, place)
@@ -124,8 +133,10 @@ class Predictor:
 
         Under the full vocabulary for `exact`, so not renormalized over the candidates.
         """
+        check_question(history, when, place)
+        check_text(scoring, "scoring")
         history = self._checked(history, when)
-        with self._engine.lock:
+        with self._engine.turn():
             ids = self._engine.encoder.prompt_ids(history, when, place)
             return self._engine.log_probs(ids, check_scoring(scoring))
 
@@ -135,20 +146,24 @@ class Predictor:
         Args:
             anchor_every: Events by which the window may grow beyond the layout's L before it is anchored anew.
         """
-        return Session(self._engine, anchor_every)
+        with self._engine.turn():
+            return Session(self._engine, anchor_every)
 
-    def restore(self, path: Path) -> Session:
+    def restore(self, path: Path | str) -> Session:
         """Continue a session that `Session.save` wrote.
 
         Raises:
             EdgebError: damaged, of another version, of another model or of another candidate list.
         """
-        return Session.restore(path, self._engine)
+        return Session.restore(as_path(path, "path"), self._engine)
 
     def close(self) -> None:
-        """Free native memory."""
-        with self._engine.lock:
-            self._engine.close()
+        """Free native memory, when the call that another thread is in has ended. Closing twice is no error.
+
+        Afterwards everything that would compute, predictor and sessions alike, raises EdgebError; what a session has
+        seen (`events`, `habits`) can still be read.
+        """
+        self._engine.close()
 
     def __enter__(self) -> Predictor:
         return self
@@ -173,8 +188,7 @@ class Predictor:
 
 def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bool = False) -> Backend:
     """The engine of a bundle, arguments as `Predictor.load` takes them; only the one that is needed is imported."""
-    if threads is None and bundle_bytes(bundle) < SMALL_BUNDLE:
-        threads = 1
+    threads = usable_threads(threads, 1 if bundle_bytes(bundle) < SMALL_BUNDLE else physical_cores())
     if bundle.is_dir():
         from edge_behavior.runtime.onnx_backend import OnnxBackend, OnnxRunOptions
 

@@ -18,6 +18,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.event_order import check_step
 from edge_behavior.events import BehaviorEvent, clean_place
 from edge_behavior.habits import HabitCounter, read_fields
+from edge_behavior.runtime.arguments import as_path, check_event, check_text, check_time, whole_number
 from edge_behavior.runtime.engine import Engine
 from edge_behavior.runtime.prediction import Prediction, Request
 from edge_behavior.runtime.state_file import read_state, write_state
@@ -30,15 +31,13 @@ _FIELDS = ("kind", "schema", "model", "candidates", "anchor_every", "events", "h
 class Session:
     """One user's events and predictions on a loaded bundle; made by `Predictor.session`.
 
-    May be used from several threads: calls on one predictor take turns. Sessions that share a predictor also share
-    its one cache, so that a call after another session's evaluates the whole window again; give every user who is
-    active at the same time a predictor of their own.
+    May be used from several threads: calls on one predictor take turns. Once that is closed, only `events` and `habits`
+    can be read. Sessions that share a predictor also share its one cache, so that a call after another session's
+    evaluates the whole window again; give every user who is active at the same time a predictor of their own.
     """
 
     def __init__(self, engine: Engine, anchor_every: int = ANCHOR_EVERY) -> None:
-        if anchor_every < 1:
-            raise EdgebError(f"anchor_every is {anchor_every}", "use at least 1 event")
-        self._engine, self._anchor_every = engine, anchor_every
+        self._engine, self._anchor_every = engine, whole_number(anchor_every, "anchor_every", 1, "events")
         self._length = engine.manifest.layout.history_length
         self._window: list[tuple[BehaviorEvent, list[int]]] = []
         self._counter = engine.counter()
@@ -59,7 +58,8 @@ class Session:
         Raises:
             EdgebError: not a candidate, or earlier than a local clock can go back; the session is unchanged.
         """
-        with self._engine.lock:
+        check_event(event, "the event observed")
+        with self._engine.turn():
             candidates = self._engine.manifest.candidates
             event = candidates.named(replace(event, place=clean_place(event.place)), "the event observed")
             code = candidates.code(event.behavior)
@@ -92,8 +92,10 @@ class Session:
                 prompt that does not fit; the session is unchanged.
         """
         started = perf_counter()
+        check_time(when, "when")
+        check_text(place, "place")
         request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
-        with self._engine.lock:
+        with self._engine.turn():
             self._check_time(when, "the time asked for")
             wanted = self._engine.source(request)
             habits = None if wanted == "model" else self._counter.log_probs(when, place)
@@ -109,12 +111,12 @@ class Session:
         Raises:
             EdgebError: the window does not fit into the context.
         """
-        with self._engine.lock:
+        with self._engine.turn():
             ids = self._lead() + self._line_ids()
             backend = self._engine.backend
             return 0 if backend.held[: len(ids)] == ids else backend.prefill(ids)[1]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write window, habits and, where the cache still holds them, the evaluated events.
 
         The file holds the user's places and behaviors: keep it where other such data are kept.
@@ -122,7 +124,8 @@ class Session:
         Raises:
             EdgebError: the file cannot be written.
         """
-        with self._engine.lock:
+        path = as_path(path, "path")
+        with self._engine.turn():
             backend = self._engine.backend
             held = list(backend.held) if self._holds_window() else []
             header = {
@@ -154,7 +157,7 @@ class Session:
             raise EdgebError(f"{path} belongs to another model", "load the bundle it was made with")
         if found["candidates"] != _labels_hash(engine):
             raise EdgebError(f"{path} belongs to another candidate list", "load the bundle it was made with")
-        with engine.lock:
+        with engine.turn():
             session = cls(engine, found["anchor_every"])
             for time, place, behavior in found["events"]:
                 event = BehaviorEvent(place, datetime.fromisoformat(time), behavior)

@@ -8,7 +8,8 @@ in the runtime imports this module; knows nothing of run folders and adapters (a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -22,10 +23,12 @@ from transformers import DynamicCache
 from edge_behavior import __version__
 from edge_behavior.bundle import Manifest
 from edge_behavior.candidates import CandidateSet
+from edge_behavior.cpus import usable_threads
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf_tokens import plain_encoder, special_ids
 from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime.backend import Row, reusable
+from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.trie import LabelTrie
 
@@ -47,6 +50,8 @@ class TorchBackend:
     """
 
     def __init__(self, model: Any, tokenizer: Any, capacity: int | None = None) -> None:
+        self._lifetime = Lifetime(self)
+        limit_threads()
         self._model: Any = model.eval()
         self._device = next(model.parameters()).device
         self._encode = plain_encoder(tokenizer)
@@ -58,50 +63,61 @@ class TorchBackend:
         self._trie: LabelTrie | None = None
         self._slots: dict[int, int] = {}
         self._rows: dict[int, Row] = {}
+        # Whether the cache is what these say: not while it is changed, nor after a change that failed half-way.
+        self._known = True
         self._seconds = 0.0
 
     @property
     def n_vocab(self) -> int:
         """Width of a logit row."""
+        self._lifetime.check()
         return self._n_vocab
 
     @property
     def capacity(self) -> int:
         """Positions that the model was built for, or fewer."""
+        self._lifetime.check()
         return self._capacity
 
     @property
     def held(self) -> list[int]:
         """Ids of the prompt in the cache."""
-        return self._held
+        self._lifetime.check()
+        return self._held if self._known else []
 
     @property
     def fingerprint(self) -> str:
         """Versions, precision and device."""
+        self._lifetime.check()
         versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
         return f"{versions}, {self._model.dtype} on {self._device.type}"
 
     @property
     def decode_seconds(self) -> float:
         """Wall time inside the model."""
+        self._lifetime.check()
         return self._seconds
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text; see `Backend`."""
+        self._lifetime.check()
         return self._encode(text)
 
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
         """Hold `ids`; see `Backend`. The hint is not taken: nodes are evaluated when `branch` asks for them."""
-        common = reusable(self._held, ids, self._capacity)
-        self._release()
-        self._keep(common)
+        common = reusable(self.held, ids, self._capacity)
         new = list(ids[common:])
-        rows = self._forward(new, list(range(common, len(ids))), None, 1)
-        self._held = list(ids)
+        with self._changing():
+            self._slots, self._rows = {}, {}
+            self._keep(common)
+            rows = self._forward(new, list(range(common, len(ids))), None, 1)
+            self._held = list(ids)
         return rows[0], len(new)
 
     def branch(self, trie: LabelTrie, nodes: Sequence[int]) -> tuple[Sequence[Row], int]:
         """Look along the trie; see `Backend`."""
+        self._lifetime.check()
+        self._restore_order()
         if trie is not self._trie:
             self._release()
             self._trie = trie
@@ -116,15 +132,18 @@ class TorchBackend:
             )
         step = min(_MAX_NODES, max(1, _MAX_LOGITS // self._n_vocab))
         for start in range(0, len(new), step):
-            self._evaluate(trie, new[start : start + step])
+            with self._changing():
+                self._evaluate(trie, new[start : start + step])
         return [self._rows[node] for node in nodes], len(new)
 
     def at_hand(self, trie: LabelTrie) -> Collection[int]:
         """Nodes evaluated since the prompt changed; see `Backend`."""
-        return self._rows.keys() if trie is self._trie else ()
+        self._lifetime.check()
+        return self._rows.keys() if trie is self._trie and self._known else ()
 
     def save_state(self) -> bytes:
         """The cache of the held prompt, in safetensors' format; see `Backend`."""
+        self._lifetime.check()
         self._release()
         tensors = {}
         for i, layer in enumerate(self._cache.layers):
@@ -134,8 +153,8 @@ class TorchBackend:
 
     def load_state(self, ids: Sequence[int], state: bytes) -> bool:
         """Hold `ids` from saved bytes; see `Backend`."""
-        self._release()
-        self._keep(0)
+        self._lifetime.check()
+        self._clear()
         try:
             tensors = safetensors.torch.load(state)
         except SafetensorError:
@@ -147,16 +166,35 @@ class TorchBackend:
         shape, dtype = (1, heads, len(ids), width), self._model.dtype
         if set(tensors) != set(names) or any(t.shape != shape or t.dtype != dtype for t in tensors.values()):
             return False
-        for i in range(int(config.num_hidden_layers)):
-            self._cache.update(tensors[f"{i}.keys"].to(self._device), tensors[f"{i}.values"].to(self._device), i)
-        self._held = list(ids)
+        with self._changing():
+            for i in range(int(config.num_hidden_layers)):
+                self._cache.update(tensors[f"{i}.keys"].to(self._device), tensors[f"{i}.values"].to(self._device), i)
+            self._held = list(ids)
         return True
 
     def close(self) -> None:
         """Let go of model and cache."""
-        self._release()
-        self._keep(0)
+        self._lifetime.close()
+        self._clear()
         self._model = None
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Around what changes the cache: where it does not end well, the next change begins with an empty cache."""
+        self._restore_order()
+        self._known = False
+        yield
+        self._known = True
+
+    def _restore_order(self) -> None:
+        """Empty the cache if a change of it failed half-way."""
+        if not self._known:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._known = False
+        self._cache, self._held, self._slots, self._rows = DynamicCache(), [], {}, {}
+        self._known = True
 
     def _evaluate(self, trie: LabelTrie, nodes: list[int]) -> None:
         """Append nodes, whose parents come before them, to the cache."""
@@ -175,29 +213,24 @@ class TorchBackend:
     def _forward(self, ids: list[int], positions: list[int], mask: torch.Tensor | None, rows: int) -> Row:
         """Append tokens to the cache; logits [rows, V] after the last of them."""
         started = perf_counter()
-        try:
-            with torch.inference_mode():
-                output = self._model(
-                    input_ids=torch.tensor([ids], device=self._device),
-                    position_ids=torch.tensor([positions], device=self._device),
-                    attention_mask=mask,
-                    past_key_values=self._cache,
-                    use_cache=True,
-                    logits_to_keep=rows,
-                )
-                found: Row = output.logits[0].float().cpu().numpy()
-        except BaseException:
-            # Some layers may hold the new tokens already: start over with the next prompt.
-            self._held = []
-            self._release()
-            raise
+        with torch.inference_mode():
+            output = self._model(
+                input_ids=torch.tensor([ids], device=self._device),
+                position_ids=torch.tensor([positions], device=self._device),
+                attention_mask=mask,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=rows,
+            )
+            found: Row = output.logits[0].float().cpu().numpy()
         self._seconds += perf_counter() - started
         return found
 
     def _release(self) -> None:
         """Forget every evaluated trie node."""
-        self._slots, self._rows = {}, {}
-        self._keep(len(self._held))
+        with self._changing():
+            self._slots, self._rows = {}, {}
+            self._keep(len(self._held))
 
     def _keep(self, count: int) -> None:
         """Cut the cache down to its first `count` tokens."""
@@ -207,6 +240,18 @@ class TorchBackend:
             return
         for layer in self._cache.layers:
             layer.keys, layer.values = layer.keys[..., :count, :], layer.values[..., :count, :]
+
+
+def limit_threads(asked: int | None = None) -> None:
+    """Give torch the threads asked for, else its own choice as far as this process may use so many.
+
+    Raises:
+        EdgebError: see `usable_threads`.
+    """
+    own = torch.get_num_threads()
+    usable = usable_threads(asked, own)
+    if asked is not None or usable < own:
+        torch.set_num_threads(usable)
 
 
 def torch_predictor(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import Qwen2Config
 
+from edge_behavior.cpus import chosen_threads
 from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
 from edge_behavior.data.windows import eligible
 from edge_behavior.encoding import PromptEncoder
@@ -34,8 +35,9 @@ def check_inputs(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -
 
     Raises:
         EdgebError: a backbone or a conversation file that cannot be read, a batch that the processes cannot share, a
-            package that is not there; and see `check_model` and `check_data`.
+            package that is not there, more threads than this process may use; and see `check_model` and `check_data`.
     """
+    chosen_threads(recipe.threads, 1)
     check_shares(recipe, world_size())
     if recipe.backbone.path is None:
         if "backbone" not in done and shards_weights():

@@ -14,6 +14,7 @@ from peft import get_peft_model
 from transformers import set_seed
 
 from edge_behavior.counters import COUNTERS
+from edge_behavior.cpus import usable_threads
 from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
 from edge_behavior.data.verify import verify
 from edge_behavior.encoding import PromptEncoder
@@ -49,8 +50,10 @@ class Training:
     """One run in progress: what its stages share. With several processes each of them runs every stage."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, run: RunFolder) -> None:
-        if recipe.threads is not None:
-            torch.set_num_threads(recipe.threads)
+        own = torch.get_num_threads()
+        threads = usable_threads(recipe.threads, own)
+        if recipe.threads is not None or threads < own:
+            torch.set_num_threads(threads)
         self.recipe, self.dataset, self.run = recipe, dataset, run
         self._train, self._validation = dataset.events("train"), dataset.events("validation")
         self.models = RunModels(run, recipe.backbone)

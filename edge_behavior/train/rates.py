@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from edge_behavior.cpus import chosen_threads
 from edge_behavior.recipes import LoraSettings
 from edge_behavior.train.footprint import FUSED_HEAD, TILE_VOCABULARY, Batch, Precision, Windows
 from edge_behavior.train.geometry import Geometry, build_model, shortened, with_adapter
@@ -43,7 +44,7 @@ class Rates:
         self, geometry: Geometry, lora: LoraSettings, precision: Precision, device: str, threads: int | None = None
     ) -> None:
         self._geometry, self._lora, self._how, self._device = geometry, lora, precision, device
-        self._threads = threads or torch.get_num_threads()
+        self._threads = chosen_threads(threads, torch.get_num_threads())
         self._models: dict[int, Any] = {}
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from edge_behavior import bundle
+from edge_behavior import bundle, cpus
 from edge_behavior.bench import latency, sustained
 from edge_behavior.bench.setup import BenchOptions
 from edge_behavior.candidates import CandidateSet
@@ -39,6 +39,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, B
     monkeypatch.setenv("EDGEB_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.chdir(tmp_path)
+    # Nothing computes here: as on a machine of four.
+    monkeypatch.setattr(cpus, "allowed_cpus", lambda root=None: 4)
     seen = []
 
     def measure(bundle: Path, options: BenchOptions, tick: Any) -> dict[str, Any]:
@@ -132,7 +134,9 @@ def test_files_are_written_and_not_replaced_unasked(tmp_path: Path, asked: list[
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--threads", "0"), "--threads is '0'"),
+        (("--threads", "0"), "--threads is 0"),
+        (("--threads", "-1"), "--threads is '-1'"),
+        (("--threads", "1,8000"), "--threads is 8000, but this process may use 4 CPUs"),
         (("--threads", "1,x"), "--threads is '1,x'"),
         (("--threads", ""), "--threads is ''"),
         (("--repeats", "1"), "--repeats is 1"),

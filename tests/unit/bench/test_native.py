@@ -55,3 +55,30 @@ def test_stock_llama_leaves_the_defaults_as_they_were(bundle: Path, tmp_path: Pa
     with pytest.raises(ValueError, match="does not exist"):
         stock_llama(tmp_path / "none.gguf", verbose=False)
     assert llama_cpp.llama_cpp.llama_model_default_params is before
+
+
+def test_closed_and_used_again(bundle: Path) -> None:
+    model = NativeModel(bundle)
+    context = NativeContext(model, 32, 1)
+    context.decode(IDS)
+    for opened in (context, model):
+        opened.close()
+        opened.close()
+    file = LlamaFile(bundle, n_ctx=32)
+    file.close()
+    for use in (
+        lambda: context.decode([3]),
+        lambda: context.keep(1),
+        lambda: context.row(0),
+        lambda: model.tokenize("a"),
+        lambda: NativeContext(model, 32, 1),
+        lambda: file.tokenize("a"),
+        lambda: file.logits(IDS),
+    ):
+        with pytest.raises(EdgebError, match=r"is closed"):
+            use()
+
+
+def test_a_context_keeps_its_model(bundle: Path) -> None:
+    context = NativeContext(NativeModel(bundle), 32, 1)
+    assert context.decode(IDS) > 0

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from edge_behavior.bundle import read_manifest
 from edge_behavior.bundle_folder import write_folder_manifest
 from edge_behavior.candidates import CandidateSet
+from edge_behavior.cpus import allowed_cpus
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.onnx_builder import OnnxOptions
 from edge_behavior.export.onnx_pipeline import export_onnx
@@ -37,6 +39,7 @@ from edge_behavior.runtime.torch_backend import torch_predictor
 from edge_behavior.scoring import log_softmax
 from tests import helpers
 from tests.unit.export.conftest import LLAMA3_ROPE, llama, llama3_tokenizer
+from tests.unit.runtime import lives
 
 CANDIDATES = CandidateSet.of(helpers.LABELS, range(1, 1 + len(helpers.LABELS)))
 # f32 on both sides: 1e-6 was seen on logits, 5e-6 on sums along a label.
@@ -331,3 +334,90 @@ def test_without_the_package(qwen: Made, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "onnxruntime_genai", None)
     with pytest.raises(EdgebError, match=r"need onnxruntime-genai, .*not installed .pip install 'edgeb\[onnx\]'"):
         Predictor.load(qwen.folder)
+
+
+def test_closed(qwen: Made) -> None:
+    backend = OnnxBackend(qwen.folder, OnnxRunOptions(n_ctx=64, threads=1))
+    lives.refuses_after_close(backend)
+    with pytest.raises(EdgebError, match="closed"):
+        backend.logits([3])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_forked_child_is_refused_and_comes_to_its_end(qwen: Made) -> None:
+    backend = OnnxBackend(qwen.folder, OnnxRunOptions(n_ctx=64, threads=min(2, allowed_cpus())))
+    lives.refused_in_fork(backend)
+    backend.close()
+
+
+@pytest.mark.parametrize("name", ["rewind_to", "append_tokens", "get_logits", "get_output", "token_count"])
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_leaves_no_wrong_answer(name: str, after: bool, qwen: Made, backend: OnnxBackend) -> None:
+    for at in range(1, 6):
+        backend._generator = Interrupting(backend._generator, name, at, after)
+        with suppress(KeyboardInterrupt):
+            walk_about(backend)
+        if isinstance(backend._generator, Interrupting):
+            backend._generator = backend._generator.plain
+        answers_rightly(qwen, backend)
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_an_interrupt_after_a_pass(at: int, qwen: Made, backend: OnnxBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine holds what is not written down yet."""
+    left, plain = [at], OnnxBackend._append
+
+    def append(self: OnnxBackend, *arguments: Any) -> Any:
+        found = plain(self, *arguments)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return found
+
+    walk_about(backend)
+    monkeypatch.setattr(OnnxBackend, "_append", append)
+    with pytest.raises(KeyboardInterrupt):
+        walk_about(backend)
+    answers_rightly(qwen, backend)
+
+
+def walk_about(backend: OnnxBackend) -> None:
+    """Prompts with a common beginning, and both ways of the trie after each."""
+    backend.prefill([9, 8, 7, 6], lives.TRIE, [1])
+    backend.branch(lives.TRIE, [2])
+    backend.prefill([9, 8, 5], lives.TRIE, [2])
+    backend.branch(lives.TRIE, [1])
+
+
+def answers_rightly(made: Made, backend: OnnxBackend) -> None:
+    """What is held is what the backend says, and the next prompts get PyTorch's logits."""
+    trie, held = lives.TRIE, list(backend.held)
+    if held:
+        rows, _ = backend.branch(trie, [1, 2])
+        for node, row in zip([1, 2], rows, strict=True):
+            np.testing.assert_allclose(row, last_row(made.model, [*held, int(trie.tokens[node])]), atol=CLOSE)
+    for ids in ([9, 8, 7, 4], [9, 8, 5]):
+        np.testing.assert_allclose(backend.prefill(ids)[0], last_row(made.model, ids), atol=CLOSE)
+
+
+class Interrupting:
+    """A generator that raises KeyboardInterrupt at the n-th call of one method, before or after it."""
+
+    def __init__(self, plain: Any, name: str, at: int, after: bool) -> None:
+        self.plain, self._name, self._left, self._after = plain, name, at, after
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.plain, name)
+        if name != self._name:
+            return method
+
+        def call(*arguments: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and not self._after:
+                raise KeyboardInterrupt
+            found = method(*arguments)
+            if self._left == 0:
+                raise KeyboardInterrupt
+            return found
+
+        return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner
 
+from edge_behavior import cpus
 from edge_behavior.bundle import Manifest, write_bundle
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.cli import app
@@ -26,9 +28,10 @@ from edge_behavior.prompts import PromptLayout
 from edge_behavior.recipes import load_recipe
 from edge_behavior.runs import RunFolder, write_text
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.runtime.torch_backend import TorchBackend, torch_predictor
+from edge_behavior.runtime.torch_backend import TorchBackend, limit_threads, torch_predictor
 from edge_behavior.scoring import log_softmax, masked_log_probs
 from tests import helpers
+from tests.unit.runtime import lives
 
 CANDIDATES = CandidateSet.of(helpers.LABELS, range(1, 1 + len(helpers.LABELS)))
 
@@ -229,6 +232,27 @@ def test_a_failed_pass_starts_over(model: Any, tokens: Any, monkeypatch: pytest.
     np.testing.assert_allclose(backend.prefill(ids)[0], last_row(model, ids), atol=1e-4)
 
 
+def test_an_interrupt_in_any_layer_starts_over(model: Any, tokens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some layers hold the new tokens then, and the bookkeeping none."""
+    backend, ids = TorchBackend(model, tokens), list(range(30, 40))
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for layer in model.model.layers:
+        backend.prefill(ids)
+        with monkeypatch.context() as patched:
+            patched.setattr(layer, "forward", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                backend.branch(lives.TRIE, [1, 2])
+        assert not backend.at_hand(lives.TRIE)
+        row, evaluated = backend.prefill(ids)
+        assert evaluated == len(ids)
+        np.testing.assert_allclose(row, last_row(model, ids), atol=1e-4)
+        rows, _ = backend.branch(lives.TRIE, [1])
+        np.testing.assert_allclose(rows[0], last_row(model, [*ids, int(lives.TRIE.tokens[1])]), atol=1e-4)
+
+
 def test_bad_questions_leave_the_predictor_usable(model: Any, tokens: Any) -> None:
     history = helpers.diary(5)
     with torch_predictor(model, tokens, CANDIDATES, PromptLayout()) as predictor:
@@ -271,3 +295,25 @@ def test_predict_on_a_run_folder(tokens: Any, tmp_path: Path) -> None:
     prompt = encoder.prompt_ids(history[:-1], history[-1].time.replace(second=0), "DK")
     expected = [helpers.brute_force(adapted, prompt, encoder.label_ids(x)) for x in helpers.LABELS]
     np.testing.assert_allclose([found[x] for x in helpers.LABELS], np.exp(log_softmax(np.array(expected))), atol=1e-4)
+
+
+def test_closed(model: Any, tokens: Any) -> None:
+    lives.refuses_after_close(TorchBackend(model, tokens))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_forked_child_is_refused(model: Any, tokens: Any) -> None:
+    lives.refused_in_fork(TorchBackend(model, tokens))
+
+
+def test_threads_are_no_more_than_allowed(model: Any, tokens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpus, "allowed_cpus", lambda root=None: 1)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        TorchBackend(model, tokens)
+        assert torch.get_num_threads() == 1
+        with pytest.raises(EdgebError, match="threads is 2, but this process may use 1 CPU"):
+            limit_threads(2)
+    finally:
+        torch.set_num_threads(before)

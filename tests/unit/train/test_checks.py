@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_behavior import cpus
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import balanced_windows
 from edge_behavior.errors import EdgebError
@@ -49,6 +50,12 @@ def refused(message: str, action: Any, *arguments: Any) -> EdgebError:
 def test_what_works_passes() -> None:
     check_inputs(recipe(), data())
     check_inputs(recipe(layout__name="prefix"), data())
+
+
+def test_more_threads_than_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpus, "allowed_cpus", lambda root=None: 4)
+    many = parse_recipe({"threads": 5, "layout": {"history_length": 3}}, "test")
+    refused("threads is 5, but this process may use 4 CPUs", check_inputs, many, data())
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

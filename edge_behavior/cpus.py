@@ -1,0 +1,148 @@
+"""CPUs and threads: how many this process may keep busy, by affinity and by the quota of its control group.
+
+A thread more than that makes every one of them slower: they wait for each other at every step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from numbers import Integral
+from pathlib import Path, PurePosixPath
+
+from edge_behavior.errors import EdgebError
+
+_ROOT = Path("/")
+
+
+def allowed_cpus(root: Path = _ROOT) -> int:
+    """CPUs that this process may keep busy: those it may run on, and no more than its quota rounded up; at least 1.
+
+    Args:
+        root: Where /proc and /sys lie.
+    """
+    return max(1, min([len(_affinity()), *_quotas(root)]))
+
+
+def physical_cores(root: Path = _ROOT) -> int:
+    """Cores of `allowed_cpus`: two threads on one core are hardly faster than one.
+
+    Args:
+        root: Where /proc and /sys lie.
+    """
+    import psutil
+
+    cores: set[str] = set()
+    for cpu in _affinity():
+        # The CPUs of one core, the same text at each of them.
+        siblings = _read(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        if siblings is None:
+            return min(psutil.cpu_count(logical=False) or allowed_cpus(root), allowed_cpus(root))
+        cores.add(siblings)
+    return min(len(cores), allowed_cpus(root))
+
+
+def chosen_threads(asked: int | None, own: int, what: str = "threads") -> int:
+    """Threads to use: those asked for, else `own`, as far as this process may use them.
+
+    Args:
+        asked: What the user wants; None leaves the choice.
+        own: What is best where nobody asks.
+        what: The option's name, for the error message.
+
+    Raises:
+        EdgebError: not a whole number, less than 1, or more than this process may use.
+    """
+    allowed = allowed_cpus()
+    if asked is None:
+        return min(own, allowed)
+    count = "1 thread" if allowed == 1 else f"1 to {allowed} threads"
+    if isinstance(asked, bool) or not isinstance(asked, Integral) or asked < 1:
+        raise EdgebError(f"{what} is {str(asked)[:40]}", f"use {count}")
+    if asked > allowed:
+        cpus = "1 CPU" if allowed == 1 else f"{allowed} CPUs"
+        raise EdgebError(f"{what} is {str(asked)[:40]}, but this process may use {cpus}", f"use {count}")
+    return int(asked)
+
+
+def usable_threads(asked: int | None, own: int) -> int:
+    """`chosen_threads` of an engine that computes with OpenMP: 1 in a process whose pool was lost in a fork.
+
+    Raises:
+        EdgebError: as `chosen_threads`, or several threads are asked for after such a fork.
+    """
+    global _pooled
+    chosen = chosen_threads(asked, 1 if _pool_lost else own)
+    if chosen > 1 and _pool_lost:
+        raise EdgebError(
+            f"threads is {chosen}, but this process was forked from one that had computed with several",
+            "use 1 thread, or start the process with multiprocessing's 'spawn'",
+        )
+    _pooled = _pooled or chosen > 1
+    return chosen
+
+
+# OpenMP's threads are started once and kept. A forked child has none of them, but would wait for them for ever.
+_pooled = _pool_lost = False
+
+
+def _after_fork() -> None:
+    global _pool_lost
+    _pool_lost = _pool_lost or _pooled
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _affinity() -> Sequence[int]:
+    """Numbers of the CPUs that the process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return range(os.cpu_count() or 1)
+
+
+def _quotas(root: Path) -> Iterator[int]:
+    """CPUs that the control groups of this process grant it, those of them that set a limit; rounded up."""
+    for folder in _group_folders(root):
+        # Version 2: "150000 100000" or "max 100000".
+        both = (_read(folder / "cpu.max") or "").split()
+        if len(both) != 2:
+            # Version 1: -1 for no limit.
+            both = [_read(folder / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
+        if both[0].isdecimal() and both[1].isdecimal() and int(both[1]) > 0:
+            yield -(-int(both[0]) // int(both[1]))
+
+
+def _group_folders(root: Path) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, and of those above them: each may set a limit."""
+    # Root within the hierarchy, mount point, version, controllers.
+    mounts: list[tuple[PurePosixPath, PurePosixPath, str, set[str]]] = []
+    for line in (_read(root / "proc/self/mountinfo") or "").splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(), after.split()
+        if len(fields) > 4 and len(kind) > 2 and kind[0] in ("cgroup", "cgroup2"):
+            mounts.append((PurePosixPath(fields[3]), PurePosixPath(fields[4]), kind[0], set(kind[2].split(","))))
+    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for inner, place, kind_name, options in mounts:
+            is_two = number == "0" and kind_name == "cgroup2"
+            is_one = "cpu" in controllers.split(",") and kind_name == "cgroup" and "cpu" in options
+            if is_two or is_one:
+                yield from _upwards(root, place, inner, PurePosixPath(path))
+
+
+def _upwards(root: Path, place: PurePosixPath, inner: PurePosixPath, path: PurePosixPath) -> Iterator[Path]:
+    """From a group's folder up to where its hierarchy is mounted; a container sees its own group as the top."""
+    top = root / place.relative_to("/")
+    below = path.relative_to(inner) if path.is_relative_to(inner) and ".." not in path.parts else PurePosixPath()
+    for part in (below, *below.parents):
+        yield top / part
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None

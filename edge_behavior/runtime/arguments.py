@@ -1,0 +1,147 @@
+"""What callers of the Python API pass, looked at before anything is computed: types, and times that carry a zone.
+
+Bad values must not get as far as prompts, native code or a user's habits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+
+from edge_behavior.errors import EdgebError
+from edge_behavior.events import BehaviorEvent
+
+_SHOWN = 40
+
+
+def check_question(history: object, when: object, place: object) -> None:
+    """Refuse what is no history, no local time or no place.
+
+    Raises:
+        EdgebError: naming the argument, or the event.
+    """
+    if isinstance(history, str | bytes) or not isinstance(history, Sequence):
+        raise EdgebError(f"history is {described(history)}", "pass a list of BehaviorEvent, [] for none")
+    for i, event in enumerate(history, 1):
+        if not _is_event(event):
+            check_event(event, f"history event {i}")
+    check_time(when, "when")
+    check_text(place, "place")
+
+
+def check_event(event: object, what: str) -> None:
+    """Refuse what is no `BehaviorEvent` of texts and a local time.
+
+    Raises:
+        EdgebError: naming `what`, and the field.
+    """
+    if not isinstance(event, BehaviorEvent):
+        raise EdgebError(f"{what} is {described(event)}", "pass a BehaviorEvent(place, time, behavior)")
+    check_text(event.place, f"the place of {what}")
+    check_time(event.time, f"the time of {what}")
+    check_text(event.behavior, f"the behavior of {what}")
+
+
+def check_time(when: object, what: str) -> None:
+    """Refuse what is no local time without a zone.
+
+    Raises:
+        EdgebError: naming `what`.
+    """
+    # pandas' NaT is a datetime, and the only one that does not equal itself.
+    if not isinstance(when, datetime) or when != when:
+        raise EdgebError(f"{what} is {described(when)}", "pass a datetime in local time")
+    if when.tzinfo is not None:
+        raise EdgebError(f"{what} carries a time zone, {when.isoformat()}", "pass local time, without a tzinfo")
+
+
+def check_text(text: object, what: str) -> None:
+    """Refuse what is no text.
+
+    Raises:
+        EdgebError: naming `what`.
+    """
+    if not isinstance(text, str):
+        raise EdgebError(f"{what} is {described(text)}", "pass text")
+
+
+def check_labels(labels: object, what: str) -> None:
+    """Refuse what is no list of texts; one text is a sequence of letters, and not meant.
+
+    Raises:
+        EdgebError: naming `what`.
+    """
+    if isinstance(labels, str | bytes) or not isinstance(labels, Sequence | set | frozenset):
+        raise EdgebError(f"{what} is {described(labels)}", "pass a list of labels")
+    for label in labels:
+        check_text(label, f"a label of {what}")
+
+
+def check_flag(value: object, what: str) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        EdgebError: naming `what`.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise EdgebError(f"{what} is {described(value)}", "pass True or False")
+
+
+def check_level(value: object, what: str) -> None:
+    """Refuse what is no number from 0 to 1.
+
+    Raises:
+        EdgebError: naming `what`.
+    """
+    # NaN is on no side of anything.
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise EdgebError(f"{what} is {described(value)}", "pass a share between 0 and 1, like 0.8")
+
+
+def whole_number(value: object, what: str, least: int, of: str) -> int:
+    """A whole number of at least `least`; NumPy's integers are whole numbers, too.
+
+    Args:
+        of: What is counted, for the hint.
+
+    Raises:
+        EdgebError: naming `what`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise EdgebError(f"{what} is {described(value)}", f"use {least} or more {of}")
+    return int(value)
+
+
+def as_path(path: object, what: str) -> Path:
+    """A path given as `Path` or text.
+
+    Raises:
+        EdgebError: naming `what`.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise EdgebError(f"{what} is {described(path)}", "pass a path")
+    return Path(path)
+
+
+def _is_event(event: object) -> bool:
+    """What `check_event` lets pass; histories are long, so nothing is worded before it is needed."""
+    return (
+        isinstance(event, BehaviorEvent)
+        and isinstance(event.time, datetime)
+        and event.time == event.time
+        and event.time.tzinfo is None
+        and isinstance(event.place, str)
+        and isinstance(event.behavior, str)
+    )
+
+
+def described(value: object) -> str:
+    """A wrong value in few words: numbers and None as they are, with the type where it is not plain from that."""
+    if value is None or isinstance(value, bool | int | float):
+        return f"{value}"[:_SHOWN]
+    return f"{value!r}"[:_SHOWN] + f" ({type(value).__name__})"
