@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
+from edge_behavior.clock import parse_time
 from edge_behavior.errors import EdgebError
 
 MAX_PLACE_CHARS = 48
@@ -67,22 +68,6 @@ def clean_label(text: str) -> str:
             f"behavior label {label[:40]!r}… has {len(label)} characters", f"use at most {MAX_LABEL_CHARS}"
         )
     return label
-
-
-def parse_time(text: str, where: str) -> datetime:
-    """Parse an ISO 8601 local time; `where` names the file and line for the error message.
-
-    A zone suffix is refused rather than dropped: events are kept in the user's local time.
-    """
-    try:
-        time = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise EdgebError(
-            f"{where}: '{text}' is not a time", "write ISO 8601 local time, like 2012-05-01T18:00"
-        ) from None
-    if time.tzinfo is not None:
-        raise EdgebError(f"{where}: '{text}' carries a time zone", "convert it to the user's local time first")
-    return time
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:

@@ -59,9 +59,10 @@ def predict_command(
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --precision 0.8 --coverage 0.9
     """
+    from edge_behavior.clock import parse_time
     from edge_behavior.commands.opening import open_predictor
     from edge_behavior.commands.output import emit
-    from edge_behavior.events import parse_time, read_history
+    from edge_behavior.events import read_history
     from edge_behavior.scoring import check_scoring
 
     check_scoring(scoring)

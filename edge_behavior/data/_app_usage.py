@@ -14,8 +14,10 @@ from pathlib import Path
 
 from edge_behavior.data._engine import Engine
 from edge_behavior.data._letters import letters, width_for
-from edge_behavior.data._source import Source, require_users, settle_times
+from edge_behavior.data._source import Source
 from edge_behavior.data._text import Delimited, explained, first_line, open_text
+from edge_behavior.data._times import settle_times
+from edge_behavior.data._values import require_users
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import UNKNOWN_PLACE, clean_label, clean_place
 

@@ -9,7 +9,7 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -42,17 +42,6 @@ def open_text(path: Path, encoding: str = "utf-8-sig", errors: str = "strict") -
     opened = gzip.open if is_gzip(path) else open
     raw = cast("IO[bytes]", opened(path, "rb"))  # closed by the wrapper
     return TextIOWrapper(raw, encoding=encoding, errors=errors, newline="")
-
-
-def detect_encoding(path: Path) -> str:
-    """`utf-8` when the whole file decodes as that, else `latin-1` (TSMC2014's original release)."""
-    try:
-        with open_text(path) as file:
-            while file.read(1 << 20):
-                pass
-    except UnicodeDecodeError:
-        return "latin-1"
-    return "utf-8"
 
 
 def first_line(path: Path, encoding: str = "utf-8-sig") -> str:
@@ -160,9 +149,9 @@ class JsonLines:
 
     path: Path
 
-    def sql(self, fields: dict[str, str]) -> str:
-        """The file as a DuckDB table function with these fields (all text); a missing one is NULL."""
-        types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in fields.values())
+    def sql(self, fields: Sequence[str]) -> str:
+        """The file as a DuckDB table function with these fields, all JSON; a missing one and null are NULL."""
+        types = ", ".join(f"{literal(name)}: 'JSON'" for name in fields)
         return (
             f"read_json({file_literal(self.path)}, format='newline_delimited', columns={{{types}}}{_unpack(self.path)})"
         )
