@@ -130,9 +130,10 @@ def synth_command(
     """
     import tempfile
 
-    from edge_behavior.data.importers import check_output, import_log
+    from edge_behavior.data.importers import check_numbers, check_output, import_log
     from edge_behavior.data.synth import simulate
 
+    check_numbers(seed, min_events, memory_limit)
     check_output(out, force)
     if log is not None:
         _check_file(log, force)

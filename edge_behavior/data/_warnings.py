@@ -18,7 +18,7 @@ def warn(engine: Engine, duplicates: int) -> list[str]:
         duplicates: Rows that were dropped because an equal one is there.
     """
     found = []
-    if engine.number("SELECT count(*) FROM events WHERE time <> date_trunc('day', time)") == 0:
+    if without_hours(engine):
         lost = f"; {duplicates:,} rows were exact duplicates, events of the same day among them" if duplicates else ""
         found.append(f"no time has an hour, so the model will learn nothing about the time of day{lost}")
     end = engine.row("SELECT max(time) FROM events")[0]
@@ -30,6 +30,11 @@ def warn(engine: Engine, duplicates: int) -> list[str]:
             "Use coarser places, or import without them (--no-place)"
         )
     return found
+
+
+def without_hours(engine: Engine) -> bool:
+    """Whether every event is at midnight, as dates without a time are read."""
+    return engine.number("SELECT count(*) FROM events WHERE time <> date_trunc('day', time)") == 0
 
 
 def _place_tells(engine: Engine) -> bool:

@@ -23,7 +23,7 @@ from edge_behavior.data._engine import Engine
 from edge_behavior.data._source import Source
 from edge_behavior.data._text import Where
 from edge_behavior.data._values import is_missing, missing_behaviors
-from edge_behavior.data._warnings import warn
+from edge_behavior.data._warnings import warn, without_hours
 from edge_behavior.data.dataset import EVENT_SCHEMA, HISTORY_LENGTH, SPLITS, digest_texts, event_file
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import UNKNOWN_PLACE, clean_label
@@ -94,9 +94,9 @@ def write_dataset(
     try:
         part = split_users(len(kept), rules, name)
     except EdgebError as error:
-        lost = dropped["duplicate"]
-        said = f"{error.message}; {lost:,} rows were exact duplicates" if lost else error.message
-        raise EdgebError(said, error.hint) from None
+        notes = [f"{dropped['duplicate']:,} rows were exact duplicates"] if dropped["duplicate"] else []
+        notes += ["no time has an hour"] if without_hours(engine) else []
+        raise EdgebError("; ".join([error.message, *notes]), error.hint) from None
     counts = np.array([n for _, _, n in kept], dtype=np.int64)
     dropped["short_user"] = kept_rows - int(counts.sum())
     total_users = engine.number("SELECT count(*) FROM users")

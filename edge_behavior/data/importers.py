@@ -29,7 +29,7 @@ from edge_behavior.data._write import Rules, write_dataset
 from edge_behavior.data.dataset import INFO_FILE, SCHEMA_VERSION
 from edge_behavior.errors import EdgebError, nearest
 
-__all__ = ["FORMATS", "ColumnMap", "check_output", "import_log"]
+__all__ = ["FORMATS", "ColumnMap", "check_numbers", "check_output", "import_log"]
 
 FORMATS = ("csv", "jsonl", "parquet", "tsmc2014", "app-usage")
 _GENERIC: dict[str, Callable[[Engine, Path, ColumnMap, Clock], Source]] = {
@@ -87,11 +87,9 @@ def import_log(
     """
     with released(source):
         _check_source(source, format)
-        _check_numbers(seed, min_events, cell_degrees, merge_seconds)
+        check_numbers(seed, min_events, memory_limit, cell_degrees, merge_seconds)
         clock = _check_generic(format, columns, timezone, time_unit)
         check_policy(missing)
-        if memory_limit is not None:
-            check_memory_limit(memory_limit)
         check_output(out, force)
         check_work_folder(out.absolute())
     mapped = columns or ColumnMap()
@@ -167,7 +165,20 @@ def _check_generic(format: str, columns: ColumnMap | None, timezone: str | None,
     return make_clock(timezone, time_unit)
 
 
-def _check_numbers(seed: int, min_events: int, cell_degrees: float, merge_seconds: int | None) -> None:
+def check_numbers(
+    seed: int,
+    min_events: int,
+    memory_limit: str | None = None,
+    cell_degrees: float = 0.03,
+    merge_seconds: int | None = None,
+) -> None:
+    """Refuse options of `import_log` that are out of range.
+
+    Raises:
+        EdgebError: naming the option and what it takes.
+    """
+    if memory_limit is not None:
+        check_memory_limit(memory_limit)
     if not 0 <= seed <= MAX_SEED:
         raise EdgebError(f"seed is {seed}", "use 0 to 2^63 - 1")
     if not 2 <= min_events <= MAX_MIN_EVENTS:

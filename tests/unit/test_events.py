@@ -19,7 +19,6 @@ from edge_behavior.events import (
     BehaviorEvent,
     clean_label,
     clean_place,
-    parse_time,
     read_history,
     write_history,
 )
@@ -133,22 +132,6 @@ class TestLabel:
         assert "  " not in label
         assert len(label.splitlines()) == 1
         assert clean_label(label) == label
-
-
-class TestTime:
-    def test_local_times(self):
-        assert parse_time(" 2012-05-01T18:00 ", "x") == datetime(2012, 5, 1, 18)
-        assert parse_time("2012-05-01 18:00:07", "x") == datetime(2012, 5, 1, 18, 0, 7)
-
-    @pytest.mark.parametrize("text", ["", "yesterday", "18:00", "2012-13-01T00:00", "2012-05-01T25:00", "1335895200"])
-    def test_not_a_time(self, text):
-        with pytest.raises(EdgebError, match=r"log\.csv:7: .* is not a time") as caught:
-            parse_time(text, "log.csv:7")
-        assert "ISO 8601" in caught.value.hint
-
-    def test_a_zone_is_refused_not_dropped(self):
-        with pytest.raises(EdgebError, match="time zone"):
-            parse_time("2012-05-01T18:00+02:00", "--at")
 
 
 def write(folder: Path, name: str, text: str | bytes) -> Path:
