@@ -9,6 +9,7 @@ type they have most of.
 from __future__ import annotations
 
 import csv
+import math
 from datetime import datetime
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def _station_types(path: Path) -> dict[str, str]:
                 counts = [float(cell or 0) for cell in record[1:]]
             except ValueError:
                 counts = []
-            if len(counts) != len(types) or not types:
+            if len(counts) != len(types) or not types or not all(map(math.isfinite, counts)):
                 raise EdgebError(
                     f"{path}:{reader.line_num}: not one number for each of {len(types)} types",
                     "the first line names the types; the others hold a station and its counts, tab-separated",

@@ -86,6 +86,8 @@ def arrive(source: Path, format: str, work: Path, step: Callable[[str], None]) -
         with source.open("rb") as stream, path.open("wb") as copy:
             shutil.copyfileobj(stream, copy, 1 << 20)
     elif not _plain(source):
+        if format == "app-usage" and not source.is_dir():
+            raise EdgebError(f"the path of {printable(source)} is not UTF-8", "pass the folder it is in")
         path = work / "log"
         path.symlink_to(source.absolute(), target_is_directory=source.is_dir())
     arrival = Arrival(source, original, path)

@@ -92,7 +92,7 @@ def test_offsets_change_when_the_zone_says(zone):
     for before, (instant, offset) in pairwise(steps):
         for moment, expected in ((instant - timedelta(seconds=1), before[1]), (instant, offset)):
             assert moment.replace(tzinfo=timezone.utc).astimezone(known).utcoffset() == timedelta(seconds=expected)
-    assert len(steps) > 1
+    assert (len(steps) > 1) == (zone != "Asia/Kolkata")
 
 
 def converted(rows, write):
