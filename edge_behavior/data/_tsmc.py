@@ -86,9 +86,8 @@ def _layout(path: Path) -> tuple[Delimited, dict[str, int]]:
         return Delimited(path, len(names), delimiter, header=True), index
     tabs = line.count("\t") + 1
     if index.keys() >= {"user", "category"} or tabs != len(COLUMNS):
-        missing = (
-            f"; of a header's columns {', '.join(c for c in _HEADER if c not in index)} are missing" if index else ""
-        )
+        lacking = ", ".join(column for column in _HEADER if column not in index)
+        missing = f"; as a header it lacks {lacking}" if index else ""
         raise EdgebError(
             f"{path}:1: {tabs} tab-separated columns where TSMC2014 has {len(COLUMNS)}{missing}",
             f"the columns are {', '.join(COLUMNS)}; for another layout pass --format csv",
