@@ -85,19 +85,3 @@ def _joiner(found: re.Match[str]) -> str:
     before = unicodedata.category(text[start - 1])[0] if start else ""
     after = unicodedata.category(text[end])[0] if end < len(text) else ""
     return text[start] if before == "M" or (before in _JOINED and after in _JOINED) else ""
-
-
-def parse_time(text: str, where: str) -> datetime:
-    """Parse an ISO 8601 local time; `where` names the file and line for the error message.
-
-    A zone suffix is refused rather than dropped: events are kept in the user's local time.
-    """
-    try:
-        time = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise EdgebError(
-            f"{where}: '{text}' is not a time", "write ISO 8601 local time, like 2012-05-01T18:00"
-        ) from None
-    if time.tzinfo is not None:
-        raise EdgebError(f"{where}: '{text}' carries a time zone", "convert it to the user's local time first")
-    return time

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_behavior.candidates import CandidateSet
+from edge_behavior.clock import parse_time
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.event_order import check_order
-from edge_behavior.events import BehaviorEvent, clean_label, clean_place, parse_time
+from edge_behavior.events import BehaviorEvent, clean_label, clean_place
 from edge_behavior.records import open_records, require_fields
 
 FIELDS = ("timestamp", "place", "behavior")

@@ -1,7 +1,8 @@
 """Records of JSON: an object per line, or one array of objects. Knows what text a value is.
 
-Numbers are text as they are written, whole ones without a fraction: 7, 7.0 and "7" are the same label. null is an
-empty field. true, false, objects and arrays are no text.
+A field of an object inside the object is named by both: `data.app`. Numbers are text as they are written, whole ones
+without a fraction: 7, 7.0 and "7" are the same label. null is an empty field. true, false, objects and arrays are no
+text.
 """
 
 from __future__ import annotations
@@ -24,13 +25,19 @@ class JsonFile:
     """A file of JSON objects.
 
     Attributes:
-        names: Fields of the first object.
+        names: Fields of the first object, and behind them those of objects inside it, like `data.app`.
+        nested: Which of the names are such.
         array: Whether the objects are the elements of one array, rather than a line each.
     """
 
     text: TextFile
     names: tuple[str, ...]
+    nested: frozenset[str]
     array: bool
+
+    def way(self, name: str) -> tuple[str, ...]:
+        """The keys that lead to a field."""
+        return tuple(name.split(".")) if name in self.nested else (name,)
 
     @property
     def optional(self) -> bool:
@@ -45,7 +52,7 @@ class JsonFile:
         """
         for line, found in _objects(self.text, self.array):
             where = f"{self.text.path}:{line}"
-            yield line, [_text(found.get(name), name, where) for name in wanted]
+            yield line, [_text(_at(found, self.way(name)), name, where) for name in wanted]
 
 
 def open_json(text: TextFile, first: str) -> JsonFile:
@@ -58,7 +65,25 @@ def open_json(text: TextFile, first: str) -> JsonFile:
     found = next(_objects(text, array), None)
     if found is None:
         raise EdgebError(f"{text.path} holds an empty list", "pass a log with one object per event")
-    return JsonFile(text, tuple(found[1]), array)
+    top = tuple(found[1])
+    nested = tuple(name for name in _nested(found[1]) if name not in top)
+    return JsonFile(text, top + nested, frozenset(nested), array)
+
+
+def _nested(found: dict[str, Any], before: str = "") -> Iterator[str]:
+    for key, value in found.items():
+        if before:
+            yield before + key
+        # A key with a dot of its own would have two readings.
+        if isinstance(value, dict) and "." not in key:
+            yield from _nested(value, f"{before}{key}.")
+
+
+def _at(found: dict[str, Any], way: tuple[str, ...]) -> Any:
+    value: Any = found
+    for key in way:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _objects(text: TextFile, array: bool) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -135,7 +160,9 @@ def _text(value: Any, name: str, where: str) -> str:
             raise EdgebError(f"{where}: field '{name}' holds half a character", "the log was cut between two bytes")
         return value
     kind = {bool: str(value).lower(), dict: "an object", list: "a list"}[type(value)]
-    raise EdgebError(f"{where}: field '{name}' holds {kind}, not text", "pass a field of text or numbers")
+    inside = [key for key, held in value.items() if isinstance(held, str)] if isinstance(value, dict) else []
+    hint = f"name a field inside it, like {name}.{inside[0]}" if inside else "pass a field of text or numbers"
+    raise EdgebError(f"{where}: field '{name}' holds {kind}, not text", hint)
 
 
 def _fraction(written: str) -> str:

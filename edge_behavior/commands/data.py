@@ -34,7 +34,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 @app.command("import", cls=PathCommand)
 def import_command(
     source: Annotated[
-        Path, typer.Argument(help="The log; for app-usage its folder. Text may be gzip.", show_default=False)
+        Path,
+        typer.Argument(
+            help="The log; for app-usage its folder. Text may be gzip, and come from a pipe.", show_default=False
+        ),
     ],
     out: Out,
     format: Annotated[
@@ -53,6 +56,22 @@ def import_command(
             "Default: 60 for app-usage, whose rows are network requests, else 0."
         ),
     ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(
+            help="The users' time zone, like Europe/Berlin: convert times that carry an offset or count from 1970. "
+            "as-written: drop each time's offset instead. Default: times are local already.",
+            show_default=False,
+        ),
+    ] = None,
+    time_unit: Annotated[
+        str | None,
+        typer.Option(help="What numeric times count since 1970: s, ms, us or ns; with --timezone.", show_default=False),
+    ] = None,
+    missing: Annotated[
+        str,
+        typer.Option(help="Events whose behavior is empty or a word like NULL: refuse, drop, or keep as a label."),
+    ] = "refuse",
     seed: Seed = 0,
     memory_limit: MemoryLimit = None,
     force: Force = False,
@@ -65,6 +84,8 @@ def import_command(
         edgeb data import log.csv --format csv --out data/mine
 
         edgeb data import log.parquet --format parquet --behavior-column app --out data/mine
+
+        edgeb data import log.csv --format csv --timezone Europe/Berlin --time-unit ms --out data/mine
 
     Two public data sets are read as they are published:
 
@@ -85,6 +106,9 @@ def import_command(
         min_events=min_events,
         cell_degrees=cell_degrees,
         merge_seconds=merge_seconds,
+        timezone=timezone,
+        time_unit=time_unit,
+        missing=missing,
         force=force,
         memory_limit=memory_limit,
     )
@@ -109,10 +133,11 @@ def synth_command(
     """
     import tempfile
 
-    from edge_behavior.data.importers import check_output, import_log
+    from edge_behavior.data.importers import check_numbers, check_output, import_log
     from edge_behavior.data.synth import simulate
     from edge_behavior.files import check_file
 
+    check_numbers(seed, min_events, memory_limit)
     check_output(out, force)
     if log is not None:
         check_file(log, force)

@@ -70,11 +70,11 @@ def predict_command(
 
     docs/histories.md says what a history file may look like. What is odd about one is told on stderr.
     """
+    from edge_behavior.clock import parse_time
     from edge_behavior.commands.histories import asked_note, known_events
     from edge_behavior.commands.opening import open_predictor
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
-    from edge_behavior.events import parse_time
     from edge_behavior.history import check_unknown, read_history
     from edge_behavior.scoring import check_scoring
 

@@ -9,13 +9,16 @@ type they have most of.
 from __future__ import annotations
 
 import csv
+import math
 from datetime import datetime
 from pathlib import Path
 
 from edge_behavior.data._engine import Engine
 from edge_behavior.data._letters import letters, width_for
-from edge_behavior.data._source import Source, require_users, settle_times
+from edge_behavior.data._source import Source
 from edge_behavior.data._text import Delimited, explained, first_line, open_text
+from edge_behavior.data._times import settle_times
+from edge_behavior.data._values import require_users
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import UNKNOWN_PLACE, clean_label, clean_place
 
@@ -135,7 +138,7 @@ def _station_types(path: Path) -> dict[str, str]:
                 counts = [float(cell or 0) for cell in record[1:]]
             except ValueError:
                 counts = []
-            if len(counts) != len(types) or not types:
+            if len(counts) != len(types) or not types or not all(map(math.isfinite, counts)):
                 raise EdgebError(
                     f"{path}:{reader.line_num}: not one number for each of {len(types)} types",
                     "the first line names the types; the others hold a station and its counts, tab-separated",

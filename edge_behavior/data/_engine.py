@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +28,12 @@ from edge_behavior.errors import EdgebError
 T = TypeVar("T")
 
 MAX_MEMORY = 8 * 2**30
+MIN_MEMORY = 64 * 10**6
 BATCH_ROWS = 1_000_000
-_DISK_FULL = re.compile(r"no space left|not enough space|max_temp_directory_size", re.IGNORECASE)
+_BYTES = {f"{letter}{i}B": (2**10 if i else 10**3) ** p for p, letter in enumerate("KMGT", 1) for i in ("", "I")}
+_SIZE = re.compile(rf"([0-9]{{1,12}}(?:\.[0-9]+)?) ?({'|'.join(_BYTES)})", re.IGNORECASE)
+_FREE_SPACE = "free some space, or put --out on another disk"
+_DISK_FULL = re.compile(r"no space left|not enough space|max_temp_directory_size|quota exceeded", re.IGNORECASE)
 
 
 def default_memory_limit() -> int:
@@ -44,6 +49,41 @@ def literal(text: str) -> str:
 def file_literal(path: Path) -> str:
     """A file name as a SQL literal that names exactly this file, whatever wildcards are in it."""
     return literal(glob.escape(str(path)))
+
+
+def check_memory_limit(text: str) -> None:
+    """Refuse what is no size in bytes, or too little to work with.
+
+    Raises:
+        EdgebError: `text` is not like "4GB", "512 MiB", or below 64 MB.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    size = float(found[1]) * _BYTES[found[2].upper()] if found else 0.0
+    if not found or size >= 2**62:
+        raise EdgebError(f"memory_limit is '{text}'", "write a size, like 4GB or 512MiB")
+    if size < MIN_MEMORY:
+        raise EdgebError(f"memory_limit is '{text}'", f"use at least {MIN_MEMORY // 10**6}MB")
+
+
+def check_work_folder(folder: Path) -> None:
+    """Refuse a folder that DuckDB cannot make its files in, before it tries.
+
+    Raises:
+        EdgebError: its path is not UTF-8 or holds a character that DuckDB takes for something else.
+    """
+    text = str(folder)
+    odd = next((c for c in "?\\" if c in text and c != os.sep), None)
+    if odd is not None:
+        raise EdgebError(f"DuckDB cannot work in {text}: its path holds a '{odd}'", "choose another --out")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise EdgebError(f"the path of {printable(folder)} is not UTF-8", "choose another --out") from None
+
+
+def printable(path: Path) -> str:
+    """A path as text that any UTF-8 stream takes: bytes that are no character as `\\xfc`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class Engine:
@@ -63,11 +103,11 @@ class Engine:
             # The row ids of what is read are the order of the log.
             "preserve_insertion_order": True,
         }
-        if "?" in str(folder):
-            raise EdgebError(f"DuckDB cannot work in {folder}: its path holds a '?'", "choose another --out")
         try:
             self._connection = duckdb.connect(str(folder / "log.duckdb"), config=config)
         except duckdb.Error as error:
+            if _DISK_FULL.search(str(error)):
+                raise EdgebError("cannot start DuckDB: the disk is full", _FREE_SPACE) from None
             raise EdgebError(f"cannot start DuckDB: {_first_line(error)}", "check --memory-limit, like 4GB") from None
         self._worker = ThreadPoolExecutor(1, "duckdb")
 
@@ -139,13 +179,13 @@ def user_errors(what: str) -> Iterator[None]:
         raise EdgebError(f"{what}: damaged gzip file: {error}", "fetch the log again") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EdgebError(f"{what}: the disk is full", "free some space, or put --out on another disk") from None
+            raise EdgebError(f"{what}: the disk is full", _FREE_SPACE) from None
         where = f"{error.filename}: " if error.filename else ""
         raise EdgebError(f"{what}: {where}{error.strerror or error}", "check the path and its permissions") from None
     # Other kinds of duckdb.Error are faults of this package and pass as they are.
     except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InvalidInputException) as error:
         if _DISK_FULL.search(str(error)):
-            raise EdgebError(f"{what}: the disk is full", "free some space, or put --out on another disk") from None
+            raise EdgebError(f"{what}: the disk is full", _FREE_SPACE) from None
         if isinstance(error, duckdb.OutOfMemoryException):
             raise EdgebError(f"{what}: {_first_line(error)}", "raise --memory-limit, or close other programs") from None
         hint = "fetch the log again" if "gzip" in str(error).lower() else "check that the file is what --format says"

@@ -1,4 +1,4 @@
-"""Generic logs: delimited text, JSON and Parquet with a user, a local time, a place and a behavior per row.
+"""Generic logs: delimited text, JSON and Parquet with a user, a time, a place and a behavior per row.
 
 Knows column names and types; what the values mean is settled elsewhere.
 """
@@ -12,14 +12,21 @@ from pathlib import Path
 
 import duckdb
 
+from edge_behavior.clock import AS_WRITTEN, Clock, parse_time
 from edge_behavior.data._engine import Engine, file_literal
 from edge_behavior.data._records import CELLS, read_into
-from edge_behavior.data._source import Source, local_time_sql, require_users, settle_times
+from edge_behavior.data._source import Source
+from edge_behavior.data._times import local_sql, settle_times, time_sql
+from edge_behavior.data._values import require_users
 from edge_behavior.errors import EdgebError
 from edge_behavior.records import open_records, require_fields
 
 _TIMES = ("TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "DATE")
-_SIMPLE = ("VARCHAR", "BOOLEAN", "UUID")
+_ZONED = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS")
+_INTEGERS = tuple(
+    f"{sign}{size}" for sign in ("", "U") for size in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+)
+_NAMES = ("VARCHAR", "UUID", *_INTEGERS)
 
 
 @dataclass(frozen=True)
@@ -32,30 +39,48 @@ class ColumnMap:
     behavior: str = "behavior"
 
 
-def load_text(engine: Engine, path: Path, columns: ColumnMap) -> Source:
+def check_columns(columns: ColumnMap) -> None:
+    """Refuse one column in two roles.
+
+    Raises:
+        EdgebError: naming the column and both roles.
+    """
+    roles: dict[str, str] = {}
+    for role, name in asdict(columns).items():
+        if name in roles:
+            first = roles[name]
+            hint = f"--{first}-column and --{role}-column must differ"
+            if "place" in (first, role):
+                hint += "; a log without places is imported with --no-place"
+            raise EdgebError(f"column '{name}' is to be both the {first} and the {role}", hint)
+        roles[name] = role
+
+
+def load_text(engine: Engine, path: Path, columns: ColumnMap, clock: Clock) -> Source:
     """Load delimited text with a header, JSON lines or a JSON list of objects; which of them, the content says.
 
     Raises:
-        EdgebError: a column that is missing, a record that is broken or holds no text, a bad time, an empty user.
+        EdgebError: a column that is missing, a record that is broken or holds no text, a bad time, no user.
     """
     file = open_records(path, list(asdict(columns).values()))
     roles = _find(path, file.names, columns)
+    wanted = list(roles.values())
     read_into(
         engine,
         file,
-        list(roles.values()),
-        lambda relation: _load_text(engine, relation, dict(zip(roles, CELLS, strict=True))),
+        wanted,
+        lambda relation: _create(engine, relation, dict(zip(roles, CELLS, strict=True)), time_sql("stamp", clock)),
     )
 
     def where(row: int) -> str:
-        found = next(islice(file.records(list(roles.values())), row, None), None)
+        found = next(islice(file.records(wanted), row, None), None)
         return f"{path}:{found[0]}" if found else str(path)
 
-    return _finish(engine, Source((path,), where, {"kind": "column"}), columns)
+    return _finish(engine, Source((path,), where, {"kind": "column"}), columns, clock)
 
 
-def load_parquet(engine: Engine, path: Path, columns: ColumnMap) -> Source:
-    """Load a Parquet file; times may be text or timestamps without a zone.
+def load_parquet(engine: Engine, path: Path, columns: ColumnMap, clock: Clock) -> Source:
+    """Load a Parquet file; times may be text, timestamps, or numbers since 1970.
 
     Raises:
         EdgebError: as `load_text`, and a column of a type that cannot be what it is said to be.
@@ -66,28 +91,40 @@ def load_parquet(engine: Engine, path: Path, columns: ColumnMap) -> Source:
     except (duckdb.InvalidInputException, duckdb.IOException):
         raise EdgebError(f"{path} is not a Parquet file, or a truncated one", "pass its right --format") from None
     found = _find(path, list(types), columns)
-    kind = types[found["time"]]
-    if "TIME ZONE" in kind:
-        raise EdgebError(
-            f"{path}: column '{found['time']}' carries a time zone", "convert it to the user's local time first"
-        )
-    if kind not in (*_TIMES, "VARCHAR"):
-        raise EdgebError(
-            f"{path}: column '{found['time']}' holds {kind}, not times",
-            "store local timestamps without a zone, or ISO 8601 text",
-        )
     for role in ("user", "place", "behavior"):
         held = types[found[role]]
-        if held not in _SIMPLE and "INT" not in held:
+        if held not in _NAMES:
             raise EdgebError(f"{path}: column '{found[role]}' holds {held}", "store text or integers")
     names = {role: _identifier(name) for role, name in found.items()}
-    if kind == "VARCHAR":
-        _load_text(engine, relation, names)
+    _check_time_type(f"{path}: column '{found['time']}'", types[found["time"]], clock)
+    if types[found["time"]] in _ZONED:
+        # Their cast to TIMESTAMP would take the session's time zone where they count nanoseconds.
+        instant = local_sql("make_timestamp(epoch_us(CAST(moment AS TIMESTAMP WITH TIME ZONE)))", clock)
+        _create(engine, relation, names, instant, names["time"])
+    elif types[found["time"]] in _TIMES:
+        time = "CAST(moment AS TIMESTAMP)"
+        local = f"CASE WHEN isfinite({time}) AND year({time}) BETWEEN 1 AND 9999 THEN {time} END"
+        _create(engine, relation, names, local, names["time"])
     else:
-        time = f"CAST({names['time']} AS TIMESTAMP)"
-        clock = f"CASE WHEN isfinite({time}) AND year({time}) BETWEEN 1 AND 9999 THEN {time} END"
-        _create(engine, relation, names, clock, f"CAST({names['time']} AS VARCHAR)")
-    return _finish(engine, Source((path,), lambda row: f"{path} row {row + 1}", {"kind": "column"}), columns)
+        _create(engine, relation, names, time_sql("stamp", clock))
+    return _finish(engine, Source((path,), lambda row: f"{path} row {row + 1}", {"kind": "column"}), columns, clock)
+
+
+def _check_time_type(column: str, kind: str, clock: Clock) -> None:
+    if kind in _ZONED:
+        if clock.zone is None:
+            said = f", and no wall time for --timezone {AS_WRITTEN}" if clock.as_written else ""
+            raise EdgebError(
+                f"{column} carries a time zone{said}", "pass --timezone with the users' zone, like Europe/Berlin"
+            )
+    elif kind in _TIMES:
+        if clock.zone is not None:
+            raise EdgebError(
+                f"{column} has no zone that --timezone could convert from",
+                "leave --timezone out if the times are local already; store UTC ones as timestamps in UTC",
+            )
+    elif kind not in ("VARCHAR", "DOUBLE", *_INTEGERS) and not kind.startswith("DECIMAL"):
+        raise EdgebError(f"{column} holds {kind}, not times", "store local timestamps, or ISO 8601 text")
 
 
 def _identifier(name: str) -> str:
@@ -101,23 +138,26 @@ def _find(path: Path, names: Sequence[str], columns: ColumnMap) -> dict[str, str
     return wanted
 
 
-def _load_text(engine: Engine, relation: str, names: dict[str, str]) -> None:
-    stamp = names["time"]
-    _create(engine, relation, names, local_time_sql(stamp), stamp)
+def _create(engine: Engine, relation: str, columns: dict[str, str], time: str, moment: str | None = None) -> None:
+    """Fill `log`; `odd` keeps the text of a time that SQL could not read.
 
-
-def _create(engine: Engine, relation: str, names: dict[str, str], clock: str, stamp: str) -> None:
-    """Fill `log`; `odd` keeps the text of a time that SQL could not read."""
+    Args:
+        columns: Role to its SQL expression over `relation`.
+        time: SQL expression of the local time, over `stamp`, the trimmed text of the time column, and `moment`.
+        moment: The time column as it is stored, where it is no text.
+    """
+    taken = "" if moment is None else f", {moment} AS moment"
     engine.rows(
-        f"CREATE TABLE log AS SELECT trim(CAST({names['user']} AS VARCHAR)) AS user, {clock} AS time, "
-        f"CASE WHEN ({clock}) IS NULL THEN {stamp} END AS odd, "
-        f"CAST({names['place']} AS VARCHAR) AS place, CAST({names['behavior']} AS VARCHAR) AS behavior FROM {relation}"
+        f"CREATE TABLE log AS SELECT user, time, CASE WHEN time IS NULL THEN stamp END AS odd, place, behavior "
+        f"FROM (SELECT *, {time} AS time FROM (SELECT trim(CAST({columns['user']} AS VARCHAR)) AS user, "
+        f"trim(CAST({columns['time']} AS VARCHAR)) AS stamp, CAST({columns['place']} AS VARCHAR) AS place, "
+        f"CAST({columns['behavior']} AS VARCHAR) AS behavior{taken} FROM {relation}))"
     )
 
 
-def _finish(engine: Engine, source: Source, columns: ColumnMap) -> Source:
+def _finish(engine: Engine, source: Source, columns: ColumnMap, clock: Clock) -> Source:
     if engine.number("SELECT count(*) FROM log") == 0:
         raise EdgebError(f"{source.files[0]} has no rows", "pass a log with one row per event")
-    settle_times(engine, source.where)
+    settle_times(engine, source.where, lambda text, where: parse_time(text, where, clock))
     require_users(engine, source.where, columns.user)
     return source

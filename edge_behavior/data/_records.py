@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ def _as_it_is(file: RecordFile, wanted: Sequence[str]) -> str | None:
     assert isinstance(file, JsonFile)
     if file.array or _has_odd_bytes(text, None):
         return None
-    return _json(text, wanted)
+    return _json(text, [file.way(name) for name in wanted])
 
 
 def _csv(
@@ -81,14 +82,16 @@ def _csv(
     )
 
 
-def _json(text: TextFile, wanted: Sequence[str]) -> str:
-    types = ", ".join(f"{literal(name)}: 'JSON'" for name in dict.fromkeys(wanted))
+def _json(text: TextFile, ways: Sequence[tuple[str, ...]]) -> str:
+    types = ", ".join(f"{literal(way[0])}: 'JSON'" for way in dict.fromkeys((way[0],) for way in ways))
     plain = ", ".join(literal(kind) for kind in _AS_TEXT)
     cells = []
-    for name, cell in zip(wanted, CELLS[: len(wanted)], strict=True):
-        field = '"' + name.replace('"', '""') + '"'
+    for way, cell in zip(ways, CELLS[: len(ways)], strict=True):
+        path = "".join("." + json.dumps(key, ensure_ascii=False) for key in way[1:])
+        field = '"' + way[0].replace('"', '""') + '"'
+        value = f"json_extract({field}, {literal('$' + path)})"
         cells.append(
-            f"CASE WHEN coalesce(json_type({field}), 'NULL') IN ({plain}) THEN json_extract_string({field}, '$') "
+            f"CASE WHEN coalesce(json_type({value}), 'NULL') IN ({plain}) THEN json_extract_string({value}, '$') "
             f"ELSE error('no text') END AS {cell}"
         )
     return (
@@ -99,7 +102,7 @@ def _json(text: TextFile, wanted: Sequence[str]) -> str:
 
 def _unpack(packed: bool) -> str:
     # Said either way, because DuckDB goes by the name otherwise.
-    return f", compression='{'gzip' if packed else 'none'}'"
+    return f", compression='{'gzip' if packed else 'uncompressed'}'"
 
 
 def _has_odd_bytes(text: TextFile, delimiter: str | None) -> bool:

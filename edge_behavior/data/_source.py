@@ -1,24 +1,18 @@
 """What an importer hands on: a table of raw events, and how their texts become names.
 
 Every loader leaves a DuckDB table `log` (user, time, place, behavior; text but for the time), in the order of the
-file, and a `Source`. The checks that all formats share are here.
+file, and a `Source`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from edge_behavior.data._engine import Engine
 from edge_behavior.data._text import Where
-from edge_behavior.errors import EdgebError
-from edge_behavior.events import clean_place, parse_time
-
-# What DuckDB and Python read alike; anything else goes through events.parse_time, which decides.
-_PLAIN_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{3}([0-9]{3})?)?)?)?"
+from edge_behavior.events import clean_place
 
 
 @dataclass(frozen=True)
@@ -41,48 +35,3 @@ class Source:
     place_name: Callable[[str], str] = clean_place
     label_name: Callable[[str], str | None] | None = None
     no_label: str = "no_label"
-
-
-def local_time_sql(text: str) -> str:
-    """A DuckDB expression: ISO 8601 local time, or NULL where the text is something else."""
-    trimmed = f"trim({text})"
-    plain = f"regexp_full_match({trimmed}, '{_PLAIN_TIME}') AND NOT starts_with({trimmed}, '0000')"
-    return f"CASE WHEN {plain} THEN TRY_CAST({trimmed} AS TIMESTAMP) END"
-
-
-def settle_times(engine: Engine, where: Where, parse: Callable[[str, str], datetime] = parse_time) -> None:
-    """Parse the times that SQL left NULL with `parse`, and drop the column `odd` that holds their texts.
-
-    Args:
-        parse: (text, file:line) to time; raises EdgebError.
-
-    Raises:
-        EdgebError: the first text in the log that is no time, or carries a zone.
-    """
-    odd = engine.rows(
-        "SELECT coalesce(odd, '') AS text, min(rowid) AS first FROM log WHERE time IS NULL GROUP BY text ORDER BY first"
-    )
-    if odd:
-        times = []
-        for text, first in odd:
-            try:
-                times.append(parse(text, "log"))
-            except EdgebError:
-                # Finding the line means reading the file up to it: only for the one that fails.
-                parse(text, where(first))
-                raise
-        engine.table("odd_times", {"text": [text for text, _ in odd], "value": times})
-        engine.rows("UPDATE log SET time = value FROM odd_times WHERE log.odd = odd_times.text")
-        engine.rows("DROP TABLE odd_times")
-    engine.rows("ALTER TABLE log DROP COLUMN odd")
-
-
-def require_users(engine: Engine, where: Where, name: str) -> None:
-    """Refuse a log with an event that belongs to nobody.
-
-    Raises:
-        EdgebError: naming the first line with an empty user.
-    """
-    first = engine.row("SELECT min(rowid) FROM log WHERE coalesce(user, '') = ''")[0]
-    if first is not None:
-        raise EdgebError(f"{where(first)}: the {name} is empty", "drop the row or name its user")

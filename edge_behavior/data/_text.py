@@ -43,17 +43,6 @@ def open_text(path: Path, encoding: str = "utf-8-sig", errors: str = "strict") -
     return TextIOWrapper(raw, encoding=encoding, errors=errors, newline="")
 
 
-def detect_encoding(path: Path) -> str:
-    """`utf-8` when the whole file decodes as that, else `latin-1` (TSMC2014's original release)."""
-    try:
-        with open_text(path) as file:
-            while file.read(1 << 20):
-                pass
-    except UnicodeDecodeError:
-        return "latin-1"
-    return "utf-8"
-
-
 def first_line(path: Path, encoding: str = "utf-8-sig") -> str:
     """The first line that is not blank, without its end.
 
@@ -86,13 +75,15 @@ class Delimited:
 
     Attributes:
         columns: Number of fields of every record; DuckDB sees them as c0, c1, ….
+        header: Whether the first record names the fields.
         quote: The quoting character, empty for files that know no quoting.
     """
 
     path: Path
     columns: int
     delimiter: str
-    quote: str
+    header: bool = False
+    quote: str = '"'
     encoding: str = "utf-8"
 
     def sql(self) -> str:
@@ -100,7 +91,7 @@ class Delimited:
         types = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(self.columns))
         return (
             f"read_csv({file_literal(self.path)}, auto_detect=false, columns={{{types}}}, "
-            f"delim={literal(self.delimiter)}, header=false, "
+            f"delim={literal(self.delimiter)}, header={str(self.header).lower()}, "
             f"quote={literal(self.quote)}, escape={literal(self.quote)}, "
             f"encoding={literal(self.encoding)}{_unpack(self.path)})"
         )
@@ -121,7 +112,7 @@ class Delimited:
 
     def where(self, row: int) -> str:
         """`file:line` of the data row with this index."""
-        found = next(islice(self._records(), row, None), None)
+        found = next(islice(self._records(), row + self.header, None), None)
         return f"{self.path}:{found[0]}" if found else str(self.path)
 
     def explain(self) -> EdgebError | None:

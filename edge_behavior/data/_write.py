@@ -21,9 +21,11 @@ from edge_behavior.candidates import CandidateSet, check_labels, same_looking
 from edge_behavior.data._engine import Engine
 from edge_behavior.data._source import Source
 from edge_behavior.data._text import Where
+from edge_behavior.data._values import is_missing, missing_behaviors
+from edge_behavior.data._warnings import warn, without_hours
 from edge_behavior.data.dataset import EVENT_SCHEMA, HISTORY_LENGTH, SPLITS, digest_texts, event_file
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import clean_label
+from edge_behavior.events import UNKNOWN_PLACE, clean_label
 
 MAX_LABELS = 2**15 - 1  # behavior is an int16
 _QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}
@@ -38,11 +40,13 @@ class Rules:
         min_events: Users with fewer are skipped.
         merge_seconds: An event that repeats the user's previous behavior at the same place within so many seconds
             is dropped; 0 keeps all.
+        missing: What to do with events that have no behavior: one of `_values.POLICIES`.
     """
 
     seed: int
     min_events: int
     merge_seconds: int
+    missing: str
 
 
 def write_dataset(
@@ -63,11 +67,13 @@ def write_dataset(
     dropped: dict[str, int] = {}
     rows = engine.number("SELECT count(*) FROM log")
     step("cleaning labels and places")
-    labels, places = _code_texts(engine, source)
+    labels, places, missing, missing_places = _code_texts(engine, source, rules.missing)
     step("dropping duplicates")
     kept_rows = engine.number("SELECT count(*) FROM coded")
+    if rules.missing == "drop":
+        dropped["missing"] = missing
     if source.label_name is not None:
-        dropped[source.no_label] = rows - kept_rows
+        dropped[source.no_label] = rows - kept_rows - missing
     engine.rows("DROP TABLE log")
     engine.rows(
         "CREATE TABLE events AS SELECT user, time, place, behavior, min(position) AS position FROM coded GROUP BY ALL"
@@ -84,7 +90,12 @@ def write_dataset(
         "ON code = user ORDER BY text"
     )
     kept = [row for row in users if row[2] >= rules.min_events]
-    part = split_users(len(kept), rules, name)
+    try:
+        part = split_users(len(kept), rules, name)
+    except EdgebError as error:
+        notes = [f"{dropped['duplicate']:,} rows were exact duplicates"] if dropped["duplicate"] else []
+        notes += ["no time has an hour"] if without_hours(engine) else []
+        raise EdgebError("; ".join([error.message, *notes]), error.hint) from None
     counts = np.array([n for _, _, n in kept], dtype=np.int64)
     dropped["short_user"] = kept_rows - int(counts.sum())
     total_users = engine.number("SELECT count(*) FROM users")
@@ -94,6 +105,7 @@ def write_dataset(
 
     candidates, label_number = _candidates(engine, labels, number, part, name)
     place_names, place_counts, place_number = _rank_places(engine, places)
+    warnings = warn(engine, dropped["duplicate"])
     step("sorting and writing")
     content = _write_events(engine, out, number, part, label_number, place_number)
     ids = [text for _, text, _ in kept]
@@ -125,9 +137,10 @@ def write_dataset(
             **{key: float(np.quantile(counts, q)) for key, q in _QUANTILES.items()},
             "mean": float(counts.mean()),
         },
-        "place": {**source.place, "count": len(place_names)},
+        "place": {**source.place, "count": len(place_names), "missing": missing_places},
         "candidates": {"labels": list(candidates.labels), "counts": list(candidates.counts)},
         "content": content,
+        "warnings": warnings,
     }
 
 
@@ -161,26 +174,34 @@ def split_users(users: int, rules: Rules, name: str) -> NDArray[np.int64]:
     return part
 
 
-def _code_texts(engine: Engine, source: Source) -> tuple[list[str], list[str]]:
-    """Make `coded` (user, time, place, behavior, position) and `users`; returns the label and place names."""
+def _code_texts(engine: Engine, source: Source, missing: str) -> tuple[list[str], list[str], int, int]:
+    """Make `coded` (user, time, place, behavior, position) and `users`.
+
+    Returns:
+        The label names, the place names, and how many rows have no behavior and are left out, and how many no place.
+    """
     distinct = engine.number("SELECT count(DISTINCT behavior) FROM log")
     if source.label_name is None and distinct > MAX_LABELS:
         raise EdgebError(
             f"{source.files[0]}: {distinct} distinct behaviors, more than {MAX_LABELS}",
             "is --behavior-column the right column? Merge rare behaviors",
         )
-    texts = engine.rows(
-        "SELECT coalesce(behavior, '') AS text, min(rowid) AS first FROM log GROUP BY text ORDER BY first"
+    rows = engine.rows(
+        "SELECT coalesce(behavior, '') AS text, count(*) AS n, min(rowid) AS first FROM log "
+        "GROUP BY text ORDER BY first"
     )
+    found = {text: source.label_name(text) if source.label_name else text for text, _, _ in rows}
+    named = [(text, label, n, first) for text, n, first in rows if (label := found[text]) is not None]
+    gone, missing_rows = missing_behaviors(named, missing, source.where)
+    texts = [(text, first) for text, _, _, first in named if text not in gone]
     if source.label_name is None:
         labels = _clean_labels(texts, source.where, str(source.files[0]))
     else:
-        found = {text: source.label_name(text) for text, _ in texts}
-        labels = {text: label for text, label in found.items() if label is not None}
+        labels = {text: label for text, label, _, _ in named if text not in gone}
         check_labels(sorted(set(labels.values())))
-    places = {
-        text: source.place_name(text) for (text,) in engine.rows("SELECT DISTINCT coalesce(place, '') AS text FROM log")
-    }
+    raw_places = engine.rows("SELECT coalesce(place, '') AS text, count(*) FROM log GROUP BY text")
+    places = {text: UNKNOWN_PLACE if is_missing(text) else source.place_name(text) for text, _ in raw_places}
+    missing_places = sum(n for text, n in raw_places if is_missing(text))
     label_names, place_names = sorted(set(labels.values())), sorted(set(places.values()))
     for table, mapping, names in (("labels", labels, label_names), ("place_names", places, place_names)):
         codes = {text: code for code, text in enumerate(names)}
@@ -201,7 +222,7 @@ def _code_texts(engine: Engine, source: Source) -> tuple[list[str], list[str]]:
         "JOIN place_names ON coalesce(log.place, '') = place_names.text "
         "JOIN labels ON coalesce(log.behavior, '') = labels.text"
     )
-    return label_names, place_names
+    return label_names, place_names, missing_rows, missing_places
 
 
 def _clean_labels(texts: list[tuple[Any, ...]], where: Where, name: str) -> dict[str, str]:

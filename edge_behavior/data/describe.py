@@ -23,6 +23,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.files import new_file
 
 DROP_REASONS = {
+    "missing": "no behavior, or a word for none",
     "duplicate": "exact duplicates",
     "repeat": "repeats of the event before",
     "short_user": "events of skipped users",
@@ -60,6 +61,7 @@ def describe(dataset: Dataset, anchor: float = ANCHOR_THRESHOLD) -> dict[str, An
         "events": sum(info["splits"][split]["events"] for split in SPLITS),
         "events_per_user": info["events_per_user"],
         "place": info["place"],
+        "warnings": info.get("warnings", []),
         "anchor_threshold": anchor,
         "head_threshold": HEAD_THRESHOLD,
         "groups": {
@@ -97,7 +99,11 @@ def import_tables(info: dict[str, Any]) -> Group:
         rows.add_row(f"  dropped: {DROP_REASONS.get(reason, reason)}", f"{count:,}")
     rows.add_row("users read", f"{info['users']['read']:,}")
     rows.add_row(f"  skipped: fewer than {info['options']['min_events']} events", f"{info['users']['skipped']:,}")
-    return Group(rows, Text(), _splits(info))
+    missing = info["place"].get("missing", 0)
+    if missing:
+        rows.add_row("rows without a place: unknown", f"{missing:,}")
+    notes = [Text(f"warning: {line}", style="yellow") for line in info.get("warnings", [])]
+    return Group(rows, Text(), _splits(info), *([Text(), *notes] if notes else []))
 
 
 def tables(description: dict[str, Any], top: int = 40) -> Group:

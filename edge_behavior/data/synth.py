@@ -30,6 +30,7 @@ BUSY = np.array([0.42, 0.26, 0.65, 0.36])
 EVENING_AT_HOME = 1.35  # and from 19:00 on at home, times this
 GO_ON = np.array([0.74, 0.66, 0.72, 0.68])
 MAX_BURST, MAX_GAP = 8, 4  # events, minutes
+MAX_USERS = 10**7
 LANES_PER_BLOCK = 12_000  # user-days drawn side by side; bounds memory and is part of what a seed means
 
 HOME, WORK, TRANSIT, LEISURE = range(len(PLACES))
@@ -245,11 +246,13 @@ def generate(
         start: The first day; its day of the week matters.
 
     Raises:
-        EdgebError: users or days below 1, a negative seed, or an end beyond the calendar.
+        EdgebError: users or days below 1, too many users, a negative seed, or an end beyond the calendar.
     """
-    for name, value, least in (("users", users, 1), ("days", days, 1), ("seed", seed, 0)):
+    for name, value, least, most in (("users", users, 1, MAX_USERS), ("days", days, 1, None), ("seed", seed, 0, None)):
         if value < least:
             raise EdgebError(f"{name} is {value}", f"use {least} or more")
+        if most is not None and value > most:
+            raise EdgebError(f"{name} is {value}", f"use at most {most}")
     if days > (date.max - start).days:
         raise EdgebError(f"{days} days from {start} end beyond the year {date.max.year}", "use fewer days")
     return _blocks(users, days, seed, start, behaviors)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edge_behavior.clock import parse_time
 from edge_behavior.demo.assistant import Ask, Assistant
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.events import parse_time
 
 _NAMES = {str: "text", bool: "true or false", float: "a number", type(None): "null"}
 

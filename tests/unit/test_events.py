@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from datetime import datetime
 
 import pytest
 from hypothesis import example, given, settings
@@ -16,7 +15,6 @@ from edge_behavior.events import (
     MAX_PLACE_CHARS,
     clean_label,
     clean_place,
-    parse_time,
 )
 
 
@@ -177,19 +175,3 @@ class TestLabel:
         for _ in range(4):
             marked.insert(rng.randint(0, len(marked)), rng.choice(sorted(INVISIBLE)))
         assert clean_label("".join(marked)) == label
-
-
-class TestTime:
-    def test_local_times(self):
-        assert parse_time(" 2012-05-01T18:00 ", "x") == datetime(2012, 5, 1, 18)
-        assert parse_time("2012-05-01 18:00:07", "x") == datetime(2012, 5, 1, 18, 0, 7)
-
-    @pytest.mark.parametrize("text", ["", "yesterday", "18:00", "2012-13-01T00:00", "2012-05-01T25:00", "1335895200"])
-    def test_not_a_time(self, text):
-        with pytest.raises(EdgebError, match=r"log\.csv:7: .* is not a time") as caught:
-            parse_time(text, "log.csv:7")
-        assert "ISO 8601" in caught.value.hint
-
-    def test_a_zone_is_refused_not_dropped(self):
-        with pytest.raises(EdgebError, match="time zone"):
-            parse_time("2012-05-01T18:00+02:00", "--at")

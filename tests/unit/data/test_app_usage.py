@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -106,6 +107,9 @@ def test_without_points_of_interest_a_place_is_the_station(folder):
         ("Categorys.txt", "10\tGames\n11\tgames\n12\tx\n", "only by case or space"),
         ("base_poi.txt", "BaseID\tA\tB\n0\t1\n", "base_poi.txt:2: not one number for each of 2 types"),
         ("base_poi.txt", "BaseID\tA\tB\n0\t1\tx\n", "base_poi.txt:2: not one number"),
+        ("base_poi.txt", "BaseID\tA\tB\n0\t1\tnan\n", "base_poi.txt:2: not one number"),
+        ("Categorys.txt", "10\tGames\n11\tNULL\n12\tx\n", "App_usage_trace.txt:2: behavior 'NULL' reads as a missing"),
+        ("App_usage_trace.txt", "0 20160420000000 1 1 5\nNULL 20160420000001 1 1 5\n", "_trace.txt:2: the user 'NULL'"),
     ],
 )
 def test_bad_files_are_named(folder, name, content, message):
@@ -117,3 +121,15 @@ def test_bad_files_are_named(folder, name, content, message):
         import_folder(folder, min_events=19)
     assert message in caught.value.message
     assert not (folder.parent / "data").exists()
+
+
+def test_the_folder_may_be_called_anything(folder):
+    _, plain = import_folder(folder, min_events=19)
+    odd = folder.rename(Path(os.fsdecode(os.fsencode(folder.parent) + b"/apps \xfc [1]?")))
+    info, dataset = import_folder(odd, "again", min_events=19)
+    assert dataset.fingerprint == plain.fingerprint
+    assert info["source"]["name"] == "apps \\xfc [1]?"
+    assert info["source"]["files"][0]["name"] == "App_usage_trace.txt"
+    with pytest.raises(EdgebError, match="is not UTF-8") as caught:
+        import_log(odd / "App_usage_trace.txt", "app-usage", folder.parent / "more")
+    str(caught.value).encode()

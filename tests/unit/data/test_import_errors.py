@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -50,7 +51,7 @@ def refused(tmp_path: Path, text: str | bytes, format: str = "csv", **options: o
         (HEAD + "u,2024-03-01,home,A\nu,,home,A\n", "log.csv:3: '' is not a time"),
         (HEAD + "u,2024-02-30,home,A\n", "log.csv:2: '2024-02-30' is not a time"),
         (HEAD + "u,0000-02-20,home,A\n", "log.csv:2: '0000-02-20' is not a time"),
-        (HEAD + "u,1335890000,home,A\n", "log.csv:2: '1335890000' is not a time"),
+        (HEAD + "u,1335890000,home,A\n", "log.csv:2: '1335890000' looks like seconds since 1970"),
         (HEAD + "u,2024-03-01T10:00:00Z,home,A\n", "carries a time zone"),
         (HEAD + "u,2024-03-01T10:00:00+02:00,home,A\n", "carries a time zone"),
         (HEAD + "u,2024-03-01,home,A\n ,2024-03-01,home,A\n", "log.csv:3: the user_id is empty"),
@@ -106,7 +107,8 @@ def test_bad_parquet(tmp_path):
         return refused(tmp_path, (tmp_path / "t.parquet").read_bytes(), "parquet")
 
     assert "carries a time zone" in with_times(pa.array([0], pa.timestamp("us", "UTC"))).message
-    assert "holds BIGINT, not times" in with_times(pa.array([0], pa.int64())).message
+    assert "holds BOOLEAN, not times" in with_times(pa.array([True])).message
+    assert "row 1: '0' is not a time" in with_times(pa.array([0], pa.int64())).message
     assert "row 1: '' is not a time" in with_times(pa.array([None], pa.timestamp("us"))).message
     assert "row 1: 'then' is not a time" in with_times(pa.array(["then"])).message
     pq.write_table(pa.table({**columns, "behavior": [1.5]}), tmp_path / "t.parquet")
@@ -138,7 +140,18 @@ def test_bad_options(tmp_path, make_rows, write_csv):
         ({"seed": -1}, "seed is -1"),
         ({"format": "tsmc2014", "cell_degrees": 0.0}, "cell_degrees is 0.0"),
         ({"merge_seconds": -1}, "merge_seconds is -1"),
-        ({"memory_limit": "lots"}, "cannot start DuckDB"),
+        ({"memory_limit": "lots"}, "memory_limit is 'lots'"),
+        ({"memory_limit": "1KB"}, "memory_limit is '1KB'"),
+        ({"memory_limit": "99999999999TB"}, "memory_limit is"),
+        ({"merge_seconds": 99_999_999_999_999}, "merge_seconds is 99999999999999"),
+        ({"min_events": 10**30}, "min_events is 1000"),
+        ({"seed": 2**70}, "seed is 1180591620717411303424"),
+        ({"format": "tsmc2014", "cell_degrees": float("nan")}, "cell_degrees is nan"),
+        ({"format": "tsmc2014", "cell_degrees": float("inf")}, "cell_degrees is inf"),
+        ({"timezone": "Berlin"}, "unknown time zone 'Berlin'"),
+        ({"time_unit": "ms"}, "nothing says where the users are"),
+        ({"format": "tsmc2014", "timezone": "utc"}, "do not apply to tsmc2014"),
+        ({"out": tmp_path / "what?"}, "its path holds a '?'"),
     ]:
         with pytest.raises(EdgebError) as caught:
             import_log(**{"source": log, "format": "csv", "out": tmp_path / "data", **options})
@@ -155,6 +168,17 @@ def test_a_failing_disk_is_an_error_of_the_environment(tmp_path, make_rows, writ
     log = write_csv(tmp_path / "log.csv", make_rows(users=3))
     with pytest.raises(EdgebError, match=words):
         import_log(log, "csv", tmp_path / "data")
+
+
+def test_a_full_disk_is_named_where_duckdb_meets_it_first(tmp_path, make_rows, write_csv, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise duckdb.IOException('IO Error: Could not write file "log.duckdb": No space left on device')
+
+    monkeypatch.setattr(duckdb, "connect", full)
+    with pytest.raises(EdgebError, match="the disk is full") as caught:
+        import_log(write_csv(tmp_path / "log.csv", make_rows(users=3)), "csv", tmp_path / "data")
+    assert "--out" in caught.value.hint
+    assert "--memory-limit" not in caught.value.hint
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, RuntimeError])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import hashlib
 from collections import Counter
 from datetime import datetime, timedelta
 
@@ -10,7 +12,7 @@ import pytest
 
 from edge_behavior.data._letters import letters, width_for
 from edge_behavior.data.dataset import SPLITS, Dataset
-from edge_behavior.data.importers import import_log
+from edge_behavior.data.importers import ColumnMap, import_log
 from edge_behavior.errors import EdgebError
 
 UTC = "%a %b %d %H:%M:%S +0000 %Y"
@@ -31,7 +33,7 @@ def text(rows: list[list[str]]) -> str:
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "cp1252"])
 def test_reads_labels_local_times_and_cells(tmp_path, encoding):
     rows = checkins()
     log = tmp_path / "log.txt.gz"
@@ -69,6 +71,13 @@ def test_small_cells_need_more_letters(tmp_path):
     [
         (7, "2012-04-08T18:20:29", "log.txt:5: '2012-04-08T18:20:29 -240' is not a UTC time"),
         (6, "east", "log.txt:5: "),
+        (
+            6,
+            "900",
+            "log.txt:5: 'Wed May 02 02:00:00 +0000 2012 900' is not a UTC time and an offset of at most 14 hours",
+        ),
+        (3, "NULL", "log.txt:5: behavior 'NULL' reads as a missing value"),
+        (0, "None", "log.txt:5: the user 'None' reads as a missing value"),
         (4, "north", "log.txt:5: no latitude and longitude"),
         (5, "181", "log.txt:5: no latitude and longitude"),
         (4, "nan", "log.txt:5: no latitude and longitude"),
@@ -92,6 +101,79 @@ def test_another_layout_is_refused(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,timestamp,place,behavior\n")
     with pytest.raises(EdgebError, match="1 tab-separated columns where TSMC2014 has 8"):
         import_log(tmp_path / "log.csv", "tsmc2014", tmp_path / "data")
+
+
+HEADER = [
+    "userId",
+    "venueId",
+    "venueCategoryId",
+    "venueCategory",
+    "latitude",
+    "longitude",
+    "timezoneOffset",
+    "utcTimestamp",
+]
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "order"), [(",", range(8)), (",", [7, 3, 0, 4, 5, 6]), ("\t", range(8)), (";", [6, 5, 4, 3, 2, 0, 7])]
+)
+def test_copies_with_a_header_are_read_by_it(tmp_path, delimiter, order):
+    rows = checkins()
+    (tmp_path / "log.txt").write_text(text(rows))
+    with (tmp_path / "copy.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([row[i] for i in order] for row in [HEADER, *rows])
+    import_log(tmp_path / "log.txt", "tsmc2014", tmp_path / "plain")
+    import_log(tmp_path / "copy.csv", "tsmc2014", tmp_path / "copy")
+    assert Dataset.open(tmp_path / "copy").fingerprint == Dataset.open(tmp_path / "plain").fingerprint
+
+
+def test_a_header_that_lacks_a_column_is_named(tmp_path):
+    (tmp_path / "log.csv").write_text(",".join(HEADER[:-1]) + "\n")
+    with pytest.raises(EdgebError, match="as a header it lacks UTC time"):
+        import_log(tmp_path / "log.csv", "tsmc2014", tmp_path / "data")
+    (tmp_path / "log.csv").write_text(",".join(HEADER) + "\n")
+    with pytest.raises(EdgebError, match="has no rows"):
+        import_log(tmp_path / "log.csv", "tsmc2014", tmp_path / "data")
+
+
+def test_the_copy_as_a_generic_log_points_to_its_format(tmp_path):
+    with (tmp_path / "log.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([HEADER, *checkins()])
+    columns = ColumnMap("userId", "utcTimestamp", "venueId", "venueCategory")
+    with pytest.raises(EdgebError, match="is not a time") as caught:
+        import_log(tmp_path / "log.csv", "csv", tmp_path / "data", columns=columns)
+    assert "--format tsmc2014" in caught.value.hint
+
+
+def changed_label(rows, label):
+    for row in rows[4::3]:
+        row[3] = label
+    return text(rows)
+
+
+def test_windows_1252_quotes_are_what_they_look_like(tmp_path):
+    (tmp_path / "log.txt").write_bytes(changed_label(checkins(), "Joe’s Café").encode("cp1252"))
+    info = import_log(tmp_path / "log.txt", "tsmc2014", tmp_path / "data")
+    assert "Joe’s Café" in info["candidates"]["labels"]
+    assert info["source"]["files"][0]["sha256"] == hashlib.sha256((tmp_path / "log.txt").read_bytes()).hexdigest()
+
+
+def test_utf8_with_one_bad_byte_is_not_read_as_something_else(tmp_path):
+    content = text(checkins()).encode()  # holds Café as UTF-8
+    where = content.index(b"Park")
+    (tmp_path / "log.txt").write_bytes(content[:where] + b"\x92" + content[where:])
+    line = content[:where].count(b"\n") + 1
+    with pytest.raises(EdgebError, match=rf"log\.txt:{line}: byte \d+ of the line, 0x92, is not UTF-8") as caught:
+        import_log(tmp_path / "log.txt", "tsmc2014", tmp_path / "data")
+    assert "the other lines are UTF-8" in caught.value.hint
+
+
+def test_a_byte_that_no_encoding_has_is_named(tmp_path):
+    (tmp_path / "log.txt").write_bytes(text(checkins()).encode("cp1252").replace(b"Park", b"P\x81rk", 1))
+    with pytest.raises(EdgebError, match=r"log\.txt:\d+: byte \d+ of the line, 0x81"):
+        import_log(tmp_path / "log.txt", "tsmc2014", tmp_path / "data")
 
 
 def test_the_real_log(tmp_path, shared):

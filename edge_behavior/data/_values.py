@@ -1,0 +1,91 @@
+"""What a log's texts must not be: words for a missing value, and one user written in two ways.
+
+Knows nothing of files; `where` names a row's line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edge_behavior.data._engine import Engine, literal
+from edge_behavior.data._text import Where
+from edge_behavior.errors import EdgebError, nearest
+
+POLICIES = ("refuse", "drop", "keep")
+# What programs write where they have no value, in lower case. "unknown" and "other" are not among them: people mean
+# something by those.
+MISSING_WORDS = frozenset(
+    [
+        *("", "null", "none", "nil", "na", "n/a", "n.a.", "nan", "nat", "undefined", "\\n", "-", "--", "?"),
+        *("(null)", "(none)", "<null>", "<none>", "<na>", "<nil>", "[null]", "#n/a", "#na", "#null!", "#value!"),
+    ]
+)
+
+
+def check_policy(missing: str) -> None:
+    """Refuse an unknown way to treat missing behaviors.
+
+    Raises:
+        EdgebError: naming the known ones.
+    """
+    if missing not in POLICIES:
+        raise EdgebError(f"unknown --missing '{missing}'", nearest(missing, POLICIES))
+
+
+def is_missing(text: str) -> bool:
+    """Whether a text says that there is no value, or nothing at all."""
+    return text.strip().lower() in MISSING_WORDS
+
+
+def require_users(engine: Engine, where: Where, name: str) -> None:
+    """Refuse a log with an event that belongs to nobody, or with a user written both as 7 and as 7.0.
+
+    Raises:
+        EdgebError: naming the first line with such a user.
+    """
+    words = ", ".join(literal(word) for word in sorted(MISSING_WORDS))
+    missing = f"lower(coalesce(user, '')) IN ({words})"
+    rows = engine.rows(f"SELECT coalesce(user, ''), rowid FROM log WHERE {missing} ORDER BY rowid LIMIT 1")
+    if rows:
+        text, first = rows[0]
+        count = engine.number(f"SELECT count(*) FROM log WHERE {missing}")
+        more = f"; {count} rows name no user" if count > 1 else ""
+        what = f"'{text}' reads as a missing value" if text else "is empty"
+        raise EdgebError(f"{where(first)}: the {name} {what}{more}", "drop the rows or name their users")
+    whole = "regexp_extract(user, '^-?[0-9]+')"
+    twice = engine.rows(
+        f"SELECT user, {whole}, min(rowid) AS first FROM log WHERE regexp_full_match(user, '-?[0-9]+\\.0+') "
+        f"AND {whole} IN (SELECT user FROM log) GROUP BY user ORDER BY first LIMIT 1"
+    )
+    if twice:
+        text, plain, first = twice[0]
+        raise EdgebError(
+            f"{where(first)}: {name} '{text}' is the number of {name} '{plain}'", "write the same user in one way"
+        )
+
+
+def missing_behaviors(
+    texts: Sequence[tuple[str, str, int, int]], policy: str, where: Where
+) -> tuple[frozenset[str], int]:
+    """Which behaviors to drop because they say that there is none, and how many rows have them.
+
+    Args:
+        texts: (text in the log, its label, rows, first row) of every distinct behavior, in the order of the log.
+        policy: One of POLICIES.
+
+    Raises:
+        EdgebError: there are some, and the policy is to refuse them.
+    """
+    found = [row for row in texts if is_missing(row[1])]
+    if policy == "keep" or not found:
+        return frozenset(), 0
+    rows = sum(count for _, _, count, _ in found)
+    if policy == "refuse":
+        _, label, _, first = found[0]
+        what = f"behavior '{label}' reads as a missing value" if label.strip() else "a behavior label is empty"
+        words = ", ".join(dict.fromkeys(f"'{label.strip()}'" for _, label, _, _ in found))
+        more = f"; {rows} rows have none ({words})" if rows > 1 else ""
+        raise EdgebError(
+            f"{where(first)}: {what}{more}", "--missing drop drops such rows, --missing keep takes the words as labels"
+        )
+    return frozenset(text for text, _, _, _ in found), rows
