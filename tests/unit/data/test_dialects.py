@@ -35,7 +35,7 @@ Table = list[list[str]]
 def imported(path: Path, format: str, folder: Path) -> dict[str, list[BehaviorEvent]]:
     """The events of each user that an import keeps."""
     out = folder / "data"
-    info = import_log(path, format, out, min_events=2)
+    info = import_log(path, format, out, min_events=2, missing="keep")
     names = pq.read_table(out / "places.parquet").column("name").to_pylist()
     users = pq.read_table(out / "users.parquet").column("user_id").to_pylist()
     found: dict[str, list[BehaviorEvent]] = {user: [] for user in users}
