@@ -84,20 +84,25 @@ def evaluate_counters(
 
 
 def habit_log_probs(
-    table: EventTable, targets: Targets, prior: ArrayLike, config: HabitsConfig | None = None
+    table: EventTable,
+    targets: Targets,
+    prior: ArrayLike,
+    config: HabitsConfig | None = None,
+    places: bool = True,
 ) -> NDArray[np.float64]:
     """[n, B] log-probabilities of each user's habits at windows, after all of the user's events before the target.
 
     Args:
-        table: Events of whole users; each is replayed once.
+        table: Users from their first event on; each is replayed once.
         targets: Any order.
         prior: [B], as `HabitCounter` takes it.
         config: How to count.
+        places: Whether the bundle knows places, as `HabitCounter` takes it.
     """
     found = np.empty((len(targets), len(table.candidates)))
     users = table.user_of(targets)
     for user in np.unique(users):
-        counter = HabitCounter(prior, config)
+        counter = HabitCounter(prior, config, places)
         done = int(table.user_offsets[user])
         mine = np.flatnonzero(users == user)
         for row in mine[np.argsort(targets[mine], kind="stable")]:

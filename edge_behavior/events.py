@@ -113,8 +113,11 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
         raise EdgebError(f"{path} is not UTF-8 text", "pass a CSV or JSONL file of one user's events") from None
 
 
-def read_history(path: Path) -> list[BehaviorEvent]:
+def read_history(path: Path, places: bool = True) -> list[BehaviorEvent]:
     """Read one user's events (CSV with a header, or JSONL) with fields timestamp, place, behavior, oldest first.
+
+    Args:
+        places: Whether events have a place. Without, none is looked for and every event's is `UNKNOWN_PLACE`.
 
     Raises:
         EdgebError: naming file and line, on an unreadable file, a missing field, a bad time, several users,
@@ -122,15 +125,16 @@ def read_history(path: Path) -> list[BehaviorEvent]:
     """
     events: list[BehaviorEvent] = []
     users: set[str] = set()
+    fields = [name for name in HISTORY_FIELDS if places or name != "place"]
     for where, row in _rows(path):
-        missing = [name for name in HISTORY_FIELDS if not isinstance(row.get(name), str)]
+        missing = [name for name in fields if not isinstance(row.get(name), str)]
         if missing:
-            raise EdgebError(f"{where}: no text field '{missing[0]}'", f"the fields are {', '.join(HISTORY_FIELDS)}")
+            raise EdgebError(f"{where}: no text field '{missing[0]}'", f"the fields are {', '.join(fields)}")
         users.add(str(row.get("user_id", "")))
         if len(users) > 1:
             raise EdgebError(f"{where}: a second user_id", "a history file holds one user's events")
         event = BehaviorEvent(
-            place=clean_place(str(row["place"])),
+            place=clean_place(str(row["place"])) if places else UNKNOWN_PLACE,
             time=parse_time(str(row["timestamp"]), where),
             behavior=_label_at(str(row["behavior"]), where),
         )

@@ -46,8 +46,8 @@ def demo_command(
     from edge_behavior.workspace import recall
 
     bundle = bundle or recall("bundle")
-    events = read_history(history) if history is not None else []
     with open_predictor(bundle, threads) as predictor:
+        events = read_history(history, predictor.manifest.layout.places) if history is not None else []
         server = DemoServer(Assistant(predictor, bundle.name, events), host, port)
         try:
             typer.echo(server.url)

@@ -17,7 +17,10 @@ def predict_command(
         typer.Option(help="CSV or JSONL with timestamp, place, behavior; one user, oldest first.", show_default=False),
     ],
     at: Annotated[str, typer.Option(help="Local time to predict for, like 2012-05-01T18:00.", show_default=False)],
-    place: Annotated[str, typer.Option(help="Where the user is then.", show_default=False)],
+    place: Annotated[
+        str | None,
+        typer.Option(help="Where the user is then; not for a bundle without places.", show_default=False),
+    ] = None,
     top: Annotated[int, typer.Option(help="Candidates to show; 0 for all.")] = 5,
     scoring: Annotated[str, typer.Option(help="exact (full-vocabulary) or masked (grammar-constrained).")] = "exact",
     source: Annotated[
@@ -51,7 +54,8 @@ def predict_command(
 
     Only the candidate set is decoded, so an answer is always one of its labels. Candidates are evaluated until the top
     ones are proven; probabilities are then lower bounds that miss at most what is "not looked at". They are calibrated
-    where the bundle is; `edgeb inspect` names the precisions and coverages it knows.
+    where the bundle is; `edgeb inspect` names the precisions and coverages it knows. A bundle whose log had no places
+    takes no --place, and reads none from the history.
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home
 
@@ -66,8 +70,11 @@ def predict_command(
 
     check_scoring(scoring)
     when = parse_time(at, "--at")
-    events = read_history(history)
     with open_predictor(bundle, threads) as predictor:
+        layout = predictor.manifest.layout
+        # Before the history is read: a place that is missing is missing whatever the file holds.
+        layout.place_of(place)
+        events = read_history(history, layout.places)
         prediction = predictor.predict(
             events,
             when,

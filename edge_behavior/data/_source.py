@@ -1,7 +1,7 @@
 """What an importer hands on: a table of raw events, and how their texts become names.
 
-Every loader leaves a DuckDB table `log` (user, time, place, behavior; text but for the time), in the order of the
-file, and a `Source`. The checks that all formats share are here.
+Every loader leaves a DuckDB table `log` (user, time, place, behavior, with groups user_group; text but for the time), in
+the order of the file, and a `Source`. The checks that all formats share are here.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ class Source:
     Attributes:
         files: The files it came from, for their hashes.
         where: Row index to `file:line`.
-        place: How places were made, for dataset.json.
+        place: How places were made, for dataset.json; its `kind` is `none` where there are none.
         place_name: Raw place text to place name.
         label_name: Raw behavior text to label, or None where the event has no label and is dropped; None when the
             text is the label.
         no_label: Why an event without a label is dropped, for the report.
+        grouped: Whether `log` says which group a user belongs to.
     """
 
     files: tuple[Path, ...]
@@ -41,6 +42,7 @@ class Source:
     place_name: Callable[[str], str] = clean_place
     label_name: Callable[[str], str | None] | None = None
     no_label: str = "no_label"
+    grouped: bool = False
 
 
 def local_time_sql(text: str) -> str:
@@ -86,3 +88,27 @@ def require_users(engine: Engine, where: Where, name: str) -> None:
     first = engine.row("SELECT min(rowid) FROM log WHERE coalesce(user, '') = ''")[0]
     if first is not None:
         raise EdgebError(f"{where(first)}: the {name} is empty", "drop the row or name its user")
+
+
+def require_groups(engine: Engine, where: Where, name: str) -> None:
+    """Refuse a log that does not say of each user which one group they belong to.
+
+    Raises:
+        EdgebError: naming the first line with an empty group, or with another group than the user's first line has.
+    """
+    first = engine.row("SELECT min(rowid) FROM log WHERE coalesce(user_group, '') = ''")[0]
+    if first is not None:
+        raise EdgebError(f"{where(first)}: the {name} is empty", "give every user a group; one alone is a group, too")
+    first = engine.row(
+        "SELECT min(log.rowid) FROM log JOIN (SELECT user, arg_min(user_group, rowid) AS own FROM log GROUP BY user) "
+        "AS firsts ON log.user = firsts.user WHERE user_group <> own"
+    )[0]
+    if first is not None:
+        user, other, own = engine.row(
+            "SELECT user, user_group, (SELECT arg_min(user_group, rowid) FROM log AS same WHERE same.user = log.user) "
+            f"FROM log WHERE rowid = {first}"
+        )
+        raise EdgebError(
+            f"{where(first)}: user '{user}' is in {name} '{other}' here and in '{own}' before",
+            "a user belongs to one group; correct the log",
+        )

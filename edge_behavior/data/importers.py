@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from edge_behavior.data._app_usage import load_app_usage
 from edge_behavior.data._engine import Engine, user_errors
 from edge_behavior.data._generic import ColumnMap, load_csv, load_jsonl, load_parquet
 from edge_behavior.data._source import Source
+from edge_behavior.data._split import SPLIT_KINDS
 from edge_behavior.data._tsmc import load_tsmc
 from edge_behavior.data._write import Rules, write_dataset
-from edge_behavior.data.dataset import INFO_FILE, SCHEMA_VERSION
+from edge_behavior.data.dataset import INFO_FILE, SCHEMA_VERSION, SPLITS
 from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.events import clean_place
 
 __all__ = ["FORMATS", "ColumnMap", "check_output", "import_log"]
 
@@ -44,6 +46,8 @@ def import_log(
     out: Path,
     *,
     columns: ColumnMap | None = None,
+    places: bool = True,
+    split: str = "users",
     seed: int = 0,
     min_events: int = 21,
     cell_degrees: float = 0.03,
@@ -59,8 +63,11 @@ def import_log(
         format: One of FORMATS.
         out: The folder to make.
         columns: Column names of a generic log.
-        seed: Of the split by user.
-        min_events: Users with fewer events are counted and skipped; at least 2.
+        places: Whether events have a place. Without, none is looked for.
+        split: `users`: 8:1:1 of the users, or of their groups. `time`: the last two tenths of every user's events are
+            validation and test.
+        seed: Of the split by users.
+        min_events: Users with fewer events are counted and skipped; at least 2, and 3 where the split is by time.
         cell_degrees: Size of a place cell, for `tsmc2014`.
         merge_seconds: Drop an event that repeats the user's previous behavior and place within so many seconds.
             None: 60 for `app-usage`, whose rows are network requests, else 0.
@@ -75,14 +82,21 @@ def import_log(
         EdgebError: the log, an option or `out` is at fault; nothing is left behind.
     """
     _check_options(source, format, columns, seed, min_events, cell_degrees, merge_seconds)
+    _check_split(split, min_events)
     check_output(out, force)
     mapped = columns or ColumnMap()
+    if not places:
+        mapped = replace(mapped, place=None)
     if merge_seconds is None:
         merge_seconds = APP_USAGE_MERGE_SECONDS if format == "app-usage" else 0
     options: dict[str, Any] = {"seed": seed, "min_events": min_events, "merge_seconds": merge_seconds}
     if format in _GENERIC:
-        options["columns"] = asdict(mapped)
-    rules = Rules(seed, min_events, merge_seconds)
+        options["columns"] = mapped.named
+    if split != "users":
+        options["split"] = split
+    if mapped.group is not None:
+        options["group_column"] = mapped.group
+    rules = Rules(seed, min_events, merge_seconds, split)
     with user_errors(f"importing {source}"), _scratch(out) as scratch, _steps() as step:
         made, work = scratch / "dataset", scratch / "work"
         made.mkdir()
@@ -90,10 +104,13 @@ def import_log(
         step(f"reading {source.name}")
         with Engine(work, memory_limit) as engine:
             loaded = _load(engine, source, format, mapped, cell_degrees)
+            if not places and format not in _GENERIC:
+                loaded = _without_places(engine, loaded)
             content = write_dataset(engine, loaded, rules, made, step)
         step("hashing the source")
         info = {
-            "schema_version": SCHEMA_VERSION,
+            # What version 1 cannot say is kept from readers that know no more.
+            "schema_version": SCHEMA_VERSION if split != "users" or mapped.group is not None or not places else 1,
             "source": {
                 "name": source_name or source.resolve().name,
                 "format": format,
@@ -146,6 +163,22 @@ def _check_options(
         raise EdgebError(f"cell_degrees is {cell_degrees}", "use 0.0001 to 180; 0.03 is about 3 km")
     if merge_seconds is not None and merge_seconds < 0:
         raise EdgebError(f"merge_seconds is {merge_seconds}", "use 0 to keep repeats, or more")
+
+
+def _check_split(split: str, min_events: int) -> None:
+    if split not in SPLIT_KINDS:
+        raise EdgebError(f"unknown split '{split}'", nearest(split, SPLIT_KINDS))
+    if split == "time" and min_events < len(SPLITS):
+        raise EdgebError(
+            f"min_events is {min_events}, and a split by time gives every user events in {len(SPLITS)} parts",
+            f"use at least {len(SPLITS)}",
+        )
+
+
+def _without_places(engine: Engine, source: Source) -> Source:
+    engine.rows("ALTER TABLE log DROP COLUMN place")
+    engine.rows("ALTER TABLE log ADD COLUMN place VARCHAR")
+    return replace(source, place={"kind": "none"}, place_name=clean_place)
 
 
 def _load(engine: Engine, source: Path, format: str, columns: ColumnMap, cell_degrees: float) -> Source:

@@ -1,4 +1,4 @@
-"""Windows: a target event and the events of the same user before it.
+"""Windows: a target event of a part and the events of the same user before it, in whatever part they are.
 
 A window is its target's index in an `EventTable`; the history follows from it. All choices are deterministic by
 seed, vectorized, and returned sorted.
@@ -14,16 +14,21 @@ from edge_behavior.errors import EdgebError
 
 
 def eligible(table: EventTable, history_length: int = HISTORY_LENGTH) -> NDArray[np.int64]:
-    """Every event that has a full history: the targets [W], ascending."""
+    """Every event of the table's part that has a full history: the targets [W], ascending."""
     _at_least_zero("history_length", history_length)
     sizes = np.diff(table.user_offsets)
     mask = np.ones(len(table), dtype=bool)
     # The first events of each user, found as positions so that memory is one byte per event.
-    heads = np.minimum(sizes, history_length)
-    starts = np.repeat(table.user_offsets[:-1], heads)
-    within = np.arange(int(heads.sum())) - np.repeat(np.cumsum(heads) - heads, heads)
-    mask[starts + within] = False
+    heads = np.minimum(sizes, np.maximum(history_length, table.target_starts - table.user_offsets[:-1]))
+    mask[positions(table.user_offsets[:-1], table.user_offsets[:-1] + heads)] = False
     return np.flatnonzero(mask).astype(np.int64, copy=False)
+
+
+def positions(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All positions from each start to its stop, which is left out, span after span."""
+    sizes = stops - starts
+    within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.asarray(np.repeat(starts, sizes) + within, dtype=np.int64)
 
 
 def natural_windows(

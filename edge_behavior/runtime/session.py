@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent, clean_place
+from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent, clean_place
 from edge_behavior.habits import HabitCounter, read_fields
 from edge_behavior.runtime.engine import Engine
 from edge_behavior.runtime.prediction import Prediction, Request
@@ -38,7 +38,7 @@ class Session:
         if anchor_every < 1:
             raise EdgebError(f"anchor_every is {anchor_every}", "use at least 1 event")
         self._engine, self._anchor_every = engine, anchor_every
-        self._length = engine.manifest.layout.history_length
+        self._length, self._places = engine.manifest.layout.history_length, engine.manifest.layout.places
         self._window: list[tuple[BehaviorEvent, list[int]]] = []
         self._counter = engine.counter()
 
@@ -55,12 +55,14 @@ class Session:
     def observe(self, event: BehaviorEvent) -> None:
         """Append what the user did. Nothing is evaluated until the next prediction.
 
+        The event's place is not kept where the bundle has no places.
+
         Raises:
             EdgebError: not a candidate, or earlier than the last event; the session is unchanged.
         """
         with self._engine.lock:
             code = self._engine.manifest.candidates.code(event.behavior, "the event observed")
-            event = replace(event, place=clean_place(event.place))
+            event = replace(event, place=clean_place(event.place) if self._places else UNKNOWN_PLACE)
             self._check_time(event.time, "the event observed")
             line = self._engine.encoder.line_ids(event)
             self._counter.observe(code, event.time, event.place)
@@ -71,7 +73,7 @@ class Session:
     def predict(
         self,
         when: datetime,
-        place: str,
+        place: str | None = None,
         top_k: int | None = 5,
         scoring: str = "exact",
         *,
@@ -85,17 +87,21 @@ class Session:
     ) -> Prediction:
         """Rank the candidates for the behavior at `when` in `place`; see `Request` for the arguments.
 
+        Args:
+            place: Needed where the bundle's prompts name a place (`manifest.layout.places`), refused where not.
+
         Raises:
-            EdgebError: a time before the last event, an unknown label or name, a prompt that does not fit; the
-                session is unchanged.
+            EdgebError: a time before the last event, an unknown label or name, a place missing or too many, a prompt
+                that does not fit; the session is unchanged.
         """
         started = perf_counter()
         request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
         with self._engine.lock:
             self._check_time(when, "the time asked for")
+            where = self._engine.manifest.layout.place_of(place)
             wanted = self._engine.source(request)
-            habits = None if wanted == "model" else self._counter.log_probs(when, place)
-            ids = [] if wanted == "habits" else self._ids(when, place)
+            habits = None if wanted == "model" else self._counter.log_probs(when, where)
+            ids = [] if wanted == "habits" else self._ids(when, where)
             return self._engine.answer(ids, habits, request, started)
 
     def prepare(self) -> int:
@@ -158,7 +164,7 @@ class Session:
                 event = BehaviorEvent(place, datetime.fromisoformat(time), behavior)
                 session._window.append((event, engine.encoder.line_ids(event)))
             session._counter = HabitCounter.from_dict(
-                found["habits"], engine.manifest.candidates.counts, f"{path}: habits"
+                found["habits"], engine.manifest.candidates.counts, f"{path}: habits", engine.manifest.layout.places
             )
             if found["held"] and found["engine"] == engine.backend.fingerprint:
                 # A cache the engine does not take is evaluated again by the next prediction.

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import Qwen2Config
 
 from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
-from edge_behavior.data.windows import eligible
+from edge_behavior.data.windows import eligible, positions
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import BackboneConfig, Recipe
 from edge_behavior.train.auxiliary import read_conversations
@@ -120,11 +120,10 @@ def _check_targets(recipe: Recipe, table: EventTable, split: str) -> None:
     settings, layout = recipe.a_tuning, recipe.layout
     mask = target_mask(settings, table)
     if layout.name == "stream":
-        sizes = np.diff(table.user_offsets)
         # The first event of a stretch carries no loss, and a stretch needs its least length.
-        usable = np.repeat(sizes >= settings.stretch_min, sizes)
-        usable[table.user_offsets[:-1][sizes > 0]] = False
-        windows = np.flatnonzero(usable)
+        firsts = np.maximum(table.user_offsets[:-1] + 1, table.target_starts)
+        ends = table.user_offsets[1:]
+        windows = positions(firsts, np.where(ends - firsts + 1 >= settings.stretch_min, ends, firsts))
     else:
         _check_windows(table, split, layout.history_length)
         windows = eligible(table, layout.history_length)

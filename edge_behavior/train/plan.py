@@ -91,7 +91,7 @@ def plan(
     check_model(recipe)
     check_data(recipe, dataset)
     tokenizer, config = _backbone(recipe, dataset)
-    encoder = encoder_for(tokenizer, recipe.layout.layout(), dataset.candidates)
+    encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places), dataset.candidates)
     sizes = geometry(config, recipe.lora)
     found = count(recipe, dataset, encoder, tokenizer)
     estimator = Estimator(sizes, recipe.lora, found.workload, device, processes)
@@ -213,7 +213,7 @@ def _backbone(recipe: Recipe, dataset: Dataset) -> tuple[Any, Any]:
         return tokenizer, read_config(recipe.backbone.path, recipe.backbone.revision)
     from edge_behavior.train.standin import architecture, standin_tokenizer
 
-    made = standin_tokenizer(recipe, dataset.candidates, dataset.events("train").places)
+    made = standin_tokenizer(recipe, dataset.candidates, dataset.places)
     return made, architecture(recipe.backbone, made)
 
 

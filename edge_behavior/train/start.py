@@ -65,7 +65,7 @@ def _begin(recipe: Recipe, dataset: Dataset, out: Path) -> None:
             for label, count in zip(dataset.candidates.labels, dataset.candidates.counts, strict=True)
         ],
         inputs=inputs,
-        **_of_recipe(recipe),
+        **_of_recipe(recipe, dataset),
     )
 
 
@@ -88,8 +88,8 @@ def _reopen(recipe: Recipe, dataset: Dataset, run: RunFolder) -> None:
     left = [stage for stage in STAGES_IN_ORDER if stage not in done]
     inputs = _same_inputs(recipe, run, changes, left)
     if changes:
-        _change(recipe, run, changes, left)
-    run.update(inputs=inputs, **_of_recipe(recipe))
+        _change(recipe, dataset, run, changes, left)
+    run.update(inputs=inputs, **_of_recipe(recipe, dataset))
 
 
 def _same_inputs(recipe: Recipe, run: RunFolder, changes: Changes, left: list[str]) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _same_inputs(recipe: Recipe, run: RunFolder, changes: Changes, left: list[st
     return now
 
 
-def _change(recipe: Recipe, run: RunFolder, changes: Changes, left: list[str]) -> None:
+def _change(recipe: Recipe, dataset: Dataset, run: RunFolder, changes: Changes, left: list[str]) -> None:
     """Take over changed fields. Killed in between, the next call finds the same changes, in recipe.yaml."""
     during = left[0] if left else None
     told = ", ".join(f"{field} {old!r} -> {new!r}" for field, (old, new) in changes.items())
@@ -129,7 +129,7 @@ def _change(recipe: Recipe, run: RunFolder, changes: Changes, left: list[str]) -
         "started_over": over,
         "fields": {field: [old, new] for field, (old, new) in changes.items()},
     }
-    run.update(changes=[*run.state.get("changes", []), entry], **_of_recipe(recipe))
+    run.update(changes=[*run.state.get("changes", []), entry], **_of_recipe(recipe, dataset))
 
 
 def _drop_progress(stage: Path) -> bool:
@@ -140,11 +140,11 @@ def _drop_progress(stage: Path) -> bool:
     return bool(found)
 
 
-def _of_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The fields of run.json that follow from the recipe."""
+def _of_recipe(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """The fields of run.json that follow from the recipe, for this dataset."""
     return {
         "backbone": {"path": recipe.backbone.path or "backbone", "standin": recipe.backbone.path is None},
-        "layout": recipe.layout.layout().to_dict(),
+        "layout": recipe.layout.layout(dataset.has_places).to_dict(),
         "recipe": recipe.model_dump(),
     }
 
