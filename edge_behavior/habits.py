@@ -172,9 +172,7 @@ class HabitCounter:
         }
 
     @classmethod
-    def from_dict(
-        cls, values: object, prior: ArrayLike, where: str = "habits", places: bool = True
-    ) -> HabitCounter:
+    def from_dict(cls, values: object, prior: ArrayLike, where: str = "habits", places: bool = True) -> HabitCounter:
         """Rebuild a counter from `to_dict`; it goes on exactly as the saved one would have.
 
         Args:

@@ -47,9 +47,9 @@ def import_command(
     behavior_column: Annotated[str | None, typer.Option(help="Column of the behavior. Default: behavior.")] = None,
     group_column: Annotated[
         str | None,
-        typer.Option(help="Column of a user's group, like a household: it is in one part as a whole.", show_default=False),
+        typer.Option(help="Column of a user's group, like a household; its users share a part.", show_default=False),
     ] = None,
-    no_place: Annotated[bool, typer.Option("--no-place", help="The log has no places; prompts then have none.")] = False,
+    no_place: Annotated[bool, typer.Option("--no-place", help="The log has no places: prompts have none.")] = False,
     split: Split = "users",
     min_events: MinEvents = 21,
     cell_degrees: Annotated[float, typer.Option(help="tsmc2014: height and width of a place cell, degrees.")] = 0.03,

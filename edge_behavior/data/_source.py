@@ -1,7 +1,7 @@
 """What an importer hands on: a table of raw events, and how their texts become names.
 
-Every loader leaves a DuckDB table `log` (user, time, place, behavior, with groups user_group; text but for the time), in
-the order of the file, and a `Source`. The checks that all formats share are here.
+Every loader leaves a DuckDB table `log` (user, time, place, behavior, and user_group where users are grouped; text but
+for the time), in the order of the file, and a `Source`. The checks that all formats share are here.
 """
 
 from __future__ import annotations

@@ -99,9 +99,7 @@ def split_time(counts: Ints, log: str, at_least: int) -> Parts:
 def _too_few(counts: Ints, groups: int, log: str, at_least: int) -> EdgebError:
     users = len(counts)
     if users == 0:
-        return EdgebError(
-            f"{log}: no user has at least {at_least} events", "pass a longer log, or lower --min-events"
-        )
+        return EdgebError(f"{log}: no user has at least {at_least} events", "pass a longer log, or lower --min-events")
     few = f"only {users} user{'s have' if users > 1 else ' has'} at least {at_least} events"
     if groups < users:
         few += f", in {groups} group{'s' if groups > 1 else ''}"

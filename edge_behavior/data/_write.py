@@ -98,7 +98,7 @@ def write_dataset(
     dropped["short_user"] = kept_rows - int(counts.sum())
     total_users = engine.number("SELECT count(*) FROM users")
     number = _number(codes, total_users)
-    engine.table("kept", {"code": pa.array(codes, pa.int64()), "training": parts.ends(0)})
+    engine.table("kept", {"code": pa.array(codes, pa.int64()), "training": pa.array(parts.ends(0))})
     engine.rows("DELETE FROM events WHERE user NOT IN (SELECT code FROM kept)")
 
     candidates, label_number = _candidates(engine, labels, rules.split, name)
@@ -110,7 +110,7 @@ def write_dataset(
         place_names, place_counts = [], []
     content["users"] = digest_texts(ids)
     content["places"] = digest_texts(place_names)
-    columns = {
+    columns: dict[str, Any] = {
         "user": pa.array(range(len(kept)), pa.int32()),
         "user_id": pa.array(ids, pa.string()),
         "split": pa.array(parts.names(), pa.string()),
@@ -236,9 +236,7 @@ def _merge_repeats(engine: Engine, seconds: int) -> None:
     engine.rows("ALTER TABLE merged RENAME TO events")
 
 
-def _candidates(
-    engine: Engine, labels: list[str], split: str, name: str
-) -> tuple[CandidateSet, NDArray[np.int16]]:
+def _candidates(engine: Engine, labels: list[str], split: str, name: str) -> tuple[CandidateSet, NDArray[np.int16]]:
     """The candidate set of what was kept, and raw label code to candidate."""
     training, present = np.zeros(len(labels), np.int64), np.zeros(len(labels), bool)
     # Numbering the events sorts them, which a split by users does not need.

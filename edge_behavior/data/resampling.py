@@ -1,36 +1,36 @@
-"""What varies together, and so is drawn together when an interval is made or a fold is left out.
+"""Which windows of a table vary together: those of a user, of a group of users, or of a block of days.
 
-A dataset split by users is measured on people it has not seen: whole users are drawn, or whole groups of them. One split
-by time is measured on later days of people it knows: blocks of days are drawn. docs/splits.md has the reasons.
+A dataset split by users is measured on people it has not seen: whole users are drawn, or whole groups of them. One
+split by time is measured on later days of people it knows: blocks of days are drawn. docs/splits.md has the reasons.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import positions
+from edge_behavior.resampling import Resampling
 
-# A week holds a person's routine once; fewer blocks than these say nothing of how they differ.
+# A week holds a person's routine once; fewer blocks than these say little of how they differ.
 BLOCK_DAYS, FEWEST_BLOCKS = 7, 10
 
 Ints = NDArray[np.int64]
 
 
-def resampling_units(table: EventTable, targets: ArrayLike) -> Ints:
-    """[n] the unit of each window: equal numbers are drawn together.
+def resampling(table: EventTable, targets: ArrayLike) -> Resampling:
+    """The units of windows.
 
     Args:
         targets: [n] positions in the table.
     """
-    targets = np.asarray(targets, dtype=np.int64)
-    owners = _owners(table, targets)
+    at = np.asarray(targets, dtype=np.int64)
+    owners = _owners(table, at)
     if table.first_targets is None:
-        return owners
-    return _blocks(table, targets, owners, block_days(table))
+        return Resampling(owners, "users" if table.groups is None else "groups")
+    days = block_days(table)
+    return Resampling(_blocks(table, at, owners, days), "day_blocks", days)
 
 
 def block_days(table: EventTable) -> int:
@@ -44,13 +44,6 @@ def block_days(table: EventTable) -> int:
     return 1
 
 
-def resampling_facts(table: EventTable) -> dict[str, Any]:
-    """The kind of unit, for reports: `unit` is `users`, `groups` or `day_blocks`, `days` a block's length or None."""
-    if table.first_targets is not None:
-        return {"unit": "day_blocks", "days": block_days(table)}
-    return {"unit": "users" if table.groups is None else "groups", "days": None}
-
-
 def _owners(table: EventTable, targets: Ints) -> Ints:
     """[n] the user of each window, or the user's group."""
     users = table.user_of(targets)
@@ -58,7 +51,7 @@ def _owners(table: EventTable, targets: Ints) -> Ints:
 
 
 def _blocks(table: EventTable, targets: Ints, owners: Ints, days: int) -> Ints:
+    """[n] a number per owner and block of so many days of the calendar."""
     block = table.time[targets].astype("datetime64[D]").astype(np.int64) // days
-    first = block.min(initial=0)
-    return np.asarray(owners * (block.max(initial=0) - first + 1) + block - first, dtype=np.int64)
-
+    first, last = int(block.min(initial=0)), int(block.max(initial=0))
+    return np.asarray(owners * (last - first + 1) + block - first, dtype=np.int64)

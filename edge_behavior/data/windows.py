@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from edge_behavior.data.dataset import HISTORY_LENGTH, EventTable
 from edge_behavior.errors import EdgebError
 
+# One person's log is measured on as many windows as a split by users takes of so many test users.
+FEW_USERS = 10
+
 
 def eligible(table: EventTable, history_length: int = HISTORY_LENGTH) -> NDArray[np.int64]:
     """Every event of the table's part that has a full history: the targets [W], ascending."""
@@ -41,7 +44,8 @@ def natural_windows(
     """Targets as they occur: all eligible ones, or a random choice of them.
 
     Args:
-        per_user: At most so many of each user, chosen without replacement.
+        per_user: At most so many of each user, chosen without replacement. Of fewer than `FEW_USERS` in a dataset that
+            was split by time, as many more as make up for those that are not there.
         limit: At most so many in all, chosen after `per_user`.
         seed: Of the choices.
     """
@@ -52,6 +56,8 @@ def natural_windows(
         users = table.user_of(targets)
         order = np.lexsort((rng.random(len(targets)), users))
         counts = np.bincount(users, minlength=len(table.user_offsets) - 1)
+        if table.first_targets is not None:
+            per_user = max(per_user, -(-FEW_USERS * per_user // max(1, int((counts > 0).sum()))))
         rank = np.arange(len(targets)) - np.repeat(np.cumsum(counts) - counts, counts)
         targets = targets[order[rank < per_user]]
     if limit is not None:

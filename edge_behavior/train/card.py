@@ -25,7 +25,9 @@ from edge_behavior.train.facts import (
     changed_settings,
     dataset_facts,
     resolved_recipe,
+    split_sentence,
     templates,
+    units_of,
     verdict,
     versions,
 )
@@ -75,7 +77,7 @@ def render_card(run: RunFolder, dataset: Dataset) -> str:
         place=json.dumps(dataset.places[0], ensure_ascii=False) if run.layout.places else "None",
         places=run.layout.places,
         split=split_sentence(dataset),
-        intervals=intervals_sentence(dataset),
+        units=units_of(metrics),
         end=json.dumps(run.layout.terminator) if run.layout.terminator else None,
         versions=versions(run),
         changed=changed_settings(run),

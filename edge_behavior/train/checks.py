@@ -74,8 +74,9 @@ def check_data(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -> 
     """See that every stage left finds what it learns from or is measured on.
 
     Raises:
-        EdgebError: naming the field that leaves nothing.
+        EdgebError: naming the field that leaves nothing, or that asks for places where there are none.
     """
+    recipe.layout.layout(dataset.has_places)
     tables = {split: dataset.events(split) for split in SPLITS}
     if "a_tuning" not in done and recipe.a_tuning.method != "none":
         for split in ("train", "validation"):

@@ -130,7 +130,7 @@ class TestProtocols:
 
     @pytest.mark.parametrize("which", ["natural", "balanced", "both"])
     def test_nobody_with_a_full_history(self, which):
-        with pytest.raises(EdgebError, match=f"more than {L} events") as caught:
+        with pytest.raises(EdgebError, match=f"no event in this part has {L} events before it") as caught:
             protocols(which, table_of(0, (L, 3)), L, WindowChoice())
         assert caught.value.hint
 

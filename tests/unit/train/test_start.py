@@ -19,7 +19,7 @@ from tests import helpers
 @pytest.fixture
 def dataset(tmp_path: Path) -> Any:
     candidates = helpers.event_table([["Bar", "Video"] * 4]).candidates
-    return SimpleNamespace(path=tmp_path / "data", fingerprint="abc", candidates=candidates)
+    return SimpleNamespace(path=tmp_path / "data", fingerprint="abc", candidates=candidates, has_places=True)
 
 
 def test_a_run_begins_and_is_found_again(dataset: Any, tmp_path: Path) -> None:
