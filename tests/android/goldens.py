@@ -89,6 +89,7 @@ class Recorder:
     def __post_init__(self) -> None:
         self.predictor = self._open()
         self.session: Session | None = None
+        self.places = self.predictor.manifest.layout.places
 
     def reopen(self) -> None:
         self.predictor.close()
@@ -96,8 +97,12 @@ class Recorder:
         self.calls.append({"do": "reopen"})
 
     def predict(self, history: Sequence[BehaviorEvent], when: datetime, place: str, **wanted: Any) -> None:
-        call = {"do": "predict", "history": [event_row(e) for e in history]}
-        self._ask(call, lambda: self.predictor.predict(history, when, place, **wanted), when, place, wanted)
+        self._predict(history, when, place if self.places else None, wanted)
+
+    def misplaced(self, history: Sequence[BehaviorEvent], when: datetime) -> None:
+        """A place where the bundle has none, and none where it has places."""
+        error = "no place was given" if self.places else "given to a model without places"
+        self._predict(history, when, None if self.places else "DK", {"error": error})
 
     def start(self, anchor_every: int) -> None:
         self.session = self.predictor.session(anchor_every)
@@ -116,7 +121,8 @@ class Recorder:
     def ask(self, when: datetime, place: str, **wanted: Any) -> None:
         session = self.session
         assert session is not None
-        self._ask({"do": "ask"}, lambda: session.predict(when, place, **wanted), when, place, wanted)
+        asked = place if self.places else None
+        self._ask({"do": "ask"}, lambda: session.predict(when, asked, **wanted), when, asked, wanted)
 
     def prepare(self) -> None:
         assert self.session is not None
@@ -134,8 +140,19 @@ class Recorder:
     def _open(self) -> Predictor:
         return Predictor.load(self.path, threads=1, exact_math=self.exact_math, prefix_cache=False)
 
+    def _predict(
+        self, history: Sequence[BehaviorEvent], when: datetime, place: str | None, wanted: dict[str, Any]
+    ) -> None:
+        call = {"do": "predict", "history": [event_row(e) for e in history]}
+        self._ask(call, lambda: self.predictor.predict(history, when, place, **wanted), when, place, wanted)
+
     def _ask(
-        self, call: dict[str, Any], run: Callable[[], Prediction], when: datetime, place: str, wanted: dict[str, Any]
+        self,
+        call: dict[str, Any],
+        run: Callable[[], Prediction],
+        when: datetime,
+        place: str | None,
+        wanted: dict[str, Any],
     ) -> None:
         call |= {"when": when.isoformat(timespec="minutes"), "place": place}
         error = wanted.pop("error", None)
@@ -182,6 +199,11 @@ def write_goldens(folder: Path) -> Path:
         _bundle(folder, "full", PromptLayout(history_length=6), "plain-q8.gguf", eos, full=True),
         # More labels than one decode has sequences.
         _bundle(folder, "many", PromptLayout(list_candidates=False), "plain-q8.gguf", eos, labels=many_labels(150)),
+        _bundle(folder, "no-place", PromptLayout(history_length=6, places=False), "plain-q8.gguf", eos, full=True),
+        *(
+            _bundle(folder, f"no-place-{layout.name}", layout, "plain.gguf", eos, labels=LABELS[:8])
+            for layout in (replace(prefix, places=False), PromptLayout("instruct", history_length=5, places=False))
+        ),
         # A session's window outgrows the context before it is anchored.
         _bundle(folder, "tight", PromptLayout(list_candidates=False), "plain.gguf", eos, context_length=512),
     ]
@@ -311,6 +333,7 @@ def _calls(made: Recorder, folder: Path, full: bool, long_window: bool) -> None:
     made.predict(events[:25], when, "DK", top_k=0, error="is 0")
     made.predict(events[:25], events[3].time, "DK", error="is before the last event")
     made.predict(events[:25][::-1], when, "DK", error="is before the one it follows")
+    made.misplaced(events[:25], when)
     if full:
         _full_calls(made, events[:25], when)
     else:

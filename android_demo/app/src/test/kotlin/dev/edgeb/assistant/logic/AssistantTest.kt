@@ -86,7 +86,7 @@ class CountingSession(
         events.add(event)
     }
 
-    override fun predict(moment: Moment, place: String, topK: Int): Prediction {
+    override fun predict(moment: Moment, place: String?, topK: Int): Prediction {
         if (events.any { it.time > moment }) throw EdgebException("asked for the past")
         val order = events.asReversed().map { it.behavior }.distinct() + labels
         val ranked = order.distinct().take(topK).mapIndexed { i, label -> Ranked(label, 0.6 / (1 shl i)) }
