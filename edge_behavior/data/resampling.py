@@ -16,6 +16,9 @@ from edge_behavior.resampling import Resampling
 # A week holds a person's routine once; fewer blocks than these say little of how they differ.
 BLOCK_DAYS, FEWEST_BLOCKS = 7, 10
 
+# Days that times can have, from year 1 to 9999.
+_FIRST_DAY, _MOST_DAYS = -719_162, 3_652_059
+
 Ints = NDArray[np.int64]
 
 
@@ -51,7 +54,6 @@ def _owners(table: EventTable, targets: Ints) -> Ints:
 
 
 def _blocks(table: EventTable, targets: Ints, owners: Ints, days: int) -> Ints:
-    """[n] a number per owner and block of so many days of the calendar."""
-    block = table.time[targets].astype("datetime64[D]").astype(np.int64) // days
-    first, last = int(block.min(initial=0)), int(block.max(initial=0))
-    return np.asarray(owners * (last - first + 1) + block - first, dtype=np.int64)
+    """[n] a number per owner and block of so many days of the calendar, the same whichever windows are asked about."""
+    day = table.time[targets].astype("datetime64[D]").astype(np.int64) - _FIRST_DAY
+    return np.asarray(owners * _MOST_DAYS + day // days, dtype=np.int64)

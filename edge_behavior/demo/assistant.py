@@ -193,7 +193,8 @@ class Assistant:
         """Append what the user did; what was dismissed may be suggested again.
 
         Raises:
-            EdgebError: not a candidate, a place missing or too many, earlier than the last event, or too many events; nothing is changed.
+            EdgebError: not a candidate, a place missing or too many, earlier than the last event, or too many events;
+                nothing is changed.
         """
         with self._lock:
             _check_room(len(self._entries) + 1)
