@@ -252,3 +252,15 @@ def test_what_is_written_is_what_is_read(rows):
     with tempfile.TemporaryDirectory() as folder:
         write_history(Path(folder) / "h.csv", events)
         assert read_history(Path(folder) / "h.csv") == events
+
+
+def test_without_places_no_column_is_looked_for(tmp_path):
+    path = tmp_path / "h.csv"
+    path.write_text("timestamp,behavior\n2024-05-01T18:00,Video\n")
+    event = BehaviorEvent("unknown", datetime(2024, 5, 1, 18), "Video")
+    assert read_history(path, places=False) == [event]
+    with pytest.raises(EdgebError, match="'place'"):
+        read_history(path)
+    # One that is there is not read.
+    path.write_text("timestamp,place,behavior\n2024-05-01T18:00,home,Video\n")
+    assert read_history(path, places=False) == [event]

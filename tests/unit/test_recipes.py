@@ -264,3 +264,15 @@ class TestErrors:
     def test_a_recipe_cannot_be_changed_once_made(self):
         with pytest.raises(ValueError, match="frozen"):
             Recipe().lora.rank = 5
+
+
+def test_the_dataset_decides_on_places() -> None:
+    layout = load_recipe("tiny").layout
+    assert [layout.layout(known).places for known in (True, False)] == [True, False]
+    without = layout.model_copy(update={"places": False})
+    assert not without.layout(True).places
+    wanted = layout.model_copy(update={"places": True})
+    assert wanted.layout(True).places
+    with pytest.raises(EdgebError, match="the dataset has no places") as caught:
+        wanted.layout(False)
+    assert "layout.places=null" in str(caught.value.hint)
