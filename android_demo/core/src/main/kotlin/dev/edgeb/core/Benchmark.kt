@@ -126,7 +126,8 @@ class Benchmark @JvmOverloads constructor(
     private fun predict(i: Int): Prediction {
         val end = length + i
         val asked = events[end]
-        return predictor.predict(events.subList(end - length, end), asked.time, placeOf(asked), 1, source = Source.MODEL)
+        val history = events.subList(end - length, end)
+        return predictor.predict(history, asked.time, placeOf(asked), 1, source = Source.MODEL)
     }
 
     private fun placeOf(asked: BehaviorEvent): String? = if (engine.manifest.layout.places) asked.place else null

@@ -63,9 +63,8 @@ data class PromptLayout @JvmOverloads constructor(
      */
     internal fun placeOf(place: String?): String {
         if (places) {
-            return cleanPlace(
-                place ?: throw EdgebException("no place was given, and the prompts of this model name one", "pass place")
-            )
+            val missing = "no place was given, and the prompts of this model name one"
+            return cleanPlace(place ?: throw EdgebException(missing, "pass place"))
         }
         if (place != null) {
             throw EdgebException("the place '${place.take(48)}' was given to a model without places", "leave place out")
