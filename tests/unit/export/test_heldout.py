@@ -252,13 +252,11 @@ class TestBundle:
         table = helpers.event_table([["Video", "Bar"] * 200])
         TestBundle.tables = {"validation": replace(table, first_targets=np.array([100]))}
         held = score_held_out(Path("b.gguf"), data, 60)
-        assert (len(held), held.units.unit, held.units.days) == (60, "day_blocks", 3)
+        assert (len(held), held.units.unit, held.units.days) == (60, "day_blocks", 4)
         assert held.units.count >= 10
         assert fit_habits(held)["measured"]["resampled"]["split"] == "time"
         TestBundle.tables = {"validation": replace(table, first_targets=np.array([396]))}
-        with pytest.raises(
-            TooFewUsersError, match="1 of d's validation blocks of a day have more than 5"
-        ):
+        with pytest.raises(TooFewUsersError, match="1 of d's validation blocks of a day have more than 5"):
             score_held_out(Path("b.gguf"), data, 60)
 
     def test_another_candidate_set(self, data, monkeypatch):
