@@ -57,3 +57,10 @@ def units_text(facts: Mapping[str, Any]) -> str:
     if facts["unit"] != "day_blocks":
         return str(facts["unit"])
     return "blocks of a day" if facts["days"] == 1 else f"blocks of {facts['days']} days"
+
+
+def counted_units(facts: Mapping[str, Any]) -> str:
+    """How many units of what: 12 users, 1 group, 26 blocks of 7 days."""
+    name, _, rest = units_text(facts).partition(" ")
+    name = name.removesuffix("s") if facts["count"] == 1 else name
+    return f"{facts['count']:,} {name} {rest}".rstrip()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_behavior.candidates import GROUPS
 from edge_behavior.counters import COUNTERS
-from edge_behavior.resampling import units_text
+from edge_behavior.resampling import counted_units
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -175,7 +175,7 @@ def units_counted(resampled: Mapping[str, Any]) -> str:
     """
     if resampled["unit"] == "users":
         return "users"
-    return f"{resampled['count']:,} {units_text(resampled)}"
+    return counted_units(resampled)
 
 
 def counted(count: int, things: str) -> str:

@@ -22,7 +22,7 @@ from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.resampling import resampling
 from edge_behavior.data.windows import positions
 from edge_behavior.errors import EdgebError
-from edge_behavior.resampling import units_text
+from edge_behavior.resampling import counted_units
 
 DROP_REASONS = {
     "duplicate": "exact duplicates",
@@ -91,8 +91,7 @@ def split_text(dataset: Dataset) -> str:
 def resampling_note(dataset: Dataset) -> str:
     """What intervals of measurements on the test part are over, in a few words."""
     table = dataset.events("test")
-    units = resampling(table, positions(table.target_starts, table.user_offsets[1:])).facts()
-    return f"{units['count']:,} {units_text(units)}"
+    return counted_units(resampling(table, positions(table.target_starts, table.user_offsets[1:])).facts())
 
 
 def _check_threshold(anchor: float) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.resampling import BLOCK_DAYS, FEWEST_BLOCKS, block_days, resampling
 from edge_behavior.data.windows import positions
-from edge_behavior.resampling import Resampling, units_text
+from edge_behavior.resampling import Resampling, counted_units, units_text
 from tests import helpers
 
 TABLE = helpers.event_table([["Video", "Bar"] * 30, ["Bar"] * 40, ["Café"] * 25, ["Video"] * 10])
@@ -89,6 +89,13 @@ def test_a_year_is_cut_into_weeks() -> None:
 )
 def test_words(facts: dict[str, object], text: str) -> None:
     assert units_text(facts) == text
+
+
+def test_numbers_of_units() -> None:
+    blocks = {"unit": "day_blocks", "days": 7}
+    assert counted_units({**blocks, "count": 26}) == "26 blocks of 7 days"
+    assert counted_units({**blocks, "count": 1}) == "1 block of 7 days"
+    assert counted_units({"unit": "users", "days": None, "count": 1200}) == "1,200 users"
 
 
 def test_some_of_the_windows() -> None:

@@ -200,7 +200,7 @@ class TestGroups:
         assert table.groups is not None
         assert [groups[u] for u in table.users] == [f"h{g}" for g in table.groups]
         assert "household" in describe(dataset)["split"]
-        assert describe(dataset)["resampling"] == "1 groups"
+        assert describe(dataset)["resampling"] == "1 group"
 
     def test_containers_agree(self, tmp_path: Path, write_csv: WriteCsv) -> None:
         log = self.grouped(write_csv, tmp_path / "log.csv", list("aabbccdd"))
