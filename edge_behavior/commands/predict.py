@@ -70,11 +70,9 @@ def predict_command(
 
     check_scoring(scoring)
     when = parse_time(at, "--at")
+    # Read before the model is: who gives no place means a bundle without, which the prediction checks.
+    events = read_history(history, places=place is not None)
     with open_predictor(bundle, threads) as predictor:
-        layout = predictor.manifest.layout
-        # Before the history is read: a place that is missing is missing whatever the file holds.
-        layout.place_of(place)
-        events = read_history(history, layout.places)
         prediction = predictor.predict(
             events,
             when,
