@@ -149,11 +149,11 @@ class Arms:
         if not self.backbone.exists():
             building = work / f"building-{recipe.seed}"
             shutil.rmtree(building, ignore_errors=True)
-            build_standin(recipe, dataset.candidates, self.train.places, building, building / "logs")
+            build_standin(recipe, dataset.candidates, dataset.places, building, building / "logs")
             shutil.rmtree(building / "logs", ignore_errors=True)
             building.rename(self.backbone)
         self.tokenizer = load_tokenizer(str(self.backbone))
-        self.encoder = encoder_for(self.tokenizer, recipe.layout.layout(), dataset.candidates)
+        self.encoder = encoder_for(self.tokenizer, recipe.layout.layout(dataset.has_places), dataset.candidates)
         # The windows are those of every seed.
         self.protocols = protocols("both", self.test, recipe.layout.history_length, choice)
         self.held_out = self._validation_rows()

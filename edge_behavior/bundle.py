@@ -348,8 +348,8 @@ def _check_items(items: list[Any], kind: type, where: str, name: str) -> None:
 
 
 def _check_layout(fields: dict[str, Any], where: str) -> None:
-    default = PromptLayout()
-    for name, expected in default.to_dict().items():
+    # What a layout with places writes: `places` is there only where it is false, and `from_dict` checks its value.
+    for name, expected in PromptLayout().to_dict().items():
         if name not in fields:
             raise EdgebError(f"{where}: manifest field 'layout.{name}' is missing", _DAMAGED_HINT)
         if type(fields[name]) is not type(expected):

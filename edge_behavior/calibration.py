@@ -27,7 +27,7 @@ COVERAGES = (0.8, 0.9, 0.95)
 PRECISIONS = (0.5, 0.7, 0.8, 0.9)
 BINS = 15
 # A threshold is told from at least so many windows and users beyond it; z of a one-sided 95 % bound.
-SUGGEST_WINDOWS, SUGGEST_USERS = 20, 5
+SUGGEST_WINDOWS, SUGGEST_UNITS = 20, 5
 _Z = 1.6448536269514722
 _SMALLEST, _LARGEST = 1e-3, 1e3
 _SAME_LEVEL = 1e-9
@@ -192,29 +192,29 @@ def likely_sets(probs: Floats, least: ArrayLike) -> Bools:
 
 
 def suggest_thresholds(
-    confidence: Floats, right: Bools, users: Ints, precisions: Sequence[float] = PRECISIONS
+    confidence: Floats, right: Bools, units: Ints, precisions: Sequence[float] = PRECISIONS
 ) -> dict[float, float | None]:
     """Least probability of the first candidate from which on it is right at least as often as wanted.
 
     "At least as often" is told by a one-sided 95 % lower bound of the precision of all windows from there on (Wilson's,
-    with as many windows as their spread between users is worth), from at least 20 windows of at least 5 users.
+    with as many windows as their spread between units is worth), from at least 20 windows of at least 5 units.
 
     Args:
         confidence: [n] probability of the first candidate.
         right: [n] whether it was the truth.
-        users: [n] user codes.
+        units: [n] what varies together, see `resampling`.
         precisions: The precisions wanted.
 
     Returns:
         Per precision the threshold; None where no threshold reaches it.
     """
     order = np.argsort(-confidence, kind="stable")
-    _, user = np.unique(users[order], return_inverse=True)
+    _, unit = np.unique(units[order], return_inverse=True)
     steps, hits = confidence[order], right[order].astype(np.float64)
     # Windows of equal probability are let in together.
     ends = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1 if len(steps) else np.empty(0, dtype=np.int64)
     ends = ends[ends >= SUGGEST_WINDOWS]
-    bounds = np.array([_lower_bound(hits[:end], user[:end]) for end in ends])
+    bounds = np.array([_lower_bound(hits[:end], unit[:end]) for end in ends])
     found: dict[float, float | None] = {}
     for wanted in precisions:
         reached = ends[bounds >= wanted] if len(ends) else ends
@@ -276,14 +276,14 @@ def measure(
     return found
 
 
-def _lower_bound(hits: Floats, user: Ints) -> float:
-    """One-sided 95 % lower bound of the share of hits; -inf from too few users."""
+def _lower_bound(hits: Floats, unit: Ints) -> float:
+    """One-sided 95 % lower bound of the share of hits; -inf from too few units."""
     n, p = len(hits), float(hits.mean())
-    away = np.bincount(user, hits - p)
-    if len(np.unique(user)) < SUGGEST_USERS:
+    away = np.bincount(unit, hits - p)
+    if len(np.unique(unit)) < SUGGEST_UNITS:
         return -math.inf
     spread = float((away**2).sum()) / n**2
-    # Windows of a user are alike: they count for as many as would vary so much if they were independent.
+    # Windows of a unit are alike: they count for as many as would vary so much if they were independent.
     worth = min(float(n), p * (1 - p) / spread) if spread > 0 else float(n)
     z2 = _Z**2 / worth
     return (p + z2 / 2 - _Z * math.sqrt(p * (1 - p) / worth + z2 / (4 * worth))) / (1 + z2)

@@ -74,7 +74,7 @@ class PromptEncoder:
         return self.segment(self.layout.answer(label)) + self.terminator_ids
 
     def prompt_ids(
-        self, history: Sequence[BehaviorEvent], when: datetime, place: str, format_index: int = 0
+        self, history: Sequence[BehaviorEvent], when: datetime, place: str | None, format_index: int = 0
     ) -> list[int]:
         """Ids of the whole prompt, static part first."""
         prompt = self.layout.prompt(history, when, place, self.candidates.labels, format_index)
@@ -84,7 +84,7 @@ class PromptEncoder:
         """Ids of one past event, the same wherever it stands."""
         return self._join(self.layout.line(event))
 
-    def frame_ids(self, when: datetime, place: str, format_index: int = 0) -> tuple[list[int], list[int]]:
+    def frame_ids(self, when: datetime, place: str | None, format_index: int = 0) -> tuple[list[int], list[int]]:
         """Ids between the static part and the history's lines, and ids after the lines (`PromptLayout.frame`)."""
         before, after = self.layout.frame(when, place, self.candidates.labels, format_index)
         return self._join(before), self._join(after)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from edge_behavior.candidates import ANCHOR_THRESHOLD, CandidateSet
 from edge_behavior.counters import COUNTERS, Counters, transition_counts
 from edge_behavior.data.dataset import Dataset, EventTable
+from edge_behavior.data.resampling import resampling
 from edge_behavior.data.windows import balanced_windows, natural_windows
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.habits import HabitCounter, HabitsConfig
@@ -43,11 +44,11 @@ class WindowChoice:
 def protocols(which: str, table: EventTable, history_length: int, choice: WindowChoice) -> list[Protocol]:
     """The windows of `natural`, `balanced` or `both`.
 
-    Natural: up to `per_user` windows of every user (0: all). Balanced: up to `per_behavior` of every behavior; one
-    that occurs less often gives what it has.
+    Natural: up to `per_user` windows of every user (0: all; see `natural_windows`). Balanced: up to `per_behavior` of
+    every behavior; one that occurs less often gives what it has.
 
     Raises:
-        EdgebError: unknown protocol, or no user with a full history.
+        EdgebError: unknown protocol, or no event with a full history.
     """
     if which not in (*PROTOCOLS, "both"):
         raise EdgebError(f"unknown protocol '{which}'", nearest(which, (*PROTOCOLS, "both")))
@@ -63,7 +64,7 @@ def protocols(which: str, table: EventTable, history_length: int, choice: Window
         found.append(Protocol("balanced", targets))
     if any(len(p.targets) == 0 for p in found):
         raise EdgebError(
-            f"no user in this part has more than {history_length} events", "import a longer log, or more users"
+            f"no event in this part has {history_length} events before it", "import a longer log, or more users"
         )
     return found
 
@@ -84,20 +85,25 @@ def evaluate_counters(
 
 
 def habit_log_probs(
-    table: EventTable, targets: Targets, prior: ArrayLike, config: HabitsConfig | None = None
+    table: EventTable,
+    targets: Targets,
+    prior: ArrayLike,
+    config: HabitsConfig | None = None,
+    places: bool = True,
 ) -> NDArray[np.float64]:
     """[n, B] log-probabilities of each user's habits at windows, after all of the user's events before the target.
 
     Args:
-        table: Events of whole users; each is replayed once.
+        table: Users from their first event on; each is replayed once.
         targets: Any order.
         prior: [B], as `HabitCounter` takes it.
         config: How to count.
+        places: Whether the bundle knows places, as `HabitCounter` takes it.
     """
     found = np.empty((len(targets), len(table.candidates)))
     users = table.user_of(targets)
     for user in np.unique(users):
-        counter = HabitCounter(prior, config)
+        counter = HabitCounter(prior, config, places)
         done = int(table.user_offsets[user])
         mine = np.flatnonzero(users == user)
         for row in mine[np.argsort(targets[mine], kind="stable")]:
@@ -187,5 +193,6 @@ def _metrics(
         truth=table.behavior[targets].astype(np.int64),
         users=table.user_of(targets),
         is_log_prob=is_log_prob,
+        resampling=resampling(table, targets),
     )
     return behavior_metrics(outcome, candidates.labels, candidates.groups(anchor=anchor_threshold))

@@ -1,7 +1,8 @@
 """Habits: a per-user counter over everything the user was seen to do, with decay and back-off.
 
 Four levels of context, narrowest first: place and hour, place, hour, everything. Each keeps decayed counts of what
-followed and falls back on the next wider one where it has seen little; the last resort is training's shares. Knows
+followed and falls back on the next wider one where it has seen little; the last resort is training's shares. Without
+places two levels are left, hour and everything: a level that repeats another would count its events twice. Knows
 nothing of models, prompts or how its distribution is mixed with a model's (see `fusion`).
 """
 
@@ -98,10 +99,11 @@ class HabitCounter:
         prior: [B] training events or shares per candidate (`CandidateSet.counts`); all zero for "unknown", which
             counts as even.
         config: How to count.
+        places: Whether places are known. Without, the two levels that name one stay empty.
     """
 
-    def __init__(self, prior: ArrayLike, config: HabitsConfig | None = None) -> None:
-        self.config = config or HabitsConfig()
+    def __init__(self, prior: ArrayLike, config: HabitsConfig | None = None, places: bool = True) -> None:
+        self.config, self.places = config or HabitsConfig(), places
         self._prior = _smoothed(np.asarray(prior, dtype=np.float64))
         self._rate = math.log(2) / self.config.half_life if self.config.half_life else 0.0
         self._events = 0
@@ -116,12 +118,12 @@ class HabitCounter:
         return self._events
 
     def observe(self, code: int, when: datetime, place: str) -> None:
-        """Count one event: four dictionary updates, however long the history is.
+        """Count one event: a dictionary update per level, however long the history is.
 
         Args:
             code: Index in the candidate set.
             when: Local time.
-            place: Compared as `events.clean_place` leaves it.
+            place: Compared as `events.clean_place` leaves it; not looked at without places.
 
         Raises:
             EdgebError: no such candidate.
@@ -170,19 +172,20 @@ class HabitCounter:
         }
 
     @classmethod
-    def from_dict(cls, values: object, prior: ArrayLike, where: str = "habits") -> HabitCounter:
+    def from_dict(cls, values: object, prior: ArrayLike, where: str = "habits", places: bool = True) -> HabitCounter:
         """Rebuild a counter from `to_dict`; it goes on exactly as the saved one would have.
 
         Args:
             values: What `to_dict` gave, read back from JSON.
             prior: As for the constructor, of the same candidate set.
             where: The file, for error messages.
+            places: As for the constructor.
 
         Raises:
-            EdgebError: damaged, or saved for a candidate set of another size.
+            EdgebError: damaged, or saved for a candidate set of another size or with places where there are none.
         """
         found = read_fields(values, ("config", "size", "events", "counts"), where)
-        counter = cls(prior, HabitsConfig.from_dict(found["config"], f"{where}.config"))
+        counter = cls(prior, HabitsConfig.from_dict(found["config"], f"{where}.config"), places)
         size, events = found["size"], found["events"]
         if size != len(counter):
             raise EdgebError(
@@ -194,12 +197,17 @@ class HabitCounter:
         counts = read_fields(found["counts"], LEVELS, f"{where}.counts")
         for level in LEVELS:
             counter._levels[level] = counter._read_level(counts[level], level, f"{where}.counts.{level}")
+            if not places and str in _CONTEXT_KINDS[level] and counter._levels[level]:
+                raise EdgebError(f"{where}.counts.{level} counts places, the bundle has none", _DAMAGED_HINT)
         return counter
 
     def _contexts(self, when: datetime, place: str) -> tuple[tuple[str, Context], ...]:
-        place = clean_place(place)
         hour = when.hour // self.config.hour_bucket
-        return ("all", ()), ("hour", (hour,)), ("place", (place,)), ("place_hour", (place, hour))
+        wide: tuple[tuple[str, Context], ...] = (("all", ()), ("hour", (hour,)))
+        if not self.places:
+            return wide
+        place = clean_place(place)
+        return *wide, ("place", (place,)), ("place_hour", (place, hour))
 
     def _read_level(self, rows: object, level: str, where: str) -> dict[Context, Counts]:
         held: dict[Context, Counts] = {}

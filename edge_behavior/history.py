@@ -91,22 +91,23 @@ class History:
         return notes
 
 
-def read_history(path: Path, user: str | None = None, fields: Sequence[str] = FIELDS) -> History:
+def read_history(path: Path, user: str | None = None, places: bool = True) -> History:
     """Read one user's events, oldest first.
 
     Args:
         path: CSV with a header, JSON lines or a JSON list of objects; see `records`.
         user: Whose events to take from a file of several users.
-        fields: Those that the file must have; without `place` there, the place is unknown.
+        places: Whether events have a place. Without, none is looked for and every event's is unknown.
 
     Raises:
         EdgebError: naming file and line, on a file that is none of these, a missing field, a bad time, several users
             and none of them asked for, events listed newest first or further back than a local clock goes. A header
             that nothing follows is a history without events.
     """
+    fields = [name for name in FIELDS if places or name != "place"]
     file = open_records(path, FIELDS)
     require_fields(path, file.names, fields, [f"a history has the fields {', '.join(fields)}"] * len(fields))
-    wanted = [*fields, USER] if file.optional or USER in file.names else list(fields)
+    wanted = [*fields, USER] if file.optional or USER in file.names else fields
     events: list[BehaviorEvent] = []
     lines: list[int] = []
     users: Counter[str] = Counter()

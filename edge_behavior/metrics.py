@@ -1,4 +1,4 @@
-"""The six metrics of the paper, ranks, and intervals over users.
+"""The six metrics of the paper, ranks, and intervals over users, groups or blocks of days.
 
 Works on arrays of scores; knows no model. Weighted precision is scikit-learn's `average="weighted"`: Eq. 5 as
 printed weighs by TP+FP, which reduces to accuracy (RECIPE).
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.candidates import GROUPS
+from edge_behavior.resampling import Resampling
 from edge_behavior.scoring import log_softmax
 
 SIX = ("weighted_precision", "weighted_recall", "overall", "head", "medium", "tail")
@@ -26,14 +27,21 @@ class Outcome:
     Attributes:
         scores: [n, B], higher is better; log-probabilities where `is_log_prob`.
         truth: [n] candidate codes.
-        users: [n] user codes, for intervals.
+        users: [n] user codes.
         is_log_prob: Whether `scores` are log-probabilities up to a constant per row.
+        resampling: What is drawn for intervals; None for users.
     """
 
     scores: NDArray[np.float64]
     truth: NDArray[np.int64]
     users: NDArray[np.int64]
     is_log_prob: bool = True
+    resampling: Resampling | None = None
+
+    @property
+    def units(self) -> Resampling:
+        """What is drawn for intervals."""
+        return Resampling(self.users) if self.resampling is None else self.resampling
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -54,11 +62,12 @@ def behavior_metrics(
 
     Args:
         groups: head, medium or tail per label.
-        resamples: Bootstrap resamples of users for the 95 % intervals; 0 leaves them out.
+        resamples: Bootstrap resamples of the outcome's units for the 95 % intervals; 0 leaves them out.
 
     Returns:
         The six metrics; `hit_at_3`, `hit_at_5`, `mrr`; `nll` in nats where scores are log-probabilities;
-        `interval` per metric; `per_behavior` rows; `windows`, `users`, `behaviors_measured`. A group without a
+        `interval` per metric and `resampled`, the units it is made of; `per_behavior` rows; `windows`, `users`,
+        `behaviors_measured`. A group without a
         test window has the value None.
     """
     truth, predicted = outcome.truth, outcome.predicted
@@ -83,7 +92,8 @@ def behavior_metrics(
         "behaviors_measured": int((support > 0).sum()),
     }
     if resamples:
-        result["interval"] = user_intervals(outcome, groups, resamples)
+        result["interval"] = unit_intervals(outcome, groups, resamples)
+        result["resampled"] = outcome.units.facts()
     result["per_behavior"] = [
         {
             "behavior": labels[i],
@@ -98,21 +108,21 @@ def behavior_metrics(
     return result
 
 
-def user_intervals(
+def unit_intervals(
     outcome: Outcome, groups: Sequence[str], resamples: int, seed: int = 0
 ) -> dict[str, list[float] | None]:
-    """95 % percentile bootstrap over users of weighted recall, overall, head, medium and tail.
+    """95 % percentile bootstrap over units of weighted recall, overall, head, medium and tail.
 
-    Windows of one user are not independent, so users are resampled, not windows.
+    Windows of one unit (a user, a group, a block of days) are not independent, so units are resampled, not windows.
     """
     size = len(groups)
-    _, user = np.unique(outcome.users, return_inverse=True)
-    n_users = int(user.max()) + 1 if len(user) else 0
-    flat = user * size + outcome.truth
-    support = np.bincount(flat, minlength=n_users * size).reshape(n_users, size).astype(np.float64)
+    _, unit = np.unique(outcome.units.codes, return_inverse=True)
+    n_units = int(unit.max()) + 1 if len(unit) else 0
+    flat = unit * size + outcome.truth
+    support = np.bincount(flat, minlength=n_units * size).reshape(n_units, size).astype(np.float64)
     right = outcome.predicted == outcome.truth
-    hits = np.bincount(flat[right], minlength=n_users * size).reshape(n_users, size).astype(np.float64)
-    weights = np.random.default_rng(seed).multinomial(n_users, np.full(n_users, 1 / n_users), size=resamples)
+    hits = np.bincount(flat[right], minlength=n_units * size).reshape(n_units, size).astype(np.float64)
+    weights = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)
     drawn_support, drawn_hits = weights @ support, weights @ hits
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = drawn_hits / drawn_support

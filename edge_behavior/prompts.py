@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.events import BehaviorEvent, clean_place
+from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent, clean_place
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 LAYOUTS = ("stream", "prefix", "instruct")
@@ -27,22 +27,24 @@ ROLE = (
 _INSTRUCT = (
     (
         "This user has done behaviors",
-        " in the previous. Day of the week, the hour, and the place of the next behavior are {context},"
+        " in the previous. {parts} of the next behavior are {context},"
         " respectively. Choose the answer from the following behavior candidate set: {candidates}. The answer is",
     ),
     (
         "The user's historical behavior information sequence is:",
-        ". Day of the week, the hour, and the place of the next behavior are {context}, respectively. Given the"
+        ". {parts} of the next behavior are {context}, respectively. Given the"
         " following behavior candidate set: {candidates}, recommend one intention for this user to do next."
         " The intent you recommend is",
     ),
     (
         "The behavior history of this user is:",
-        ". Day of the week, the hour, and the place of the next behavior are {context}, respectively. Recommend a"
+        ". {parts} of the next behavior are {context}, respectively. Recommend a"
         " next intention for this user to do from the following behavior candidate set: {candidates}."
         " The recommendation is",
     ),
 )
+# What the context of an instruct prompt consists of, with places and without.
+_PARTS = {True: "Day of the week, the hour, and the place", False: "Day of the week and the hour"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class PromptLayout:
         history_length: L, the number of past events a prediction sees.
         task: Part 1 of the prompt, the task definition.
         role: Part 2, the role-playing instruction.
+        places: Whether a context names its place. Without, no place is asked for and none is read from an event.
     """
 
     name: str = "stream"
@@ -76,6 +79,7 @@ class PromptLayout:
     history_length: int = 20
     task: str = TASK
     role: str = ROLE
+    places: bool = True
 
     def __post_init__(self) -> None:
         if self.name not in LAYOUTS:
@@ -84,18 +88,31 @@ class PromptLayout:
             raise EdgebError(f"history_length is {self.history_length}", "use at least 1; the paper uses 20")
         if self.name == "instruct" and not self.list_candidates:
             raise EdgebError("the instruct layout always lists its candidates", "use the prefix or stream layout")
+        if not isinstance(self.places, bool):
+            raise EdgebError(f"prompt layout has places {str(self.places)[:40]!r}", "use true or false")
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> PromptLayout:
-        """Rebuild a layout from `to_dict`'s result, refusing fields this version does not know."""
+        """Rebuild a layout from `to_dict`'s result, refusing fields this version does not know.
+
+        Raises:
+            EdgebError: an unknown field, or a value that no layout has.
+        """
         unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
         if unknown:
             raise EdgebError(f"prompt layout has the unknown field '{unknown[0]}'", "update edgeb")
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain fields, as the manifest carries them."""
-        return asdict(self)
+        """Plain fields, as the manifest carries them.
+
+        `places` is there only where it is false: a layout with places is what every reader expects, also one that
+        does not know the field.
+        """
+        fields = asdict(self)
+        if self.places:
+            del fields["places"]
+        return fields
 
     @property
     def terminator(self) -> str | None:
@@ -111,9 +128,25 @@ class PromptLayout:
         """The text that follows a prompt when `label` is the next behavior, without its terminator."""
         return f" {label}"
 
-    def context(self, when: datetime, place: str) -> str:
-        """The line that asks for a behavior in the stream layout: day, hour and place."""
-        return f"({DAYS[when.weekday()]} {when.hour}, {clean_place(place)},"
+    def place_of(self, place: str | None) -> str:
+        """The place that a caller gave as prompts and habits take it; `UNKNOWN_PLACE` where the layout has none.
+
+        Raises:
+            EdgebError: no place where the layout has one, or one where it has none.
+        """
+        if self.places:
+            if place is None:
+                raise EdgebError("no place was given, and the prompts of this model name one", "pass place (--place)")
+            return clean_place(place)
+        if place is not None:
+            raise EdgebError(
+                f"the place {place[:48]!r} was given to a model without places", "leave place (--place) out"
+            )
+        return UNKNOWN_PLACE
+
+    def context(self, when: datetime, place: str | None) -> str:
+        """The line that asks for a behavior in the stream layout: day, hour and, where the layout has it, place."""
+        return f"({DAYS[when.weekday()]} {when.hour}{self._where(place)},"
 
     def static(self, labels: Sequence[str]) -> tuple[str, ...]:
         """The part of the prompt that is the same for every prediction of a bundle."""
@@ -122,14 +155,14 @@ class PromptLayout:
             return (head,)
         if self.list_candidates:
             head += f"Candidates: {'; '.join(labels)}\n"
-        return (head + "History (day hour, place, behavior):\n",)
+        return (head + f"History (day hour, {'place, ' if self.places else ''}behavior):\n",)
 
     def line(self, event: BehaviorEvent) -> tuple[str, str, str]:
         """One past event: its context, its behavior, its end. The same three segments in every layout."""
         return self.context(event.time, event.place), self.answer(event.behavior), STREAM_TERMINATOR
 
     def frame(
-        self, when: datetime, place: str, labels: Sequence[str], format_index: int = 0
+        self, when: datetime, place: str | None, labels: Sequence[str], format_index: int = 0
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What stands between the static part and the history's lines, and what follows the lines.
 
@@ -140,20 +173,21 @@ class PromptLayout:
         if self.name == "stream":
             return (), (self.context(when, place),)
         if self.name == "prefix":
-            day, hour = DAYS[when.weekday()], when.hour
-            question = f"Day, hour and place of the next behavior: {day} {hour}, {clean_place(place)}.\nThe answer is"
-            return (), (question,)
+            parts = "Day, hour and place" if self.places else "Day and hour"
+            context = f"{DAYS[when.weekday()]} {when.hour}{self._where(place)}"
+            return (), (f"{parts} of the next behavior: {context}.\nThe answer is",)
         opening, rest = _INSTRUCT[format_index]
-        context = f"{DAYS[when.weekday()]}, {when.hour}, {clean_place(place)}"
+        context = f"{DAYS[when.weekday()]}, {when.hour}{self._where(place)}"
         # Not str.format: a label may hold braces.
-        rest = rest.replace("{context}", context).replace("{candidates}", ", ".join(labels))
+        rest = rest.replace("{parts}", _PARTS[self.places]).replace("{context}", context)
+        rest = rest.replace("{candidates}", ", ".join(labels))
         return (opening + "\n",), (rest,)
 
     def prompt(
         self,
         history: Sequence[BehaviorEvent],
         when: datetime,
-        place: str,
+        place: str | None,
         labels: Sequence[str],
         format_index: int = 0,
     ) -> Prompt:
@@ -161,6 +195,7 @@ class PromptLayout:
 
         Args:
             history: Oldest first; shorter than L, or empty, is fine.
+            place: Not looked at where the layout has no places; None only there.
             labels: The candidate labels, in candidate order.
             format_index: Which wording, for `instruct`.
         """
@@ -168,3 +203,7 @@ class PromptLayout:
         lines = tuple(segment for event in recent for segment in self.line(event))
         before, after = self.frame(when, place, labels, format_index)
         return Prompt(self.static(labels), (*before, *lines, *after))
+
+    def _where(self, place: str | None) -> str:
+        """The end of a context: a comma and the place, or nothing."""
+        return f", {self.place_of(place)}" if self.places else ""

@@ -55,10 +55,17 @@ class LayoutConfig(Section):
     history_length: int = Field(20, ge=1, description="L, past events a prediction sees")
     task: str = Field(TASK, description="Part 1 of the prompt")
     role: str = Field(ROLE, description="Part 2 of the prompt")
+    places: bool | None = Field(None, description="Name places in prompts; null: where the dataset has them")
 
-    def layout(self) -> PromptLayout:
-        """The layout these fields describe."""
-        return PromptLayout(**self.model_dump())
+    def layout(self, dataset_places: bool) -> PromptLayout:
+        """The layout these fields describe, for a dataset that has places or not.
+
+        Raises:
+            EdgebError: places are asked for, and the dataset has none.
+        """
+        if self.places and not dataset_places:
+            raise EdgebError("layout.places is true, but the dataset has no places", "set layout.places=null")
+        return PromptLayout(**{**self.model_dump(), "places": dataset_places if self.places is None else self.places})
 
 
 class LoraSettings(Section):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_behavior.candidates import GROUPS
 from edge_behavior.counters import COUNTERS
+from edge_behavior.resampling import counted_units
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -154,13 +155,32 @@ def protocol_caption(rows: Mapping[str, Protocols], protocol: str) -> str:
     measured = next((held[protocol] for held in rows.values() if protocol in held), None)
     if measured is None:
         return "no windows measured"
+    # Metrics of runs before there was a choice lack it: whole users.
+    resampled = measured.get("resampled", {"split": "users", "unit": "users"})
+    later = ", later than what was trained on" if resampled["split"] == "time" else ""
     parts = [
-        f"{measured['windows']:,} windows of {measured['users']:,} users",
+        f"{measured['windows']:,} windows of {counted(measured['users'], 'users')}{later}",
         f"{measured['behaviors_measured']} of {len(measured['per_behavior'])} behaviors occur",
     ]
     if measured.get("interval"):
-        parts.append("95 % intervals over users")
+        parts.append(f"95 % intervals over {units_counted(resampled)}")
     return "; ".join(parts)
+
+
+def units_counted(resampled: Mapping[str, Any]) -> str:
+    """What intervals are over: users, or so many groups or blocks of days.
+
+    Args:
+        resampled: As `Resampling.facts` gives them.
+    """
+    if resampled["unit"] == "users":
+        return "users"
+    return counted_units(resampled)
+
+
+def counted(count: int, things: str) -> str:
+    """A number of things, of which there may be one."""
+    return f"{count:,} {things.removesuffix('s') if count == 1 else things}"
 
 
 def results_table(rows: Mapping[str, Protocols], protocol: str) -> Table:
@@ -321,8 +341,8 @@ def calibration_lines(calibration: Mapping[str, Any], sources: Sequence[str]) ->
             f"in {_slashed(format(s['share'], '.0%') for s in spoken)} of windows",
         ]
     lines.append(
-        f"measured on {measured['windows']} {measured['split']} windows of {measured['users']} users, each by what the "
-        "others give"
+        f"measured on {measured['windows']} {measured['split']} windows of {_whose(measured)}, each by what the others "
+        "give"
     )
     return "\n".join(lines)
 
@@ -365,6 +385,13 @@ def calibration_table(measured: Mapping[str, Any], protocol: str) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _whose(measured: Mapping[str, Any]) -> str:
+    resampled = measured.get("resampled", {"unit": "users"})
+    if resampled["unit"] == "users":
+        return counted(measured["users"], "users")
+    return f"{counted(measured['users'], 'users')} in {units_counted(resampled)}"
 
 
 def _before_after(pair: Mapping[str, float]) -> str:

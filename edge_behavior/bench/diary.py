@@ -29,12 +29,12 @@ class Question:
     Attributes:
         history: Events before it, oldest first; the last one is what a session observes in this step.
         when: Time asked for.
-        place: Place asked for.
+        place: Place asked for; None where the bundle has no places.
     """
 
     history: list[BehaviorEvent]
     when: datetime
-    place: str
+    place: str | None
 
     @property
     def observed(self) -> BehaviorEvent:
@@ -62,10 +62,12 @@ class Diary:
     Attributes:
         events: Oldest first.
         length: L, events in the history of the first question.
+        places: Whether questions name a place.
     """
 
     events: list[BehaviorEvent]
     length: int
+    places: bool = True
 
     def __len__(self) -> int:
         return len(self.events) - self.length - 1
@@ -79,10 +81,10 @@ class Diary:
         """The i-th question, with a history of L events."""
         end = self.length + i + 1
         asked = self.events[end]
-        return Question(self.events[end - self.length : end], asked.time, asked.place)
+        return Question(self.events[end - self.length : end], asked.time, asked.place if self.places else None)
 
 
-def made_up(candidates: CandidateSet, length: int, questions: int, seed: int = 0) -> Diary:
+def made_up(candidates: CandidateSet, length: int, questions: int, seed: int = 0, places: bool = True) -> Diary:
     """A diary of made-up events: labels as frequent as in training, often the same one again."""
     rng = random.Random(seed)
     weights = [count + 1 for count in candidates.counts]
@@ -94,19 +96,19 @@ def made_up(candidates: CandidateSet, length: int, questions: int, seed: int = 0
             label = rng.choices(candidates.labels, weights)[0]
             place = rng.choice(_PLACES)
         events.append(BehaviorEvent(place, when, label))
-    return Diary(events, length)
+    return Diary(events, length, places)
 
 
-def from_file(path: Path, candidates: CandidateSet, length: int, questions: int) -> Diary:
+def from_file(path: Path, candidates: CandidateSet, length: int, questions: int, places: bool = True) -> Diary:
     """A diary read from a history file, repeated some weeks later as often as need be.
 
     Raises:
         EdgebError: the file cannot be read, or holds fewer than two events whose behaviors are candidates.
     """
-    events, _ = read_history(path).known(candidates)
+    events, _ = read_history(path, places=places).known(candidates)
     if len(events) < 2:
         raise EdgebError(f"{path} holds {len(events)} event(s)", "pass a history of at least 2 events")
-    return Diary(_repeated(events, length + questions + 1), length)
+    return Diary(_repeated(events, length + questions + 1), length, places)
 
 
 def _repeated(events: Sequence[BehaviorEvent], count: int) -> list[BehaviorEvent]:

@@ -100,7 +100,8 @@ class SessionScenario:
         for event in self._diary.opening:
             session.observe(event)
         last = self._diary.opening[-1]
-        session.predict(last.time, last.place, 1, self._scoring, source="model")
+        place = last.place if self._diary.places else None
+        session.predict(last.time, place, 1, self._scoring, source="model")
         return session
 
 

@@ -90,11 +90,11 @@ class Setup:
         self._bundle, self._options = bundle, options
         self._native: NativeModel | None = None
         self.manifest = manifest = read_manifest(bundle)
-        length = manifest.layout.history_length
+        length, places = manifest.layout.history_length, manifest.layout.places
         if options.history is None:
-            self.diary = made_up(manifest.candidates, length, options.rounds)
+            self.diary = made_up(manifest.candidates, length, options.rounds, places=places)
         else:
-            self.diary = from_file(options.history, manifest.candidates, length, options.rounds)
+            self.diary = from_file(options.history, manifest.candidates, length, options.rounds, places)
         with ExitStack() as stack:
             tokenizer = stack.enter_context(NativeModel(bundle, vocab_only=True))
             self.encoder = PromptEncoder(

@@ -19,7 +19,11 @@ app = typer.Typer(
 )
 
 Out = Annotated[Path, typer.Option("--out", help="Dataset folder to make.", show_default=False)]
-Seed = Annotated[int, typer.Option(help="Seed of the split of users into train, validation and test (8:1:1).")]
+Seed = Annotated[int, typer.Option(help="Seed of the split by users into train, validation and test (8:1:1).")]
+Split = Annotated[
+    str,
+    typer.Option(help="users: test on users not seen in training. time: on the last tenth of each user's events."),
+]
 MinEvents = Annotated[int, typer.Option(help="Skip users with fewer events; 21 gives one window of 20 plus a target.")]
 MemoryLimit = Annotated[
     str | None,
@@ -47,6 +51,12 @@ def import_command(
     time_column: Annotated[str | None, typer.Option(help="Column of the local time. Default: timestamp.")] = None,
     place_column: Annotated[str | None, typer.Option(help="Column of the place. Default: place.")] = None,
     behavior_column: Annotated[str | None, typer.Option(help="Column of the behavior. Default: behavior.")] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(help="Column of a user's group, like a household; its users share a part.", show_default=False),
+    ] = None,
+    no_place: Annotated[bool, typer.Option("--no-place", help="The log has no places: prompts have none.")] = False,
+    split: Split = "users",
     min_events: MinEvents = 21,
     cell_degrees: Annotated[float, typer.Option(help="tsmc2014: height and width of a place cell, degrees.")] = 0.03,
     merge_seconds: Annotated[
@@ -77,7 +87,7 @@ def import_command(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import a log: clean it, sort it, split it by user, count every dropped row.
+    """Import a log: clean it, sort it, split it by user or by time, count every dropped row.
 
     A generic log has the columns user_id, timestamp (ISO 8601, local time), place and behavior:
 
@@ -87,6 +97,10 @@ def import_command(
 
         edgeb data import log.csv --format csv --timezone Europe/Berlin --time-unit ms --out data/mine
 
+    One person's log, or one without places (docs/splits.md):
+
+        edgeb data import me.csv --format csv --split time --no-place --out data/me
+
     Two public data sets are read as they are published:
 
         edgeb data import dataset_TSMC2014_NYC.txt --format tsmc2014 --out data/nyc
@@ -94,14 +108,25 @@ def import_command(
         edgeb data import app_usage/ --format app-usage --out data/apps
     """
     from edge_behavior.data.importers import ColumnMap, import_log
+    from edge_behavior.errors import EdgebError
 
-    named = {"user": user_column, "time": time_column, "place": place_column, "behavior": behavior_column}
+    if no_place and place_column is not None:
+        raise EdgebError("--no-place and --place-column exclude each other", "pass one of them")
+    named = {
+        "user": user_column,
+        "time": time_column,
+        "place": place_column,
+        "behavior": behavior_column,
+        "group": group_column,
+    }
     given = {role: name for role, name in named.items() if name is not None}
     info = import_log(
         source,
         format,
         out,
         columns=ColumnMap(**given) if given else None,
+        places=not no_place,
+        split=split,
         seed=seed,
         min_events=min_events,
         cell_degrees=cell_degrees,
@@ -202,9 +227,8 @@ def _finish(info: dict[str, Any], out: Path, as_json: bool) -> None:
 
     console = open_console()
     console.print(import_tables(info))
-    console.print(
-        f"\n{len(info['candidates']['labels'])} behaviors, {info['place']['count']:,} places: {escape(str(out))}"
-    )
+    places = "no places" if info["place"]["kind"] == "none" else f"{info['place']['count']:,} places"
+    console.print(f"\n{len(info['candidates']['labels'])} behaviors, {places}: {escape(str(out))}")
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -47,9 +47,10 @@ def demo_command(
     from edge_behavior.workspace import recall
 
     bundle = bundle or recall("bundle")
-    past = read_history(history) if history is not None else None
     with open_predictor(bundle, threads) as predictor:
-        events = [] if past is None else known_events(past, predictor.manifest.candidates)[0]
+        manifest = predictor.manifest
+        past = None if history is None else read_history(history, places=manifest.layout.places)
+        events = [] if past is None else known_events(past, manifest.candidates)[0]
         server = DemoServer(Assistant(predictor, bundle.name, events), host, port)
         try:
             typer.echo(server.url)

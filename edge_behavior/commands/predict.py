@@ -13,7 +13,10 @@ def predict_command(
         Path, typer.Argument(help="Bundle made by `edgeb export`, or a run folder (slower).", show_default=False)
     ],
     at: Annotated[str, typer.Option(help="Local time to predict for, like 2012-05-01T18:00.", show_default=False)],
-    place: Annotated[str, typer.Option(help="Where the user is then.", show_default=False)],
+    place: Annotated[
+        str | None,
+        typer.Option(help="Where the user is then; not for a bundle without places.", show_default=False),
+    ] = None,
     history: Annotated[
         Path | None,
         typer.Option(help="CSV or JSON with timestamp, place, behavior; one user, oldest first.", show_default=False),
@@ -60,7 +63,8 @@ def predict_command(
 
     Only the candidate set is decoded, so an answer is always one of its labels. Candidates are evaluated until the top
     ones are proven; probabilities are then lower bounds that miss at most what is "not looked at". They are calibrated
-    where the bundle is; `edgeb inspect` names the precisions and coverages it knows.
+    where the bundle is; `edgeb inspect` names the precisions and coverages it knows. A bundle whose log had no places
+    takes no --place, and reads none from the history.
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home
 
@@ -84,7 +88,8 @@ def predict_command(
         what = "no history was named" if history is None else "both --history and --no-history"
         raise EdgebError(what, "pass --history FILE, or --no-history for a user of whom nothing is known")
     check_unknown(unknown)
-    past = None if history is None else read_history(history, user)
+    # Read before the model is: who gives no place means a bundle without, which the prediction checks.
+    past = None if history is None else read_history(history, user, places=place is not None)
     with open_predictor(bundle, threads) as predictor:
         events, skipped = ([], []) if past is None else known_events(past, predictor.manifest.candidates, unknown)
         asked_note(events, when)

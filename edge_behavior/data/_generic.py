@@ -1,4 +1,4 @@
-"""Generic logs: delimited text, JSON and Parquet with a user, a time, a place and a behavior per row.
+"""Generic logs: delimited text, JSON and Parquet with a user, a time, a place (or none) and a behavior per row.
 
 Knows column names and types; what the values mean is settled elsewhere.
 """
@@ -16,8 +16,9 @@ from edge_behavior.clock import AS_WRITTEN, Clock, parse_time
 from edge_behavior.data._engine import Engine, file_literal
 from edge_behavior.data._records import CELLS, read_into
 from edge_behavior.data._source import Source
+from edge_behavior.data._text import Where
 from edge_behavior.data._times import local_sql, settle_times, time_sql
-from edge_behavior.data._values import require_users
+from edge_behavior.data._values import require_groups, require_users
 from edge_behavior.errors import EdgebError
 from edge_behavior.records import open_records, require_fields
 
@@ -31,12 +32,28 @@ _NAMES = ("VARCHAR", "UUID", *_INTEGERS)
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """Names of the four columns of a generic log."""
+    """Names of the columns of a generic log.
+
+    Attributes:
+        place: None for a log without places.
+        group: Which group a user belongs to; None where users are not grouped.
+    """
 
     user: str = "user_id"
     time: str = "timestamp"
-    place: str = "place"
+    place: str | None = "place"
     behavior: str = "behavior"
+    group: str | None = None
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Column per role, of those that are looked for."""
+        return {role: name for role, name in asdict(self).items() if name is not None}
+
+    @property
+    def place_facts(self) -> dict[str, str]:
+        """How places are made, for dataset.json."""
+        return {"kind": "none" if self.place is None else "column"}
 
 
 def check_columns(columns: ColumnMap) -> None:
@@ -46,7 +63,7 @@ def check_columns(columns: ColumnMap) -> None:
         EdgebError: naming the column and both roles.
     """
     roles: dict[str, str] = {}
-    for role, name in asdict(columns).items():
+    for role, name in columns.named.items():
         if name in roles:
             first = roles[name]
             hint = f"--{first}-column and --{role}-column must differ"
@@ -62,21 +79,17 @@ def load_text(engine: Engine, path: Path, columns: ColumnMap, clock: Clock) -> S
     Raises:
         EdgebError: a column that is missing, a record that is broken or holds no text, a bad time, no user.
     """
-    file = open_records(path, list(asdict(columns).values()))
+    file = open_records(path, list(columns.named.values()))
     roles = _find(path, file.names, columns)
     wanted = list(roles.values())
-    read_into(
-        engine,
-        file,
-        wanted,
-        lambda relation: _create(engine, relation, dict(zip(roles, CELLS, strict=True)), time_sql("stamp", clock)),
-    )
+    cells = dict(zip(roles, CELLS[: len(roles)], strict=True))
+    read_into(engine, file, wanted, lambda relation: _create(engine, relation, cells, time_sql("stamp", clock)))
 
     def where(row: int) -> str:
         found = next(islice(file.records(wanted), row, None), None)
         return f"{path}:{found[0]}" if found else str(path)
 
-    return _finish(engine, Source((path,), where, {"kind": "column"}), columns, clock)
+    return _finish(engine, _source(path, where, columns), columns, clock)
 
 
 def load_parquet(engine: Engine, path: Path, columns: ColumnMap, clock: Clock) -> Source:
@@ -91,7 +104,7 @@ def load_parquet(engine: Engine, path: Path, columns: ColumnMap, clock: Clock) -
     except (duckdb.InvalidInputException, duckdb.IOException):
         raise EdgebError(f"{path} is not a Parquet file, or a truncated one", "pass its right --format") from None
     found = _find(path, list(types), columns)
-    for role in ("user", "place", "behavior"):
+    for role in (role for role in found if role != "time"):
         held = types[found[role]]
         if held not in _NAMES:
             raise EdgebError(f"{path}: column '{found[role]}' holds {held}", "store text or integers")
@@ -107,7 +120,7 @@ def load_parquet(engine: Engine, path: Path, columns: ColumnMap, clock: Clock) -
         _create(engine, relation, names, local, names["time"])
     else:
         _create(engine, relation, names, time_sql("stamp", clock))
-    return _finish(engine, Source((path,), lambda row: f"{path} row {row + 1}", {"kind": "column"}), columns, clock)
+    return _finish(engine, _source(path, lambda row: f"{path} row {row + 1}", columns), columns, clock)
 
 
 def _check_time_type(column: str, kind: str, clock: Clock) -> None:
@@ -133,8 +146,11 @@ def _identifier(name: str) -> str:
 
 def _find(path: Path, names: Sequence[str], columns: ColumnMap) -> dict[str, str]:
     """Check that each role's column is there, once."""
-    wanted: dict[str, str] = asdict(columns)
-    require_fields(path, names, list(wanted.values()), [f"name it with --{role}-column" for role in wanted])
+    wanted = columns.named
+    hints = [f"name it with --{role}-column" for role in wanted]
+    if "place" in wanted:
+        hints[list(wanted).index("place")] += ", or pass --no-place if the log has none"
+    require_fields(path, names, list(wanted.values()), hints)
     return wanted
 
 
@@ -147,12 +163,19 @@ def _create(engine: Engine, relation: str, columns: dict[str, str], time: str, m
         moment: The time column as it is stored, where it is no text.
     """
     taken = "" if moment is None else f", {moment} AS moment"
+    taken += f", trim(CAST({columns['group']} AS VARCHAR)) AS user_group" if "group" in columns else ""
+    kept = ", user_group" if "group" in columns else ""
+    place = columns.get("place", "NULL")
     engine.rows(
-        f"CREATE TABLE log AS SELECT user, time, CASE WHEN time IS NULL THEN stamp END AS odd, place, behavior "
+        f"CREATE TABLE log AS SELECT user, time, CASE WHEN time IS NULL THEN stamp END AS odd, place, behavior{kept} "
         f"FROM (SELECT *, {time} AS time FROM (SELECT trim(CAST({columns['user']} AS VARCHAR)) AS user, "
-        f"trim(CAST({columns['time']} AS VARCHAR)) AS stamp, CAST({columns['place']} AS VARCHAR) AS place, "
+        f"trim(CAST({columns['time']} AS VARCHAR)) AS stamp, CAST({place} AS VARCHAR) AS place, "
         f"CAST({columns['behavior']} AS VARCHAR) AS behavior{taken} FROM {relation}))"
     )
+
+
+def _source(path: Path, where: Where, columns: ColumnMap) -> Source:
+    return Source((path,), where, columns.place_facts, grouped=columns.group is not None)
 
 
 def _finish(engine: Engine, source: Source, columns: ColumnMap, clock: Clock) -> Source:
@@ -160,4 +183,6 @@ def _finish(engine: Engine, source: Source, columns: ColumnMap, clock: Clock) ->
         raise EdgebError(f"{source.files[0]} has no rows", "pass a log with one row per event")
     settle_times(engine, source.where, lambda text, where: parse_time(text, where, clock))
     require_users(engine, source.where, columns.user)
+    if columns.group is not None:
+        require_groups(engine, source.where, columns.group)
     return source

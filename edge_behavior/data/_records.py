@@ -21,7 +21,7 @@ from edge_behavior.records import RecordFile
 from edge_behavior.text_files import TextFile, readable
 
 # What a relation's columns are called, in the order of the fields wanted; at most as many are.
-CELLS = ("c0", "c1", "c2", "c3")
+CELLS = ("c0", "c1", "c2", "c3", "c4")
 _CHUNK, _OVERLAP = 1 << 24, 1 << 10
 _AS_TEXT = ("VARCHAR", "UBIGINT", "BIGINT", "NULL")
 

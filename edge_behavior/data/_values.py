@@ -1,4 +1,4 @@
-"""What a log's texts must not be: words for a missing value, and one user written in two ways.
+"""What a log's texts must not be: words for a missing value, one user written in two ways, or in two groups.
 
 Knows nothing of files; `where` names a row's line.
 """
@@ -61,6 +61,30 @@ def require_users(engine: Engine, where: Where, name: str) -> None:
         text, plain, first = twice[0]
         raise EdgebError(
             f"{where(first)}: {name} '{text}' is the number of {name} '{plain}'", "write the same user in one way"
+        )
+
+
+def require_groups(engine: Engine, where: Where, name: str) -> None:
+    """Refuse a log that does not say of each user which one group they belong to.
+
+    Raises:
+        EdgebError: naming the first line with an empty group, or with another group than the user's first line has.
+    """
+    first = engine.row("SELECT min(rowid) FROM log WHERE coalesce(user_group, '') = ''")[0]
+    if first is not None:
+        raise EdgebError(f"{where(first)}: the {name} is empty", "give every user a group; one alone is a group, too")
+    first = engine.row(
+        "SELECT min(log.rowid) FROM log JOIN (SELECT user, arg_min(user_group, rowid) AS own FROM log GROUP BY user) "
+        "AS firsts ON log.user = firsts.user WHERE user_group <> own"
+    )[0]
+    if first is not None:
+        user, other, own = engine.row(
+            "SELECT user, user_group, (SELECT arg_min(user_group, rowid) FROM log AS same WHERE same.user = log.user) "
+            f"FROM log WHERE rowid = {first}"
+        )
+        raise EdgebError(
+            f"{where(first)}: user '{user}' is in {name} '{other}' here and in '{own}' before",
+            "a user belongs to one group; correct the log",
         )
 
 

@@ -11,11 +11,12 @@ _RECENT = 1980
 _TELLING = 0.99  # of the events at places that come up again
 
 
-def warn(engine: Engine, duplicates: int) -> list[str]:
+def warn(engine: Engine, duplicates: int, placed: bool = True) -> list[str]:
     """One line for each thing that is odd.
 
     Args:
         duplicates: Rows that were dropped because an equal one is there.
+        placed: Whether events have places.
     """
     found = []
     if without_hours(engine):
@@ -24,7 +25,7 @@ def warn(engine: Engine, duplicates: int) -> list[str]:
     end = engine.row("SELECT max(time) FROM events")[0]
     if end is not None and end.year < _RECENT:
         found.append(f"the last event is of {end:%Y-%m-%d}: check --time-unit and the time column")
-    if _place_tells(engine):
+    if placed and _place_tells(engine):
         found.append(
             "a place has one behavior only, nearly always: the place gives the answer away. "
             "Use coarser places, or import without them (--no-place)"

@@ -1,7 +1,7 @@
 """From a DuckDB table of raw events to the files of a dataset folder.
 
-Codes texts, drops duplicates and repeats, skips users with too few events, splits by user, streams the sorted events
-to Parquet. Every row that does not arrive is counted.
+Codes texts, drops duplicates and repeats, skips users with too few events, splits by user or time, streams the sorted
+events to Parquet. Every row that does not arrive is counted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edge_behavior.candidates import CandidateSet, check_labels, same_looking
 from edge_behavior.data._engine import Engine
 from edge_behavior.data._source import Source
+from edge_behavior.data._split import Parts, split_time, split_users
 from edge_behavior.data._text import Where
 from edge_behavior.data._values import is_missing, missing_behaviors
 from edge_behavior.data._warnings import warn, without_hours
@@ -41,12 +42,14 @@ class Rules:
         merge_seconds: An event that repeats the user's previous behavior at the same place within so many seconds
             is dropped; 0 keeps all.
         missing: What to do with events that have no behavior: one of `_values.POLICIES`.
+        split: `users` or `time`, see `_split`.
     """
 
     seed: int
     min_events: int
     merge_seconds: int
     missing: str
+    split: str = "users"
 
 
 def write_dataset(
@@ -84,94 +87,87 @@ def write_dataset(
         _merge_repeats(engine, rules.merge_seconds)
         dropped["repeat"], kept_rows = _lost(engine, kept_rows)
 
-    step("splitting by user")
+    step(f"splitting by {rules.split}")
     users = engine.rows(
-        "SELECT code, text, n FROM users JOIN (SELECT user, count(*) AS n FROM events GROUP BY user) "
+        "SELECT code, text, n, text_group FROM users JOIN (SELECT user, count(*) AS n FROM events GROUP BY user) "
         "ON code = user ORDER BY text"
     )
     kept = [row for row in users if row[2] >= rules.min_events]
+    ids, groups = [row[1] for row in kept], [row[3] for row in kept]
+    counts = np.array([row[2] for row in kept], dtype=np.int64)
     try:
-        part = split_users(len(kept), rules, name)
+        if rules.split == "time":
+            parts = split_time(counts, name, rules.min_events)
+        else:
+            parts = split_users(counts, groups if source.grouped else ids, rules.seed, name, rules.min_events)
     except EdgebError as error:
         notes = [f"{dropped['duplicate']:,} rows were exact duplicates"] if dropped["duplicate"] else []
         notes += ["no time has an hour"] if without_hours(engine) else []
         raise EdgebError("; ".join([error.message, *notes]), error.hint) from None
-    counts = np.array([n for _, _, n in kept], dtype=np.int64)
+    codes = [row[0] for row in kept]
     dropped["short_user"] = kept_rows - int(counts.sum())
     total_users = engine.number("SELECT count(*) FROM users")
-    number = _number([code for code, _, _ in kept], total_users)
-    engine.table("kept", {"code": pa.array([code for code, _, _ in kept], pa.int64())})
+    number = _number(codes, total_users)
+    engine.table("kept", {"code": pa.array(codes, pa.int64()), "training": pa.array(parts.ends(0))})
     engine.rows("DELETE FROM events WHERE user NOT IN (SELECT code FROM kept)")
 
-    candidates, label_number = _candidates(engine, labels, number, part, name)
+    candidates, label_number = _candidates(engine, labels, rules.split, name)
     place_names, place_counts, place_number = _rank_places(engine, places)
-    warnings = warn(engine, dropped["duplicate"])
+    placed = source.place["kind"] != "none"
+    warnings = warn(engine, dropped["duplicate"], placed)
     step("sorting and writing")
-    content = _write_events(engine, out, number, part, label_number, place_number)
-    ids = [text for _, text, _ in kept]
+    content = _write_events(engine, out, number, parts, label_number, place_number)
+    if not placed:
+        # Every event's place is the same empty text, which is the name of no place.
+        place_names, place_counts = [], []
     content["users"] = digest_texts(ids)
     content["places"] = digest_texts(place_names)
+    columns: dict[str, Any] = {
+        "user": pa.array(range(len(kept)), pa.int32()),
+        "user_id": pa.array(ids, pa.string()),
+        "split": pa.array(parts.names(), pa.string()),
+        "events": counts,
+    }
+    if source.grouped:
+        content["groups"] = digest_texts(groups)
+        columns["group"] = pa.array(groups, pa.string())
+    pq.write_table(pa.table(columns), out / "users.parquet")
     pq.write_table(
         pa.table(
             {
-                "user": pa.array(range(len(kept)), pa.int32()),
-                "user_id": ids,
-                "split": [SPLITS[p] for p in part],
-                "events": counts,
+                "place": pa.array(range(len(place_names)), pa.int32()),
+                "name": pa.array(place_names, pa.string()),
+                "events": pa.array(place_counts, pa.int64()),
             }
         ),
-        out / "users.parquet",
-    )
-    pq.write_table(
-        pa.table({"place": pa.array(range(len(place_names)), pa.int32()), "name": place_names, "events": place_counts}),
         out / "places.parquet",
     )
     start, end = engine.row("SELECT min(time), max(time) FROM events")
     return {
         "rows": {"read": rows, "dropped": dropped},
-        "users": {"read": total_users, "skipped": total_users - len(kept), "kept": len(kept)},
+        "users": {
+            "read": total_users,
+            "skipped": total_users - len(kept),
+            "kept": len(kept),
+            **({"groups": len(set(groups))} if source.grouped else {}),
+        },
         "history_length": HISTORY_LENGTH,
-        "splits": {split: _part_counts(counts[part == i]) for i, split in enumerate(SPLITS)},
+        "splits": {split: parts.facts(i, HISTORY_LENGTH) for i, split in enumerate(SPLITS)},
         "span": {"start": start.isoformat(timespec="seconds"), "end": end.isoformat(timespec="seconds")},
         "events_per_user": {
             **{key: float(np.quantile(counts, q)) for key, q in _QUANTILES.items()},
             "mean": float(counts.mean()),
         },
-        "place": {**source.place, "count": len(place_names), "missing": missing_places},
+        "place": {**source.place, "count": len(place_names), **({"missing": missing_places} if placed else {})},
         "candidates": {"labels": list(candidates.labels), "counts": list(candidates.counts)},
         "content": content,
         "warnings": warnings,
     }
 
 
-def _part_counts(counts: NDArray[np.int64]) -> dict[str, int]:
-    windows = np.maximum(counts - HISTORY_LENGTH, 0)
-    return {"users": len(counts), "events": int(counts.sum()), "windows": int(windows.sum())}
-
-
 def _lost(engine: Engine, before: int) -> tuple[int, int]:
     after = engine.number("SELECT count(*) FROM events")
     return before - after, after
-
-
-def split_users(users: int, rules: Rules, name: str) -> NDArray[np.int64]:
-    """Which of SPLITS each of the users, sorted by id, goes to: 8:1:1, at least one each.
-
-    Raises:
-        EdgebError: no user has enough events, or fewer than three have.
-    """
-    if users < len(SPLITS):
-        few = "no user has" if users == 0 else f"only {users} user{'s have' if users > 1 else ' has'}"
-        raise EdgebError(
-            f"{name}: {few} at least {rules.min_events} events",
-            "the split needs three such users; pass a longer log, or lower --min-events",
-        )
-    held_out = max(1, round(users / 10))
-    order = np.random.default_rng(rules.seed).permutation(users)
-    part = np.zeros(users, dtype=np.int64)
-    part[order[users - 2 * held_out : users - held_out]] = 1
-    part[order[users - held_out :]] = 2
-    return part
 
 
 def _code_texts(engine: Engine, source: Source, missing: str) -> tuple[list[str], list[str], int, int]:
@@ -212,9 +208,10 @@ def _code_texts(engine: Engine, source: Source, missing: str) -> tuple[list[str]
                 "code": pa.array([codes[text] for text in mapping.values()], pa.int32()),
             },
         )
+    group = "any_value(user_group)" if source.grouped else "NULL"
     engine.rows(
-        "CREATE TABLE users AS SELECT text, CAST(row_number() OVER (ORDER BY text) - 1 AS INTEGER) AS code "
-        "FROM (SELECT DISTINCT user AS text FROM log)"
+        f"CREATE TABLE users AS SELECT user AS text, {group} AS text_group, "
+        "CAST(row_number() OVER (ORDER BY user) - 1 AS INTEGER) AS code FROM log GROUP BY user"
     )
     engine.rows(
         "CREATE TABLE coded AS SELECT users.code AS user, log.time AS time, place_names.code AS place, "
@@ -259,15 +256,18 @@ def _merge_repeats(engine: Engine, seconds: int) -> None:
     engine.rows("ALTER TABLE merged RENAME TO events")
 
 
-def _candidates(
-    engine: Engine, labels: list[str], number: NDArray[np.int32], part: NDArray[np.int64], name: str
-) -> tuple[CandidateSet, NDArray[np.int16]]:
+def _candidates(engine: Engine, labels: list[str], split: str, name: str) -> tuple[CandidateSet, NDArray[np.int16]]:
     """The candidate set of what was kept, and raw label code to candidate."""
     training, present = np.zeros(len(labels), np.int64), np.zeros(len(labels), bool)
-    for batch in engine.batches("SELECT user, behavior, count(*) AS n FROM events GROUP BY user, behavior"):
-        users, behaviors, n = (batch.column(i).to_numpy() for i in range(3))
+    # Numbering the events sorts them, which a split by users does not need.
+    numbered = "row_number() OVER (PARTITION BY user ORDER BY time, position)" if split == "time" else "1"
+    for batch in engine.batches(
+        "SELECT behavior, count(*) AS n, count(*) FILTER (nth <= training) AS training_n "
+        f"FROM (SELECT user, behavior, {numbered} AS nth FROM events) JOIN kept ON user = code GROUP BY behavior"
+    ):
+        behaviors, _, n = (batch.column(i).to_numpy() for i in range(3))
         present[behaviors] = True
-        np.add.at(training, behaviors, np.where(part[number[users]] == 0, n, 0))
+        training[behaviors] = n
     order = sorted(np.flatnonzero(present).tolist(), key=lambda code: (-training[code], labels[code]))
     try:
         candidates = CandidateSet(tuple(labels[c] for c in order), tuple(int(training[c]) for c in order))
@@ -294,13 +294,14 @@ def _write_events(
     engine: Engine,
     out: Path,
     user_number: NDArray[np.int32],
-    part: NDArray[np.int64],
+    kept: Parts,
     label_number: NDArray[np.int16],
     place_number: NDArray[np.int32],
 ) -> dict[str, Any]:
     """Stream the events, sorted by user, time and position, to their part's file; returns a digest per column."""
     event_file(out, "train").parent.mkdir()
     digests = {split: {column: hashlib.sha256() for column in EVENT_SCHEMA.names} for split in SPLITS}
+    written = np.zeros(len(kept.counts), dtype=np.int64)
     writers = [pq.ParquetWriter(event_file(out, split), EVENT_SCHEMA, compression="zstd") for split in SPLITS]
     try:
         for batch in engine.batches(
@@ -314,7 +315,7 @@ def _write_events(
                 place_number[batch.column(2).to_numpy()],
                 label_number[batch.column(3).to_numpy()],
             ]
-            parts = part[users]
+            parts = kept.of(users, _ranks(users, written))
             for i, split in enumerate(SPLITS):
                 mask = parts == i
                 if not mask.any():
@@ -328,3 +329,12 @@ def _write_events(
         for writer in writers:
             writer.close()
     return {split: {column: d.hexdigest() for column, d in columns.items()} for split, columns in digests.items()}
+
+
+def _ranks(users: NDArray[np.int32], written: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of events among their user's, of a batch of the sorted events; counts the batch in `written` [U]."""
+    starts = np.flatnonzero(np.append(True, users[1:] != users[:-1]))
+    sizes = np.diff(np.append(starts, len(users)))
+    ranks = np.arange(len(users)) - np.repeat(starts - written[users[starts]], sizes)
+    written[users[starts]] += sizes
+    return np.asarray(ranks, dtype=np.int64)

@@ -2,9 +2,12 @@
 
     events/{train,validation,test}.parquet   user int32, time timestamp[s], place int32, behavior int16; sorted
                                              (Parquet knows no seconds and keeps them as milliseconds)
-    users.parquet                            user, user_id, split, events
-    places.parquet                           place, name, events
+    users.parquet                            user, user_id, split, events; group where users are grouped
+    places.parquet                           place, name, events; no rows where the log has no places
     dataset.json                             source, options, counts, candidate set
+
+In a dataset that was split by time every user has events in all three parts, and `split` in users.parquet is null. A
+part's file holds its own events only; `Dataset.events` puts those of the parts before in front, as history.
 
 Reads and describes the format; importers write it. Knows nothing of prompts or models.
 """
@@ -26,9 +29,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.events import BehaviorEvent
+from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent
 
-SCHEMA_VERSION = 1
+# 2: split by time, groups or no places. A dataset with none of them is written as 1, which is what it is.
+SCHEMA_VERSION = 2
 SPLITS = ("train", "validation", "test")
 HISTORY_LENGTH = 20
 INFO_FILE = "dataset.json"
@@ -60,6 +64,9 @@ class EventTable:
         places: Place names.
         candidates: The dataset's candidate set.
         users: int32 [U], the dataset-wide number of each user (users.parquet); 0 … U-1 when not given.
+        first_targets: int64 [U], in a part of a dataset that was split by time: position of each user's first event of
+            this part; those before it are history only. None where a user's events are all in one part.
+        groups: int32 [U], number of each user's group; None where users are not grouped.
     """
 
     user_offsets: NDArray[np.int64]
@@ -69,6 +76,8 @@ class EventTable:
     places: list[str]
     candidates: CandidateSet
     users: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    first_targets: NDArray[np.int64] | None = None
+    groups: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         if len(self.users) != len(self.user_offsets) - 1:
@@ -76,6 +85,11 @@ class EventTable:
 
     def __len__(self) -> int:
         return len(self.time)
+
+    @property
+    def target_starts(self) -> NDArray[np.int64]:
+        """int64 [U], position of each user's first event that may be a target."""
+        return self.user_offsets[:-1] if self.first_targets is None else self.first_targets
 
     def event(self, index: int) -> BehaviorEvent:
         """The event at a position."""
@@ -147,12 +161,38 @@ class Dataset:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
+    def split(self) -> str:
+        """How the parts were made: by `users`, or by `time` within every user."""
+        # Datasets of version 1 know but one way.
+        return str(self.info["options"].get("split", "users"))
+
+    @property
+    def has_places(self) -> bool:
+        """Whether events have a place; without, every event's is `UNKNOWN_PLACE`."""
+        return bool(self.info["place"]["kind"] != "none")
+
+    @property
+    def groups(self) -> NDArray[np.int32] | None:
+        """int32 [users], number of each user's group; None where users are not grouped."""
+        names = self.group_names
+        return np.unique(np.array(names, dtype=object), return_inverse=True)[1].astype(np.int32) if names else None
+
+    @property
+    def group_names(self) -> list[str]:
+        """The group of every user, in the order of their numbers; empty where users are not grouped."""
+        if self.info["options"].get("group_column") is None:
+            return []
+        return [str(name) for name in _read(self.path / "users.parquet", ["group"]).column("group").to_pylist()]
+
+    @property
     def places(self) -> list[str]:
-        """Place names, in the order of their numbers."""
+        """Place names, in the order of their numbers; none where events have no place."""
         return [str(name) for name in _read(self.path / "places.parquet", ["name"]).column("name").to_pylist()]
 
     def events(self, split: str) -> EventTable:
         """Load a part into memory: 16 bytes per event.
+
+        Where the dataset was split by time, the parts before it come along, as history of its targets.
 
         Args:
             split: `train`, `validation` or `test`.
@@ -162,24 +202,41 @@ class Dataset:
         """
         if split not in SPLITS:
             raise EdgebError(f"unknown split '{split}'", nearest(split, SPLITS))
-        file = event_file(self.path, split)
-        codes, starts = _runs(_column(file, "user"))
-        table = EventTable(
+        places = self.places if self.has_places else [UNKNOWN_PLACE]
+        by_time = self.split == "time"
+        wanted = SPLITS[: SPLITS.index(split) + 1] if by_time else (split,)
+        columns: dict[str, list[NDArray[Any]]] = {name: [] for name in EVENT_SCHEMA.names}
+        for part in wanted:
+            file = event_file(self.path, part)
+            for name, held in columns.items():
+                held.append(_column(file, name))
+            for name, limit in (("behavior", len(self.candidates)), ("place", len(places))):
+                values = columns[name][-1]
+                if len(values) and not (values.min() >= 0 and values.max() < limit):
+                    raise EdgebError(f"{file} holds a {name} number outside 0…{limit - 1}", "import the log again")
+        own = len(columns["user"][-1])
+        if len(wanted) == 1:
+            user, time, place, behavior = (held[0] for held in columns.values())
+            is_own = None
+        else:
+            joined = [np.concatenate(held) for held in columns.values()]
+            # Stable: a user's parts stay in the order in which they were read, which is that of time.
+            order = np.argsort(joined[0], kind="stable")
+            user, time, place, behavior = (values[order] for values in joined)
+            is_own = order >= len(order) - own
+        codes, starts = _runs(user)
+        groups = self.groups
+        return EventTable(
             user_offsets=starts,
-            time=_column(file, "time").astype("datetime64[s]", copy=False),
-            place=_column(file, "place").astype(np.int32, copy=False),
-            behavior=_column(file, "behavior").astype(np.int32),
-            places=self.places,
+            time=time.astype("datetime64[s]", copy=False),
+            place=place.astype(np.int32, copy=False),
+            behavior=behavior.astype(np.int32),
+            places=places,
             candidates=self.candidates,
             users=codes.astype(np.int32, copy=False),
+            first_targets=_first_targets(starts, is_own) if by_time else None,
+            groups=None if groups is None else groups[codes],
         )
-        for name, values, limit in (
-            ("behavior", table.behavior, len(self.candidates)),
-            ("place", table.place, len(table.places)),
-        ):
-            if len(values) and not (values.min() >= 0 and values.max() < limit):
-                raise EdgebError(f"{file} holds a {name} number outside 0…{limit - 1}", "import the log again")
-        return table
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -227,6 +284,14 @@ def _damaged(file: Path, error: Exception) -> EdgebError:
 
 def _column(file: Path, name: str) -> NDArray[Any]:
     return np.asarray(_read(file, [name]).column(name).to_numpy())
+
+
+def _first_targets(starts: NDArray[np.int64], is_own: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    """[U] where each user's own events begin, which come last; `is_own` is None where all are."""
+    if is_own is None:
+        return starts[:-1]
+    total = np.concatenate([[0], np.cumsum(is_own)])
+    return np.asarray(starts[1:] - (total[starts[1:]] - total[starts[:-1]]), dtype=np.int64)
 
 
 def _runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -1,6 +1,6 @@
 """What a dataset looks like: numbers for machines, a table for people, a plot of the label frequencies.
 
-Reads dataset.json only. Never prints; the command does.
+Reads dataset.json, and the test part for what intervals are over. Never prints; the command does.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from rich.text import Text
 
 from edge_behavior.candidates import ANCHOR_THRESHOLD, GROUPS, HEAD_THRESHOLD, CandidateSet
 from edge_behavior.data.dataset import SPLITS, Dataset
+from edge_behavior.data.resampling import resampling
+from edge_behavior.data.windows import positions
 from edge_behavior.errors import EdgebError
 from edge_behavior.files import new_file
+from edge_behavior.resampling import counted_units
 
 DROP_REASONS = {
     "missing": "no behavior, or a word for none",
@@ -53,6 +56,8 @@ def describe(dataset: Dataset, anchor: float = ANCHOR_THRESHOLD) -> dict[str, An
         "fingerprint": dataset.fingerprint,
         "source": info["source"],
         "options": info["options"],
+        "split": split_text(dataset),
+        "resampling": resampling_note(dataset),
         "rows": info["rows"],
         "users": info["users"],
         "splits": info["splits"],
@@ -76,6 +81,20 @@ def describe(dataset: Dataset, anchor: float = ANCHOR_THRESHOLD) -> dict[str, An
             for label, count, share, group in zip(candidates.labels, candidates.counts, shares, names, strict=True)
         ],
     }
+
+
+def split_text(dataset: Dataset) -> str:
+    """How the parts were made, in a few words."""
+    if dataset.split == "time":
+        return "by time: each user's last two tenths of events are validation and test"
+    column = dataset.info["options"].get("group_column")
+    return "by users" if column is None else f"by users, everyone of one {column} in one part"
+
+
+def resampling_note(dataset: Dataset) -> str:
+    """What intervals of measurements on the test part are over, in a few words."""
+    table = dataset.events("test")
+    return counted_units(resampling(table, positions(table.target_starts, table.user_offsets[1:])).facts())
 
 
 def _check_threshold(anchor: float) -> None:
@@ -122,7 +141,9 @@ def tables(description: dict[str, Any], top: int = 40) -> Group:
         f"median {per_user['median']:,.0f}, 10-90 %: {per_user['p10']:,.0f}-{per_user['p90']:,.0f}, "
         f"min {per_user['min']:,.0f}, max {per_user['max']:,.0f}",
     )
-    facts.add_row("places", f"{place['count']:,} ({place['kind']})")
+    facts.add_row("places", "none" if place["kind"] == "none" else f"{place['count']:,} ({place['kind']})")
+    facts.add_row("split", escape(description["split"]))
+    facts.add_row("intervals over", f"{description['resampling']} of the test part")
     for group, held in description["groups"].items():
         facts.add_row(group, f"{held['behaviors']} behaviors, {held['share']:.1%} of training events")
     return Group(facts, Text(), import_tables(description), Text(), _behaviors(description, top))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from edge_behavior.data._arrival import arrive, released
 from edge_behavior.data._engine import Engine, check_memory_limit, check_work_folder, printable, user_errors
 from edge_behavior.data._generic import ColumnMap, check_columns, load_parquet, load_text
 from edge_behavior.data._source import Source
+from edge_behavior.data._split import SPLIT_KINDS
 from edge_behavior.data._tsmc import load_tsmc
 from edge_behavior.data._values import check_policy
 from edge_behavior.data._write import Rules, write_dataset
-from edge_behavior.data.dataset import INFO_FILE, SCHEMA_VERSION
+from edge_behavior.data.dataset import INFO_FILE, SCHEMA_VERSION, SPLITS
 from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.events import clean_place
 from edge_behavior.files import new_folder, put_folder, write_file
 from edge_behavior.terminal import open_console
 
@@ -47,6 +49,8 @@ def import_log(
     out: Path,
     *,
     columns: ColumnMap | None = None,
+    places: bool = True,
+    split: str = "users",
     seed: int = 0,
     min_events: int = 21,
     cell_degrees: float = 0.03,
@@ -66,8 +70,11 @@ def import_log(
             lines or a JSON list.
         out: The folder to make.
         columns: Column names of a generic log.
-        seed: Of the split by user.
-        min_events: Users with fewer events are counted and skipped; at least 2.
+        places: Whether events have a place. Without, none is looked for.
+        split: `users`: 8:1:1 of the users, or of their groups. `time`: the last two tenths of every user's events are
+            validation and test.
+        seed: Of the split by users.
+        min_events: Users with fewer events are counted and skipped; at least 2, and 3 where the split is by time.
         cell_degrees: Size of a place cell, for `tsmc2014`.
         merge_seconds: Drop an event that repeats the user's previous behavior and place within so many seconds.
             None: 60 for `app-usage`, whose rows are network requests, else 0.
@@ -90,17 +97,24 @@ def import_log(
         check_numbers(seed, min_events, memory_limit, cell_degrees, merge_seconds)
         clock = _check_generic(format, columns, timezone, time_unit)
         check_policy(missing)
+        _check_split(split, min_events)
         check_output(out, force)
         check_work_folder(out.absolute())
     mapped = columns or ColumnMap()
+    if not places:
+        mapped = replace(mapped, place=None)
     if merge_seconds is None:
         merge_seconds = APP_USAGE_MERGE_SECONDS if format == "app-usage" else 0
     options: dict[str, Any] = {
         "seed": seed, "min_events": min_events, "merge_seconds": merge_seconds, "missing": missing
     }  # fmt: skip
     if format in _GENERIC:
-        options |= {"columns": asdict(mapped), "timezone": timezone, "time_unit": time_unit}
-    rules = Rules(seed, min_events, merge_seconds, missing)
+        options |= {"columns": mapped.named, "timezone": timezone, "time_unit": time_unit}
+    if split != "users":
+        options["split"] = split
+    if mapped.group is not None:
+        options["group_column"] = mapped.group
+    rules = Rules(seed, min_events, merge_seconds, missing, split)
     with user_errors(f"importing {printable(source)}"), new_folder(out) as scratch, _steps() as step:
         made, work = scratch / "dataset", scratch / "work"
         made.mkdir()
@@ -109,11 +123,14 @@ def import_log(
         step(f"reading {printable(source)}")
         with log.named(), Engine(work, memory_limit) as engine:
             loaded = _load(engine, log.path, format, mapped, clock, cell_degrees)
+            if not places and format not in _GENERIC:
+                loaded = _without_places(engine, loaded)
             content = write_dataset(engine, loaded, rules, made, step)
         step("hashing the source")
         name = source.resolve().name if source.is_file() or source.is_dir() else source.name
         info = {
-            "schema_version": SCHEMA_VERSION,
+            # What version 1 cannot say is kept from readers that know no more.
+            "schema_version": SCHEMA_VERSION if split != "users" or mapped.group is not None or not places else 1,
             "source": {
                 "name": source_name or printable(Path(name)),
                 "format": format,
@@ -191,6 +208,22 @@ def check_numbers(
         raise EdgebError(
             f"merge_seconds is {merge_seconds}", f"use 0, which keeps repeats, to {MAX_MERGE_SECONDS} (a year)"
         )
+
+
+def _check_split(split: str, min_events: int) -> None:
+    if split not in SPLIT_KINDS:
+        raise EdgebError(f"unknown split '{split}'", nearest(split, SPLIT_KINDS))
+    if split == "time" and min_events < len(SPLITS):
+        raise EdgebError(
+            f"min_events is {min_events}, and a split by time gives every user events in {len(SPLITS)} parts",
+            f"use at least {len(SPLITS)}",
+        )
+
+
+def _without_places(engine: Engine, source: Source) -> Source:
+    engine.rows("ALTER TABLE log DROP COLUMN place")
+    engine.rows("ALTER TABLE log ADD COLUMN place VARCHAR")
+    return replace(source, place={"kind": "none"}, place_name=clean_place)
 
 
 def _load(engine: Engine, source: Path, format: str, columns: ColumnMap, clock: Clock, cell_degrees: float) -> Source:

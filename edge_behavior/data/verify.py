@@ -46,6 +46,8 @@ def verify(dataset: Dataset, advance: Callable[[int], None] = lambda events: Non
                 raise _changed(f"{file}, column {name},")
     if digest_texts(dataset.places) != content["places"]:
         raise _changed(f"{dataset.path / 'places.parquet'}")
+    if "groups" in content and digest_texts(dataset.group_names) != content["groups"]:
+        raise _changed(f"{dataset.path / 'users.parquet'}, column group,")
 
 
 _HINT = "import the log again"

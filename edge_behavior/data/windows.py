@@ -1,4 +1,4 @@
-"""Windows: a target event and the events of the same user before it.
+"""Windows: a target event of a part and the events of the same user before it, in whatever part they are.
 
 A window is its target's index in an `EventTable`; the history follows from it. All choices are deterministic by
 seed, vectorized, and returned sorted.
@@ -12,18 +12,26 @@ from numpy.typing import NDArray
 from edge_behavior.data.dataset import HISTORY_LENGTH, EventTable
 from edge_behavior.errors import EdgebError
 
+# One person's log is measured on as many windows as a split by users takes of so many test users.
+FEW_USERS = 10
+
 
 def eligible(table: EventTable, history_length: int = HISTORY_LENGTH) -> NDArray[np.int64]:
-    """Every event that has a full history: the targets [W], ascending."""
+    """Every event of the table's part that has a full history: the targets [W], ascending."""
     _at_least_zero("history_length", history_length)
     sizes = np.diff(table.user_offsets)
     mask = np.ones(len(table), dtype=bool)
     # The first events of each user, found as positions so that memory is one byte per event.
-    heads = np.minimum(sizes, history_length)
-    starts = np.repeat(table.user_offsets[:-1], heads)
-    within = np.arange(int(heads.sum())) - np.repeat(np.cumsum(heads) - heads, heads)
-    mask[starts + within] = False
+    heads = np.minimum(sizes, np.maximum(history_length, table.target_starts - table.user_offsets[:-1]))
+    mask[positions(table.user_offsets[:-1], table.user_offsets[:-1] + heads)] = False
     return np.flatnonzero(mask).astype(np.int64, copy=False)
+
+
+def positions(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All positions from each start to its stop, which is left out, span after span."""
+    sizes = stops - starts
+    within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.asarray(np.repeat(starts, sizes) + within, dtype=np.int64)
 
 
 def natural_windows(
@@ -36,7 +44,8 @@ def natural_windows(
     """Targets as they occur: all eligible ones, or a random choice of them.
 
     Args:
-        per_user: At most so many of each user, chosen without replacement.
+        per_user: At most so many of each user, chosen without replacement. Of fewer than `FEW_USERS` in a dataset that
+            was split by time, as many more as make up for those that are not there.
         limit: At most so many in all, chosen after `per_user`.
         seed: Of the choices.
     """
@@ -47,6 +56,8 @@ def natural_windows(
         users = table.user_of(targets)
         order = np.lexsort((rng.random(len(targets)), users))
         counts = np.bincount(users, minlength=len(table.user_offsets) - 1)
+        if table.first_targets is not None:
+            per_user = max(per_user, -(-FEW_USERS * per_user // max(1, int((counts > 0).sum()))))
         rank = np.arange(len(targets)) - np.repeat(np.cumsum(counts) - counts, counts)
         targets = targets[order[rank < per_user]]
     if limit is not None:

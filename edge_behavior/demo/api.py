@@ -62,7 +62,7 @@ POST: Mapping[str, Endpoint] = {
     "api/predict": Endpoint(
         {
             "when": (str,),
-            "place": (str,),
+            "place": (str, type(None)),
             "threshold": (float,),
             "precision": (float, type(None)),
             "coverage": (float, type(None)),
@@ -71,7 +71,7 @@ POST: Mapping[str, Endpoint] = {
         },
         _predict,
     ),
-    "api/events": Endpoint({"behavior": (str,), "place": (str,), "when": (str,), "accepted": (bool,)}, _add),
+    "api/events": Endpoint({"behavior": (str,), "place": (str, type(None)), "when": (str,), "accepted": (bool,)}, _add),
     "api/dismiss": Endpoint({"behavior": (str,)}, _dismiss),
     "api/restore": Endpoint({}, _then_state(Assistant.restore)),
     "api/undo": Endpoint({}, _then_state(Assistant.undo)),

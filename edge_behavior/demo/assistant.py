@@ -15,7 +15,7 @@ from typing import Any
 
 from edge_behavior.bundle import Manifest
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent, clean_place
+from edge_behavior.events import BehaviorEvent
 from edge_behavior.fusion import SOURCES
 from edge_behavior.runtime.engine import calibrations_of
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior
@@ -50,7 +50,7 @@ class Ask:
 
     Attributes:
         when: Local time, before the last event by what a clock may go back.
-        place: Where the user is then.
+        place: Where the user is then; None for a bundle without places.
         threshold: Suggest candidates of at least this probability; not used together with `precision`.
         precision: Suggest the first candidate where suggestions are right this often, see docs/calibration.md.
         coverage: Also name the likely set.
@@ -59,7 +59,7 @@ class Ask:
     """
 
     when: datetime
-    place: str
+    place: str | None
     threshold: float = 0.0
     precision: float | None = None
     coverage: float | None = None
@@ -116,6 +116,7 @@ class Assistant:
             "quantization": manifest.quantization,
             "base_model": manifest.base_model.get("name"),
             "history_length": manifest.layout.history_length,
+            "places": manifest.layout.places,
             "sources": sources,
             "source": "model" if manifest.habits is None else manifest.habits["default"],
             "step_minutes": STEP.seconds // 60,
@@ -124,7 +125,8 @@ class Assistant:
     def state(self) -> dict[str, Any]:
         """The timeline, what was dismissed since its last event, and where and when the user is now.
 
-        `earlier` events are not listed, `begun` are those that starting over goes back to.
+        `earlier` events are not listed, `begun` are those that starting over goes back to. Where the bundle has no
+        places, `place` and that of events are null, and `places` is empty.
         """
         with self._lock:
             shown = self._entries[-LISTED:]
@@ -133,7 +135,7 @@ class Assistant:
                 "events": [
                     {
                         "time": entry.event.time.isoformat(timespec="seconds"),
-                        "place": entry.event.place,
+                        "place": self._asked(entry.event.place),
                         "behavior": entry.event.behavior,
                         "origin": entry.origin,
                     }
@@ -144,7 +146,7 @@ class Assistant:
                 "begun": len(self._begin),
                 "places": self._places(),
                 "now": _after(last).isoformat(timespec="minutes"),
-                "place": last.place if last else PLACES[0],
+                "place": self._asked(last.place if last else PLACES[0]),
             }
 
     def predict(self, ask: Ask) -> dict[str, Any]:
@@ -185,18 +187,19 @@ class Assistant:
                 "window": len(self._session.events),
             }
 
-    def add(self, behavior: str, place: str, when: datetime, accepted: bool) -> None:
+    def add(self, behavior: str, place: str | None, when: datetime, accepted: bool) -> None:
         """Append what the user did; what was dismissed may be suggested again.
 
         Raises:
-            EdgebError: not a candidate, too long before the last event, or too many events; nothing is changed.
+            EdgebError: not a candidate, a place missing or too many, too long before the last event, or too many
+                events; nothing is changed.
         """
         with self._lock:
             _check_room(len(self._entries) + 1)
             if not behavior.strip():
                 raise EdgebError("no behavior was given", "choose one of the candidates")
-            candidates = self._predictor.manifest.candidates
-            event = candidates.named(BehaviorEvent(clean_place(place), when, behavior))
+            manifest = self._predictor.manifest
+            event = manifest.candidates.named(BehaviorEvent(manifest.layout.place_of(place), when, behavior))
             self._session.observe(event)
             self._entries.append(Entry(event, "accepted" if accepted else "added"))
             self._dismissed.clear()
@@ -249,7 +252,7 @@ class Assistant:
                 # Each at most twice: the first candidate all day long would be no day.
                 drawn = Counter(entry.event.behavior for entry in self._entries)
                 top_k = min(2 * SHOWN, len(self._predictor.manifest.candidates))
-                ranked = self._session.predict(when, place, top_k=top_k).ranked
+                ranked = self._session.predict(when, self._asked(place), top_k=top_k).ranked
                 ranked = tuple(r for r in ranked if drawn[r.behavior] < 2) or ranked
                 label = rng.choices([r.behavior for r in ranked], [r.probability for r in ranked])[0]
                 event = BehaviorEvent(place, when, label)
@@ -276,7 +279,13 @@ class Assistant:
         self._session, self._entries = session, list(entries)
         self._dismissed.clear()
 
+    def _asked(self, place: str) -> str | None:
+        """A place as the predictor takes it and the page shows it."""
+        return place if self._predictor.manifest.layout.places else None
+
     def _places(self) -> list[str]:
+        if not self._predictor.manifest.layout.places:
+            return []
         begin = Counter(entry.event.place for entry in self._begin)
         known = [place for place, _ in begin.most_common(LISTED)] or list(PLACES)
         return list(dict.fromkeys([*known, *(entry.event.place for entry in self._entries[-LISTED:])]))

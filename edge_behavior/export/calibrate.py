@@ -3,7 +3,8 @@
 Everything that is reported for a user comes from weights, temperature, biases and thresholds that were fitted without
 that user: a fold of users is measured with what the other folds gave, and the thresholds that these give are taken from
 windows scored without their own fold in turn. What goes into the bundle is fitted in the same way on all of them; only
-the choice between the three ways to calibrate is made with every user, again by losses of users not fitted on.
+the choice between the three ways to calibrate is made with every user, again by losses of users not fitted on. Where
+the dataset has groups, or was split by time, groups or blocks of days stand in the place of users (`HeldOut.units`).
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from edge_behavior.calibration import (
 )
 from edge_behavior.candidates import GROUPS
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.heldout import Floats, HeldOut, Ints, fit_weights, user_folds
+from edge_behavior.export.heldout import Floats, HeldOut, Ints, fit_weights, unit_folds
 from edge_behavior.fusion import SOURCES
+from edge_behavior.resampling import units_text
 from edge_behavior.scoring import log_softmax
 
 WAYS = ("raw", "temperature", "bias")
-MIN_USERS, MIN_WINDOWS = 10, 100
+MIN_UNITS, MIN_WINDOWS = 10, 100
 # Pull of the biases towards 0, per squared nat, in nats of mean loss.
 L2 = 0.01
 # Fewer windows with a tail truth say nothing of what the biases do to the tail.
@@ -41,7 +43,7 @@ _SHARPEST = 20.0
 
 
 class TooFewToCalibrateError(EdgebError):
-    """There are not enough held-out users or windows to fit a calibration."""
+    """There are not enough held-out users (groups, blocks of days) or windows to fit a calibration."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +68,28 @@ def fit_calibration(held: HeldOut, fused: bool = True, seed: int = 0) -> dict[st
         seed: Of the folds.
 
     Returns:
-        Per source what `calibration.Calibration` reads, and under `measured`: `split`, `windows`, `users`, `folds` and
-        per source what `calibration.measure` gives on users that nothing was fitted on, with the `way` chosen (`raw`,
-        `temperature` or `bias`) and what was known of each of the `ways`.
+        Per source what `calibration.Calibration` reads, and under `measured`: `split`, `windows`, `users`, `resampled`
+        (the units), `folds` and per source what `calibration.measure` gives on users that nothing was fitted on, with
+        the `way` chosen (`raw`, `temperature` or `bias`) and what was known of each of the `ways`.
 
     Raises:
-        TooFewToCalibrateError: fewer than 10 users or 100 windows.
+        TooFewToCalibrateError: fewer than 10 units or 100 windows.
     """
-    fold, folds = user_folds(held.users, seed)
-    users = len(np.unique(held.users))
-    if users < MIN_USERS or len(held) < MIN_WINDOWS:
+    fold, folds = unit_folds(held.units, seed)
+    resampled = held.units.facts()
+    if resampled["count"] < MIN_UNITS or len(held) < MIN_WINDOWS:
         raise TooFewToCalibrateError(
-            f"{len(held)} validation windows of {users} users are too few, {MIN_WINDOWS} of {MIN_USERS} are needed",
-            "import more users, or export with --no-calibrate",
+            f"{len(held)} validation windows of {resampled['count']} {units_text(resampled)} are too few, "
+            f"{MIN_WINDOWS} of {MIN_UNITS} are needed",
+            f"import {'a longer log' if held.units.split == 'time' else 'more users'}, or export with --no-calibrate",
         )
-    counted = {"split": "validation", "windows": len(held), "users": users, "folds": folds}
+    counted = {
+        "split": "validation",
+        "windows": len(held),
+        "users": len(np.unique(held.users)),
+        "resampled": resampled,
+        "folds": folds,
+    }
     found: dict[str, Any] = {}
     measured: dict[str, Any] = {}
     for source in (name for name in SOURCES if fused or name != "fused"):
@@ -136,7 +145,7 @@ class _Source:
         """See `choose_way`."""
         log_probs = {way: self._left_out(way, frozenset()) for way in WAYS}
         tail = np.array(self._held.groups)[self._held.truth] == "tail"
-        return choose_way(log_probs, self._held.truth, self._held.users, tail)
+        return choose_way(log_probs, self._held.truth, self._held.units.codes, tail)
 
     def calibration(self, way: str, without: frozenset[int]) -> Calibration:
         """What the folds not in `without` give, thresholds included."""
@@ -146,7 +155,7 @@ class _Source:
         return replace(
             self._fit(without).ways[way],
             coverage={level: conformal_threshold(scores, level) for level in COVERAGES},
-            precision=suggest_thresholds(probs.max(1), right, self._held.users[rows], PRECISIONS),
+            precision=suggest_thresholds(probs.max(1), right, self._held.units.codes[rows], PRECISIONS),
         )
 
     def measured(self, way: str) -> dict[str, Any]:
@@ -190,18 +199,18 @@ class _Source:
 
 
 def choose_way(
-    log_probs: Mapping[str, Floats], truth: Ints, users: Ints, tail: NDArray[np.bool_]
+    log_probs: Mapping[str, Floats], truth: Ints, units: Ints, tail: NDArray[np.bool_]
 ) -> tuple[str, dict[str, Any]]:
-    """The simplest way that nothing beats, on users it was not fitted on.
+    """The simplest way that nothing beats, on units it was not fitted on.
 
-    A temperature is taken where it lowers the mean loss by more than the standard error of that difference over users.
+    A temperature is taken where it lowers the mean loss by more than the standard error of that difference over units.
     Biases are taken in addition where they do the same to the loss of tail truths, of which there must be 20, and do
     not raise the mean loss. Neither is taken where the expected calibration error is above that of the raw values.
 
     Args:
         log_probs: [n, B] per way.
         truth: [n].
-        users: [n] user codes.
+        units: [n] what varies together, see `resampling`.
         tail: [n] whether the truth is in the tail.
 
     Returns:
@@ -217,11 +226,11 @@ def choose_way(
         for way, loss in losses.items()
     }
     chosen = "raw"
-    if _lowers(losses["raw"], losses["temperature"], users) and known["temperature"]["ece"] <= known["raw"]["ece"]:
+    if _lowers(losses["raw"], losses["temperature"], units) and known["temperature"]["ece"] <= known["raw"]["ece"]:
         chosen = "temperature"
     if (
         tail.sum() >= TAIL_WINDOWS
-        and _lowers(losses[chosen][tail], losses["bias"][tail], users[tail])
+        and _lowers(losses[chosen][tail], losses["bias"][tail], units[tail])
         and known["bias"]["nll"] <= known[chosen]["nll"]
         and known["bias"]["ece"] <= known["raw"]["ece"]
     ):
@@ -229,9 +238,9 @@ def choose_way(
     return chosen, known
 
 
-def _lowers(before: Floats, after: Floats, users: Ints) -> bool:
-    """Whether the mean falls by more than the standard error of the difference, windows of a user taken together."""
+def _lowers(before: Floats, after: Floats, units: Ints) -> bool:
+    """Whether the mean falls by more than the standard error of the difference, windows of a unit taken together."""
     gain = before - after
-    _, user = np.unique(users, return_inverse=True)
-    away = np.bincount(user, gain - gain.mean())
+    _, unit = np.unique(units, return_inverse=True)
+    away = np.bincount(unit, gain - gain.mean())
     return bool(gain.mean() > np.sqrt((away**2).sum()) / len(gain))

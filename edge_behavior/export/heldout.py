@@ -1,13 +1,13 @@
-"""Fit on held-out users how a bundle mixes its model with the user's habits, and decide which source it starts with.
+"""Fit on held-out windows how a bundle mixes its model with the user's habits, and decide which source it starts with.
 
 Scores validation windows with the finished bundle itself, so that the weights fit the weights that are shipped; the
-same scores serve `calibrate`. Validation users are new to the model; whether fusion wins is measured by
-cross-validation over these users, the weights that go into the bundle are then fitted on all of them.
+same scores serve `calibrate`. The users of these windows, or in a split by time the days, are new to the model; whether
+fusion wins is measured by cross-validation over them, the weights that go into the bundle are then fitted on all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from edge_behavior.bundle import bundle_bytes
 from edge_behavior.candidates import GROUPS
 from edge_behavior.data.dataset import Dataset
+from edge_behavior.data.resampling import resampling
 from edge_behavior.data.windows import natural_windows
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import check_labels_match, habit_log_probs
 from edge_behavior.fusion import SOURCES, Fusion, GroupWeights
 from edge_behavior.habits import HabitsConfig
+from edge_behavior.resampling import Resampling, units_text
 from edge_behavior.runtime.evaluate_bundle import bundle_log_probs
 from edge_behavior.runtime.predictor import SMALL_BUNDLE, Predictor
 from edge_behavior.scoring import log_softmax
@@ -40,7 +42,7 @@ Ints = NDArray[np.int64]
 
 
 class TooFewUsersError(EdgebError):
-    """There are not enough validation users to tell whether habits help."""
+    """There are not enough validation users, groups or days to tell whether habits help."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class HeldOut:
         truth: [n] candidate codes.
         users: [n] user codes.
         groups: [B] head, medium or tail.
+        resampling: What is left out together in cross-validation; None for users.
     """
 
     model: Floats
@@ -60,13 +63,26 @@ class HeldOut:
     truth: Ints
     users: Ints
     groups: tuple[str, ...]
+    resampling: Resampling | None = None
+
+    @property
+    def units(self) -> Resampling:
+        """What is left out together in cross-validation."""
+        return Resampling(self.users) if self.resampling is None else self.resampling
 
     def __len__(self) -> int:
         return len(self.truth)
 
     def take(self, rows: NDArray[np.bool_]) -> HeldOut:
         """Some of the windows."""
-        return HeldOut(self.model[rows], self.habits[rows], self.truth[rows], self.users[rows], self.groups)
+        return replace(
+            self,
+            model=self.model[rows],
+            habits=self.habits[rows],
+            truth=self.truth[rows],
+            users=self.users[rows],
+            resampling=None if self.resampling is None else self.resampling.take(rows),
+        )
 
 
 def score_held_out(
@@ -86,39 +102,44 @@ def score_held_out(
         seed: Of the choice of windows.
 
     Raises:
-        TooFewUsersError: fewer than two validation users have a full history.
+        TooFewUsersError: fewer than two validation users (groups, blocks of days) have a full history.
         EdgebError: a dataset with another candidate set.
     """
     dataset = Dataset.open(data)
     table = dataset.events("validation")
     with Predictor.load(bundle, verify=False, prefix_cache=False) as predictor:
-        candidates, length = predictor.manifest.candidates, predictor.manifest.layout.history_length
+        candidates, layout = predictor.manifest.candidates, predictor.manifest.layout
+        length = layout.history_length
         check_labels_match(candidates, dataset.candidates, str(bundle))
         if windows is None:
             cost = len(candidates) * (1 + bundle_bytes(bundle) // SMALL_BUNDLE)
             windows = int(np.clip(CANDIDATES_SCORED // cost, *WINDOWS))
         targets = natural_windows(table, length, PER_USER, windows, seed)
-        users = table.user_of(targets)
-        if len(np.unique(users)) < 2:
+        units = resampling(table, targets)
+        if units.count < 2:
+            by_time = units.split == "time"
             raise TooFewUsersError(
-                f"{len(np.unique(users))} of {data}'s validation users have more than {length} events",
-                "two or more are needed: import more users, or export with --no-habits --no-calibrate",
+                f"{units.count} of {data}'s validation {units_text(units.facts())} have more than {length} events"
+                f"{' before them' if by_time else ''}",
+                f"two or more are needed: import {'a longer log' if by_time else 'more users'}, or export with "
+                "--no-habits --no-calibrate",
             )
         model = bundle_log_probs(predictor, table, targets)
-    habits = habit_log_probs(table, targets, candidates.counts, config)
-    return HeldOut(model, habits, table.behavior[targets].astype(np.int64), users, candidates.groups())
+    habits = habit_log_probs(table, targets, candidates.counts, config, layout.places)
+    truth, users = table.behavior[targets].astype(np.int64), table.user_of(targets)
+    return HeldOut(model, habits, truth, users, candidates.groups(), units)
 
 
 def fit_habits(held: HeldOut, config: HabitsConfig | None = None, seed: int = 0) -> dict[str, Any]:
     """What a manifest's `habits` holds.
 
     Args:
-        held: Scores of held-out users.
+        held: Scores of held-out windows.
         config: How habits were counted; None for the defaults.
         seed: Of the folds.
 
     Returns:
-        `config`, `fusion` (weights per group), `default` (the source with the highest accuracy on users that the
+        `config`, `fusion` (weights per group), `default` (the source with the highest accuracy on units that the
         weights were not fitted on; of equals the one with the lower loss) and `measured`.
     """
     measured = cross_validate(held, seed)
@@ -130,11 +151,11 @@ def fit_habits(held: HeldOut, config: HabitsConfig | None = None, seed: int = 0)
     }
 
 
-def user_folds(users: Ints, seed: int = 0) -> tuple[Ints, int]:
-    """The fold [n] of every window, whole users each, and how many folds there are: five, or as many as users."""
-    codes, user = np.unique(users, return_inverse=True)
+def unit_folds(units: Resampling, seed: int = 0) -> tuple[Ints, int]:
+    """The fold [n] of every window, whole units each, and how many folds there are: five, or as many as units."""
+    codes, unit = np.unique(units.codes, return_inverse=True)
     folds = min(FOLDS, len(codes))
-    return (np.random.default_rng(seed).permutation(len(codes)) % folds)[user], folds
+    return (np.random.default_rng(seed).permutation(len(codes)) % folds)[unit], folds
 
 
 def fit_weights(held: HeldOut, l2: float = L2) -> Fusion:
@@ -170,12 +191,12 @@ def fit_weights(held: HeldOut, l2: float = L2) -> Fusion:
 
 
 def cross_validate(held: HeldOut, seed: int = 0) -> dict[str, Any]:
-    """Accuracy and mean loss of every source; `fused` by weights fitted on the other users.
+    """Accuracy and mean loss of every source; `fused` by weights fitted on the other units.
 
     Returns:
-        `split`, `windows`, `users`, `folds`, and per source `accuracy` and `nll` in nats.
+        `split`, `windows`, `users`, `resampled` (the units), `folds`, and per source `accuracy` and `nll` in nats.
     """
-    fold, folds = user_folds(held.users, seed)
+    fold, folds = unit_folds(held.units, seed)
     fused = np.empty_like(held.model)
     for k in range(folds):
         fusion = fit_weights(held.take(fold != k))
@@ -185,6 +206,7 @@ def cross_validate(held: HeldOut, seed: int = 0) -> dict[str, Any]:
         "split": "validation",
         "windows": len(held),
         "users": len(np.unique(held.users)),
+        "resampled": held.units.facts(),
         "folds": folds,
         **{name: _accuracy_and_loss(scores[name], held.truth) for name in SOURCES},
     }

@@ -68,9 +68,16 @@ def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) ->
         training=recipe,
         evaluation=evaluation,
         data=None if dataset is None else dataset.path,
-        places=None if dataset is None else tuple(dataset.places),
+        places=_places(run, dataset),
         data_note=note,
     )
+
+
+def _places(run: RunFolder, dataset: Dataset | None) -> tuple[str, ...] | None:
+    """Names that prompts may hold; None where they are not known."""
+    if not run.layout.places:
+        return ()
+    return None if dataset is None else tuple(dataset.places)
 
 
 def _dataset(run: RunFolder, chosen: Path | None) -> tuple[Dataset | None, str]:

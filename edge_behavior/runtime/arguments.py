@@ -31,7 +31,17 @@ def check_question(history: object, when: object, place: object) -> None:
         if not _is_event(event):
             check_event(event, f"history event {i}")
     check_time(when, "when")
-    check_text(place, "place")
+    check_place(place)
+
+
+def check_place(place: object) -> None:
+    """Refuse what is neither text nor None; whether a bundle wants one is the layout's to say.
+
+    Raises:
+        EdgebError: it is something else.
+    """
+    if place is not None:
+        check_text(place, "place")
 
 
 def check_event(event: object, what: str) -> None:

@@ -84,7 +84,7 @@ class Engine:
 
     def counter(self) -> HabitCounter:
         """A user's habits, nothing observed yet."""
-        return HabitCounter(self.manifest.candidates.counts, self._habits_config)
+        return HabitCounter(self.manifest.candidates.counts, self._habits_config, self.manifest.layout.places)
 
     def source(self, request: Request) -> str:
         """Which distribution a request is about.

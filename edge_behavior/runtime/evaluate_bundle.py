@@ -95,13 +95,15 @@ def bundle_log_probs(
     predictor: Predictor, table: EventTable, targets: Targets, scoring: str = "exact"
 ) -> NDArray[np.float64]:
     """Log-probabilities [n, B] of a bundle's model at windows of an event table, every candidate expanded."""
-    length = predictor.manifest.layout.history_length
+    layout = predictor.manifest.layout
     rows = []
     for target in track(
         targets, description=f"score ({scoring})", console=open_console(stderr=True), total=len(targets)
     ):
         event = table.event(int(target))
-        rows.append(predictor.log_probs(table.history(int(target), length), event.time, event.place, scoring))
+        place = event.place if layout.places else None
+        history = table.history(int(target), layout.history_length)
+        rows.append(predictor.log_probs(history, event.time, place, scoring))
     return np.stack(rows)
 
 
@@ -109,11 +111,11 @@ def _sources(
     manifest: Manifest, table: EventTable, targets: Targets, model: NDArray[np.float64]
 ) -> tuple[str, dict[str, NDArray[np.float64]]]:
     """The bundle's default source, and the scores [n, B] of every source it has."""
-    counts, held = manifest.candidates.counts, manifest.habits
+    counts, held, places = manifest.candidates.counts, manifest.habits, manifest.layout.places
     if held is None:
-        return "model", {"model": model, "habits": habit_log_probs(table, targets, counts)}
+        return "model", {"model": model, "habits": habit_log_probs(table, targets, counts, places=places)}
     # Loading has checked these.
-    habits = habit_log_probs(table, targets, counts, HabitsConfig.from_dict(held["config"]))
+    habits = habit_log_probs(table, targets, counts, HabitsConfig.from_dict(held["config"]), places)
     fusion = Fusion.from_dict(held["fusion"], manifest.candidates.groups())
     return str(held["default"]), {"model": model, "habits": habits, "fused": fusion.scores(model, habits)}
 

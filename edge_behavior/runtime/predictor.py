@@ -87,7 +87,7 @@ class Predictor:
         self,
         history: Sequence[BehaviorEvent],
         when: datetime,
-        place: str,
+        place: str | None = None,
         top_k: int | None = None,
         scoring: str = "exact",
         *,
@@ -103,7 +103,9 @@ class Predictor:
 
         Args:
             history: Oldest first, any length; the model sees the layout's last L events, habits count all. Its order
-                counts: a local clock may go back, see `event_order`.
+                counts: a local clock may go back, see `event_order`. The places of its events are not read where the
+                bundle has none.
+            place: Needed where the bundle's prompts name a place (`manifest.layout.places`), refused where not.
             top_k: How many candidates to return; None for all.
             scoring: `exact` or `masked`, see `scoring`.
             source: `model`, `habits` or `fused`; None takes the bundle's default.
@@ -115,29 +117,33 @@ class Predictor:
             coverage: Also name the candidates that hold the truth this often, see `Request`.
 
         Raises:
-            EdgebError: a behavior outside the candidate set, a clock that goes back too far, a prompt that does not
-                fit, a precision or coverage that the bundle is not calibrated for.
+            EdgebError: a behavior outside the candidate set, a clock that goes back too far, a place missing or too
+                many, a prompt that does not fit, a precision or coverage that the bundle is not calibrated for.
         """
         started = perf_counter()
         check_question(history, when, place)
         request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
         history = self._checked(history, when)
+        where = self.manifest.layout.place_of(place)
         with self._engine.turn():
             wanted = self._engine.source(request)
-            habits = None if wanted == "model" else self._habits(history, when, place)
-            ids = [] if wanted == "habits" else self._engine.encoder.prompt_ids(history, when, place)
+            habits = None if wanted == "model" else self._habits(history, when, where)
+            ids = [] if wanted == "habits" else self._engine.encoder.prompt_ids(history, when, where)
             return self._engine.answer(ids, habits, request, started)
 
-    def log_probs(self, history: Sequence[BehaviorEvent], when: datetime, place: str, scoring: str = "exact") -> Floats:
-        """The model's log-probabilities [B] in candidate order.
+    def log_probs(
+        self, history: Sequence[BehaviorEvent], when: datetime, place: str | None = None, scoring: str = "exact"
+    ) -> Floats:
+        """The model's log-probabilities [B] in candidate order; `place` as for `predict`.
 
         Under the full vocabulary for `exact`, so not renormalized over the candidates.
         """
         check_question(history, when, place)
         check_text(scoring, "scoring")
         history = self._checked(history, when)
+        where = self.manifest.layout.place_of(place)
         with self._engine.turn():
-            ids = self._engine.encoder.prompt_ids(history, when, place)
+            ids = self._engine.encoder.prompt_ids(history, when, where)
             return self._engine.log_probs(ids, check_scoring(scoring))
 
     def session(self, anchor_every: int = ANCHOR_EVERY) -> Session:

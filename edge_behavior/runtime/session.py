@@ -16,9 +16,9 @@ from time import perf_counter
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.event_order import check_step
-from edge_behavior.events import BehaviorEvent, clean_place
+from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent, clean_place
 from edge_behavior.habits import HabitCounter, read_fields
-from edge_behavior.runtime.arguments import as_path, check_event, check_text, check_time, whole_number
+from edge_behavior.runtime.arguments import as_path, check_event, check_place, check_time, whole_number
 from edge_behavior.runtime.engine import Engine
 from edge_behavior.runtime.prediction import Prediction, Request
 from edge_behavior.runtime.state_file import read_state, write_state
@@ -38,7 +38,7 @@ class Session:
 
     def __init__(self, engine: Engine, anchor_every: int = ANCHOR_EVERY) -> None:
         self._engine, self._anchor_every = engine, whole_number(anchor_every, "anchor_every", 1, "events")
-        self._length = engine.manifest.layout.history_length
+        self._length, self._places = engine.manifest.layout.history_length, engine.manifest.layout.places
         self._window: list[tuple[BehaviorEvent, list[int]]] = []
         self._counter = engine.counter()
 
@@ -55,13 +55,16 @@ class Session:
     def observe(self, event: BehaviorEvent) -> None:
         """Append what the user did. Nothing is evaluated until the next prediction.
 
+        The event's place is not kept where the bundle has no places.
+
         Raises:
             EdgebError: not a candidate, or earlier than a local clock can go back; the session is unchanged.
         """
         check_event(event, "the event observed")
         with self._engine.turn():
             candidates = self._engine.manifest.candidates
-            event = candidates.named(replace(event, place=clean_place(event.place)), "the event observed")
+            place = clean_place(event.place) if self._places else UNKNOWN_PLACE
+            event = candidates.named(replace(event, place=place), "the event observed")
             code = candidates.code(event.behavior)
             self._check_time(event.time, "the event observed")
             line = self._engine.encoder.line_ids(event)
@@ -73,7 +76,7 @@ class Session:
     def predict(
         self,
         when: datetime,
-        place: str,
+        place: str | None = None,
         top_k: int | None = 5,
         scoring: str = "exact",
         *,
@@ -87,19 +90,23 @@ class Session:
     ) -> Prediction:
         """Rank the candidates for the behavior at `when` in `place`; see `Request` for the arguments.
 
+        Args:
+            place: Needed where the bundle's prompts name a place (`manifest.layout.places`), refused where not.
+
         Raises:
             EdgebError: a time further before the last event than a local clock goes back, an unknown label or name, a
-                prompt that does not fit; the session is unchanged.
+                place missing or too many, a prompt that does not fit; the session is unchanged.
         """
         started = perf_counter()
         check_time(when, "when")
-        check_text(place, "place")
+        check_place(place)
         request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
         with self._engine.turn():
             self._check_time(when, "the time asked for")
+            where = self._engine.manifest.layout.place_of(place)
             wanted = self._engine.source(request)
-            habits = None if wanted == "model" else self._counter.log_probs(when, place)
-            ids = [] if wanted == "habits" else self._ids(when, place)
+            habits = None if wanted == "model" else self._counter.log_probs(when, where)
+            ids = [] if wanted == "habits" else self._ids(when, where)
             return self._engine.answer(ids, habits, request, started)
 
     def prepare(self) -> int:
@@ -163,7 +170,7 @@ class Session:
                 event = BehaviorEvent(place, datetime.fromisoformat(time), behavior)
                 session._window.append((event, engine.encoder.line_ids(event)))
             session._counter = HabitCounter.from_dict(
-                found["habits"], engine.manifest.candidates.counts, f"{path}: habits"
+                found["habits"], engine.manifest.candidates.counts, f"{path}: habits", engine.manifest.layout.places
             )
             if found["held"] and found["engine"] == engine.backend.fingerprint:
                 # A cache the engine does not take is evaluated again by the next prediction.

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from edge_behavior.data.dataset import Dataset
-from edge_behavior.events import BehaviorEvent
+from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent
 from edge_behavior.prompts import Prompt
 from edge_behavior.recipes import Recipe
 from edge_behavior.runs import RunFolder, read_json, write_text
@@ -25,7 +25,9 @@ from edge_behavior.train.facts import (
     changed_settings,
     dataset_facts,
     resolved_recipe,
+    split_sentence,
     templates,
+    units_of,
     verdict,
     versions,
 )
@@ -71,7 +73,11 @@ def render_card(run: RunFolder, dataset: Dataset) -> str:
         fence=_fence(prompt.text),
         shown_prompt=_shortened(prompt, dataset.candidates.labels),
         prompt_literal=_python_literal(prompt.text),
-        place=json.dumps(dataset.places[0], ensure_ascii=False),
+        history_place=json.dumps(dataset.places[0] if run.layout.places else UNKNOWN_PLACE, ensure_ascii=False),
+        place=json.dumps(dataset.places[0], ensure_ascii=False) if run.layout.places else "None",
+        places=run.layout.places,
+        split=split_sentence(dataset),
+        units=units_of(metrics),
         end=json.dumps(run.layout.terminator) if run.layout.terminator else None,
         versions=versions(run),
         changed=changed_settings(run),
@@ -80,7 +86,7 @@ def render_card(run: RunFolder, dataset: Dataset) -> str:
 
 def example_prompt(run: RunFolder, dataset: Dataset) -> Prompt:
     """A prompt of made-up events over the dataset's labels and places: a card shows no user's history."""
-    labels, places = dataset.candidates.labels, dataset.places
+    labels, places = dataset.candidates.labels, dataset.places or [UNKNOWN_PLACE]
     history = [
         BehaviorEvent(places[i % len(places)], _EXAMPLE_START + timedelta(minutes=50 * i), labels[i % len(labels)])
         for i in range(_EXAMPLE_EVENTS)

@@ -12,7 +12,7 @@ from transformers import Qwen2Config
 
 from edge_behavior.cpus import chosen_threads
 from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
-from edge_behavior.data.windows import eligible
+from edge_behavior.data.windows import eligible, positions
 from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.folder import find_backbone
@@ -44,7 +44,7 @@ def check_inputs(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -
             raise EdgebError("a stand-in is not trained with FSDP", "give backbone.path, or launch without FSDP")
     else:
         config, tokenizer = open_backbone(recipe.backbone)
-        encoder = encoder_for(tokenizer, recipe.layout.layout(), dataset.candidates)
+        encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places), dataset.candidates)
         check_context(dataset, encoder, config)
     attention(recipe.backbone)
     if recipe.backbone.quantize == "4bit":
@@ -116,8 +116,9 @@ def check_data(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -> 
     """See that every stage left finds what it learns from or is measured on.
 
     Raises:
-        EdgebError: naming the field that leaves nothing.
+        EdgebError: naming the field that leaves nothing, or that asks for places where there are none.
     """
+    recipe.layout.layout(dataset.has_places)
     tables = {split: dataset.events(split) for split in SPLITS}
     if "a_tuning" not in done and recipe.a_tuning.method != "none":
         for split in ("train", "validation"):
@@ -162,11 +163,10 @@ def _check_targets(recipe: Recipe, table: EventTable, split: str) -> None:
     settings, layout = recipe.a_tuning, recipe.layout
     mask = target_mask(settings, table)
     if layout.name == "stream":
-        sizes = np.diff(table.user_offsets)
         # The first event of a stretch carries no loss, and a stretch needs its least length.
-        usable = np.repeat(sizes >= settings.stretch_min, sizes)
-        usable[table.user_offsets[:-1][sizes > 0]] = False
-        windows = np.flatnonzero(usable)
+        firsts = np.maximum(table.user_offsets[:-1] + 1, table.target_starts)
+        ends = table.user_offsets[1:]
+        windows = positions(firsts, np.where(ends - firsts + 1 >= settings.stretch_min, ends, firsts))
     else:
         _check_windows(table, split, layout.history_length)
         windows = eligible(table, layout.history_length)

@@ -16,10 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from edge_behavior.candidates import GROUPS
 from edge_behavior.data.dataset import SPLITS, Dataset
+from edge_behavior.data.describe import split_text
 from edge_behavior.errors import EdgebError
 from edge_behavior.recipes import Recipe, parse_recipe
 from edge_behavior.runs import RunFolder
-from edge_behavior.tables import difference, number, pretty_name
+from edge_behavior.tables import difference, number, pretty_name, units_counted
 
 STANDIN_NOTE = (
     "A stand-in takes the place of a pretrained model where none can be had. Its numbers say that the path works; "
@@ -113,6 +114,23 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def split_sentence(dataset: Dataset) -> str:
+    """What the test part is new in."""
+    if dataset.split == "time":
+        return (
+            "Test windows are the last tenth of every user's events; earlier events of the same users were seen in "
+            "training, so nothing is said of people who were not."
+        )
+    column = dataset.info["options"].get("group_column")
+    also = f", nor anyone of the same {column}" if column is not None else ""
+    return f"No test user was seen in training{also}."
+
+
+def units_of(metrics: Mapping[str, Any]) -> str:
+    """What the intervals of a run are over."""
+    return units_counted(metrics["models"]["b_tuning"]["natural"].get("resampled", {"unit": "users"}))
+
+
 def dataset_facts(dataset: Dataset, anchor: float) -> list[tuple[str, str]]:
     """(name, value) rows that describe the training data."""
     info, groups = dataset.info, dataset.candidates.groups(anchor)
@@ -124,6 +142,7 @@ def dataset_facts(dataset: Dataset, anchor: float) -> list[tuple[str, str]]:
     return [
         ("Source", f"{info['source']['name']} ({info['source']['format']})"),
         ("Time", f"{info['span']['start'][:10]} to {info['span']['end'][:10]}"),
+        ("Split", split_text(dataset)),
         *((f"{s.capitalize()} users", _part(info["splits"][s])) for s in SPLITS),
         ("Behaviors", f"{len(groups)}: {counted}"),
         ("Fingerprint", dataset.fingerprint),

@@ -107,7 +107,7 @@ class Training:
         if is_main():
             shutil.rmtree(building, ignore_errors=True)
         report = build_standin(
-            self.recipe, self.dataset.candidates, self._train.places, building, self._logs("backbone")
+            self.recipe, self.dataset.candidates, self.dataset.places, building, self._logs("backbone")
         )
         if is_main():
             shutil.rmtree(folder, ignore_errors=True)

@@ -92,7 +92,7 @@ def plan(
     check_model(recipe)
     check_data(recipe, dataset)
     tokenizer, config = _backbone(recipe, dataset)
-    encoder = encoder_for(tokenizer, recipe.layout.layout(), dataset.candidates)
+    encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places), dataset.candidates)
     check_context(dataset, encoder, config)
     sizes = geometry(config, recipe.lora)
     found = count(recipe, dataset, encoder, tokenizer)
@@ -215,7 +215,7 @@ def _backbone(recipe: Recipe, dataset: Dataset) -> tuple[Any, Any]:
         return tokenizer, config
     from edge_behavior.train.standin import architecture, standin_tokenizer
 
-    made = standin_tokenizer(recipe, dataset.candidates, dataset.events("train").places)
+    made = standin_tokenizer(recipe, dataset.candidates, dataset.places)
     return made, architecture(recipe.backbone, made)
 
 

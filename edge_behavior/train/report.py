@@ -40,7 +40,9 @@ from edge_behavior.train.facts import (
     changed_settings,
     dataset_facts,
     resolved_recipe,
+    split_sentence,
     templates,
+    units_of,
     verdict,
     versions,
 )
@@ -108,6 +110,8 @@ def render_report(run: RunFolder, dataset: Dataset) -> str:
         pairs=pairs,
         examples=_examples(pairs or [], metrics["seed"]),
         facts=dataset_facts(dataset, metrics["anchor_threshold"]),
+        split=split_sentence(dataset),
+        units=units_of(metrics),
         files=dataset.info["source"]["files"],
         seconds=[(stage, done["seconds"]) for stage in _TIMED if (done := run.done(stage)) and "seconds" in done],
         versions=versions(run),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from itertools import chain, count, pairwise
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -196,7 +196,9 @@ def _cuts(
     # Drawn in blocks by a copy, since how many are needed shows only at the end; then `rng` draws as many.
     ahead = deepcopy(rng)
     sizes = chain.from_iterable(ahead.integers(low, high, _BLOCK).tolist() for _ in count())
-    for at, end in pairwise(table.user_offsets.tolist()):
+    # From the event before the first target on: a stretch's first event carries no loss.
+    begins = np.maximum(table.user_offsets[:-1], table.target_starts - 1)
+    for at, end in zip(begins.tolist(), table.user_offsets[1:].tolist(), strict=True):
         while end - at >= settings.stretch_min:
             size = min(next(sizes), end - at)
             starts.append(at)

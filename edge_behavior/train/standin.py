@@ -65,8 +65,12 @@ def train_tokenizer(text: Iterator[str], vocab_size: int) -> PreTrainedTokenizer
 
 
 def standin_tokenizer(recipe: Recipe, candidates: CandidateSet, places: Sequence[str]) -> PreTrainedTokenizerFast:
-    """The stand-in's tokenizer, trained on a sample of its text."""
-    layout = recipe.layout.layout()
+    """The stand-in's tokenizer, trained on a sample of its text.
+
+    Args:
+        places: The dataset's; empty where it has none.
+    """
+    layout = recipe.layout.layout(bool(places))
     sample = EverydayText(candidates.labels, places, recipe.seed + 1, _bare_labels(recipe, candidates))
     static = "".join(layout.static(candidates.labels))
     documents = itertools.islice(sample.documents(), _TOKENIZER_DOCUMENTS)
@@ -79,10 +83,13 @@ def build_standin(
 ) -> dict[str, Any]:
     """Make the tokenizer, pretrain the model, save both to `out` as a Hugging Face folder.
 
+    Args:
+        places: The dataset's; empty where it has none.
+
     Returns:
         What was done: parameters, tokens, final loss.
     """
-    settings, layout = recipe.backbone, recipe.layout.layout()
+    settings, layout = recipe.backbone, recipe.layout.layout(bool(places))
     tokenizer = standin_tokenizer(recipe, candidates, places)
     torch.manual_seed(recipe.seed)
     model = Qwen2ForCausalLM(architecture(settings, tokenizer))

@@ -67,7 +67,7 @@ def _begin(recipe: Recipe, dataset: Dataset, out: Path) -> None:
             for label, count in zip(dataset.candidates.labels, dataset.candidates.counts, strict=True)
         ],
         inputs=inputs,
-        **_of_recipe(recipe),
+        **_of_recipe(recipe, dataset),
     )
 
 
@@ -95,8 +95,8 @@ def _reopen(recipe: Recipe, dataset: Dataset, run: RunFolder) -> None:
     left = [stage for stage in STAGES_IN_ORDER if stage not in done]
     inputs = _same_inputs(now, run, changes, left)
     if changes:
-        _change(recipe, run, changes, left, over=new)
-    run.update(inputs=inputs, **_of_recipe(recipe))
+        _change(recipe, dataset, run, changes, left, over=new)
+    run.update(inputs=inputs, **_of_recipe(recipe, dataset))
 
 
 def _recorded(run: RunFolder) -> Inputs:
@@ -131,7 +131,7 @@ def _same_inputs(now: Inputs, run: RunFolder, changes: Changes, left: list[str])
     return now
 
 
-def _change(recipe: Recipe, run: RunFolder, changes: Changes, left: list[str], over: Changes) -> None:
+def _change(recipe: Recipe, dataset: Dataset, run: RunFolder, changes: Changes, left: list[str], over: Changes) -> None:
     """Take over changed fields, `over` of them for other values than before.
 
     Killed in between, the next call finds the same changes, in recipe.yaml.
@@ -149,7 +149,7 @@ def _change(recipe: Recipe, run: RunFolder, changes: Changes, left: list[str], o
         "started_over": started_over,
         "fields": {field: [old, new] for field, (old, new) in changes.items()},
     }
-    run.update(changes=[*run.state.get("changes", []), entry], **_of_recipe(recipe))
+    run.update(changes=[*run.state.get("changes", []), entry], **_of_recipe(recipe, dataset))
 
 
 def _drop_progress(stage: Path) -> bool:
@@ -160,15 +160,15 @@ def _drop_progress(stage: Path) -> bool:
     return bool(found)
 
 
-def _of_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The fields of run.json that follow from the recipe."""
+def _of_recipe(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """The fields of run.json that follow from the recipe, for this dataset."""
     return {
         "backbone": {
             "path": recipe.backbone.path or "backbone",
             "standin": recipe.backbone.path is None,
             "revision": recipe.backbone.revision,
         },
-        "layout": recipe.layout.layout().to_dict(),
+        "layout": recipe.layout.layout(dataset.has_places).to_dict(),
         "recipe": recipe.model_dump(),
     }
 

@@ -105,6 +105,7 @@ class Recorder:
     def __post_init__(self) -> None:
         self.predictor = self._open()
         self.session: Session | None = None
+        self.places = self.predictor.manifest.layout.places
 
     def reopen(self) -> None:
         self.predictor.close()
@@ -112,8 +113,12 @@ class Recorder:
         self.calls.append({"do": "reopen"})
 
     def predict(self, history: Sequence[BehaviorEvent], when: datetime, place: str, **wanted: Any) -> None:
-        call = {"do": "predict", "history": [event_row(e) for e in history]}
-        self._ask(call, lambda: self.predictor.predict(history, when, place, **wanted), when, place, wanted)
+        self._predict(history, when, place if self.places else None, wanted)
+
+    def misplaced(self, history: Sequence[BehaviorEvent], when: datetime) -> None:
+        """A place where the bundle has none, and none where it has places."""
+        error = "no place was given" if self.places else "given to a model without places"
+        self._predict(history, when, None if self.places else "DK", {"error": error})
 
     def start(self, anchor_every: int) -> None:
         self.session = self.predictor.session(anchor_every)
@@ -132,7 +137,8 @@ class Recorder:
     def ask(self, when: datetime, place: str, **wanted: Any) -> None:
         session = self.session
         assert session is not None
-        self._ask({"do": "ask"}, lambda: session.predict(when, place, **wanted), when, place, wanted)
+        asked = place if self.places else None
+        self._ask({"do": "ask"}, lambda: session.predict(when, asked, **wanted), when, asked, wanted)
 
     def prepare(self) -> None:
         assert self.session is not None
@@ -150,8 +156,19 @@ class Recorder:
     def _open(self) -> Predictor:
         return Predictor.load(self.path, threads=1, exact_math=self.exact_math, prefix_cache=False)
 
+    def _predict(
+        self, history: Sequence[BehaviorEvent], when: datetime, place: str | None, wanted: dict[str, Any]
+    ) -> None:
+        call = {"do": "predict", "history": [event_row(e) for e in history]}
+        self._ask(call, lambda: self.predictor.predict(history, when, place, **wanted), when, place, wanted)
+
     def _ask(
-        self, call: dict[str, Any], run: Callable[[], Prediction], when: datetime, place: str, wanted: dict[str, Any]
+        self,
+        call: dict[str, Any],
+        run: Callable[[], Prediction],
+        when: datetime,
+        place: str | None,
+        wanted: dict[str, Any],
     ) -> None:
         call |= {"when": when.isoformat(timespec="minutes"), "place": place}
         error = wanted.pop("error", None)
@@ -198,6 +215,11 @@ def write_goldens(folder: Path) -> Path:
         _bundle(folder, "full", PromptLayout(history_length=6), "plain-q8.gguf", eos, full=True),
         # More labels than one decode has sequences.
         _bundle(folder, "many", PromptLayout(list_candidates=False), "plain-q8.gguf", eos, labels=many_labels(150)),
+        _bundle(folder, "no-place", PromptLayout(history_length=6, places=False), "plain-q8.gguf", eos, full=True),
+        *(
+            _bundle(folder, f"no-place-{layout.name}", layout, "plain.gguf", eos, labels=LABELS[:8])
+            for layout in (replace(prefix, places=False), PromptLayout("instruct", history_length=5, places=False))
+        ),
         # A session's window outgrows the context before it is anchored.
         _bundle(folder, "tight", PromptLayout(list_candidates=False), "plain.gguf", eos, context_length=512),
     ]
@@ -352,6 +374,7 @@ def _calls(made: Recorder, folder: Path, full: bool, long_window: bool) -> None:
     made.predict(west, west[24].time - timedelta(minutes=55), "DK", top_k=3)
     odd = [replace(event, behavior=f"\u200e{event.behavior} \u00a0") for event in events[:25]]
     made.predict(odd, when, "DK", only=["Video\u200b", "Cafe\u0301", "\u202a買い物"])
+    made.misplaced(events[:25], when)
     if full:
         _full_calls(made, events[:25], when)
     else:

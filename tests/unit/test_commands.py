@@ -259,6 +259,20 @@ class TestPredict:
         assert "stay silent at precision 0.9" in out
         assert "✓" not in out
 
+    def test_a_place_is_needed_where_prompts_have_one(self, model, question):
+        with pytest.raises(EdgebError, match="no place was given") as caught:
+            document(*question[:-2])
+        assert "--place" in caught.value.hint
+
+    def test_without_places_none_is_needed_or_taken(self, model, question, tmp_path, monkeypatch):
+        manifest = replace(MANIFEST, layout=PromptLayout(places=False))
+        monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(manifest, model)))
+        (tmp_path / "h.csv").write_text("timestamp,behavior\n2024-05-01T17:00," + LABELS[0] + "\n")
+        assert len(document(*question[:-2], "--top", 0)["predictions"]) == 4
+        write_history(tmp_path / "h.csv", EVENTS)
+        with pytest.raises(EdgebError, match="'home' was given to a model without places"):
+            document(*question)
+
     def test_an_empty_history(self, model, question, tmp_path):
         (tmp_path / "h.csv").write_text("timestamp,place,behavior\n")
         assert len(document(*question, "--top", 0)["predictions"]) == 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +130,7 @@ class TestProtocols:
 
     @pytest.mark.parametrize("which", ["natural", "balanced", "both"])
     def test_nobody_with_a_full_history(self, which):
-        with pytest.raises(EdgebError, match=f"more than {L} events") as caught:
+        with pytest.raises(EdgebError, match=f"no event in this part has {L} events before it") as caught:
             protocols(which, table_of(0, (L, 3)), L, WindowChoice())
         assert caught.value.hint
 
@@ -294,3 +294,38 @@ class TestLabels:
         with pytest.raises(EdgebError, match=message) as caught:
             check_labels_match(CandidateSet.of(["a", "b"]), CandidateSet.of(theirs), "runs/x")
         assert caught.value.hint
+
+
+class TestByTime:
+    """The windows of a part whose users were seen before: the last tenth of each."""
+
+    PART = replace(TEST, first_targets=TEST.user_offsets[1:] - np.maximum(1, np.diff(TEST.user_offsets) // 10))
+
+    def test_only_the_part_is_asked_about(self):
+        for protocol in protocols("both", self.PART, L, WindowChoice(per_user=0)):
+            users = self.PART.user_of(protocol.targets)
+            assert (protocol.targets >= self.PART.target_starts[users]).all()
+            # The others have no event with a full history.
+            assert set(users.tolist()) == {0, 3, 4, 5}
+
+    def test_habits_have_seen_what_was_before_the_part(self):
+        targets = self.PART.target_starts
+        found = habit_log_probs(self.PART, targets, CANDIDATES.counts)
+        np.testing.assert_array_equal(found, habit_log_probs(TEST, targets, CANDIDATES.counts))
+
+    def test_without_places_habits_know_none(self):
+        targets = self.PART.target_starts
+        moved = replace(self.PART, place=(self.PART.place + 1) % 3)
+        here, there = (habit_log_probs(t, targets, CANDIDATES.counts, places=False) for t in (self.PART, moved))
+        np.testing.assert_array_equal(here, there)
+        assert not np.array_equal(here, habit_log_probs(self.PART, targets, CANDIDATES.counts))
+
+    def test_intervals_are_over_blocks_of_days(self):
+        found = evaluate_counters(DATASET, self.PART, Protocol("natural", self.PART.target_starts), L)
+        resampled = found["last_mode"]["resampled"]
+        assert (resampled["split"], resampled["unit"]) == ("time", "day_blocks")
+        assert found["last_mode"]["users"] == 6
+
+    def test_else_over_users(self):
+        found = evaluate_counters(DATASET, TEST, Protocol("natural", self.PART.target_starts), L)
+        assert found["last_mode"]["resampled"] == {"split": "users", "unit": "users", "count": 6, "days": None}

@@ -268,3 +268,25 @@ class TestConfig:
         assert caught.value.hint == "did you mean 'half_life'?"
         with pytest.raises(EdgebError, match="field 'hour_bucket' is missing"):
             HabitsConfig.from_dict({})
+
+
+class TestWithoutPlaces:
+    @given(history=events, config=configs, hour=st.integers(0, 400), place=st.sampled_from(PLACES))
+    def test_hours_are_counted_once_and_places_not_at_all(self, history, config, hour, place):
+        when = START + timedelta(hours=hour)
+        found = HabitCounter(PRIOR, config, places=False)
+        plain = HabitCounter(PRIOR, config)
+        for code, time, where in history:
+            found.observe(code, time, where)
+            # In a place that is not asked about, so that only the hour and everything match.
+            plain.observe(code, time, "there")
+        np.testing.assert_allclose(found.log_probs(when, place), plain.log_probs(when, "elsewhere"), rtol=1e-12)
+        saved = json.loads(json.dumps(found.to_dict()))
+        assert saved["counts"]["place"] == saved["counts"]["place_hour"] == []
+        again = HabitCounter.from_dict(saved, PRIOR, places=False)
+        np.testing.assert_array_equal(again.log_probs(when, place), found.log_probs(when, place))
+
+    def test_a_state_with_places_is_refused(self):
+        saved = counted([(0, START, "home")]).to_dict()
+        with pytest.raises(EdgebError, match=r"counts\.place counts places, the bundle has none"):
+            HabitCounter.from_dict(saved, PRIOR, places=False)

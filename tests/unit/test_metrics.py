@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, log_loss, precision_score, recall_score
 
-from edge_behavior.metrics import SIX, Outcome, behavior_metrics, expected_ranks, user_intervals
+from edge_behavior.metrics import SIX, Outcome, behavior_metrics, expected_ranks, unit_intervals
 
 GROUP_NAMES = ("head", "medium", "tail")
 pytestmark = [
@@ -174,7 +174,7 @@ class TestIntervals:
             for name, found in values.items():
                 if one[name] is not None:
                     found.append(one[name])
-        intervals = user_intervals(outcome, groups, resamples=40, seed=11)
+        intervals = unit_intervals(outcome, groups, resamples=40, seed=11)
         for name, found in values.items():
             assert intervals[name] == pytest.approx(np.percentile(found, [2.5, 97.5]).tolist()), name
 
@@ -185,7 +185,7 @@ class TestIntervals:
         for name in ("weighted_recall", "overall", "head", "medium"):
             low, high = first["interval"][name]
             assert 0 <= low < first[name] < high <= 1
-        assert user_intervals(outcome, groups, 200, seed=0) != user_intervals(outcome, groups, 200, seed=1)
+        assert unit_intervals(outcome, groups, 200, seed=0) != unit_intervals(outcome, groups, 200, seed=1)
 
     def test_they_cover_the_truth(self):
         """60 users with their own accuracies around .4: about 95 of 100 intervals hold .4."""
@@ -196,7 +196,7 @@ class TestIntervals:
             right = rng.random(600) < np.repeat(rng.beta(4, 6, 60), 10)
             truth = rng.integers(0, 3, 600)
             predicted = np.where(right, truth, (truth + 1) % 3)
-            low, high = user_intervals(
+            low, high = unit_intervals(
                 Outcome(np.eye(3)[predicted], truth, users), ("head", "head", "tail"), resamples=200, seed=seed
             )["weighted_recall"]
             covered += low <= 0.4 <= high
@@ -205,12 +205,12 @@ class TestIntervals:
     def test_more_windows_of_the_same_users_are_no_new_evidence(self):
         outcome, groups = outcome_of(8, n=90, users=9), ("head",) * 6
         repeated = Outcome(np.tile(outcome.scores, (5, 1)), np.tile(outcome.truth, 5), np.tile(outcome.users, 5))
-        once, often = user_intervals(outcome, groups, 100), user_intervals(repeated, groups, 100)
+        once, often = unit_intervals(outcome, groups, 100), unit_intervals(repeated, groups, 100)
         assert once["weighted_recall"] is not None
         for name, interval in once.items():
             assert often[name] == (None if interval is None else pytest.approx(interval)), name
 
     def test_one_user_has_no_spread(self):
         outcome = outcome_of(2, users=1)
-        low, high = user_intervals(outcome, ("head",) * 6, 50)["weighted_recall"]
+        low, high = unit_intervals(outcome, ("head",) * 6, 50)["weighted_recall"]
         assert low == high == (outcome.truth == outcome.predicted).mean()

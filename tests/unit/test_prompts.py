@@ -221,3 +221,49 @@ class TestSettings:
         with pytest.raises(EdgebError, match=message) as caught:
             PromptLayout.from_dict(fields)
         assert caught.value.hint
+
+
+class TestWithoutPlaces:
+    def test_stream(self):
+        prompt = PromptLayout("stream", list_candidates=False, places=False).prompt(HISTORY, WHEN, None, LABELS)
+        assert prompt.text == (
+            HEAD + "History (day hour, behavior):\n" + "(Tue 20, Video)\n(Wed 7, Eat (out), late)\n" + "(Sun 0,"
+        )
+
+    def test_prefix(self):
+        prompt = PromptLayout("prefix", places=False).prompt([], WHEN, None, LABELS)
+        assert prompt.body == ("Day and hour of the next behavior: Sun 0.\nThe answer is",)
+
+    @pytest.mark.parametrize("index", range(PromptLayout("instruct").formats))
+    def test_instruct(self, index):
+        text = PromptLayout("instruct", places=False).prompt(HISTORY, WHEN, None, LABELS, index).text
+        assert "Day of the week and the hour of the next behavior are Sun, 0, respectively." in text
+        assert "place" not in text
+
+    @given(place=st.text(max_size=30) | st.sampled_from(ATTACKS), name=st.sampled_from(LAYOUTS))
+    def test_no_place_is_ever_in_a_prompt(self, place, name):
+        layout = PromptLayout(name, places=False)
+        events = [BehaviorEvent(place, event.time, event.behavior) for event in HISTORY]
+        for index in range(layout.formats):
+            found = layout.prompt(events, WHEN, place, LABELS, index)
+            assert found == layout.prompt(HISTORY, WHEN, None, LABELS, index)
+
+    def test_a_place_is_asked_for_where_prompts_have_one(self):
+        assert PromptLayout().place_of(" a (b) ") == "a b"
+        assert PromptLayout(places=False).place_of(None) == "unknown"
+        with pytest.raises(EdgebError, match="no place was given") as caught:
+            PromptLayout().place_of(None)
+        assert "--place" in caught.value.hint
+        with pytest.raises(EdgebError, match="'home' was given to a model without places") as caught:
+            PromptLayout(places=False).place_of("home")
+        assert "--place" in caught.value.hint
+
+    def test_only_a_layout_without_places_says_so(self):
+        assert "places" not in PromptLayout().to_dict()
+        assert PromptLayout.from_dict(PromptLayout().to_dict()).places
+        without = PromptLayout(places=False)
+        assert without.to_dict()["places"] is False
+        assert PromptLayout.from_dict(without.to_dict()) == without
+        for bad in ("no", 0, None):
+            with pytest.raises(EdgebError, match="has places"):
+                PromptLayout.from_dict({**PromptLayout().to_dict(), "places": bad})

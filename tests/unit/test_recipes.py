@@ -45,7 +45,7 @@ class TestShipped:
         recipe = load_recipe(name)
         assert recipe.name == name
         assert recipe == load_recipe(str(CONFIGS / f"{name}.yaml"))
-        assert recipe.layout.layout() == PromptLayout(
+        assert recipe.layout.layout(True) == PromptLayout(
             recipe.layout.name, recipe.layout.list_candidates, recipe.layout.history_length
         )
 
@@ -89,7 +89,7 @@ def test_defaults_are_those_of_the_method():
     assert (b.method, b.confusion, b.selection) == ("dpo", "intended", "weighted-kmeans++")
     assert (b.samples_per_behavior, b.difficulty_weight, b.dpo_beta) == (20, 0.5, 0.1)
     assert (recipe.layout.history_length, recipe.evaluation.per_behavior) == (20, 500)
-    assert recipe.layout.layout() == PromptLayout()
+    assert recipe.layout.layout(True) == PromptLayout()
 
 
 class TestRoundTrip:
@@ -264,3 +264,15 @@ class TestErrors:
     def test_a_recipe_cannot_be_changed_once_made(self):
         with pytest.raises(ValueError, match="frozen"):
             Recipe().lora.rank = 5
+
+
+def test_the_dataset_decides_on_places() -> None:
+    layout = load_recipe("tiny").layout
+    assert [layout.layout(known).places for known in (True, False)] == [True, False]
+    without = layout.model_copy(update={"places": False})
+    assert not without.layout(True).places
+    wanted = layout.model_copy(update={"places": True})
+    assert wanted.layout(True).places
+    with pytest.raises(EdgebError, match="the dataset has no places") as caught:
+        wanted.layout(False)
+    assert "layout.places=null" in str(caught.value.hint)

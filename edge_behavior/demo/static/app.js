@@ -34,6 +34,8 @@ async function call(name, body) {
   return said;
 }
 
+// Where the user is; null for a bundle whose prompts have no places.
+const place = () => (bundle.places ? find("place").value : null);
 const lastTime = () => (state.events.length ? clock.notBefore(state.events.at(-1).time) : null);
 
 function settings() {
@@ -57,7 +59,7 @@ function showTime() {
   slider.value = clock.minuteOf(when);
   find("slider-from").textContent = last && slider.min > 0 ? `${clock.clockOf(last)}, the last event` : "00:00";
   slider.setAttribute("aria-valuetext", clock.clockOf(when));
-  view.showClock(when, find("place").value);
+  view.showClock(when, place());
 }
 
 function setTime(next) {
@@ -104,7 +106,7 @@ async function ask() {
   if (!timely()) return;
   const wanted = settings();
   try {
-    const prediction = await call("predict", { when, place: find("place").value, ...wanted });
+    const prediction = await call("predict", { when, place: place(), ...wanted });
     // A later question is under way: its answer counts.
     if (turn !== asked) return;
     view.showProblem("");
@@ -139,7 +141,7 @@ async function change(name, body, { moves = false, field = null } = {}) {
     adopt(await call(name, body));
     if (moves) {
       when = state.now;
-      find("place").value = state.place;
+      find("place").value = state.place ?? "";
       showTime();
     }
     await predict();
@@ -155,7 +157,7 @@ async function change(name, body, { moves = false, field = null } = {}) {
 
 function happened(behavior, accepted) {
   if (!timely()) return false;
-  const body = { behavior, place: find("place").value, when, accepted };
+  const body = { behavior, place: place(), when, accepted };
   return change("events", body, { field: accepted ? null : "behavior", moves: true });
 }
 
@@ -213,7 +215,7 @@ function onDigit(event) {
 }
 
 function wire() {
-  find("place").addEventListener("input", () => (view.showClock(when, find("place").value), soon()));
+  find("place").addEventListener("input", () => (view.showClock(when, place()), soon()));
   find("when").addEventListener("input", () => {
     if (clock.valid(find("when").value)) setTime(find("when").value.slice(0, 16));
     else predict();
@@ -254,7 +256,7 @@ async function start() {
   view.options(find("source"), Object.keys(bundle.sources).map((source) => [source, source]), bundle.source);
   fillRules();
   when = state.now;
-  find("place").value = state.place;
+  find("place").value = state.place ?? "";
   adopt(state);
   showTime();
   wire();

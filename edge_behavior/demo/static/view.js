@@ -29,18 +29,21 @@ export function names(datalist, values) {
 export function showBundle(bundle) {
   const parts = [`${bundle.labels.length} behaviors`, bundle.architecture, bundle.quantization];
   find("bundle").replaceChildren(name(bundle.name), ` · ${parts.join(" · ")}`);
+  const context = bundle.places ? "time and place" : "time";
+  find("place-field").hidden = find("where").hidden = !bundle.places;
+  find("lead").textContent = `Change ${bundle.places ? "place or time" : "the time"}: the prediction follows.`;
   find("step-note").textContent =
-    `An event happens at the time and place above; then the clock moves on by ${bundle.step_minutes} minutes.`;
+    `An event happens at the ${context} above; then the clock moves on by ${bundle.step_minutes} minutes.`;
 }
 
 export function showClock(when, place) {
   find("clock").textContent = clock.clockOf(when);
   find("date").textContent = clock.longDay(when);
-  find("where").replaceChildren(name(place || "unknown"));
+  if (place !== null) find("where").replaceChildren(name(place || "unknown"));
 }
 
 function timelineItem(event) {
-  const about = element("span", { className: "about" }, name(event.place));
+  const about = element("span", { className: "about" }, ...(event.place === null ? [] : [name(event.place)]));
   if (event.origin === "accepted") about.append(element("span", { className: "tag", textContent: "suggestion" }));
   return element(
     "li",

@@ -20,7 +20,7 @@ from edge_behavior.train import plots
 from edge_behavior.train.ablation import texts
 from edge_behavior.train.ablation.folder import AblationFolder
 from edge_behavior.train.ablation.summary import summarize
-from edge_behavior.train.facts import STANDIN_NOTE, templates
+from edge_behavior.train.facts import STANDIN_NOTE, split_sentence, templates
 from edge_behavior.train.plots import Estimate
 
 _PLOTTED = ("overall", *GROUPS)
@@ -51,6 +51,7 @@ def write_ablation(folder: AblationFolder) -> dict[str, Any]:
             "fingerprint": dataset.fingerprint,
             "behaviors": len(dataset.candidates),
             "splits": dataset.info["splits"],
+            "split": split_sentence(dataset),
         },
         "notes": notes,
         "base_recipe": recipe.model_dump(),

@@ -80,7 +80,7 @@ def windows_sentence(summary: Summary, protocol: str) -> str:
     held = (summary["windows"] or {}).get(protocol)
     if held is None:
         return "no run is finished"
-    return f"{held['windows']:,} windows of {held['users']:,} test users in the first run"
+    return f"{held['windows']:,} windows of {held['users']:,} users in the first run"
 
 
 def state_sentences(summary: Summary) -> list[str]:
@@ -99,7 +99,7 @@ def interval_sentence(summary: Summary) -> str:
         return f"One seed ({seeds[0]}): there is no interval."
     return (
         f"Mean over {len(seeds)} seeds ({', '.join(map(str, seeds))}); ± is the {summary['interval']}. A seed draws a "
-        "stand-in's weights and text, the training order and samples, and the test windows; the users' split is one "
+        "stand-in's weights and text, the training order and samples, and the test windows; the dataset's split is one "
         "and the same. Intervals are not corrected for the number of comparisons."
     )
 

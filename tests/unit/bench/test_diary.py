@@ -68,3 +68,14 @@ def test_bad_files(tmp_path: Path) -> None:
 def test_a_question_survives_the_way_to_another_process() -> None:
     question = made_up(CANDIDATES, 4, 2).question(1)
     assert Question.from_dict(question.to_dict()) == question
+
+
+def test_a_bundle_without_places_is_asked_for_none(tmp_path: Path) -> None:
+    (tmp_path / "h.csv").write_text("timestamp,behavior\n2024-05-01T18:00,Video\n2024-05-01T19:00,Video\n")
+    for diary in (
+        made_up(CandidateSet.of(["Video", "Bar"]), 4, 2, places=False),
+        from_file(tmp_path / "h.csv", CandidateSet.of(["Video", "Bar"]), 4, 2, places=False),
+    ):
+        question = diary.question(1)
+        assert question.place is None
+        assert Question.from_dict(question.to_dict()) == question

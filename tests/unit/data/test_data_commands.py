@@ -76,6 +76,23 @@ def test_a_log_is_kept_or_replaced_as_asked(tmp_path):
     assert (tmp_path / "log.csv").read_text().startswith("user_id,")
 
 
+def test_one_persons_log_without_places(tmp_path, make_rows, write_csv):
+    rows = [(u, t, b, "home 1") for u, t, _, b in make_rows(users=1, events=60)]
+    log = write_csv(tmp_path / "me.csv", rows, ("user_id", "timestamp", "behavior", "household"))
+    flags = ["--format", "csv", "--no-place", "--group-column", "household"]
+    with pytest.raises(EdgebError, match="only 1 user has at least 21 events") as caught:
+        run("import", log, *flags, "--out", tmp_path / "data")
+    assert "--split time" in caught.value.hint
+    assert "4 behaviors, no places" in run("import", log, *flags, "--split", "time", "--out", tmp_path / "data")
+    text = run("describe", tmp_path / "data")
+    assert "by time" in text
+    assert "blocks of a day of the test part" in text
+    shown = json.loads(run("describe", tmp_path / "data", "--json"))
+    assert shown["place"] == {"kind": "none", "count": 0}
+    with pytest.raises(EdgebError, match="exclude each other"):
+        run("import", log, *flags, "--place-column", "where", "--out", tmp_path / "more")
+
+
 def test_synth_is_an_import_of_a_simulated_log(tmp_path):
     made = json.loads(
         run(

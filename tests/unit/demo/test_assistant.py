@@ -284,3 +284,34 @@ class TestMadeUpDay:
     def test_only_fills_an_empty_day(self, assistant: Assistant) -> None:
         with pytest.raises(EdgebError, match="already"):
             assistant.make_up_day(NOW)
+
+
+class TestWithoutPlaces:
+    @pytest.fixture
+    def placeless(self, predictor: Predictor) -> Assistant:
+        layout = replace(predictor.manifest.layout, places=False)
+        manifest = replace(predictor.manifest, layout=layout)
+        return Assistant(Predictor(manifest, predictor._engine.backend), "tiny.gguf", HISTORY)
+
+    def test_none_is_shown_asked_for_or_taken(self, placeless: Assistant) -> None:
+        assert placeless.bundle()["places"] is False
+        state = placeless.state()
+        assert (state["place"], state["places"]) == (None, [])
+        assert {event["place"] for event in state["events"]} == {None}
+        assert placeless.predict(ask(place=None))["ranked"]
+        placeless.add(LABELS[1], None, NOW, False)
+        assert placeless.state()["events"][-1]["place"] is None
+        for call in (lambda: placeless.predict(ask()), lambda: placeless.add(LABELS[1], "home", NOW, False)):
+            with pytest.raises(EdgebError, match="without places"):
+                call()
+
+    def test_a_day_is_made_up_without_them(self, predictor: Predictor) -> None:
+        manifest = replace(predictor.manifest, layout=replace(predictor.manifest.layout, places=False))
+        empty = Assistant(Predictor(manifest, predictor._engine.backend), "tiny.gguf")
+        empty.make_up_day(START)
+        assert len(empty.state()["events"]) > 5
+
+    def test_with_places_one_is_needed(self, assistant: Assistant) -> None:
+        assert assistant.bundle()["places"] is True
+        with pytest.raises(EdgebError, match="no place was given"):
+            assistant.add(LABELS[1], None, NOW, False)

@@ -12,7 +12,7 @@ from edge_behavior.calibration import COVERAGES, PRECISIONS, Calibration, read_c
 from edge_behavior.candidates import GROUPS
 from edge_behavior.export import calibrate
 from edge_behavior.export.calibrate import TooFewToCalibrateError, choose_way, fit_calibration, fit_scores
-from edge_behavior.export.heldout import HeldOut, fit_weights, user_folds
+from edge_behavior.export.heldout import HeldOut, fit_weights, unit_folds
 from edge_behavior.fusion import SOURCES, Fusion
 from edge_behavior.scoring import log_softmax
 
@@ -205,7 +205,7 @@ class TestCalibration:
         """In one fold the truth is always the last candidate, elsewhere always the first: who knows the fold lets
         everything in and covers it, who does not covers none of it."""
         held = made_up(800, users=40)
-        fold, _ = user_folds(held.users)
+        fold, _ = unit_folds(held.units)
         truth = np.where(fold == 0, held.model.argmin(1), held.model.argmax(1))
         found = fit_calibration(replace(held, truth=truth), fused=False)["measured"]["model"]
         assert found["coverage"]["0.9"]["overall"] == pytest.approx(0.8)

@@ -21,9 +21,11 @@ from edge_behavior.export.heldout import (
     fit_habits,
     fit_weights,
     score_held_out,
+    unit_folds,
 )
 from edge_behavior.fusion import Fusion, GroupWeights
 from edge_behavior.habits import HabitsConfig
+from edge_behavior.resampling import Resampling
 from edge_behavior.scoring import log_softmax
 from tests import helpers
 
@@ -246,8 +248,40 @@ class TestBundle:
             score_held_out(Path("b.gguf"), data, 40)
         assert "--no-habits" in caught.value.hint
 
+    def test_one_persons_log_is_scored_on_later_days(self, data):
+        table = helpers.event_table([["Video", "Bar"] * 200])
+        TestBundle.tables = {"validation": replace(table, first_targets=np.array([100]))}
+        held = score_held_out(Path("b.gguf"), data, 60)
+        assert (len(held), held.units.unit, held.units.days) == (60, "day_blocks", 4)
+        assert held.units.count >= 10
+        assert fit_habits(held)["measured"]["resampled"]["split"] == "time"
+        TestBundle.tables = {"validation": replace(table, first_targets=np.array([396]))}
+        with pytest.raises(TooFewUsersError, match="1 of d's validation blocks of a day have more than 5"):
+            score_held_out(Path("b.gguf"), data, 60)
+
     def test_another_candidate_set(self, data, monkeypatch):
         other = helpers.event_table([["Video"] * 9], labels=helpers.LABELS[::-1]).candidates
         monkeypatch.setattr(heldout.Dataset, "open", lambda path: type("M", (), {"candidates": other, "events": print}))
         with pytest.raises(EdgebError, match=r"b\.gguf and the dataset have different candidate sets"):
             score_held_out(Path("b.gguf"), data)
+
+
+class TestUnits:
+    """What is left out together: users, unless the windows say otherwise."""
+
+    def test_blocks_of_days_are_left_out_whole(self):
+        held = made_up(600)
+        units = Resampling(np.arange(600) // 50, "day_blocks", 7)
+        fold, folds = unit_folds(units)
+        assert folds == 5
+        for unit in range(12):
+            assert len(set(fold[units.codes == unit].tolist())) == 1
+        measured = cross_validate(replace(held, resampling=units))
+        assert measured["resampled"] == {"split": "time", "unit": "day_blocks", "count": 12, "days": 7}
+        assert measured["users"] == len(np.unique(held.users))
+
+    def test_users_are_the_default(self):
+        held = made_up(100)
+        assert held.units.codes.tolist() == held.users.tolist()
+        taken = replace(held, resampling=Resampling(held.users % 3, "groups")).take(np.arange(100) < 10)
+        assert taken.units.codes.tolist() == (held.users[:10] % 3).tolist()

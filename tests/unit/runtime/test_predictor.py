@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -185,3 +186,50 @@ def test_prompt_that_does_not_fit(tokens: object, tmp_path: Path) -> None:
         with pytest.raises(EdgebError, match=r"the context holds"):
             predictor.predict([BehaviorEvent("ж" * 48, e.time, e.behavior) for e in long], long[-1].time, "DK")
         assert predictor.predict(history, history[-1].time, "DK").ranked
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_without_places_none_is_needed_or_taken(name: str, tokens: object, folder: Path, tmp_path: Path) -> None:
+    layout = PromptLayout(name=name, places=False)
+    model, encoder = helpers.model(tokens), helpers.encoder(tokens, layout)
+    history = helpers.diary(9)
+    moved = [replace(event, place=f"somewhere {i}") for i, event in enumerate(history)]
+    when = history[-1].time + timedelta(hours=1)
+    expected = log_softmax(TorchScorer(model, encoder).score([encoder.prompt_ids(history, when, None)]).log_probs)
+    with Predictor.load(export(folder, tmp_path / "m.gguf", layout), threads=1, exact_math=True) as predictor:
+        assert predictor.manifest.layout == layout
+        np.testing.assert_allclose([log_softmax(predictor.log_probs(history, when))], expected, atol=5e-2)
+        for source in ("model", "habits"):
+            here, there = (predictor.predict(h, when, source=source, exhaustive=True) for h in (history, moved))
+            assert {r.behavior: r.probability for r in here.ranked} == pytest.approx(
+                {r.behavior: r.probability for r in there.ranked}
+            )
+        session = predictor.session()
+        for event in moved:
+            session.observe(event)
+        assert {event.place for event in session.events} == {"unknown"}
+        ranked = session.predict(when, top_k=None, exhaustive=True).ranked
+        assert [r.behavior for r in ranked] == [r.behavior for r in predictor.predict(history, when).ranked]
+        session.save(tmp_path / "s")
+        assert predictor.restore(tmp_path / "s").events == session.events
+        for call in (
+            lambda: predictor.predict(history, when, "home"),
+            lambda: predictor.log_probs(history, when, "home"),
+            lambda: session.predict(when, "home", source="habits"),
+        ):
+            with pytest.raises(EdgebError, match="'home' was given to a model without places"):
+                call()
+
+
+def test_with_places_one_is_needed(bundle: Path) -> None:
+    history = helpers.diary(3)
+    with Predictor.load(bundle, threads=1) as predictor:
+        for call in (
+            lambda: predictor.predict(history, history[-1].time),
+            lambda: predictor.predict(history, history[-1].time, source="habits"),
+            lambda: predictor.log_probs(history, history[-1].time),
+            lambda: predictor.session().predict(history[-1].time),
+        ):
+            with pytest.raises(EdgebError, match="no place was given") as caught:
+                call()
+            assert "--place" in str(caught.value.hint)

@@ -28,7 +28,7 @@ def data(**users: list[list[str]]) -> Any:
         split: helpers.event_table(users.get(split, [USER]), LABELS, [4, 3, 1])
         for split in ("train", "validation", "test")
     }
-    return SimpleNamespace(events=tables.__getitem__)
+    return SimpleNamespace(events=tables.__getitem__, has_places=True)
 
 
 def recipe(**values: Any) -> Recipe:

@@ -113,6 +113,8 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
             "source": {"name": "log <1>.csv", "format": "csv", "files": [{"name": "log <1>.csv", "sha256": "ab12"}]},
             "splits": {"train": part, "validation": part, "test": part},
             "span": {"start": "2024-03-01T06:00:00", "end": "2024-04-01T06:00:00"},
+            "options": {},
+            "place": {"kind": "column"},
             "content": {},
             "candidates": {"labels": list(labels), "counts": list(counts)},
         }
@@ -126,7 +128,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
             backbone={"path": recipe.backbone.path or "backbone", "standin": standin},
             dataset={"path": "data", "fingerprint": dataset.fingerprint},
             candidates=[{"label": x, "count": n} for x, n in zip(labels, counts, strict=True)],
-            layout=recipe.layout.layout().to_dict(),
+            layout=recipe.layout.layout(True).to_dict(),
         )
         write_text(out / "recipe.yaml", recipe.to_yaml())
         protocols = ("natural", "balanced")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,3 +98,20 @@ def test_target_choices() -> None:
 def test_no_anchor_at_all() -> None:
     with pytest.raises(EdgebError, match="leaves no behavior"):
         target_mask(ATuning(anchor_threshold=0.99), table())
+
+
+@pytest.mark.parametrize("name", ["stream", "prefix"])
+def test_a_later_part_carries_a_loss_on_its_own_events_only(tokens: object, name: str) -> None:
+    whole = table(users=3, length=40)
+    firsts = whole.user_offsets[:-1] + np.array([0, 30, 39])
+    part = replace(whole, first_targets=firsts)
+    encoder = helpers.encoder(tokens, PromptLayout(name, history_length=5))
+    rows = behavior_rows(part, encoder, ATuning(targets="all", stretch_min=2, stretch_max=6), 10_000, seed=3)
+    carried: list[int] = []
+    for start, stop in zip(rows.starts.tolist(), rows.stops.tolist(), strict=True):
+        carried += range(start + 1, stop) if name == "stream" else [stop - 1]
+    # Nobody's first event has anything before it, and a prompt's target has a full history.
+    first = [1 if name == "stream" else 5, 70, 119]
+    ends = whole.user_offsets[1:].tolist()
+    assert sorted(carried) == [i for start, end in zip(first, ends, strict=True) for i in range(start, end)]
+    assert supervised_targets(rows, encoder) == len(carried)

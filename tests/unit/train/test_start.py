@@ -20,7 +20,7 @@ from tests import helpers
 @pytest.fixture
 def dataset(tmp_path: Path) -> Any:
     candidates = helpers.event_table([["Bar", "Video"] * 4]).candidates
-    return SimpleNamespace(path=tmp_path / "data", fingerprint="abc", candidates=candidates)
+    return SimpleNamespace(path=tmp_path / "data", fingerprint="abc", candidates=candidates, has_places=True)
 
 
 def test_a_run_begins_and_is_found_again(dataset: Any, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_what_unfinished_stages_read_may_change(
     start_run(new, dataset, run.path, resume=True)
     assert scratch(run, during) == left
     assert load_recipe(str(saved_recipe(run.path))) == new
-    assert run.layout == new.layout.layout()
+    assert run.layout == new.layout.layout(True)
     [entry] = run.state["changes"]
     assert {name.replace(".", "__"): value for name, (_, value) in entry["fields"].items()} == values
     assert (entry["during"], entry["started_over"]) == (during, left < had)

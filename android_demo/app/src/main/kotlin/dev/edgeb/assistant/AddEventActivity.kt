@@ -13,6 +13,7 @@ import android.widget.ArrayAdapter
 import android.widget.AutoCompleteTextView
 import android.widget.Button
 import android.widget.TextView
+import dev.edgeb.assistant.logic.ModelFacts
 import dev.edgeb.assistant.logic.labelOf
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Moment
@@ -40,6 +41,10 @@ class AddEventActivity : Activity() {
         at = if (savedInstanceState == null) now() else Moment(savedInstanceState.getLong(MINUTES))
         if (savedInstanceState == null) place.setText(intent.getStringExtra(PLACE))
         offer(behavior, labels.sorted())
+        if (!intent.getBooleanExtra(HAS_PLACES, true)) {
+            val heading: View = findViewById(R.id.event_place_heading)
+            for (view in listOf(place, heading)) view.visibility = View.GONE
+        }
         offer(place, intent.getStringArrayListExtra(PLACES) ?: ArrayList<String>())
         date.setOnClickListener { pickDate() }
         time.setOnClickListener { pickTime() }
@@ -125,14 +130,16 @@ class AddEventActivity : Activity() {
     companion object {
         private const val LABELS = "labels"
         private const val PLACES = "places"
+        private const val HAS_PLACES = "has_places"
         private const val PLACE = "place"
         private const val BEHAVIOR = "behavior"
         private const val MINUTES = "minutes"
 
         /** Ask for an event. What is needed travels along: the process may have died when the answer is given. */
-        fun intent(context: Context, labels: List<String>, places: List<String>, place: String): Intent =
+        fun intent(context: Context, model: ModelFacts, places: List<String>, place: String): Intent =
             Intent(context, AddEventActivity::class.java)
-                .putStringArrayListExtra(LABELS, ArrayList(labels))
+                .putStringArrayListExtra(LABELS, ArrayList(model.labels))
+                .putExtra(HAS_PLACES, model.places)
                 .putStringArrayListExtra(PLACES, ArrayList(places))
                 .putExtra(PLACE, place)
 

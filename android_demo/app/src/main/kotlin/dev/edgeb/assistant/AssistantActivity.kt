@@ -28,6 +28,7 @@ class AssistantActivity : Activity(), Controller.Listener {
     private lateinit var threshold: SeekBar
     private lateinit var thresholdLabel: TextView
     private lateinit var addEvent: View
+    private lateinit var placeHeading: View
     private var shown: Day? = null
 
     // The place of the settings that the field was set to; what was typed since is the user's.
@@ -42,6 +43,7 @@ class AssistantActivity : Activity(), Controller.Listener {
         committed = savedInstanceState?.getString(COMMITTED)
         ready = findViewById(R.id.ready)
         place = findViewById(R.id.place) as AutoCompleteTextView
+        placeHeading = findViewById(R.id.place_heading)
         note = findViewById(R.id.note) as TextView
         cost = findViewById(R.id.cost) as TextView
         threshold = findViewById(R.id.threshold) as SeekBar
@@ -107,6 +109,7 @@ class AssistantActivity : Activity(), Controller.Listener {
     private fun renew(day: Day, formats: Formats) {
         if (day.settings.place != committed) place.setText(day.settings.place, false)
         committed = day.settings.place
+        for (view in listOf(place, placeHeading)) view.visibility = if (day.model.places) View.VISIBLE else View.GONE
         if (day.places != shown?.places) place.setAdapter(ArrayAdapter(this, R.layout.item_choice, day.places))
         rows.show(day, formats)
         note.text = summaryOf(day, formats)
@@ -147,7 +150,7 @@ class AssistantActivity : Activity(), Controller.Listener {
 
     private fun askForEvent() {
         val day = shown ?: return
-        startActivityForResult(AddEventActivity.intent(this, day.model.labels, day.places, place.text.toString()), ADD)
+        startActivityForResult(AddEventActivity.intent(this, day.model, day.places, place.text.toString()), ADD)
     }
 
     private inner class ThresholdListener : SeekBar.OnSeekBarChangeListener {

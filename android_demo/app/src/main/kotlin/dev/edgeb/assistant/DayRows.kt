@@ -34,9 +34,9 @@ class DayRows(
             keep(suggestions, R.layout.item_suggestion, found.size)
             for (i in found.indices) showSuggestion(suggestions.getChildAt(i), found[i], formats)
         }
-        if (day.today != shown?.today) {
+        if (day.today != shown?.today || day.model.places != shown?.model?.places) {
             keep(timeline, R.layout.item_event, day.today.size)
-            for (i in day.today.indices) showEvent(timeline.getChildAt(i), day.today[i], formats)
+            for (i in day.today.indices) showEvent(timeline.getChildAt(i), day.today[i], formats, day.model.places)
         }
         emptyDay.visibility = if (day.today.isEmpty()) View.VISIBLE else View.GONE
         shown = day
@@ -72,14 +72,17 @@ class DayRows(
             .setOnClickListener { controller.dismiss(one.behavior) }
     }
 
-    private fun showEvent(view: View, event: BehaviorEvent, formats: Formats) {
+    private fun showEvent(view: View, event: BehaviorEvent, formats: Formats, places: Boolean) {
         val time = formats.clock(event.time)
         (view.findViewById(R.id.event_behavior) as TextView).text = event.behavior
         (view.findViewById(R.id.event_where) as TextView).text =
-            activity.getString(R.string.event_where, time, event.place)
-        describe(
-            view, R.id.event, activity.getString(R.string.event_described, time, event.behavior, event.place)
-        )
+            if (places) activity.getString(R.string.event_where, time, event.place) else time
+        val described = if (places) {
+            activity.getString(R.string.event_described, time, event.behavior, event.place)
+        } else {
+            activity.getString(R.string.event_where, time, event.behavior)
+        }
+        describe(view, R.id.event, described)
         describe(view, R.id.remove, activity.getString(R.string.remove_event, event.behavior, time))
             .setOnClickListener { controller.remove(event) }
     }

@@ -19,6 +19,7 @@ internal class BundleCheck(
     )
     private val path = File(folder, fields.string("file"))
     private val manifest = Bundle.verify(path)
+    private val somewhere = if (manifest.layout.places) "DK" else null
     private var predictor = open(null)
     private var session = predictor.session()
 
@@ -33,7 +34,7 @@ internal class BundleCheck(
         } finally {
             predictor.close()
         }
-        checks.refused("$name closed", Regex("closed")) { predictor.predict(emptyList(), Moment(0), "DK") }
+        checks.refused("$name closed", Regex("closed")) { predictor.predict(emptyList(), Moment(0), somewhere) }
         checkSnapshots()
     }
 
@@ -53,7 +54,7 @@ internal class BundleCheck(
                 "history_length" to manifest.layout.historyLength.toLong(),
                 "task" to manifest.layout.task,
                 "role" to manifest.layout.role
-            ),
+            ) + (if (manifest.layout.places) emptyMap() else mapOf("places" to false)),
             "static_prompt" to manifest.staticPrompt,
             "tensors_sha256" to manifest.tensorsSha256,
             "tokenizer_sha256" to manifest.tokenizerSha256,
@@ -106,7 +107,7 @@ internal class BundleCheck(
     private fun checkThreads() {
         val one = open(null)
         val asked = { i: Int ->
-            one.predict(emptyList(), Moment(60L * i), "DK", 3, exhaustive = true, source = Source.MODEL).ranked
+            one.predict(emptyList(), Moment(60L * i), somewhere, 3, exhaustive = true, source = Source.MODEL).ranked
         }
         val alone = List(THREADS) { asked(it) }
         val found = java.util.concurrent.ConcurrentHashMap<Int, List<Ranked>>()
@@ -158,7 +159,7 @@ internal class BundleCheck(
         val history = (call["history"] as List<*>).map { event(it) }
         val wanted = Wanted(call["wanted"] as Map<*, *>)
         return predictor.predict(
-            history, Moment.parse(call["when"] as String), call["place"] as String, wanted.topK, wanted.scoring,
+            history, Moment.parse(call["when"] as String), call["place"] as String?, wanted.topK, wanted.scoring,
             wanted.only, wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision,
             wanted.coverage
         )
@@ -167,7 +168,7 @@ internal class BundleCheck(
     private fun ask(call: Map<*, *>): Prediction {
         val wanted = Wanted(call["wanted"] as Map<*, *>)
         return session.predict(
-            Moment.parse(call["when"] as String), call["place"] as String, wanted.topK, wanted.scoring,
+            Moment.parse(call["when"] as String), call["place"] as String?, wanted.topK, wanted.scoring,
             wanted.only, wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision,
             wanted.coverage
         )
@@ -237,7 +238,7 @@ internal class BundleCheck(
         // Files of the app whose folder it is; more of them than snapshots are kept.
         val foreign = List(6) { File(kept, "$it.state") } + File(kept, "0123456789abcdef0123456789abcdef.state")
         for (file in foreign) file.writeText("the app's own")
-        val asked = { each: Predictor -> each.predict(emptyList(), Moment(0), "DK", source = Source.MODEL).ranked }
+        val asked = { each: Predictor -> each.predict(emptyList(), Moment(0), somewhere, source = Source.MODEL).ranked }
         val cold = open(null).use { asked(it) }
         val written = open(kept).use { asked(it) }
         val files = File(kept, "edgeb-prefix").listFiles().orEmpty()

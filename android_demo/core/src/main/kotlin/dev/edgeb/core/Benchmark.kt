@@ -56,14 +56,14 @@ class Benchmark @JvmOverloads constructor(
     private fun sessions() {
         val session = predictor.session()
         for (event in events.take(length)) session.observe(event)
-        session.predict(events[length - 1].time, events[length - 1].place, 1, source = Source.MODEL)
+        session.predict(events[length - 1].time, placeOf(events[length - 1]), 1, source = Source.MODEL)
         for (i in 0 until rounds) {
             // Every block of rounds has one of each, in changing order: anchoring then hits all alike.
             val (name, topK) = DEPTHS[(i + i / DEPTHS.size) % DEPTHS.size]
             val asked = events[length + i + 1]
             val started = System.nanoTime()
             session.observe(events[length + i])
-            val answer = session.predict(asked.time, asked.place, topK, source = Source.MODEL)
+            val answer = session.predict(asked.time, placeOf(asked), topK, source = Source.MODEL)
             add(name, started, answer)
         }
     }
@@ -94,7 +94,7 @@ class Benchmark @JvmOverloads constructor(
                 val started = System.nanoTime()
                 val restored = predictor.restore(file)
                 val asked = events[length + i]
-                add("session_restore", started, restored.predict(asked.time, asked.place, 1, source = Source.MODEL))
+                add("session_restore", started, restored.predict(asked.time, placeOf(asked), 1, source = Source.MODEL))
             }
         } finally {
             file.delete()
@@ -126,8 +126,11 @@ class Benchmark @JvmOverloads constructor(
     private fun predict(i: Int): Prediction {
         val end = length + i
         val asked = events[end]
-        return predictor.predict(events.subList(end - length, end), asked.time, asked.place, 1, source = Source.MODEL)
+        val history = events.subList(end - length, end)
+        return predictor.predict(history, asked.time, placeOf(asked), 1, source = Source.MODEL)
     }
+
+    private fun placeOf(asked: BehaviorEvent): String? = if (engine.manifest.layout.places) asked.place else null
 
     /** A prompt that begins otherwise leaves nothing of the one before. */
     private fun empty() {

@@ -64,7 +64,7 @@ internal class Engine(val manifest: Manifest, opened: LlamaBackend, val bundle: 
     fun warm(folder: File): Boolean = PrefixCache(folder, manifest.tensorsSha256).warm(backend, encoder.staticIds)
 
     /** A user's habits, nothing observed yet. */
-    fun counter() = HabitCounter(manifest.candidates.counts, habitsConfig)
+    fun counter() = HabitCounter(manifest.candidates.counts, habitsConfig, manifest.layout.places)
 
     /** Which distribution a request is about. @throws EdgebException fusion, where the bundle has no weights for it. */
     fun source(request: Request): Source {

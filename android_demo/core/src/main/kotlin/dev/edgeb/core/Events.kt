@@ -4,7 +4,7 @@ import java.text.Normalizer
 
 internal const val MAX_PLACE_CHARS = 48
 internal const val MAX_LABEL_CHARS = 200
-private const val UNKNOWN_PLACE = "unknown"
+internal const val UNKNOWN_PLACE = "unknown"
 private const val PLACE_PUNCTUATION = "-_.&/+"
 private const val SPACE = 0x20
 

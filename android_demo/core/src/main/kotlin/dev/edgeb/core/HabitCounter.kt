@@ -49,8 +49,10 @@ private class Count(val weight: Double, val at: Long)
  * Knows nothing of models. Not for several threads at once.
  *
  * @param counts Training events per candidate; all zero for "unknown", which counts as even.
+ * @param places Whether places are known. Without, the two levels that name one stay empty: they would count twice what
+ *   the other two count.
  */
-internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig) {
+internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig, private val places: Boolean) {
     private val prior: DoubleArray
     private val rate = if (config.halfLife > 0) Math.log(2.0) / config.halfLife else 0.0
     private val levels = LEVELS.associate { it to LinkedHashMap<Context, LinkedHashMap<Int, Count>>() }
@@ -114,7 +116,8 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
     private fun contexts(moment: Moment, place: String): List<Pair<String, Context>> {
         val cleaned = cleanPlace(place)
         val hour = moment.hour / config.hourBucket
-        return LEVELS.map { Pair(it, Context(if ("place" in it) cleaned else null, if ("hour" in it) hour else null)) }
+        val used = if (places) LEVELS else LEVELS.filter { "place" !in it }
+        return used.map { Pair(it, Context(if ("place" in it) cleaned else null, if ("hour" in it) hour else null)) }
     }
 
     private fun readLevel(level: String, rows: List<Any?>, where: String) {
@@ -152,9 +155,9 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
 
     companion object {
         /** Rebuild a counter from `toJson`; it goes on exactly as the saved one would have. */
-        fun restore(value: Any?, counts: List<Long>, where: String): HabitCounter {
+        fun restore(value: Any?, counts: List<Long>, where: String, places: Boolean): HabitCounter {
             val found = Fields(value, listOf("config", "size", "events", "counts"), where)
-            val counter = HabitCounter(counts, HabitsConfig.of(found.any("config"), "$where.config"))
+            val counter = HabitCounter(counts, HabitsConfig.of(found.any("config"), "$where.config"), places)
             if (found.int("size") != counts.size) {
                 throw EdgebException(
                     "$where counts ${found.int("size")} candidates, not ${counts.size}",
@@ -164,7 +167,12 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
             counter.events = found.long("events")
             if (counter.events < 0 || counter.events > LARGEST) throw damaged(where, counter.events)
             val held = Fields(found.any("counts"), LEVELS, "$where.counts")
-            for (level in LEVELS) counter.readLevel(level, held.list(level), "$where.counts.$level")
+            for (level in LEVELS) {
+                counter.readLevel(level, held.list(level), "$where.counts.$level")
+                if (!places && "place" in level && counter.levels.getValue(level).isNotEmpty()) {
+                    throw EdgebException("$where.counts.$level counts places, the bundle has none", DAMAGED_HINT)
+                }
+            }
             return counter
         }
 

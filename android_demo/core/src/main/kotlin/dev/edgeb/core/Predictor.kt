@@ -58,7 +58,9 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
      * Rank the candidates for the behavior at `moment` in `place` after `history`.
      *
      * @param history Oldest first, any length; the model sees the layout's last L events, habits count all. Its order
-     *   counts: a local clock may go back, see `EventOrder`.
+     *   counts: a local clock may go back, see `EventOrder`. The places of its events are not read where the bundle has
+     *   none.
+     * @param place Needed where the bundle's prompts name a place (`manifest.layout.places`), refused where not.
      * @param topK How many candidates to return; null for all.
      * @param only Labels to rank; null for all.
      * @param exclude Labels to leave out.
@@ -67,14 +69,14 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
      * @param exhaustive Expand the whole trie, so that every probability is exact.
      * @param precision Also decide whether to suggest the first candidate; a level of the manifest's calibration.
      * @param coverage Also name the candidates that hold the truth this often; a level of the manifest's calibration.
-     * @throws EdgebException a behavior outside the candidate set, a clock that goes back too far, a prompt that does
-     *   not fit, a level that the bundle is not calibrated for.
+     * @throws EdgebException a behavior outside the candidate set, a clock that goes back too far, a place missing or
+     *   too many, a prompt that does not fit, a level that the bundle is not calibrated for.
      */
     @JvmOverloads
     fun predict(
         history: List<BehaviorEvent>,
         moment: Moment,
-        place: String,
+        place: String? = null,
         topK: Int? = null,
         scoring: Scoring = Scoring.EXACT,
         only: List<String>? = null,
@@ -88,10 +90,11 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
         val started = System.nanoTime()
         val request = Request(topK, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
         val known = checked(history, moment)
+        val where = manifest.layout.placeOf(place)
         synchronized(engine.lock) {
             val wanted = engine.source(request)
-            val habits = if (wanted == Source.MODEL) null else habits(known, moment, place)
-            val ids = if (wanted == Source.HABITS) IntArray(0) else engine.encoder.promptIds(known, moment, place)
+            val habits = if (wanted == Source.MODEL) null else habits(known, moment, where)
+            val ids = if (wanted == Source.HABITS) IntArray(0) else engine.encoder.promptIds(known, moment, where)
             return engine.answer(ids, habits, request, started)
         }
     }

@@ -7,8 +7,10 @@ private val FIELDS = listOf("name", "list_candidates", "history_length", "task",
 
 // The paper's Appendix D, Instruct1: the runtime uses the first of the three wordings.
 private const val INSTRUCT_OPENING = "This user has done behaviors"
+private const val PARTS = "Day of the week, the hour, and the place"
+private const val PARTS_WITHOUT_PLACE = "Day of the week and the hour"
 private const val INSTRUCT_REST =
-    " in the previous. Day of the week, the hour, and the place of the next behavior are {context}," +
+    " in the previous. {parts} of the next behavior are {context}," +
         " respectively. Choose the answer from the following behavior candidate set: {candidates}. The answer is"
 
 /**
@@ -21,13 +23,15 @@ private const val INSTRUCT_REST =
  * @property historyLength L, the number of past events a prediction sees.
  * @property task Part 1 of the prompt, the task definition.
  * @property role Part 2, the role-playing instruction.
+ * @property places Whether a context names its place. Without, no place is asked for and none is read from an event.
  */
-data class PromptLayout(
+data class PromptLayout @JvmOverloads constructor(
     val name: String,
     val listCandidates: Boolean,
     val historyLength: Int,
     val task: String,
-    val role: String
+    val role: String,
+    val places: Boolean = true
 ) {
     init {
         if (name !in LAYOUTS) throw EdgebException("unknown prompt layout '$name'", nearest(name, LAYOUTS))
@@ -49,7 +53,23 @@ data class PromptLayout(
         val head = "Task: $task\nRole: $role\n"
         if (name == "instruct") return listOf(head)
         val candidates = if (listCandidates) "Candidates: ${labels.joinToString("; ")}\n" else ""
-        return listOf(head + candidates + "History (day hour, place, behavior):\n")
+        return listOf(head + candidates + "History (day hour, ${if (places) "place, " else ""}behavior):\n")
+    }
+
+    /**
+     * The place that a caller gave as prompts and habits take it; "unknown" where the layout has none.
+     *
+     * @throws EdgebException no place where the layout has one, or one where it has none.
+     */
+    internal fun placeOf(place: String?): String {
+        if (places) {
+            val missing = "no place was given, and the prompts of this model name one"
+            return cleanPlace(place ?: throw EdgebException(missing, "pass place"))
+        }
+        if (place != null) {
+            throw EdgebException("the place '${place.take(48)}' was given to a model without places", "leave place out")
+        }
+        return UNKNOWN_PLACE
     }
 
     /** One past event: its context, its behavior, its end. The same three segments in every layout. */
@@ -65,26 +85,34 @@ data class PromptLayout(
         val hour = moment.hour
         if (name == "stream") return listOf(context(moment, place))
         if (name == "prefix") {
-            return listOf("Day, hour and place of the next behavior: $day $hour, ${cleanPlace(place)}.\nThe answer is")
+            val parts = if (places) "Day, hour and place" else "Day and hour"
+            return listOf("$parts of the next behavior: $day $hour${where(place)}.\nThe answer is")
         }
         // The context first: a label may hold braces.
-        val asked = INSTRUCT_REST.replace("{context}", "$day, $hour, ${cleanPlace(place)}")
+        val asked = INSTRUCT_REST.replace("{parts}", if (places) PARTS else PARTS_WITHOUT_PLACE)
+            .replace("{context}", "$day, $hour${where(place)}")
         return listOf(asked.replace("{candidates}", labels.joinToString(", ")))
     }
 
     private fun context(moment: Moment, place: String): String =
-        "(${DAYS[moment.dayOfWeek]} ${moment.hour}, ${cleanPlace(place)},"
+        "(${DAYS[moment.dayOfWeek]} ${moment.hour}${where(place)},"
+
+    /** The end of a context: a comma and the place, or nothing. */
+    private fun where(place: String): String = if (places) ", ${cleanPlace(place)}" else ""
 
     internal companion object {
         /** Read a manifest's `layout` strictly. */
         fun of(value: Any?, where: String): PromptLayout {
-            val fields = Fields(value, FIELDS, where)
+            // Written only where it is false: every bundle of before has places.
+            val written = (value as? Map<*, *>)?.containsKey("places") == true
+            val fields = Fields(value, if (written) FIELDS + "places" else FIELDS, where)
             return PromptLayout(
                 fields.string("name"),
                 fields.boolean("list_candidates"),
                 fields.int("history_length"),
                 fields.string("task"),
-                fields.string("role")
+                fields.string("role"),
+                !written || fields.boolean("places")
             )
         }
     }

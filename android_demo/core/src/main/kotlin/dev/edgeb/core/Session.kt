@@ -20,6 +20,7 @@ class Session internal constructor(private val engine: Engine, private val ancho
     private class Line(val event: BehaviorEvent, val ids: IntArray)
 
     private val length = engine.manifest.layout.historyLength
+    private val places = engine.manifest.layout.places
     private var window = ArrayList<Line>()
     private var counter = engine.counter()
 
@@ -32,14 +33,16 @@ class Session internal constructor(private val engine: Engine, private val ancho
         get() = synchronized(engine.lock) { window.map { it.event } }
 
     /**
-     * Append what the user did. Nothing is evaluated until the next prediction.
+     * Append what the user did. Nothing is evaluated until the next prediction. The event's place is not kept where the
+     * bundle has no places.
      *
      * @throws EdgebException not a candidate, or earlier than a local clock can go back; the session is unchanged.
      */
     fun observe(event: BehaviorEvent) {
         synchronized(engine.lock) {
             val candidates = engine.manifest.candidates
-            val cleaned = candidates.named(event.copy(place = cleanPlace(event.place)), "the event observed")
+            val place = if (places) cleanPlace(event.place) else UNKNOWN_PLACE
+            val cleaned = candidates.named(event.copy(place = place), "the event observed")
             val code = candidates.code(cleaned.behavior)
             checkTime(event.time, "the event observed")
             val line = Line(cleaned, engine.encoder.lineIds(cleaned))
@@ -53,12 +56,12 @@ class Session internal constructor(private val engine: Engine, private val ancho
      * Rank the candidates for the behavior at `moment` in `place`; see `Predictor.predict` for the arguments.
      *
      * @throws EdgebException a time further before the last event than a local clock goes back, an unknown label, a
-     *   prompt that does not fit; the session is unchanged.
+     *   place missing or too many, a prompt that does not fit; the session is unchanged.
      */
     @JvmOverloads
     fun predict(
         moment: Moment,
-        place: String,
+        place: String? = null,
         topK: Int? = 5,
         scoring: Scoring = Scoring.EXACT,
         only: List<String>? = null,
@@ -73,9 +76,10 @@ class Session internal constructor(private val engine: Engine, private val ancho
         val request = Request(topK, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
         synchronized(engine.lock) {
             checkTime(moment, "the time asked for")
+            val where = engine.manifest.layout.placeOf(place)
             val wanted = engine.source(request)
-            val habits = if (wanted == Source.MODEL) null else counter.logProbs(moment, place)
-            val ids = if (wanted == Source.HABITS) IntArray(0) else ids(moment, place)
+            val habits = if (wanted == Source.MODEL) null else counter.logProbs(moment, where)
+            val ids = if (wanted == Source.HABITS) IntArray(0) else ids(moment, where)
             return engine.answer(ids, habits, request, started)
         }
     }
@@ -159,7 +163,7 @@ class Session internal constructor(private val engine: Engine, private val ancho
                     session.window.add(Line(event, engine.encoder.lineIds(event)))
                 }
                 val counts = engine.manifest.candidates.counts
-                session.counter = HabitCounter.restore(found.any("habits"), counts, "$file: habits")
+                session.counter = HabitCounter.restore(found.any("habits"), counts, "$file: habits", session.places)
                 val held = found.list("held").map { (it as? Long ?: -1L).toInt() }.toIntArray()
                 if (held.size > 0 && found.string("engine") == engine.backend.fingerprint) {
                     // A cache that llama.cpp does not take is evaluated again by the next prediction.

@@ -108,7 +108,8 @@ class Assistant(private val folder: File, private val engines: Engines, private 
         val longer = if (clean.time == clock.now()) timeline().then(clean) else timeline().plus(clean)
         log.save(longer)
         timeline = longer
-        change(settings().copy(place = clean.place))
+        // A model without places asks for none: what was said to another one stays.
+        if (engine?.facts?.places != false) change(settings().copy(place = clean.place))
         dismissed.clear()
         // The event is in the log by now, whether the model opens or not.
         if (engine == null) return open()
@@ -245,7 +246,8 @@ class Assistant(private val folder: File, private val engines: Engines, private 
         val opened = session ?: return
         val facts = engine?.facts ?: return
         last = null
-        val place = if (settings().place == "") UNKNOWN_PLACE else settings().place
+        val said = if (settings().place == "") UNKNOWN_PLACE else settings().place
+        val place = if (facts.places) said else null
         val moment = timeline().askable(clock.now())
         last = opened.predict(moment, place, minOf(MOST_SUGGESTIONS + dismissed.size, facts.labels.size))
         asked = moment

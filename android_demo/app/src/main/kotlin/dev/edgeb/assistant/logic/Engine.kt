@@ -11,12 +11,13 @@ import dev.edgeb.core.Session
 import java.io.Closeable
 import java.io.File
 
-/** What the screens tell of a model. */
+/** What the screens tell of a model; `places`: whether it wants to know where the user is. */
 data class ModelFacts(
     val architecture: String,
     val quantization: String,
     val createdWith: String,
-    val labels: List<String>
+    val labels: List<String>,
+    val places: Boolean = true
 )
 
 /** Opens models. An interface so that the assistant can be tested without one. */
@@ -49,7 +50,8 @@ interface EngineSession {
 
     fun observe(event: BehaviorEvent)
 
-    fun predict(moment: Moment, place: String, topK: Int): Prediction
+    /** `place` is null for a model without places. */
+    fun predict(moment: Moment, place: String?, topK: Int): Prediction
 
     fun save(file: File)
 }
@@ -75,7 +77,8 @@ private class PredictorEngine(private val predictor: Predictor, private val scra
         predictor.manifest.architecture,
         predictor.manifest.quantization,
         predictor.manifest.createdWith,
-        predictor.manifest.candidates.labels
+        predictor.manifest.candidates.labels,
+        predictor.manifest.layout.places
     )
 
     override fun session(): EngineSession = PredictorSession(predictor.session())
@@ -93,7 +96,7 @@ private class PredictorSession(private val session: Session) : EngineSession {
 
     override fun observe(event: BehaviorEvent) = session.observe(event)
 
-    override fun predict(moment: Moment, place: String, topK: Int): Prediction =
+    override fun predict(moment: Moment, place: String?, topK: Int): Prediction =
         session.predict(moment, place, topK = topK)
 
     override fun save(file: File) = session.save(file)

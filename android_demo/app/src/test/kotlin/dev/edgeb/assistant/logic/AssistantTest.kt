@@ -33,6 +33,8 @@ class CountingEngines : Engines {
     var fails: Throwable? = null
     var called = ""
     var measured = 0
+    var places = true
+    val asked = ArrayList<String?>()
 
     override fun load(model: File, verify: Boolean, name: String): Engine {
         fails?.let { throw it }
@@ -45,7 +47,7 @@ class CountingEngines : Engines {
 }
 
 class CountingEngine(private val all: CountingEngines, labels: List<String>) : Engine {
-    override val facts = ModelFacts("qwen2", "Q4_0", "edgeb", labels)
+    override val facts = ModelFacts("qwen2", "Q4_0", "edgeb", labels, all.places)
 
     init {
         all.open++
@@ -86,8 +88,9 @@ class CountingSession(
         events.add(event)
     }
 
-    override fun predict(moment: Moment, place: String, topK: Int): Prediction {
+    override fun predict(moment: Moment, place: String?, topK: Int): Prediction {
         if (events.any { it.time > moment }) throw EdgebException("asked for the past")
+        all.asked.add(place)
         val order = events.asReversed().map { it.behavior }.distinct() + labels
         val ranked = order.distinct().take(topK).mapIndexed { i, label -> Ranked(label, 0.6 / (1 shl i)) }
         return Prediction(ranked, Scoring.EXACT, Ranking.MODEL, events.size, 1.5, 1.0, 0.0, false, null, null)
@@ -257,6 +260,21 @@ class AssistantTest {
         assertEquals("gym", day.settings.place)
         assertEquals("Music", day.suggestions.shown[0].behavior)
         assertEquals(1, day.cost!!.tokens)
+    }
+
+    @Test
+    fun aModelWithoutPlacesIsAskedForNone() {
+        val assistant = assistant()
+        assistant.bring("labels News Music")
+        assistant.attempt { setPlace("work") }
+        assertEquals("work", engines.asked.last())
+        engines.places = false
+        assertEquals(false, ready(assistant.bring("labels News Music")).model.places)
+        val day = ready(assistant.attempt { accept("Music", "") })
+        assertNull(engines.asked.last())
+        assertEquals(listOf(BehaviorEvent("unknown", time, "Music")), day.today)
+        // What was said to the other model stays for the next one that asks.
+        assertEquals("work", day.settings.place)
     }
 
     @Test

@@ -1,0 +1,46 @@
+"""An export of a model whose log had no places: nothing of a place in its texts, and none asked for on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_behavior.bundle import read_manifest
+from edge_behavior.candidates import CandidateSet
+from edge_behavior.export.made_up import questions
+from edge_behavior.export.pipeline import ExportSource, export_bundle, prompt_segments
+from edge_behavior.export.prune_words import domain_texts
+from edge_behavior.prompts import LAYOUTS, PromptLayout
+from tests import helpers
+
+CANDIDATES = CandidateSet.of(helpers.LABELS)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_no_text_of_the_domain_names_a_place(name: str) -> None:
+    layout = PromptLayout(name, places=False)
+    texts = domain_texts(layout, CANDIDATES, ())
+    assert texts == domain_texts(layout, CANDIDATES, ("Elsewhere Street",))
+    assert prompt_segments(layout, CANDIDATES) == texts
+    assert not any("unknown" in text or "place" in text for text in texts)
+
+
+def test_the_gate_asks_without_places() -> None:
+    layout = PromptLayout(places=False, history_length=3)
+    asked = questions(CANDIDATES, layout, ("Elsewhere",), 4)
+    for history, when, place in asked:
+        assert "Elsewhere" not in layout.prompt(history, when, place, CANDIDATES.labels).text
+
+
+def test_the_bundle_says_so(tmp_path: Path) -> None:
+    layout = PromptLayout(places=False)
+    tokens = helpers.tokenizer(layout=layout)
+    backbone = helpers.save(helpers.model(tokens), tokens, tmp_path / "backbone")
+    source = ExportSource(backbone, None, CANDIDATES, layout, places=())
+    export_bundle(source, tmp_path / "m.gguf", helpers.profile("f16", prune="on"))
+    manifest = read_manifest(tmp_path / "m.gguf")
+    assert manifest.layout == layout
+    assert "History (day hour, behavior):" in manifest.static_prompt
+    assert manifest.vocabulary is not None
+    assert manifest.vocabulary["places"] == 0
