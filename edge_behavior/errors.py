@@ -34,7 +34,7 @@ class EdgebError(Exception):
 
 def _one_line(text: str) -> str:
     """Messages quote logs and files: a terminal is to show what they hold, not to obey it."""
-    joined = re.sub(r"[ \t]*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029][\s\x1c-\x1e]*", " ", text).strip()
+    joined = re.sub(r"[ \t]*[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029][\s\x1c-\x1e]*", " ", text).strip()
     return "".join(c if c in _JOINERS or unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in joined)
 
 

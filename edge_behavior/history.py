@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_behavior.candidates import CandidateSet
-from edge_behavior.clock import parse_time
+from edge_behavior.clock import LOCAL, Clock, parse_time
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.event_order import check_order
-from edge_behavior.events import BehaviorEvent, clean_label, clean_place
+from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent, clean_label, clean_place
+from edge_behavior.missing import is_missing
 from edge_behavior.records import open_records, require_fields
 
 FIELDS = ("timestamp", "place", "behavior")
@@ -91,13 +92,14 @@ class History:
         return notes
 
 
-def read_history(path: Path, user: str | None = None, places: bool = True) -> History:
+def read_history(path: Path, user: str | None = None, places: bool = True, clock: Clock = LOCAL) -> History:
     """Read one user's events, oldest first.
 
     Args:
         path: CSV with a header, JSON lines or a JSON list of objects; see `records`.
         user: Whose events to take from a file of several users.
         places: Whether events have a place. Without, none is looked for and every event's is unknown.
+        clock: What to do with times that carry an offset or count from 1970; by default they are refused.
 
     Raises:
         EdgebError: naming file and line, on a file that is none of these, a missing field, a bad time, several users
@@ -123,8 +125,10 @@ def read_history(path: Path, user: str | None = None, places: bool = True) -> Hi
             )
         if user is not None and owner != user:
             continue
-        time = parse_time(row["timestamp"], where)
-        events.append(BehaviorEvent(clean_place(row.get("place", "")), time, _label(row["behavior"], where)))
+        time = parse_time(row["timestamp"], where, clock)
+        place = row.get("place", "")
+        place = UNKNOWN_PLACE if is_missing(place) else clean_place(place)
+        events.append(BehaviorEvent(place, time, _label(row["behavior"], where)))
         lines.append(line)
     if user is not None and not events:
         raise EdgebError(f"{path}: no event of user '{user}'", nearest(user, users))

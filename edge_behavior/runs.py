@@ -20,7 +20,7 @@ from typing import Any
 
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.errors import EdgebError
-from edge_behavior.files import write_file
+from edge_behavior.files import expand_home, write_file
 from edge_behavior.prompts import PromptLayout
 
 STAGES = ("a_tuning", "b_tuning")
@@ -120,7 +120,7 @@ def found_beside(name: str, run: Path) -> str:
     Returns:
         The absolute path where there is such a folder or file, else `name`.
     """
-    given = Path(name).expanduser()
+    given = expand_home(name)
     for folder in (Path.cwd(), *run.resolve().parents):
         if (folder / given).exists():
             return str((folder / given).resolve())

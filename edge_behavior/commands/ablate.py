@@ -113,7 +113,7 @@ def _asked(
     with libraries():
         from edge_behavior.train.inputs import located, pinned
     base = pinned(base) if pin else located(base)
-    given = {name: str(Path(file).expanduser().resolve()) for name, file in auxiliary_files(aux).items()}
+    given = {name: str(Path(file).resolve()) for name, file in auxiliary_files(aux).items()}
     auxiliary = {**(dict(before.auxiliary) if before is not None else {}), **given}
     # Going on without --only means what was asked for before.
     names = only or (list(before.studies) if before is not None and not aux else [])

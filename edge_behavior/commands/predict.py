@@ -30,6 +30,18 @@ def predict_command(
     unknown: Annotated[
         str, typer.Option(help="Events whose behavior is not in the candidate set: skip or refuse.")
     ] = "skip",
+    timezone: Annotated[
+        str | None,
+        typer.Option(
+            help="Zone of the user, like Europe/Berlin, for a history whose times carry an offset or count from 1970; "
+            "as-written keeps each time's own wall clock. Default: local times.",
+            show_default=False,
+        ),
+    ] = None,
+    time_unit: Annotated[
+        str | None,
+        typer.Option(help="What the history's numbers count from 1970: s, ms, us or ns.", show_default=False),
+    ] = None,
     top: Annotated[int, typer.Option(help="Candidates to show; 0 for all.")] = 5,
     scoring: Annotated[str, typer.Option(help="exact (full-vocabulary) or masked (grammar-constrained).")] = "exact",
     source: Annotated[
@@ -74,7 +86,7 @@ def predict_command(
 
     docs/histories.md says what a history file may look like. What is odd about one is told on stderr.
     """
-    from edge_behavior.clock import parse_time
+    from edge_behavior.clock import make_clock, parse_time
     from edge_behavior.commands.histories import asked_note, known_events
     from edge_behavior.commands.opening import open_predictor
     from edge_behavior.commands.output import emit
@@ -88,8 +100,9 @@ def predict_command(
         what = "no history was named" if history is None else "both --history and --no-history"
         raise EdgebError(what, "pass --history FILE, or --no-history for a user of whom nothing is known")
     check_unknown(unknown)
+    clock = make_clock(timezone, time_unit)
     # Read before the model is: who gives no place means a bundle without, which the prediction checks.
-    past = None if history is None else read_history(history, user, places=place is not None)
+    past = None if history is None else read_history(history, user, place is not None, clock)
     with open_predictor(bundle, threads) as predictor:
         events, skipped = ([], []) if past is None else known_events(past, predictor.manifest.candidates, unknown)
         asked_note(events, when)

@@ -161,6 +161,30 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
+def damaged_parquet(path: Path) -> Iterator[None]:
+    """Name the file where DuckDB cannot make sense of its bytes, for which it has many words and no one type.
+
+    Raises:
+        EdgebError: the file is damaged, or no Parquet.
+    """
+    try:
+        yield
+    except duckdb.InvalidInputException as error:
+        raise _not_parquet(path, error) from None
+    except (duckdb.ProgrammingError, duckdb.InterruptException, duckdb.OutOfMemoryException):
+        raise
+    except duckdb.Error as error:
+        if _DISK_FULL.search(str(error)):
+            raise
+        raise _not_parquet(path, error) from None
+
+
+def _not_parquet(path: Path, error: duckdb.Error) -> EdgebError:
+    hint = "pass its right --format, or fetch the log again"
+    return EdgebError(f"{path} is not a Parquet file, or a damaged one: {_first_line(error)}", hint)
+
+
+@contextmanager
 def user_errors(what: str) -> Iterator[None]:
     """Turn what DuckDB or the disk complains about into an EdgebError; `what` names the work being done.
 

@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-import duckdb
-
 from edge_behavior.clock import AS_WRITTEN, Clock, parse_time
-from edge_behavior.data._engine import Engine, file_literal
+from edge_behavior.data._engine import Engine, damaged_parquet, file_literal
 from edge_behavior.data._records import CELLS, read_into
 from edge_behavior.data._source import Source
 from edge_behavior.data._text import Where
@@ -99,10 +97,8 @@ def load_parquet(engine: Engine, path: Path, columns: ColumnMap, clock: Clock) -
         EdgebError: as `load_text`, and a column of a type that cannot be what it is said to be.
     """
     relation = f"read_parquet({file_literal(path)})"
-    try:
+    with damaged_parquet(path):
         types = {str(name): str(kind) for name, kind, *_ in engine.rows(f"DESCRIBE SELECT * FROM {relation}")}
-    except (duckdb.InvalidInputException, duckdb.IOException):
-        raise EdgebError(f"{path} is not a Parquet file, or a truncated one", "pass its right --format") from None
     found = _find(path, list(types), columns)
     for role in (role for role in found if role != "time"):
         held = types[found[role]]
@@ -110,16 +106,17 @@ def load_parquet(engine: Engine, path: Path, columns: ColumnMap, clock: Clock) -
             raise EdgebError(f"{path}: column '{found[role]}' holds {held}", "store text or integers")
     names = {role: _identifier(name) for role, name in found.items()}
     _check_time_type(f"{path}: column '{found['time']}'", types[found["time"]], clock)
+    time, moment = time_sql("stamp", clock), None
     if types[found["time"]] in _ZONED:
         # Their cast to TIMESTAMP would take the session's time zone where they count nanoseconds.
-        instant = local_sql("make_timestamp(epoch_us(CAST(moment AS TIMESTAMP WITH TIME ZONE)))", clock)
-        _create(engine, relation, names, instant, names["time"])
+        time = local_sql("make_timestamp(epoch_us(CAST(moment AS TIMESTAMP WITH TIME ZONE)))", clock)
+        moment = names["time"]
     elif types[found["time"]] in _TIMES:
-        time = "CAST(moment AS TIMESTAMP)"
-        local = f"CASE WHEN isfinite({time}) AND year({time}) BETWEEN 1 AND 9999 THEN {time} END"
-        _create(engine, relation, names, local, names["time"])
-    else:
-        _create(engine, relation, names, time_sql("stamp", clock))
+        local = "CAST(moment AS TIMESTAMP)"
+        time = f"CASE WHEN isfinite({local}) AND year({local}) BETWEEN 1 AND 9999 THEN {local} END"
+        moment = names["time"]
+    with damaged_parquet(path):
+        _create(engine, relation, names, time, moment)
     return _finish(engine, _source(path, lambda row: f"{path} row {row + 1}", columns), columns, clock)
 
 

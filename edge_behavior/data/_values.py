@@ -10,16 +10,9 @@ from collections.abc import Sequence
 from edge_behavior.data._engine import Engine, literal
 from edge_behavior.data._text import Where
 from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.missing import MISSING_WORDS, is_missing
 
 POLICIES = ("refuse", "drop", "keep")
-# What programs write where they have no value, in lower case. "unknown" and "other" are not among them: people mean
-# something by those.
-MISSING_WORDS = frozenset(
-    [
-        *("", "null", "none", "nil", "na", "n/a", "n.a.", "nan", "nat", "undefined", "\\n", "-", "--", "?"),
-        *("(null)", "(none)", "<null>", "<none>", "<na>", "<nil>", "[null]", "#n/a", "#na", "#null!", "#value!"),
-    ]
-)
 
 
 def check_policy(missing: str) -> None:
@@ -30,11 +23,6 @@ def check_policy(missing: str) -> None:
     """
     if missing not in POLICIES:
         raise EdgebError(f"unknown --missing '{missing}'", nearest(missing, POLICIES))
-
-
-def is_missing(text: str) -> bool:
-    """Whether a text says that there is no value, or nothing at all."""
-    return text.strip().lower() in MISSING_WORDS
 
 
 def require_users(engine: Engine, where: Where, name: str) -> None:

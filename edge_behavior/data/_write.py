@@ -22,11 +22,12 @@ from edge_behavior.data._engine import Engine
 from edge_behavior.data._source import Source
 from edge_behavior.data._split import Parts, split_time, split_users
 from edge_behavior.data._text import Where
-from edge_behavior.data._values import is_missing, missing_behaviors
+from edge_behavior.data._values import missing_behaviors
 from edge_behavior.data._warnings import warn, without_hours
 from edge_behavior.data.dataset import EVENT_SCHEMA, HISTORY_LENGTH, SPLITS, digest_texts, event_file
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import UNKNOWN_PLACE, clean_label
+from edge_behavior.missing import is_missing
 
 MAX_LABELS = 2**15 - 1  # behavior is an int16
 _QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.files import expand_home
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # No part of a hub name begins with a dot: "./model" is a folder.
@@ -36,7 +37,7 @@ def local_folder(base: str | Path, revision: str | None = None) -> Path | None:
     is_name = isinstance(base, str) and _HUB_NAME.fullmatch(base) is not None
     if is_name and revision is not None:
         return None
-    folder = Path(base).expanduser()
+    folder = expand_home(base)
     if folder.is_dir():
         return folder.resolve()
     if is_name and not folder.exists():

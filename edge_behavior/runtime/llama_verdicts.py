@@ -7,7 +7,6 @@ cannot be read was not found out, and what cannot be written is found out again.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.checksums import files_sha256
+from edge_behavior.errors import EdgebError
+from edge_behavior.files import write_file
 from edge_behavior.workspace import home
 
 NAME = "llama-cpp.json"
@@ -82,8 +83,6 @@ def _read() -> list[dict[str, Any]]:
 
 def _write(entry: dict[str, Any]) -> None:
     others = [old for old in _read() if any(old.get(key) != entry[key] for key in ("library", "cpu", "trial"))]
-    with suppress(OSError, ValueError, RuntimeError):
+    with suppress(OSError, EdgebError):
         home().mkdir(parents=True, exist_ok=True)
-        temporary = home() / f"{NAME}.{os.getpid()}"
-        temporary.write_text(json.dumps([*others, entry][-_KEPT:], indent=1), encoding="utf-8")
-        temporary.replace(home() / NAME)
+        write_file(home() / NAME, json.dumps([*others, entry][-_KEPT:], indent=1))

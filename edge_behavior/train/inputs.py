@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.checksums import file_sha256
+from edge_behavior.files import expand_home
 from edge_behavior.hf.folder import fetched_before, find_backbone, is_commit, local_folder, model_files
 from edge_behavior.hf.provenance import BACKBONE_FIELD
 from edge_behavior.recipes import Recipe
@@ -64,7 +65,7 @@ def located(recipe: Recipe, run: Path | None = None) -> Recipe:
     if backbone is not None and recipe.backbone.revision is None:
         backbone = str(local_folder(backbone) or backbone) if run is None else found_beside(backbone, run)
     if talk is not None:
-        talk = str(Path(talk).expanduser().resolve()) if run is None else found_beside(talk, run)
+        talk = str(expand_home(talk).resolve()) if run is None else found_beside(talk, run)
     return recipe.model_copy(
         update={
             "backbone": recipe.backbone.model_copy(update={"path": backbone}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_behavior.candidates import CandidateSet
+from edge_behavior.clock import make_clock
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import MAX_LABEL_CHARS, BehaviorEvent, clean_label, clean_place
 from edge_behavior.history import read_history, write_history
@@ -201,10 +203,24 @@ class TestUsers:
 
 
 def test_a_history_without_places(tmp_path):
-    found = read_history(
-        write(tmp_path, "h.csv", "timestamp,behavior\n2024-03-18T20:05,A\n"), fields=("timestamp", "behavior")
-    )
+    path = write(tmp_path, "h.csv", "timestamp,behavior\n2024-03-18T20:05,A\n")
+    with pytest.raises(EdgebError, match="no column 'place'"):
+        read_history(path)
+    found = read_history(path, places=False)
     assert found.events == [BehaviorEvent("unknown", datetime(2024, 3, 18, 20, 5), "A")]
+
+
+def test_times_with_an_offset_or_since_1970(tmp_path):
+    """What `data import --timezone` makes of the same texts."""
+    wanted = [BehaviorEvent("home", datetime(2024, 3, 18, hour, 5), "A") for hour in (20, 21)]
+    rows = {"ms": (1710788700000, 1710792300000), None: ("2024-03-18T19:05Z", "2024-03-18T21:05:30+01:00")}
+    for unit, times in rows.items():
+        text = "".join(json.dumps({"timestamp": t, "place": "home", "behavior": "A"}) + "\n" for t in times)
+        path = write(tmp_path, "h.jsonl", text)
+        with pytest.raises(EdgebError, match=r"h\.jsonl:1"):
+            read_history(path)
+        found = read_history(path, clock=make_clock("Europe/Berlin", unit)).events
+        assert [replace(e, time=e.time.replace(second=0)) for e in found] == wanted
 
 
 @settings(max_examples=60, deadline=None)

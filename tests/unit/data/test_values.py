@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from edge_behavior.data._values import MISSING_WORDS, is_missing
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.describe import describe, import_tables
 from edge_behavior.data.importers import ColumnMap, import_log
 from edge_behavior.errors import EdgebError
+from edge_behavior.missing import MISSING_WORDS, is_missing
 
 
 def with_words(rows, words, column=3):
