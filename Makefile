@@ -7,8 +7,9 @@ TORCH  := torch==2.13.0
 OUT    ?= out/demo
 DEMO_FLAGS ?=
 ANDROID_TESTS ?=
+TORTURE ?=
 
-.PHONY: setup demo test test-all lint clean android-tools android-test android-prove android-apk
+.PHONY: setup demo test test-all torture lint clean android-tools android-test android-prove android-apk
 
 setup: $(VENV)/.done
 
@@ -28,6 +29,10 @@ test: setup lint
 
 test-all: setup lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Corrupted files, fuzzed logs, kills, threads, malformed requests: an hour or so (benchmarks/torture).
+torture: setup
+	$(BIN)/python -m benchmarks.torture $(TORTURE)
 
 lint: setup
 	$(BIN)/ruff check .
