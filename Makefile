@@ -7,8 +7,9 @@ OUT     ?= out/demo
 WORKERS ?= 2
 DEMO_FLAGS ?=
 ANDROID_TESTS ?=
+TORTURE ?=
 
-.PHONY: setup lock demo test test-all lint clean android-tools android-test android-prove android-apk
+.PHONY: setup lock demo test test-all torture lint clean android-tools android-test android-prove android-apk
 
 setup: $(VENV)/.done
 
@@ -33,6 +34,10 @@ test: setup lint
 
 test-all: setup lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Corrupted files, fuzzed logs, kills, threads, malformed requests: an hour or so (benchmarks/torture).
+torture: setup
+	$(BIN)/python -m benchmarks.torture $(TORTURE)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -92,7 +92,8 @@ def test_predict(bundle: Path, history: Path, data: Path) -> None:
     arguments = ("predict", bundle, "--history", history, "--at", "2024-03-18T09:00", "--place", "home")
     document = json.loads(edgeb(*arguments, "--top", 0, "--json").stdout)
     assert set(document) == {
-        *("predictions", "scoring", "source", "calibrated", "unexpanded", "tokens_evaluated", "latency_ms", "bundle")
+        *("predictions", "scoring", "source", "calibrated", "unexpanded", "tokens_evaluated", "latency_ms", "bundle"),
+        "skipped_events",
     }
     probabilities = [p["probability"] for p in document["predictions"]]
     assert sorted(p["behavior"] for p in document["predictions"]) == sorted(labels_of(data))
@@ -231,5 +232,14 @@ def test_bad_input_is_one_line_with_a_hint(
 def test_unknown_behavior_in_a_history(bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "h.csv"
     path.write_text("timestamp,place,behavior\n2024-03-18T08:10,home,Short Vidio\n")
-    failed = edgeb_here("predict", bundle, "--history", path, "--at", "2024-03-18T09:00", "--place", "home", code=2)
-    assert "'Short Vidio' is not in the candidate set (did you mean 'Short Video'?)" in failed.stderr
+    asked = ("predict", bundle, "--history", path, "--at", "2024-03-18T09:00", "--place", "home", "--json")
+    failed = edgeb_here(*asked, code=2)
+    assert "no event's behavior is in the candidate set: 'Short Vidio' (line 2)" in failed.stderr
+    assert "did you mean 'Short Video'?" in failed.stderr
+    with path.open("a") as file:
+        file.write("2024-03-18T08:30,home,Music\n")
+    done = edgeb_here(*asked)
+    assert "1 event was skipped, not in the candidate set: 'Short Vidio' (line 2)" in done.stderr
+    assert json.loads(done.stdout)["skipped_events"] == [{"line": 2, "behavior": "Short Vidio"}]
+    failed = edgeb_here(*asked, "--unknown", "refuse", code=2)
+    assert "h.csv:2: 'Short Vidio' is not in the candidate set (did you mean 'Short Video'?)" in failed.stderr
