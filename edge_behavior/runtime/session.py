@@ -25,6 +25,7 @@ from edge_behavior.runtime.state_file import read_state, write_state
 
 ANCHOR_EVERY = 20
 _SCHEMA = 1
+_DAMAGED_HINT = "the file is damaged or was edited: start a new session"
 _FIELDS = ("kind", "schema", "model", "candidates", "anchor_every", "events", "habits", "held", "engine")
 
 
@@ -158,7 +159,7 @@ class Session:
         """
         header, state = read_state(path)
         found = read_fields(header, _FIELDS, str(path))
-        if found["kind"] != "session" or found["schema"] != _SCHEMA:
+        if found["kind"] != "session" or type(found["schema"]) is not int or found["schema"] != _SCHEMA:
             raise EdgebError(f"{path} is not a session this edgeb reads", "start a new session")
         if found["model"] != engine.manifest.tensors_sha256:
             raise EdgebError(f"{path} belongs to another model", "load the bundle it was made with")
@@ -166,15 +167,15 @@ class Session:
             raise EdgebError(f"{path} belongs to another candidate list", "load the bundle it was made with")
         with engine.turn():
             session = cls(engine, found["anchor_every"])
-            for time, place, behavior in found["events"]:
-                event = BehaviorEvent(place, datetime.fromisoformat(time), behavior)
-                session._window.append((event, engine.encoder.line_ids(event)))
+            events = _saved_events(found["events"], engine, str(path))
+            session._window = [(event, engine.encoder.line_ids(event)) for event in events]
             session._counter = HabitCounter.from_dict(
                 found["habits"], engine.manifest.candidates.counts, f"{path}: habits", engine.manifest.layout.places
             )
-            if found["held"] and found["engine"] == engine.backend.fingerprint:
+            held = _saved_ids(found["held"], engine, str(path))
+            if held and found["engine"] == engine.backend.fingerprint:
                 # A cache the engine does not take is evaluated again by the next prediction.
-                engine.backend.load_state(found["held"], state)
+                engine.backend.load_state(held, state)
         return session
 
     def _check_time(self, when: datetime, what: str) -> None:
@@ -206,6 +207,32 @@ class Session:
         """Whether the cache holds the window's events, all but the last perhaps."""
         known = self._lead() + [i for _, line in self._window[:-1] for i in line]
         return bool(self._window) and self._engine.backend.held[: len(known)] == known
+
+
+def _saved_events(rows: object, engine: Engine, where: str) -> list[BehaviorEvent]:
+    """The events of a saved window, read as strictly as everything else in the file."""
+    if not isinstance(rows, list):
+        raise EdgebError(f"{where}: 'events' is no list", _DAMAGED_HINT)
+    events = []
+    for number, row in enumerate(rows, 1):
+        what = f"{where}: event {number}"
+        if not (isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) for text in row)):
+            raise EdgebError(f"{what} is not a time, a place and a behavior", _DAMAGED_HINT)
+        time, place, behavior = row
+        try:
+            when = datetime.fromisoformat(time)
+        except ValueError:
+            raise EdgebError(f"{what}: '{time[:40]}' is not a time", _DAMAGED_HINT) from None
+        check_time(when, f"the time of {what}")
+        events.append(engine.manifest.candidates.named(BehaviorEvent(clean_place(place), when, behavior), what))
+    return events
+
+
+def _saved_ids(ids: object, engine: Engine, where: str) -> list[int]:
+    vocabulary = engine.backend.n_vocab
+    if not isinstance(ids, list) or any(type(i) is not int or not 0 <= i < vocabulary for i in ids):
+        raise EdgebError(f"{where}: 'held' is no list of token ids", _DAMAGED_HINT)
+    return ids
 
 
 def _labels_hash(engine: Engine) -> str:

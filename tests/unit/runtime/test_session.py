@@ -24,6 +24,7 @@ from edge_behavior.prompts import LAYOUTS, PromptLayout
 from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session
+from edge_behavior.runtime.state_file import read_state, write_state
 from tests import helpers
 
 LENGTH = PromptLayout().history_length
@@ -194,6 +195,31 @@ def test_a_session_file_of_something_else(predictor: Predictor, small_backbone: 
     assert probabilities(session.predict(events[-1].time, "DK", None)) == pytest.approx(before, abs=2e-4)
     path.write_bytes(good)
     assert predictor.restore(path).events == session.events
+
+
+ODD = [None, True, -1, 2**70, 1.5, "x", [], {}, [[]], [1, True], [["x", "y", "z"]], [["2024-01-01", "DK"]], [[1, 2, 3]]]
+
+
+@pytest.mark.parametrize("field", ["anchor_every", "events", "habits", "held", "engine", "kind", "schema", "model"])
+def test_a_field_of_another_kind(field: str, predictor: Predictor, tmp_path: Path) -> None:
+    """Whole by its hash: what another program wrote. Refused, or it says what the session said."""
+    events = helpers.diary(6)
+    session = predictor.session()
+    feed(session, events)
+    wanted = probabilities(session.predict(events[-1].time, "DK", None))
+    session.save(tmp_path / "good.session")
+    header, state = read_state(tmp_path / "good.session")
+    for value in ODD:
+        write_state(tmp_path / "odd.session", {**header, field: value}, state)
+        # What a session may have: a window of no events, a cache that is not used, a window that is long.
+        if (field, value) in [("events", []), ("held", []), ("anchor_every", 2**70)] or field == "engine":
+            restored = predictor.restore(tmp_path / "odd.session")
+            if restored.events:
+                assert probabilities(restored.predict(events[-1].time, "DK", None)) == pytest.approx(wanted, abs=2e-4)
+        else:
+            with pytest.raises(EdgebError):
+                predictor.restore(tmp_path / "odd.session")
+    assert probabilities(session.predict(events[-1].time, "DK", None)) == pytest.approx(wanted, abs=2e-4)
 
 
 def test_saving_keeps_the_old_file_when_it_cannot(predictor: Predictor, tmp_path: Path) -> None:
