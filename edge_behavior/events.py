@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
+from edge_behavior.clock import LOCAL, Clock, parse_time
 from edge_behavior.errors import EdgebError
 
 MAX_PLACE_CHARS = 48
@@ -36,6 +37,23 @@ class BehaviorEvent:
     place: str
     time: datetime
     behavior: str
+
+
+def read_event(time: str, place: str, behavior: str, where: str, clock: Clock = LOCAL) -> BehaviorEvent:
+    """An event from the texts of a file, cleaned.
+
+    Args:
+        where: Names the file and line, for the error message.
+        clock: What to do with times that carry an offset or count from 1970.
+
+    Raises:
+        EdgebError: the time is none, or the behavior cannot be a label.
+    """
+    when = parse_time(time, where, clock)
+    try:
+        return BehaviorEvent(clean_place(place), when, clean_label(behavior))
+    except EdgebError as error:
+        raise EdgebError(f"{where}: {error.message}", error.hint) from None
 
 
 @lru_cache(maxsize=65_536)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_behavior.candidates import CandidateSet
-from edge_behavior.clock import LOCAL, Clock, parse_time
+from edge_behavior.clock import LOCAL, Clock
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.event_order import check_order
-from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent, clean_label, clean_place
+from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent, read_event
 from edge_behavior.missing import is_missing
 from edge_behavior.records import open_records, require_fields
 
@@ -125,10 +125,9 @@ def read_history(path: Path, user: str | None = None, places: bool = True, clock
             )
         if user is not None and owner != user:
             continue
-        time = parse_time(row["timestamp"], where, clock)
         place = row.get("place", "")
-        place = UNKNOWN_PLACE if is_missing(place) else clean_place(place)
-        events.append(BehaviorEvent(place, time, _label(row["behavior"], where)))
+        place = UNKNOWN_PLACE if is_missing(place) else place
+        events.append(read_event(row["timestamp"], place, row["behavior"], where, clock))
         lines.append(line)
     if user is not None and not events:
         raise EdgebError(f"{path}: no event of user '{user}'", nearest(user, users))
@@ -153,13 +152,6 @@ def check_unknown(unknown: str) -> str:
     if unknown not in UNKNOWN:
         raise EdgebError(f"--unknown is '{unknown}'", nearest(unknown, UNKNOWN))
     return unknown
-
-
-def _label(text: str, where: str) -> str:
-    try:
-        return clean_label(text)
-    except EdgebError as error:
-        raise EdgebError(f"{where}: {error.message}", error.hint) from None
 
 
 def _listed(skipped: Sequence[Skipped]) -> str:

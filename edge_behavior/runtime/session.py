@@ -16,7 +16,7 @@ from time import perf_counter
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.event_order import check_step
-from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent, clean_place
+from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent, clean_place, read_event
 from edge_behavior.habits import HabitCounter, read_fields
 from edge_behavior.runtime.arguments import as_path, check_event, check_place, check_time, whole_number
 from edge_behavior.runtime.engine import Engine
@@ -219,12 +219,7 @@ def _saved_events(rows: object, engine: Engine, where: str) -> list[BehaviorEven
         if not (isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) for text in row)):
             raise EdgebError(f"{what} is not a time, a place and a behavior", _DAMAGED_HINT)
         time, place, behavior = row
-        try:
-            when = datetime.fromisoformat(time)
-        except ValueError:
-            raise EdgebError(f"{what}: '{time[:40]}' is not a time", _DAMAGED_HINT) from None
-        check_time(when, f"the time of {what}")
-        events.append(engine.manifest.candidates.named(BehaviorEvent(clean_place(place), when, behavior), what))
+        events.append(engine.manifest.candidates.named(read_event(time, place, behavior, what), what))
     return events
 
 
