@@ -75,7 +75,8 @@ def bench_command(
     bundle = bundle or recall("bundle")
     require_gguf(bundle, "bench measures llama.cpp")
     if history is not None:
-        known_events(read_history(history), read_manifest(bundle).candidates)
+        manifest = read_manifest(bundle)
+        known_events(read_history(history, places=manifest.layout.places), manifest.candidates)
     numbers = _numbers(threads, bundle)
     options = BenchOptions(
         repeats=repeats,

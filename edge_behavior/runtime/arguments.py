@@ -131,11 +131,17 @@ def as_path(path: object, what: str) -> Path:
     """A path given as `Path` or text.
 
     Raises:
-        EdgebError: naming `what`.
+        EdgebError: naming `what`; it is no path, or one that no file can have.
     """
     if not isinstance(path, str | os.PathLike):
         raise EdgebError(f"{what} is {described(path)}", "pass a path")
-    return Path(path)
+    try:
+        named = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        named = False
+    if not named:
+        raise EdgebError(f"{what} is {described(path)}", "pass a path without NUL or surrogate characters")
+    return Path(os.fsdecode(path))
 
 
 def _is_event(event: object) -> bool:

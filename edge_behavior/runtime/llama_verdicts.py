@@ -73,10 +73,10 @@ class VerdictFile:
 
 
 def _read() -> list[dict[str, Any]]:
-    # Path.home raises RuntimeError where there is none.
+    # Deep nesting runs out of stack.
     try:
         found = json.loads((home() / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError):
+    except (OSError, ValueError, RecursionError):
         return []
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 

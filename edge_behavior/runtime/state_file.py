@@ -40,7 +40,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], bytes]:
     """Header and blob of a state file.
 
     Raises:
-        EdgebError: unreadable, not a state file of this version, cut short or changed.
+        EdgebError: unreadable, not a state file of this version, cut short or changed, or with a header that is no JSON.
     """
     try:
         content = path.read_bytes()
@@ -55,7 +55,12 @@ def read_state(path: Path) -> tuple[dict[str, Any], bytes]:
     length = int.from_bytes(body[len(MAGIC) : start], "little")
     if digest != _digest(body) or start + length > len(body):
         raise EdgebError(f"{path} was changed or cut short", _DAMAGED_HINT)
-    return json.loads(body[start : start + length]), body[start + length :]
+    try:
+        header = json.loads(body[start : start + length])
+    # Deep nesting runs out of stack.
+    except (ValueError, RecursionError):
+        raise EdgebError(f"{path} has a header that is not JSON", _DAMAGED_HINT) from None
+    return header, body[start + length :]
 
 
 def _digest(body: bytes) -> bytes:

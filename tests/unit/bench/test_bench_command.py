@@ -16,6 +16,7 @@ from edge_behavior.bench.setup import BenchOptions
 from edge_behavior.candidates import CandidateSet
 from edge_behavior.cli import app
 from edge_behavior.errors import EdgebError
+from edge_behavior.prompts import PromptLayout
 from edge_behavior.workspace import remember
 
 ROW = {"p50_ms": 1.25, "p95_ms": 9.5, "mean_ms": 2.5, "tokens_per_prediction": 33.0, "predictions": 5}
@@ -73,7 +74,8 @@ def test_the_last_bundle_is_the_default(asked: list[tuple[Path, BenchOptions]], 
 
 def test_all_options_arrive(monkeypatch: pytest.MonkeyPatch, asked: list[tuple[Path, BenchOptions]]) -> None:
     candidates = CandidateSet.of(["Video", "Mail"])
-    monkeypatch.setattr(bundle, "read_manifest", lambda _: SimpleNamespace(candidates=candidates))
+    manifest = SimpleNamespace(candidates=candidates, layout=PromptLayout())
+    monkeypatch.setattr(bundle, "read_manifest", lambda _: manifest)
     rows = "2024-03-18T07:05,home,Video\n2024-03-18T07:00,home,Tennis\n"
     Path("h.csv").write_text("timestamp,place,behavior\n" + rows)
     flags = {"--anchor-every": 7, "--history": "h.csv", "--cold-starts": 2, "--label-repeats": 4, "--pp": 8, "--tg": 9}
@@ -85,6 +87,16 @@ def test_all_options_arrive(monkeypatch: pytest.MonkeyPatch, asked: list[tuple[P
         threads=1, compare=True, anchor_every=7, history=Path("h.csv"), cold_starts=2, label_repeats=4, pp=8, tg=9
     )
     assert asked == [(Path("m.gguf"), expected)]
+
+
+def test_a_history_without_places_for_a_bundle_without(
+    monkeypatch: pytest.MonkeyPatch, asked: list[tuple[Path, BenchOptions]]
+) -> None:
+    manifest = SimpleNamespace(candidates=CandidateSet.of(["Video", "Mail"]), layout=PromptLayout(places=False))
+    monkeypatch.setattr(bundle, "read_manifest", lambda _: manifest)
+    Path("h.csv").write_text("timestamp,behavior\n2024-03-18T07:05,Video\n2024-03-18T08:00,Mail\n")
+    run("m.gguf", "--threads", 1, "--history", "h.csv")
+    assert asked == [(Path("m.gguf"), BenchOptions(threads=1, history=Path("h.csv")))]
 
 
 def test_for_people() -> None:

@@ -125,6 +125,9 @@ def test_what_is_meant_is_taken(predictor: Predictor, small_bundle: Path, tmp_pa
     [
         ({"bundle": None}, "bundle is None"),
         ({"bundle": 3}, "bundle is 3"),
+        ({"bundle": "m\0.gguf"}, "bundle is 'm"),
+        ({"bundle": Path("\ud800.gguf")}, "bundle is "),
+        ({"prefix_cache": "a\0b"}, "prefix_cache is 'a"),
         ({"bundle": b"m.gguf"}, "bundle is b'm.gguf'"),
         ({"threads": 0}, "threads is 0"),
         ({"threads": -4}, "threads is -4"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.prefix_cache import KEPT_SNAPSHOTS
-from edge_behavior.runtime.state_file import read_state, write_state
+from edge_behavior.runtime.state_file import MAGIC, read_state, write_state
 from tests import helpers
 
 
@@ -88,6 +89,15 @@ def test_old_snapshots_go(small_bundle: Path, tmp_path: Path) -> None:
     with opened(small_bundle, tmp_path) as predictor:
         assert ask(predictor)[0]
     assert len(list(tmp_path.iterdir())) == KEPT_SNAPSHOTS
+
+
+@pytest.mark.parametrize("header", [b"hello", b"", b"\xff", b"[" * 100_000, b'{"kind": ' + b"9" * 5000 + b"}"])
+def test_a_header_that_is_not_json(header: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "s.state"
+    body = MAGIC + len(header).to_bytes(8, "little") + header
+    path.write_bytes(body + hashlib.blake2b(body, digest_size=32).digest())
+    with pytest.raises(EdgebError, match="not JSON"):
+        read_state(path)
 
 
 def test_every_changed_byte_of_a_state_file_is_noticed(tmp_path: Path) -> None:

@@ -14,8 +14,15 @@ private const val MINUTES_OF_DAY = 24 * 60L
  * That is by time but where the phone's clock was set back: after daylight saving time, or on a flight west.
  */
 class Timeline(val events: List<BehaviorEvent> = emptyList()) {
-    /** The timeline with what happens now, whatever the clock showed before. */
-    fun then(event: BehaviorEvent): Timeline = Timeline(events + event)
+    /**
+     * The timeline with what happens now: the last event, though the clock was set back. Where it showed a later time
+     * before than zones explain, it was wrong then, and the event goes where its time belongs.
+     */
+    fun then(event: BehaviorEvent): Timeline {
+        val last = events.lastOrNull()
+        val isPossible = last == null || EventOrder.isPossible(last.time, event.time)
+        return if (isPossible) Timeline(events + event) else plus(event)
+    }
 
     /** The timeline with one more event, which may lie in the past. */
     fun plus(event: BehaviorEvent): Timeline {
