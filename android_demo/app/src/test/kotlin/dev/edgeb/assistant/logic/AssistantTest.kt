@@ -3,6 +3,7 @@ package dev.edgeb.assistant.logic
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
 import dev.edgeb.core.EdgebException
+import dev.edgeb.core.EventOrder
 import dev.edgeb.core.Moment
 import dev.edgeb.core.Prediction
 import dev.edgeb.core.Ranked
@@ -83,18 +84,21 @@ class CountingSession(
     override val events: ArrayList<BehaviorEvent>
 ) : EngineSession {
     override fun observe(event: BehaviorEvent) {
-        if (event.behavior !in labels || events.any { it.time > event.time }) throw EdgebException("refused")
+        if (event.behavior !in labels || !follows(event.time)) throw EdgebException("refused")
         all.observed++
         events.add(event)
     }
 
     override fun predict(moment: Moment, place: String?, topK: Int): Prediction {
-        if (events.any { it.time > moment }) throw EdgebException("asked for the past")
+        if (!follows(moment)) throw EdgebException("asked for the past")
         all.asked.add(place)
         val order = events.asReversed().map { it.behavior }.distinct() + labels
         val ranked = order.distinct().take(topK).mapIndexed { i, label -> Ranked(label, 0.6 / (1 shl i)) }
         return Prediction(ranked, Scoring.EXACT, Ranking.MODEL, events.size, 1.5, 1.0, 0.0, false, null, null)
     }
+
+    private fun follows(moment: Moment): Boolean =
+        events.isEmpty() || EventOrder.isPossible(events.last().time, moment)
 
     override fun save(file: File) {
         val rows = events.map { Csv.row(listOf(it.place, it.time.format(), it.behavior)) }
@@ -382,6 +386,20 @@ class AssistantTest {
         // A clock that is wrong.
         time = Moment.parse("2010-01-01T00:00")
         assertEquals("2024-03-18T18:00", ready(assistant.attempt { accept("Music", "home") }).cost!!.asked.format())
+    }
+
+    @Test
+    fun anEventFromAClockThatWasYearsAheadDoesNotStopIt() {
+        val assistant = assistant()
+        assistant.bring("labels News Music")
+        time = Moment.parse("2030-01-01T10:00")
+        ready(assistant.attempt { add(event("2030-01-01T10:00", "News")) })
+        // Set right, and "now" typed as it is shown.
+        time = Moment.parse("2024-03-18T20:05")
+        ready(assistant.attempt { add(event("2024-03-18T20:05", "Music")) })
+        ready(assistant().attempt { open() })
+        val saved = TimelineStore(File(folder.root, "timeline.csv")).load()
+        assertEquals(listOf("Music", "News"), saved.events.map { it.behavior })
     }
 
     @Test
