@@ -20,6 +20,20 @@ def demo_command(
             show_default=False,
         ),
     ] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Whose events to take from a history of several users.", show_default=False)
+    ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(
+            help="Zone of the user, as `edgeb predict` takes it, for times with an offset or counted from 1970.",
+            show_default=False,
+        ),
+    ] = None,
+    time_unit: Annotated[
+        str | None,
+        typer.Option(help="What the history's numbers count from 1970: s, ms, us or ns.", show_default=False),
+    ] = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 0,
     host: Annotated[str, typer.Option(help="Loopback address to listen on; no other is accepted.")] = "127.0.0.1",
     open_page: Annotated[
@@ -39,6 +53,7 @@ def demo_command(
 
         edgeb demo tiny.gguf --history today.csv --port 8000 --no-open
     """
+    from edge_behavior.clock import make_clock
     from edge_behavior.commands.histories import known_events
     from edge_behavior.commands.opening import open_predictor
     from edge_behavior.demo.assistant import Assistant
@@ -47,9 +62,10 @@ def demo_command(
     from edge_behavior.workspace import recall
 
     bundle = bundle or recall("bundle")
+    clock = make_clock(timezone, time_unit)
     with open_predictor(bundle, threads) as predictor:
         manifest = predictor.manifest
-        past = None if history is None else read_history(history, places=manifest.layout.places)
+        past = None if history is None else read_history(history, user, manifest.layout.places, clock)
         events = [] if past is None else known_events(past, manifest.candidates)[0]
         server = DemoServer(Assistant(predictor, bundle.name, events), host, port)
         try:

@@ -40,7 +40,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], bytes]:
     """Header and blob of a state file.
 
     Raises:
-        EdgebError: unreadable, not a state file of this version, cut short or changed, or with a header that is no JSON.
+        EdgebError: unreadable, not a state file of this version, cut short or changed, or its header is no JSON.
     """
     try:
         content = path.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -38,6 +39,21 @@ def test_serves_until_it_is_interrupted(bundle: Path, tmp_path: Path, ending: si
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "")
     assert err.splitlines() == ["The page is for this machine only. Ctrl-C ends it.", "stopped"]
+
+
+def test_one_user_of_several_in_a_zone(bundle: Path, tmp_path: Path) -> None:
+    rows = "7,2024-03-18T07:05Z,home,Video\n8,2024-03-18T07:20Z,home,Video Call\n"
+    (tmp_path / "all.csv").write_text("user_id,timestamp,place,behavior\n" + rows)
+    chosen = ["--user", 8, "--timezone", "Europe/Berlin", "--threads", 1]
+    process = start(tmp_path, bundle, "--history", tmp_path / "all.csv", *chosen)
+    try:
+        assert process.stdout is not None
+        with urllib.request.urlopen(f"{process.stdout.readline().strip()}api/state", timeout=30) as answer:
+            [event] = json.load(answer)["events"]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert (event["time"], event["behavior"]) == ("2024-03-18T08:20:00", "Video Call")
 
 
 @pytest.mark.parametrize(
