@@ -12,6 +12,8 @@ from edge_behavior.text_files import TextFile
 
 DELIMITERS = (",", "\t", ";", "|")
 _MEND = "quote fields that hold the delimiter or a quote, and drop broken lines"
+# Python's own limit is a sixteenth of DuckDB's for a whole line: an import would take what a history may not hold.
+_MAX_FIELD = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def _table(text: TextFile, delimiter: str, skipped: int) -> TableFile:
 def _rows(text: TextFile, delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
     """(first line, last line, fields) of every record that is not blank."""
     start = 1
+    csv.field_size_limit(_MAX_FIELD)
     with text.open() as file:
         try:
             reader: Any = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)

@@ -172,9 +172,13 @@ def _fraction(written: str) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < _EXACT else repr(value)
 
 
+def _whole(written: str) -> str:
+    return "0" if written == "-0" else written
+
+
 def _refused(written: str) -> None:
     raise ValueError(f"{written} is no JSON value")
 
 
 # Numbers become text at once: a long integer stays as it is written.
-_DECODER = json.JSONDecoder(parse_int=str, parse_float=_fraction, parse_constant=_refused)
+_DECODER = json.JSONDecoder(parse_int=_whole, parse_float=_fraction, parse_constant=_refused)

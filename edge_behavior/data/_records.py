@@ -23,6 +23,7 @@ from edge_behavior.text_files import TextFile, readable
 # What a relation's columns are called, in the order of the fields wanted; at most as many are.
 CELLS = ("c0", "c1", "c2", "c3", "c4")
 _CHUNK, _OVERLAP = 1 << 24, 1 << 10
+_LINE_END = re.compile("\r\n?")
 _AS_TEXT = ("VARCHAR", "UBIGINT", "BIGINT", "NULL")
 
 
@@ -36,9 +37,10 @@ def read_into(engine: Engine, file: RecordFile, wanted: Sequence[str], load: Cal
     if relation is not None:
         try:
             load(relation)
-        except duckdb.InvalidInputException:
-            # The copy names the line at fault, or takes what DuckDB alone does not.
-            pass
+        except (duckdb.InvalidInputException, duckdb.IOException) as error:
+            # The copy names the line at fault, or takes what DuckDB alone does not, like padding behind gzip.
+            if isinstance(error, duckdb.IOException) and not file.text.packed:
+                raise
         else:
             return
     copy = _copied(file, wanted, engine.folder)
@@ -50,7 +52,8 @@ def _copied(file: RecordFile, wanted: Sequence[str], folder: Path) -> Path:
     path = folder / "records.csv"
     with path.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerows(values for _, values in file.records(wanted))
+        # DuckDB takes one kind of line end in a file, even inside quotes.
+        writer.writerows([_LINE_END.sub("\n", value) for value in values] for _, values in file.records(wanted))
     return path
 
 
@@ -67,7 +70,10 @@ def _as_it_is(file: RecordFile, wanted: Sequence[str]) -> str | None:
     assert isinstance(file, JsonFile)
     if file.array or _has_odd_bytes(text, None):
         return None
-    return _json(text, [file.way(name) for name in wanted])
+    ways = [file.way(name) for name in wanted]
+    keys = {way[0] for way in ways}
+    # To DuckDB two fields that differ only by case are one.
+    return _json(text, ways) if len({key.lower() for key in keys}) == len(keys) else None
 
 
 def _csv(

@@ -58,7 +58,7 @@ def test_lines_of_records(tmp_path):
         ("time,place,label\n1,2\n", ":2: 2 fields where 3"),
         ('time,place,label\n1,"2,3\n4,5,6\n', ":2: unexpected end of data"),
         ('time,place,label\n1,2,3\n1,"2"x,3\n', ":3: ',' expected after '\"'"),
-        ("time,place,label\n1,2," + "x" * 200_000 + "\n", ":2: field larger than"),
+        ("time,place,label\n1,2," + "x" * 2_000_001 + "\n", ":2: field larger than"),
         ('{"time": 1}\n{"time": \n', ":2: not JSON"),
         ('{"time": 1}\n[2]\n', ":2: not a JSON object"),
         ('{"time": NaN}\n', ":1: not JSON .NaN is no JSON value"),

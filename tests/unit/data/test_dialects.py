@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from edge_behavior.data import _records
 from edge_behavior.data.dataset import event_file
-from edge_behavior.data.importers import import_log
+from edge_behavior.data.importers import ColumnMap, import_log
 from edge_behavior.errors import EdgebError
 from edge_behavior.events import BehaviorEvent, clean_label
 from edge_behavior.history import read_history
@@ -237,3 +237,52 @@ class TestImportGoesByContent:
         (tmp_path / "log.txt").write_bytes("0\tv\tc\tMusic\t40.7\t-74\t-240\tMon\n".encode("utf-16"))
         with pytest.raises(EdgebError, match="is UTF-16 text"):
             import_log(tmp_path / "log.txt", "tsmc2014", tmp_path / "data")
+
+
+def day(place: str = "home") -> Table:
+    labels = ("app", "app", "rest")
+    rows = [[user, f"2024-03-01T0{hour}:00", place, labels[hour]] for user in USERS for hour in range(3)]
+    return [NAMES, *rows]
+
+
+def agreed(path: Path, format: str, folder: Path) -> dict[str, list[BehaviorEvent]]:
+    """What an import keeps, once a history has been seen to read the same."""
+    found = imported(path, format, folder)
+    assert found == {user: read_history(path, user).events for user in USERS}
+    return found
+
+
+@pytest.mark.parametrize("size", [131_073, 1_900_000])
+def test_a_long_field_is_read_by_both(tmp_path, size):
+    path = tmp_path / "log.csv"
+    rows = [[*NAMES, "note"], *([*row, "n" * (size if i == 4 else 1)] for i, row in enumerate(day()[1:]))]
+    path.write_text(delimited(rows, ","))
+    assert sum(map(len, agreed(path, "csv", tmp_path).values())) == 9
+
+
+def test_line_ends_of_another_kind_inside_quotes(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_bytes(delimited(day("my\r\nhome"), ",").encode())
+    assert {event.place for event in agreed(path, "csv", tmp_path)["u0"]} == {"my home"}
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_gzip_with_padding_behind_it(tmp_path, format):
+    path = tmp_path / "log.gz"
+    text = delimited(day(), ",") if format == "csv" else objects(day(), False, None)
+    path.write_bytes(gzip.compress(text.encode()) + bytes(512))
+    assert sum(map(len, agreed(path, format, tmp_path).values())) == 9
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_minus_zero_is_zero(tmp_path, indent):
+    path = tmp_path / "log.json"
+    path.write_text(objects(day(), indent is not None, indent).replace('"app"', "-0"))
+    assert {event.behavior for event in agreed(path, "jsonl", tmp_path)["u0"]} == {"0", "rest"}
+
+
+def test_json_fields_that_differ_by_case_in_two_roles(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text(objects(day(), False, None).replace('"behavior"', '"User_ID"'))
+    info = import_log(path, "jsonl", tmp_path / "data", min_events=2, columns=ColumnMap(behavior="User_ID"))
+    assert info["candidates"]["labels"] == ["app", "rest"]
