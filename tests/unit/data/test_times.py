@@ -62,7 +62,7 @@ CLOCKS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(TEXTS | NUMBERS | st.text("0123456789-:T Z+.", max_size=22), min_size=1, max_size=20),
     st.sampled_from(CLOCKS),

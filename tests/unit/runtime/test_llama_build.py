@@ -246,13 +246,6 @@ class TestWhatIsRemembered:
         assert start_again().outcome == start_again().outcome == WORKS
         assert trials.count == 2
 
-    def test_no_home_at_all(self, trials, monkeypatch):
-        def nowhere():
-            raise RuntimeError("Could not determine home directory.")
-
-        monkeypatch.setattr("edge_behavior.runtime.llama_verdicts.home", nowhere)
-        assert start_again().outcome == WORKS
-
     def test_a_library_that_is_gone(self, trials, monkeypatch, tmp_path):
         """An upgrade while the process runs."""
         for files in ([], [tmp_path / "gone.so"]):
