@@ -92,7 +92,7 @@ def test_the_same_in_an_override():
 
 
 def test_a_huge_csv_field(tmp_path):
-    (tmp_path / "h.csv").write_text("timestamp,place,behavior\n2024-05-01T08:00," + "x" * 200_000 + ",y\n")
+    (tmp_path / "h.csv").write_text("timestamp,place,behavior\n2024-05-01T08:00," + "x" * 3_000_000 + ",y\n")
     with pytest.raises(EdgebError):
         read_history(tmp_path / "h.csv")
 
