@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from edge_behavior.data.windows import balanced_windows, natural_windows
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.habits import HabitCounter, HabitsConfig
 from edge_behavior.metrics import Outcome, behavior_metrics
+from edge_behavior.prompts import PromptLayout
 
 PROTOCOLS = ("natural", "balanced")
 Targets = NDArray[np.int64]
@@ -182,6 +184,25 @@ def check_labels_match(ours: CandidateSet, theirs: CandidateSet, where: str) -> 
         different = sorted(set(ours.labels) ^ set(theirs.labels))
         what = f"for example '{different[0]}'" if different else "in another order"
         raise EdgebError(f"{where} and the dataset have different candidate sets, {what}", "use the run's own dataset")
+
+
+def check_dataset_fits(ours: CandidateSet, layout: PromptLayout, dataset: Dataset, where: str) -> None:
+    """Refuse to measure a model on a dataset with other labels, or on one without the places that it was trained with.
+
+    Raises:
+        EdgebError: naming what differs.
+    """
+    check_labels_match(ours, dataset.candidates, where)
+    if layout.places and not dataset.has_places:
+        raise EdgebError(
+            f"{where} was trained with places, and {dataset.path} has none",
+            "use the run's own dataset, or import the log again without --no-place",
+        )
+
+
+def other_dataset_note(dataset: Path, model: Path) -> str:
+    """What to say where a model meets another dataset than its own."""
+    return f"{dataset} is not the dataset that {model} was trained on, which may have held some of these events"
 
 
 def _metrics(

@@ -157,9 +157,10 @@ def protocol_caption(rows: Mapping[str, Protocols], protocol: str) -> str:
         return "no windows measured"
     # Metrics of runs before there was a choice lack it: whole users.
     resampled = measured.get("resampled", {"split": "users", "unit": "users"})
-    later = ", later than what was trained on" if resampled["split"] == "time" else ""
+    # The part may be training's, or the dataset another than the model's: no word of what is new in these windows.
+    by_time = ", split by time" if resampled["split"] == "time" else ""
     parts = [
-        f"{measured['windows']:,} windows of {counted(measured['users'], 'users')}{later}",
+        f"{measured['windows']:,} windows of {counted(measured['users'], 'users')}{by_time}",
         f"{measured['behaviors_measured']} of {len(measured['per_behavior'])} behaviors occur",
     ]
     if measured.get("interval"):

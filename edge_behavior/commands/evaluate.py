@@ -36,7 +36,7 @@ def evaluate_command(
     from edge_behavior.bundle_folder import MANIFEST_FILE
     from edge_behavior.commands.imports import libraries
     from edge_behavior.commands.output import emit
-    from edge_behavior.evaluation import WindowChoice
+    from edge_behavior.evaluation import WindowChoice, other_dataset_note
     from edge_behavior.workspace import recall
 
     data = data or recall("dataset")
@@ -52,9 +52,8 @@ def evaluate_command(
         results = evaluate_bundle(model, data, protocol, split, choice)
 
     emit(results, as_json, lambda: _show(results))
-    if not results.get("dataset", {}).get("own", True):
-        note = f"{data} is not the dataset that {model} was trained on, which may have held some of these users"
-        typer.echo(f"edgeb: {note}", err=True)
+    if not results["dataset"]["own"]:
+        typer.echo(f"edgeb: {other_dataset_note(data, model)}", err=True)
 
 
 def _show(results: dict[str, Any]) -> None:

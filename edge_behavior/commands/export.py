@@ -79,7 +79,7 @@ def export_command(
 
     Stock llama.cpp loads the file, stock onnxruntime-genai the folder; candidates, prompt layout and hashes are in the
     file's `edgeb.*` metadata, in the folder's edgeb.json. What every step changed about the predictions is measured on
-    validation users; beyond the profile's limits nothing is written and the exit code is 1.
+    validation windows; beyond the profile's limits nothing is written and the exit code is 1.
 
         edgeb export runs/tiny --quant q4 --out tiny.gguf
 
@@ -120,7 +120,8 @@ def export_command(
             options = onnx_options(profile, given if quant is None else {"quant": quant, **given})
             run = (run or recall("run")).resolve()
             out = out or run.with_name(f"{run.name}-{options.quant}-onnx")
-            report = export_onnx(run_source(run, stage, data), out, options, chosen, force)
+            source = run_source(run, stage, data)
+            report = export_onnx(source, out, options, chosen, force)
         else:
             from edge_behavior.export.pipeline import export_bundle
 
@@ -129,11 +130,16 @@ def export_command(
             chosen = load_profile(profile or DEFAULT_PROFILE, {"quant": quant, **flags})
             run = (run or recall("run")).resolve()
             out = out or run.with_name(f"{run.name}-{chosen.quant}.gguf")
-            report = export_bundle(run_source(run, stage, data), out, chosen, force)
+            source = run_source(run, stage, data)
+            report = export_bundle(source, out, chosen, force)
     except ParityError as error:
         show_parity(error.report, sys.stderr)
         raise
     remember("bundle", out)
+    if source.data is not None and not source.own_data:
+        from edge_behavior.evaluation import other_dataset_note
+
+        typer.echo(f"edgeb: {other_dataset_note(source.data, run)}", err=True)
     note = _pruning_note(report["pruning"])
     if note:
         typer.echo(f"edgeb: {note}", err=True)
@@ -213,7 +219,7 @@ def _show_report(report: dict[str, Any]) -> None:
     if report["habits"]["fitted"]:
         measured = report["habits"]["measured"]
         accuracies = ", ".join(f"{name} {measured[name]['accuracy']:.3f}" for name in ("model", "habits", "fused"))
-        console.print(f"predicts with {report['habits']['default']}; accuracy on validation users: {accuracies}")
+        console.print(f"predicts with {report['habits']['default']}; accuracy on validation windows: {accuracies}")
     if report["calibration"]["fitted"]:
         default = report["habits"].get("default", "model")
         console.print(calibration_lines(report["calibration"], [default]), highlight=False)
@@ -229,7 +235,7 @@ def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
 
     from edge_behavior.terminal import open_console
 
-    drawn = f"{parity['windows']} windows of validation users" if parity["held_out"] else "made-up prompts"
+    drawn = f"{parity['windows']} validation windows" if parity["held_out"] else "made-up prompts"
     table = Table(title=f"against the model before merging, {drawn}", title_justify="left")
     for i, head in enumerate(("after", "flips", "KL", "max Δ log p", "accuracy", "head", "medium", "tail")):
         table.add_column(head, justify="right" if i else "left")

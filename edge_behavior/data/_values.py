@@ -31,8 +31,7 @@ def require_users(engine: Engine, where: Where, name: str) -> None:
     Raises:
         EdgebError: naming the first line with such a user.
     """
-    words = ", ".join(literal(word) for word in sorted(MISSING_WORDS))
-    missing = f"lower(coalesce(user, '')) IN ({words})"
+    missing = _is_missing("user")
     rows = engine.rows(f"SELECT coalesce(user, ''), rowid FROM log WHERE {missing} ORDER BY rowid LIMIT 1")
     if rows:
         text, first = rows[0]
@@ -56,11 +55,15 @@ def require_groups(engine: Engine, where: Where, name: str) -> None:
     """Refuse a log that does not say of each user which one group they belong to.
 
     Raises:
-        EdgebError: naming the first line with an empty group, or with another group than the user's first line has.
+        EdgebError: naming the first line with no group or a word for none, which would put strangers into one group, or
+            with another group than the user's first line has.
     """
-    first = engine.row("SELECT min(rowid) FROM log WHERE coalesce(user_group, '') = ''")[0]
-    if first is not None:
-        raise EdgebError(f"{where(first)}: the {name} is empty", "give every user a group; one alone is a group, too")
+    missing = _is_missing("user_group")
+    rows = engine.rows(f"SELECT coalesce(user_group, ''), rowid FROM log WHERE {missing} ORDER BY rowid LIMIT 1")
+    if rows:
+        text, first = rows[0]
+        what = f"'{text}' reads as a missing value" if text else "is empty"
+        raise EdgebError(f"{where(first)}: the {name} {what}", "give every user a group; one alone is a group, too")
     first = engine.row(
         "SELECT min(log.rowid) FROM log JOIN (SELECT user, arg_min(user_group, rowid) AS own FROM log GROUP BY user) "
         "AS firsts ON log.user = firsts.user WHERE user_group <> own"
@@ -74,6 +77,12 @@ def require_groups(engine: Engine, where: Where, name: str) -> None:
             f"{where(first)}: user '{user}' is in {name} '{other}' here and in '{own}' before",
             "a user belongs to one group; correct the log",
         )
+
+
+def _is_missing(column: str) -> str:
+    """SQL for whether a column of `log` has no text, or a word for none."""
+    words = ", ".join(literal(word) for word in sorted(MISSING_WORDS))
+    return f"lower(coalesce({column}, '')) IN ({words})"
 
 
 def missing_behaviors(

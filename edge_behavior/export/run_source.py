@@ -70,6 +70,7 @@ def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) ->
         data=None if dataset is None else dataset.path,
         places=_places(run, dataset),
         data_note=note,
+        own_data=dataset is None or dataset.fingerprint == (run.state.get("dataset") or {}).get("fingerprint"),
     )
 
 
@@ -89,11 +90,11 @@ def _dataset(run: RunFolder, chosen: Path | None) -> tuple[Dataset | None, str]:
     # Here, since an export without a dataset needs no pyarrow.
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.data.verify import verify
-    from edge_behavior.evaluation import check_labels_match
+    from edge_behavior.evaluation import check_dataset_fits
 
     dataset = Dataset.open(path)
     if chosen is not None:
-        check_labels_match(run.candidates, dataset.candidates, str(run.path))
+        check_dataset_fits(run.candidates, run.layout, dataset, str(run.path))
     elif dataset.fingerprint != recorded.get("fingerprint"):
         raise EdgebError(
             f"the dataset {path} has changed since {run.path} was trained",

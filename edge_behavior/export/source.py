@@ -28,6 +28,8 @@ class ExportSource:
         data: Dataset folder with the same candidates, or None.
         places: Place names of the domain, or None where they are not known.
         data_note: Why there is no dataset, for the report; "" where there is one.
+        own_data: Whether `data` is what the model was trained with. In another dataset's validation part may be events
+            that it was trained on, which flatter it.
     """
 
     base: str | Path
@@ -42,3 +44,4 @@ class ExportSource:
     data: Path | None = None
     places: tuple[str, ...] | None = None
     data_note: str = "no dataset was given"
+    own_data: bool = True

@@ -21,7 +21,7 @@ from edge_behavior.evaluation import (
     Targets,
     WindowChoice,
     accuracy_by_history,
-    check_labels_match,
+    check_dataset_fits,
     evaluate_all,
     habit_log_probs,
     protocols,
@@ -45,16 +45,18 @@ def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: W
         `bundle_model`, `bundle_habits` and `bundle_fused` and the counters under `baselines`; `by_history` per
         protocol, see `accuracy_by_history`; `masked_differs`: the share of `windows` whose best candidate under
         masked scoring is not that under exact scoring; `calibration` per protocol and source, see
-        `calibration.measure`, None for a bundle without one. A bundle without fusion weights has no `bundle_fused`.
+        `calibration.measure`, None for a bundle without one; `dataset`: path, fingerprint, and `own`, whether its
+        training counts are those of the bundle, which carries no fingerprint. A bundle without fusion weights has no
+        `bundle_fused`.
 
     Raises:
-        EdgebError: not a bundle, or a dataset with another candidate set.
+        EdgebError: not a bundle, or a dataset with another candidate set or without the bundle's places.
     """
     dataset = Dataset.open(data)
     table = dataset.events(split)
     with Predictor.load(path) as predictor:
         manifest = predictor.manifest
-        check_labels_match(manifest.candidates, dataset.candidates, str(path))
+        check_dataset_fits(manifest.candidates, manifest.layout, dataset, str(path))
         length = manifest.layout.history_length
         chosen = protocols(protocol, table, length, choice)
         union = np.unique(np.concatenate([p.targets for p in chosen]))
@@ -82,12 +84,14 @@ def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: W
     named = {"model" if source == default else f"bundle_{source}": score for source, score in scorers.items()}
     found = evaluate_all(dataset, table, protocol, length, choice, named)
     calibrated = measured if calibrations else None
+    own = manifest.candidates.counts == dataset.candidates.counts
     return {
         "source": default,
         **found,
         "by_history": by_history,
         "masked_differs": masked,
         "calibration": calibrated,
+        "dataset": {"path": str(dataset.path), "fingerprint": dataset.fingerprint, "own": own},
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.verify import verify
-from edge_behavior.evaluation import WindowChoice, check_labels_match, evaluate_all
+from edge_behavior.evaluation import WindowChoice, check_dataset_fits, evaluate_all
 from edge_behavior.hf.provenance import check_run
 from edge_behavior.recipes import load_recipe
 from edge_behavior.runs import STAGES, RunFolder, saved_recipe
@@ -24,13 +24,13 @@ def evaluate_run(
     `dataset` says which one that was: path, fingerprint, and whether it is the one that the run was trained on.
 
     Raises:
-        EdgebError: not a finished run, a dataset with another candidate set or that has changed since it was imported,
-            or a backbone or adapter that is another than that of the training.
+        EdgebError: not a finished run; a dataset with another candidate set, without the run's places, or changed since
+            it was imported; or a backbone or adapter that is another than that of the training.
     """
     run, dataset = RunFolder.open(path), Dataset.open(data)
     # Names the stage that is missing.
     _ = run.final_adapter
-    check_labels_match(run.candidates, dataset.candidates, str(path))
+    check_dataset_fits(run.candidates, run.layout, dataset, str(path))
     recipe = load_recipe(str(saved_recipe(path)))
     verify(dataset)
     check_run(run, STAGES[-1:], recipe.backbone.revision, shown_sha256)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -357,6 +357,7 @@ RESULTS = {
         "place_hour_backoff": {"natural": metrics(3), "balanced": metrics(4)},
         "untuned": {"natural": metrics(5), "balanced": metrics(6)},
     },
+    "dataset": {"path": "d", "fingerprint": "f", "own": True},
 }
 
 
@@ -427,9 +428,12 @@ class TestEvaluate:
             "by_history": {"natural": bins},
             "masked_differs": {"share": 0.025, "windows": 200},
             "calibration": {"natural": {"model": MEASURED, "habits": MEASURED}},
+            "dataset": {"path": "d", "fingerprint": "f", "own": False},
         }
         module("edge_behavior.runtime.evaluate_bundle", evaluate_bundle=lambda *arguments: found)
-        out = run("evaluate", "m.gguf", "--data", "d", "--protocol", "natural").stdout
+        done = run("evaluate", "m.gguf", "--data", "d", "--protocol", "natural")
+        assert "d is not the dataset that m.gguf was trained on" in done.stderr
+        out = done.stdout
         names = (
             "mode of last 20",
             "bundle: model",
@@ -552,6 +556,18 @@ class TestTrain:
         assert asked == []
 
 
+class Chosen(NamedTuple):
+    """What was asked to be exported; a dataset called "other" is not the run's own."""
+
+    path: Path
+    stage: str
+    data: Path | None
+
+    @property
+    def own_data(self) -> bool:
+        return self.data != Path("other")
+
+
 class TestExport:
     @pytest.fixture
     def asked(self, module) -> list[tuple[object, ...]]:
@@ -596,7 +612,7 @@ class TestExport:
             }
 
         module("edge_behavior.export.pipeline", export_bundle=export_bundle)
-        module("edge_behavior.export.run_source", run_source=lambda path, stage, data: (path, stage, data))
+        module("edge_behavior.export.run_source", run_source=Chosen)
         return seen
 
     def test_flags(self, asked, tmp_path):
@@ -608,6 +624,12 @@ class TestExport:
         assert found == (source, Path("m.gguf"), found[2], True)
         assert found[2] == ExportProfile(quant="q8", prune="on", extra_tokens=5, habits="off", calibrate="off")
         assert recall("bundle") == tmp_path / "m.gguf"
+
+    def test_another_dataset_than_the_runs_is_said(self, asked, tmp_path):
+        (tmp_path / "runs").mkdir()
+        for data, said in (("other", True), ("d", False)):
+            done = run("export", "runs/x", "--data", data)
+            assert (f"{data} is not the dataset that" in done.stderr) is said
 
     def test_bare_takes_the_last_run(self, asked, tmp_path):
         (tmp_path / "runs" / "x").mkdir(parents=True)
@@ -624,7 +646,7 @@ class TestExport:
         assert "tokens kept" not in out
         assert "not q4_0: KL 2" in out
         assert "kept at 8 bits for the tail: attn_v" in out
-        for cell in ("quantize", "2.1%", "0.0034", "0.125", "9 windows of validation users"):
+        for cell in ("quantize", "2.1%", "0.0034", "0.125", "9 validation windows"):
             assert cell in out
         assert (
             "vocabulary: 4736 of 151936 tokens kept, 4 places covered"
@@ -652,7 +674,7 @@ class TestExport:
     def test_fitted_habits_are_shown(self, asked, tmp_path):
         (tmp_path / "runs").mkdir()
         out = " ".join(run("export", "runs/x", "--habits").stdout.split())
-        assert "predicts with fused; accuracy on validation users: model 0.310, habits 0.500, fused 0.520" in out
+        assert "predicts with fused; accuracy on validation windows: model 0.310, habits 0.500, fused 0.520" in out
 
     def test_the_calibration_of_the_default_is_shown(self, asked, tmp_path):
         (tmp_path / "runs").mkdir()

@@ -19,6 +19,7 @@ from edge_behavior.tables import (
     interval_text,
     markdown_text,
     number,
+    protocol_caption,
     result_rows,
     results_markdown,
     results_table,
@@ -170,6 +171,24 @@ def test_counters_come_first() -> None:
     rows = {"a_tuning": RUN["models"]["a_tuning"], **RUN["counters"], "model": RUN["models"]["b_tuning"]}
     names = [row.key for row in result_rows(rows, "balanced")]
     assert names == ["most_frequent", "place_hour_backoff", "a_tuning", "model"]
+
+
+def test_a_caption_claims_nothing_of_what_was_trained_on() -> None:
+    """Any part of any dataset can be measured, training's own, too."""
+    measured = {
+        "windows": 20,
+        "users": 1,
+        "behaviors_measured": 1,
+        "per_behavior": [{}, {}],
+        "interval": {"overall": [0, 1]},
+    }
+    blocks = {"split": "time", "unit": "day_blocks", "count": 7, "days": 2}
+    caption = protocol_caption({"model": {"natural": measured | {"resampled": blocks}}}, "natural")
+    assert (
+        caption == "20 windows of 1 user, split by time; 1 of 2 behaviors occur; 95 % intervals over 7 blocks of 2 days"
+    )
+    caption = protocol_caption({"model": {"natural": measured}}, "natural")
+    assert caption == "20 windows of 1 user; 1 of 2 behaviors occur; 95 % intervals over users"
 
 
 def test_names_are_shown_literally() -> None:

@@ -216,7 +216,12 @@ class TestGroups:
 
     @pytest.mark.parametrize(
         ("line", "group", "message"),
-        [(33, "", "log.csv:33: the household is empty"), (95, "z", "log.csv:95: user 'u03' is in household 'z' here")],
+        [
+            (33, "", "log.csv:33: the household is empty"),
+            (33, "N/A", "log.csv:33: the household 'N/A' reads as a missing value"),
+            (95, "null", "log.csv:95: the household 'null' reads as a missing value"),
+            (95, "z", "log.csv:95: user 'u03' is in household 'z' here"),
+        ],
     )
     def test_no_group_or_two_are_refused_with_their_line(
         self, tmp_path: Path, write_csv: WriteCsv, line: int, group: str, message: str

@@ -19,7 +19,7 @@ from edge_behavior.runs import write_json
 from tests import helpers
 
 
-def imported(folder: Path, name: str, seed: int, labels: list[str] = helpers.LABELS) -> Path:
+def imported(folder: Path, name: str, seed: int, labels: list[str] = helpers.LABELS, places: bool = True) -> Path:
     rows = [
         f"u{user},{event.time.isoformat()},{event.place},{event.behavior}"
         for user in range(12)
@@ -27,7 +27,7 @@ def imported(folder: Path, name: str, seed: int, labels: list[str] = helpers.LAB
     ]
     log = folder / f"{name}.csv"
     log.write_text("\n".join(["user_id,timestamp,place,behavior", *rows]), encoding="utf-8")
-    import_log(log, "csv", folder / name)
+    import_log(log, "csv", folder / name, places=places)
     return folder / name
 
 
@@ -57,7 +57,7 @@ def run(tmp_path: Path, data: Path) -> Path:
 
 def test_the_runs_own_dataset(run: Path, data: Path) -> None:
     source = run_source(run, "a_tuning")
-    assert (source.data, source.data_note) == (data, "")
+    assert (source.data, source.data_note, source.own_data) == (data, "", True)
     assert source.places == tuple(Dataset.open(data).places)
     assert set(source.places) >= {"DK", "AB"}
     assert source.adapter == run / "a_tuning" / "adapter"
@@ -78,7 +78,8 @@ def test_a_dataset_that_is_gone_is_not_used_and_one_that_changed_is_refused(
         run_source(run, "untuned")
     assert "--data" in caught.value.hint
     # Named, it is taken for what it is.
-    assert run_source(run, "untuned", data).data == data
+    named = run_source(run, "untuned", data)
+    assert (named.data, named.own_data) == (data, False)
     shutil.rmtree(data / "events")
     with pytest.raises(EdgebError, match="train"):
         run_source(run, "untuned", data)
@@ -90,12 +91,16 @@ def test_a_dataset_that_is_gone_is_not_used_and_one_that_changed_is_refused(
 
 def test_a_chosen_dataset_must_fit(run: Path, data: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(data, tmp_path / "other"))
-    assert run_source(run, "untuned", other).data == other
+    copied = run_source(run, "untuned", other)
+    assert (copied.data, copied.own_data) == (other, True)
     foreign = imported(tmp_path, "foreign", 0, ["Sleep", "Eat", "Run"])
     with pytest.raises(EdgebError, match="different candidate sets"):
         run_source(run, "untuned", foreign)
     with pytest.raises(EdgebError, match="no dataset at"):
         run_source(run, "untuned", tmp_path / "none")
+    placeless = imported(tmp_path, "placeless", 0, places=False)
+    with pytest.raises(EdgebError, match=r"was trained with places, and .*placeless has none"):
+        run_source(run, "untuned", placeless)
 
 
 def test_stages(run: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_behavior.calibration import Calibration, expected_calibration_error
-from edge_behavior.candidates import GROUPS
+from edge_behavior.candidates import GROUPS, CandidateSet
 from edge_behavior.counters import COUNTERS
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
@@ -63,10 +63,11 @@ class FakePredictor:
 def load(monkeypatch):
     """Make `evaluate_bundle` find this bundle and the dataset above."""
 
-    def make(habits, labels=helpers.LABELS) -> FakePredictor:
+    def make(habits, labels=helpers.LABELS, places=True) -> FakePredictor:
         made = type("MadeUp", (Dataset,), {"events": lambda self, split: TABLE})
         predictor = FakePredictor(habits, labels)
-        monkeypatch.setattr(module.Dataset, "open", lambda path: made(Path("d"), {}, TABLE.candidates))
+        info = {"schema_version": 1, "content": {}, "candidates": {}, "place": {"kind": "column" if places else "none"}}
+        monkeypatch.setattr(module.Dataset, "open", lambda path: made(Path("d"), info, TABLE.candidates))
         monkeypatch.setattr(module.Predictor, "load", lambda path, **options: predictor)
         return predictor
 
@@ -94,7 +95,7 @@ def test_every_source_is_measured_and_the_default_is_on_top(load, default):
     assert found["source"] == default
     others = {f"bundle_{s}" for s in ("model", "habits", "fused") if s != default}
     assert set(found["baselines"]) == {*COUNTERS, *others}
-    names = {"source", "natural", "balanced", "baselines", "by_history", "masked_differs", "calibration"}
+    names = {"source", "natural", "balanced", "baselines", "by_history", "masked_differs", "calibration", "dataset"}
     assert set(found) == names
     assert found["calibration"] is None
     for protocol in protocols("both", TABLE, L, CHOICE):
@@ -176,3 +177,21 @@ def test_another_candidate_set(load):
 def test_groups_of_the_weights_are_the_manifests():
     assert set(TABLE.candidates.groups()) <= set(GROUPS)
     assert len(set(TABLE.candidates.groups())) > 1
+
+
+def test_a_dataset_without_the_bundles_places(load):
+    predictor = load(None, places=False)
+    with pytest.raises(EdgebError, match=r"b\.gguf was trained with places, and d has none"):
+        evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)
+    predictor.manifest.layout = PromptLayout(history_length=L, places=False)
+    assert evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)["source"] == "model"
+
+
+def test_whose_dataset_it_is_shows_in_the_training_counts(load):
+    """The same labels in the same order, of another split: its test windows may have been trained on."""
+    predictor = load(None)
+    assert evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)["dataset"]["own"] is True
+    own = predictor.manifest.candidates
+    predictor.manifest.candidates = CandidateSet(own.labels, tuple(count + 1 for count in own.counts))
+    found = evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)["dataset"]
+    assert (found["path"], found["own"]) == ("d", False)
