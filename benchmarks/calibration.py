@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.bundle import Manifest
-from edge_behavior.calibration import (
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.calibration import (
     COVERAGES,
     Calibration,
     conformal_threshold,
@@ -32,17 +32,18 @@ from edge_behavior.calibration import (
     likely_sets,
     measure,
 )
-from edge_behavior.candidates import GROUPS
+from edge_behavior.core.candidates import GROUPS
+from edge_behavior.core.fusion import Fusion
+from edge_behavior.core.habits import HabitsConfig
+from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
-from edge_behavior.evaluation import WindowChoice, check_labels_match, habit_log_probs, protocols
-from edge_behavior.export.heldout import HeldOut, score_held_out
-from edge_behavior.fusion import Fusion
-from edge_behavior.habits import HabitsConfig
+from edge_behavior.evaluation.bundles import bundle_log_probs
+from edge_behavior.evaluation.calibration_tables import calibration_rows
+from edge_behavior.evaluation.protocols import WindowChoice, check_labels_match, habit_log_probs, protocols
+from edge_behavior.evaluation.tables import number
+from edge_behavior.fit.mixture import HeldOut, score_held_out
 from edge_behavior.runtime.engine import calibrations_of
-from edge_behavior.runtime.evaluate_bundle import bundle_log_probs
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.scoring import log_softmax
-from edge_behavior.tables import calibration_rows, number
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 1000

@@ -22,22 +22,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge_behavior.candidates import GROUPS, CandidateSet
+from edge_behavior.core.candidates import GROUPS, CandidateSet
+from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
-from edge_behavior.data.importers import import_log
-from edge_behavior.data.synth import simulate
-from edge_behavior.evaluation import WindowChoice, fit_counters, protocols
-from edge_behavior.recipes import Recipe, load_recipe
-from edge_behavior.runs import RunFolder, write_json, write_text
-from edge_behavior.scoring import log_softmax
-from edge_behavior.tables import difference, number
-from edge_behavior.train.ablation.folder import AblationFolder
-from edge_behavior.train.ablation.runner import run_plan
-from edge_behavior.train.ablation.studies import Plan, PlannedRun
-from edge_behavior.train.ablation.summary import over_seeds
-from edge_behavior.train.everyday import EverydayText
-from edge_behavior.train.model_access import RunModels
-from edge_behavior.train.scoring_pass import stage_scorer
+from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.simulator.simulator import simulate
+from edge_behavior.evaluation.protocols import WindowChoice, fit_counters, protocols
+from edge_behavior.evaluation.tables import difference, number
+from edge_behavior.studies.ablation.folder import AblationFolder
+from edge_behavior.studies.ablation.runner import run_plan
+from edge_behavior.studies.ablation.studies import Plan, PlannedRun
+from edge_behavior.studies.ablation.summary import over_seeds
+from edge_behavior.train.recipe import Recipe, load_recipe
+from edge_behavior.train.run.folder import RunFolder, write_json, write_text
+from edge_behavior.train.run.models import RunModels
+from edge_behavior.train.stages.scoring import stage_scorer
+from edge_behavior.train.standin.everyday import EverydayText
 
 RESULTS = Path(__file__).parent / "results"
 ARMS = {"with": "text with tail contexts", "without": "text that only names the tail"}

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig
 
 from edge_behavior.bench.timing import peak_rss_bytes
-from edge_behavior.export.gguf_writer import write_gguf
+from edge_behavior.export.gguf.writer import write_gguf
 
 RESULTS = Path(__file__).parent / "results"
 ROPE = {

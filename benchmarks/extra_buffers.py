@@ -19,13 +19,13 @@ from transformers import Qwen2ForCausalLM
 
 from edge_behavior.bench.native import NativeContext, NativeModel
 from edge_behavior.bench.timing import machine
-from edge_behavior.data.behaviors import LABELS, PLACES
-from edge_behavior.export.gguf_writer import write_gguf
-from edge_behavior.export.quantize import quantize
-from edge_behavior.prompts import PromptLayout
-from edge_behavior.recipes import BackboneConfig
-from edge_behavior.train.everyday import EverydayText
-from edge_behavior.train.standin import architecture, document_text, train_tokenizer
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.data.simulator.behaviors import LABELS, PLACES
+from edge_behavior.export.gguf.quantize import quantize
+from edge_behavior.export.gguf.writer import write_gguf
+from edge_behavior.train.recipe import BackboneConfig
+from edge_behavior.train.standin.everyday import EverydayText
+from edge_behavior.train.standin.model import architecture, document_text, train_tokenizer
 
 RESULTS = Path(__file__).parent / "results" / "extra_buffers.md"
 FORMATS = ("f16", "q8", "q5", "q4", "q4_0")
@@ -50,7 +50,7 @@ def compare(path: Path) -> dict[int, tuple[float, float]]:
     with ExitStack() as stack:
         contexts = []
         for extra in (True, False):
-            with patch("edge_behavior.runtime.llama_model.extra_buffers", return_value=extra):
+            with patch("edge_behavior.runtime.llama.model.extra_buffers", return_value=extra):
                 model = stack.enter_context(NativeModel(path))
             contexts.append(stack.enter_context(NativeContext(model, max(TOKENS), threads=1)))
         for turn in range(ROUNDS):

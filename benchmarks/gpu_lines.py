@@ -27,18 +27,18 @@ from transformers import (
 )
 from trl.trainer.utils import compute_flops_per_token
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import EventTable
-from edge_behavior.encoding import PromptEncoder
-from edge_behavior.prompts import PromptLayout
-from edge_behavior.recipes import Recipe
-from edge_behavior.train.backbone import attention, load_model
-from edge_behavior.train.batches import batched
-from edge_behavior.train.everyday import EverydayText
-from edge_behavior.train.rows import IGNORED, Row
-from edge_behavior.train.samples import behavior_rows
-from edge_behavior.train.sft import flows_padding_free
-from edge_behavior.train.standin import document_text, train_tokenizer
+from edge_behavior.train.recipe import Recipe
+from edge_behavior.train.rows.batches import batched
+from edge_behavior.train.rows.lazy import IGNORED, Row
+from edge_behavior.train.rows.samples import behavior_rows
+from edge_behavior.train.stages.a_tuning import flows_padding_free
+from edge_behavior.train.standin.everyday import EverydayText
+from edge_behavior.train.standin.model import document_text, train_tokenizer
+from edge_behavior.train.trainer.backbone import attention, load_model
 
 VOCABULARY = 8192
 _TEXTS = 3000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_behavior.recipes import Recipe
-from edge_behavior.train.plan import Counts
+from edge_behavior.train.plan.plan import Counts
+from edge_behavior.train.recipe import Recipe
 
 # Supervised targets of one A-Tuning epoch, the paper's size.
 SAMPLES = 200_000

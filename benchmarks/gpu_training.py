@@ -40,22 +40,22 @@ import gpu_lines
 import gpu_total
 import pool_scoring
 
+from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import Dataset, EventTable
-from edge_behavior.data.importers import import_log
-from edge_behavior.data.synth import simulate
+from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.simulator.simulator import simulate
 from edge_behavior.data.windows import natural_windows
-from edge_behavior.encoding import PromptEncoder
-from edge_behavior.hf_tokens import encoder_for
-from edge_behavior.recipes import Recipe, load_recipe
-from edge_behavior.train.backbone import load_tokenizer
-from edge_behavior.train.dpo import train_dpo
-from edge_behavior.train.lora import lora_config
-from edge_behavior.train.plan import count
-from edge_behavior.train.rows import Row
-from edge_behavior.train.samples import supervised_targets
-from edge_behavior.train.sft import as_dataset, train_sft
-from edge_behavior.train.stage2 import choose_pairs, preference_rows, score_pool
-from edge_behavior.train.trainer_arguments import batching
+from edge_behavior.hf.tokenizers import encoder_for
+from edge_behavior.train.plan.plan import count
+from edge_behavior.train.recipe import Recipe, load_recipe
+from edge_behavior.train.rows.lazy import Row
+from edge_behavior.train.rows.samples import supervised_targets
+from edge_behavior.train.stages.a_tuning import as_dataset, train_sft
+from edge_behavior.train.stages.b_tuning import train_dpo
+from edge_behavior.train.stages.pool import choose_pairs, preference_rows, score_pool
+from edge_behavior.train.trainer.arguments import batching
+from edge_behavior.train.trainer.backbone import load_tokenizer
+from edge_behavior.train.trainer.lora import lora_config
 
 RESULTS = Path(__file__).parent / "results"
 GEOMETRIES = {"qwen2-1.5b": gpu_lines.qwen2_1_5b, "llama3.1-8b": gpu_lines.llama3_1_8b}

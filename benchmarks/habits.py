@@ -23,9 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.core.fusion import SOURCES
+from edge_behavior.core.habits import HabitCounter, HabitsConfig
+from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import natural_windows
-from edge_behavior.evaluation import (
+from edge_behavior.evaluation.bundles import bundle_log_probs
+from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
+from edge_behavior.evaluation.protocols import (
     WindowChoice,
     accuracy_by_history,
     check_labels_match,
@@ -33,14 +38,9 @@ from edge_behavior.evaluation import (
     habit_log_probs,
     protocols,
 )
-from edge_behavior.export.heldout import FOLDS, L2, PER_USER, HeldOut, best_source, cross_validate, fit_weights
-from edge_behavior.fusion import SOURCES
-from edge_behavior.habits import HabitCounter, HabitsConfig
-from edge_behavior.metrics import Outcome, behavior_metrics
-from edge_behavior.runtime.evaluate_bundle import bundle_log_probs
+from edge_behavior.evaluation.tables import difference, number, results_markdown
+from edge_behavior.fit.mixture import FOLDS, L2, PER_USER, HeldOut, best_source, cross_validate, fit_weights
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.scoring import log_softmax
-from edge_behavior.tables import difference, number, results_markdown
 
 RESULTS = Path(__file__).parent / "results"
 # One setting at a time, the others at their defaults.

@@ -53,7 +53,7 @@ def generate(args: argparse.Namespace, log: Path) -> dict[str, Any]:
 
 def run_import(args: argparse.Namespace, log: Path) -> dict[str, Any]:
     """Import the log with the options a user would have."""
-    from edge_behavior.data.importers import import_log
+    from edge_behavior.data.importers.importer import import_log
 
     out = log.parent / "dataset"
     info = import_log(log, args.format, out, memory_limit=args.memory_limit)

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from edge_behavior.candidates import CandidateSet
-from edge_behavior.data.behaviors import LABELS, PLACES
-from edge_behavior.data.synth import START, generate
-from edge_behavior.encoding import PromptEncoder
-from edge_behavior.events import BehaviorEvent
-from edge_behavior.hf_tokens import encoder_for
-from edge_behavior.prompts import PromptLayout
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.data.simulator.behaviors import LABELS, PLACES
+from edge_behavior.data.simulator.simulator import START, generate
+from edge_behavior.hf.tokenizers import encoder_for
 
 LAYOUT = PromptLayout("stream")
 SEED = 0

@@ -18,19 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from edge_behavior.bundle import bundle_bytes
+from edge_behavior.bundle.bundle import bundle_bytes
+from edge_behavior.core.scoring import Floats, log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import natural_windows
-from edge_behavior.evaluation import Targets
-from edge_behavior.export.onnx_builder import OnnxOptions
-from edge_behavior.export.onnx_pipeline import export_onnx
+from edge_behavior.evaluation.bundles import bundle_log_probs
+from edge_behavior.evaluation.protocols import Targets
+from edge_behavior.export.onnx.builder import OnnxOptions
+from edge_behavior.export.onnx.pipeline import export_onnx
 from edge_behavior.export.pipeline import export_bundle
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.run_source import run_source
 from edge_behavior.export.source import ExportSource
-from edge_behavior.runtime.evaluate_bundle import bundle_log_probs
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.scoring import Floats, log_softmax
 
 RESULTS = Path(__file__).parent / "results"
 PER_USER = 20

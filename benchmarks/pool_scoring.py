@@ -36,17 +36,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import model_05b
 
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.core.scoring import TOKENS_PER_PASS
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import natural_windows
-from edge_behavior.encoding import PromptEncoder
-from edge_behavior.hf_tokens import encoder_for
-from edge_behavior.prompts import PromptLayout
-from edge_behavior.recipes import load_recipe
-from edge_behavior.scoring import TOKENS_PER_PASS
-from edge_behavior.train.backbone import load_tokenizer
-from edge_behavior.train.samples import window_prompt
-from edge_behavior.train.scoring_pass import draw_formats, score_windows
-from edge_behavior.train.standin import architecture, standin_tokenizer
+from edge_behavior.hf.tokenizers import encoder_for
+from edge_behavior.train.recipe import load_recipe
+from edge_behavior.train.rows.samples import window_prompt
+from edge_behavior.train.stages.scoring import draw_formats, score_windows
+from edge_behavior.train.standin.model import architecture, standin_tokenizer
+from edge_behavior.train.trainer.backbone import load_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 # Rows times vocabulary that the other two ways may hold; `trie` makes its logits in tiles.

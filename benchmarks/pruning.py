@@ -31,18 +31,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import model_05b
 
-from edge_behavior.data.behaviors import PLACES
+from edge_behavior.core.events import clean_place
+from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset
+from edge_behavior.data.simulator.behaviors import PLACES
 from edge_behavior.data.windows import eligible
-from edge_behavior.events import clean_place
 from edge_behavior.export.pipeline import ExportSource, export_bundle
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.export.prune import plan_pruning
-from edge_behavior.export.prune_words import domain_texts
+from edge_behavior.export.prune.vocabulary import plan_pruning
+from edge_behavior.export.prune.words import domain_texts
 from edge_behavior.export.run_source import run_source
-from edge_behavior.hf_tokens import plain_encoder
+from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.scoring import log_softmax
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = {"Qwen2.5": 151_936, "Llama 3": 128_256}

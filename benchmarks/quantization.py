@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edge_behavior.candidates import CandidateSet
-from edge_behavior.data.behaviors import LABELS
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.data.simulator.behaviors import LABELS
 from edge_behavior.export.pipeline import export_bundle
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.run_source import run_source
 from edge_behavior.export.source import ExportSource
-from edge_behavior.prompts import PromptLayout
 
 RESULTS = Path(__file__).parent / "results"
 QUANTS = ("q4_0", "q4", "q5", "q8", "f16")

@@ -23,10 +23,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.candidates import CandidateSet
-from edge_behavior.counters import HOUR_BUCKET
-from edge_behavior.data import synth
-from edge_behavior.data.behaviors import BEHAVIORS, FIRST_HOUR, LABELS, NOISE, PLACES, Behavior, Habit, Routine
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.data.simulator import simulator as synth
+from edge_behavior.data.simulator.behaviors import (
+    BEHAVIORS,
+    FIRST_HOUR,
+    LABELS,
+    NOISE,
+    PLACES,
+    Behavior,
+    Habit,
+    Routine,
+)
+from edge_behavior.evaluation.counters import HOUR_BUCKET
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

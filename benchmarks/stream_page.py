@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_behavior.candidates import GROUPS
+from edge_behavior.core.candidates import GROUPS
 
 MEASURES = ("accuracy", "overall", *GROUPS)
 

@@ -38,22 +38,22 @@ from numpy.typing import NDArray
 from stream_page import MEASURES, page
 from transformers import set_seed
 
-from edge_behavior.candidates import GROUPS
+from edge_behavior.core.candidates import GROUPS
+from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import eligible, natural_windows
-from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation import Protocol, WindowChoice, protocols
-from edge_behavior.hf_tokens import encoder_for
-from edge_behavior.metrics import Outcome, behavior_metrics
-from edge_behavior.recipes import Recipe, load_recipe
-from edge_behavior.train.backbone import load_model, load_tokenizer
-from edge_behavior.train.batches import batched
-from edge_behavior.train.rows import IGNORED, Row
-from edge_behavior.train.samples import stream_rows, supervised_targets, target_mask
-from edge_behavior.train.scoring_pass import draw_formats, score_windows
-from edge_behavior.train.sft import as_dataset, train_sft
-from edge_behavior.train.standin import build_standin
+from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
+from edge_behavior.evaluation.protocols import Protocol, WindowChoice, protocols
+from edge_behavior.hf.tokenizers import encoder_for
+from edge_behavior.train.recipe import Recipe, load_recipe
+from edge_behavior.train.rows.batches import batched
+from edge_behavior.train.rows.lazy import IGNORED, Row
+from edge_behavior.train.rows.samples import stream_rows, supervised_targets, target_mask
+from edge_behavior.train.stages.a_tuning import as_dataset, train_sft
+from edge_behavior.train.stages.scoring import draw_formats, score_windows
+from edge_behavior.train.standin.model import build_standin
+from edge_behavior.train.trainer.backbone import load_model, load_tokenizer
 
 EVALUATIONS = 4
 RESAMPLES = 2000

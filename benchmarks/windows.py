@@ -22,9 +22,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.data.dataset import Dataset
-from edge_behavior.events import BehaviorEvent
-from edge_behavior.runtime.llama_log import captured_log
+from edge_behavior.runtime.llama.log import captured_log
 from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import Predictor
 

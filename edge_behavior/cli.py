@@ -18,7 +18,7 @@ from edge_behavior import __version__
 from edge_behavior.commands import ablate, bench, data, demo, evaluate, export, predict, relabel, train
 from edge_behavior.commands.paths import PathCommand
 from edge_behavior.errors import EdgebError, system_error
-from edge_behavior.terminal import prepare_streams, silence_stdout
+from edge_behavior.util.terminal import prepare_streams, silence_stdout
 
 app = typer.Typer(
     help="""From a behavior log to an on-device model that predicts what the user does next.

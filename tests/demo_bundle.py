@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from edge_behavior.bundle import read_manifest, write_bundle
-from edge_behavior.calibration import Calibration
-from edge_behavior.candidates import GROUPS, CandidateSet
+from edge_behavior.bundle.bundle import read_manifest
+from edge_behavior.bundle.gguf_file import write_bundle
+from edge_behavior.core.calibration import Calibration
+from edge_behavior.core.candidates import GROUPS, CandidateSet
+from edge_behavior.core.fusion import Fusion, GroupWeights
+from edge_behavior.core.habits import HabitsConfig
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.export.pipeline import ExportSource, export_bundle
-from edge_behavior.fusion import Fusion, GroupWeights
-from edge_behavior.habits import HabitsConfig
-from edge_behavior.prompts import PromptLayout
 from tests import helpers
 
 MARKUP = "<img src=x onerror=\"document.title='pwned'\">"

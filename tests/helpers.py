@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from transformers import Qwen2ForCausalLM
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import EventTable
-from edge_behavior.encoding import PromptEncoder
-from edge_behavior.events import BehaviorEvent
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.hf_tokens import encoder_for
-from edge_behavior.prompts import PromptLayout
-from edge_behavior.recipes import BackboneConfig
-from edge_behavior.train.everyday import EverydayText
-from edge_behavior.train.standin import architecture, document_text, train_tokenizer
+from edge_behavior.hf.tokenizers import encoder_for
+from edge_behavior.train.recipe import BackboneConfig
+from edge_behavior.train.standin.everyday import EverydayText
+from edge_behavior.train.standin.model import architecture, document_text, train_tokenizer
 
 # Prefixes of each other, shared first tokens, punctuation, accents.
 LABELS = [

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from hypothesis import strategies as st
 
+from edge_behavior.core.events import clean_label
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import clean_label
 
 _WORDS = ["Video", "Call", "Bar", "Café", "買い物", "東京", "Почта", "🎮", "👩", "e", "a", "ß", "x" * 12]
 _MARKS = [*"()[]{}<>|\\\"'`#:;,.!?/&%$@^*+=~_-", "::=", "\\n", "<[5]>", "—", "…", "€", "½"]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.torture.supervised import DIFFERENT, REFUSED, SAME, Judge, Outcomes, judged
+from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
 from edge_behavior.runtime.predictor import Prediction, Predictor
 from edge_behavior.runtime.session import Session
 from edge_behavior.runtime.state_file import read_state, write_state

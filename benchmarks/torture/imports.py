@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from benchmarks.torture.supervised import DIFFERENT, SAME, Judge, Outcomes, _outcome, judged
 from edge_behavior.data.dataset import SPLITS, Dataset
-from edge_behavior.data.importers import import_log
+from edge_behavior.data.importers.importer import import_log
 from edge_behavior.data.verify import verify
 
 FORMATS = ("csv", "jsonl", "parquet", "tsmc2014", "app-usage")
@@ -268,7 +268,7 @@ def _events(dataset: Dataset, split: str) -> list[tuple[str, datetime, str]]:
 
 def _compared(log: Log, events: list[tuple[str, datetime, str]], info: dict[str, Any]) -> str:
     """The events of an undamaged file against the rows it was written from."""
-    from edge_behavior.events import clean_label, clean_place
+    from edge_behavior.core.events import clean_label, clean_place
 
     if log.format == "app-usage":
         apps = {0: "Games", 1: "Maps", 2: "Games"}

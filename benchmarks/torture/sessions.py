@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from edge_behavior.events import BehaviorEvent
+from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.runtime.predictor import Predictor
 from tests import demo_bundle
 

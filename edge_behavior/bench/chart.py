@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.bench.report import TITLES, footing, heading, number
-from edge_behavior.files import new_file
+from edge_behavior.util.files import new_file
 
 _OURS, _FLOOR, _PEER, _INK, _MUTED = "#1a7f6b", "#9aa5ab", "#c9772e", "#22282b", "#6b7478"
 # Not predictions.

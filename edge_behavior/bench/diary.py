@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
-from edge_behavior.history import read_history
+from edge_behavior.records.history import read_history
 
 _PLACES = ("home", "work", "transit", "leisure")
 _START = datetime(2024, 3, 4, 7)

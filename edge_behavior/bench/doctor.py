@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edge_behavior import __version__
-from edge_behavior.cpus import allowed_cpus, physical_cores
+from edge_behavior.util.cpus import allowed_cpus, physical_cores
 
 _PACKAGES = {
     "runtime": ("llama-cpp-python", "numpy"),
@@ -47,7 +47,7 @@ def examine() -> dict[str, str]:
 def _llama() -> dict[str, str]:
     """The library that predicts, and whether it can be trusted with AMX; tries it where nobody has."""
     try:
-        from edge_behavior.runtime import llama_build
+        from edge_behavior.runtime.llama import build as llama_build
     # What llama-cpp-python raises without its library, or with one for another machine.
     except (ImportError, OSError, RuntimeError) as error:
         return {"llama.cpp": f"cannot be loaded: {error}"}

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from edge_behavior.bench.alone import run_alone
+from edge_behavior.bench.isolated import run_alone
 from edge_behavior.bench.scenarios import DEPTHS, Scenario
 from edge_behavior.bench.setup import PEERS, BenchOptions, Setup
 from edge_behavior.bench.timing import Sample, machine, percentile, summary
-from edge_behavior.bundle import verify_bundle
+from edge_behavior.bundle.bundle import verify_bundle
 
 Tick = Callable[[str], None]
 _COLD_PARTS = ("import_ms", "verify_ms", "open_ms", "prefix_ms", "first_ms")

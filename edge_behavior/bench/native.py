@@ -19,12 +19,12 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.cpus import usable_threads
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.lifetime import Lifetime
-from edge_behavior.runtime.llama_log import captured_log, quietly
-from edge_behavior.runtime.llama_model import extra_buffers, load_model
-from edge_behavior.runtime.llama_tokens import tokenize
+from edge_behavior.runtime.backends.lifetime import Lifetime
+from edge_behavior.runtime.llama.log import captured_log, quietly
+from edge_behavior.runtime.llama.model import extra_buffers, load_model
+from edge_behavior.runtime.llama.tokens import tokenize
+from edge_behavior.util.cpus import usable_threads
 
 # Tokens of a decode from which on flash attention is the faster one on a CPU.
 FLASH_PAYS = 64

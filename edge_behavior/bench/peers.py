@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from edge_behavior.bench.native import NativeContext, NativeModel, stock_llama, watched_decodes
 from edge_behavior.bench.scenarios import CYCLE, slot
 from edge_behavior.bench.timing import Sample
-from edge_behavior.encoding import PromptEncoder
+from edge_behavior.bundle.grammar import character_grammar
+from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
-from edge_behavior.gbnf import character_grammar
 
 
 class CompletionPeer:

@@ -9,7 +9,7 @@ from time import perf_counter
 
 from edge_behavior.bench.scenarios import slot
 from edge_behavior.bench.timing import Sample
-from edge_behavior.runtime.backend import Backend
+from edge_behavior.runtime.backends.base import Backend
 from edge_behavior.runtime.prefix_cache import PrefixCache
 
 

@@ -9,18 +9,18 @@ from pathlib import Path
 from types import TracebackType
 
 from edge_behavior.bench.diary import from_file, made_up
-from edge_behavior.bench.floor import FloorScenario, SpeedScenario
+from edge_behavior.bench.lower_bound import FloorScenario, SpeedScenario
 from edge_behavior.bench.native import NativeModel
 from edge_behavior.bench.peers import CompletionPeer, LabelPeer
 from edge_behavior.bench.prefix import PrefixScenario
 from edge_behavior.bench.scenarios import CYCLE, Scenario, SessionScenario, WarmScenario
-from edge_behavior.bundle import read_manifest
-from edge_behavior.cpus import chosen_threads
-from edge_behavior.encoding import PromptEncoder
+from edge_behavior.bundle.bundle import read_manifest
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.scoring import check_scoring
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.llamacpp import LlamaBackend, LlamaOptions
+from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 from edge_behavior.runtime.session import ANCHOR_EVERY
-from edge_behavior.scoring import check_scoring
+from edge_behavior.util.cpus import chosen_threads
 
 PEERS = ("completion", "completion_cached", "completion_appended", "labels", "labels_cached")
 # Each opens the file for itself; those of one line share it: labels, labels_cached, floor, speed.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_behavior.cpus import physical_cores
+from edge_behavior.util.cpus import physical_cores
 
 
 @dataclass(frozen=True)

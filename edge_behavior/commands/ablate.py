@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from edge_behavior.train.ablation.folder import AblationFolder, Asked
+    from edge_behavior.studies.ablation.folder import AblationFolder, Asked
 
 _SOME_FAILED = 1
 
@@ -57,7 +57,7 @@ def ablate_command(
     from edge_behavior.commands.imports import libraries
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
-    from edge_behavior.train.ablation.folder import AblationFolder
+    from edge_behavior.studies.ablation.folder import AblationFolder
 
     folder = AblationFolder(out)
     if report:
@@ -69,7 +69,7 @@ def ablate_command(
     asked, studies = _asked(folder, recipe, data, set_ or [], seeds, only or [], aux or [], pin=not dry_run)
     plan = asked.plan(studies, asked.seeds)
     with libraries():
-        from edge_behavior.train.ablation.runner import run_plan, stages_needed
+        from edge_behavior.studies.ablation.runner import run_plan, stages_needed
 
     if dry_run:
         document = _dry_run(plan, stages_needed(plan, asked.fingerprint, folder), folder)
@@ -97,10 +97,10 @@ def _asked(
     from edge_behavior.commands.imports import libraries
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
-    from edge_behavior.recipes import load_recipe
-    from edge_behavior.train.ablation.folder import Asked
-    from edge_behavior.train.ablation.studies import DEFAULT_SEEDS, all_studies, auxiliary_files, chosen
-    from edge_behavior.workspace import recall
+    from edge_behavior.studies.ablation.folder import Asked
+    from edge_behavior.studies.ablation.studies import DEFAULT_SEEDS, all_studies, auxiliary_files, chosen
+    from edge_behavior.train.recipe import load_recipe
+    from edge_behavior.util.workspace import recall
 
     before = folder.read() if folder.begun else None
     if recipe is None and (before is None or overrides):
@@ -111,7 +111,7 @@ def _asked(
     path = data or (before.dataset if before is not None else recall("dataset"))
     fingerprint = Dataset.open(path).fingerprint
     with libraries():
-        from edge_behavior.train.inputs import located, pinned
+        from edge_behavior.train.run.inputs import located, pinned
     base = pinned(base) if pin else located(base)
     given = {name: str(Path(file).resolve()) for name, file in auxiliary_files(aux).items()}
     auxiliary = {**(dict(before.auxiliary) if before is not None else {}), **given}
@@ -124,7 +124,7 @@ def _asked(
 
 
 def _write(folder: AblationFolder) -> dict[str, Any]:
-    from edge_behavior.train.ablation.report import write_ablation
+    from edge_behavior.studies.ablation.report import write_ablation
 
     return write_ablation(folder)
 
@@ -137,7 +137,7 @@ def _dry_run(plan: Any, needed: dict[str, Any], folder: AblationFolder) -> dict[
 def _show_plan(document: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from edge_behavior.terminal import open_console
+    from edge_behavior.util.terminal import open_console
 
     console = open_console()
     for row in document["list"]:
@@ -151,8 +151,8 @@ def _show_plan(document: dict[str, Any]) -> None:
 def _show(summary: dict[str, Any], folder: AblationFolder) -> None:
     from rich.table import Table
 
-    from edge_behavior.terminal import open_console
-    from edge_behavior.train.ablation.texts import columns, interval_sentence, state_sentences, value_rows
+    from edge_behavior.studies.ablation.texts import columns, interval_sentence, state_sentences, value_rows
+    from edge_behavior.util.terminal import open_console
 
     console = open_console()
     for study in summary["studies"]:

@@ -65,12 +65,12 @@ def bench_command(
     from edge_behavior.bench.setup import BenchOptions
     from edge_behavior.bench.sustained import check_seconds, threads_sweep
     from edge_behavior.bench.sustained import sustained as sustain
-    from edge_behavior.bundle import read_manifest, require_gguf
+    from edge_behavior.bundle.bundle import read_manifest, require_gguf
     from edge_behavior.commands.histories import known_events
     from edge_behavior.commands.output import emit
-    from edge_behavior.files import write_file
-    from edge_behavior.history import read_history
-    from edge_behavior.workspace import recall
+    from edge_behavior.records.history import read_history
+    from edge_behavior.util.files import write_file
+    from edge_behavior.util.workspace import recall
 
     bundle = bundle or recall("bundle")
     require_gguf(bundle, "bench measures llama.cpp")
@@ -124,8 +124,8 @@ def doctor_command(as_json: AsJson = False) -> None:
 def _numbers(threads: str | None, bundle: Path) -> list[int]:
     """Thread counts of `--threads`."""
     from edge_behavior.bench.timing import default_threads
-    from edge_behavior.cpus import chosen_threads
     from edge_behavior.errors import EdgebError
+    from edge_behavior.util.cpus import chosen_threads
 
     if threads is None:
         return [default_threads(bundle)]
@@ -140,7 +140,7 @@ def _bar(what: str, total: float) -> Iterator[Callable[[float, str], None]]:
     """A progress bar on stderr; gives a function of the amount done and what is being done."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from edge_behavior.terminal import open_console
+    from edge_behavior.util.terminal import open_console
 
     columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=open_console(stderr=True), transient=True) as bar:
@@ -150,7 +150,7 @@ def _bar(what: str, total: float) -> Iterator[Callable[[float, str], None]]:
 
 def _check_file(path: Path, force: bool) -> None:
     from edge_behavior.errors import EdgebError
-    from edge_behavior.files import check_file
+    from edge_behavior.util.files import check_file
 
     check_file(path, force)
     if not path.absolute().parent.is_dir():
@@ -164,7 +164,7 @@ def _show_bench(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     from edge_behavior.bench.report import footing, grids, heading
-    from edge_behavior.terminal import open_console
+    from edge_behavior.util.terminal import open_console
 
     console = open_console()
     console.print(heading(result), highlight=False, markup=False)
@@ -182,7 +182,7 @@ def _show_bench(result: dict[str, Any]) -> None:
 def _show_doctor(found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from edge_behavior.terminal import open_console
+    from edge_behavior.util.terminal import open_console
 
     table = Table("part", "found", title="edgeb doctor")
     for key, value in found.items():

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_behavior.commands.paths import PathCommand
-from edge_behavior.terminal import json_text
+from edge_behavior.util.terminal import json_text
 
 app = typer.Typer(
     help="Make a dataset from a behavior log, or look at one.", no_args_is_help=True, rich_markup_mode="markdown"
@@ -107,7 +107,7 @@ def import_command(
 
         edgeb data import app_usage/ --format app-usage --out data/apps
     """
-    from edge_behavior.data.importers import ColumnMap, import_log
+    from edge_behavior.data.importers.importer import ColumnMap, import_log
     from edge_behavior.errors import EdgebError
 
     if no_place and place_column is not None:
@@ -158,9 +158,9 @@ def synth_command(
     """
     import tempfile
 
-    from edge_behavior.data.importers import check_numbers, check_output, import_log
-    from edge_behavior.data.synth import simulate
-    from edge_behavior.files import check_file
+    from edge_behavior.data.importers.importer import check_numbers, check_output, import_log
+    from edge_behavior.data.simulator.simulator import simulate
+    from edge_behavior.util.files import check_file
 
     check_numbers(seed, min_events, memory_limit)
     check_output(out, force)
@@ -197,7 +197,7 @@ def describe_command(
     """
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.data.describe import describe, plot_distribution, tables
-    from edge_behavior.files import check_file
+    from edge_behavior.util.files import check_file
 
     dataset = Dataset.open(data)
     description = describe(dataset, anchor)
@@ -208,13 +208,13 @@ def describe_command(
     if as_json:
         _print_json(description)
         return
-    from edge_behavior.terminal import open_console
+    from edge_behavior.util.terminal import open_console
 
     open_console().print(tables(description, top))
 
 
 def _finish(info: dict[str, Any], out: Path, as_json: bool) -> None:
-    from edge_behavior.workspace import remember
+    from edge_behavior.util.workspace import remember
 
     remember("dataset", out)
     if as_json:
@@ -223,7 +223,7 @@ def _finish(info: dict[str, Any], out: Path, as_json: bool) -> None:
     from rich.markup import escape
 
     from edge_behavior.data.describe import import_tables
-    from edge_behavior.terminal import open_console
+    from edge_behavior.util.terminal import open_console
 
     console = open_console()
     console.print(import_tables(info))

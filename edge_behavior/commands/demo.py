@@ -53,13 +53,13 @@ def demo_command(
 
         edgeb demo tiny.gguf --history today.csv --port 8000 --no-open
     """
-    from edge_behavior.clock import make_clock
     from edge_behavior.commands.histories import known_events
-    from edge_behavior.commands.opening import open_predictor
+    from edge_behavior.commands.open import open_predictor
+    from edge_behavior.core.clock import make_clock
     from edge_behavior.demo.assistant import Assistant
     from edge_behavior.demo.server import DemoServer
-    from edge_behavior.history import read_history
-    from edge_behavior.workspace import recall
+    from edge_behavior.records.history import read_history
+    from edge_behavior.util.workspace import recall
 
     bundle = bundle or recall("bundle")
     clock = make_clock(timezone, time_unit)

@@ -33,11 +33,11 @@ def evaluate_command(
 
         edgeb evaluate tiny.gguf --data data/synth --protocol natural --json
     """
-    from edge_behavior.bundle_folder import MANIFEST_FILE
+    from edge_behavior.bundle.folder import MANIFEST_FILE
     from edge_behavior.commands.imports import libraries
     from edge_behavior.commands.output import emit
-    from edge_behavior.evaluation import WindowChoice, other_dataset_note
-    from edge_behavior.workspace import recall
+    from edge_behavior.evaluation.protocols import WindowChoice, other_dataset_note
+    from edge_behavior.util.workspace import recall
 
     data = data or recall("dataset")
     choice = WindowChoice(per_user, per_behavior, limit, seed)
@@ -47,7 +47,7 @@ def evaluate_command(
 
         results = evaluate_run(model, data, protocol, split, choice, untuned)
     else:
-        from edge_behavior.runtime.evaluate_bundle import evaluate_bundle
+        from edge_behavior.evaluation.bundles import evaluate_bundle
 
         results = evaluate_bundle(model, data, protocol, split, choice)
 
@@ -57,10 +57,11 @@ def evaluate_command(
 
 
 def _show(results: dict[str, Any]) -> None:
-    from edge_behavior.evaluation import PROTOCOLS
-    from edge_behavior.fusion import SOURCES
-    from edge_behavior.tables import calibration_table, history_table, results_table
-    from edge_behavior.terminal import open_console
+    from edge_behavior.core.fusion import SOURCES
+    from edge_behavior.evaluation.calibration_tables import calibration_table
+    from edge_behavior.evaluation.protocols import PROTOCOLS
+    from edge_behavior.evaluation.tables import history_table, results_table
+    from edge_behavior.util.terminal import open_console
 
     console = open_console()
     shown = [name for name in PROTOCOLS if name in results]

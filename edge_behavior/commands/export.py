@@ -89,10 +89,10 @@ def export_command(
     """
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError, nearest
-    from edge_behavior.export.parity import ParityError
+    from edge_behavior.export.parity.gate import ParityError
     from edge_behavior.export.profiles import DEFAULT_PROFILE, load_profile
     from edge_behavior.export.run_source import run_source
-    from edge_behavior.workspace import recall, remember
+    from edge_behavior.util.workspace import recall, remember
 
     if format not in ("gguf", "onnx"):
         raise EdgebError(f"unknown format '{format}'", nearest(format, ["gguf", "onnx"]))
@@ -113,8 +113,8 @@ def export_command(
     report: dict[str, Any]
     try:
         if format == "onnx":
-            from edge_behavior.export.onnx_pipeline import export_onnx
-            from edge_behavior.export.onnx_profiles import onnx_options
+            from edge_behavior.export.onnx.pipeline import export_onnx
+            from edge_behavior.export.onnx.profiles import onnx_options
 
             chosen = load_profile(flags=flags)
             options = onnx_options(profile, given if quant is None else {"quant": quant, **given})
@@ -137,7 +137,7 @@ def export_command(
         raise
     remember("bundle", out)
     if source.data is not None and not source.own_data:
-        from edge_behavior.evaluation import other_dataset_note
+        from edge_behavior.evaluation.protocols import other_dataset_note
 
         typer.echo(f"edgeb: {other_dataset_note(source.data, run)}", err=True)
     note = _pruning_note(report["pruning"])
@@ -174,7 +174,7 @@ def inspect_command(
     """
     import json
 
-    from edge_behavior.bundle import require_gguf, verify_bundle
+    from edge_behavior.bundle.bundle import require_gguf, verify_bundle
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
 
@@ -183,7 +183,7 @@ def inspect_command(
     manifest = verify_bundle(bundle)
     if gbnf or gbnf_text:
         require_gguf(bundle, "grammars are llama.cpp's")
-        from edge_behavior.export.grammar import bundle_grammar
+        from edge_behavior.export.gguf.grammar import bundle_grammar
 
         grammar = bundle_grammar(bundle, manifest, characters=gbnf_text)
         spelled = [manifest.candidates.labels[i] for i in grammar.spelled]
@@ -193,8 +193,8 @@ def inspect_command(
 
 
 def _show_report(report: dict[str, Any]) -> None:
-    from edge_behavior.tables import calibration_lines
-    from edge_behavior.terminal import open_console
+    from edge_behavior.evaluation.calibration_tables import calibration_lines
+    from edge_behavior.util.terminal import open_console
 
     # GGUF files have typed tensors, ONNX folders operators that hold weights.
     what, counts = ("operators", report["operators"]) if "operators" in report else ("tensors", report["tensor_types"])
@@ -233,7 +233,7 @@ def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
     """The gate's table."""
     from rich.table import Table
 
-    from edge_behavior.terminal import open_console
+    from edge_behavior.util.terminal import open_console
 
     drawn = f"{parity['windows']} validation windows" if parity["held_out"] else "made-up prompts"
     table = Table(title=f"against the model before merging, {drawn}", title_justify="left")
@@ -267,9 +267,9 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from edge_behavior.fusion import SOURCES
-    from edge_behavior.tables import calibration_lines
-    from edge_behavior.terminal import open_console
+    from edge_behavior.core.fusion import SOURCES
+    from edge_behavior.evaluation.calibration_tables import calibration_lines
+    from edge_behavior.util.terminal import open_console
 
     table = Table("field", "value", title="edgeb bundle (hashes verified)")
     for key, value in manifest.items():

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from edge_behavior.candidates import CandidateSet
-    from edge_behavior.events import BehaviorEvent
-    from edge_behavior.history import History, Skipped
+    from edge_behavior.core.candidates import CandidateSet
+    from edge_behavior.core.events import BehaviorEvent
+    from edge_behavior.records.history import History, Skipped
 
 
 def known_events(
@@ -30,7 +30,7 @@ def known_events(
 
 def asked_note(events: Sequence[BehaviorEvent], when: datetime) -> None:
     """Tell on stderr that the time asked for is before the last event."""
-    from edge_behavior.event_order import minutes_back
+    from edge_behavior.core.event_order import minutes_back
 
     back = minutes_back(events[-1].time, when) if events else 0
     if back:

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from edge_behavior.terminal import json_text
+from edge_behavior.util.terminal import json_text
 
 
 def emit(document: Any, as_json: bool, show: Callable[..., None]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from edge_behavior.files import expand_home
+from edge_behavior.util.files import expand_home
 
 
 class PathCommand(TyperCommand):

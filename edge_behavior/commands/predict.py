@@ -86,13 +86,13 @@ def predict_command(
 
     docs/histories.md says what a history file may look like. What is odd about one is told on stderr.
     """
-    from edge_behavior.clock import make_clock, parse_time
     from edge_behavior.commands.histories import asked_note, known_events
-    from edge_behavior.commands.opening import open_predictor
+    from edge_behavior.commands.open import open_predictor
     from edge_behavior.commands.output import emit
+    from edge_behavior.core.clock import make_clock, parse_time
+    from edge_behavior.core.scoring import check_scoring
     from edge_behavior.errors import EdgebError
-    from edge_behavior.history import check_unknown, read_history
-    from edge_behavior.scoring import check_scoring
+    from edge_behavior.records.history import check_unknown, read_history
 
     check_scoring(scoring)
     when = parse_time(at, "--at")
@@ -139,8 +139,8 @@ def predict_command(
     def show() -> None:
         from rich.markup import escape
 
-        from edge_behavior.tables import candidates_table
-        from edge_behavior.terminal import open_console
+        from edge_behavior.evaluation.tables import candidates_table
+        from edge_behavior.util.terminal import open_console
 
         console = open_console()
         console.print(candidates_table(document["predictions"], prediction.likely))

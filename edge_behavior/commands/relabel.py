@@ -35,7 +35,7 @@ def relabel_command(
 
         edgeb relabel tiny.gguf --add "Water plants" --drop Gaming --out mine.gguf
     """
-    from edge_behavior.bundle import read_manifest
+    from edge_behavior.bundle.bundle import read_manifest
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
     from edge_behavior.export.relabel import new_candidates, read_labels, relabel_bundle
@@ -50,7 +50,7 @@ def relabel_command(
 def _show_report(report: dict[str, Any]) -> None:
     from rich.markup import escape
 
-    from edge_behavior.terminal import open_console
+    from edge_behavior.util.terminal import open_console
 
     console = open_console()
     dropped, added = report["dropped"], report["added"]

@@ -60,14 +60,14 @@ def train_command(
     from edge_behavior.commands.output import emit
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
-    from edge_behavior.recipes import load_recipe
-    from edge_behavior.workspace import recall, remember
+    from edge_behavior.train.recipe import load_recipe
+    from edge_behavior.util.workspace import recall, remember
 
     data = data or recall("dataset")
     if resume:
         if recipe is not None:
             raise EdgebError("--resume takes the run's own recipe", "leave out --recipe; --set changes single fields")
-        from edge_behavior.runs import saved_recipe
+        from edge_behavior.train.run.folder import saved_recipe
 
         out = out or recall("run")
         loaded = load_recipe(str(saved_recipe(out)), set_ or ())
@@ -83,8 +83,8 @@ def train_command(
     dataset = Dataset.open(data)
     if dry_run:
         with libraries():
-            from edge_behavior.train.plan import plan
-            from edge_behavior.train.processes import is_main
+            from edge_behavior.train.plan.plan import plan
+            from edge_behavior.train.trainer.processes import is_main
 
         found = plan(loaded, dataset, device_memory, processes)
         if is_main():
@@ -94,7 +94,7 @@ def train_command(
         return
     with libraries():
         from edge_behavior.train.pipeline import metrics_of, train
-        from edge_behavior.train.processes import is_main
+        from edge_behavior.train.trainer.processes import is_main
 
     # Libraries that log a run also print; stdout is for the result.
     with redirect_stdout(sys.stderr):
@@ -104,8 +104,8 @@ def train_command(
     metrics = metrics_of(run)
 
     def show() -> None:
-        from edge_behavior.tables import results_table, stage_effect_table
-        from edge_behavior.terminal import open_console
+        from edge_behavior.evaluation.tables import results_table, stage_effect_table
+        from edge_behavior.util.terminal import open_console
 
         console = open_console()
         for protocol in ("natural", "balanced"):
@@ -118,7 +118,7 @@ def train_command(
 
 def _print_plan(plan: dict[str, Any]) -> None:
     from edge_behavior.commands.plan_table import counts_table, memory_table, time_table
-    from edge_behavior.terminal import open_console
+    from edge_behavior.util.terminal import open_console
 
     console = open_console()
     console.print(counts_table(plan))

@@ -27,9 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent
 
 # 2: split by time, groups or no places. A dataset with none of them is written as 1, which is what it is.
 SCHEMA_VERSION = 2

@@ -17,13 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from edge_behavior.candidates import ANCHOR_THRESHOLD, GROUPS, HEAD_THRESHOLD, CandidateSet
+from edge_behavior.core.candidates import ANCHOR_THRESHOLD, GROUPS, HEAD_THRESHOLD, CandidateSet
 from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.resampling import resampling
 from edge_behavior.data.windows import positions
 from edge_behavior.errors import EdgebError
-from edge_behavior.files import new_file
-from edge_behavior.resampling import counted_units
+from edge_behavior.util.files import new_file
+from edge_behavior.util.resampling import counted_units
 
 DROP_REASONS = {
     "missing": "no behavior, or a word for none",

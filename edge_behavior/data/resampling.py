@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import positions
-from edge_behavior.resampling import Resampling
+from edge_behavior.util.resampling import Resampling
 
 # A week holds a person's routine once; fewer blocks than these say little of how they differ.
 BLOCK_DAYS, FEWEST_BLOCKS = 7, 10

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from typing import Any
 
-from edge_behavior.bundle import Manifest
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.fusion import SOURCES
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
-from edge_behavior.fusion import SOURCES
 from edge_behavior.runtime.engine import calibrations_of
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior
 from edge_behavior.runtime.predictor import Predictor

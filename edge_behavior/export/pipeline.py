@@ -18,35 +18,37 @@ from typing import Any
 import numpy as np
 
 from edge_behavior import __version__
-from edge_behavior.bundle import Manifest, verify_bundle, write_bundle
-from edge_behavior.bundle_folder import write_folder_manifest
-from edge_behavior.candidates import CandidateSet
-from edge_behavior.checksums import files_sha256
-from edge_behavior.encoding import PromptEncoder, Tokenize
+from edge_behavior.bundle.bundle import verify_bundle
+from edge_behavior.bundle.folder import write_folder_manifest
+from edge_behavior.bundle.gguf_file import write_bundle
+from edge_behavior.bundle.gguf_header import GgufFile
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.encoding import PromptEncoder, Tokenize
+from edge_behavior.core.events import UNKNOWN_PLACE
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.events import UNKNOWN_PLACE
-from edge_behavior.export.gguf_writer import write_gguf
-from edge_behavior.export.llama_file import LlamaFile
+from edge_behavior.export.gguf.llama_file import LlamaFile
+from edge_behavior.export.gguf.quantize import UNQUANTIZED, find_quant, tensor_types
+from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.merge import Probe, logit_difference, merge_adapter
+from edge_behavior.export.parity.probe import Witness
+from edge_behavior.export.parity.quantization import AUTO, quantize_within
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.progress import progress_bar
-from edge_behavior.export.prune import PrunePlan, write_pruned
-from edge_behavior.export.prune_check import PruneRequest, Pruning, check_mode, decide_pruning
-from edge_behavior.export.prune_words import domain_texts
-from edge_behavior.export.quantize import UNQUANTIZED, find_quant, tensor_types
-from edge_behavior.export.quantize_gate import AUTO, quantize_within
+from edge_behavior.export.prune.check import PruneRequest, Pruning, check_mode, decide_pruning
+from edge_behavior.export.prune.vocabulary import PrunePlan, write_pruned
+from edge_behavior.export.prune.words import domain_texts
 from edge_behavior.export.source import ExportSource
 from edge_behavior.export.steps import base_name, merge_dtype, require_space, timed, total_bytes, workspace
-from edge_behavior.export.witness import Witness
-from edge_behavior.files import check_file, put_file
-from edge_behavior.gguf_header import GgufFile
 from edge_behavior.hf.architectures import architecture, check_backbone, load_tokenizer
 from edge_behavior.hf.folder import count_parameters, find_backbone, weight_files
 from edge_behavior.hf.tensors import tensor_names
-from edge_behavior.hf_tokens import plain_encoder, special_ids
-from edge_behavior.prompts import PromptLayout
-from edge_behavior.runtime.backend import Backend
+from edge_behavior.hf.tokenizers import plain_encoder, special_ids
+from edge_behavior.runtime.backends.base import Backend
 from edge_behavior.runtime.predictor import context_needed
+from edge_behavior.util.checksums import files_sha256
+from edge_behavior.util.files import check_file, put_file
 
 # f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.
 CONVERSION_TOLERANCE = 5e-2
@@ -271,8 +273,8 @@ def fit_held_out(
                 report["reason"] = source.data_note
         return reports[0], reports[1]
     # Here, since an export without a dataset needs no pyarrow.
-    from edge_behavior.export.calibrate import TooFewToCalibrateError, fit_calibration
-    from edge_behavior.export.heldout import TooFewUsersError, fit_habits, score_held_out
+    from edge_behavior.fit.calibrate import TooFewToCalibrateError, fit_calibration
+    from edge_behavior.fit.mixture import TooFewUsersError, fit_habits, score_held_out
 
     try:
         held = score_held_out(bundle, source.data)

@@ -13,8 +13,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.prune import EXTRA_TOKENS
-from edge_behavior.settings import Section, config_folders, field_names, find_config, read_mapping
+from edge_behavior.export.prune.vocabulary import EXTRA_TOKENS
+from edge_behavior.util.fields import Section, config_folders, field_names, find_config, read_mapping
 
 DEFAULT_PROFILE = "default"
 

@@ -18,7 +18,7 @@ def progress_bar(description: str, total: float, unit_bytes: bool = False) -> It
     """
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from edge_behavior.terminal import open_console
+    from edge_behavior.util.terminal import open_console
 
     amount = DownloadColumn() if unit_bytes else MofNCompleteColumn()
     columns = (TextColumn("{task.description:<22}"), BarColumn(), amount, TimeElapsedColumn())

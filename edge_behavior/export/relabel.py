@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior import __version__
-from edge_behavior.bundle import Manifest, require_gguf, verify_bundle, write_bundle
-from edge_behavior.candidates import CandidateSet, same_looking
-from edge_behavior.encoding import PromptEncoder
+from edge_behavior.bundle.bundle import require_gguf, verify_bundle
+from edge_behavior.bundle.gguf_file import write_bundle
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.candidates import CandidateSet, same_looking
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.events import clean_label
 from edge_behavior.errors import EdgebError, nearest, system_error
-from edge_behavior.events import clean_label
-from edge_behavior.export.grammar import Vocabulary
+from edge_behavior.export.gguf.grammar import Vocabulary
 from edge_behavior.export.progress import progress_bar
-from edge_behavior.files import check_file, new_file
+from edge_behavior.util.files import check_file, new_file
 
 # A label and its training count; None where the list says nothing of it.
 Listed = tuple[str, int | None]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from edge_behavior.checksums import file_sha256
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.source import ExportSource
-from edge_behavior.hf.provenance import check_run
-from edge_behavior.runs import STAGES, RunFolder, read_json
+from edge_behavior.train.run.folder import STAGES, RunFolder, read_json
+from edge_behavior.train.run.provenance import check_run
+from edge_behavior.util.checksums import file_sha256
 
 if TYPE_CHECKING:
     from edge_behavior.data.dataset import Dataset
@@ -90,7 +90,7 @@ def _dataset(run: RunFolder, chosen: Path | None) -> tuple[Dataset | None, str]:
     # Here, since an export without a dataset needs no pyarrow.
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.data.verify import verify
-    from edge_behavior.evaluation import check_dataset_fits
+    from edge_behavior.evaluation.protocols import check_dataset_fits
 
     dataset = Dataset.open(path)
     if chosen is not None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_behavior.candidates import CandidateSet
-from edge_behavior.prompts import PromptLayout
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge_behavior.errors import EdgebError, system_error
-from edge_behavior.files import new_folder
+from edge_behavior.util.files import new_folder
 
 SPARE_BYTES = 64 << 20
 

@@ -14,7 +14,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.hf.folder import first_line, read_model_json, weight_files
 from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError, read_vocab
 from edge_behavior.hf.tensors import check_tensors, stored_shapes
-from edge_behavior.hf_tokens import special_ids
+from edge_behavior.hf.tokenizers import special_ids
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.files import expand_home
+from edge_behavior.util.files import expand_home
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # No part of a hub name begins with a dot: "./model" is a folder.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf_tokens import special_ids
+from edge_behavior.hf.tokenizers import special_ids
 
 # GGUF token types.
 NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
 
 _SHOWN = 40
 

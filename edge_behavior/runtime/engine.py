@@ -14,18 +14,18 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.bundle import Manifest
-from edge_behavior.calibration import Calibration, read_calibrations
-from edge_behavior.encoding import PromptEncoder
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.calibration import Calibration, read_calibrations
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.fusion import SOURCES, Fusion
+from edge_behavior.core.habits import HabitCounter, HabitsConfig, read_fields
+from edge_behavior.core.scoring import Floats
+from edge_behavior.core.search import RANKS_ONLY, Affine, Found, Lines, TrieSearch
 from edge_behavior.errors import EdgebError
-from edge_behavior.fusion import SOURCES, Fusion
-from edge_behavior.habits import HabitCounter, HabitsConfig, read_fields
-from edge_behavior.runtime.backend import Backend, Row
-from edge_behavior.runtime.lifetime import Lifetime, Turns
+from edge_behavior.runtime.backends.base import Backend, Row
+from edge_behavior.runtime.backends.lifetime import Lifetime, Turns
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
 from edge_behavior.runtime.prefix_cache import PrefixCache
-from edge_behavior.scoring import Floats
-from edge_behavior.search import RANKS_ONLY, Affine, Found, Lines, TrieSearch
 
 _KEPT_SEARCHES = 32
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.fusion import SOURCES
+from edge_behavior.core.scoring import check_scoring
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.fusion import SOURCES
 from edge_behavior.runtime.arguments import check_flag, check_labels, check_level, check_text, whole_number
-from edge_behavior.scoring import check_scoring
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,18 @@ from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 
-from edge_behavior.bundle import Manifest, bundle_bytes, read_manifest, verify_bundle
-from edge_behavior.cpus import physical_cores, usable_threads
-from edge_behavior.event_order import check_order, check_step
-from edge_behavior.events import BehaviorEvent
+from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, verify_bundle
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.event_order import check_order, check_step
+from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.scoring import Floats, check_scoring
 from edge_behavior.runtime.arguments import as_path, check_flag, check_question, check_text
-from edge_behavior.runtime.backend import Backend
+from edge_behavior.runtime.backends.base import Backend
 from edge_behavior.runtime.engine import Engine
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
 from edge_behavior.runtime.session import ANCHOR_EVERY, Session
-from edge_behavior.scoring import Floats, check_scoring
-from edge_behavior.workspace import home
+from edge_behavior.util.cpus import physical_cores, usable_threads
+from edge_behavior.util.workspace import home
 
 __all__ = ["Prediction", "Predictor", "RankedBehavior", "Session"]
 
@@ -196,10 +197,10 @@ def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bo
     """The engine of a bundle, arguments as `Predictor.load` takes them; only the one that is needed is imported."""
     threads = usable_threads(threads, 1 if bundle_bytes(bundle) < SMALL_BUNDLE else physical_cores())
     if bundle.is_dir():
-        from edge_behavior.runtime.onnx_backend import OnnxBackend, OnnxRunOptions
+        from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 
         return OnnxBackend(bundle, OnnxRunOptions(n_ctx, threads))
-    from edge_behavior.runtime.llamacpp import LlamaBackend, LlamaOptions
+    from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 
     return LlamaBackend(bundle, LlamaOptions(n_ctx, threads, exact))
 

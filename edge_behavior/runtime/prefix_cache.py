@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.backend import Backend
+from edge_behavior.runtime.backends.base import Backend
 from edge_behavior.runtime.state_file import read_state, write_state
 
 KEPT_SNAPSHOTS = 16

@@ -14,10 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 
+from edge_behavior.core.event_order import check_step
+from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent, clean_place, read_event
+from edge_behavior.core.habits import HabitCounter, read_fields
 from edge_behavior.errors import EdgebError
-from edge_behavior.event_order import check_step
-from edge_behavior.events import UNKNOWN_PLACE, BehaviorEvent, clean_place, read_event
-from edge_behavior.habits import HabitCounter, read_fields
 from edge_behavior.runtime.arguments import as_path, check_event, check_place, check_time, whole_number
 from edge_behavior.runtime.engine import Engine
 from edge_behavior.runtime.prediction import Prediction, Request

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.files import write_file
+from edge_behavior.util.files import write_file
 
 MAGIC = b"EDGEBST\x01"
 _LENGTH_BYTES = 8

@@ -7,13 +7,13 @@ from typing import Any
 
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.verify import verify
-from edge_behavior.evaluation import WindowChoice, check_dataset_fits, evaluate_all
-from edge_behavior.hf.provenance import check_run
-from edge_behavior.recipes import load_recipe
-from edge_behavior.runs import STAGES, RunFolder, saved_recipe
-from edge_behavior.train.inputs import shown_sha256
-from edge_behavior.train.model_access import RunModels
-from edge_behavior.train.scoring_pass import stage_scorer
+from edge_behavior.evaluation.protocols import WindowChoice, check_dataset_fits, evaluate_all
+from edge_behavior.train.recipe import load_recipe
+from edge_behavior.train.run.folder import STAGES, RunFolder, saved_recipe
+from edge_behavior.train.run.inputs import shown_sha256
+from edge_behavior.train.run.models import RunModels
+from edge_behavior.train.run.provenance import check_run
+from edge_behavior.train.stages.scoring import stage_scorer
 
 
 def evaluate_run(

@@ -8,17 +8,15 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.folder import first_line
-from edge_behavior.recipes import LoraSettings
-from edge_behavior.train.lora import lora_config
+from edge_behavior.train.recipe import LoraSettings
+from edge_behavior.train.trainer.lora import lora_config
 
 # bitsandbytes' NF4: weights per scale, scales per scale of the scales.
 _BLOCK, _NESTED_BLOCK = 64, 256
@@ -63,19 +61,6 @@ class Geometry:
             return self.parameters * dtype.itemsize
         packed = sum(self.linears)
         return (self.parameters - packed) * dtype.itemsize + sum(nf4_bytes(n) for n in self.linears)
-
-
-def read_config(folder: Path) -> Any:
-    """A backbone's configuration.
-
-    Raises:
-        EdgebError: none there, or of no known kind.
-    """
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # validation errors of many types
-        hint = "give backbone.path a Hugging Face folder, or a hub name you have access to"
-        raise EdgebError(f"no configuration at backbone '{folder}': {first_line(error)}", hint) from None
 
 
 def geometry(config: Any, lora: LoraSettings) -> Geometry:

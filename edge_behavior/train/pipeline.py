@@ -13,33 +13,33 @@ import torch
 from peft import get_peft_model
 from transformers import set_seed
 
-from edge_behavior.counters import COUNTERS
-from edge_behavior.cpus import usable_threads
+from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
 from edge_behavior.data.verify import verify
-from edge_behavior.encoding import PromptEncoder
-from edge_behavior.evaluation import WindowChoice, evaluate_all
+from edge_behavior.evaluation.counters import COUNTERS
+from edge_behavior.evaluation.protocols import WindowChoice, evaluate_all
 from edge_behavior.hf.finite import KEEP_F32, beyond_f16, check_weights
-from edge_behavior.recipes import Recipe, StageConfig
-from edge_behavior.runs import STAGES, RunFolder, read_json, write_json
-from edge_behavior.train.auxiliary import Conversations, generated_conversations, read_conversations
-from edge_behavior.train.batches import batch_order, batched
-from edge_behavior.train.checks import check_inputs
-from edge_behavior.train.dpo import train_dpo
-from edge_behavior.train.failures import explained
-from edge_behavior.train.inputs import located, pinned
-from edge_behavior.train.keep_best import KeepBest
-from edge_behavior.train.lora import lora_config
-from edge_behavior.train.model_access import RunModels
-from edge_behavior.train.processes import console, idle_gpus, is_main, release_memory, state, wait
-from edge_behavior.train.progress import progress_bar
-from edge_behavior.train.rows import JoinedRows, KeptRows, OrderedRows, Rows
-from edge_behavior.train.samples import behavior_rows
-from edge_behavior.train.scoring_pass import stage_scorer
-from edge_behavior.train.sft import as_dataset, flows_padding_free, train_sft
-from edge_behavior.train.stage2 import choose_pairs, chosen_rows, preference_rows, score_pool, write_pairs
-from edge_behavior.train.stage_record import SCRATCH, done_stages, finish
-from edge_behavior.train.start import start_run
+from edge_behavior.train.preflight import check_inputs
+from edge_behavior.train.recipe import Recipe, StageConfig
+from edge_behavior.train.rows.batches import batch_order, batched
+from edge_behavior.train.rows.conversations import Conversations, generated_conversations, read_conversations
+from edge_behavior.train.rows.lazy import JoinedRows, KeptRows, OrderedRows, Rows
+from edge_behavior.train.rows.samples import behavior_rows
+from edge_behavior.train.run.folder import STAGES, RunFolder, read_json, write_json
+from edge_behavior.train.run.inputs import located, pinned
+from edge_behavior.train.run.models import RunModels
+from edge_behavior.train.run.stage_record import SCRATCH, done_stages, finish
+from edge_behavior.train.run.start import start_run
+from edge_behavior.train.stages.a_tuning import as_dataset, flows_padding_free, train_sft
+from edge_behavior.train.stages.b_tuning import train_dpo
+from edge_behavior.train.stages.keep_best import KeepBest
+from edge_behavior.train.stages.pool import choose_pairs, chosen_rows, preference_rows, score_pool, write_pairs
+from edge_behavior.train.stages.scoring import stage_scorer
+from edge_behavior.train.trainer.failures import explained
+from edge_behavior.train.trainer.lora import lora_config
+from edge_behavior.train.trainer.processes import console, idle_gpus, is_main, release_memory, state, wait
+from edge_behavior.train.trainer.progress import progress_bar
+from edge_behavior.util.cpus import usable_threads
 
 _MODELS = ("untuned", *STAGES)
 # Fewer events are read in a moment.
@@ -101,7 +101,7 @@ class Training:
     def _build_backbone(self) -> dict[str, Any]:
         if self.recipe.backbone.path is not None:
             return {}
-        from edge_behavior.train.standin import build_standin
+        from edge_behavior.train.standin.model import build_standin
 
         folder, building = self.run.path / "backbone", self.run.path / ".backbone"
         if is_main():
@@ -211,8 +211,8 @@ class Training:
         return {}
 
     def _report(self) -> dict[str, Any]:
-        from edge_behavior.train.card import write_card
-        from edge_behavior.train.report import write_report
+        from edge_behavior.train.report.card import write_card
+        from edge_behavior.train.report.page import write_report
 
         if is_main():
             write_report(self.run, self.dataset)

@@ -18,18 +18,20 @@ from typing import Any
 
 from edge_behavior.bench.report import TITLES
 from edge_behavior.bench.timing import Sample, summary
-from edge_behavior.bundle import KEY_MANIFEST_HASH, KEY_VERSION, Manifest, verify_bundle, write_bundle
-from edge_behavior.calibration import Calibration
-from edge_behavior.candidates import GROUPS, CandidateSet
-from edge_behavior.encoding import PromptEncoder
+from edge_behavior.bundle.bundle import verify_bundle
+from edge_behavior.bundle.gguf_file import KEY_MANIFEST_HASH, KEY_VERSION, write_bundle
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.calibration import Calibration
+from edge_behavior.core.candidates import GROUPS, CandidateSet
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.event_order import check_order
+from edge_behavior.core.events import BehaviorEvent, clean_label, clean_place
+from edge_behavior.core.fusion import Fusion, GroupWeights
+from edge_behavior.core.habits import HabitsConfig
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.event_order import check_order
-from edge_behavior.events import BehaviorEvent, clean_label, clean_place
-from edge_behavior.export.gguf_writer import write_gguf
-from edge_behavior.export.quantize import quantize
-from edge_behavior.fusion import Fusion, GroupWeights
-from edge_behavior.habits import HabitsConfig
-from edge_behavior.prompts import PromptLayout
+from edge_behavior.export.gguf.quantize import quantize
+from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from edge_behavior.runtime.llama_build import CRASHES, REBUILD, UNUSABLE, WRONG, verdict
+from edge_behavior.runtime.llama.build import CRASHES, REBUILD, UNUSABLE, WRONG, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 ANDROID = ROOT / "android_demo"

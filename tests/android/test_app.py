@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_behavior.events import clean_place
-from edge_behavior.history import read_history, write_history
+from edge_behavior.core.events import clean_place
+from edge_behavior.records.history import read_history, write_history
 from edge_behavior.runtime.predictor import Predictor
 from tests import helpers
 from tests.android import host

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file
 
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.recipes import Recipe, load_recipe
-from edge_behavior.runs import RunFolder, read_json, saved_recipe
-from edge_behavior.train.checkpoints import MarkComplete
 from edge_behavior.train.pipeline import train
+from edge_behavior.train.recipe import Recipe, load_recipe
+from edge_behavior.train.run.checkpoints import MarkComplete
+from edge_behavior.train.run.folder import RunFolder, read_json, saved_recipe
 from tests.command import edgeb_here
 from tests.integration.small import SMALL
 

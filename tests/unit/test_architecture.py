@@ -1,4 +1,4 @@
-"""Imports point one way, and core and runtime never import torch: read off the source, and checked by importing."""
+"""Rooms import one way, and the light ones never torch: read off the source, and checked by importing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,21 +16,8 @@ import edge_behavior
 
 PACKAGE = Path(edge_behavior.__file__).parent
 NAME = "edge_behavior"
-ENTRY = {"cli", "__main__"}
-PARTS = ("commands", "demo", "bench", "train", "export", "runtime", "hf", "data")
-# What each part may import beside itself and the core (the top-level modules other than the entry points).
-MAY_IMPORT = {
-    "core": {"data"},
-    "data": set(),
-    "hf": set(),
-    "runtime": {"data"},
-    "export": {"runtime", "hf", "data"},
-    "bench": {"runtime", "export", "data"},
-    "train": {"data", "runtime", "hf"},
-    "demo": {"runtime"},
-    "commands": {"data", "runtime", "hf", "export", "train", "bench", "demo"},
-    "cli": {"commands"},
-}
+# A newcomer reads a room at one sitting, and a module as well.
+ROOM_MODULES, MODULE_LINES = 15, 400
 
 
 def modules() -> dict[str, Path]:
@@ -43,11 +32,19 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def part_of(module: str) -> str:
-    rest = module.split(".")[1:]
-    if rest and rest[0] in ENTRY:
-        return "cli"
-    return rest[0] if rest and rest[0] in PARTS else "core"
+def room_of(module: str) -> str:
+    """The top room of a module: `runtime` of `edge_behavior.runtime.llama.log`; the module itself in the root."""
+    return module.split(".")[1] if module != NAME else NAME
+
+
+def node_of(module: str) -> str:
+    """What stands for a module in the graph: its folder, or itself where the folder has folders of its own.
+
+    Rooms within a room import modules beside them, so that only the folders at the end of a path are one thing.
+    """
+    path = MODULES[module]
+    nested = any((entry / "__init__.py").is_file() for entry in path.parent.iterdir())
+    return (path if nested else path.parent).relative_to(PACKAGE).with_suffix("").as_posix()
 
 
 def imported_by(module: str) -> set[str]:
@@ -71,88 +68,84 @@ def own(module: str) -> set[str]:
     return {name for name in imported_by(module) if name == NAME or name.startswith(f"{NAME}.")}
 
 
+def graph() -> dict[str, set[str]]:
+    """Which rooms and modules each of them imports."""
+    edges: dict[str, set[str]] = {node_of(module): set() for module in MODULES}
+    for module in MODULES:
+        edges[node_of(module)] |= {node_of(name) for name in own(module) if name in MODULES and name != NAME}
+    return {node: below - {node} for node, below in edges.items()}
+
+
 def test_the_reader_of_imports_sees_them_all():
     assert f"{NAME}.commands.train" in imported_by(f"{NAME}.cli")
-    assert f"{NAME}.runtime.llamacpp" in imported_by(f"{NAME}.runtime.predictor"), "an import inside a function"
-    assert {part_of(m) for m in MODULES} == set(MAY_IMPORT)
-    assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} == set(PARTS)
+    assert f"{NAME}.runtime.backends.llama" in imported_by(f"{NAME}.runtime.predictor"), "an import inside a function"
+    assert {"core", "util", "bundle", "hf", "data/importers", "train/stages", "train/pipeline"} <= set(graph())
 
 
-@pytest.mark.parametrize("part", MAY_IMPORT)
-def test_imports_point_one_way(part):
-    allowed = {"core", part, *MAY_IMPORT[part]}
-    wrong = [
-        f"{module} imports {name}"
-        for module in MODULES
-        if part_of(module) == part
-        for name in own(module)
-        if part_of(name) not in allowed
-    ]
-    assert wrong == []
+def test_rooms_import_one_way():
+    # Every node is left after the nodes that it imports; a circle is what raises.
+    list(TopologicalSorter(graph()).static_order())
 
 
-def test_training_takes_only_the_scorer_from_the_runtime():
-    taken = {
-        name
-        for module in MODULES
-        if part_of(module) == "train"
-        for name in own(module)
-        if part_of(name) == "runtime"
-    }  # fmt: skip
-    assert taken == {f"{NAME}.runtime.torch_scorer"}
+@pytest.mark.parametrize(
+    ("room", "below"),
+    [
+        ("core", {"errors"}),
+        ("util", {"errors"}),
+        ("records", {"core", "util", "errors"}),
+        ("hf", {"core", "util", "errors"}),
+        ("bundle", {"core", "util", "errors"}),
+        ("data", {"records", "core", "util", "errors"}),
+        ("runtime", {"bundle", "data", "hf", "core", "util", "errors"}),
+        ("evaluation", {"runtime", "bundle", "data", "hf", "core", "util", "errors"}),
+    ],
+)
+def test_the_lower_floors(room: str, below: set[str]):
+    found = {room_of(name) for module in MODULES if room_of(module) == room for name in own(module) if name != NAME}
+    assert found - {room} <= below
+
+
+def test_training_takes_nothing_of_the_runtime_but_through_evaluation():
+    taken = {name for module in MODULES if room_of(module) == "train" for name in own(module)}
+    assert not {name for name in taken if room_of(name) in ("runtime", "export", "bench", "demo")}
 
 
 def test_the_demo_is_known_to_its_command_only():
-    importers = {m for m in MODULES if part_of(m) != "demo" and any(part_of(name) == "demo" for name in own(m))}
+    importers = {m for m in MODULES if room_of(m) != "demo" and any(room_of(name) == "demo" for name in own(m))}
     assert importers == {f"{NAME}.commands.demo"}
 
 
-def test_nothing_imports_in_a_circle():
-    def top_level(module: str) -> set[str]:
-        tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-        names = {
-            f"{n.module}.{a.name}" if f"{n.module}.{a.name}" in MODULES else n.module or ""
-            for n in tree.body
-            if isinstance(n, ast.ImportFrom)
-            for a in n.names
-        }
-        return {name for name in names if name in MODULES}
-
-    done: set[str] = set()
-
-    def visit(module: str, way: tuple[str, ...]) -> None:
-        assert module not in way, " -> ".join([*way, module])
-        if module not in done:
-            for name in top_level(module):
-                visit(name, (*way, module))
-            done.add(module)
-
-    for module in MODULES:
-        visit(module, ())
+def test_a_room_and_a_module_fit_one_sitting():
+    rooms = Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
+    assert {room.as_posix(): count for room, count in rooms.items() if count > ROOM_MODULES} == {}
+    lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
+    assert {module: count for module, count in lines.items() if count > MODULE_LINES} == {}
 
 
-def test_the_core_knows_of_data_only_where_it_evaluates():
-    users = {m for m in MODULES if part_of(m) == "core" and any(part_of(name) == "data" for name in own(m))}
-    assert users == {f"{NAME}.evaluation"}
+def test_every_room_says_what_it_is():
+    assert [
+        m for m, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ] == []
 
 
 TORCH = {"torch", "transformers", "peft", "trl", "accelerate", "datasets"}
 ONNX = {"onnx", "onnx_ir", "onnxruntime", "onnxruntime_genai", "tokenizers"}
-# The two parts of the runtime that are made of torch: batches for training, the reference for everyone.
-TORCH_MODULES = (f"{NAME}.runtime.torch_scorer", f"{NAME}.runtime.torch_backend")
-LIGHT = [
-    m
-    for m in MODULES
-    if part_of(m) in ("core", "data", "runtime", "demo", "commands", "cli") and m not in TORCH_MODULES
-]
+# What of the runtime is made of torch: a backend that is the reference for the others, and a predictor over it.
+TORCH_MODULES = (f"{NAME}.runtime.backends.torch", f"{NAME}.runtime.torch_predictor")
+# What a phone maker's server, a laptop without torch, or `edgeb predict` has to load.
+LIGHT_ROOMS = (
+    *("errors", "core", "util", "bundle", "records", "data", "evaluation", "runtime", "bench", "demo"),
+    *("commands", "cli", "__main__"),
+)
+LIGHT = [m for m in MODULES if room_of(m) in LIGHT_ROOMS and m not in TORCH_MODULES]
 
 
-@pytest.mark.parametrize("part", ["core", "runtime", "data", "demo"])
-def test_no_torch_is_imported_not_even_inside_a_function(part):
+@pytest.mark.parametrize("room", [room for room in LIGHT_ROOMS if room not in ("bench", "commands")])
+def test_no_torch_is_imported_not_even_inside_a_function(room: str):
     wrong = [
         f"{module} imports {name}"
         for module in LIGHT
-        if part_of(module) == part
+        if room_of(module) == room
         for name in imported_by(module)
         if name.split(".")[0] in TORCH
     ]
@@ -171,17 +164,15 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_importing_core_data_and_runtime_loads_no_torch():
-    names = [m for m in LIGHT if not m.endswith("__main__")]
-    assert f"{NAME}.runtime.llamacpp" in names
+def test_importing_the_light_rooms_loads_no_torch():
+    names = [m for m in LIGHT if not m.endswith("__main__") and room_of(m) != "bench"]
+    assert f"{NAME}.runtime.backends.llama" in names
     found = loaded_after(f"import importlib\nfor name in {names!r}: importlib.import_module(name)")
     assert not found & {*TORCH, *ONNX, "matplotlib", "pandas", "gguf", "sklearn"}
     assert {"numpy", NAME} <= found
 
 
-def test_the_torch_modules_are_what_loads_torch():
-    for name, users in zip(TORCH_MODULES, ({"train", "export"}, {"commands"}), strict=True):
-        assert "torch" in imported_by(name)
-        importers = {m for m in MODULES if name in own(m)}
-        assert importers
-        assert {part_of(m) for m in importers} == users
+@pytest.mark.parametrize("name", TORCH_MODULES)
+def test_the_torch_modules_are_opened_by_the_commands_only(name: str):
+    importers = {m for m in MODULES if name in own(m) and m not in TORCH_MODULES}
+    assert {room_of(m) for m in importers} == {"commands"}

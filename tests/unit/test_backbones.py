@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.pipeline import export_bundle
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.architectures import ARCHITECTURES, check_backbone, check_onnx
-from edge_behavior.prompts import PromptLayout
-from edge_behavior.recipes import Recipe, load_recipe
-from edge_behavior.train.checks import check_inputs
-from edge_behavior.train.inputs import located
-from edge_behavior.train.plan import plan
+from edge_behavior.train.plan.plan import plan
+from edge_behavior.train.preflight import check_inputs
+from edge_behavior.train.recipe import Recipe, load_recipe
+from edge_behavior.train.run.inputs import located
 from tests import bad_backbones, helpers
 from tests.command import edgeb_here
 

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from edge_behavior.cli import app
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.history import read_history
-from edge_behavior.recipes import load_recipe
-from edge_behavior.runs import RunFolder
-from edge_behavior.workspace import home, recall, remember
+from edge_behavior.records.history import read_history
+from edge_behavior.train.recipe import load_recipe
+from edge_behavior.train.run.folder import RunFolder
+from edge_behavior.util.workspace import home, recall, remember
 from tests.extras import needs_torch
 
 
@@ -75,7 +75,7 @@ def test_export_of_the_folder_one_stands_in(monkeypatch, tmp_path):
     report |= {key: {"mode": "auto", "fitted": True} for key in ("habits", "calibration")}
     report["parity"] = {"exceeded": []}
     put(monkeypatch, "edge_behavior.export.pipeline", export_bundle=lambda *a, **k: report)
-    put(monkeypatch, "edge_behavior.export.run_source", run_source=lambda *a, **k: None)
+    put(monkeypatch, "edge_behavior.export.run_source", run_source=lambda *a, **k: SimpleNamespace(data=None))
     run("export", ".", "--json")
 
 

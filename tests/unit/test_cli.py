@@ -214,7 +214,7 @@ class TestExitCodes:
     @pytest.mark.parametrize(
         "error",
         [
-            ModuleNotFoundError("x", name="edge_behavior.missing"),
+            ModuleNotFoundError("x", name="edge_behavior.records.missing"),
             ZeroDivisionError("a bug"),
             RuntimeError("another"),
             UnicodeEncodeError("ascii", "é", 0, 1, "a bug"),

@@ -16,7 +16,7 @@ import os, signal, sys
 from pathlib import Path
 from edge_behavior import cli
 import edge_behavior.bench.doctor as doctor
-from edge_behavior.files import new_file, new_folder
+from edge_behavior.util.files import new_file, new_folder
 
 def examine():
     {body}

@@ -18,24 +18,24 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_behavior.bundle import Manifest
-from edge_behavior.calibration import Calibration
-from edge_behavior.candidates import GROUPS, CandidateSet
+from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.cli import app
 from edge_behavior.commands.output import emit
+from edge_behavior.core.calibration import Calibration
+from edge_behavior.core.candidates import GROUPS, CandidateSet
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
-from edge_behavior.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation import WindowChoice
-from edge_behavior.events import BehaviorEvent
-from edge_behavior.export.parity import ParityError
+from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
+from edge_behavior.evaluation.protocols import WindowChoice
+from edge_behavior.export.parity.gate import ParityError
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.history import write_history
-from edge_behavior.metrics import Outcome, behavior_metrics
-from edge_behavior.prompts import PromptLayout
-from edge_behavior.recipes import Recipe, load_recipe
+from edge_behavior.records.history import write_history
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.workspace import recall, remember
+from edge_behavior.train.recipe import Recipe, load_recipe
+from edge_behavior.util.workspace import recall, remember
 from tests.extras import needs_torch
 
 LABELS = ("Video", "Video call", "Mail", "買い物")
@@ -390,7 +390,7 @@ class TestEvaluate:
             return evaluate
 
         module("edge_behavior.train.evaluate_run", evaluate_run=engine("run"))
-        module("edge_behavior.runtime.evaluate_bundle", evaluate_bundle=engine("bundle"))
+        module("edge_behavior.evaluation.bundles", evaluate_bundle=engine("bundle"))
         return seen
 
     def test_a_folder_is_a_run(self, asked, tmp_path):
@@ -430,7 +430,7 @@ class TestEvaluate:
             "calibration": {"natural": {"model": MEASURED, "habits": MEASURED}},
             "dataset": {"path": "d", "fingerprint": "f", "own": False},
         }
-        module("edge_behavior.runtime.evaluate_bundle", evaluate_bundle=lambda *arguments: found)
+        module("edge_behavior.evaluation.bundles", evaluate_bundle=lambda *arguments: found)
         done = run("evaluate", "m.gguf", "--data", "d", "--protocol", "natural")
         assert "d is not the dataset that m.gguf was trained on" in done.stderr
         out = done.stdout
@@ -467,7 +467,7 @@ class TestTrain:
             return SimpleNamespace(path=out)
 
         module("edge_behavior.train.pipeline", train=train, metrics_of=lambda made: found)
-        module("edge_behavior.train.plan", plan=self.plan)
+        module("edge_behavior.train.plan.plan", plan=self.plan)
         (tmp_path / "data").mkdir()
         # These tests see which path was opened, not what it holds.
         monkeypatch.setattr(Dataset, "open", lambda path: path)
@@ -700,7 +700,7 @@ class TestExport:
 class TestInspect:
     @pytest.fixture(autouse=True)
     def bundle(self, monkeypatch):
-        monkeypatch.setattr("edge_behavior.bundle.verify_bundle", lambda path: MANIFEST)
+        monkeypatch.setattr("edge_behavior.bundle.bundle.verify_bundle", lambda path: MANIFEST)
 
     def test_json_is_the_manifest(self):
         found = document("inspect", "m.gguf")
@@ -713,7 +713,7 @@ class TestInspect:
 
     def test_a_calibration_is_a_few_lines(self, monkeypatch):
         manifest = replace(MANIFEST, calibration=CALIBRATED)
-        monkeypatch.setattr("edge_behavior.bundle.verify_bundle", lambda path: manifest)
+        monkeypatch.setattr("edge_behavior.bundle.bundle.verify_bundle", lambda path: manifest)
         out = " ".join(run("inspect", "m.gguf").stdout.replace("│", " ").split())
         for words in (
             "model: temperature 1.50, bias medium -0.10, tail +0.40; calibration error .210 → .040",
@@ -763,7 +763,7 @@ class TestDoctor:
         ],
     )
     def test_the_verdict_on_llama_cpp(self, monkeypatch, verdict, words):
-        from edge_behavior.runtime import llama_build
+        from edge_behavior.runtime.llama import build as llama_build
 
         monkeypatch.setattr(llama_build, "verdict", lambda: llama_build.Verdict(*verdict))
         monkeypatch.setattr(llama_build, "amx_flags", lambda: ("amx_int8", "amx_tile"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_behavior.recipes import load_recipe, recipe_names
+from edge_behavior.train.recipe import load_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())

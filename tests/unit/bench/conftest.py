@@ -9,9 +9,9 @@ import pytest
 
 from edge_behavior.bench.native import NativeModel
 from edge_behavior.bench.setup import BenchOptions, Setup
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.export.pipeline import ExportSource, export_bundle
-from edge_behavior.prompts import PromptLayout
 from tests import helpers
 
 LAYOUT = PromptLayout(history_length=6)

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from edge_behavior import bundle, cpus
 from edge_behavior.bench import latency, sustained
 from edge_behavior.bench.setup import BenchOptions
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.bundle import bundle
 from edge_behavior.cli import app
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.prompts import PromptLayout
-from edge_behavior.workspace import remember
+from edge_behavior.util import cpus
+from edge_behavior.util.workspace import remember
 
 ROW = {"p50_ms": 1.25, "p95_ms": 9.5, "mean_ms": 2.5, "tokens_per_prediction": 33.0, "predictions": 5}
 RESULT: dict[str, Any] = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from edge_behavior.bench.diary import Question, from_file, made_up
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
-from edge_behavior.history import write_history
+from edge_behavior.records.history import write_history
 
 CANDIDATES = CandidateSet.of(["Video", "Mail", "Rare"], [900, 99, 1])
 

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from edge_behavior.bench import latency
-from edge_behavior.bench.alone import run_alone
 from edge_behavior.bench.chart import bars, draw
 from edge_behavior.bench.diary import made_up
+from edge_behavior.bench.isolated import run_alone
 from edge_behavior.bench.latency import measure, steps
 from edge_behavior.bench.report import RATIOS, TITLES, footing, grids, heading, markdown
 from edge_behavior.bench.setup import PEERS, BenchOptions
 from edge_behavior.bench.sustained import check_seconds, sustained, threads_sweep
-from edge_behavior.bundle import read_manifest
-from edge_behavior.cpus import allowed_cpus
+from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.errors import EdgebError
+from edge_behavior.util.cpus import allowed_cpus
 
 # Two threads where the process may have two.
 SWEPT = sorted({1, min(2, allowed_cpus())})
@@ -137,7 +137,7 @@ def test_a_new_llama_cpp_is_tried_before_the_clock_runs(bundle: Path, monkeypatc
         order.append("clock")
         return perf_counter()
 
-    monkeypatch.setattr("edge_behavior.runtime.llama_build.verdict", lambda: order.append("verdict"))
-    monkeypatch.setattr("edge_behavior.bench.alone.perf_counter", clock)
+    monkeypatch.setattr("edge_behavior.runtime.llama.build.verdict", lambda: order.append("verdict"))
+    monkeypatch.setattr("edge_behavior.bench.isolated.perf_counter", clock)
     run_alone({"scenario": "completion", "bundle": str(bundle), "threads": 1, "scoring": "exact", "history": None})
     assert order[:2] == ["verdict", "clock"]

@@ -10,7 +10,7 @@ import pytest
 
 from edge_behavior.bench.native import Decode, NativeContext, NativeModel, stock_llama, watched_decodes
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.llama_file import LlamaFile
+from edge_behavior.export.gguf.llama_file import LlamaFile
 
 IDS = [300, 17, 45, 260, 99, 301, 12]
 

@@ -11,8 +11,8 @@ from edge_behavior.bench.latency import take_turns
 from edge_behavior.bench.scenarios import CYCLE, DEPTHS, depth_of, slot
 from edge_behavior.bench.setup import PEERS, BenchOptions, Setup
 from edge_behavior.bench.timing import Sample
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime.predictor import Predictor
 
 

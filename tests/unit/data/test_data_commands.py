@@ -10,9 +10,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from edge_behavior import workspace
 from edge_behavior.commands.data import app
 from edge_behavior.errors import EdgebError
+from edge_behavior.util import workspace
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +141,7 @@ def test_importing_the_commands_loads_nothing_heavy():
 
 def test_the_data_package_needs_no_torch():
     code = (
-        "import sys, edge_behavior.data.importers, edge_behavior.data.windows, edge_behavior.data.describe; "
+        "import sys, edge_behavior.data.importers.importer, edge_behavior.data.windows, edge_behavior.data.describe; "
         "print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     )
     assert (

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
-from edge_behavior.data.importers import import_log
+from edge_behavior.data.importers.importer import import_log
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
 
 
 @pytest.fixture(scope="module")

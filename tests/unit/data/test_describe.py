@@ -10,10 +10,10 @@ import matplotlib.image
 import pytest
 from rich.console import Console
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.describe import COLORS, describe, import_tables, plot_distribution, tables
-from edge_behavior.data.importers import import_log
+from edge_behavior.data.importers.importer import import_log
 from edge_behavior.errors import EdgebError
 
 

@@ -19,13 +19,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edge_behavior.data import _records
+from edge_behavior.core.events import BehaviorEvent, clean_label
 from edge_behavior.data.dataset import event_file
-from edge_behavior.data.importers import ColumnMap, import_log
+from edge_behavior.data.importers import bulk as _records
+from edge_behavior.data.importers.importer import ColumnMap, import_log
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent, clean_label
-from edge_behavior.history import read_history
-from edge_behavior.text_files import describe
+from edge_behavior.records.history import read_history
+from edge_behavior.records.text_files import describe
 
 NAMES = ["user_id", "timestamp", "place", "behavior"]
 USERS = ("u0", "u1", "u2")

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from edge_behavior.data import importers
-from edge_behavior.data.importers import ColumnMap, import_log
+from edge_behavior.data.importers import importer as importers
+from edge_behavior.data.importers.importer import ColumnMap, import_log
 from edge_behavior.errors import EdgebError
 
 HEAD = "user_id,timestamp,place,behavior\n"
@@ -216,14 +216,14 @@ def test_what_another_import_wrote_meanwhile_is_kept(tmp_path, make_rows, write_
 SLOW = """
 import os, signal, sys, threading
 from edge_behavior import cli
-from edge_behavior.data import importers
+from edge_behavior.data.importers import importer
 
 def endless(engine, *_):
     threading.Timer(0.3, os.kill, (os.getpid(), signal.{name})).start()
     engine.rows("SELECT sum(range) FROM range(1000000000000)")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-importers.write_dataset = endless
+importer.write_dataset = endless
 sys.argv = ["edgeb", "data", "import", sys.argv[1], "--format", "csv", "--out", sys.argv[2]]
 cli.main()
 """

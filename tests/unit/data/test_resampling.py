@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.resampling import BLOCK_DAYS, FEWEST_BLOCKS, block_days, resampling
 from edge_behavior.data.windows import positions
-from edge_behavior.resampling import Resampling, counted_units, units_text
+from edge_behavior.util.resampling import Resampling, counted_units, units_text
 from tests import helpers
 
 TABLE = helpers.event_table([["Video", "Bar"] * 30, ["Bar"] * 40, ["Café"] * 25, ["Video"] * 10])

@@ -18,14 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_behavior.data._split import split_time, split_users
+from edge_behavior.core.events import UNKNOWN_PLACE
 from edge_behavior.data.dataset import SCHEMA_VERSION, SPLITS, Dataset
 from edge_behavior.data.describe import describe
-from edge_behavior.data.importers import ColumnMap, import_log
+from edge_behavior.data.importers.importer import ColumnMap, import_log
+from edge_behavior.data.importers.split import split_time, split_users
 from edge_behavior.data.verify import verify
 from edge_behavior.data.windows import FEW_USERS, eligible, natural_windows
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import UNKNOWN_PLACE
 
 WriteCsv = Callable[..., Path]
 HEADER = ("user_id", "timestamp", "place", "behavior")

@@ -13,7 +13,7 @@ import pytest
 
 from edge_behavior.data import verify as module
 from edge_behavior.data.dataset import SPLITS, Dataset, event_file
-from edge_behavior.data.importers import import_log
+from edge_behavior.data.importers.importer import import_log
 from edge_behavior.data.verify import verify
 from edge_behavior.errors import EdgebError
 

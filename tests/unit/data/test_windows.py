@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import balanced_windows, eligible, natural_windows
 from edge_behavior.errors import EdgebError

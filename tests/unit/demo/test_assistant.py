@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.demo import assistant as module
 from edge_behavior.demo.assistant import Ask, Assistant
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior
 from edge_behavior.runtime.predictor import Predictor
 from tests.demo_bundle import LABELS, LENGTH

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from edge_behavior.bundle import read_manifest, verify_bundle
-from edge_behavior.candidates import GROUPS
+from edge_behavior.bundle.bundle import read_manifest, verify_bundle
+from edge_behavior.core.candidates import GROUPS
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.export import heldout
-from edge_behavior.export.calibrate import TooFewToCalibrateError
-from edge_behavior.export.heldout import TooFewUsersError
 from edge_behavior.export.pipeline import ExportSource, export_bundle
-from edge_behavior.prompts import PromptLayout
+from edge_behavior.fit import mixture as heldout
+from edge_behavior.fit.calibrate import TooFewToCalibrateError
+from edge_behavior.fit.mixture import TooFewUsersError
 from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import Predictor
 from tests import helpers

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_behavior.bundle import read_manifest
-from edge_behavior.candidates import CandidateSet
-from edge_behavior.export.made_up import questions
+from edge_behavior.bundle.bundle import read_manifest
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.export.pipeline import ExportSource, export_bundle, prompt_segments
-from edge_behavior.export.prune_words import domain_texts
-from edge_behavior.prompts import LAYOUTS, PromptLayout
+from edge_behavior.export.prune.words import domain_texts
+from edge_behavior.export.synthetic_events import questions
 from tests import helpers
 
 CANDIDATES = CandidateSet.of(helpers.LABELS)

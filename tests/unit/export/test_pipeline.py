@@ -15,21 +15,23 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.bench.native import stock_llama
-from edge_behavior.bundle import read_manifest, verify_bundle
-from edge_behavior.candidates import CandidateSet
-from edge_behavior.checksums import files_sha256
+from edge_behavior.bundle.bundle import read_manifest, verify_bundle
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.export import pipeline, prune_check, quantize_gate
-from edge_behavior.export.llama_file import LlamaFile
+from edge_behavior.export import pipeline
+from edge_behavior.export.gguf.llama_file import LlamaFile
+from edge_behavior.export.parity import quantization as quantize_gate
 from edge_behavior.export.pipeline import ExportSource, check_tokens, export_bundle, prompt_segments
-from edge_behavior.export.prune import plan_pruning, write_pruned
-from edge_behavior.export.prune_words import domain_texts
+from edge_behavior.export.prune import check as prune_check
+from edge_behavior.export.prune.vocabulary import plan_pruning, write_pruned
+from edge_behavior.export.prune.words import domain_texts
 from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.folder import weight_files
-from edge_behavior.hf_tokens import special_ids
-from edge_behavior.prompts import PromptLayout
+from edge_behavior.hf.tokenizers import special_ids
+from edge_behavior.hf.tree_scoring import TorchScorer
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.runtime.torch_scorer import TorchScorer
+from edge_behavior.util.checksums import files_sha256
 from tests import helpers
 from tests.unit.export.conftest import LLAMA3_ROPE, SMALL_TOKENIZERS, llama, save, some_ids, torch_logits
 

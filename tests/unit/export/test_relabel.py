@@ -14,17 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edge_behavior.bundle import Manifest, read_manifest, verify_bundle, write_bundle
-from edge_behavior.calibration import Calibration
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.bundle.bundle import read_manifest, verify_bundle
+from edge_behavior.bundle.gguf_file import write_bundle
+from edge_behavior.bundle.gguf_header import GgufFile
+from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.cli import app
+from edge_behavior.core.calibration import Calibration
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.gguf_writer import write_gguf
+from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.relabel import new_candidates, read_labels, relabel_bundle
-from edge_behavior.gguf_header import GgufFile
-from edge_behavior.prompts import PromptLayout
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.scoring import log_softmax
 from tests import helpers
 from tests.label_sets import label_sets
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
-from edge_behavior.data.importers import import_log
+from edge_behavior.data.importers.importer import import_log
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.run_source import run_source
-from edge_behavior.prompts import PromptLayout
-from edge_behavior.runs import write_json
+from edge_behavior.train.run.folder import write_json
 from tests import helpers
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM
 
-from edge_behavior.export.gguf_writer import write_gguf
-from edge_behavior.export.llama_file import LlamaFile
+from edge_behavior.export.gguf.llama_file import LlamaFile
+from edge_behavior.export.gguf.writer import write_gguf
 from tests.unit.export.conftest import LLAMA3_ROPE, some_ids
 
 pytestmark = pytest.mark.slow

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.pipeline import export_bundle
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.finite import F16_MAX, beyond_f16, check_weights
-from edge_behavior.prompts import PromptLayout
 from tests import helpers
 
 NAME = "model.layers.0.mlp.up_proj.weight"

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.gguf_writer import write_gguf
-from edge_behavior.export.llama_file import LlamaFile
+from edge_behavior.export.gguf.llama_file import LlamaFile
+from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.hf.gguf_vocab import read_vocab
-from edge_behavior.hf_tokens import plain_encoder, special_ids
+from edge_behavior.hf.tokenizers import plain_encoder, special_ids
 from tests.unit.export.conftest import SMALL_TOKENIZERS, SPECIALS, byte_level, llama, qwen2, qwen2_tokenizer, save
 
 NARROW = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}

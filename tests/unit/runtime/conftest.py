@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.export.pipeline import ExportSource, export_bundle
-from edge_behavior.prompts import PromptLayout
 from tests import helpers
 
 

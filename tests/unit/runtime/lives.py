@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
-from edge_behavior.trie import LabelTrie
 
 TRIE = LabelTrie.from_paths([[5, 1], [6, 7, 1], [6, 8, 1]])
 _SECONDS = 60

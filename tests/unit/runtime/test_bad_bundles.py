@@ -16,22 +16,16 @@ from typing import Any
 import pytest
 
 from edge_behavior import cli
-from edge_behavior.bundle import (
-    KEY_CANDIDATES,
-    KEY_MANIFEST,
-    KEY_MANIFEST_HASH,
-    KEY_VERSION,
-    Manifest,
-    read_manifest,
-    write_bundle,
-)
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.bundle.bundle import read_manifest
+from edge_behavior.bundle.gguf_file import KEY_CANDIDATES, KEY_MANIFEST, KEY_MANIFEST_HASH, KEY_VERSION, write_bundle
+from edge_behavior.bundle.gguf_header import GgufFile, pack_entry
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
-from edge_behavior.export.gguf_writer import write_gguf
-from edge_behavior.gguf_header import GgufFile, pack_entry
-from edge_behavior.history import write_history
-from edge_behavior.prompts import PromptLayout
+from edge_behavior.export.gguf.writer import write_gguf
+from edge_behavior.records.history import write_history
 from edge_behavior.runtime.predictor import Predictor
 from tests import helpers
 

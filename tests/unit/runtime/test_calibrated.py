@@ -13,15 +13,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_behavior.bundle import Manifest, read_manifest, write_bundle
-from edge_behavior.calibration import Calibration
-from edge_behavior.candidates import GROUPS, CandidateSet
+from edge_behavior.bundle.bundle import read_manifest
+from edge_behavior.bundle.gguf_file import write_bundle
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.calibration import Calibration
+from edge_behavior.core.candidates import GROUPS, CandidateSet
+from edge_behavior.core.fusion import SOURCES, Fusion, GroupWeights
+from edge_behavior.core.habits import HabitCounter, HabitsConfig
+from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
-from edge_behavior.fusion import SOURCES, Fusion, GroupWeights
-from edge_behavior.habits import HabitCounter, HabitsConfig
 from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.scoring import log_softmax
 from tests import helpers
 
 COUNTS = (900, 200, 30, 20, 10, 6, 4, 2, 1)

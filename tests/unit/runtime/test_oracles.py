@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from edge_behavior.bundle import Manifest, write_bundle
-from edge_behavior.candidates import CandidateSet
-from edge_behavior.export.gguf_writer import write_gguf
-from edge_behavior.hf_tokens import encoder_for, special_ids
-from edge_behavior.prompts import LAYOUTS, PromptLayout
+from edge_behavior.bundle.gguf_file import write_bundle
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import LAYOUTS, PromptLayout
+from edge_behavior.export.gguf.writer import write_gguf
+from edge_behavior.hf.tokenizers import encoder_for, special_ids
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.runtime.torch_backend import torch_predictor
+from edge_behavior.runtime.torch_predictor import torch_predictor
 from tests import helpers
 from tests.label_sets import label_sets, many_labels
 

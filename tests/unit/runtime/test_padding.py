@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.export.pipeline import ExportSource, export_bundle
-from edge_behavior.prompts import PromptLayout
-from edge_behavior.runtime import llamacpp
+from edge_behavior.runtime.backends import llama as llamacpp
 from edge_behavior.runtime.predictor import Predictor
 from tests import helpers
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.prompts import LAYOUTS, PromptLayout
+from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
 from edge_behavior.export.pipeline import ExportSource, export_bundle
-from edge_behavior.prompts import LAYOUTS, PromptLayout
+from edge_behavior.hf.tree_scoring import TorchScorer
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.runtime.torch_scorer import TorchScorer
-from edge_behavior.scoring import log_softmax
 from tests import helpers
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import psutil
 import pytest
 
-from edge_behavior.bundle import read_manifest, write_bundle
-from edge_behavior.candidates import CandidateSet
+from edge_behavior.bundle.bundle import read_manifest
+from edge_behavior.bundle.gguf_file import write_bundle
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.habits import HabitCounter, HabitsConfig
+from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.events import BehaviorEvent
 from edge_behavior.export.pipeline import ExportSource, export_bundle
-from edge_behavior.habits import HabitCounter, HabitsConfig
-from edge_behavior.prompts import LAYOUTS, PromptLayout
 from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session

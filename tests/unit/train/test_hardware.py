@@ -15,12 +15,12 @@ from peft import get_peft_model
 from transformers import TrainingArguments
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.recipes import BackboneConfig, LoraSettings, Recipe
-from edge_behavior.train.checks import check_inputs
-from edge_behavior.train.lora import in_float32, lora_config
-from edge_behavior.train.processes import idle_gpus, release_memory
-from edge_behavior.train.progress import run
-from edge_behavior.train.trainer_arguments import bookkeeping, hardware, on_one_device
+from edge_behavior.train.preflight import check_inputs
+from edge_behavior.train.recipe import BackboneConfig, LoraSettings, Recipe
+from edge_behavior.train.trainer.arguments import bookkeeping, hardware, on_one_device
+from edge_behavior.train.trainer.lora import in_float32, lora_config
+from edge_behavior.train.trainer.processes import idle_gpus, release_memory
+from edge_behavior.train.trainer.progress import run
 from tests import helpers
 
 

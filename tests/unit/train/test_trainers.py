@@ -13,14 +13,14 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, get_scheduler
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.recipes import ATuning, BTuning, LoraSettings, Recipe
-from edge_behavior.train.auxiliary import Conversations, read_conversations
-from edge_behavior.train.dpo import train_dpo
-from edge_behavior.train.lora import lora_config
 from edge_behavior.train.pipeline import steps_of
-from edge_behavior.train.samples import IGNORED
-from edge_behavior.train.sft import as_dataset, train_sft
-from edge_behavior.train.trainer_arguments import batching, schedule
+from edge_behavior.train.recipe import ATuning, BTuning, LoraSettings, Recipe
+from edge_behavior.train.rows.conversations import Conversations, read_conversations
+from edge_behavior.train.rows.samples import IGNORED
+from edge_behavior.train.stages.a_tuning import as_dataset, train_sft
+from edge_behavior.train.stages.b_tuning import train_dpo
+from edge_behavior.train.trainer.arguments import batching, schedule
+from edge_behavior.train.trainer.lora import lora_config
 from tests import helpers
 
 

@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl.kernels import chunked_logprob
 
-from edge_behavior.recipes import ATuning, BTuning, LoraSettings, Recipe
-from edge_behavior.train.dpo import train_dpo
-from edge_behavior.train.lora import lora_config
-from edge_behavior.train.samples import IGNORED
-from edge_behavior.train.sft import as_dataset, train_sft
+from edge_behavior.train.recipe import ATuning, BTuning, LoraSettings, Recipe
+from edge_behavior.train.rows.samples import IGNORED
+from edge_behavior.train.stages.a_tuning import as_dataset, train_sft
+from edge_behavior.train.stages.b_tuning import train_dpo
+from edge_behavior.train.trainer.lora import lora_config
 from tests import helpers
 
 VOCABULARY = 30_011  # a prime, so that no other size is taken for it

@@ -256,7 +256,7 @@ jlong open_model(JNIEnv * env, jbyteArray path, jint n_ctx, jint n_seq, jint thr
     if (engine->model == nullptr) {
         fail("llama.cpp cannot load the file: " + log.reason(), "export the bundle again");
     }
-    // The settings of edge_behavior/runtime/llamacpp.py; the reasons are there.
+    // The settings of edge_behavior/runtime/backends/llama.py; the reasons are there.
     llama_context_params options = llama_context_default_params();
     options.n_ctx = options.n_batch = static_cast<uint32_t>(n_ctx);
     options.n_ubatch = static_cast<uint32_t>(n_ctx < 512 ? n_ctx : 512);

@@ -1,0 +1,44 @@
+"""A bundle of either form: a GGUF file or an ONNX folder. Tells them apart and asks the module that knows the form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_behavior.bundle.folder import folder_bytes, read_folder_manifest, verify_folder
+from edge_behavior.bundle.gguf_file import read_gguf_manifest, verify_gguf
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.errors import EdgebError
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a bundle's manifest, without reading vocabulary or tensors.
+
+    Raises:
+        EdgebError: not there, cut short, no bundle, or a manifest this edgeb refuses.
+    """
+    return read_folder_manifest(path) if path.is_dir() else read_gguf_manifest(path)
+
+
+def verify_bundle(path: Path, progress: Callable[[int], None] | None = None) -> Manifest:
+    """Check every byte of a bundle against its manifest's hashes and return the manifest.
+
+    Args:
+        path: The bundle.
+        progress: Called with the number of bytes just hashed.
+
+    Raises:
+        EdgebError: as `read_manifest`, or the bundle was truncated or changed since it was written.
+    """
+    return verify_folder(path, progress) if path.is_dir() else verify_gguf(path, progress)
+
+
+def bundle_bytes(path: Path) -> int:
+    """Size of a bundle, file or folder."""
+    return folder_bytes(path) if path.is_dir() else path.stat().st_size
+
+
+def require_gguf(path: Path, why: str) -> None:
+    """Refuse a folder bundle where only a GGUF file will do."""
+    if path.is_dir():
+        raise EdgebError(f"{path} is a folder, and {why}", "pass a bundle exported with --format gguf")

@@ -1,0 +1,47 @@
+"""From a path to a `Predictor`: llama.cpp for a bundle, PyTorch for a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_behavior.runtime.predictor import Predictor
+
+
+def open_predictor(path: Path, threads: int | None = None) -> Predictor:
+    """Open a bundle, or the last stage of a finished run.
+
+    Args:
+        path: A file that `edgeb export` wrote, or the folder of `edgeb train`.
+        threads: CPU threads; None leaves the choice to the engine.
+
+    Raises:
+        EdgebError: neither, damaged, of a newer version, a run that is not finished or whose backbone or adapter is
+            another than that of the training, or too many threads.
+    """
+    from edge_behavior.runtime.predictor import Predictor
+
+    if (path / "run.json").is_file():
+        return _run_predictor(path, threads)
+    return Predictor.load(path, threads=threads)
+
+
+def _run_predictor(path: Path, threads: int | None) -> Predictor:
+    from edge_behavior.commands.imports import libraries
+    from edge_behavior.train.recipe import load_recipe
+    from edge_behavior.train.run.folder import STAGES, RunFolder, saved_recipe
+
+    run = RunFolder.open(path)
+    # Names the stage that is missing.
+    _ = run.final_adapter
+    settings = load_recipe(str(saved_recipe(path))).backbone
+    with libraries():
+        from edge_behavior.runtime.backends.torch import limit_threads
+        from edge_behavior.runtime.torch_predictor import torch_predictor
+        from edge_behavior.train.run.models import RunModels
+        from edge_behavior.train.run.provenance import check_run
+    limit_threads(threads)
+    check_run(run, STAGES[-1:], settings.revision, trust_times=True)
+    models = RunModels(run, settings)
+    return torch_predictor(models.load(STAGES[-1]), models.tokenizer, run.candidates, run.layout)

@@ -1,0 +1,124 @@
+"""The fixed label list B and its frequency groups.
+
+Anchor/tail and head/medium/tail are computed from training counts and a threshold, never stored as flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.core.events import JOINERS, BehaviorEvent, clean_label
+from edge_behavior.errors import EdgebError, nearest
+
+ANCHOR_THRESHOLD = 0.01
+HEAD_THRESHOLD = 0.05
+GROUPS = ("head", "medium", "tail")
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """The labels a model may answer with, in a fixed order, and how often each occurs in training.
+
+    Attributes:
+        labels: Unique, cleaned labels; a candidate's index here is its code everywhere else.
+        counts: Training events per label, same order; all zero when unknown.
+    """
+
+    labels: tuple[str, ...]
+    counts: tuple[int, ...]
+    _codes: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
+        if len(self.counts) != len(self.labels):
+            raise EdgebError(f"{len(self.counts)} counts for {len(self.labels)} labels", "give one count per label")
+        object.__setattr__(self, "_codes", {label: i for i, label in enumerate(self.labels)})
+
+    @classmethod
+    def of(cls, labels: Sequence[str], counts: Sequence[int] | None = None) -> CandidateSet:
+        """Build from raw labels, cleaning each."""
+        return cls(tuple(clean_label(x) for x in labels), tuple(counts) if counts is not None else (0,) * len(labels))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __contains__(self, label: str) -> bool:
+        """Whether a label is a candidate, compared as `clean_label` leaves it."""
+        return self._find(label) is not None
+
+    def code(self, label: str, where: str = "") -> int:
+        """Index of a label, compared as `clean_label` leaves it.
+
+        Raises:
+            EdgebError: the label is not a candidate; the hint names the nearest one.
+        """
+        found = self._find(label)
+        if found is None:
+            prefix = f"{where}: " if where else ""
+            # A mark that nobody sees is what makes some labels unknown.
+            shown = f"'{label}'" if label.isprintable() else repr(label)
+            raise EdgebError(f"{prefix}{shown} is not in the candidate set", nearest(label, self.labels))
+        return found
+
+    def named(self, event: BehaviorEvent, where: str = "") -> BehaviorEvent:
+        """The event with its behavior as the candidate is written.
+
+        Raises:
+            EdgebError: as `code`.
+        """
+        label = self.labels[self.code(event.behavior, where)]
+        return event if label == event.behavior else replace(event, behavior=label)
+
+    def _find(self, label: str) -> int | None:
+        found = self._codes.get(label)
+        if found is None:
+            try:
+                return self._codes.get(clean_label(label))
+            except EdgebError:
+                return None
+        return found
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Fraction of training events per label, shape [B]; zeros when nothing was counted."""
+        counts = np.asarray(self.counts, dtype=np.float64)
+        return np.asarray(counts / max(counts.sum(), 1.0))
+
+    def anchors(self, threshold: float = ANCHOR_THRESHOLD) -> NDArray[np.bool_]:
+        """Mask [B] of labels above `threshold` of training events (paper §2.2)."""
+        return self.shares > threshold
+
+    def groups(self, anchor: float = ANCHOR_THRESHOLD, head: float = HEAD_THRESHOLD) -> tuple[str, ...]:
+        """Evaluation bin per label: head above `head`, medium above `anchor`, else tail (paper §4.1.2)."""
+        return tuple("head" if s > head else "medium" if s > anchor else "tail" for s in self.shares)
+
+
+def same_looking(label: str) -> str:
+    """What two labels share that differ only by case, space or joiners."""
+    return "".join(c for c in label if not c.isspace() and c not in JOINERS).casefold()
+
+
+def check_labels(labels: Iterable[str]) -> None:
+    """Refuse a label list that cannot be a candidate set.
+
+    Raises:
+        EdgebError: fewer than two labels, an uncleaned label, or two that differ only by case, space or
+            joiners.
+    """
+    seen: dict[str, str] = {}
+    for label in labels:
+        if clean_label(label) != label:
+            raise EdgebError(
+                f"label {label!r} has stray space or marks, or is not NFC", f"write it as {clean_label(label)!r}"
+            )
+        key = same_looking(label)
+        if key in seen:
+            what = "is listed twice" if seen[key] == label else f"differs from '{seen[key]}' only by case or space"
+            raise EdgebError(f"label '{label}' {what}", "merge the two under one name in the log")
+        seen[key] = label
+    if len(seen) < 2:
+        raise EdgebError(f"only {len(seen)} distinct behavior label(s)", "predicting needs at least two behaviors")

@@ -1,0 +1,105 @@
+"""From prompts to token ids: the one place where a layout meets a tokenizer.
+
+The tokenizer is any function from text to ids that adds no special tokens and parses none, so that log text can
+never become a control token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.core.trie import LabelTrie
+
+Tokenize = Callable[[str], list[int]]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive events as one training sequence of the stream layout.
+
+    Attributes:
+        ids: Token ids, static part included.
+        targets: Per event the half-open span of its label and terminator in `ids`.
+    """
+
+    ids: list[int]
+    targets: list[tuple[int, int]]
+
+
+class PromptEncoder:
+    """Token ids of a layout's prompts, labels and stretches, for one tokenizer and candidate set.
+
+    Segments repeat endlessly (a day and hour, a place, a label), so their ids are kept; the cache is emptied
+    when it holds `cache_size` ids. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        tokenize: Tokenize,
+        layout: PromptLayout,
+        candidates: CandidateSet,
+        bos_id: int | None,
+        eos_id: int,
+        cache_size: int = 2_000_000,
+    ) -> None:
+        self.layout = layout
+        self.candidates = candidates
+        self._tokenize = tokenize
+        self._cache: dict[str, list[int]] = {}
+        self._cache_size, self._cached = cache_size, 0
+        self.bos_id, self.eos_id = bos_id, eos_id
+        bos = [] if bos_id is None else [bos_id]
+        self.static_ids: list[int] = bos + self._join(layout.static(candidates.labels))
+        self.terminator_ids: list[int] = [eos_id] if layout.terminator is None else self.segment(layout.terminator)
+        self.trie = LabelTrie.from_paths([self.label_ids(label) for label in candidates.labels])
+
+    def segment(self, text: str) -> list[int]:
+        """Ids of one segment. The list is shared: do not change it."""
+        ids = self._cache.get(text)
+        if ids is None:
+            if self._cached >= self._cache_size:
+                self._cache.clear()
+                self._cached = 0
+            ids = self._cache[text] = self._tokenize(text)
+            self._cached += len(ids)
+        return ids
+
+    def label_ids(self, label: str) -> list[int]:
+        """Ids of an answer: the label and its terminator."""
+        return self.segment(self.layout.answer(label)) + self.terminator_ids
+
+    def prompt_ids(
+        self, history: Sequence[BehaviorEvent], when: datetime, place: str | None, format_index: int = 0
+    ) -> list[int]:
+        """Ids of the whole prompt, static part first."""
+        prompt = self.layout.prompt(history, when, place, self.candidates.labels, format_index)
+        return self.static_ids + self._join(prompt.body)
+
+    def line_ids(self, event: BehaviorEvent) -> list[int]:
+        """Ids of one past event, the same wherever it stands."""
+        return self._join(self.layout.line(event))
+
+    def frame_ids(self, when: datetime, place: str | None, format_index: int = 0) -> tuple[list[int], list[int]]:
+        """Ids between the static part and the history's lines, and ids after the lines (`PromptLayout.frame`)."""
+        before, after = self.layout.frame(when, place, self.candidates.labels, format_index)
+        return self._join(before), self._join(after)
+
+    def stretch(self, events: Sequence[BehaviorEvent]) -> Stretch:
+        """Encode consecutive events so that every one of them can carry a loss (stream layout)."""
+        ids, targets = list(self.static_ids), []
+        for event in events:
+            context, answer, end = self.layout.line(event)
+            ids += self.segment(context)
+            start = len(ids)
+            ids += self.segment(answer)
+            ids += self.segment(end)
+            targets.append((start, len(ids)))
+        return Stretch(ids, targets)
+
+    def _join(self, segments: Sequence[str]) -> list[int]:
+        return [i for segment in segments for i in self.segment(segment)]

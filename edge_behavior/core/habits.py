@@ -1,0 +1,270 @@
+"""Habits: a per-user counter over everything the user was seen to do, with decay and back-off.
+
+Four levels of context, narrowest first: place and hour, place, hour, everything. Each keeps decayed counts of what
+followed and falls back on the next wider one where it has seen little; the last resort is training's shares. Without
+places two levels are left, hour and everything: a level that repeats another would count its events twice. Knows
+nothing of models, prompts or how its distribution is mixed with a model's (see `fusion`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edge_behavior.core.events import clean_place
+from edge_behavior.errors import EdgebError, nearest
+
+# Widest first: the order in which they are combined.
+LEVELS = ("all", "hour", "place", "place_hour")
+# Share of the prior spread evenly, so that a label training never saw keeps a chance.
+_EVEN_SHARE = 0.01
+_LEAST_STRENGTH = 1e-3
+_LARGEST = 1e9
+_CONTEXT_KINDS: dict[str, tuple[type, ...]] = {"all": (), "hour": (int,), "place": (str,), "place_hour": (str, int)}
+_DAMAGED_HINT = "the file is damaged or was edited: copy or make it again"
+
+Context = tuple[Any, ...]
+# Candidate -> (weight, number of the event that last changed it).
+Counts = dict[int, tuple[float, int]]
+
+
+@dataclass(frozen=True)
+class HabitsConfig:
+    """How habits are counted. The defaults were chosen on Foursquare-NYC's validation users (docs/habits.md).
+
+    Attributes:
+        hour_bucket: Hours per bucket of the day; divides 24.
+        half_life: Events of the user after which a count weighs half; 0 for no decay.
+        k_all: Strength of training's shares behind the counts of everything: they weigh like so many events.
+        k_hour: Strength of "everything" behind the counts of an hour bucket.
+        k_place: Strength of the hour behind the counts of a place.
+        k_place_hour: Strength of the place behind the counts of a place at an hour.
+    """
+
+    hour_bucket: int = 2
+    half_life: float = 100.0
+    k_all: float = 160.0
+    k_hour: float = 40.0
+    k_place: float = 4.0
+    k_place_hour: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            wanted = int if name == "hour_bucket" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, wanted) or not abs(value) <= _LARGEST:
+                raise EdgebError(f"habits setting '{name}' is {str(value)[:40]}", "use a number")
+        if self.hour_bucket < 1 or 24 % self.hour_bucket:
+            raise EdgebError(f"habits setting 'hour_bucket' is {self.hour_bucket}", "use a divisor of 24")
+        if self.half_life != 0 and self.half_life < 1:
+            raise EdgebError(f"habits setting 'half_life' is {self.half_life}", "use 0 (no decay) or at least 1 event")
+        for name in ("k_all", "k_hour", "k_place", "k_place_hour"):
+            # Below that, a chain of four levels can leave a candidate with no probability that a float holds.
+            if getattr(self, name) < _LEAST_STRENGTH:
+                raise EdgebError(
+                    f"habits setting '{name}' is {getattr(self, name)}", f"use at least {_LEAST_STRENGTH:g} events"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields that `from_dict` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: object, where: str = "habits") -> HabitsConfig:
+        """Read strictly what `to_dict` gave.
+
+        Raises:
+            EdgebError: not an object, or a field that is missing, unknown or has a bad value.
+        """
+        found = read_fields(values, [f.name for f in fields(cls)], where)
+        try:
+            return cls(**found)
+        except EdgebError as error:
+            raise EdgebError(f"{where}: {error.message}", error.hint) from None
+
+
+class HabitCounter:
+    """One user's decayed counts, and the distribution that follows from them.
+
+    Memory grows with the contexts the user was seen in, not with the number of events. Not for several threads at
+    once.
+
+    Args:
+        prior: [B] training events or shares per candidate (`CandidateSet.counts`); all zero for "unknown", which
+            counts as even.
+        config: How to count.
+        places: Whether places are known. Without, the two levels that name one stay empty.
+    """
+
+    def __init__(self, prior: ArrayLike, config: HabitsConfig | None = None, places: bool = True) -> None:
+        self.config, self.places = config or HabitsConfig(), places
+        self._prior = _smoothed(np.asarray(prior, dtype=np.float64))
+        self._rate = math.log(2) / self.config.half_life if self.config.half_life else 0.0
+        self._events = 0
+        self._levels: dict[str, dict[Context, Counts]] = {name: {} for name in LEVELS}
+
+    def __len__(self) -> int:
+        return len(self._prior)
+
+    @property
+    def events(self) -> int:
+        """Events observed."""
+        return self._events
+
+    def observe(self, code: int, when: datetime, place: str) -> None:
+        """Count one event: a dictionary update per level, however long the history is.
+
+        Args:
+            code: Index in the candidate set.
+            when: Local time.
+            place: Compared as `events.clean_place` leaves it; not looked at without places.
+
+        Raises:
+            EdgebError: no such candidate.
+        """
+        if not 0 <= code < len(self._prior):
+            raise EdgebError(f"no candidate has the number {code}", f"numbers run from 0 to {len(self._prior) - 1}")
+        self._events += 1
+        now, rate = self._events, self._rate
+        for level, context in self._contexts(when, place):
+            counts = self._levels[level].setdefault(context, {})
+            weight, at = counts.get(code, (0.0, now))
+            counts[code] = (weight * math.exp(rate * (at - now)) + 1.0, now)
+
+    def log_probs(self, when: datetime, place: str) -> NDArray[np.float64]:
+        """Log-probabilities [B] of what comes next at `when` in `place`: they sum to one, none is -inf.
+
+        Each level mixes its counts c with the next wider distribution q: (c + k·q) / (Σc + k).
+        """
+        p = self._prior
+        for level, context in self._contexts(when, place):
+            counts = self._levels[level].get(context)
+            if counts is not None:
+                k = float(getattr(self.config, f"k_{level}"))
+                codes = np.fromiter(counts, dtype=np.intp, count=len(counts))
+                entries = np.fromiter(chain.from_iterable(counts.values()), dtype=np.float64, count=2 * len(counts))
+                weight, at = entries[::2], entries[1::2]
+                decayed = weight * np.exp(self._rate * (at - self._events))
+                p = p * k
+                p[codes] += decayed
+                p /= decayed.sum() + k
+        return np.asarray(np.log(p), dtype=np.float64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready state that `from_dict` reads; the prior is not in it."""
+        return {
+            "config": self.config.to_dict(),
+            "size": len(self._prior),
+            "events": self._events,
+            "counts": {
+                level: [
+                    [list(context), [[code, *entry] for code, entry in counts.items()]]
+                    for context, counts in contexts.items()
+                ]
+                for level, contexts in self._levels.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, values: object, prior: ArrayLike, where: str = "habits", places: bool = True) -> HabitCounter:
+        """Rebuild a counter from `to_dict`; it goes on exactly as the saved one would have.
+
+        Args:
+            values: What `to_dict` gave, read back from JSON.
+            prior: As for the constructor, of the same candidate set.
+            where: The file, for error messages.
+            places: As for the constructor.
+
+        Raises:
+            EdgebError: damaged, or saved for a candidate set of another size or with places where there are none.
+        """
+        found = read_fields(values, ("config", "size", "events", "counts"), where)
+        counter = cls(prior, HabitsConfig.from_dict(found["config"], f"{where}.config"), places)
+        size, events = found["size"], found["events"]
+        if size != len(counter):
+            raise EdgebError(
+                f"{where} counts {str(size)[:40]} candidates, not {len(counter)}", "use the bundle it was made with"
+            )
+        if not _whole(events, 0, int(_LARGEST)):
+            raise EdgebError(f"{where}: 'events' is {str(events)[:40]}", _DAMAGED_HINT)
+        counter._events = events
+        counts = read_fields(found["counts"], LEVELS, f"{where}.counts")
+        for level in LEVELS:
+            counter._levels[level] = counter._read_level(counts[level], level, f"{where}.counts.{level}")
+            if not places and str in _CONTEXT_KINDS[level] and counter._levels[level]:
+                raise EdgebError(f"{where}.counts.{level} counts places, the bundle has none", _DAMAGED_HINT)
+        return counter
+
+    def _contexts(self, when: datetime, place: str) -> tuple[tuple[str, Context], ...]:
+        hour = when.hour // self.config.hour_bucket
+        wide: tuple[tuple[str, Context], ...] = (("all", ()), ("hour", (hour,)))
+        if not self.places:
+            return wide
+        place = clean_place(place)
+        return *wide, ("place", (place,)), ("place_hour", (place, hour))
+
+    def _read_level(self, rows: object, level: str, where: str) -> dict[Context, Counts]:
+        held: dict[Context, Counts] = {}
+        for row in _items(rows, where):
+            named, entries = _items(row, where, 2)
+            context = tuple(_items(named, where, len(_CONTEXT_KINDS[level])))
+            for part, kind in zip(context, _CONTEXT_KINDS[level], strict=True):
+                if not (isinstance(part, str) if kind is str else _whole(part, 0, 24 // self.config.hour_bucket)):
+                    raise EdgebError(f"{where}: bad context {str(named)[:80]}", _DAMAGED_HINT)
+            if context in held:
+                raise EdgebError(f"{where}: context {str(named)[:80]} is listed twice", _DAMAGED_HINT)
+            held[context] = counts = {}
+            for entry in _items(entries, where):
+                code, weight, at = _items(entry, where, 3)
+                is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+                if (
+                    not (_whole(code, 0, len(self)) and _whole(at, 1, self._events + 1))
+                    or not (is_number and 1 <= weight <= self._events)
+                    or code in counts
+                ):
+                    raise EdgebError(f"{where}: bad count {str(entry)[:80]}", _DAMAGED_HINT)
+                counts[code] = (float(weight), at)
+        return held
+
+
+def read_fields(values: object, names: Sequence[str], where: str) -> dict[str, Any]:
+    """The fields of a JSON object that has exactly these names.
+
+    Raises:
+        EdgebError: not an object, or a field is missing or unknown.
+    """
+    if not isinstance(values, dict):
+        raise EdgebError(f"{where} is not an object but {type(values).__name__}", _DAMAGED_HINT)
+    missing = next((name for name in names if name not in values), None)
+    if missing is not None:
+        raise EdgebError(f"{where}: field '{missing}' is missing", _DAMAGED_HINT)
+    unknown = next((name for name in values if name not in names), None)
+    if unknown is not None:
+        raise EdgebError(f"{where}: unknown field '{unknown}'", nearest(str(unknown), names))
+    return dict(values)
+
+
+def _items(value: object, where: str, length: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or (length is not None and len(value) != length):
+        what = "a list" if length is None else f"a list of {length}"
+        raise EdgebError(f"{where}: {str(value)[:80]!r} is not {what}", _DAMAGED_HINT)
+    return value
+
+
+def _whole(value: object, low: int, stop: int) -> bool:
+    """Whether it is an int (JSON's true is Python's int) of at least `low` and below `stop`."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < stop
+
+
+def _smoothed(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    if counts.ndim != 1 or not len(counts) or not np.isfinite(counts).all() or (counts < 0).any():
+        raise EdgebError("the prior of habits is not one non-negative number per candidate", "pass training counts")
+    even = np.full(len(counts), 1.0 / len(counts))
+    total = counts.sum()
+    return even if total == 0 else (1 - _EVEN_SHARE) * counts / total + _EVEN_SHARE * even

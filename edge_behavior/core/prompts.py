@@ -1,0 +1,209 @@
+"""The text contract of training, evaluation, runtime and phone: how events become a prompt.
+
+A prompt is a sequence of *segments*. Every segment is tokenized by itself and the ids are joined, so that an
+event has the same tokens wherever it stands, a cache can be extended event by event, and a label's tokens in
+the trie are the label's tokens in training. Nothing here knows tokenizers or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent, clean_place
+from edge_behavior.errors import EdgebError, nearest
+
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+LAYOUTS = ("stream", "prefix", "instruct")
+STREAM_TERMINATOR = ")\n"
+TASK = "Predict the next behavior of the user."
+ROLE = (
+    "You are a smart phone assistant that infers what the user will do next from the history of the user's behaviors."
+)
+
+# Appendix D, Instruct1-3: history, then next context, then candidates.
+_INSTRUCT = (
+    (
+        "This user has done behaviors",
+        " in the previous. {parts} of the next behavior are {context},"
+        " respectively. Choose the answer from the following behavior candidate set: {candidates}. The answer is",
+    ),
+    (
+        "The user's historical behavior information sequence is:",
+        ". {parts} of the next behavior are {context}, respectively. Given the"
+        " following behavior candidate set: {candidates}, recommend one intention for this user to do next."
+        " The intent you recommend is",
+    ),
+    (
+        "The behavior history of this user is:",
+        ". {parts} of the next behavior are {context}, respectively. Recommend a"
+        " next intention for this user to do from the following behavior candidate set: {candidates}."
+        " The recommendation is",
+    ),
+)
+# What the context of an instruct prompt consists of, with places and without.
+_PARTS = {True: "Day of the week, the hour, and the place", False: "Day of the week and the hour"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt: `static` never changes for a bundle, `body` holds history and next context."""
+
+    static: tuple[str, ...]
+    body: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The whole prompt as one string (for people; models get the segments)."""
+        return "".join(self.static + self.body)
+
+
+@dataclass(frozen=True)
+class PromptLayout:
+    """Which of the three wordings, and its settings (RECIPE: `stream`, `prefix`, `instruct`).
+
+    Attributes:
+        name: `stream` (context before the behavior, one line per event), `prefix` (static part first) or
+            `instruct` (the paper's order; three formats).
+        list_candidates: Name the candidates in the prompt. Only `stream` and `prefix` may leave them out.
+        history_length: L, the number of past events a prediction sees.
+        task: Part 1 of the prompt, the task definition.
+        role: Part 2, the role-playing instruction.
+        places: Whether a context names its place. Without, no place is asked for and none is read from an event.
+    """
+
+    name: str = "stream"
+    list_candidates: bool = True
+    history_length: int = 20
+    task: str = TASK
+    role: str = ROLE
+    places: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name not in LAYOUTS:
+            raise EdgebError(f"unknown prompt layout '{self.name}'", nearest(self.name, LAYOUTS))
+        if self.history_length < 1:
+            raise EdgebError(f"history_length is {self.history_length}", "use at least 1; the paper uses 20")
+        if self.name == "instruct" and not self.list_candidates:
+            raise EdgebError("the instruct layout always lists its candidates", "use the prefix or stream layout")
+        if not isinstance(self.places, bool):
+            raise EdgebError(f"prompt layout has places {str(self.places)[:40]!r}", "use true or false")
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> PromptLayout:
+        """Rebuild a layout from `to_dict`'s result, refusing fields this version does not know.
+
+        Raises:
+            EdgebError: an unknown field, or a value that no layout has.
+        """
+        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise EdgebError(f"prompt layout has the unknown field '{unknown[0]}'", "update edgeb")
+        return cls(**fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain fields, as the manifest carries them.
+
+        `places` is there only where it is false: a layout with places is what every reader expects, also one that
+        does not know the field.
+        """
+        fields = asdict(self)
+        if self.places:
+            del fields["places"]
+        return fields
+
+    @property
+    def terminator(self) -> str | None:
+        """Text that ends a label, or None where the tokenizer's end-of-sequence token does."""
+        return STREAM_TERMINATOR if self.name == "stream" else None
+
+    @property
+    def formats(self) -> int:
+        """Number of interchangeable wordings (the paper samples its three at random)."""
+        return len(_INSTRUCT) if self.name == "instruct" else 1
+
+    def answer(self, label: str) -> str:
+        """The text that follows a prompt when `label` is the next behavior, without its terminator."""
+        return f" {label}"
+
+    def place_of(self, place: str | None) -> str:
+        """The place that a caller gave as prompts and habits take it; `UNKNOWN_PLACE` where the layout has none.
+
+        Raises:
+            EdgebError: no place where the layout has one, or one where it has none.
+        """
+        if self.places:
+            if place is None:
+                raise EdgebError("no place was given, and the prompts of this model name one", "pass place (--place)")
+            return clean_place(place)
+        if place is not None:
+            raise EdgebError(
+                f"the place {place[:48]!r} was given to a model without places", "leave place (--place) out"
+            )
+        return UNKNOWN_PLACE
+
+    def context(self, when: datetime, place: str | None) -> str:
+        """The line that asks for a behavior in the stream layout: day, hour and, where the layout has it, place."""
+        return f"({DAYS[when.weekday()]} {when.hour}{self._where(place)},"
+
+    def static(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The part of the prompt that is the same for every prediction of a bundle."""
+        head = f"Task: {self.task}\nRole: {self.role}\n"
+        if self.name == "instruct":
+            return (head,)
+        if self.list_candidates:
+            head += f"Candidates: {'; '.join(labels)}\n"
+        return (head + f"History (day hour, {'place, ' if self.places else ''}behavior):\n",)
+
+    def line(self, event: BehaviorEvent) -> tuple[str, str, str]:
+        """One past event: its context, its behavior, its end. The same three segments in every layout."""
+        return self.context(event.time, event.place), self.answer(event.behavior), STREAM_TERMINATOR
+
+    def frame(
+        self, when: datetime, place: str | None, labels: Sequence[str], format_index: int = 0
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What stands between the static part and the history's lines, and what follows the lines.
+
+        Args:
+            labels: The candidate labels, in candidate order.
+            format_index: Which wording, for `instruct`.
+        """
+        if self.name == "stream":
+            return (), (self.context(when, place),)
+        if self.name == "prefix":
+            parts = "Day, hour and place" if self.places else "Day and hour"
+            context = f"{DAYS[when.weekday()]} {when.hour}{self._where(place)}"
+            return (), (f"{parts} of the next behavior: {context}.\nThe answer is",)
+        opening, rest = _INSTRUCT[format_index]
+        context = f"{DAYS[when.weekday()]}, {when.hour}{self._where(place)}"
+        # Not str.format: a label may hold braces.
+        rest = rest.replace("{parts}", _PARTS[self.places]).replace("{context}", context)
+        rest = rest.replace("{candidates}", ", ".join(labels))
+        return (opening + "\n",), (rest,)
+
+    def prompt(
+        self,
+        history: Sequence[BehaviorEvent],
+        when: datetime,
+        place: str | None,
+        labels: Sequence[str],
+        format_index: int = 0,
+    ) -> Prompt:
+        """Render the question "what does the user do at `when` in `place`?" after the last L events of `history`.
+
+        Args:
+            history: Oldest first; shorter than L, or empty, is fine.
+            place: Not looked at where the layout has no places; None only there.
+            labels: The candidate labels, in candidate order.
+            format_index: Which wording, for `instruct`.
+        """
+        recent = history[-self.history_length :]
+        lines = tuple(segment for event in recent for segment in self.line(event))
+        before, after = self.frame(when, place, labels, format_index)
+        return Prompt(self.static(labels), (*before, *lines, *after))
+
+    def _where(self, place: str | None) -> str:
+        """The end of a context: a comma and the place, or nothing."""
+        return f", {self.place_of(place)}" if self.places else ""

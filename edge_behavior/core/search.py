@@ -1,0 +1,316 @@
+"""Best-first search over the label trie: proves the top candidates before the whole trie is paid for.
+
+Every trie node's path probability bounds the probability of all candidates below it. A round expands the nodes that
+the answer still depends on, all in one call; the search ends when the wanted ranks are proven, the candidates that
+were not looked at hold at most `tolerance` of the probability, and what is to be compared with a probability is known
+to be above or below it. Works on candidate scores that are affine in the
+model's log-probability, so that fusion and calibration are searched as exactly as the plain model. Knows logit rows
+and the trie, no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.core.scoring import Floats, row_log_probs
+from edge_behavior.core.trie import LabelTrie
+
+# The tolerance that stops as soon as the wanted ranks are proven.
+RANKS_ONLY = 1.0
+# A candidate whose bound misses the last wanted rank by this little is expanded along, in log-probability: the bounds
+# above it still fall when they are resolved, and another round costs more than a token.
+_MARGIN = 0.1
+# Inner nodes of a small subtree are evaluated with its top, again to save rounds.
+_LOOKAHEAD = 2
+
+Rows = Sequence[NDArray[np.float32]]
+Expand = Callable[[list[int]], Rows]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Candidate scores as `slope * log p(model) + offset`, arrays [B], slope ≥ 0."""
+
+    slope: Floats
+    offset: Floats
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Probabilities that candidates are to be compared with; None compares nothing.
+
+    Attributes:
+        first: For the best candidate.
+        each: For every candidate.
+    """
+
+    first: float | None = None
+    each: float | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        log_probs: [B] log-probability of each candidate under the model; an upper bound where not `known`.
+        scores: [B] the affine scores of the same; -inf for candidates that are not allowed.
+        known: [B] whether the candidate was expanded to its end.
+        log_total: Log of the sum of exp(scores) with the unexpanded part at its upper bound.
+        unexpanded: Upper bound of the share of that sum held by candidates that are not known.
+        rounds: Calls of `expand`.
+    """
+
+    log_probs: Floats
+    scores: Floats
+    known: NDArray[np.bool_]
+    log_total: float
+    unexpanded: float
+    rounds: int
+
+
+class TrieSearch:
+    """Searches one trie; made once per bundle and set of allowed candidates.
+
+    Args:
+        trie: The label trie.
+        scoring: `exact` or `masked`, see `scoring`.
+        allowed: [B] candidates to rank; None for all.
+    """
+
+    def __init__(self, trie: LabelTrie, scoring: str, allowed: NDArray[np.bool_] | None = None) -> None:
+        self._trie, self._scoring = trie, scoring
+        self._allowed = np.ones(trie.n_candidates, dtype=np.bool_) if allowed is None else allowed
+        live = np.zeros(len(trie), dtype=np.bool_)
+        live[trie.leaves[self._allowed]] = True
+        for node in range(len(trie) - 1, 0, -1):
+            live[trie.parents[node]] |= live[node]
+        self._children: dict[int, NDArray[np.int32]] = {
+            int(node): np.empty(0, dtype=np.int32) for node in trie.inner if live[node]
+        }
+        alive = np.flatnonzero(live[1:]).astype(np.int32) + 1
+        parents = trie.parents[alive]
+        starts = np.flatnonzero(np.diff(parents, prepend=-1))
+        for group in np.split(alive, starts[1:]):
+            self._children[int(trie.parents[group[0]])] = group
+        # A masked choice between one child is no choice: its row is never needed.
+        self._choosing = {node for node, children in self._children.items() if scoring == "exact" or len(children) > 1}
+        self._levels = [np.flatnonzero(live & (trie.depths == d)) for d in range(1, int(trie.depths[-1]) + 1)]
+        self._inner_children = {
+            node: [int(child) for child in children if int(child) in self._children]
+            for node, children in self._children.items()
+        }
+
+    def run(
+        self,
+        root: NDArray[np.float32],
+        expand: Expand,
+        affine: Affine | None = None,
+        top_k: int | None = None,
+        tolerance: float = RANKS_ONLY,
+        ready: Collection[int] = (),
+        lines: Lines | None = None,
+    ) -> Found:
+        """Search until the `top_k` best candidates are proven.
+
+        Args:
+            root: Logits [V] at the end of the prompt.
+            expand: Evaluates trie nodes and returns their logit rows.
+            affine: Scores to rank by; None takes the log-probability itself.
+            top_k: How many ranks to prove; None expands everything.
+            tolerance: Most probability that may stay unexpanded; 0 expands everything.
+            ready: Nodes that `expand` has at hand already.
+            lines: What the answer has to decide: a candidate's probability among the allowed ones is at least the
+                line exactly if it is known and exp(score - log_total) is.
+        """
+        size = self._trie.n_candidates
+        if affine is None:
+            affine = Affine(np.ones(size), np.zeros(size))
+        state = _State(self._trie, self._levels, self._allowed, affine, self._choosing)
+        if 0 in self._choosing:
+            self._read(state, 0, root)
+        else:
+            state.evaluated[0] = True
+        # Reading a row takes time by the length of the vocabulary, so of those at hand only what is wanted is read.
+        at_hand = {node for node in ready if node in self._choosing}
+        rounds = 0
+        lines = None if lines == Lines() else lines
+        everything = top_k is None or tolerance <= 0
+        while True:
+            state.refresh()
+            chosen = state.pending() if everything else state.choose(int(top_k or 0), tolerance, lines)
+            if not chosen:
+                break
+            wanted = at_hand.intersection(chosen)
+            nodes = sorted(wanted.union(*(at_hand.intersection(self._subtree(node)) for node in wanted)))
+            if not nodes and at_hand:
+                # The next evaluation overwrites them.
+                nodes = sorted(at_hand)
+            if not nodes:
+                nodes = self._with_descendants(chosen, state, everything)
+                rounds += 1
+            for node, row in zip(nodes, expand(nodes), strict=True):
+                self._read(state, node, row)
+            at_hand.difference_update(nodes)
+        return state.found(rounds)
+
+    def likely(self, scores: Floats, count: int) -> list[int]:
+        """Nodes that have to be expanded to know the `count` best of `scores` [B], sorted."""
+        best = np.argsort(-np.where(self._allowed, scores, -np.inf), kind="stable")[: min(count, self._allowed.sum())]
+        steps = {step for b in best for step in self._trie.ancestors(int(self._trie.leaves[b]))}
+        return sorted(step for step in steps if step in self._choosing)
+
+    def _read(self, state: _State, node: int, row: NDArray[np.float32]) -> None:
+        children = self._children[node]
+        state.edges[children] = row_log_probs(row, self._trie.tokens[children], self._scoring)
+        state.evaluated[node] = True
+
+    def _with_descendants(self, chosen: list[int], state: _State, everything: bool) -> list[int]:
+        """The chosen nodes with what is worth evaluating in the same call, sorted."""
+        nodes: set[int] = set()
+        for top in chosen:
+            below = self._subtree(top)
+            chain = len(self._inner_children[top]) <= 1
+            take = everything or chain or len(below) <= _LOOKAHEAD
+            node = top
+            nodes.add(top)
+            if take and not everything and chain:
+                # Down to the first choice, and beyond it if little is there.
+                while len(self._inner_children[node]) == 1 and len(self._children[node]) == 1:
+                    node = self._inner_children[node][0]
+                    nodes.add(node)
+                below = self._subtree(node)
+                take = len(below) <= _LOOKAHEAD
+            if take:
+                nodes.update(below)
+        return sorted(node for node in nodes if node in self._choosing and not state.evaluated[node])
+
+    def _subtree(self, top: int) -> list[int]:
+        found, stack = [], list(self._inner_children[top])
+        while stack:
+            node = stack.pop()
+            found.append(node)
+            stack += self._inner_children[node]
+        return found
+
+
+class _State:
+    """What is known so far: edges of evaluated nodes, and the bounds that follow."""
+
+    def __init__(
+        self,
+        trie: LabelTrie,
+        levels: list[NDArray[np.int64]],
+        allowed: NDArray[np.bool_],
+        affine: Affine,
+        choosing: set[int],
+    ) -> None:
+        self._trie, self._levels, self._allowed, self._affine = trie, levels, allowed, affine
+        # Log-probability of the step to each node; 0 as long as nobody looked.
+        self.edges = np.zeros(len(trie))
+        self.evaluated = np.zeros(len(trie), dtype=np.bool_)
+        self._needed = np.zeros(len(trie), dtype=np.bool_)
+        self._needed[list(choosing)] = True
+        self._bounds = np.zeros(len(trie))
+        # First node on the way to each node that still has to be evaluated; 0 for none.
+        self._open = np.zeros(len(trie), dtype=np.int64)
+
+    def refresh(self) -> None:
+        parents = self._trie.parents
+        for nodes in self._levels:
+            above = parents[nodes]
+            self._bounds[nodes] = self._bounds[above] + self.edges[nodes]
+            own = np.where(self._needed[nodes] & ~self.evaluated[nodes], nodes, 0)
+            self._open[nodes] = np.where(self._open[above] > 0, self._open[above], own)
+        self.log_probs = self._bounds[self._trie.leaves]
+        waiting = self._open[self._trie.leaves]
+        self.scores = np.where(self._allowed, self._affine.slope * self.log_probs + self._affine.offset, -np.inf)
+        self.known = waiting == 0
+        self._nodes, self._owner = np.unique(waiting[self._allowed & ~self.known], return_inverse=True)
+
+    def pending(self) -> list[int]:
+        return [int(node) for node in self._nodes]
+
+    def choose(self, top_k: int, tolerance: float, lines: Lines | None) -> list[int]:
+        """Nodes to expand next: those that may reach the wanted ranks or lines, and those that hold too much mass."""
+        if not len(self._nodes):
+            return []
+        masses, known = self._masses()
+        unknown = self._allowed & ~self.known
+        ranked = np.sort(self.scores[self._allowed])[::-1]
+        last = ranked[min(top_k, len(ranked)) - 1]
+        proven = np.sort(self.scores[self._allowed & self.known])[::-1]
+        open_scores = self.scores[unknown]
+        best = np.full(len(self._nodes), -np.inf)
+        np.maximum.at(best, self._owner, open_scores)
+        total = known + masses.sum()
+        is_proven = len(proven) >= min(top_k, len(ranked)) and proven[min(top_k, len(ranked)) - 1] >= best.max()
+        spare, chosen = tolerance * total, set[int]()
+        # Before, hardly anything is known, and everything might be above a line.
+        if lines is not None and is_proven:
+            spare = min(spare, self._spare(lines, masses.sum(), known))
+            chosen = self._may_reach(lines, best, known)
+        if masses.sum() > spare:
+            order = np.argsort(-masses, kind="stable")
+            left = masses.sum() - np.cumsum(masses[order])
+            chosen |= set(order[: int(np.searchsorted(-left, -spare)) + 1].tolist())
+        if not is_proven:
+            chosen |= set(np.flatnonzero(best >= last - _MARGIN).tolist())
+        return [int(self._nodes[i]) for i in sorted(chosen)]
+
+    def found(self, rounds: int) -> Found:
+        self.refresh()
+        top = self.scores.max()
+        masses, known = self._masses()
+        open_mass = float(masses.sum())
+        return Found(
+            log_probs=self.log_probs,
+            scores=self.scores,
+            known=self.known,
+            log_total=float(top + np.log(known + open_mass)),
+            unexpanded=open_mass / (known + open_mass),
+            rounds=rounds,
+        )
+
+    def _spare(self, lines: Lines, open_mass: float, known: float) -> float:
+        """Open mass at which the known candidates that may now be on either side of their line would be above it."""
+        weights = np.exp(self.scores[self._allowed & self.known] - self.scores.max())
+        spare = np.inf
+        for line, compared in ((lines.first, weights[weights == weights.max()]), (lines.each, weights)):
+            if line is not None:
+                # Not yet above, and not below even if nothing else were there.
+                undecided = compared[(compared < line * (known + open_mass)) & (compared >= line * known)]
+                spare = min(spare, float((undecided / line - known).min(initial=np.inf)))
+        return spare
+
+    def _may_reach(self, lines: Lines, best: Floats, known: float) -> set[int]:
+        """Open nodes with a candidate that may be above the line for each."""
+        if lines.each is None:
+            return set()
+        weights = np.exp(best - self.scores.max())
+        return set(np.flatnonzero(weights >= lines.each * (known + weights)).tolist())
+
+    def _masses(self) -> tuple[Floats, float]:
+        """Upper bound of exp(score) summed below each open node, and the known sum, both relative to the best score.
+
+        Below a node of probability P, scores a·log p + c sum to at most Σ exp(a·log P + c); and since the p there sum
+        to at most P, also (Jensen) to exp(max c)·P^a·m^max(0, 1-a) over its m candidates, with the smallest a.
+        """
+        top = self.scores.max()
+        is_known = self._allowed & self.known
+        known = float(np.exp(self.scores[is_known] - top).sum())
+        count = len(self._nodes)
+        unknown = self._allowed & ~self.known
+        each = np.bincount(self._owner, np.exp(self.scores[unknown] - top), minlength=count)
+        least, most = np.full(count, np.inf), np.full(count, -np.inf)
+        np.minimum.at(least, self._owner, self._affine.slope[unknown])
+        np.maximum.at(most, self._owner, self._affine.offset[unknown])
+        members = np.bincount(self._owner, minlength=count)
+        together = (
+            most + least * self._bounds[self._nodes] + np.maximum(0.0, 1.0 - least) * np.log(np.maximum(members, 1))
+        )
+        return np.minimum(each, np.exp(together - top)), known

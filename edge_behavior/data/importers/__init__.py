@@ -1,0 +1,1 @@
+"""A log becomes a dataset folder: one module per format, and what they share."""

@@ -1,0 +1,1 @@
+"""Synthetic users, generated from a seed."""

@@ -1,0 +1,1 @@
+"""Windows in, metrics out: protocols, simple counters, metrics and their tables."""

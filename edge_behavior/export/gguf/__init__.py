@@ -1,0 +1,1 @@
+"""The GGUF format: writing, quantizing, the importance matrix, checking against llama.cpp."""

@@ -1,0 +1,1 @@
+"""The ONNX format: onnxruntime-genai's builder, its options, the export."""

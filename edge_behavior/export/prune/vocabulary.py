@@ -1,0 +1,324 @@
+"""Vocabulary pruning: the same model with embedding and output rows for the domain's tokens only.
+
+Kept are all 256 byte tokens, all added tokens, every token of the domain's texts, the most basic everyday word pieces
+(so that places named after the export mostly keep their pieces too), and with each token its *history*: every symbol
+that byte-pair merging makes on the way from its bytes to it. Merges whose two parts and result are kept stay, in their
+order. Any text still encodes, at worst byte by byte, and decodes to itself.
+
+Why a domain text keeps its pieces. Split words are merged one by one; at each step the leftmost pair of the lowest rank
+joins. Symbols join only with neighbors inside the token that they end in, so the word's whole history is that of its
+final tokens, and all merges that it applies are kept. Assume that both tables have led to the same symbols. The pruned
+one offers a subset of the full one's merges, in the same order, and holds the full one's choice: it makes that choice
+too. Where the full table offers nothing more, neither does its subset. With `ignore_merges` (Llama 3) a word that is in
+the vocabulary is one token at once: such a word of a domain text is kept, and pruning adds no words.
+
+Reads and writes model folders; knows nothing of GGUF. SentencePiece vocabularies are not pruned: llama.cpp merges them
+by score instead of by rule, and they are small.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.errors import EdgebError
+from edge_behavior.export.progress import progress_bar
+from edge_behavior.export.prune.words import byte_alphabet, everyday_pieces
+from edge_behavior.hf.architectures import load_tokenizer
+from edge_behavior.hf.folder import WEIGHTS_INDEX, open_weights, weight_files
+from edge_behavior.hf.tokenizers import plain_encoder
+from edge_behavior.train.run.folder import read_json
+
+# Everyday word pieces beside the domain's own; README, "Pruning", has the measured trade.
+EXTRA_TOKENS = 4096
+# Kernels take rows in blocks (llama.cpp's of 8, GPUs' of 64); everyday pieces fill up.
+_ROW_MULTIPLE = 64
+_MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
+_BLOCK_ROWS = 1024
+_CHUNK = 1 << 22
+_KEEP_HINT = "export with --prune off"
+
+
+class CannotPrune(EdgebError):
+    """This tokenizer or model cannot be pruned; it can be exported as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class PrunePlan:
+    """Which rows stay.
+
+    Attributes:
+        kept: Old ids that stay, ascending, shape [K]; a token's new id is its position here.
+        rows: Embedding rows before, N.
+        places: Number of places whose names are covered.
+        domain_tokens: How many distinct tokens the domain's texts hold.
+        extra_tokens: How many rows were added for everyday word pieces.
+        tokenizer: The pruned tokenizer.json.
+    """
+
+    kept: NDArray[np.int64]
+    rows: int
+    places: int
+    domain_tokens: int
+    extra_tokens: int
+    tokenizer: dict[str, Any] = field(repr=False)
+
+    def new_ids(self, ids: Iterable[int]) -> list[int]:
+        """Ids of the pruned vocabulary.
+
+        Raises:
+            EdgebError: an id that was dropped.
+        """
+        old = np.asarray(list(ids), dtype=np.int64)
+        at = np.searchsorted(self.kept, old)
+        lost = old[self.kept[np.minimum(at, len(self.kept) - 1)] != old]
+        if len(lost):
+            raise EdgebError(f"token {int(lost[0])} was pruned", _KEEP_HINT)
+        return [int(i) for i in at]
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says of the vocabulary."""
+        return {
+            "kept": len(self.kept),
+            "of": self.rows,
+            "places": self.places,
+            "domain_tokens": self.domain_tokens,
+            "extra_tokens": self.extra_tokens,
+        }
+
+
+def plan_pruning(
+    tokenizer: Any,
+    rows: int,
+    texts: Sequence[str],
+    places: int,
+    extra_tokens: int = EXTRA_TOKENS,
+    needed: Iterable[int | None] = (),
+) -> PrunePlan:
+    """Choose the rows to keep, and prove that `texts` keep their pieces.
+
+    Args:
+        tokenizer: The model's, as transformers loads it.
+        rows: Its embedding rows.
+        texts: Segments, see `domain_texts`.
+        places: Number of places in them, for the record.
+        extra_tokens: How many everyday word pieces to keep beside them.
+        needed: Further ids that the runtime uses; None and ids without a row are passed over.
+
+    Raises:
+        CannotPrune: not byte-level BPE, byte tokens missing, or a text that would be cut otherwise.
+        EdgebError: `extra_tokens` is negative.
+    """
+    if extra_tokens < 0:
+        raise EdgebError(f"extra_tokens is {extra_tokens}", "use 0 or more")
+    fields = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = _byte_level_model(fields)
+    vocab: dict[str, int] = model["vocab"]
+    names = {i: token for token, i in vocab.items()}
+    ranks = {pair: rank for rank, pair in enumerate(_pairs(model))}
+    encode = plain_encoder(tokenizer)
+    domain = {i for text in texts for i in encode(text)}
+    kept = {i for i in needed if i is not None and 0 <= i < rows}
+    kept.update(int(token["id"]) for token in fields["added_tokens"])
+    kept.update(vocab[char] for char in byte_alphabet())
+    for i in domain:
+        kept.update(vocab[symbol] for symbol in (*_history(names[i], ranks), names[i]))
+    base = len(kept)
+    merged = (left + right for left, right in ranks)
+    pieces = everyday_pieces(merged, lambda text: (names[i] for i in encode(text)), texts)
+    symbols = (symbol for piece in pieces for symbol in (*_history(piece, ranks), piece))
+    while len(kept) - base < extra_tokens or len(kept) % _ROW_MULTIPLE:
+        symbol = next(symbols, None)
+        if symbol is None:
+            break
+        kept.add(vocab[symbol])
+    ids = np.asarray(sorted(kept), dtype=np.int64)
+    plan = PrunePlan(ids, rows, places, len(domain), len(kept) - base, _pruned_tokenizer(fields, ids))
+    _check_pieces(plan, encode, texts)
+    return plan
+
+
+def write_pruned(model_dir: Path, plan: PrunePlan, out_dir: Path) -> None:
+    """Write the pruned copy of a model folder, one block of rows in memory at a time.
+
+    Args:
+        model_dir: config.json, safetensors weights and a fast tokenizer, as the plan's tokenizer and rows.
+        out_dir: Folder to write, directly.
+
+    Raises:
+        EdgebError: missing or damaged files, or a tokenizer that does not come back from its files as planned.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "generation_config.json"):
+        if (model_dir / name).is_file():
+            _write_json(out_dir / name, _renumbered(read_json(model_dir / name), plan))
+    load_tokenizer(model_dir).save_pretrained(out_dir)
+    _write_json(out_dir / "tokenizer.json", plan.tokenizer)
+    settings = read_json(out_dir / "tokenizer_config.json")
+    if settings.pop("added_tokens_decoder", None) is not None:
+        # tokenizer.json says the same; two tables of ids are one too many.
+        _write_json(out_dir / "tokenizer_config.json", settings)
+    _check_tokenizer(load_tokenizer(out_dir), plan)
+    files = weight_files(model_dir)
+    total = 0
+    with progress_bar("Pruning", sum(file.stat().st_size for file in files), unit_bytes=True) as advance:
+        for file in files:
+            with open_weights(file):  # refuses a damaged header
+                total += _write_weights(file, out_dir / file.name, plan, advance)
+    if (model_dir / WEIGHTS_INDEX).is_file():
+        index = read_json(model_dir / WEIGHTS_INDEX)
+        index["metadata"] = {**index.get("metadata", {}), "total_size": total}
+        _write_json(out_dir / WEIGHTS_INDEX, index)
+
+
+def _byte_level_model(fields: dict[str, Any]) -> dict[str, Any]:
+    model: dict[str, Any] = fields["model"]
+    if model["type"] != "BPE" or model.get("byte_fallback"):
+        kind = "SentencePiece" if model.get("byte_fallback") else model["type"]
+        raise CannotPrune(f"a {kind} vocabulary is not pruned, only byte-level BPE is", _KEEP_HINT)
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "unk_token"):
+        if model.get(name):
+            raise CannotPrune(f"the tokenizer has {name} = {model[name]!r}, which pruning does not know", _KEEP_HINT)
+    steps = fields["pre_tokenizer"] or {}
+    if "ByteLevel" not in [step["type"] for step in steps.get("pretokenizers", [steps] if steps else [])]:
+        raise CannotPrune("the tokenizer does not split text into bytes", _KEEP_HINT)
+    missing = [char for char in byte_alphabet() if char not in model["vocab"]]
+    if missing:
+        raise CannotPrune(
+            f"the tokenizer lacks {len(missing)} of the 256 byte tokens, {missing[0]!r} for one", _KEEP_HINT
+        )
+    return model
+
+
+def _pairs(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for pair in model["merges"]:
+        # Older files join the two halves with a space.
+        left, right = pair.split(" ") if isinstance(pair, str) else pair
+        yield left, right
+
+
+def _history(token: str, ranks: dict[tuple[str, str], int]) -> list[str]:
+    """Every symbol that merging makes from the bytes of a token, in order, bytes and result included.
+
+    With `ignore_merges` the result may be other symbols than the token.
+    """
+    symbols, made = list(token), list(token)
+    while len(symbols) > 1:
+        options = [ranks.get(pair, len(ranks)) for pair in pairwise(symbols)]
+        best = min(options)
+        if best == len(ranks):
+            break
+        at = options.index(best)
+        symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+        made.append(symbols[at])
+    return made
+
+
+def _pruned_tokenizer(fields: dict[str, Any], kept: NDArray[np.int64]) -> dict[str, Any]:
+    """tokenizer.json with the kept tokens only, renumbered."""
+    new = {int(old): i for i, old in enumerate(kept)}
+    model = fields["model"]
+    vocab = {text: new[i] for text, i in model["vocab"].items() if i in new}
+    merges = [
+        [left, right] for left, right in _pairs(model) if left in vocab and right in vocab and left + right in vocab
+    ]
+    result = {**fields, "model": {**model, "vocab": vocab, "merges": merges}}
+    result["added_tokens"] = [{**token, "id": new[token["id"]]} for token in fields["added_tokens"]]
+    if fields.get("padding"):
+        result["padding"] = {**fields["padding"], "pad_id": new[fields["padding"]["pad_id"]]}
+    if fields.get("post_processor"):
+        result["post_processor"] = _renumbered_steps(fields["post_processor"], new)
+    return result
+
+
+def _renumbered_steps(step: dict[str, Any], new: dict[int, int]) -> dict[str, Any]:
+    kind = step["type"]
+    if kind == "Sequence":
+        return {**step, "processors": [_renumbered_steps(part, new) for part in step["processors"]]}
+    if kind == "TemplateProcessing":
+        tokens = {
+            name: {**token, "ids": [new[i] for i in token["ids"]]} for name, token in step["special_tokens"].items()
+        }
+        return {**step, "special_tokens": tokens}
+    if kind != "ByteLevel":
+        raise CannotPrune(f"the tokenizer's post-processor {kind} may hold token ids", _KEEP_HINT)
+    return step
+
+
+def _check_pieces(plan: PrunePlan, encode: Callable[[str], list[int]], texts: Sequence[str]) -> None:
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer.from_str(json.dumps({**plan.tokenizer, "added_tokens": [], "post_processor": None}))
+    for text in texts:
+        if plain.encode(text, add_special_tokens=False).ids != plan.new_ids(encode(text)):
+            raise CannotPrune(f"the pruned tokenizer would cut {text[:60]!r} otherwise", _KEEP_HINT)
+
+
+def _check_tokenizer(tokenizer: Any, plan: PrunePlan) -> None:
+    found = json.loads(tokenizer.backend_tokenizer.to_str())
+    ids, expected = ({(token["content"], token["id"]) for token in f["added_tokens"]} for f in (found, plan.tokenizer))
+    if ids != expected or any(found["model"][key] != plan.tokenizer["model"][key] for key in ("vocab", "merges")):
+        raise EdgebError("the pruned tokenizer does not come back from its files as written", _KEEP_HINT)
+
+
+def _renumbered(settings: dict[str, Any], plan: PrunePlan) -> dict[str, Any]:
+    """A config with its size and token ids renumbered; ids without a row become null."""
+    new = {int(old): i for i, old in enumerate(plan.kept)}
+    found = dict(settings)
+    for name, value in settings.items():
+        if name == "vocab_size":
+            found[name] = len(plan.kept)
+        elif name.endswith("_token_id"):
+            found[name] = [new[i] for i in value if i in new] if isinstance(value, list) else new.get(value)
+    return found
+
+
+def _write_weights(source: Path, target: Path, plan: PrunePlan, advance: Callable[[float], None]) -> int:
+    """Copy a safetensors file, taking only the kept rows of embedding and output. Returns the bytes of its data."""
+    with source.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    metadata = {"__metadata__": header.pop("__metadata__")} if "__metadata__" in header else {}
+    order = sorted(header, key=lambda name: header[name]["data_offsets"])
+    written, at = {}, 0
+    for name in order:
+        start, stop = header[name]["data_offsets"]
+        shape, length = list(header[name]["shape"]), stop - start
+        if name in _MATRICES:
+            if shape[0] != plan.rows:
+                raise EdgebError(f"{source}: '{name}' has {shape[0]} rows, not {plan.rows}", "check config.json")
+            length = length // plan.rows * len(plan.kept)
+            shape[0] = len(plan.kept)
+        written[name] = {**header[name], "shape": shape, "data_offsets": [at, at + length]}
+        at += length
+    head = json.dumps({**metadata, **written}, separators=(",", ":")).encode()
+    head = head.ljust(-(-len(head) // 8) * 8)
+    with source.open("rb") as file, target.open("wb") as out:
+        out.write(len(head).to_bytes(8, "little") + head)
+        for name in order:
+            start, stop = (8 + size + offset for offset in header[name]["data_offsets"])
+            if name in _MATRICES:
+                matrix = np.memmap(source, np.uint8, "r", start, (plan.rows, (stop - start) // plan.rows))
+                for first in range(0, len(plan.kept), _BLOCK_ROWS):
+                    out.write(matrix[plan.kept[first : first + _BLOCK_ROWS]].tobytes())
+            else:
+                _copy(file, start, stop, out)
+            advance(stop - start)
+    return at
+
+
+def _copy(file: BinaryIO, start: int, stop: int, out: BinaryIO) -> None:
+    file.seek(start)
+    while start < stop:
+        start += out.write(file.read(min(_CHUNK, stop - start)))
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,43 @@
+"""Events that nobody did, for comparing models where there is no dataset. Random by seed, deterministic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.prompts import PromptLayout
+
+HISTORY_LENGTHS = (0, 1, 2, 5, 10, 20)
+
+
+def made_up_events(
+    labels: Sequence[str], places: Sequence[str], count: int, rng: np.random.Generator
+) -> list[BehaviorEvent]:
+    """So many events within a week, oldest first."""
+    start = datetime(2024, 1, 1)
+    hours = np.sort(rng.integers(0, 7 * 24, count))
+    return [
+        BehaviorEvent(
+            places[int(rng.integers(len(places)))],
+            start + timedelta(hours=int(hour)),
+            labels[int(rng.integers(len(labels)))],
+        )
+        for hour in hours
+    ]
+
+
+def questions(
+    candidates: CandidateSet, layout: PromptLayout, places: Sequence[str], count: int, seed: int = 0
+) -> list[tuple[tuple[BehaviorEvent, ...], datetime, str]]:
+    """(history, time, place) of so many questions with short and long histories."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(count):
+        length = min(HISTORY_LENGTHS[i % len(HISTORY_LENGTHS)], layout.history_length)
+        *history, asked = made_up_events(candidates.labels, places, length + 1, rng)
+        made.append((tuple(history), asked.time, asked.place))
+    return made

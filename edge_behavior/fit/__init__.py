@@ -1,0 +1,1 @@
+"""What is fitted on held-out users: calibration, and how model and habits are mixed."""

@@ -1,0 +1,275 @@
+"""Batched exact scoring with a Transformers model: pool scores, evaluation and the parity oracle.
+
+One forward pass per batch evaluates every prompt and its whole label trie. The static part of the prompt is
+evaluated once and its keys and values are shared; trie nodes attend to the prompt and to their own ancestors only.
+The output layer runs on a few rows at a time, so that no memory grows with vocabulary times positions, and the keys and
+values of a batch live for one layer. Imports torch, so nothing else in the runtime imports this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.cache_utils import Cache, DynamicLayer
+
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.scoring import TOKENS_PER_PASS, exact_log_probs
+from edge_behavior.core.trie import LabelTrie
+from edge_behavior.errors import EdgebError
+
+# Flash kernels take no mask of their own.
+_TAKE_TREE_MASKS = ("sdpa", "eager")
+# Rows of logits, each as wide as the vocabulary, that exist at one time.
+TILE_ROWS = 256
+
+
+@dataclass(frozen=True)
+class PromptScores:
+    """Scores of n prompts over B candidates.
+
+    Attributes:
+        log_probs: [n, B] exact log-probability of each candidate (full vocabulary, not renormalized).
+        embeddings: [n, H] last hidden state at the end of each prompt, the E(x) of Algorithm 1.
+    """
+
+    log_probs: NDArray[np.float64]
+    embeddings: NDArray[np.float32]
+
+
+class TorchScorer:
+    """Scores prompts that share one encoder's static part and label trie.
+
+    Args:
+        model: A causal LM (a PEFT model is fine). While it scores, its attention is one that takes a 4D mask.
+        encoder: Supplies the static ids and the trie.
+        max_tokens: Bound on prompt plus trie tokens per forward pass; batches are cut to fit. A pass has at least one
+            prompt.
+    """
+
+    def __init__(self, model: Any, encoder: PromptEncoder, max_tokens: int = TOKENS_PER_PASS) -> None:
+        self._model, self._encoder, self._max_tokens = model, encoder, max_tokens
+        self._device = next(model.parameters()).device
+        self._head = TiledHead(model.get_output_embeddings(), encoder.trie, self._device)
+        self._nodes = encoder.trie.evaluated
+        self._reach = torch.from_numpy(_reach(encoder.trie)).to(self._device)
+
+    def score(self, prompts: Sequence[Sequence[int]]) -> PromptScores:
+        """Score prompts given as full token ids (`PromptEncoder.prompt_ids`), in any order and of any lengths.
+
+        Raises:
+            EdgebError: the model scales or caps its logits behind the output layer.
+        """
+        static = len(self._encoder.static_ids)
+        bodies = [list(p[static:]) for p in prompts]
+        order = sorted(range(len(bodies)), key=lambda i: len(bodies[i]))
+        log_probs = np.empty((len(bodies), self._encoder.trie.n_candidates))
+        embeddings: dict[int, NDArray[np.float32]] = {}
+        was_training, attention = self._model.training, self._model.config._attn_implementation
+        self._model.eval()
+        if attention not in _TAKE_TREE_MASKS:
+            self._model.set_attn_implementation("sdpa")
+        try:
+            with torch.no_grad():
+                prefix = self._prefix()
+                for batch in self._batches(order, bodies):
+                    scores, hidden = self._forward([bodies[i] for i in batch], prefix)
+                    log_probs[batch] = scores
+                    embeddings.update(zip(batch, hidden, strict=True))
+        finally:
+            self._model.train(was_training)
+            if attention not in _TAKE_TREE_MASKS:
+                self._model.set_attn_implementation(attention)
+        width = next(iter(embeddings.values())).shape[0] if embeddings else 0
+        stacked = np.stack([embeddings[i] for i in range(len(bodies))]) if bodies else np.empty((0, width), np.float32)
+        return PromptScores(log_probs, stacked)
+
+    def _batches(self, order: list[int], bodies: list[list[int]]) -> list[list[int]]:
+        batches: list[list[int]] = []
+        for i in order:
+            cost = len(bodies[i]) + len(self._nodes)
+            if batches and (len(batches[-1]) + 1) * cost <= self._max_tokens:
+                batches[-1].append(i)
+            else:
+                batches.append([i])
+        return batches
+
+    def _prefix(self) -> Cache:
+        ids = torch.tensor([self._encoder.static_ids], device=self._device)
+        made: list[torch.Tensor] = []
+        watch = self._model.get_output_embeddings().register_forward_hook(lambda *call: made.append(call[-1]))
+        try:
+            output = self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        finally:
+            watch.remove()
+        if not made or not torch.allclose(made[-1].float(), output.logits.float(), equal_nan=True):
+            raise EdgebError(
+                f"a backbone of type {self._model.config.model_type} changes its logits behind the output layer",
+                "take one that does not scale or cap them, such as Qwen2 or Llama",
+            )
+        return shared_cache(output.past_key_values)
+
+    def _forward(self, bodies: list[list[int]], prefix: Cache) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        trie, device = self._encoder.trie, self._device
+        n, length, nodes = len(bodies), max(len(b) for b in bodies), len(self._nodes)
+        static = len(self._encoder.static_ids)
+        ids = torch.zeros((n, length + nodes), dtype=torch.long)
+        real = torch.zeros((n, length), dtype=torch.bool)
+        for row, body in enumerate(bodies):
+            ids[row, length - len(body) : length] = torch.tensor(body)
+            real[row, length - len(body) :] = True
+        ids[:, length:] = torch.from_numpy(trie.tokens[self._nodes].astype(np.int64))
+        ids, real = ids.to(device), real.to(device)
+        # Position of each body token counts from its prompt's first real one; padding sits at the first position.
+        in_body = (real.cumsum(1) - 1).clamp(min=0)
+        depths = torch.from_numpy(trie.depths[self._nodes].astype(np.int64)).to(device)
+        positions = static + torch.cat([in_body, in_body[:, -1:] + depths], 1)
+        mask = self._mask(real, static, nodes)
+        keep = torch.arange(length - 1, length + nodes, device=device)
+        with self._head:
+            self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=prefix,
+                use_cache=True,
+                logits_to_keep=keep,
+            )
+        found = self._head.found()
+        token_logits = np.zeros((n, len(trie)))
+        token_logits[:, self._head.nodes] = found.token_logits.double().cpu().numpy()
+        logsumexp = found.logsumexp.double().cpu().numpy()
+        return exact_log_probs(trie, token_logits, logsumexp), found.first_states.float().cpu().numpy()
+
+    def _mask(self, real: torch.Tensor, static: int, nodes: int) -> torch.Tensor:
+        """[n, 1, body + nodes, static + body + nodes], true where a query may look."""
+        n, length = real.shape
+        size = length + nodes
+        mask = torch.zeros((n, 1, size, static + size), dtype=torch.bool, device=real.device)
+        mask[..., :static] = True
+        causal = torch.ones((length, length), dtype=torch.bool, device=real.device).tril()
+        mask[:, 0, :length, static : static + length] = causal & real[:, None, :]
+        mask[:, 0, length:, static : static + length] = real[:, None, :]
+        mask[:, 0, length:, static + length :] = self._reach
+        return mask
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """What scoring needs of the logits of n prompts at E positions each.
+
+    Attributes:
+        token_logits: [n, nodes - 1] logit of every trie node but the root after its parent, in the order of
+            `TiledHead.nodes`.
+        logsumexp: [n, E] over the vocabulary, at every inner node.
+        first_states: [n, H] what the output layer saw at the first position, the end of the prompt.
+    """
+
+    token_logits: torch.Tensor
+    logsumexp: torch.Tensor
+    first_states: torch.Tensor
+
+
+class TiledHead:
+    """A model's output layer that returns no logits: it makes them a tile of rows at a time and keeps what is asked.
+
+    While it is entered, calls of the layer come here. The layer is called by its model as ever, so that hooks which
+    move, gather or cast weights (PEFT, accelerate, FSDP) see nothing unusual; only its `forward` is another.
+
+    Args:
+        head: The output layer, `model.get_output_embeddings()`.
+        trie: Says which tokens are asked at which row.
+        device: The layer's.
+
+    Attributes:
+        nodes: [nodes - 1] trie node of each of `HeadScores.token_logits`.
+    """
+
+    def __init__(self, head: Any, trie: LabelTrie, device: torch.device) -> None:
+        row_of_node = np.searchsorted(trie.inner, trie.parents[1:])
+        order = np.argsort(row_of_node, kind="stable")
+        self.nodes = 1 + order
+        self._head, self._own = head, None
+        self._found: HeadScores | None = None
+        self._rows = torch.from_numpy(row_of_node[order].astype(np.int64)).to(device)
+        self._tokens = torch.from_numpy(trie.tokens[self.nodes].astype(np.int64)).to(device)
+        # Of each row, and one more: how many tokens are asked at the rows before.
+        self._before = np.searchsorted(row_of_node[order], np.arange(len(trie.inner) + 1)).tolist()
+
+    def __enter__(self) -> TiledHead:
+        self._own = self._head.__dict__.get("forward")
+        self._forward = self._head.forward
+        self._head.forward = self._score
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._own is None:
+            del self._head.forward
+        else:
+            self._head.forward = self._own
+
+    def found(self) -> HeadScores:
+        """Of the last forward pass; they are held here no longer."""
+        found, self._found = self._found, None
+        assert found is not None, "no forward pass was made"
+        return found
+
+    def _score(self, states: torch.Tensor) -> torch.Tensor:
+        """Score hidden states [n, E, H]; the logits that are returned are empty."""
+        n, kept = states.shape[:2]
+        flat = states.reshape(n * kept, -1)
+        rows = (torch.arange(n, device=self._rows.device)[:, None] * kept + self._rows).reshape(-1)
+        tokens = self._tokens.repeat(n)
+        logsumexp = torch.empty(n * kept, device=states.device)
+        token_logits = torch.empty(len(tokens), device=states.device)
+        for start in range(0, len(flat), TILE_ROWS):
+            stop = min(start + TILE_ROWS, len(flat))
+            logits = self._forward(flat[start:stop]).float()
+            asked = slice(self._asked_before(start), self._asked_before(stop))
+            token_logits[asked] = logits[rows[asked] - start, tokens[asked]]
+            logsumexp[start:stop] = torch.logsumexp(logits, -1)
+        self._found = HeadScores(token_logits.view(n, -1), logsumexp.view(n, kept), states[:, 0])
+        return states[..., :0]
+
+    def _asked_before(self, row: int) -> int:
+        """How many tokens are asked at the rows of all prompts before `row`."""
+        prompt, at = divmod(row, len(self._before) - 1)
+        return int(prompt * len(self._tokens) + self._before[at])
+
+
+class _SharedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """One layer's keys and values of a prefix. They are joined to those of a batch, and nothing is kept of these."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._prefix = (layer.keys, layer.values)
+        self.keys, self.values, self.is_initialized = layer.keys, layer.values, True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [n, heads, prefix + own, width] that a layer attends to."""
+        n = len(key_states)
+        keys, values = (t.expand(n, -1, -1, -1) for t in self._prefix)
+        return torch.cat([keys, key_states], -2), torch.cat([values, value_states], -2)
+
+
+def shared_cache(prefix: Any) -> Cache:
+    """A cache of one sequence for any number of batches of any size, each of which leaves it as it was."""
+    return Cache(layers=[_SharedLayer(layer) for layer in prefix.layers])
+
+
+def _reach(trie: LabelTrie) -> NDArray[np.bool_]:
+    """[E, E] over `trie.evaluated`: which evaluated nodes are a node's ancestors or itself."""
+    slot = {int(node): i for i, node in enumerate(trie.evaluated)}
+    reach = np.zeros((len(slot), len(slot)), dtype=np.bool_)
+    for node, i in slot.items():
+        parent = int(trie.parents[node])
+        if parent:
+            reach[i] = reach[slot[parent]]
+        reach[i, i] = True
+    return reach

@@ -1,0 +1,184 @@
+"""Records of JSON: an object per line, or one array of objects. Knows what text a value is.
+
+A field of an object inside the object is named by both: `data.app`. Numbers are text as they are written, whole ones
+without a fraction: 7, 7.0 and "7" are the same label. null is an empty field. true, false, objects and arrays are no
+text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge_behavior.errors import EdgebError
+from edge_behavior.records.text_files import TextFile
+
+_SPACE = " \t\r\n"
+_PER_LINE = "write one JSON object per line, or one array of objects"
+_EXACT = 2**53
+
+
+@dataclass(frozen=True)
+class JsonFile:
+    """A file of JSON objects.
+
+    Attributes:
+        names: Fields of the first object, and behind them those of objects inside it, like `data.app`.
+        nested: Which of the names are such.
+        array: Whether the objects are the elements of one array, rather than a line each.
+    """
+
+    text: TextFile
+    names: tuple[str, ...]
+    nested: frozenset[str]
+    array: bool
+
+    def way(self, name: str) -> tuple[str, ...]:
+        """The keys that lead to a field."""
+        return tuple(name.split(".")) if name in self.nested else (name,)
+
+    @property
+    def optional(self) -> bool:
+        """Whether a later record may have a field that `names` lacks."""
+        return True
+
+    def records(self, wanted: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+        """Each object's line and the text of its `wanted` fields; a missing field is empty.
+
+        Raises:
+            EdgebError: naming the line that is no JSON object, or the field that holds no text.
+        """
+        for line, found in _objects(self.text, self.array):
+            where = f"{self.text.path}:{line}"
+            yield line, [_text(_at(found, self.way(name)), name, where) for name in wanted]
+
+
+def open_json(text: TextFile, first: str) -> JsonFile:
+    """Look at a file whose first character other than space is `first`: "{" or "[".
+
+    Raises:
+        EdgebError: its beginning is not JSON, or it holds no object.
+    """
+    array = first == "["
+    found = next(_objects(text, array), None)
+    if found is None:
+        raise EdgebError(f"{text.path} holds an empty list", "pass a log with one object per event")
+    top = tuple(found[1])
+    nested = tuple(name for name in _nested(found[1]) if name not in top)
+    return JsonFile(text, top + nested, frozenset(nested), array)
+
+
+def _nested(found: dict[str, Any], before: str = "") -> Iterator[str]:
+    for key, value in found.items():
+        if before:
+            yield before + key
+        # A key with a dot of its own would have two readings.
+        if isinstance(value, dict) and "." not in key:
+            yield from _nested(value, f"{before}{key}.")
+
+
+def _at(found: dict[str, Any], way: tuple[str, ...]) -> Any:
+    value: Any = found
+    for key in way:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _objects(text: TextFile, array: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    pairs = _array(text) if array else _lines(text)
+    for line, value in pairs:
+        if not isinstance(value, dict):
+            raise EdgebError(f"{text.path}:{line}: not a JSON object", _PER_LINE)
+        yield line, value
+
+
+def _lines(text: TextFile) -> Iterator[tuple[int, Any]]:
+    with text.open() as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    value = _DECODER.decode(line.strip())
+                except (ValueError, RecursionError) as error:
+                    hint = "write every object on one line" if line.strip() in ("{", "{}") else _PER_LINE
+                    raise _not_json(text, number, error, hint) from None
+                yield number, value
+
+
+def _array(text: TextFile) -> Iterator[tuple[int, Any]]:
+    """Elements one by one: as Python objects, a long array would take many times its text's memory."""
+    with text.open() as file:
+        content = file.read()
+    line, counted = 1, 0
+
+    def line_of(at: int) -> int:
+        nonlocal line, counted
+        line += content.count("\n", counted, at)
+        counted = at
+        return line
+
+    at = _skip(content, 0) + 1  # behind the bracket
+    at = _skip(content, at)
+    if content[at : at + 1] != "]":
+        while True:
+            start = line_of(at)
+            try:
+                value, at = _DECODER.raw_decode(content, at)
+            except (ValueError, RecursionError) as error:
+                position = getattr(error, "pos", at)
+                raise _not_json(text, start + content.count("\n", counted, position), error, _PER_LINE) from None
+            yield start, value
+            at = _skip(content, at)
+            mark = content[at : at + 1]
+            if mark == "]":
+                break
+            if mark != ",":
+                raise EdgebError(f"{text.path}:{line_of(at)}: not JSON (the list does not end here)", _PER_LINE)
+            at = _skip(content, at + 1)
+    end = _skip(content, at + 1)
+    if end < len(content):
+        raise EdgebError(f"{text.path}:{line_of(end)}: not JSON (something follows the list)", _PER_LINE)
+
+
+def _skip(content: str, at: int) -> int:
+    while at < len(content) and content[at] in _SPACE:
+        at += 1
+    return at
+
+
+def _not_json(text: TextFile, line: int, error: Exception, hint: str) -> EdgebError:
+    reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+    return EdgebError(f"{text.path}:{line}: not JSON ({reason})", hint)
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            raise EdgebError(f"{where}: field '{name}' holds half a character", "the log was cut between two bytes")
+        return value
+    kind = {bool: str(value).lower(), dict: "an object", list: "a list"}[type(value)]
+    inside = [key for key, held in value.items() if isinstance(held, str)] if isinstance(value, dict) else []
+    hint = f"name a field inside it, like {name}.{inside[0]}" if inside else "pass a field of text or numbers"
+    raise EdgebError(f"{where}: field '{name}' holds {kind}, not text", hint)
+
+
+def _fraction(written: str) -> str:
+    value = float(written)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{written[:20]} is too large")
+    return str(int(value)) if value.is_integer() and abs(value) < _EXACT else repr(value)
+
+
+def _whole(written: str) -> str:
+    return "0" if written == "-0" else written
+
+
+def _refused(written: str) -> None:
+    raise ValueError(f"{written} is no JSON value")
+
+
+# Numbers become text at once: a long integer stays as it is written.
+_DECODER = json.JSONDecoder(parse_int=_whole, parse_float=_fraction, parse_constant=_refused)

@@ -1,0 +1,1 @@
+"""One engine each, behind one interface (`base`): llama.cpp, onnxruntime-genai, PyTorch."""

@@ -1,0 +1,260 @@
+"""The reference backend: a Transformers model behind the same `Predictor` as llama.cpp.
+
+Made to be compared with, not to be fast: it says what the weights say, in their own precision, on CPU or GPU. One
+label trie is evaluated as a tree: nodes attend to the prompt and to their own ancestors. Imports torch, so nothing else
+in the runtime imports this module; knows nothing of run folders and adapters (a PEFT model is fine).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import DynamicCache
+
+from edge_behavior.core.trie import LabelTrie
+from edge_behavior.errors import EdgebError
+from edge_behavior.hf.tokenizers import plain_encoder
+from edge_behavior.runtime.backends.base import Row, reusable
+from edge_behavior.runtime.backends.lifetime import Lifetime
+from edge_behavior.util.cpus import usable_threads
+
+# Bound on the logits (rows times vocabulary) of one forward pass.
+_MAX_LOGITS = 1 << 26
+# And on its trie nodes, for the sake of the attention matrix.
+_MAX_NODES = 512
+_HASHED_VALUES = 1024
+
+
+class TorchBackend:
+    """A causal language model in memory; see `Backend` for its methods.
+
+    Args:
+        model: A Transformers or PEFT model with an attention that takes a mask (sdpa, eager). It is put into
+            evaluation mode and stays on its device.
+        tokenizer: Its fast tokenizer.
+        capacity: Positions of prompt and longest label; None takes what the model was built for.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, capacity: int | None = None) -> None:
+        self._lifetime = Lifetime(self)
+        limit_threads()
+        self._model: Any = model.eval()
+        self._device = next(model.parameters()).device
+        self._encode = plain_encoder(tokenizer)
+        self._capacity = capacity or int(model.config.max_position_embeddings)
+        self._n_vocab = int(model.config.vocab_size)
+        self._cache: Any = DynamicCache()
+        self._held: list[int] = []
+        # Trie nodes in the cache behind the prompt, in this order, and the logits after each.
+        self._trie: LabelTrie | None = None
+        self._slots: dict[int, int] = {}
+        self._rows: dict[int, Row] = {}
+        # Whether the cache is what these say: not while it is changed, nor after a change that failed half-way.
+        self._known = True
+        self._seconds = 0.0
+
+    @property
+    def n_vocab(self) -> int:
+        """Width of a logit row."""
+        self._lifetime.check()
+        return self._n_vocab
+
+    @property
+    def capacity(self) -> int:
+        """Positions that the model was built for, or fewer."""
+        self._lifetime.check()
+        return self._capacity
+
+    @property
+    def held(self) -> list[int]:
+        """Ids of the prompt in the cache."""
+        self._lifetime.check()
+        return self._held if self._known else []
+
+    @property
+    def fingerprint(self) -> str:
+        """Versions, precision and device."""
+        self._lifetime.check()
+        versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+        return f"{versions}, {self._model.dtype} on {self._device.type}"
+
+    @property
+    def decode_seconds(self) -> float:
+        """Wall time inside the model."""
+        self._lifetime.check()
+        return self._seconds
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text; see `Backend`."""
+        self._lifetime.check()
+        return self._encode(text)
+
+    def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
+        """Hold `ids`; see `Backend`. The hint is not taken: nodes are evaluated when `branch` asks for them."""
+        common = reusable(self.held, ids, self._capacity)
+        new = list(ids[common:])
+        with self._changing():
+            self._slots, self._rows = {}, {}
+            self._keep(common)
+            rows = self._forward(new, list(range(common, len(ids))), None, 1)
+            self._held = list(ids)
+        return rows[0], len(new)
+
+    def branch(self, trie: LabelTrie, nodes: Sequence[int]) -> tuple[Sequence[Row], int]:
+        """Look along the trie; see `Backend`."""
+        self._lifetime.check()
+        self._restore_order()
+        if trie is not self._trie:
+            self._release()
+            self._trie = trie
+        # Breadth-first numbers: a parent comes before its children.
+        new = sorted({step for node in nodes for step in trie.ancestors(node)} - self._slots.keys())
+        end, deepest = len(self._held), max((int(trie.depths[node]) for node in new), default=0)
+        # Only positions are scarce: the cache grows as it must.
+        if end + deepest > self._capacity:
+            raise EdgebError(
+                f"the prompt has {end} tokens and a label {deepest}, the context holds {self._capacity}",
+                "shorten the place names or the history",
+            )
+        step = min(_MAX_NODES, max(1, _MAX_LOGITS // self._n_vocab))
+        for start in range(0, len(new), step):
+            with self._changing():
+                self._evaluate(trie, new[start : start + step])
+        return [self._rows[node] for node in nodes], len(new)
+
+    def at_hand(self, trie: LabelTrie) -> Collection[int]:
+        """Nodes evaluated since the prompt changed; see `Backend`."""
+        self._lifetime.check()
+        return self._rows.keys() if trie is self._trie and self._known else ()
+
+    def save_state(self) -> bytes:
+        """The cache of the held prompt, in safetensors' format; see `Backend`."""
+        self._lifetime.check()
+        self._release()
+        tensors = {}
+        for i, layer in enumerate(self._cache.layers):
+            tensors[f"{i}.keys"] = layer.keys.cpu().contiguous()
+            tensors[f"{i}.values"] = layer.values.cpu().contiguous()
+        return safetensors.torch.save(tensors)
+
+    def load_state(self, ids: Sequence[int], state: bytes) -> bool:
+        """Hold `ids` from saved bytes; see `Backend`."""
+        self._lifetime.check()
+        self._clear()
+        try:
+            tensors = safetensors.torch.load(state)
+        except SafetensorError:
+            return False
+        config = self._model.config
+        heads = int(config.num_key_value_heads)
+        width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        names = [f"{i}.{part}" for i in range(int(config.num_hidden_layers)) for part in ("keys", "values")]
+        shape, dtype = (1, heads, len(ids), width), self._model.dtype
+        if set(tensors) != set(names) or any(t.shape != shape or t.dtype != dtype for t in tensors.values()):
+            return False
+        with self._changing():
+            for i in range(int(config.num_hidden_layers)):
+                self._cache.update(tensors[f"{i}.keys"].to(self._device), tensors[f"{i}.values"].to(self._device), i)
+            self._held = list(ids)
+        return True
+
+    def close(self) -> None:
+        """Let go of model and cache."""
+        self._lifetime.close()
+        self._clear()
+        self._model = None
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Around what changes the cache: where it does not end well, the next change begins with an empty cache."""
+        self._restore_order()
+        self._known = False
+        yield
+        self._known = True
+
+    def _restore_order(self) -> None:
+        """Empty the cache if a change of it failed half-way."""
+        if not self._known:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._known = False
+        self._cache, self._held, self._slots, self._rows = DynamicCache(), [], {}, {}
+        self._known = True
+
+    def _evaluate(self, trie: LabelTrie, nodes: list[int]) -> None:
+        """Append nodes, whose parents come before them, to the cache."""
+        end, known = len(self._held), len(self._slots)
+        reach = torch.zeros((1, 1, len(nodes), end + known + len(nodes)), dtype=torch.bool)
+        reach[..., :end] = True
+        for row, node in enumerate(nodes):
+            self._slots[node] = known + row
+            for step in trie.ancestors(node):
+                reach[0, 0, row, end + self._slots[step]] = True
+        tokens = [int(trie.tokens[node]) for node in nodes]
+        positions = [end + int(trie.depths[node]) - 1 for node in nodes]
+        rows = self._forward(tokens, positions, reach.to(self._device), len(nodes))
+        self._rows.update(zip(nodes, rows, strict=True))
+
+    def _forward(self, ids: list[int], positions: list[int], mask: torch.Tensor | None, rows: int) -> Row:
+        """Append tokens to the cache; logits [rows, V] after the last of them."""
+        started = perf_counter()
+        with torch.inference_mode():
+            output = self._model(
+                input_ids=torch.tensor([ids], device=self._device),
+                position_ids=torch.tensor([positions], device=self._device),
+                attention_mask=mask,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=rows,
+            )
+            found: Row = output.logits[0].float().cpu().numpy()
+        self._seconds += perf_counter() - started
+        return found
+
+    def _release(self) -> None:
+        """Forget every evaluated trie node."""
+        with self._changing():
+            self._slots, self._rows = {}, {}
+            self._keep(len(self._held))
+
+    def _keep(self, count: int) -> None:
+        """Cut the cache down to its first `count` tokens."""
+        self._held = self._held[:count]
+        if count == 0:
+            self._cache = DynamicCache()
+            return
+        for layer in self._cache.layers:
+            layer.keys, layer.values = layer.keys[..., :count, :], layer.values[..., :count, :]
+
+
+def limit_threads(asked: int | None = None) -> None:
+    """Give torch the threads asked for, else its own choice as far as this process may use so many.
+
+    Raises:
+        EdgebError: see `usable_threads`.
+    """
+    own = torch.get_num_threads()
+    usable = usable_threads(asked, own)
+    if asked is not None or usable < own:
+        torch.set_num_threads(usable)
+
+
+def weights_hash(model: Any) -> str:
+    """Tells models apart for sessions and snapshots. Of large tensors a sample is hashed; training changes that too."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, len(flat) // _HASHED_VALUES)].float().cpu().numpy()
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(np.ascontiguousarray(sample, dtype="<f4").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,50 @@
+"""A `Predictor` over a Transformers model in memory, with a manifest made on the spot. Imports torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge_behavior import __version__
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.hf.tokenizers import special_ids
+from edge_behavior.runtime.backends.torch import TorchBackend, weights_hash
+from edge_behavior.runtime.predictor import Predictor
+
+
+def torch_predictor(
+    model: Any,
+    tokenizer: Any,
+    candidates: CandidateSet,
+    layout: PromptLayout,
+    habits: dict[str, Any] | None = None,
+) -> Predictor:
+    """A `Predictor` over a model in memory, its manifest made up from what is given.
+
+    Args:
+        model: A Transformers or PEFT model.
+        tokenizer: Its fast tokenizer.
+        candidates: The labels to predict.
+        layout: The layout that the model was trained with.
+        habits: As in a bundle's manifest; None for the model alone.
+
+    Raises:
+        EdgebError: a tokenizer without an end-of-sequence token or that cannot tell two labels apart.
+    """
+    bos_id, eos_id = special_ids(tokenizer)
+    backend = TorchBackend(model, tokenizer)
+    manifest = Manifest(
+        created_with=f"edgeb {__version__}",
+        candidates=candidates,
+        layout=layout,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        architecture=str(model.config.model_type),
+        quantization=str(model.dtype).removeprefix("torch."),
+        context_length=backend.capacity,
+        base_model={"name": str(model.config.name_or_path), "license": None, "weights_sha256": None},
+        habits=habits,
+        tensors_sha256=weights_hash(model),
+    )
+    return Predictor(manifest, backend)

@@ -1,0 +1,244 @@
+"""What is varied: the paper's ablations (Table 4, Figure 5) and sweeps, as changes to a base recipe.
+
+Recipes in, recipes out; trains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.train.recipe import Recipe, parse_recipe
+from edge_behavior.util.files import expand_home
+
+FULL = "full"
+AUXILIARY = "aux_data"
+DEFAULT_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe to try: `changes` maps `section.field` to its value; `value` is the swept number, if it is one."""
+
+    name: str
+    title: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants that are read together, beside the recipe as it is."""
+
+    name: str
+    title: str
+    note: str
+    variants: tuple[Variant, ...]
+
+    @property
+    def swept(self) -> bool:
+        """Whether the variants are values of one number."""
+        return all(variant.value is not None for variant in self.variants)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training run of a plan; `name` is its folder."""
+
+    name: str
+    seed: int
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Studies and the runs they need.
+
+    Attributes:
+        studies: What was asked for.
+        seeds: Seeds of every variant.
+        runs: Each needed run once, all of the first seed before the next.
+        run_of: Folder name of the run of (variant name, seed). Variants that come to the same recipe share runs.
+    """
+
+    studies: tuple[Study, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[PlannedRun, ...]
+    run_of: Mapping[tuple[str, int], str]
+
+
+def all_studies(auxiliary: Mapping[str, str] | None = None) -> tuple[Study, ...]:
+    """Every study there is.
+
+    Args:
+        auxiliary: Conversation files of the study of auxiliary data, by name; without one there is no such study.
+    """
+    studies = (
+        Study(
+            "components",
+            "Without one component (Table 4)",
+            "Each row takes one thing out of the recipe. Without A-Tuning, stage 2 starts from a fresh adapter.",
+            (
+                Variant("without_aux", "w/o auxiliary task", {"a_tuning.aux_ratio": 0.0}),
+                Variant("without_dds", "w/o DDS (uniform)", {"b_tuning.selection": "uniform"}),
+                Variant("without_kmeans", "w/o k-means (hardest)", {"b_tuning.selection": "difficulty"}),
+                Variant("without_dpo", "w/o DPO (SFT)", {"b_tuning.method": "sft"}),
+                Variant("without_a_tuning", "w/o A-Tuning", {"a_tuning.method": "none"}),
+            ),
+        ),
+        Study(
+            "targets",
+            "What stage 1 learns (Figure 5)",
+            "Tail first is medium and tail behaviors, as in the paper: the tail alone is too rare.",
+            (
+                Variant("targets_anchors", "anchors only", {"a_tuning.targets": "anchors"}),
+                Variant("targets_all", "all behaviors", {"a_tuning.targets": "all"}),
+                Variant("targets_tail_first", "tail first", {"a_tuning.targets": "medium_and_tail"}),
+            ),
+        ),
+        _sweep(
+            "aux_ratio",
+            "Auxiliary ratio ε",
+            "Conversations per anchor training sequence.",
+            "a_tuning.aux_ratio",
+            (0.0, 0.025, 0.05, 0.1, 0.2),
+        ),
+        _sweep(
+            "anchor_threshold",
+            "Anchor threshold",
+            "Share of events above which a behavior is an anchor. Groups in the tables stay those of the base recipe.",
+            "a_tuning.anchor_threshold",
+            (0.005, 0.01, 0.02),
+        ),
+        _sweep(
+            "samples_per_behavior",
+            "Samples per behavior F",
+            "Preference pairs selected for each behavior.",
+            "b_tuning.samples_per_behavior",
+            (5, 10, 20, 40),
+        ),
+        _sweep(
+            "difficulty_weight",
+            "Difficulty weight λ",
+            "1 is the probability term alone, 0 the confusion term alone.",
+            "b_tuning.difficulty_weight",
+            (0.0, 0.25, 0.5, 0.75, 1.0),
+        ),
+        _choice(
+            "confusion",
+            "Confusion rule",
+            "Sign of the confusion term in Eq. 3.",
+            "b_tuning.confusion",
+            {"intended": "intended", "as-printed": "as printed"},
+        ),
+        _choice(
+            "method",
+            "Stage 2 method",
+            "none keeps the stage 1 model.",
+            "b_tuning.method",
+            {"dpo": "DPO", "sft": "SFT", "none": "none"},
+        ),
+        Study(
+            "layout",
+            "Prompt layout",
+            "A stand-in backbone is pretrained anew for each layout.",
+            (
+                Variant("layout_stream", "stream", {"layout.name": "stream"}),
+                Variant("layout_prefix", "prefix", {"layout.name": "prefix"}),
+                # This layout always names its candidates.
+                Variant("layout_instruct", "instruct", {"layout.name": "instruct", "layout.list_candidates": True}),
+            ),
+        ),
+    )
+    if not auxiliary:
+        return studies
+    note = "Conversations of stage 1 from these files. Only those no longer than the longest row are used."
+    variants = tuple(Variant(f"aux_{name}", name, {"a_tuning.aux_path": path}) for name, path in auxiliary.items())
+    return (*studies, Study(AUXILIARY, "Auxiliary data (Table 7)", note, variants))
+
+
+def auxiliary_files(texts: Sequence[str]) -> dict[str, str]:
+    """`NAME=FILE` or `FILE` (named by its stem) as {name: file}.
+
+    Raises:
+        EdgebError: two files of one name.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals:
+            name, path = Path(text).name.split(".")[0], text
+        if not name or not path or name in found:
+            raise EdgebError(f"--aux {text}: no name, or one that is taken", "write --aux NAME=FILE")
+        found[name] = str(expand_home(path))
+    return found
+
+
+def chosen(studies: Sequence[Study], only: Sequence[str]) -> tuple[Study, ...]:
+    """The studies named by `only`; all of them where it is empty.
+
+    Raises:
+        EdgebError: an unknown name.
+    """
+    names = [study.name for study in studies]
+    for name in only:
+        if name == AUXILIARY and name not in names:
+            raise EdgebError(f"study '{name}' has no data", "give conversation files with --aux NAME=FILE")
+        if name not in names:
+            raise EdgebError(f"no study named '{name}'", nearest(name, names))
+    return tuple(study for study in studies if not only or study.name in only)
+
+
+def varied(base: Recipe, variant: Variant, seed: int) -> Recipe:
+    """The base recipe with a variant's changes and a seed.
+
+    Raises:
+        EdgebError: the changes do not fit the recipe.
+    """
+    fields = base.model_dump()
+    fields.update(seed=seed, name=base.name if variant.name == FULL else f"{base.name}-{variant.name}")
+    for key, value in variant.changes.items():
+        section, _, leaf = key.rpartition(".")
+        fields[section] = {**fields[section], leaf: value}
+    return parse_recipe(fields, f"variant {variant.name}")
+
+
+def make_plan(base: Recipe, studies: Sequence[Study], wanted: Sequence[Study], seeds: Sequence[int]) -> Plan:
+    """The runs of `wanted`, the recipe as it is among them.
+
+    Args:
+        base: What is varied.
+        studies: All studies: a run is named by the first variant of these that needs it, so that its folder does
+            not depend on what was asked for.
+        wanted: Some of `studies`.
+        seeds: Seeds of every variant.
+    """
+    full = Variant(FULL, "full recipe")
+    needed = {FULL, *(variant.name for study in wanted for variant in study.variants)}
+    runs: dict[str, PlannedRun] = {}
+    run_of: dict[tuple[str, int], str] = {}
+    for seed in seeds:
+        name_of: dict[str, str] = {}
+        for variant in (full, *(variant for study in studies for variant in study.variants)):
+            recipe = varied(base, variant, seed)
+            identity = recipe.model_copy(update={"name": ""}).model_dump_json()
+            name = name_of.setdefault(identity, f"{variant.name}-seed{seed}")
+            if variant.name in needed:
+                run_of[variant.name, seed] = name
+                first = name.rpartition("-seed")[0]
+                named = recipe.model_copy(update={"name": base.name if first == FULL else f"{base.name}-{first}"})
+                runs.setdefault(name, PlannedRun(name, seed, named))
+    return Plan(tuple(wanted), tuple(seeds), tuple(runs.values()), run_of)
+
+
+def _sweep(name: str, title: str, note: str, key: str, values: Sequence[float]) -> Study:
+    variants = tuple(Variant(f"{name}_{value:g}", f"{value:g}", {key: value}, float(value)) for value in values)
+    return Study(name, title, note, variants)
+
+
+def _choice(name: str, title: str, note: str, key: str, values: Mapping[str, str]) -> Study:
+    variants = tuple(Variant(f"{name}_{value}", shown, {key: value}) for value, shown in values.items())
+    return Study(name, title, note, variants)

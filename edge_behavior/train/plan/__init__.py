@@ -1,0 +1,1 @@
+"""The dry run: counts, memory and time before anything is trained."""

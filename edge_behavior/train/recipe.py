@@ -1,0 +1,245 @@
+"""Typed training recipes: every number of the method, its check, and where the recipe files are.
+
+Precedence is flag > recipe file > default; the resolved recipe is saved with the run. Knows no trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from edge_behavior.core.candidates import ANCHOR_THRESHOLD
+from edge_behavior.core.prompts import ROLE, TASK, PromptLayout
+from edge_behavior.core.scoring import TOKENS_PER_PASS
+from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.util.fields import Section, config_folders, field_names, find_config, read_mapping
+
+
+class BackboneConfig(Section):
+    """The model that is tuned."""
+
+    path: str | None = Field(None, description="Hub name or local folder; null builds the stand-in below")
+    revision: str | None = Field(None, description="Hub revision")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Weights in memory")
+    quantize: Literal["none", "4bit"] = Field("none", description="4bit: QLoRA, the frozen weights as NF4")
+    attention: Literal["auto", "sdpa", "flash_attention_2"] = Field(
+        "auto", description="Training kernels; auto: FlashAttention where it is installed and the GPU has it"
+    )
+    export: Literal["gguf", "onnx", "none"] = Field(
+        "gguf", description="What the backbone must be fit for, asked at the start; none: the run is never exported"
+    )
+    hidden_size: int = Field(256, ge=16, description="Stand-in: width")
+    layers: int = Field(4, ge=1, description="Stand-in: depth")
+    heads: int = Field(4, ge=1, description="Stand-in: attention heads")
+    kv_heads: int = Field(2, ge=1, description="Stand-in: key/value heads")
+    intermediate_size: int = Field(768, ge=16, description="Stand-in: feed-forward width")
+    vocab_size: int = Field(2048, ge=300, description="Stand-in: tokenizer size")
+    pretrain_tokens: int = Field(4_000_000, ge=0, description="Stand-in: tokens of everyday text it is trained on")
+    pretrain_tail_contexts: bool = Field(
+        True, description="Stand-in: the text tells when, where and beside what labels below 1 % happen"
+    )
+    pretrain_learning_rate: float = Field(2e-3, gt=0, description="Stand-in: peak learning rate")
+    pretrain_batch_size: int = Field(16, ge=1, description="Stand-in: sequences per step")
+    pretrain_block: int = Field(384, ge=32, description="Stand-in: tokens per sequence")
+
+
+class LayoutConfig(Section):
+    """How events become prompts."""
+
+    name: Literal["stream", "prefix", "instruct"] = Field("stream", description="See docs/layouts.md")
+    list_candidates: bool = Field(True, description="Name the candidates in the prompt's static part")
+    history_length: int = Field(20, ge=1, description="L, past events a prediction sees")
+    task: str = Field(TASK, description="Part 1 of the prompt")
+    role: str = Field(ROLE, description="Part 2 of the prompt")
+    places: bool | None = Field(None, description="Name places in prompts; null: where the dataset has them")
+
+    def layout(self, dataset_places: bool) -> PromptLayout:
+        """The layout these fields describe, for a dataset that has places or not.
+
+        Raises:
+            EdgebError: places are asked for, and the dataset has none.
+        """
+        if self.places and not dataset_places:
+            raise EdgebError("layout.places is true, but the dataset has no places", "set layout.places=null")
+        return PromptLayout(**{**self.model_dump(), "places": dataset_places if self.places is None else self.places})
+
+
+class LoraSettings(Section):
+    """The adapter; the paper names no rank."""
+
+    rank: int = Field(8, ge=1)
+    alpha: int = Field(16, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str = Field("all-linear", description="As PEFT takes it")
+
+
+class StageConfig(Section):
+    """What both stages share: schedule, batch and stopping."""
+
+    learning_rate: float = Field(1e-4, gt=0, description="Peak of the cosine schedule")
+    min_learning_rate: float = Field(1e-6, ge=0, description="End of the cosine and start of the warm-up")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warms up")
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(8, ge=1, description="Sequences per optimizer step")
+    micro_batch_size: int | None = Field(None, ge=1, description="Sequences per forward pass; null: batch_size")
+    epochs: float = Field(8, gt=0, description="At most this many passes")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many steps; null: by epochs")
+    patience: int = Field(2, ge=1, description="Stop after this many evaluations without a better validation loss")
+    evals_per_epoch: float = Field(1, gt=0, description="Validation losses per epoch")
+    gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time")
+    padding_free: bool | None = Field(
+        None, description="SFT: sequences end to end instead of padded; null: where FlashAttention runs"
+    )
+
+
+class ATuning(StageConfig):
+    """Stage 1, §3.2: supervised tuning on anchors plus some conversation."""
+
+    method: Literal["sft", "none"] = Field("sft", description="none leaves the adapter untrained (w/o A-Tuning)")
+    targets: Literal["anchors", "all", "tail", "medium_and_tail"] = Field("anchors", description="Labels with a loss")
+    anchor_threshold: float = Field(ANCHOR_THRESHOLD, gt=0, lt=1, description="Share above which a label is an anchor")
+    max_targets: int = Field(200_000, ge=1, description="Supervised targets drawn from the training users")
+    stretch_min: int = Field(2, ge=2, description="stream: fewest events in a training sequence")
+    stretch_max: int = Field(40, ge=2, description="stream: most events in a training sequence")
+    aux_ratio: float = Field(0.05, ge=0, description="ε, conversations per anchor training sequence")
+    aux_path: str | None = Field(None, description="ShareGPT or question/answer JSONL; null: generated small talk")
+    aux_max_tokens: int | None = Field(None, ge=16, description="Longer conversations are left out; null: longest row")
+
+
+class BTuning(StageConfig):
+    """Stage 2, §3.3: balanced tuning on difficult samples."""
+
+    method: Literal["dpo", "sft", "none"] = Field("dpo", description="none keeps the stage 1 model")
+    pool_per_behavior: int | None = Field(200, ge=1, description="Samples scored per behavior; null: all")
+    samples_per_behavior: int = Field(20, ge=1, description="F")
+    difficulty_weight: float = Field(0.5, ge=0, le=1, description="λ of Eq. 3")
+    confusion: Literal["intended", "as-printed"] = Field("intended", description="Sign of the confusion term")
+    selection: Literal["weighted-kmeans++", "difficulty", "uniform"] = Field("weighted-kmeans++")
+    dpo_beta: float = Field(0.1, gt=0, description="β of Eq. 4")
+    epochs: float = Field(3, gt=0)
+    learning_rate: float = Field(5e-5, gt=0)
+
+
+class ScoringConfig(Section):
+    """How windows are scored: the pool, validation users and test users."""
+
+    tokens_per_pass: int = Field(
+        TOKENS_PER_PASS, ge=1, description="Tokens of prompts and label tries in one forward pass; fewer: less memory"
+    )
+
+
+class EvaluationConfig(Section):
+    """What the run measures on test users."""
+
+    per_user: int = Field(20, ge=0, description="Natural protocol: windows per user; 0: all")
+    per_behavior: int = Field(500, ge=1, description="Balanced protocol: windows per behavior")
+    limit: int | None = Field(None, ge=1, description="At most this many windows per protocol")
+    validation_targets: int = Field(2_000, ge=10, description="Validation targets for early stopping")
+
+
+class Recipe(Section):
+    """A whole training recipe."""
+
+    name: str = "default"
+    seed: int = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: as many as the process may use")
+    report_to: list[Literal["tensorboard", "wandb"]] = Field(
+        ["tensorboard"], description="Where the trainers log; wandb is Weights & Biases, set up by its own variables"
+    )
+    backbone: BackboneConfig = BackboneConfig()
+    layout: LayoutConfig = LayoutConfig()
+    lora: LoraSettings = LoraSettings()
+    a_tuning: ATuning = ATuning()
+    b_tuning: BTuning = BTuning()
+    scoring: ScoringConfig = ScoringConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def recipe_folders() -> list[Path]:
+    """Where named recipes are looked up: inside the wheel, else the checkout."""
+    return config_folders("train")
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted({p.stem for folder in recipe_folders() for p in folder.glob("*.yaml")})
+
+
+def find_recipe(name_or_file: str) -> Path:
+    """Path of a recipe given by name or file.
+
+    Raises:
+        EdgebError: no such recipe; the hint names the nearest.
+    """
+    return find_config("train", name_or_file, "recipe", "recipe", recipe_names())
+
+
+def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `section.key=value` overrides.
+
+    Raises:
+        EdgebError: unreadable YAML, an unknown key (with the nearest valid one) or a value of the wrong type.
+    """
+    path = find_recipe(name_or_file)
+    fields = read_mapping(path, "a recipe is a mapping of sections", "start from a shipped recipe")
+    fields.setdefault("name", path.stem)
+    for override in overrides:
+        _override(fields, override)
+    return parse_recipe(fields, str(path), {text.partition("=")[0].strip() for text in overrides})
+
+
+def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = ()) -> Recipe:
+    """Validate plain fields; errors name `source`, or `--set` for the keys in `flags`."""
+    try:
+        recipe = Recipe.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if any(flag == key or flag.startswith(f"{key}.") for flag in flags):
+            source = "--set"
+        if first["type"] == "extra_forbidden":
+            raise EdgebError(f"{source}: unknown recipe key '{key}'", _nearest_key(key)) from None
+        value = first["input"]
+        raise EdgebError(
+            f"{source}: {key} = {value!r}: {first['msg'].lower()}", "see the comments in train/configs"
+        ) from None
+    stage = recipe.a_tuning
+    if stage.stretch_min > stage.stretch_max:
+        raise EdgebError(
+            f"{source}: a_tuning.stretch_min {stage.stretch_min} is above stretch_max {stage.stretch_max}", "swap them"
+        )
+    if recipe.layout.name == "instruct" and not recipe.layout.list_candidates:
+        raise EdgebError(
+            f"{source}: the instruct layout always lists its candidates", "set layout.list_candidates=true"
+        )
+    return recipe
+
+
+def _override(fields: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise EdgebError(f"--set {text}: not of the form section.key=value", "for example --set a_tuning.epochs=2")
+    *sections, last = key.strip().split(".")
+    at = fields
+    for section in sections:
+        at = at.setdefault(section, {})
+        if not isinstance(at, dict):
+            raise EdgebError(f"--set {text}: '{section}' is not a section", _nearest_key(key))
+    try:
+        at[last] = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        raise EdgebError(f"--set {text}: '{value}' is not a YAML value", "quote it") from None
+
+
+def _nearest_key(key: str) -> str:
+    known = field_names(Recipe)
+    section, _, leaf = key.rpartition(".")
+    same_name = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
+    if same_name:
+        return f"did you mean '{same_name[0]}'?"
+    inside = [k.rsplit(".", 1)[-1] for k in known if k.startswith(f"{section}.")] if section else []
+    return nearest(leaf, inside, fallback=40) if inside else nearest(section or leaf, [*Recipe.model_fields, *known])

@@ -1,0 +1,141 @@
+"""RUN/README.md: the model card of a run, in the style of Hugging Face.
+
+Its code blocks work in the run folder with stock PEFT. States what `facts` and `tables` say; measures nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
+from edge_behavior.core.prompts import Prompt
+from edge_behavior.data.dataset import Dataset
+from edge_behavior.evaluation.tables import all_rows, markdown_text, results_markdown
+from edge_behavior.train.recipe import Recipe
+from edge_behavior.train.report.summary import (
+    b_tuning_sentence,
+    backbone_sentence,
+    changed_settings,
+    dataset_facts,
+    resolved_recipe,
+    split_sentence,
+    templates,
+    units_of,
+    verdict,
+    versions,
+)
+from edge_behavior.train.run.folder import RunFolder, read_json, write_text
+
+_LISTED = 12
+_EXAMPLE_START = datetime(2024, 5, 14, 18, 5)
+_EXAMPLE_EVENTS = 3
+
+
+def write_card(run: RunFolder, dataset: Dataset) -> None:
+    """Write RUN/README.md, replacing an earlier one.
+
+    Raises:
+        EdgebError: the run has no metrics yet, or a file of it is damaged.
+    """
+    write_text(run.path / "README.md", render_card(run, dataset))
+
+
+def render_card(run: RunFolder, dataset: Dataset) -> str:
+    """The card as Markdown with YAML front matter."""
+    metrics, recipe = read_json(run.path / "metrics.json"), resolved_recipe(run)
+    rows = all_rows(metrics)
+    standin = bool(run.state["backbone"]["standin"])
+    base = str(run.state["backbone"]["path"])
+    prompt = example_prompt(run, dataset)
+    text = templates(autoescape=False)
+    text.filters["md"] = markdown_text
+    return text.get_template("card.md.j2").render(
+        front_matter=yaml.safe_dump(_front_matter(run, recipe), sort_keys=False, allow_unicode=True),
+        title=run.path.resolve().name,
+        standin=standin,
+        backbone=backbone_sentence(run, recipe),
+        base=json.dumps(base, ensure_ascii=False),
+        revision=json.dumps(recipe.backbone.revision) if recipe.backbone.revision else None,
+        verdict=verdict(metrics),
+        kept=b_tuning_sentence(run.done("b_tuning")),
+        natural=results_markdown(rows, "natural"),
+        balanced=results_markdown(rows, "balanced"),
+        facts=dataset_facts(dataset, metrics["anchor_threshold"]),
+        labels=dataset.candidates.labels,
+        listed=_LISTED,
+        recipe=recipe,
+        fence=_fence(prompt.text),
+        shown_prompt=_shortened(prompt, dataset.candidates.labels),
+        prompt_literal=_python_literal(prompt.text),
+        history_place=json.dumps(dataset.places[0] if run.layout.places else UNKNOWN_PLACE, ensure_ascii=False),
+        place=json.dumps(dataset.places[0], ensure_ascii=False) if run.layout.places else "None",
+        places=run.layout.places,
+        split=split_sentence(dataset),
+        units=units_of(metrics),
+        end=json.dumps(run.layout.terminator) if run.layout.terminator else None,
+        versions=versions(run),
+        changed=changed_settings(run),
+    )
+
+
+def example_prompt(run: RunFolder, dataset: Dataset) -> Prompt:
+    """A prompt of made-up events over the dataset's labels and places: a card shows no user's history."""
+    labels, places = dataset.candidates.labels, dataset.places or [UNKNOWN_PLACE]
+    history = [
+        BehaviorEvent(places[i % len(places)], _EXAMPLE_START + timedelta(minutes=50 * i), labels[i % len(labels)])
+        for i in range(_EXAMPLE_EVENTS)
+    ]
+    when = _EXAMPLE_START + timedelta(minutes=50 * _EXAMPLE_EVENTS)
+    return run.layout.prompt(history, when, places[0], labels)
+
+
+def _front_matter(run: RunFolder, recipe: Recipe) -> dict[str, Any]:
+    base = str(run.state["backbone"]["path"])
+    method = [recipe.b_tuning.method] if recipe.b_tuning.method != "none" else []
+    return {
+        "library_name": "peft",
+        "base_model": base,
+        "pipeline_tag": "text-generation",
+        "license": _base_license(Path(run.backbone)),
+        "tags": ["edgeb", "behavior-prediction", "lora", "trl", *dict.fromkeys(["sft", *method])],
+    }
+
+
+def _base_license(base: Path) -> str:
+    """The license that a local backbone's own card states, else "unknown"."""
+    card = base / "README.md"
+    if not card.is_file():
+        return "unknown"
+    head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), flags=re.DOTALL)
+    try:
+        fields = yaml.safe_load(head.group(1)) if head else None
+    except yaml.YAMLError:
+        return "unknown"
+    stated = fields.get("license") if isinstance(fields, dict) else None
+    return stated if isinstance(stated, str) and stated else "unknown"
+
+
+def _shortened(prompt: Prompt, labels: tuple[str, ...]) -> str:
+    """The prompt's text with a long candidate list cut; the code block has it in full."""
+    text = prompt.text
+    if len(labels) > _LISTED:
+        for separator in ("; ", ", "):
+            few, rest = separator.join(labels[:_LISTED]), len(labels) - _LISTED
+            text = text.replace(separator.join(labels), f"{few}{separator}… {rest} more")
+    return text
+
+
+def _fence(text: str) -> str:
+    """A code fence that the text cannot close."""
+    return "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+
+
+def _python_literal(text: str) -> str:
+    """Python source of a string, one line of the text per line."""
+    return "\n".join(f"    {json.dumps(line, ensure_ascii=False)}" for line in text.splitlines(keepends=True))

@@ -1,0 +1,1 @@
+"""Tables become token rows, made when their batch comes."""

@@ -1,0 +1,132 @@
+"""The auxiliary conversations C of A-Tuning (§3.2): read, tokenize, filter by length, sample."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_behavior.errors import EdgebError
+from edge_behavior.hf.tokenizers import plain_encoder
+from edge_behavior.train.rows.lazy import IGNORED, Row, Rows
+from edge_behavior.train.standin.everyday import EverydayText
+
+Turns = list[tuple[str, str]]
+_Tokenized = tuple["array[int]", "array[int]"]  # prompt and completion
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_GENERATED = 4000
+
+
+def read_conversations(path: Path) -> list[Turns]:
+    """Read ShareGPT-style or question/answer JSONL (gzip accepted) as (role, text) turns.
+
+    Raises:
+        EdgebError: the file cannot be read, is cut short or not UTF-8, or has a line of neither form; names the line.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    found: list[Turns] = []
+    number = 0
+    try:
+        # Bytes, decoded line by line: a text file reads ahead, and could not tell where a wrong byte stands.
+        with opener(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    found.append(_turns(line.decode("utf-8"), f"{path}:{number}"))
+    except UnicodeDecodeError:
+        raise EdgebError(f"a_tuning.aux_path {path}:{number}: not UTF-8", "save the file as UTF-8") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        where = f"{path} after line {number}"
+        raise EdgebError(
+            f"a_tuning.aux_path {where}: cut short or damaged: {error}", "make the .gz file again, or give null"
+        ) from None
+    except OSError as error:
+        raise EdgebError(f"cannot read a_tuning.aux_path {path}: {error}", "give a JSONL file, or null") from None
+    if not found:
+        raise EdgebError(f"{path} holds no conversation", "give ShareGPT or question/answer JSONL, or null")
+    return found
+
+
+def _turns(line: str, where: str) -> Turns:
+    hint = 'write {"conversations": [{"from": "human", "value": …}, …]} or {"question": …, "answer": …}'
+    try:
+        row = json.loads(line)
+        if "conversations" in row:
+            return [(_ROLES[turn["from"]], str(turn["value"])) for turn in row["conversations"]]
+        return [("user", str(row["question"])), ("assistant", str(row["answer"]))]
+    except (ValueError, KeyError, TypeError):
+        raise EdgebError(f"{where}: not a conversation", hint) from None
+
+
+def generated_conversations(labels: Sequence[str], seed: int) -> list[Turns]:
+    """Small talk about the labels, where no conversation file is given."""
+    text = EverydayText(labels, (), seed)
+    return [text.small_talk() for _ in range(_GENERATED)]
+
+
+class Conversations:
+    """Conversations as training rows with a loss on the last assistant turn, the completion.
+
+    Each is tokenized when it is first asked for and kept at 4 bytes a token.
+    """
+
+    def __init__(self, turns: Sequence[Turns], tokenizer: Any) -> None:
+        self._turns, self._tokenizer = turns, tokenizer
+        self._tokenized: dict[int, _Tokenized | None] = {}
+
+    def sample(self, wanted: int, max_tokens: int, seed: int) -> ConversationRows:
+        """Rows of `wanted` conversations of at most `max_tokens` tokens, fewer where fewer are short enough."""
+        chosen: list[_Tokenized] = []
+        for i in np.random.default_rng(seed).permutation(len(self._turns)).tolist():
+            if len(chosen) >= wanted:
+                break
+            found = self._one(i)
+            if found is not None and len(found[0]) + len(found[1]) <= max_tokens:
+                chosen.append(found)
+        return ConversationRows(chosen)
+
+    def _one(self, index: int) -> _Tokenized | None:
+        if index not in self._tokenized:
+            self._tokenized[index] = _tokenized(self._turns[index], self._tokenizer)
+        return self._tokenized[index]
+
+
+class ConversationRows(Rows):
+    """Tokenized conversations as rows."""
+
+    def __init__(self, chosen: Sequence[_Tokenized]) -> None:
+        self._chosen = chosen
+        self.lengths = np.array([len(prompt) + len(answer) for prompt, answer in chosen], dtype=np.int32)
+        self.labelled = np.array([len(answer) for _, answer in chosen], dtype=np.int32)
+
+    def read(self, index: int) -> Row:
+        """One conversation."""
+        prompt, answer = (list(part) for part in self._chosen[index])
+        return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+
+
+def _tokenized(turns: Turns, tokenizer: Any) -> _Tokenized | None:
+    while turns and turns[-1][0] != "assistant":
+        turns = turns[:-1]
+    if len(turns) < 2:
+        return None
+    messages = [{"role": role, "content": text} for role, text in turns]
+    if tokenizer.chat_template:
+        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        if not whole.startswith(prompt):
+            return None
+        # The template's own control tokens have to be parsed here; this is not log text.
+        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        answer_ids = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
+    else:
+        tokenize = plain_encoder(tokenizer)
+        lines = "".join(f"{role}: {text}\n" for role, text in turns[:-1])
+        prompt_ids = tokenize(f"{lines}assistant:")
+        answer_ids = [*tokenize(f" {turns[-1][1]}"), tokenizer.eos_token_id]
+    return array("i", prompt_ids), array("i", answer_ids)

@@ -1,0 +1,258 @@
+"""Training sequences of A-Tuning: event tables in, token rows with masked labels out, made when they are read.
+
+In the `stream` layout one row is a stretch of a user's events with a loss at every eligible behavior from the
+second on; in the other layouts one row is one prompt with the loss on its label.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from itertools import chain, count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.data.dataset import EventTable
+from edge_behavior.data.windows import eligible
+from edge_behavior.errors import EdgebError
+from edge_behavior.train.recipe import ATuning
+from edge_behavior.train.rows.lazy import IGNORED, Row, Rows
+
+_WEEK = 168  # hours
+_BLOCK = 10_000  # random numbers at once
+
+
+def target_mask(settings: ATuning, table: EventTable) -> NDArray[np.bool_]:
+    """[B] mask of the labels that carry a loss in stage 1.
+
+    Raises:
+        EdgebError: no label is left.
+    """
+    candidates = table.candidates
+    groups = np.array(candidates.groups(anchor=settings.anchor_threshold))
+    mask = {
+        "anchors": candidates.anchors(settings.anchor_threshold),
+        "all": np.ones(len(candidates), dtype=np.bool_),
+        "tail": groups == "tail",
+        "medium_and_tail": groups != "head",
+    }[settings.targets]
+    if not (mask & (np.asarray(candidates.counts) > 0)).any():
+        raise EdgebError(
+            f"a_tuning.targets={settings.targets} leaves no behavior with a training event",
+            f"lower a_tuning.anchor_threshold (now {settings.anchor_threshold})",
+        )
+    return np.asarray(mask, dtype=np.bool_)
+
+
+class BehaviorRows(Rows):
+    """Rows over the events of one table: which events, and how long each row is.
+
+    Segments are tokenized by themselves, so a row's length is a sum over its events, and events that share place,
+    weekday and hour share their context's length.
+
+    Attributes:
+        starts: int64 [n], the first event of each row.
+        stops: int64 [n], the event after its last.
+        targets: int32 [n], behaviors with a loss.
+    """
+
+    targets: NDArray[np.int32]
+
+    def __init__(
+        self, table: EventTable, encoder: PromptEncoder, starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> None:
+        self.table, self.encoder, self.starts, self.stops = table, encoder, starts, stops
+        labels = table.candidates.labels
+        self._answers = np.array([len(encoder.label_ids(label)) for label in labels])
+
+    def _event_tokens(self, stops: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens of the past events from `starts` to `stops`, [n]."""
+        table, encoder = self.table, self.encoder
+        behavior = np.array([len(encoder.segment(encoder.layout.answer(label))) for label in table.candidates.labels])
+        # Above zero from where a row begins to where it ends.
+        depth = np.zeros(len(table) + 1, dtype=np.int32)
+        np.add.at(depth, self.starts, 1)
+        np.subtract.at(depth, stops, 1)
+        used = np.flatnonzero(np.cumsum(depth, out=depth))
+        tokens = behavior[table.behavior[used]] + _counted(
+            _contexts(table, used), lambda i: _around_behavior(encoder, table.event(int(used[i])))
+        )
+        return _within(tokens, np.searchsorted(used, self.starts), np.searchsorted(used, stops))
+
+
+class StreamRows(BehaviorRows):
+    """Stretches of events with a loss at every behavior of `mask` [B] from the second event on."""
+
+    def __init__(
+        self,
+        table: EventTable,
+        encoder: PromptEncoder,
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        mask: NDArray[np.bool_],
+    ) -> None:
+        super().__init__(table, encoder, starts, stops)
+        self._mask = mask
+        self.lengths = (len(encoder.static_ids) + self._event_tokens(stops)).astype(np.int32)
+        carried = np.where(mask, self._answers, 0)[table.behavior]
+        self.labelled = _within(carried, starts + 1, stops).astype(np.int32)
+        self.targets = _within(carried > 0, starts + 1, stops).astype(np.int32)
+
+    def read(self, index: int) -> Row:
+        """Encode one stretch."""
+        start, stop = int(self.starts[index]), int(self.stops[index])
+        stretch = self.encoder.stretch(self.table.between(start, stop))
+        labels = [IGNORED] * len(stretch.ids)
+        for i, (first, last) in enumerate(stretch.targets[1:], start + 1):
+            if self._mask[self.table.behavior[i]]:
+                labels[first:last] = stretch.ids[first:last]
+        return {"input_ids": stretch.ids, "labels": labels}
+
+
+class PromptRows(BehaviorRows):
+    """Whole prompts, each with a loss on the answer only."""
+
+    def __init__(
+        self, table: EventTable, encoder: PromptEncoder, events: NDArray[np.int64], formats: NDArray[np.int64]
+    ) -> None:
+        first = table.user_offsets[table.user_of(events)]
+        super().__init__(table, encoder, np.maximum(events - encoder.layout.history_length, first), events + 1)
+        self._formats = formats.astype(np.int8)
+        answers = self._answers[table.behavior[events]]
+        frames = _counted(
+            _contexts(table, events) * encoder.layout.formats + formats,
+            lambda i: _frame(encoder, table.event(int(events[i])), int(formats[i])),
+        )
+        self.lengths = (len(encoder.static_ids) + self._event_tokens(events) + frames + answers).astype(np.int32)
+        self.labelled, self.targets = answers.astype(np.int32), np.ones(len(events), dtype=np.int32)
+
+    def read(self, index: int) -> Row:
+        """Encode one prompt and its answer."""
+        target = int(self.stops[index]) - 1
+        prompt = window_prompt(self.table, self.encoder, target, int(self._formats[index]))
+        answer = self.encoder.label_ids(self.table.candidates.labels[self.table.behavior[target]])
+        return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+
+
+def _contexts(table: EventTable, events: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One number for all that a layout says of an event beside its behavior: place, weekday and hour."""
+    hours = table.time[events].astype("datetime64[h]").astype(np.int64)
+    return np.asarray(table.place[events].astype(np.int64) * _WEEK + hours % _WEEK)
+
+
+def _around_behavior(encoder: PromptEncoder, event: BehaviorEvent) -> int:
+    before, _, after = encoder.layout.line(event)
+    return len(encoder.segment(before)) + len(encoder.segment(after))
+
+
+def _frame(encoder: PromptEncoder, event: BehaviorEvent, format_index: int) -> int:
+    return sum(len(ids) for ids in encoder.frame_ids(event.time, event.place, format_index))
+
+
+def _counted(keys: NDArray[np.int64], tokens: Callable[[int], int]) -> NDArray[np.int64]:
+    """`tokens(i)` for every position i of `keys` [n], worked out once per distinct key."""
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    found = np.fromiter((tokens(i) for i in first.tolist()), dtype=np.int64, count=len(first))
+    return np.asarray(found[which])
+
+
+def _within(
+    values: NDArray[np.integer[Any] | np.bool_], starts: NDArray[np.int64], stops: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Sums of `values` from each start to its stop."""
+    total = np.zeros(len(values) + 1, dtype=np.int64)
+    np.cumsum(values, out=total[1:])
+    return np.asarray(total[stops] - total[starts])
+
+
+def stream_rows(
+    table: EventTable, encoder: PromptEncoder, settings: ATuning, mask: NDArray[np.bool_], targets: int, seed: int
+) -> StreamRows:
+    """Cut users' events into consecutive random stretches until they carry `targets` supervised behaviors.
+
+    Users come in random order and every event is used at most once, so one call is one epoch.
+    """
+    rng = np.random.default_rng(seed)
+    starts, stops = _cuts(table, settings, rng)
+    order = rng.permutation(len(starts))
+    starts, stops = starts[order], stops[order]
+    carried = _within(mask[table.behavior], starts + 1, stops)
+    enough = int(np.searchsorted(np.cumsum(carried), targets)) + 1
+    kept = np.flatnonzero(carried[:enough])
+    return StreamRows(table, encoder, starts[kept], stops[kept], mask)
+
+
+def _cuts(
+    table: EventTable, settings: ATuning, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Stretches [start, stop) of all users, each at least `stretch_min` events long."""
+    starts, stops = array("q"), array("q")
+    low, high = settings.stretch_min, settings.stretch_max + 1
+    # Drawn in blocks by a copy, since how many are needed shows only at the end; then `rng` draws as many.
+    ahead = deepcopy(rng)
+    sizes = chain.from_iterable(ahead.integers(low, high, _BLOCK).tolist() for _ in count())
+    # From the event before the first target on: a stretch's first event carries no loss.
+    begins = np.maximum(table.user_offsets[:-1], table.target_starts - 1)
+    for at, end in zip(begins.tolist(), table.user_offsets[1:].tolist(), strict=True):
+        while end - at >= settings.stretch_min:
+            size = min(next(sizes), end - at)
+            starts.append(at)
+            stops.append(at + size)
+            # The next stretch starts at this one's last event: a stretch's first event carries no loss.
+            at += size - 1
+    rng.integers(low, high, len(starts))
+    return np.array(starts, dtype=np.int64), np.array(stops, dtype=np.int64)
+
+
+def prompt_rows(
+    table: EventTable, encoder: PromptEncoder, mask: NDArray[np.bool_], targets: int, seed: int
+) -> PromptRows:
+    """One row per target: the whole prompt, loss on the label and its terminator only."""
+    rng = np.random.default_rng(seed)
+    windows = eligible(table, encoder.layout.history_length)
+    windows = windows[mask[table.behavior[windows]]]
+    if len(windows) > targets:
+        windows = rng.choice(windows, targets, replace=False)
+    windows = rng.permutation(windows)
+    return PromptRows(table, encoder, windows, rng.integers(encoder.layout.formats, size=len(windows)))
+
+
+def behavior_rows(
+    table: EventTable, encoder: PromptEncoder, settings: ATuning, targets: int, seed: int
+) -> BehaviorRows:
+    """One epoch of stage 1 rows in the encoder's layout.
+
+    Raises:
+        EdgebError: the table has no target the settings allow.
+    """
+    mask = target_mask(settings, table)
+    rows: BehaviorRows
+    if encoder.layout.name == "stream":
+        rows = stream_rows(table, encoder, settings, mask, targets, seed)
+    else:
+        rows = prompt_rows(table, encoder, mask, targets, seed)
+    if not len(rows):
+        raise EdgebError("no supervised target among these users", "import more events, or widen a_tuning.targets")
+    return rows
+
+
+def supervised_targets(rows: Iterable[Row], encoder: PromptEncoder) -> int:
+    """Number of behaviors that carry a loss in behavior rows, counted on their labels."""
+    end = encoder.terminator_ids[-1]
+    return sum(
+        label == end and (i + 1 == len(row["labels"]) or row["labels"][i + 1] == IGNORED)
+        for row in rows
+        for i, label in enumerate(row["labels"])
+    )
+
+
+def window_prompt(table: EventTable, encoder: PromptEncoder, target: int, format_index: int = 0) -> list[int]:
+    """Prompt ids of the window that ends before event `target`."""
+    event = table.event(target)
+    history = table.history(target, encoder.layout.history_length)
+    return encoder.prompt_ids(history, event.time, event.place, format_index)

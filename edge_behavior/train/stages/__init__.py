@@ -1,0 +1,1 @@
+"""The stages of the method: A-Tuning, the pool, selection, B-Tuning."""

@@ -1,0 +1,1 @@
+"""How this project drives Transformers' Trainer: arguments, LoRA, batches, processes, failures, progress."""

@@ -1,0 +1,125 @@
+"""Live progress of a Hugging Face trainer on stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch.utils.tensorboard import SummaryWriter
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback
+
+from edge_behavior.train.recipe import Recipe
+from edge_behavior.train.trainer.failures import LossGuard
+from edge_behavior.train.trainer.processes import console, is_main
+
+
+def progress_bar() -> Progress:
+    """The progress bar all long work uses: on stderr, with the time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console(),
+        disable=not is_main(),
+    )
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, title: str) -> None:
+        self._title, self._bar = title, progress_bar()
+        self._task: TaskID | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=state.max_steps, completed=state.global_step, note="")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if self._task is not None and logs:
+            shown = ", ".join(f"{k} {float(logs[k]):.3f}" for k in ("loss", "eval_loss") if k in logs)
+            if shown:
+                self._bar.update(self._task, note=shown)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._bar.stop()
+
+
+def trainer_callbacks(title: str, knob: str, recipe: Recipe, logs: Path) -> list[TrainerCallback]:
+    """Callbacks of every trainer run: progress under `title`, the guard of its loss, and TensorBoard files.
+
+    Args:
+        knob: The recipe field of the stage's learning rate.
+        logs: Folder of the TensorBoard files, where the recipe asks for them.
+    """
+    found: list[TrainerCallback] = [_Progress(title), LossGuard(title, knob)]
+    if "tensorboard" in recipe.report_to and is_main():
+        tensorboard: Any = TensorBoardCallback
+        found.append(tensorboard(SummaryWriter(log_dir=str(logs))))
+    return found
+
+
+def run(trainer: Any, resume_from: Path | None = None) -> TrainerState:
+    """Train, or go on from a checkpoint, and leave the terminal in order however that ends.
+
+    Trainer's callback that prints raw log dictionaries to stdout is taken out: stdout belongs to `--json`.
+
+    Returns:
+        The trainer's state at the end.
+    """
+    if resume_from is not None:
+        before = TrainerState.load_from_json(str(resume_from / TRAINER_STATE_NAME))
+        callbacks: Any = before.stateful_callbacks
+        stopped = callbacks["TrainerControl"]["args"]["should_training_stop"]
+        # Trainer would forget that early stopping had ended the stage, and train on.
+        if stopped or before.global_step >= trainer.args.max_steps:
+            done: TrainerState = before
+            return done
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, _Progress):
+                callback.stop()
+        if "wandb" in trainer.args.report_to and is_main():
+            # Else the next trainer of this process goes on in the same run.
+            import wandb
+
+            wandb.finish()
+    state: TrainerState = trainer.state
+    return state
+
+
+def mean_loss(state: TrainerState) -> float:
+    """Mean of the logged training losses; the same whether or not the stage was interrupted."""
+    return fmean(float(row["loss"]) for row in state.log_history if "loss" in row)

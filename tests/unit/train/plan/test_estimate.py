@@ -1,0 +1,486 @@
+"""Memory and time before training: counts against real models, passes against what PyTorch's profiler sees."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
+
+from edge_behavior.errors import EdgebError
+from edge_behavior.hf.tree_scoring import TILE_ROWS, TorchScorer
+from edge_behavior.train.geometry import Geometry, geometry, nf4_bytes, with_adapter
+from edge_behavior.train.plan.estimate import (
+    GIB,
+    Device,
+    Estimator,
+    Rows,
+    Workload,
+    changed,
+    gib,
+    in_one_pass,
+    other_gpu,
+    precision,
+    this_device,
+)
+from edge_behavior.train.plan.footprint import (
+    FUSED_HEAD,
+    TILE_VOCABULARY,
+    Batch,
+    Precision,
+    Windows,
+    head_bytes,
+    pretraining_footprint,
+    scoring_footprint,
+    training_footprint,
+)
+from edge_behavior.train.plan.rates import Rates
+from edge_behavior.train.recipe import ATuning, BackboneConfig, BTuning, LoraSettings, Recipe, ScoringConfig
+from edge_behavior.train.trainer.backbone import read_config
+from edge_behavior.train.trainer.batch_split import micro_batch_of
+from tests import helpers
+
+LORA = LoraSettings()
+FLOAT = Precision(torch.float32, autocast=False)
+QWEN: dict[str, Any] = {
+    "vocab_size": 151_936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+    "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True, "dtype": "bfloat16",
+}  # fmt: skip
+LLAMA: dict[str, Any] = {
+    "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False, "dtype": "bfloat16",
+}  # fmt: skip
+
+
+def small(layers: int = 4, **changes: Any) -> Qwen2Config:
+    fields = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4}
+    return Qwen2Config(**{**fields, "num_hidden_layers": layers, "num_key_value_heads": 2, **changes})
+
+
+def real(config: Qwen2Config) -> Any:
+    torch.manual_seed(0)
+    return with_adapter(Qwen2ForCausalLM._from_config(config, attn_implementation="sdpa"), LORA)
+
+
+def allocated_peak(run: Callable[[], Any]) -> int:
+    """The most bytes that were allocated at once above the start, as PyTorch's allocator reports them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    assert peak
+    return peak
+
+
+class TestCounts:
+    def test_parameters_and_adapter_are_those_of_a_real_model_under_peft(self) -> None:
+        tokens = helpers.tokenizer()
+        model = helpers.model(tokens)
+        found = geometry(model.config, LoraSettings(rank=5))
+        assert found.parameters == sum(p.numel() for p in model.parameters())
+        assert found.weight_bytes(torch.float32, quantize=False) == sum(p.nbytes for p in model.parameters())
+        tuned = with_adapter(model, LoraSettings(rank=5))
+        assert found.adapter == sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+        assert (found.layers, found.hidden, found.vocabulary) == (2, 64, len(tokens))
+
+    @pytest.mark.parametrize(
+        ("config", "parameters", "adapter"),
+        [
+            (Qwen2Config(**QWEN), 1_543_714_304, 9_232_384),
+            (LlamaConfig(**LLAMA), 8_030_261_248, 20_971_520),
+        ],
+        ids=["qwen2-1.5b", "llama3.1-8b"],
+    )
+    def test_known_models(self, config: Any, parameters: int, adapter: int) -> None:
+        found = geometry(config, LORA)
+        assert (found.parameters, found.adapter) == (parameters, adapter)
+        assert found.weight_bytes(torch.bfloat16, quantize=False) == 2 * parameters
+
+    def test_only_linear_layers_are_packed(self) -> None:
+        found = geometry(small(3, tie_word_embeddings=False), LORA)
+        assert len(found.linears) == 3 * 7
+        rest = found.parameters - sum(found.linears)
+        assert rest > 2 * 600 * 64
+        packed = sum(nf4_bytes(n) for n in found.linears)
+        assert found.weight_bytes(torch.bfloat16, quantize=True) == 2 * rest + packed
+
+    def test_nf4_is_a_little_over_four_bits(self) -> None:
+        size = 4096 * 14_336
+        assert 8 * nf4_bytes(size) / size == pytest.approx(4 + 8 / 64 + 32 / (64 * 256), rel=1e-3)
+
+    def test_nf4_is_what_bitsandbytes_allocates(self) -> None:
+        functional = pytest.importorskip("bitsandbytes.functional")
+        for shape in ((96, 64), (640, 257)):
+            packed, state = functional.quantize_4bit(
+                torch.randn(shape), quant_type="nf4", compress_statistics=True, blocksize=64
+            )
+            held = [packed, state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+            assert nf4_bytes(shape[0] * shape[1]) == sum(tensor.nbytes for tensor in held)
+
+    def test_a_folder_with_a_configuration_is_enough(self, tmp_path: Path) -> None:
+        small(2).save_pretrained(tmp_path)
+        assert geometry(read_config(tmp_path), LORA).layers == 2
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such model"}))
+        with pytest.raises(EdgebError, match="no configuration at backbone"):
+            read_config(tmp_path)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+def test_a_training_pass_needs_what_was_estimated(checkpointing: bool, autocast: bool) -> None:
+    config, batch = small(4), Batch(sequences=4, length=96, labels=0)
+    how = Precision(torch.float32, autocast)
+    estimate = training_footprint(geometry(config, LORA), LORA, batch, how, checkpointing)
+    model = real(config)
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    ids, mask = torch.zeros((4, 96), dtype=torch.long), torch.ones((4, 96), dtype=torch.long)
+    mask[0, :5] = 0
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def step(hooks: bool = False) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            with torch.autograd.graph.saved_tensors_hooks(note if hooks else lambda t: t, lambda t: t):
+                hidden = model.get_base_model().model(input_ids=ids, attention_mask=mask).last_hidden_state
+            hidden.sum().backward()
+
+    if not checkpointing:  # inside checkpointed layers no hook sees what is saved
+        step(hooks=True)
+        model.zero_grad()
+        assert estimate.kept == pytest.approx(sum(saved.values()), rel=0.15)
+    assert estimate.peak == pytest.approx(allocated_peak(step), rel=0.15)
+
+
+def test_checkpointing_keeps_layer_inputs_and_works_in_one_layer() -> None:
+    sizes, batch = geometry(small(8), LORA), Batch(4, 96, 0)
+    plain, checkpointed = (training_footprint(sizes, LORA, batch, FLOAT, on) for on in (False, True))
+    one = training_footprint(geometry(small(1), LORA), LORA, batch, FLOAT, False)
+    assert checkpointed.kept < plain.kept / 5
+    inputs = 8 * batch.tokens * 64 * 4
+    assert checkpointed.peak == pytest.approx(inputs + one.peak, rel=0.15)
+
+
+class TestHead:
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_it_grows_neither_with_the_sequence_nor_with_the_vocabulary(self, device: str) -> None:
+        def logits(tokens: int, vocabulary: int) -> int:
+            sizes = Geometry(small(1, vocab_size=vocabulary, hidden_size=16), (), 0, 0)
+            return head_bytes(sizes, Batch(1, tokens, tokens), FLOAT, device)
+
+        at_once = 4096 * TILE_VOCABULARY * 4
+        base = logits(4096, 128_000)
+        assert base >= at_once
+        # Twice the sequence adds its hidden states and a few numbers per position, not its logits.
+        assert 0 < logits(8192, 128_000) - base < 4096 * (16 * 4 * 4 + 200)
+        assert logits(4096, 512_000) - base <= at_once / 1000
+
+    def test_on_a_cpu_it_needs_what_was_estimated(self) -> None:
+        states, weight = torch.randn(160, 32, requires_grad=True), torch.randn(40_000, 32)
+        targets = torch.zeros(160, dtype=torch.long)
+        sizes = Geometry(small(1, vocab_size=40_000, hidden_size=32), (), 0, 0)
+
+        def step() -> None:
+            outputs = ("log_probs", "entropy", "is_top1")
+            FUSED_HEAD.apply(states, weight, None, targets, 1.0, TILE_VOCABULARY, None, 1.0, outputs)[
+                0
+            ].sum().backward()
+
+        assert head_bytes(sizes, Batch(4, 40, 10), FLOAT, "cpu") == pytest.approx(allocated_peak(step), rel=0.15)
+
+    def test_on_a_gpu_it_is_a_tile_of_the_label_positions(self) -> None:
+        sizes = Geometry(small(1, vocab_size=151_936, hidden_size=1536), (), 0, 0)
+        how = Precision(torch.bfloat16, autocast=True)
+        few, many = (head_bytes(sizes, Batch(8, 600, labels), how, "cuda") for labels in (100, 200))
+        assert few == 100 * (TILE_VOCABULARY * 2 + 1536 * (2 + 2 + 4) + 36)
+        assert many == 2 * few
+
+
+def test_scoring_needs_what_was_estimated() -> None:
+    tokens = helpers.tokenizer()
+    encoder = helpers.encoder(tokens)
+    model = with_adapter(helpers.model(tokens, layers=3), LORA)
+    events = helpers.diary(12)
+    prompt = encoder.prompt_ids(events[:-1], events[-1].time, events[-1].place)
+    static, trie = len(encoder.static_ids), encoder.trie
+    windows = Windows(12, static, len(prompt) - static + len(trie.evaluated), len(trie.inner))
+    estimate = scoring_footprint(geometry(model.config, LORA), LORA, windows, FLOAT)
+    scorer = TorchScorer(model, encoder)
+    assert estimate == pytest.approx(allocated_peak(lambda: scorer.score([prompt] * 12)), rel=0.15)
+
+
+def test_scoring_memory_grows_neither_with_the_logits_nor_with_the_kept_prefix() -> None:
+    """Of a wide vocabulary a tile is needed, whatever the trie; of the prefix's copies those of one layer."""
+
+    def needed(layers: int = 2, vocabulary: int = 300, static: int = 10, **shape: int) -> int:
+        windows = Windows(**{"count": 32, "static": static, "own": 120, "outputs": 100, **shape})
+        return scoring_footprint(geometry(small(layers, vocab_size=vocabulary), LORA), LORA, windows, FLOAT)
+
+    wide = needed(vocabulary=30_000)
+    assert wide - needed() > TILE_ROWS * 30_000 * 4
+    assert wide < 4 * TILE_ROWS * 30_000 * 4 < 3200 * 30_000 * 4
+    assert needed(vocabulary=30_000, outputs=50) == pytest.approx(wide, rel=0.01)
+    copies = 32 * 600 * 2 * 32 * 4
+    assert needed(layers=6, static=610) - needed(layers=2, static=610) < copies
+
+
+def test_a_pass_takes_as_many_windows_as_the_recipe_s_tokens_allow() -> None:
+    window = Windows(1, 300, 100, 60)
+    for tokens, count in ((8192, 81), (99, 1), (100_000, 128)):
+        recipe = Recipe(scoring=ScoringConfig(tokens_per_pass=tokens))
+        assert in_one_pass(recipe, window) == Windows(count, 300, 100, 60)
+
+
+def test_pretraining_needs_what_was_estimated() -> None:
+    config = small(4)
+    estimate = pretraining_footprint(geometry(config, LORA), 3, 64)
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config).train()
+    ids = torch.zeros((3, 64), dtype=torch.long)
+    measured = allocated_peak(lambda: model(input_ids=ids, labels=ids, use_cache=False).loss.backward())
+    assert estimate.peak == pytest.approx(measured, rel=0.15)
+
+
+WINDOWS = Windows(1, 20, 60, 10)
+BOTH: dict[str, Any] = {"a_tuning.gradient_checkpointing": True, "b_tuning.gradient_checkpointing": True}
+LONG_ROWS: dict[str, Any] = {"a_tuning": Rows(600, 400.0, 160), "b_tuning": Rows(450, 420.0, 6, sequences=2)}
+
+
+@cache
+def _measured(layers: int) -> Estimator:
+    return made(small(layers, hidden_size=128), "cuda")
+
+
+def made(config: Any, kind: Any, rows: Any = None, processes: int = 1) -> Estimator:
+    found = rows or {"a_tuning": Rows(80, 50.0, 20), "b_tuning": Rows(70, 60.0, 3, sequences=2)}
+    device = Device(kind, "that device", 0, here=False, bf16=kind == "cuda")
+    return Estimator(geometry(config, LORA), LORA, Workload(found, WINDOWS), device, processes)
+
+
+def having(estimator: Estimator, available: int) -> Estimator:
+    """The same estimator, and what it has measured, for a device with so much memory."""
+    found = copy.copy(estimator)
+    found._device = replace(estimator._device, available=available)
+    return found
+
+
+def recipe(micro: int | None = None, **backbone: Any) -> Recipe:
+    fields = {"path": "a/b", "dtype": "bfloat16", **backbone}
+    return Recipe(
+        backbone=BackboneConfig(**fields), a_tuning=ATuning(micro_batch_size=micro),
+        b_tuning=BTuning(micro_batch_size=micro), scoring=ScoringConfig(tokens_per_pass=4 * WINDOWS.own),
+    )  # fmt: skip
+
+
+@settings(max_examples=6, deadline=None)
+@given(layers=st.integers(1, 2), more=st.integers(1, 2), micro=st.sampled_from([1, 2]), on=st.booleans())
+def test_more_layers_or_a_larger_micro_batch_never_need_less(layers: int, more: int, micro: int, on: bool) -> None:
+    knobs = {f"{stage}.gradient_checkpointing": on for stage in ("a_tuning", "b_tuning")}
+    one = _measured(layers).memory(changed(recipe(micro), knobs))
+    deeper = _measured(layers + more).memory(changed(recipe(micro), knobs))
+    larger = _measured(layers).memory(changed(recipe(2 * micro), knobs))
+    for stage, need in one.items():
+        assert deeper[stage].total > need.total
+        assert larger[stage].total >= need.total
+        assert min(need.parts.values()) >= 0
+
+
+class TestRefusal:
+    def applied(self, hint: str, to: Recipe) -> Recipe:
+        """The recipe with what a hint says to set."""
+        words = hint.partition("set ")[2].split(" and ")
+        pairs = [word.partition("=")[::2] for word in words]
+        return changed(to, {key: value if key.endswith("quantize") else json.loads(value) for key, value in pairs})
+
+    def refusal(self, available: int, of: Recipe) -> EdgebError:
+        found = having(_measured(6), available).refusal(of)
+        assert found is not None
+        return found
+
+    def total(self, of: Recipe) -> int:
+        return _measured(6).total(of)
+
+    def test_what_fits_is_not_refused(self) -> None:
+        needed = self.total(recipe())
+        assert having(_measured(6), needed).refusal(recipe()) is None
+        error = self.refusal(needed - 1, recipe())
+        assert error.message == f"training needs about {gib(needed)}, that device has {gib(needed - 1)}"
+
+    def test_checkpointing_comes_first(self) -> None:
+        hint = self.refusal(self.total(changed(recipe(), BOTH)), recipe()).hint
+        assert hint == "set a_tuning.gradient_checkpointing=true and b_tuning.gradient_checkpointing=true"
+
+    def test_only_the_stages_that_need_it_are_changed(self) -> None:
+        plain = recipe()
+        needs = _measured(6).memory(plain)
+        assert needs["b_tuning"].total > needs["a_tuning"].total
+        hint = self.refusal(needs["a_tuning"].total, plain).hint
+        assert hint == "set b_tuning.gradient_checkpointing=true"
+
+    def test_then_smaller_micro_batches(self) -> None:
+        of = changed(recipe(), BOTH)
+        for size in (4, 2, 1):
+            wanted = changed(of, {"a_tuning.micro_batch_size": size, "b_tuning.micro_batch_size": size})
+            hint = self.refusal(self.total(wanted), of).hint
+            assert f"b_tuning.micro_batch_size={size}" in hint
+            assert "checkpointing" not in hint
+            assert self.total(self.applied(hint, of)) <= self.total(wanted)
+
+    def test_then_four_bits_on_a_gpu_and_all_together(self) -> None:
+        of = recipe()
+        smallest = {**BOTH, "a_tuning.micro_batch_size": 1, "b_tuning.micro_batch_size": 1}
+        for change in ({**smallest}, {**smallest, "backbone.quantize": "4bit"}):
+            available = self.total(changed(of, change))
+            hint = self.refusal(available, of).hint
+            assert hint.startswith("set ")
+            assert self.total(self.applied(hint, of)) <= available
+        assert "quantize=4bit" in hint
+
+    def test_scoring_is_told_to_take_fewer_tokens(self) -> None:
+        of = changed(recipe(), {"a_tuning.micro_batch_size": 1, "b_tuning.micro_batch_size": 1, **BOTH})
+        large = changed(of, {"scoring.tokens_per_pass": 1 << 16})
+        needs = _measured(6).memory(large)
+        least = max(need.total for stage, need in needs.items() if stage != "scoring")
+        assert needs["scoring"].total > least
+        hint = self.refusal(needs["scoring"].total - 1, large).hint
+        assert hint.startswith("set scoring.tokens_per_pass=")
+        assert self.total(self.applied(hint, large)) < needs["scoring"].total
+
+    def test_processes_share_the_batch_and_keep_the_weights(self) -> None:
+        alone, four = made(small(2), "cuda"), made(small(2), "cuda", processes=4)
+        one, shared = (found.memory(recipe())["a_tuning"].parts for found in (alone, four))
+        assert shared["weights"] == one["weights"]
+        assert shared["adapter"] == one["adapter"] * 5 // 4
+        assert shared["activations"] == alone.memory(recipe(2))["a_tuning"].parts["activations"] < one["activations"]
+
+    def test_a_hopeless_device_hears_what_would_do(self) -> None:
+        of = recipe()
+        hint = self.refusal(1000, of).hint
+        assert hint.startswith("use a device with at least ")
+        assert "quantize" in hint
+        size, unit = hint.removeprefix("use a device with at least ").split()[:2]
+        enough = float(size) * {"MiB": 2**20, "GiB": GIB}[unit]
+        assert self.total(self.applied(hint, of)) <= enough
+
+
+class TestEightBillion:
+    def of(self, **backbone: Any) -> Recipe:
+        return changed(recipe(4, **backbone), BOTH)
+
+    @pytest.fixture(scope="class")
+    def found(self) -> Estimator:
+        return made(LlamaConfig(**LLAMA), "cuda", LONG_ROWS)
+
+    def test_four_bits_and_checkpointing_fit_24_gib(self, found: Estimator) -> None:
+        of = self.of(quantize="4bit")
+        weights = found.memory(of)["a_tuning"].parts["weights"]
+        assert weights == pytest.approx(5.31 * GIB, rel=1e-2)
+        assert weights < found.total(of) < 12 * GIB
+        assert having(found, 24 * GIB).refusal(of) is None
+
+    def test_without_checkpointing_it_is_told_to_use_it(self, found: Estimator) -> None:
+        error = having(found, 24 * GIB).refusal(recipe())
+        assert error is not None
+        assert error.hint == "set a_tuning.gradient_checkpointing=true and b_tuning.gradient_checkpointing=true"
+
+    def test_on_12_gib_it_is_told_to_use_four_bits(self, found: Estimator) -> None:
+        error = having(found, 12 * GIB).refusal(self.of())
+        assert error is not None
+        assert error.hint == "set backbone.quantize=4bit"
+
+
+class TestDevices:
+    def test_amounts_of_memory(self) -> None:
+        sizes = {"24GiB": 24 * GIB, "80 GB": 80 * 10**9, "1.5gib": 3 * GIB // 2, "512MiB": 2**29, "1000": 1000}
+        for text, size in sizes.items():
+            found = other_gpu(text)
+            assert (found.available, found.kind, found.here) == (size, "cuda", False)
+        for text in ("much", "24 TiB", "-1GiB", "", "0GiB"):
+            with pytest.raises(EdgebError, match="not an amount of memory"):
+                other_gpu(text)
+
+    def test_this_device_is_what_training_would_use(self) -> None:
+        found = this_device()
+        assert found.here
+        assert found.kind == ("cuda" if torch.cuda.is_available() else "cpu")
+        assert found.available > 0
+
+    def test_weights_are_held_as_the_run_would_hold_them(self) -> None:
+        sizes, gpu = geometry(small(1, dtype="bfloat16"), LORA), other_gpu("1GiB")
+        cpu = replace(gpu, kind="cpu", bf16=False)
+        auto = recipe(dtype="auto")
+        assert precision(auto, sizes, gpu) == Precision(torch.bfloat16, autocast=True)
+        assert precision(auto, sizes, cpu) == Precision(torch.float32, autocast=False)
+        assert precision(recipe(dtype="float16"), sizes, cpu).weights == torch.float16
+        assert precision(changed(auto, {"backbone.path": None}), sizes, gpu).weights == torch.float32
+
+    def test_micro_batches_divide_the_batch(self) -> None:
+        for batch, wanted, given_ in ((8, None, 8), (8, 3, 2), (9, 4, 3), (4, 16, 4)):
+            assert micro_batch_of(ATuning(batch_size=batch, micro_batch_size=wanted)) == given_
+
+    def test_and_the_share_of_a_process(self) -> None:
+        for processes, wanted, given_ in ((1, None, 8), (2, None, 4), (4, 4, 2), (8, 4, 1), (2, 3, 2)):
+            assert micro_batch_of(ATuning(batch_size=8, micro_batch_size=wanted), processes) == given_
+
+
+class TestRates:
+    def rates(self, layers: int, monkeypatch: pytest.MonkeyPatch, per_token: float) -> Rates:
+        """Layers that cost exactly `per_token` seconds per token, and a head that costs nothing."""
+        monkeypatch.setattr(Rates, "_timed", lambda self, n, batch, *_: n * per_token * batch.tokens)
+        monkeypatch.setattr(Rates, "_head", lambda *_, **__: 0.0)
+        return Rates(geometry(small(layers), LORA), LORA, FLOAT, "cpu", threads=1)
+
+    @pytest.mark.parametrize("per_token", [1e-6, 1e-3, 0.1])
+    @pytest.mark.parametrize("layers", [1, 2, 28])
+    def test_time_is_linear_in_layers_and_tokens(
+        self, layers: int, per_token: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = self.rates(layers, monkeypatch, per_token).training(Batch(8, 300, 10), False)
+        assert found == pytest.approx(layers * per_token * 2400)
+
+    def test_what_is_too_long_is_timed_on_fewer_tokens(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[Batch] = []
+
+        def timed(self: Rates, layers: int, batch: Batch, *_: bool) -> float:
+            seen.append(batch)
+            return layers * 0.005 * batch.tokens
+
+        rates = self.rates(4, monkeypatch, 0.0)
+        monkeypatch.setattr(Rates, "_timed", timed)
+        rates.training(Batch(8, 300, 10), False)
+        assert max(batch.tokens for batch in seen) <= 100
+        rates.training(Batch(8, 4, 10), False)
+        assert seen[-1] == Batch(8, 4, 10)
+
+    def test_a_window_is_a_share_of_its_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rates = self.rates(3, monkeypatch, 1e-6)
+        assert rates.scoring(Windows(5, 100, 40, 9)) == pytest.approx(3 * 40e-6)
+
+    def test_real_passes_take_time(self) -> None:
+        rates = Rates(geometry(small(3), LORA), LORA, FLOAT, "cpu", threads=1)
+        batch = Batch(2, 16, 4)
+        for seconds in (
+            rates.training(batch, False), rates.training(batch, True), rates.validation(batch),
+            rates.scoring(WINDOWS), rates.pretraining(batch),
+        ):  # fmt: skip
+            assert seconds > 0
+        assert rates.measured_on == "CPU, 1 thread, 1 and 2 of 3 layers"

@@ -1,0 +1,137 @@
+"""Windows are scored in shards: kept, read again, never mixed up, and the same scores as DPO's reference needs."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.data.dataset import EventTable
+from edge_behavior.data.windows import eligible
+from edge_behavior.errors import EdgebError
+from edge_behavior.hf.tree_scoring import TorchScorer
+from edge_behavior.train.recipe import BTuning, Recipe, ScoringConfig
+from edge_behavior.train.rows.samples import window_prompt
+from edge_behavior.train.stages import scoring as scoring_pass
+from edge_behavior.train.stages.pool import choose_pairs, preference_rows, score_pool
+from edge_behavior.train.stages.scoring import draw_formats, score_windows
+from edge_behavior.train.trainer.failures import explained
+from tests import helpers
+
+INSTRUCT = PromptLayout(name="instruct", history_length=5)
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Any:
+    return helpers.tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokens: Any) -> Any:
+    return helpers.model(tokens)
+
+
+def table() -> EventTable:
+    rng = random.Random(0)
+    return helpers.event_table([rng.choices(helpers.LABELS, k=30) for _ in range(4)])
+
+
+def test_shards_are_kept_read_again_and_equal_one_pass(
+    tokens: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, events = helpers.encoder(tokens, INSTRUCT), table()
+    targets = eligible(events, 5)
+    formats = draw_formats(encoder, len(targets), 1)
+    assert set(formats) == {0, 1, 2}
+    monkeypatch.setattr(scoring_pass, "SHARD", 16)
+    first = score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s", embeddings=True)
+    prompts = [window_prompt(events, encoder, int(t), int(f)) for t, f in zip(targets, formats, strict=True)]
+    whole = TorchScorer(model, encoder).score(prompts)
+    np.testing.assert_allclose(first.log_probs, whole.log_probs, atol=1e-4)
+    np.testing.assert_allclose(first.embeddings, whole.embeddings, atol=1e-4)
+    shards = sorted((tmp_path / "s").glob("*.safetensors"))
+    assert len(shards) == -(-len(targets) // 16)
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("scored again")
+
+    shards[1].unlink()
+    again = score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s", embeddings=True)
+    np.testing.assert_array_equal(again.log_probs, first.log_probs)
+    monkeypatch.setattr(TorchScorer, "score", refuse)
+    kept = score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s", embeddings=True)
+    np.testing.assert_array_equal(kept.log_probs, first.log_probs)
+    np.testing.assert_array_equal(kept.embeddings, first.embeddings)
+    with pytest.raises(AssertionError, match="scored again"):
+        score_windows(model, encoder, events, targets[1:], formats[1:], "x", tmp_path / "s", embeddings=True)
+
+
+def test_a_damaged_shard_is_named(tokens: Any, model: Any, tmp_path: Path) -> None:
+    encoder, events = helpers.encoder(tokens), table()
+    targets = eligible(events, 20)
+    formats = draw_formats(encoder, len(targets), 0)
+    score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s")
+    [shard] = (tmp_path / "s").glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:200])
+    with pytest.raises(EdgebError, match=r"000000000\.safetensors"):
+        score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_pass", "hint"), [(500, "lower scoring.tokens_per_pass (now 500)"), (9, "one window already")]
+)
+def test_out_of_memory_names_the_field_of_scoring(
+    tokens_per_pass: int, hint: str, tokens: Any, model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The pool is scored inside B-Tuning, whose own fields have nothing to do with it."""
+    encoder, events = helpers.encoder(tokens), table()
+    recipe = Recipe(scoring=ScoringConfig(tokens_per_pass=tokens_per_pass))
+
+    def no_memory(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.model.layers[1].mlp, "forward", no_memory)
+    with pytest.raises(EdgebError, match="out of memory while scoring windows") as caught:
+        score_pool(model, encoder, events, recipe, tmp_path / "pool")
+    assert hint in caught.value.hint
+    assert explained(caught.value, "b_tuning", recipe, tmp_path) is None
+
+
+def test_the_recipe_s_tokens_per_pass_bound_every_pass(tokens: Any, model: Any, tmp_path: Path) -> None:
+    encoder, events = helpers.encoder(tokens), table()
+    static, nodes, sizes = len(encoder.static_ids), len(encoder.trie.evaluated), []
+    watch = model.model.layers[0].register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[:2]))
+    for bound in (600, 1200):
+        recipe = Recipe(scoring=ScoringConfig(tokens_per_pass=bound))
+        score_pool(model, encoder, events, recipe, tmp_path / str(bound))
+        windows = [rows * length for rows, length in sizes if (rows, length) != (1, static)]
+        assert bound / 2 < max(windows) <= bound
+        assert min(windows) > nodes
+        sizes.clear()
+    watch.remove()
+
+
+def test_the_pool_pass_gives_dpo_its_reference(tokens: Any, model: Any, tmp_path: Path) -> None:
+    """Each row's reference is the log-probability of its own answer after its own prompt, by a plain forward pass."""
+    encoder, events = helpers.encoder(tokens, INSTRUCT), table()
+    recipe = Recipe(b_tuning=BTuning(pool_per_behavior=5, samples_per_behavior=2))
+    pool = score_pool(model, encoder, events, recipe, tmp_path / "pool")
+    pairs, _ = choose_pairs(pool, events, recipe)
+    assert len({pair.format for pair in pairs}) == 3
+    for row in preference_rows(pairs, events, encoder):
+        for answer, reference in (("chosen_ids", "ref_chosen_logps"), ("rejected_ids", "ref_rejected_logps")):
+            by_hand = helpers.brute_force(model, row["prompt_ids"], row[answer])  # type: ignore[literal-required]
+            assert row[reference] == pytest.approx(by_hand, abs=1e-3)  # type: ignore[literal-required]
+
+
+def test_behaviors_without_a_training_window_are_named(tokens: Any, model: Any, tmp_path: Path) -> None:
+    events = helpers.event_table([["Bar", "Video"] * 15], counts=[20, 0, 0, 20, 0, 0, 0, 0, 0])
+    recipe = Recipe()
+    pool = score_pool(model, helpers.encoder(tokens), events, recipe, tmp_path / "pool")
+    _, summary = choose_pairs(pool, events, recipe)
+    assert set(summary["without_sample"]) == set(helpers.LABELS) - {"Bar", "Video"}
