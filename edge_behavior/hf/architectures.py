@@ -13,7 +13,7 @@ from typing import Any
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.folder import first_line, read_model_json, weight_files
 from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError, read_vocab
-from edge_behavior.hf.tensors import check_tensors, stored_shapes
+from edge_behavior.hf.tensors import check_tensors, head_dim, stored_shapes
 from edge_behavior.hf.tokenizers import special_ids
 
 
@@ -25,23 +25,37 @@ class Architecture:
         gguf: llama.cpp's name.
         model_type: `model_type` in config.json.
         ropes: Scalings of the rotary embedding that llama.cpp has for it.
-        onnx_ropes: Those that onnxruntime-genai's builder honors. For Llama it takes `linear` and leaves it out.
+        onnx_ropes: Those that onnxruntime-genai's builder honors, none where it does not know the architecture. For
+            Llama it takes `linear` and leaves it out.
+        fixed: Settings that the engines have no other value for, with the values that they take.
+        window_period: Every how many layers one attends to the whole context, the others to a sliding window; 0 where
+            all attend to the whole.
     """
 
     gguf: str
     model_type: str
     ropes: tuple[str, ...]
     onnx_ropes: tuple[str, ...]
+    fixed: tuple[tuple[str, tuple[Any, ...]], ...]
+    window_period: int = 0
 
 
+_SILU = (("hidden_act", ("silu",)), ("use_sliding_window", (False, None)))
+_GEMMA3 = (
+    ("hidden_activation", ("gelu_pytorch_tanh",)),
+    ("final_logit_softcapping", (None,)),
+    ("attn_logit_softcapping", (None,)),
+    ("use_bidirectional_attention", (False, None)),
+    ("attention_bias", (False,)),
+)
 # By Hugging Face class. What a new one needs beside its row: tensor names in `tensors`.
 ARCHITECTURES = {
-    "Qwen2ForCausalLM": Architecture("qwen2", "qwen2", ("default", "linear"), ("default", "linear")),
-    "LlamaForCausalLM": Architecture("llama", "llama", ("default", "linear", "llama3"), ("default", "llama3")),
+    "Qwen2ForCausalLM": Architecture("qwen2", "qwen2", ("default", "linear"), ("default", "linear"), _SILU),
+    "Qwen3ForCausalLM": Architecture("qwen3", "qwen3", ("default", "linear"), ("default", "linear"), _SILU),
+    "LlamaForCausalLM": Architecture("llama", "llama", ("default", "linear", "llama3"), ("default", "llama3"), _SILU),
+    "Gemma3ForCausalLM": Architecture("gemma3", "gemma3_text", ("default", "linear"), ("default",), _GEMMA3, 6),
 }
 _SUPPORTED = f"supported: {', '.join(ARCHITECTURES)}"
-# Settings that the engines have no other value for, with the values that they take.
-_FIXED: tuple[tuple[str, tuple[Any, ...]], ...] = (("hidden_act", ("silu",)), ("use_sliding_window", (False, None)))
 
 
 @dataclass(frozen=True)
@@ -107,15 +121,11 @@ def load_config(model_dir: Path) -> Any:
         config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # validation errors of many types
         raise EdgebError(f"{where}: {' '.join(str(error).split())}", "check the model folder") from None
-    for field, accepted in _FIXED:
+    for field, accepted in found.fixed:
         value = getattr(config, field, None)
         if value not in accepted:
             raise UnsupportedBackboneError(f"{where}: {field} = {value!r} is not supported", "use another backbone")
-    kinds = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
-    if kinds:
-        raise UnsupportedBackboneError(
-            f"{where}: layer_types has {kinds[0]}, which is not supported", "use another backbone"
-        )
+    _check_windows(config, found, where)
     check_rope(config)
     return config
 
@@ -126,14 +136,56 @@ def check_rope(config: Any) -> None:
     Raises:
         EdgebError: a scaling that it lacks for this architecture, or one of a part of each head.
     """
-    rope, found = config.rope_parameters, ARCHITECTURES[config.architectures[0]]
+    found = ARCHITECTURES[config.architectures[0]]
+    rope = rope_parameters(config)
     kind = rope["rope_type"]
     if kind not in found.ropes:
         raise UnsupportedBackboneError(
             f"unsupported rope scaling '{kind}'", f"supported for {found.gguf}: {', '.join(found.ropes)}"
         )
-    if float(rope.get("partial_rotary_factor") or 1.0) != 1.0:
+    local = local_rope(config)
+    if local is not None and local["rope_type"] != "default":
+        raise UnsupportedBackboneError(
+            f"unsupported rope scaling '{local['rope_type']}' in sliding-window layers", "use another backbone"
+        )
+    if any(float(part.get("partial_rotary_factor") or 1.0) != 1.0 for part in (rope, local or rope)):
         raise UnsupportedBackboneError("a partial rotary embedding is not supported", "use another backbone")
+
+
+def rope_parameters(config: Any) -> dict[str, Any]:
+    """The rotary embedding of the layers that attend to the whole context."""
+    found: dict[str, Any] = config.rope_parameters
+    return dict(found.get("full_attention", found))
+
+
+def local_rope(config: Any) -> dict[str, Any] | None:
+    """The rotary embedding of sliding-window layers; None where it is that of all layers."""
+    found = config.rope_parameters.get("sliding_attention")
+    return None if found is None else dict(found)
+
+
+def _check_windows(config: Any, found: Architecture, where: str) -> None:
+    """Refuse sliding windows in other layers than those for which llama.cpp has them."""
+    kinds = list(getattr(config, "layer_types", None) or ())
+    if not found.window_period:
+        other = sorted(set(kinds) - {"full_attention"})
+        if other:
+            raise UnsupportedBackboneError(
+                f"{where}: layer_types has {other[0]}, which is not supported", "use another backbone"
+            )
+        return
+    period = found.window_period
+    expected = ["full_attention" if i % period == period - 1 else "sliding_attention" for i in range(len(kinds))]
+    if kinds != expected:
+        raise UnsupportedBackboneError(
+            f"{where}: layer_types is not {period - 1} sliding windows to one full attention", "use another backbone"
+        )
+    width = head_dim(config)
+    if int(config.query_pre_attn_scalar) != width:
+        raise UnsupportedBackboneError(
+            f"{where}: query_pre_attn_scalar = {config.query_pre_attn_scalar} is not head_dim ({width})",
+            "use another backbone",
+        )
 
 
 def check_onnx(config: Any) -> None:
@@ -145,7 +197,7 @@ def check_onnx(config: Any) -> None:
     Raises:
         EdgebError: a scaling of the rotary embedding that the builder lacks for this architecture.
     """
-    found, kind = ARCHITECTURES[config.architectures[0]], config.rope_parameters["rope_type"]
+    found, kind = ARCHITECTURES[config.architectures[0]], rope_parameters(config)["rope_type"]
     if kind not in found.onnx_ropes:
         raise UnsupportedBackboneError(
             f"the ONNX builder has no {kind} rope scaling for {found.gguf}",
@@ -156,6 +208,11 @@ def check_onnx(config: Any) -> None:
 def architecture(config: Any) -> str:
     """GGUF architecture name of a configuration that `load_config` accepted."""
     return ARCHITECTURES[config.architectures[0]].gguf
+
+
+def window_period(config: Any) -> int:
+    """`Architecture.window_period` of a configuration that `load_config` accepted."""
+    return ARCHITECTURES[config.architectures[0]].window_period
 
 
 def load_tokenizer(model_dir: Path) -> Any:

@@ -1,8 +1,8 @@
 """From a Hugging Face fast tokenizer to GGUF's tokenizer metadata.
 
 Reads the tokenizer's own JSON description and refuses whatever llama.cpp would tokenize differently. Knows two
-families: byte-level BPE as Qwen2 and Llama 3 define it, and SentencePiece-style BPE as Llama 2 does. Knows nothing
-of models.
+families: byte-level BPE as Qwen, Llama 3 and SmolLM2 define it, and SentencePiece-style BPE as Llama 2 and Gemma do.
+Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -15,18 +15,38 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tokenizers import special_ids
 
 # GGUF token types.
-NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# Pre-tokenizer regex → llama.cpp's name for it, and whether it looks whole words up before merging.
-_PRE_TOKENIZERS = {
-    rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}": ("qwen2", False),
-    rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}": ("llama-bpe", True),
-}
-_UNSUPPORTED_HINT = "use a backbone with the Qwen2, Llama 3 or Llama 2 tokenizer"
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """How byte-level BPE splits text before it merges.
+
+    Attributes:
+        name: llama.cpp's.
+        regex: Text is split by it; None splits digits off and the rest by GPT-2's regex.
+        ignore_merges: Whole words are looked up before merging.
+        nfc: The published tokenizer normalizes to NFC.
+    """
+
+    name: str
+    regex: str | None
+    ignore_merges: bool = False
+    nfc: bool = False
+
+
+PRE_TOKENIZERS = (
+    PreTokenizer("qwen2", rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}", nfc=True),
+    PreTokenizer("llama-bpe", rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}", ignore_merges=True),
+    PreTokenizer("smollm", None),
+)
+_UNSUPPORTED_HINT = "use a backbone with the tokenizer of Qwen2, Llama 3, SmolLM2, Llama 2 or Gemma"
 _SPACE = "\u2581"
+_SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
 class UnsupportedBackboneError(EdgebError):
@@ -157,18 +177,31 @@ def _pre_tokenizer(fields: dict[str, Any]) -> str:
         if model.get(name):
             raise UnsupportedBackboneError(f"unsupported tokenizer setting {name} = {model[name]!r}", _UNSUPPORTED_HINT)
     steps = _steps(fields["pre_tokenizer"], "pretokenizers")
-    shape = [step["type"] for step in steps]
-    if shape != ["Split", "ByteLevel"] or steps[1]["use_regex"] or steps[1]["add_prefix_space"]:
-        raise UnsupportedBackboneError(f"unsupported pre-tokenizer {' + '.join(shape) or 'none'}", _UNSUPPORTED_HINT)
-    regex = steps[0]["pattern"].get("Regex")
-    if regex not in _PRE_TOKENIZERS or steps[0]["behavior"] != "Isolated" or steps[0]["invert"]:
-        raise UnsupportedBackboneError(f"unknown pre-tokenizer regex {regex!r}", _UNSUPPORTED_HINT)
-    name, ignore_merges = _PRE_TOKENIZERS[regex]
-    if bool(model.get("ignore_merges")) != ignore_merges:
+    known = _known(steps)
+    if bool(model.get("ignore_merges")) != known.ignore_merges:
         raise UnsupportedBackboneError(
-            f"the pre-tokenizer is {name}'s, but ignore_merges is {bool(model.get('ignore_merges'))}", _UNSUPPORTED_HINT
+            f"the pre-tokenizer is {known.name}'s, but ignore_merges is {bool(model.get('ignore_merges'))}",
+            _UNSUPPORTED_HINT,
         )
-    return name
+    return known.name
+
+
+def _known(steps: list[dict[str, Any]]) -> PreTokenizer:
+    shape = [step["type"] for step in steps]
+    if shape == ["Digits", "ByteLevel"] and steps[0]["individual_digits"] and steps[1]["use_regex"]:
+        regex = None
+    elif shape == ["Split", "ByteLevel"] and not steps[1]["use_regex"]:
+        regex = steps[0]["pattern"].get("Regex")
+        if regex is None or steps[0]["behavior"] != "Isolated" or steps[0]["invert"]:
+            raise UnsupportedBackboneError(f"unknown pre-tokenizer regex {regex!r}", _UNSUPPORTED_HINT)
+    else:
+        raise UnsupportedBackboneError(f"unsupported pre-tokenizer {' + '.join(shape) or 'none'}", _UNSUPPORTED_HINT)
+    if steps[1]["add_prefix_space"]:
+        raise UnsupportedBackboneError(f"unsupported pre-tokenizer {' + '.join(shape)}", _UNSUPPORTED_HINT)
+    for known in PRE_TOKENIZERS:
+        if known.regex == regex:
+            return known
+    raise UnsupportedBackboneError(f"unknown pre-tokenizer regex {regex!r}", _UNSUPPORTED_HINT)
 
 
 def _sentencepiece_prefix(fields: dict[str, Any]) -> bool:
@@ -178,7 +211,8 @@ def _sentencepiece_prefix(fields: dict[str, Any]) -> bool:
     if steps[int(prefix) :] != [{"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}]:
         shape = " + ".join(step["type"] for step in steps)
         raise UnsupportedBackboneError(f"unsupported SentencePiece normalizer {shape or 'none'}", _UNSUPPORTED_HINT)
-    if fields["pre_tokenizer"] is not None:
+    # Gemma splits at spaces, of which the normalizer has left none.
+    if fields["pre_tokenizer"] not in (None, _SPLIT_AT_SPACES):
         raise UnsupportedBackboneError(
             f"unsupported pre-tokenizer {fields['pre_tokenizer']['type']}", _UNSUPPORTED_HINT
         )

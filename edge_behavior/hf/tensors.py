@@ -1,6 +1,6 @@
 """The tensors of a backbone: their names on both sides, their shapes, and whether a checkpoint holds exactly these.
 
-Knows the tensor names of Qwen2 and Llama. Reads headers only; knows nothing of GGUF's files.
+Knows the tensor names of Qwen2, Qwen3, Llama and Gemma 3. Reads headers only; knows nothing of GGUF's files.
 """
 
 from __future__ import annotations
@@ -24,16 +24,40 @@ _BLOCK = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_HEAD_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+# Gemma normalizes what comes out of a part, too, under a name that others use for what goes into the next.
+_SANDWICH_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+_BLOCKS = {
+    "qwen2": _BLOCK,
+    "llama": _BLOCK,
+    "qwen3": _BLOCK | _HEAD_NORMS,
+    "gemma3_text": _BLOCK | _HEAD_NORMS | _SANDWICH_NORMS,
+}
+# Hugging Face's Gemma scales by one plus the weight; GGUF holds the sum.
+_NORM_OFFSETS = {"gemma3_text": 1.0}
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor: its GGUF and Hugging Face names, shape, and heads to regroup (0: leave as it is)."""
+    """One tensor.
+
+    Attributes:
+        gguf: Its name in GGUF.
+        source: Its name in Hugging Face.
+        shape: Of both.
+        heads: Heads whose rows GGUF has in another order; 0 leaves them as they are.
+        offset: What GGUF's values are larger by.
+    """
 
     gguf: str
     source: str
     shape: tuple[int, ...]
     heads: int = 0
+    offset: float = 0.0
 
 
 def head_dim(config: Any) -> int:
@@ -67,7 +91,7 @@ def check_tensors(config: Any, shapes: Mapping[str, tuple[int, ...]], model_dir:
     """
     plan = []
     expected = set()
-    for tensor in _tensors(config):
+    for tensor in tensor_specs(config):
         expected.add(tensor.source)
         if tensor.source not in shapes:
             # Qwen2 always has q/k/v biases; elsewhere a bias is the config's choice.
@@ -94,19 +118,21 @@ def check_tensors(config: Any, shapes: Mapping[str, tuple[int, ...]], model_dir:
 
 def tensor_names(config: Any) -> dict[str, str]:
     """GGUF name of every matrix and vector by its Hugging Face name."""
-    return {tensor.source: tensor.gguf for tensor in _tensors(config)}
+    return {tensor.source: tensor.gguf for tensor in tensor_specs(config)}
 
 
-def _bias_required(config: Any, source: str) -> bool:
-    return str(config.model_type) == "qwen2" and source.split(".")[-2] in ("q_proj", "k_proj", "v_proj")
+def tensor_specs(config: Any) -> Iterator[TensorSpec]:
+    """Every tensor that a backbone may have, in GGUF's order; biases also where this one has none.
 
-
-def _tensors(config: Any) -> Iterator[TensorSpec]:
+    Args:
+        config: A configuration that `architectures.load_config` accepts.
+    """
     hidden, inner, width = int(config.hidden_size), int(config.intermediate_size), head_dim(config)
     queries, keys = int(config.num_attention_heads) * width, int(config.num_key_value_heads) * width
-    # llama.cpp rotates adjacent pairs for Llama, halves for Qwen2 (as Hugging Face does for both).
-    regroup = str(config.model_type) == "llama"
-    shapes: dict[str, tuple[int, ...]] = {
+    kind = str(config.model_type)
+    # llama.cpp rotates adjacent pairs for Llama, halves for the others (as Hugging Face does for all).
+    regroup, offset = kind == "llama", _NORM_OFFSETS.get(kind, 0.0)
+    matrices: dict[str, tuple[int, ...]] = {
         "self_attn.q_proj": (queries, hidden),
         "self_attn.k_proj": (keys, hidden),
         "self_attn.v_proj": (keys, hidden),
@@ -118,13 +144,19 @@ def _tensors(config: Any) -> Iterator[TensorSpec]:
     heads = {"attn_q": int(config.num_attention_heads), "attn_k": int(config.num_key_value_heads)}
     yield TensorSpec("token_embd.weight", "model.embed_tokens.weight", (int(config.vocab_size), hidden))
     for layer in range(int(config.num_hidden_layers)):
-        for module, name in _BLOCK.items():
+        for module, name in _BLOCKS[kind].items():
             source, target = f"model.layers.{layer}.{module}", f"blk.{layer}.{name}"
-            count = heads.get(name, 0) if regroup else 0
-            shape = shapes.get(module, (hidden,))
-            yield TensorSpec(f"{target}.weight", f"{source}.weight", shape, count)
-            if module in shapes:
+            if module in matrices:
+                shape, count = matrices[module], heads.get(name, 0) if regroup else 0
+                yield TensorSpec(f"{target}.weight", f"{source}.weight", shape, count)
                 yield TensorSpec(f"{target}.bias", f"{source}.bias", shape[:1], count)
-    yield TensorSpec("output_norm.weight", "model.norm.weight", (hidden,))
+            else:
+                shape = (width,) if module in _HEAD_NORMS else (hidden,)
+                yield TensorSpec(f"{target}.weight", f"{source}.weight", shape, offset=offset)
+    yield TensorSpec("output_norm.weight", "model.norm.weight", (hidden,), offset=offset)
     if not config.tie_word_embeddings:
         yield TensorSpec("output.weight", "lm_head.weight", (int(config.vocab_size), hidden))
+
+
+def _bias_required(config: Any, source: str) -> bool:
+    return str(config.model_type) == "qwen2" and source.split(".")[-2] in ("q_proj", "k_proj", "v_proj")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.scoring import TOKENS_PER_PASS, exact_log_probs
@@ -57,12 +57,14 @@ class TorchScorer:
         self._head = TiledHead(model.get_output_embeddings(), encoder.trie, self._device)
         self._nodes = encoder.trie.evaluated
         self._reach = torch.from_numpy(_reach(encoder.trie)).to(self._device)
+        self._windows = attention_windows(model.config)
 
     def score(self, prompts: Sequence[Sequence[int]]) -> PromptScores:
         """Score prompts given as full token ids (`PromptEncoder.prompt_ids`), in any order and of any lengths.
 
         Raises:
-            EdgebError: the model scales or caps its logits behind the output layer.
+            EdgebError: the model scales or caps its logits behind the output layer, or has layers that attend in
+                another way than to the whole context or to a sliding window.
         """
         static = len(self._encoder.static_ids)
         bodies = [list(p[static:]) for p in prompts]
@@ -103,7 +105,8 @@ class TorchScorer:
         made: list[torch.Tensor] = []
         watch = self._model.get_output_embeddings().register_forward_hook(lambda *call: made.append(call[-1]))
         try:
-            output = self._model(input_ids=ids, use_cache=True, logits_to_keep=1)
+            # A cache that knows the model's windows would drop what the batches' masks speak of.
+            output = self._model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
         finally:
             watch.remove()
         if not made or not torch.allclose(made[-1].float(), output.logits.float(), equal_nan=True):
@@ -133,7 +136,7 @@ class TorchScorer:
         with self._head:
             self._model(
                 input_ids=ids,
-                attention_mask=mask,
+                attention_mask=self._masks(mask, positions, static),
                 position_ids=positions,
                 past_key_values=prefix,
                 use_cache=True,
@@ -156,6 +159,44 @@ class TorchScorer:
         mask[:, 0, length:, static : static + length] = real[:, None, :]
         mask[:, 0, length:, static + length :] = self._reach
         return mask
+
+
+    def _masks(
+        self, mask: torch.Tensor, positions: torch.Tensor, static: int
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """The mask of every kind of layer, as Transformers takes it: one for all, or by kind."""
+        found = {}
+        for kind, window in self._windows.items():
+            found[kind] = mask
+            if window is not None:
+                before = torch.arange(static, device=positions.device).expand(len(positions), -1)
+                keys = torch.cat([before, positions], 1)
+                found[kind] = mask & (positions[:, None, :, None] - keys[:, None, None, :] < window)
+        return next(iter(found.values())) if len(found) == 1 else found
+
+
+def attention_windows(config: Any) -> dict[str, int | None]:
+    """By kind of layer, how many positions back it attends to, its own included; None for all of them.
+
+    Args:
+        config: A Transformers configuration.
+
+    Raises:
+        EdgebError: a kind that attends in another way.
+    """
+    config = config.get_text_config()
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if not getattr(config, "layer_types", None):
+        return {"all": window}
+    windows = {"full_attention": None, "sliding_attention": window}
+    kinds = sorted(set(config.layer_types))
+    for kind in kinds:
+        if kind not in windows:
+            raise EdgebError(
+                f"a backbone of type {config.model_type} has layers of {kind}, which label tries are not scored with",
+                "take one of full or sliding-window attention, such as Qwen2, Llama or Gemma 3",
+            )
+    return {kind: windows[kind] for kind in kinds}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """From a Hugging Face model folder to an unquantized GGUF file, one tensor in memory at a time.
 
-Knows the hyperparameters of Qwen2 and Llama. Knows nothing of adapters, quantization or bundles.
+Knows the hyperparameters of Qwen2, Qwen3, Llama and Gemma 3. Knows nothing of adapters, quantization or bundles.
 """
 
 from __future__ import annotations
@@ -15,10 +15,18 @@ from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.progress import progress_bar
-from edge_behavior.hf.architectures import architecture, load_config, load_tokenizer
+from edge_behavior.hf.architectures import (
+    architecture,
+    load_config,
+    load_tokenizer,
+    local_rope,
+    rope_parameters,
+    window_period,
+)
 from edge_behavior.hf.finite import KEEP_F32
 from edge_behavior.hf.folder import open_weights, weight_files
 from edge_behavior.hf.gguf_vocab import read_vocab, write_vocab
+from edge_behavior.hf.rope import llama3_divisors
 from edge_behavior.hf.tensors import TensorSpec, check_tensors, head_dim, stored_shapes
 
 DTYPES: dict[str, np.dtype[Any]] = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
@@ -69,25 +77,17 @@ def write_gguf(model_dir: Path, out: Path, dtype: str = "f16") -> None:
 
 
 def rope_factors(config: Any) -> NDArray[np.float32] | None:
-    """Per-frequency divisors of Llama 3.1's rotary scaling, shape [head_dim / 2], or None without it.
-
-    Long wavelengths are divided by `factor`, short ones left alone, those between blended (Llama 3.1's rule).
-    """
-    rope = config.rope_parameters
+    """Per-frequency divisors of Llama 3.1's rotary scaling, shape [head_dim / 2], or None without it."""
+    rope = rope_parameters(config)
     if rope["rope_type"] != "llama3":
         return None
-    width = head_dim(config)
-    wavelengths = 2 * math.pi * float(rope["rope_theta"]) ** (np.arange(0, width, 2, dtype=np.float64) / width)
-    low, high, factor = (float(rope[name]) for name in ("low_freq_factor", "high_freq_factor", "factor"))
-    turns = float(rope["original_max_position_embeddings"]) / wavelengths
-    blend = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return np.asarray(1.0 / ((1.0 - blend) / factor + blend), dtype=np.float32)
+    return llama3_divisors(rope, head_dim(config))
 
 
 def _write_settings(writer: Any, config: Any, dtype: str) -> None:
     from gguf import RopeScalingType
 
-    rope = config.rope_parameters
+    rope, local = rope_parameters(config), local_rope(config)
     kind = rope["rope_type"]
     writer.add_type("model")
     writer.add_context_length(int(config.max_position_embeddings))
@@ -103,6 +103,10 @@ def _write_settings(writer: Any, config: Any, dtype: str) -> None:
     if kind == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(rope["factor"]))
+    if local is not None:
+        writer.add_rope_freq_base_swa(float(local["rope_theta"]))
+        writer.add_sliding_window(int(config.sliding_window))
+        writer.add_sliding_window_pattern(window_period(config))
     writer.add_layer_norm_rms_eps(float(config.rms_norm_eps))
     writer.add_vocab_size(int(config.vocab_size))
     writer.add_file_type(_FILE_TYPES[dtype])
@@ -125,7 +129,7 @@ def _read(tensor: TensorSpec, weights: Any, dtype: str) -> NDArray[Any]:
         if bool(torch.isfinite(loaded).all()):
             raise EdgebError(f"the tensor '{tensor.source}' does not fit f16", f"{KEEP_F32}, or {rate}")
         raise EdgebError(f"the tensor '{tensor.source}' holds values that are not finite", rate)
-    array: NDArray[Any] = values.numpy()
+    array: NDArray[Any] = (values + tensor.offset).numpy() if tensor.offset else values.numpy()
     if tensor.heads:
         half = tensor.shape[0] // tensor.heads // 2
         array = array.reshape(tensor.heads, 2, half, -1).swapaxes(1, 2).reshape(tensor.shape)
