@@ -95,16 +95,12 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
     vocab = _vocab(tokens)
     merges = _merges(tokens, types, list(metadata["tokenizer.ggml.scores"]), vocab)
     has_bytes = BYTE in types
-    tokenizer = Tokenizer(
-        models.BPE(vocab, merges, unk_token=tokens[unknown], fuse_unk=True, byte_fallback=has_bytes)
-    )
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token=tokens[unknown], fuse_unk=True, byte_fallback=has_bytes))
     steps: list[Any] = [normalizers.Replace(" ", _SPACE)]
     if metadata.get("tokenizer.ggml.add_space_prefix", True):
         steps.insert(0, normalizers.Prepend(_SPACE))
     tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 
 

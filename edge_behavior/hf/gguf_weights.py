@@ -95,7 +95,9 @@ def _open(file: Path) -> Iterator[Any]:
 
 def _architecture(file: Path, metadata: _Metadata) -> tuple[str, Architecture]:
     if metadata.get("general.type", "model") != "model":
-        raise EdgebError(f"{file} holds a {metadata.get('general.type')}, no model", "give the model's own GGUF file")
+        raise EdgebError(
+            f"{file} is of type {metadata.get('general.type')}, not a model", "give the model's own GGUF file"
+        )
     if int(metadata.get("split.count", 1)) > 1:
         part, count = int(metadata.get("split.no", 0)) + 1, int(metadata.get("split.count"))
         raise EdgebError(f"{file} is part {part} of {count}", "join them with llama-gguf-split --merge")
@@ -107,9 +109,7 @@ def _architecture(file: Path, metadata: _Metadata) -> tuple[str, Architecture]:
     raise UnsupportedBackboneError(f"{file}: unsupported architecture {name}", f"supported: {supported}")
 
 
-def _config(
-    file: Path, metadata: _Metadata, kind: tuple[str, Architecture], tensors: dict[str, Any]
-) -> dict[str, Any]:
+def _config(file: Path, metadata: _Metadata, kind: tuple[str, Architecture], tensors: dict[str, Any]) -> dict[str, Any]:
     class_name, known = kind
     at = known.gguf
 

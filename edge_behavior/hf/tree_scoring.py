@@ -160,7 +160,6 @@ class TorchScorer:
         mask[:, 0, length:, static + length :] = self._reach
         return mask
 
-
     def _masks(
         self, mask: torch.Tensor, positions: torch.Tensor, static: int
     ) -> torch.Tensor | dict[str, torch.Tensor]:

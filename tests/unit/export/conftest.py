@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 # As the published tokenizers spell them.
@@ -37,15 +42,14 @@ CORPUS = [
 ] * 4
 
 
-def byte_level(regex: str, normalizer: Any, ignore_merges: bool, vocab_size: int = 480) -> Tokenizer:
+def byte_level(regex: str | None, normalizer: Any, ignore_merges: bool, vocab_size: int = 480) -> Tokenizer:
+    """A byte-level BPE that splits by a regex; without one, digits off and the rest as GPT-2 does."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     if normalizer is not None:
         tokenizer.normalizer = normalizer
+    first = pre_tokenizers.Digits(True) if regex is None else pre_tokenizers.Split(Regex(regex), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(regex), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+        [first, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex is None)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -76,6 +80,23 @@ def llama3_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|endoftext|>")
 
 
+def smollm_tokenizer() -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=byte_level(None, None, False), bos_token="<|im_start|>", eos_token="<|im_end|>"
+    )
+
+
+def gemma_tokenizer() -> PreTrainedTokenizerFast:
+    """As `sentencepiece_tokenizer`, but that no space is added in front and that texts are split where none is left."""
+    fields = json.loads(sentencepiece_tokenizer().backend_tokenizer.to_str())
+    fields["normalizer"] = fields["normalizer"]["normalizers"][1]
+    fields["pre_tokenizer"] = {
+        "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+    }  # fmt: skip
+    backend = Tokenizer.from_str(json.dumps(fields))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
 def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     """Llama 2's kind: no pre-tokenizer, spaces as U+2581, bytes for what is unknown."""
     pieces = ["▁", *"abcdefghijklmnopqrstuvwxyz"]
@@ -103,6 +124,8 @@ SMALL_TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "qwen2": qwen2_tokenizer,
     "llama3": llama3_tokenizer,
     "sentencepiece": sentencepiece_tokenizer,
+    "smollm": smollm_tokenizer,
+    "gemma": gemma_tokenizer,
 }
 
 GEOMETRY: dict[str, Any] = {
@@ -125,14 +148,25 @@ LLAMA3_ROPE = {
 
 
 def qwen2(vocab_size: int, **changes: Any) -> Qwen2ForCausalLM:
-    return _randomized(Qwen2ForCausalLM(Qwen2Config(**GEOMETRY | {"vocab_size": vocab_size} | changes)))
+    return randomized(Qwen2ForCausalLM(Qwen2Config(**GEOMETRY | {"vocab_size": vocab_size} | changes)))
 
 
 def llama(vocab_size: int, **changes: Any) -> LlamaForCausalLM:
-    return _randomized(LlamaForCausalLM(LlamaConfig(**GEOMETRY | {"vocab_size": vocab_size} | changes)))
+    return randomized(LlamaForCausalLM(LlamaConfig(**GEOMETRY | {"vocab_size": vocab_size} | changes)))
 
 
-def _randomized(model: Any) -> Any:
+def qwen3(vocab_size: int, **changes: Any) -> Qwen3ForCausalLM:
+    given = GEOMETRY | {"vocab_size": vocab_size, "head_dim": 16} | changes
+    return randomized(Qwen3ForCausalLM(Qwen3Config(**given)))
+
+
+def gemma3(vocab_size: int, **changes: Any) -> Gemma3ForCausalLM:
+    """Seven layers, so that one attends to everything, the others to a window that texts of the tests exceed."""
+    given = GEOMETRY | {"num_hidden_layers": 7, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 24}
+    return randomized(Gemma3ForCausalLM(Gemma3TextConfig(**given | {"vocab_size": vocab_size} | changes)))
+
+
+def randomized(model: Any) -> Any:
     """Fresh models have zero biases and unit norms, which would hide a tensor that is lost or swapped."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -129,7 +129,9 @@ def test_special_tokens_stay_text(small: tuple[Any, LlamaFile]) -> None:
 
 
 def test_special_ids() -> None:
-    expected = {"qwen2": (None, 0), "llama3": (1, 0), "sentencepiece": (1, 2)}
+    expected = {
+        "qwen2": (None, 0), "llama3": (1, 0), "sentencepiece": (1, 2), "smollm": (None, 2), "gemma": (1, 2),
+    }  # fmt: skip
     assert {name: special_ids(make()) for name, make in SMALL_TOKENIZERS.items()} == expected
     without = PreTrainedTokenizerFast(tokenizer_object=qwen2_tokenizer().backend_tokenizer)
     with pytest.raises(EdgebError, match="no end-of-sequence token"):

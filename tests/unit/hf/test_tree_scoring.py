@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,22 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+)
 
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf import tree_scoring as torch_scorer
-from edge_behavior.hf.tree_scoring import TorchScorer
+from edge_behavior.hf.tree_scoring import TorchScorer, attention_windows
 from tests import helpers
+from tests.unit.export.conftest import GEOMETRY, gemma3, qwen2, qwen3, randomized
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -30,6 +40,35 @@ def test_agrees_with_brute_force(name: str, max_tokens: int) -> None:
     expected = [[helpers.brute_force(model, p, encoder.label_ids(label)) for label in helpers.LABELS] for p in prompts]
     np.testing.assert_allclose(scores.log_probs, expected, atol=1e-4)
     assert scores.embeddings.shape == (5, 64)
+
+
+WINDOW = {"sliding_window": 24}
+ARCHITECTURES: dict[str, Callable[[int], Any]] = {
+    "qwen3": qwen3,
+    "gemma3": gemma3,
+    "qwen2 with windows": lambda rows: qwen2(rows, use_sliding_window=True, max_window_layers=1, **WINDOW),
+    "qwen2 without": lambda rows: qwen2(rows, use_sliding_window=False, **WINDOW),
+    "mistral": lambda rows: randomized(MistralForCausalLM(MistralConfig(**GEOMETRY, vocab_size=rows, **WINDOW))),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_layers_see_what_they_see_in_a_plain_forward_pass(name: str) -> None:
+    """Prompts and the static part are longer than the windows are."""
+    tokens = helpers.tokenizer()
+    model, encoder = ARCHITECTURES[name](len(tokens)), helpers.encoder(tokens)
+    assert len(encoder.static_ids) > 2 * 24
+    histories = [helpers.diary(n, seed) for seed, n in enumerate((1, 14, 7))]
+    prompts = [encoder.prompt_ids(h[:-1], h[-1].time, h[-1].place) for h in histories]
+    scores = TorchScorer(model, encoder).score(prompts)
+    expected = [[helpers.brute_force(model, p, encoder.label_ids(label)) for label in helpers.LABELS] for p in prompts]
+    np.testing.assert_allclose(scores.log_probs, expected, atol=1e-4)
+
+
+def test_another_kind_of_attention_is_refused() -> None:
+    config = Qwen3Config(**GEOMETRY, layer_types=["full_attention", "chunked_attention"])
+    with pytest.raises(EdgebError, match="layers of chunked_attention"):
+        attention_windows(config)
 
 
 def test_embedding_is_the_last_hidden_state_of_the_prompt() -> None:
