@@ -40,8 +40,9 @@ from edge_behavior.bench.setup import BenchOptions
 from edge_behavior.bench.sustained import sustained, threads_sweep
 from edge_behavior.core.events import write_history
 from edge_behavior.data.simulator.behaviors import PLACES
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.export.source import ExportSource
 from edge_behavior.runtime.predictor import Predictor
 
 RESULTS = Path(__file__).parent / "results"
@@ -97,7 +98,7 @@ def bundle(work: Path, name: str) -> Path:
         source = ExportSource(
             work / model, None, model_05b.candidates(), model_05b.LAYOUT, base_license="random", places=PLACES
         )
-        export_bundle(source, path, ExportProfile(quant=QUANT, prune=prune, **model_05b.UNGATED))
+        export_gguf(source, path, ExportProfile(quant=QUANT, prune=prune, **model_05b.UNGATED))
     return path
 
 

@@ -115,7 +115,7 @@ def test_real_tokenizers_keep_the_pieces_of_the_domain(
     same_pieces(real_tokenizers[name], plan, strings)
     assert len(plan.kept) < 2_000
     assert len(plan.kept) % 64 == 0
-    assert plan.facts() == {
+    assert plan.summary() == {
         "kept": len(plan.kept),
         "of": plan.rows,
         "places": 0,
