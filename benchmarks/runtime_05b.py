@@ -34,7 +34,6 @@ import model_05b
 from edge_behavior.bench.chart import draw
 from edge_behavior.bench.diary import from_file
 from edge_behavior.bench.latency import measure, steps
-from edge_behavior.bench.native import NativeContext, NativeModel
 from edge_behavior.bench.report import markdown
 from edge_behavior.bench.setup import BenchOptions
 from edge_behavior.bench.sustained import sustained, threads_sweep
@@ -43,6 +42,8 @@ from edge_behavior.data.simulator.behaviors import PLACES
 from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.source import ExportSource
+from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.predictor import Predictor
 
 RESULTS = Path(__file__).parent / "results"
@@ -126,9 +127,9 @@ def flash_sweep(path: Path, threads: int, held: int = 440, repeats: int = 7) -> 
     """Median milliseconds of one decode on a cache of `held` tokens, with flash attention and without it."""
     ids = list(range(1000, 1000 + held + max(DECODE_SIZES)))
     taken: dict[str, dict[str, list[float]]] = {str(n): {"on": [], "off": []} for n in DECODE_SIZES}
-    with NativeModel(path) as model, ExitStack() as stack:
+    with LlamaModel(path) as model, ExitStack() as stack:
         contexts = {
-            name: stack.enter_context(NativeContext(model, len(ids), threads, flash=flash))
+            name: stack.enter_context(LlamaContext(model, ContextOptions(len(ids), threads, flash=flash)))
             for name, flash in (("on", True), ("off", False))
         }
         for context in contexts.values():

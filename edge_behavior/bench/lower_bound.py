@@ -8,9 +8,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from edge_behavior.bench.native import FLASH_PAYS, Decode, NativeContext, NativeModel
+from edge_behavior.bench.native import FLASH_PAYS, Decode
 from edge_behavior.bench.scenarios import CYCLE, depth_of, slot
 from edge_behavior.bench.timing import Sample
+from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
+from edge_behavior.runtime.llama.model import LlamaModel
 
 
 class FloorScenario:
@@ -29,14 +31,14 @@ class FloorScenario:
         ids: Any token ids of the bundle, repeated as needed; what a token is does not change what it costs.
     """
 
-    def __init__(
-        self, model: NativeModel, threads: int, rounds: Sequence[Sequence[Decode]], ids: Sequence[int]
-    ) -> None:
+    def __init__(self, model: LlamaModel, threads: int, rounds: Sequence[Sequence[Decode]], ids: Sequence[int]) -> None:
         needed = max(shape[0].position + sum(d.tokens for d in shape) for shape in rounds)
         self._ids = (list(ids) * (needed // len(ids) + 1))[:needed]
         self._rounds = rounds
         rows = max(sum(d.rows for d in shape) for shape in rounds)
-        self._contexts = {flash: NativeContext(model, needed, threads, rows, flash) for flash in (False, True)}
+        self._contexts = {
+            flash: LlamaContext(model, ContextOptions(needed, threads, rows, flash)) for flash in (False, True)
+        }
         for context in self._contexts.values():
             self._hold(context, rounds[0][0].position)
 
@@ -65,7 +67,7 @@ class FloorScenario:
             seconds += context.decode(self._ids[start : start + count], range(count - rows, count))
         return Sample(seconds * 1000, sum(count for count, _ in calls), seconds * 1000)
 
-    def _hold(self, context: NativeContext, count: int) -> None:
+    def _hold(self, context: LlamaContext, count: int) -> None:
         context.keep(count)
         if context.held < count:
             context.decode(self._ids[context.held : count])
@@ -83,12 +85,12 @@ class SpeedScenario:
         every: Of the rounds due, every n-th.
     """
 
-    def __init__(self, model: NativeModel, threads: int, prompt: int, generate: int, due: int, every: int = 1) -> None:
+    def __init__(self, model: LlamaModel, threads: int, prompt: int, generate: int, due: int, every: int = 1) -> None:
         rng = random.Random(0)
         self._prompt = [rng.randrange(model.n_vocab) for _ in range(prompt)]
         self._generate = [rng.randrange(model.n_vocab) for _ in range(generate)]
         self._due, self._every = due, every
-        self._context = NativeContext(model, max(prompt, generate), threads)
+        self._context = LlamaContext(model, ContextOptions(max(prompt, generate), threads))
         # llama-bench warms up with one run of each, too.
         self._context.decode(self._prompt)
         self._run(self._generate[:1])

@@ -15,12 +15,14 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.bench.native import NativeContext, NativeModel, stock_llama, watched_decodes
+from edge_behavior.bench.native import stock_llama, watched_decodes
 from edge_behavior.bench.scenarios import CYCLE, slot
 from edge_behavior.bench.timing import Sample
 from edge_behavior.bundle.grammar import character_grammar
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
+from edge_behavior.runtime.llama.model import LlamaModel
 
 
 class CompletionPeer:
@@ -128,7 +130,7 @@ class LabelPeer:
 
     def __init__(
         self,
-        model: NativeModel,
+        model: LlamaModel,
         threads: int,
         name: str,
         prompts: Sequence[list[int]],
@@ -142,7 +144,8 @@ class LabelPeer:
         self._paths = [encoder.label_ids(label) for label in encoder.candidates.labels]
         longest = max(map(len, self._paths))
         self._static = len(encoder.static_ids)
-        self._context = NativeContext(model, max(map(len, prompts)) + longest, threads, rows=longest, flash=not cached)
+        options = ContextOptions(max(map(len, prompts)) + longest, threads, rows=longest, flash=not cached)
+        self._context = LlamaContext(model, options)
         if cached:
             self._context.decode(encoder.static_ids)
         else:

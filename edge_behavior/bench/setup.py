@@ -10,7 +10,6 @@ from types import TracebackType
 
 from edge_behavior.bench.diary import from_file, made_up
 from edge_behavior.bench.lower_bound import FloorScenario, SpeedScenario
-from edge_behavior.bench.native import NativeModel
 from edge_behavior.bench.peers import CompletionPeer, LabelPeer
 from edge_behavior.bench.prefix import PrefixScenario
 from edge_behavior.bench.scenarios import CYCLE, Scenario, SessionScenario, WarmScenario
@@ -19,6 +18,7 @@ from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.scoring import check_scoring
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.session import ANCHOR_EVERY
 from edge_behavior.util.cpus import chosen_threads
 
@@ -88,7 +88,7 @@ class Setup:
 
     def __init__(self, bundle: Path, options: BenchOptions) -> None:
         self._bundle, self._options = bundle, options
-        self._native: NativeModel | None = None
+        self._native: LlamaModel | None = None
         self.manifest = manifest = read_manifest(bundle)
         length, places = manifest.layout.history_length, manifest.layout.places
         if options.history is None:
@@ -96,7 +96,7 @@ class Setup:
         else:
             self.diary = from_file(options.history, manifest.candidates, length, options.rounds, places)
         with ExitStack() as stack:
-            tokenizer = stack.enter_context(NativeModel(bundle, vocab_only=True))
+            tokenizer = stack.enter_context(LlamaModel(bundle, vocab_only=True))
             self.encoder = PromptEncoder(
                 tokenizer.tokenize, manifest.layout, manifest.candidates, manifest.bos_id, manifest.eos_id
             )
@@ -198,10 +198,10 @@ class Setup:
         self._stack.callback(made.close)
         return made
 
-    def _model(self) -> NativeModel:
+    def _model(self) -> LlamaModel:
         """The one open model of everything that uses llama.cpp directly."""
         if self._native is None:
-            self._native = self._stack.enter_context(NativeModel(self._bundle))
+            self._native = self._stack.enter_context(LlamaModel(self._bundle))
         return self._native
 
     def windows(self) -> Sequence[list[int]]:

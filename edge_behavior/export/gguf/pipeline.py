@@ -22,7 +22,6 @@ from edge_behavior.export.checks import check_logits, check_quantized_logits
 from edge_behavior.export.context import Export, Model, check_profile, open_source
 from edge_behavior.export.gguf.format_search import AUTO, Unquantized, quantize_within
 from edge_behavior.export.gguf.importance import IMPORTANCE_SEED, importance, importance_sequences
-from edge_behavior.export.gguf.llama_file import LlamaFile
 from edge_behavior.export.gguf.quantize import UNQUANTIZED, find_quant, tensor_types
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.parity.samples import SampleSizes
@@ -32,6 +31,8 @@ from edge_behavior.export.report import ExportReport, ImportanceReport
 from edge_behavior.export.scratch import require_space, scratch_folder
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.tensors import tensor_names
+from edge_behavior.runtime.llama.context import logits
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.util.files import check_file, put_file
 
 
@@ -86,9 +87,9 @@ def export_gguf(
         plain.unlink(missing_ok=True)
         with export.timed("verify"):
             verify_bundle(bundle)
-            with LlamaFile(bundle, n_ctx=len(model.probe.ids)) as file:
+            with LlamaModel(bundle) as file:
                 export.check_tokens(file.tokenize, model)
-                found = file.logits(model.probe.ids)
+                found = logits(file, model.probe.ids)
             export.logit_difference["quantize"] = check_quantized_logits(
                 model.probe, found, "quantized", finer="q8 or f16"
             )
@@ -155,5 +156,5 @@ def _bytes_per_weight(export: Export, precision: str) -> float:
 
 
 def _converted_difference(plain: Path, model: Model) -> float:
-    with LlamaFile(plain, n_ctx=len(model.probe.ids)) as file:
-        return check_logits(model.probe, file.logits(model.probe.ids), "converted")
+    with LlamaModel(plain) as file:
+        return check_logits(model.probe, logits(file, model.probe.ids), "converted")

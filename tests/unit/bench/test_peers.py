@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_behavior.bench.native import NativeModel
 from edge_behavior.bench.peers import CompletionPeer, LabelPeer
 from edge_behavior.bench.scenarios import slot
 from edge_behavior.bench.setup import Setup
+from edge_behavior.runtime.llama.model import LlamaModel
 from tests import helpers
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_labels_one_by_one_have_the_models_probabilities(
-    cached: bool, tokens: object, native: NativeModel, setup: Setup
+    cached: bool, tokens: object, native: LlamaModel, setup: Setup
 ) -> None:
     prompts = setup.windows()
     peer = LabelPeer(native, 1, "labels", prompts, setup.encoder, cached=cached, due=0)

@@ -22,7 +22,6 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.export import checks
 from edge_behavior.export.checks import check_tokens, prompt_segments
 from edge_behavior.export.gguf import format_search, pipeline
-from edge_behavior.export.gguf.llama_file import LlamaFile
 from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.prune import check as prune_check
 from edge_behavior.export.prune.vocabulary import plan_pruning, write_pruned
@@ -32,6 +31,8 @@ from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.folder import weight_files
 from edge_behavior.hf.tokenizers import special_ids
 from edge_behavior.hf.tree_scoring import TorchScorer
+from edge_behavior.runtime.llama.context import logits
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.util.checksums import files_sha256
 from tests import helpers
@@ -76,8 +77,8 @@ def test_export(source: ExportSource, tmp_path: Path, quant: str, capfd: pytest.
     assert str(tmp_path) not in manifest.to_json()
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(source.adapter))
     ids = some_ids(300, 40)
-    with LlamaFile(out, n_ctx=64, threads=1) as model:
-        difference = np.abs(model.logits(ids) - torch_logits(adapted.eval(), ids)).max()
+    with LlamaModel(out) as model:
+        difference = np.abs(logits(model, ids) - torch_logits(adapted.eval(), ids)).max()
     assert difference < {"q4": 0.5, "f16": 1e-2}[quant]
     assert capfd.readouterr().out == ""
 
@@ -142,7 +143,7 @@ def test_a_pruned_bundle(pruned_pair: tuple[ExportSource, Path, dict[str, Any], 
     assert json.loads(json.dumps(report)) == report
     assert report["logit_difference"]["prune"] < 1e-3
     assert report["logit_difference"]["quantize"] == report["logit_difference"]["prune"]
-    with LlamaFile(bundle) as small, LlamaFile(whole) as large:
+    with LlamaModel(bundle, vocab_only=True) as small, LlamaModel(whole, vocab_only=True) as large:
         assert small.n_vocab == facts["kept"]
         for text in domain_texts(source.layout, source.candidates, source.places or ()):
             assert len(small.tokenize(text)) == len(large.tokenize(text)), text
@@ -228,7 +229,7 @@ def test_llama_3s_start_token_is_renumbered(tmp_path: Path) -> None:
     assert manifest.bos_id is not None
     assert manifest.bos_id < high
     assert manifest.eos_id == 0
-    with LlamaFile(tmp_path / "b.gguf") as file:
+    with LlamaModel(tmp_path / "b.gguf", vocab_only=True) as file:
         assert manifest.bos_id < file.n_vocab == report["pruning"]["vocabulary"]["kept"]
 
 
@@ -314,7 +315,7 @@ def test_what_another_export_wrote_meanwhile_is_kept(
 
 def test_tokens_that_differ_are_refused(source: ExportSource, tmp_path: Path) -> None:
     export_gguf(source, tmp_path / "b.gguf", helpers.profile("f16"))
-    with LlamaFile(tmp_path / "b.gguf") as file:
+    with LlamaModel(tmp_path / "b.gguf", vocab_only=True) as file:
         check_tokens(file.tokenize, file.tokenize, [" Check email"])
         with pytest.raises(EdgebError, match=r"tokenizes ' Check email' as \[.*\], training as \[1\]"):
             check_tokens(file.tokenize, lambda _: [1], [" Check email"])
