@@ -44,7 +44,7 @@ def relabel_command(
         raise EdgebError("no change was asked for", "pass --labels, --add or --drop")
     listed = read_labels(labels) if labels is not None else None
     candidates = new_candidates(read_manifest(bundle).candidates, listed, add or [], drop or [])
-    emit(relabel_bundle(bundle, candidates, out, force), as_json, _show_report)
+    emit(relabel_bundle(bundle, candidates, out, force).to_dict(), as_json, _show_report)
 
 
 def _show_report(report: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What of a run folder is exported."""
+"""Export from a run folder: the weights of a stage with the run's candidates, layout, recipe and metrics."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) ->
     for section, field in (("backbone", "path"), ("a_tuning", "aux_path")):
         place = recipe.get(section, {}).get(field)
         if place is not None and (Path(place).is_absolute() or Path(place).is_dir()):
-            # A bundle is shipped: it names backbone and conversations, not where they lay.
+            # A bundle is shipped: it names backbone and conversations, not their folders.
             recipe[section][field] = Path(place).name
     dataset, note = _dataset(run, data)
     return ExportSource(
@@ -75,7 +75,7 @@ def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) ->
 
 
 def _places(run: RunFolder, dataset: Dataset | None) -> tuple[str, ...] | None:
-    """Names that prompts may hold; None where they are not known."""
+    """Place names that prompts may hold; None if they are not known."""
     if not run.layout.places:
         return ()
     return None if dataset is None else tuple(dataset.places)

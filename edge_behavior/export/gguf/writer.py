@@ -1,6 +1,6 @@
-"""From a Hugging Face model folder to an unquantized GGUF file, one tensor in memory at a time.
+"""Convert a Hugging Face model folder to an unquantized GGUF file, one tensor in memory at a time.
 
-Knows the hyperparameters of Qwen2 and Llama. Knows nothing of adapters, quantization or bundles.
+Knows the hyperparameters of Qwen2 and Llama; knows nothing of adapters, quantization or bundles.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def write_gguf(model_dir: Path, out: Path, dtype: str = "f16") -> None:
 def rope_factors(config: Any) -> NDArray[np.float32] | None:
     """Per-frequency divisors of Llama 3.1's rotary scaling, shape [head_dim / 2], or None without it.
 
-    Long wavelengths are divided by `factor`, short ones left alone, those between blended (Llama 3.1's rule).
+    Long wavelengths are divided by `factor`, short ones stay, those between are interpolated (Llama 3.1's rule).
     """
     rope = config.rope_parameters
     if rope["rope_type"] != "llama3":
@@ -120,7 +120,7 @@ def _read(tensor: TensorSpec, weights: Any, dtype: str) -> NDArray[Any]:
     target = torch.float16 if _stored_dtype(tensor, dtype) == np.float16 else torch.float32
     values = loaded.to(target)
     if not bool(torch.isfinite(values).all()):
-        # The backbone's own weights were looked at before merging.
+        # The backbone's own weights were checked before merging.
         rate = "train again with a lower learning rate"
         if bool(torch.isfinite(loaded).all()):
             raise EdgebError(f"the tensor '{tensor.source}' does not fit f16", f"{KEEP_F32}, or {rate}")

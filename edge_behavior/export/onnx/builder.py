@@ -1,4 +1,4 @@
-"""A Hugging Face model folder as an ONNX folder that onnxruntime-genai runs, by that project's own model builder.
+"""Build an ONNX folder from a Hugging Face model folder, with onnxruntime-genai's own model builder.
 
 Everything is read from disk: no network, no code from model folders. Knows nothing of bundles and adapters.
 """
@@ -22,14 +22,14 @@ from edge_behavior.runtime.backends.genai import load_genai
 from edge_behavior.train.run.folder import read_json
 
 CONFIG_FILE, MODEL_FILE = "genai_config.json", "model.onnx"
-# Stages that the builder announces beside one per layer: embedding, norm, head, graph, configuration, tokenizer.
-_OTHER_STAGES = 6
+# Steps that the builder prints beside one per layer: embedding, norm, head, graph, configuration, tokenizer.
+_OTHER_STEPS = 6
 
 
 def build_onnx(model_dir: Path, out_dir: Path, options: OnnxOptions, scratch: Path) -> dict[str, dict[str, str]]:
     """Write the ONNX folder of a model: graph, weights, genai_config.json and tokenizer.
 
-    The folder names no execution provider yet, so that it can be checked on any machine; see `name_provider`.
+    The folder does not name its execution provider yet, so that any machine can check it; see `name_provider`.
 
     Args:
         model_dir: config.json, safetensors weights and a fast tokenizer. The context in its config.json is lowered to
@@ -42,20 +42,20 @@ def build_onnx(model_dir: Path, out_dir: Path, options: OnnxOptions, scratch: Pa
         The execution provider's name and settings, for `name_provider`; empty for the CPU.
 
     Raises:
-        EdgebError: onnxruntime-genai or onnx_ir is not installed, a model it gets wrong, or the builder fails (its
-            message is passed on).
+        EdgebError: onnxruntime-genai or onnx_ir is not installed, a model that the builder gets wrong, or the builder
+            fails, with its message.
     """
     load_genai()
     config = load_config(model_dir)
     check_onnx(config)
     layers = int(config.num_hidden_layers)
     _lower_context(model_dir, options.context_length)
-    # The bar writes to the stderr of now; what is written to later ones is the builder's.
-    with progress_bar(f"Building ONNX {options.quant}", layers + _OTHER_STAGES) as advance, _captured(advance):
+    # The bar holds the real stderr; the builder's prints go to the captured one.
+    with progress_bar(f"Building ONNX {options.quant}", layers + _OTHER_STEPS) as advance, _captured(advance):
         try:
             from onnxruntime_genai.models import builder
 
-            # All but the folders by position, as its own command line does it.
+            # By position, as its own command line does.
             where = (
                 "",
                 str(model_dir),
@@ -83,7 +83,7 @@ def build_onnx(model_dir: Path, out_dir: Path, options: OnnxOptions, scratch: Pa
 
 
 def name_provider(folder: Path, settings: dict[str, dict[str, str]]) -> None:
-    """Make a checked folder ask for the execution provider that `build_onnx` returned."""
+    """Make a checked folder ask for the execution provider that `build_onnx` returned; nothing for the CPU."""
     if settings:
         _swap_providers(folder, [settings])
 
@@ -99,8 +99,8 @@ def weight_operators(folder: Path) -> dict[str, int]:
     return dict(Counter(node.op_type for node in nodes))
 
 
-class _Stages(io.TextIOBase):
-    """A text stream that shows nothing and counts the stages it is told of."""
+class _StepCounter(io.TextIOBase):
+    """A text stream that shows nothing and counts the steps it is told of."""
 
     def __init__(self, advance: Callable[[float], None]) -> None:
         self._advance = advance
@@ -113,13 +113,13 @@ class _Stages(io.TextIOBase):
 
 @contextmanager
 def _captured(advance: Callable[[float], None]) -> Iterator[None]:
-    """Keep the builder's prints off both streams, and the root logger as it was: its quantizer sets that up anew."""
+    """Hide the builder's prints, and restore the root logger, which its quantizer reconfigures."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     if not handlers:
         root.addHandler(logging.NullHandler())
     try:
-        with redirect_stdout(_Stages(advance)), redirect_stderr(io.StringIO()):
+        with redirect_stdout(_StepCounter(advance)), redirect_stderr(io.StringIO()):
             yield
     finally:
         root.setLevel(level)
@@ -127,7 +127,7 @@ def _captured(advance: Callable[[float], None]) -> Iterator[None]:
 
 
 def _lower_context(model_dir: Path, length: int | None) -> None:
-    """Tables of rotations are stored for every position, so a long context costs megabytes."""
+    """Lower the context in config.json: rotary tables are stored for every position, megabytes for a long one."""
     file = model_dir / "config.json"
     config = read_json(file)
     if length is not None and length < int(config["max_position_embeddings"]):
@@ -136,7 +136,7 @@ def _lower_context(model_dir: Path, length: int | None) -> None:
 
 
 def _swap_providers(folder: Path, providers: list[dict[str, dict[str, str]]]) -> list[dict[str, dict[str, str]]]:
-    """Write the list of execution providers and return the one before."""
+    """Write the list of execution providers; returns the old one."""
     file = folder / CONFIG_FILE
     config = read_json(file)
     session = config["model"]["decoder"]["session_options"]

@@ -27,13 +27,13 @@ _DEFAULT_BLOCK = 32
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider: the builder's name for the graph it wants, the engine's name, and what can be built.
+    """An execution provider: its names, and what can be built for it.
 
     Attributes:
-        builder: The builder's execution provider.
+        builder: The builder's name for the graph that it takes.
         engine: The name in genai_config.json; "" for the CPU, which needs none.
-        quants: Weight formats whose graphs load; the others the builder writes without a usable cache.
-        qdq: Quantized weights as DequantizeLinear, not as MatMulNBits.
+        quants: Weight formats whose graphs load; the builder writes others without a usable cache.
+        qdq: Quantized weights are DequantizeLinear, not MatMulNBits.
     """
 
     builder: str
@@ -48,23 +48,23 @@ PROVIDERS = {
     "dml": Provider("dml", "dml", ("q4", "q8", "f16")),
     "webgpu": Provider("webgpu", "webgpu", ("q4", "q8", "f16", "f32")),
     "trt-rtx": Provider("NvTensorRtRtx", "NvTensorRtRtx", ("q4", "f16"), qdq=True),
-    # The builder has no graph for QNN: the CPU's, with standard operators where it has them.
+    # The builder has no graph for QNN: the CPU's, with standard operators as far as it has them.
     "qnn": Provider("cpu", "qnn", ("q4", "f32"), qdq=True),
 }
 
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class OnnxOptions:
-    """How the model is built. None takes the default of the format and the execution provider.
+    """How the model is built. None takes the default of weight format and execution provider.
 
     Attributes:
         quant: q4, q8, f16 or f32.
         block_size: Weights that share a scale: 16, 32, 64, 128 or 256; 32 by default.
-        accuracy_level: Precision of a quantized product, 0 to 4, see `ACCURACY_LEVELS`; by default 4 on the CPU.
+        accuracy_level: Precision of activations in quantized products, see `ACCURACY_LEVELS`; by default 4 on the CPU.
         execution_provider: A key of `PROVIDERS`.
-        context_length: Positions to build for; None takes what the bundle's prompts need.
+        context_length: Positions to build for; by default what prompts need, and 2048 if the backbone has them.
         algorithm: How weights are rounded: default, rtn or k_quant.
-        share_embeddings: Keep one quantized matrix where input and output embeddings are tied; None does if it can.
+        share_embeddings: Keep one quantized matrix for tied embeddings; by default if possible.
         static_shapes: Fix batch size and cache length in the graph. The number of new tokens stays open.
         provider_options: Settings of the execution provider, as genai_config.json has them.
 
@@ -105,7 +105,7 @@ class OnnxOptions:
                 raise EdgebError(f"{self.quant} weights have no {name}", "leave it out, or use q4 or q8")
         if self.accuracy_level is not None and provider.qdq:
             raise EdgebError(
-                f"weights for {self.execution_provider} have no accuracy level", "the provider decides how it computes"
+                f"weights for {self.execution_provider} have no accuracy level", "leave it out: the provider decides"
             )
         if self.algorithm not in ALGORITHMS:
             raise EdgebError(f"unknown algorithm '{self.algorithm}'", nearest(self.algorithm, ALGORITHMS))
@@ -133,14 +133,14 @@ class OnnxOptions:
         return f"{' '.join(parts)}, {self.execution_provider}"
 
     def extra(self) -> list[str]:
-        """The builder's options, as its command line takes them."""
+        """Extra options of the builder, as its command line takes them."""
         found = ["hf_token=false", "hf_remote=false", f"algo_config={self.algorithm}"]
         if self.block_size is not None:
             found.append(f"block_size={self.block_size}")
         if self.accuracy_level is not None:
             found.append(f"accuracy_level={self.accuracy_level}")
         if self.provider.qdq and self.quant in QUANTIZED:
-            # In this form weights cannot be shared.
+            # Such weights cannot be shared.
             found += ["use_qdq=true", "shared_embeddings=false"]
         elif self.share_embeddings is not None:
             found.append(f"shared_embeddings={str(self.share_embeddings).lower()}")

@@ -105,7 +105,7 @@ class TestPredictions:
     @pytest.mark.parametrize("name", ["stream", "prefix", "instruct"])
     def test_where_the_prompt_lists_them(self, gguf: Path, tmp_path: Path, name: str) -> None:
         old = bundle_of(gguf, tmp_path / "old.gguf", layout=PromptLayout(name=name))
-        report = relabel_bundle(old, new_candidates(OLD, None, ["買い物"], ["Bar"]), tmp_path / "new.gguf")
+        report = relabel_bundle(old, new_candidates(OLD, None, ["買い物"], ["Bar"]), tmp_path / "new.gguf").to_dict()
         assert report["listed_in_prompt"]
         with Predictor.load(tmp_path / "new.gguf", threads=1) as predictor:
             prediction = predictor.predict(helpers.diary(4, 0, ["Video", "買い物"]), WHEN, "DK")
@@ -117,7 +117,9 @@ class TestPredictions:
 class TestBundle:
     def test_only_the_list_and_what_was_measured_on_it_change(self, gguf: Path, tmp_path: Path) -> None:
         old = bundle_of(gguf, tmp_path / "old.gguf", vocabulary={"kept": 600, "of": 151_936})
-        report = relabel_bundle(old, new_candidates(OLD, None, ["Zoo", "Video Chat"], ["Bar"]), tmp_path / "new.gguf")
+        report = relabel_bundle(
+            old, new_candidates(OLD, None, ["Zoo", "Video Chat"], ["Bar"]), tmp_path / "new.gguf"
+        ).to_dict()
         before, after = read_manifest(old), verify_bundle(tmp_path / "new.gguf")
         assert after.candidates.labels == (*(x for x in helpers.LABELS if x != "Bar"), "Zoo", "Video Chat")
         assert after.candidates.counts == (10, 11, 12, 14, 15, 16, 17, 18, 0, 0)
@@ -150,7 +152,7 @@ class TestBundle:
     def test_the_calibration_is_of_the_old_list(self, gguf: Path, tmp_path: Path) -> None:
         held = {"model": Calibration(2.0).to_dict(), "habits": Calibration().to_dict(), "measured": {}}
         old = bundle_of(gguf, tmp_path / "old.gguf", calibration=held)
-        report = relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf")
+        report = relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf").to_dict()
         assert report["calibration_dropped"]
         assert read_manifest(tmp_path / "new.gguf").calibration is None
         with Predictor.load(tmp_path / "new.gguf", threads=1) as predictor:
@@ -168,7 +170,7 @@ class TestBundle:
     def test_a_list_that_does_not_fit_the_context(self, gguf: Path, tmp_path: Path) -> None:
         old = bundle_of(gguf, tmp_path / "old.gguf", layout=PromptLayout(), context_length=512)
         many = [(f"behavior number {i}", None) for i in range(300)]
-        with pytest.raises(EdgebError, match=r"with these 300 labels has \d+ tokens, the model holds 512"):
+        with pytest.raises(EdgebError, match=r"with these 300 labels has \d+ tokens, the model's context 512"):
             relabel_bundle(old, new_candidates(OLD, many), tmp_path / "new.gguf")
 
     def test_a_full_disk_leaves_nothing(self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +222,8 @@ class TestLabelFiles:
             ("l.txt", "", "l.txt lists 0 label"),
             ("l.txt", "\n \n", "l.txt lists 0 label"),
             ("l.txt", "Video\n", "l.txt lists 1 label"),
-            ("l.txt", "Video\n\nBar\nVideo\n", r"l.txt:4: the label 'Video' is there already \(1\)"),
-            ("l.txt", "Video Call\nBar\nvideo  call\n", r"l.txt:3: the label 'video call' is there already \(1\)"),
+            ("l.txt", "Video\n\nBar\nVideo\n", r"l.txt:4: the label 'Video' is listed already \(1\)"),
+            ("l.txt", "Video Call\nBar\nvideo  call\n", r"l.txt:3: the label 'video call' is listed already \(1\)"),
             ("l.txt", "Video\nB\x07ar\n", r"l.txt:2: behavior label .* control character U\+0007"),
             ("l.txt", "Video\na\u2028b\n", r"l.txt:2: .* control character U\+2028"),
             ("l.txt", "Video\n" + "x" * 201, "l.txt:2: behavior label .* has 201 characters"),
@@ -233,7 +235,7 @@ class TestLabelFiles:
             (
                 "l.json",
                 '{"Video": 1, "Bar": 2, "Video": 3}',
-                r"entry 3: the label 'Video' is there already \(entry 1\)",
+                r"entry 3: the label 'Video' is listed already \(entry 1\)",
             ),
             ("l.json", '{"Video": -1, "Bar": 2}', "entry 1: the count of 'Video' is -1"),
             ("l.json", '{"Video": true, "Bar": 2}', "the count of 'Video' is true"),
@@ -259,10 +261,10 @@ class TestNewList:
     @pytest.mark.parametrize(
         ("add", "drop", "message"),
         [
-            (["a"], [], "--add 'a': it is a candidate already"),
-            (["D", "D"], [], "--add 'D': it is a candidate already"),
+            (["a"], [], "--add 'a': already a candidate"),
+            (["D", "D"], [], "--add 'D': already a candidate"),
             ([""], [], "a behavior label is empty"),
-            ([], ["Alpha"], "--drop 'Alpha': it is no candidate"),
+            ([], ["Alpha"], "--drop 'Alpha': not a candidate"),
             ([], ["A", "B"], "only 1 distinct"),
         ],
     )

@@ -362,10 +362,10 @@ def test_what_goes_wrong_on_the_way_is_noticed(
     plan = planned(tokenizer, ["(Mon 9, home,"])
     del plan.tokenizer["model"]["merges"][0]
     monkeypatch.setattr(prune, "load_tokenizer", lambda _: tokenizer)
-    with pytest.raises(EdgebError, match="does not come back from its files as written"):
+    with pytest.raises(EdgebError, match="does not read back from its files as written"):
         write_pruned(tiny_base, plan, tmp_path / "a")
-    monkeypatch.setattr(prune, "_history", lambda token, ranks: [])
-    with pytest.raises(CannotPrune, match=r"would cut ' Listen to music' otherwise"):
+    monkeypatch.setattr(prune, "_derivation", lambda token, ranks: [])
+    with pytest.raises(CannotPrune, match=r"would split ' Listen to music' differently"):
         planned(tokenizer, [" Listen to music"])
 
 
