@@ -1,9 +1,9 @@
-"""What llama.cpp's extra buffers are worth on this CPU: one decode with them and without, by format and tokens.
+"""How much faster llama.cpp's extra buffers make a decode on this CPU, by weight format and number of tokens.
 
     python benchmarks/extra_buffers.py
 
-A random model of Qwen2-0.5B's widths, 6 layers deep. Both ways take turns, on one thread. Writes
-results/extra_buffers.md. On a CPU without AMX this is what rebuilding a library that crashes on AMX gives back.
+A random model with the widths of Qwen2-0.5B and 6 layers; models with and without take turns, on one thread. Writes
+results/extra_buffers.md. On a CPU without AMX it shows what a library that crashes on AMX costs until it is rebuilt.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def compare(path: Path) -> dict[int, tuple[float, float]]:
             contexts.append(stack.enter_context(LlamaContext(model, ContextOptions(max(TOKENS), threads=1))))
         for turn in range(ROUNDS):
             for count in TOKENS:
-                # Neither is always the one that finds the caches full of the other.
+                # Alternate, since the second one finds the CPU caches full of the first one's weights.
                 for which in (0, 1) if turn % 2 else (1, 0):
                     for repeat in range(2):
                         contexts[which].keep(0)

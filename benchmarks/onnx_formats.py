@@ -1,10 +1,10 @@
-"""How far the ONNX weight formats are from f32, beside the GGUF ones: size, predictions that change, accuracy.
+"""ONNX and GGUF weight formats compared: size, distance from f32, accuracy.
 
     python benchmarks/onnx_formats.py --run RUN --data DATA --work FOLDER [--windows 400]
 
-Exports the run in every format, nothing pruned and nothing fitted, and scores the same windows of test users with the
-model alone; the f32 GGUF file in llama.cpp is the reference. Writes onnx_formats.json and onnx_formats.md under
-results/. Nothing is timed, so other work may go on meanwhile.
+Exports the run in every format, unpruned and without fits, and scores the same windows of test users with the model
+alone; the reference is the f32 GGUF file in llama.cpp. Writes onnx_formats.json and onnx_formats.md under results/.
+Nothing is timed, so the machine may be busy.
 """
 
 from __future__ import annotations

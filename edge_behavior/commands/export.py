@@ -1,4 +1,4 @@
-"""`edgeb export` and `edgeb inspect`: make a bundle, look into one."""
+"""`edgeb export` and `edgeb inspect`: make a bundle, look inside one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def export_command(
     quant: Annotated[
         str | None,
         typer.Option(
-            help="q4, q4_0, q5, q8, f16, f32, or auto: the smallest that passes; ONNX has q4, q8, f16 and f32. "
-            "Default: the profile's.",
+            help="Weight format: q4, q4_0, q5, q8, f16, f32, or auto: the smallest within the limits. "
+            "ONNX: q4, q8, f16, f32. Default: the profile's.",
             show_default=False,
         ),
     ] = None,
@@ -29,12 +29,16 @@ def export_command(
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option(help="A name from export/configs or a YAML file. Default: default.", show_default=False),
+        typer.Option(
+            help="Export profile: a name from export/configs, or a YAML file. Default: default.", show_default=False
+        ),
     ] = None,
-    stage: Annotated[str, typer.Option(help="Which weights: b_tuning, a_tuning or untuned.")] = "b_tuning",
+    stage: Annotated[str, typer.Option(help="Weights of which stage: b_tuning, a_tuning or untuned.")] = "b_tuning",
     data: Annotated[
         Path | None,
-        typer.Option(help="Dataset: places, users to compare and fit on. Default: the run's.", show_default=False),
+        typer.Option(
+            help="Dataset with the places and the users to measure and fit on. Default: the run's.", show_default=False
+        ),
     ] = None,
     prune: Annotated[
         str | None,
@@ -48,14 +52,14 @@ def export_command(
     ] = None,
     habits: Annotated[
         bool | None,
-        typer.Option(help="Fit how model and habits are mixed. Default: where there is a dataset.", show_default=False),
+        typer.Option(help="Fit how model and habits mix. Default: if there is a dataset.", show_default=False),
     ] = None,
     calibrate: Annotated[
         bool | None,
-        typer.Option(help="Fit the probabilities' calibration. Default: where there is a dataset.", show_default=False),
+        typer.Option(help="Fit the probabilities' calibration. Default: if there is a dataset.", show_default=False),
     ] = None,
     allow_loss: Annotated[
-        bool, typer.Option("--allow-loss", help="Write the bundle even if it is beyond the profile's limits.")
+        bool, typer.Option("--allow-loss", help="Write the bundle even if it exceeds the profile's limits.")
     ] = False,
     execution_provider: Annotated[
         str | None,
@@ -68,22 +72,23 @@ def export_command(
     accuracy_level: Annotated[
         int | None,
         typer.Option(
-            help="ONNX: precision of products, 1 (f32) to 4 (8-bit). Default: 4 on the CPU.", show_default=False
+            help="ONNX: precision of activations, 1 (f32) to 4 (8-bit). Default: 4 on the CPU.", show_default=False
         ),
     ] = None,
     context_length: Annotated[
-        int | None, typer.Option(help="ONNX: positions to build for. Default: 2048 or more.", show_default=False)
+        int | None,
+        typer.Option(help="ONNX: context length to build for, in tokens. Default: at least 2048.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Merge the adapter, convert, quantize, compare: one GGUF file, or an ONNX folder, with everything the phone needs.
+    """Merge, prune, convert, quantize: a run becomes one GGUF file, or an ONNX folder, with everything the phone needs.
 
     Stock llama.cpp loads the file, stock onnxruntime-genai the folder; candidates, prompt layout and hashes are in the
-    file's `edgeb.*` metadata, in the folder's edgeb.json. What every step changed about the predictions is measured on
-    validation windows; beyond the profile's limits nothing is written and the exit code is 1.
+    file's `edgeb.*` metadata or the folder's edgeb.json. After every step the predictions are compared with the trained
+    model's on validation windows; beyond the profile's limits nothing is written and the exit code is 1.
 
         edgeb export runs/tiny --quant q4 --out tiny.gguf
 
@@ -129,7 +134,7 @@ def export_command(
             from edge_behavior.export.gguf.pipeline import export_gguf
 
             if given:
-                raise EdgebError(f"--{next(iter(given)).replace('_', '-')} belongs to ONNX", "add --format onnx")
+                raise EdgebError(f"--{next(iter(given)).replace('_', '-')} is an ONNX option", "add --format onnx")
             chosen = load_profile(profile or DEFAULT_PROFILE, {"quant": quant, **flags})
             run = (run or recall("run")).resolve()
             out = out or run.with_name(f"{run.name}-{chosen.quant}.gguf")
@@ -160,7 +165,7 @@ def inspect_command(
         bool, typer.Option("--gbnf", help="Print a llama.cpp grammar of the candidates, as token ids.")
     ] = False,
     gbnf_text: Annotated[
-        bool, typer.Option("--gbnf-text", help="The same as characters, for a llama.cpp from before 2026.")
+        bool, typer.Option("--gbnf-text", help="The same as characters, for a llama.cpp older than 2026.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
@@ -168,8 +173,8 @@ def inspect_command(
 ) -> None:
     """Check a bundle's hashes and show its manifest, or its candidates as a grammar for llama.cpp.
 
-    Greedy sampling under the token grammar walks the candidates as `masked` scoring does. Under the character grammar
-    the sampler may compose a candidate of other tokens than training did, so its choice can differ.
+    Greedy sampling under the token grammar chooses as `masked` scoring does. Under the character grammar the sampler
+    may spell a candidate with other tokens than training did, so its choice can differ.
 
         edgeb inspect tiny.gguf
 
@@ -182,7 +187,7 @@ def inspect_command(
     from edge_behavior.errors import EdgebError
 
     if gbnf and gbnf_text:
-        raise EdgebError("--gbnf and --gbnf-text exclude each other", "ask for one grammar")
+        raise EdgebError("--gbnf and --gbnf-text exclude each other", "pass one of them")
     manifest = verify_bundle(bundle)
     if gbnf or gbnf_text:
         require_gguf(bundle, "grammars are llama.cpp's")
@@ -230,13 +235,13 @@ def _mode(wanted: bool | None) -> str | None:
 
 
 def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
-    """The gate's table."""
+    """The parity table; `parity` as manifests and `--json` have it."""
     from rich.table import Table
 
     from edge_behavior.util.terminal import open_console
 
     drawn = f"{parity['windows']} validation windows" if parity["held_out"] else "synthetic windows"
-    table = Table(title=f"against the model before merging, {drawn}", title_justify="left")
+    table = Table(title=f"difference from the trained model, {drawn}", title_justify="left")
     for i, head in enumerate(("after", "flips", "KL", "max Δ log p", "accuracy", "head", "medium", "tail")):
         table.add_column(head, justify="right" if i else "left")
     groups = ("accuracy", "head", "medium", "tail")
@@ -257,7 +262,7 @@ def _share(value: float | None) -> str:
 
 
 def _pruning_note(pruning: Pruning) -> str:
-    """What the user should know of pruning beyond that it was done, or not wanted."""
+    """Why pruning was not done, or what speaks against it; empty if it was switched off or went well."""
     if pruning.mode == "off" or not pruning.reason:
         return ""
     done = "vocabulary not pruned:" if pruning.plan is None else "vocabulary pruned, but"

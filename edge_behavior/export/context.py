@@ -24,7 +24,7 @@ from edge_behavior.core.events import UNKNOWN_PLACE
 from edge_behavior.export.checks import check_tokens, prompt_segments
 from edge_behavior.export.fits import Fits, check_fitting, fit_held_out
 from edge_behavior.export.merge import MergeOptions, Probe, merge_adapter, merge_dtype
-from edge_behavior.export.parity.gate import ParityReport
+from edge_behavior.export.parity.gate import ParityError, ParityReport, parity_report
 from edge_behavior.export.parity.samples import SampleSizes
 from edge_behavior.export.parity.scores import REFERENCE, StageScores
 from edge_behavior.export.profiles import ExportProfile
@@ -109,7 +109,7 @@ def open_source(source: ExportSource) -> OpenedSource:
 class Export:
     """One export under way.
 
-    The steps in order: construct, `begin`, `merge`, the format's own conversion, `prune`, its own files, `fit`.
+    In order: `begin`, `merge`, `prune`, the format's own files, `check_tokens`, `score`, `gate`, `fit`, `report`.
 
     Args:
         opened: What is exported.
@@ -124,6 +124,7 @@ class Export:
         pruning: What became of the vocabulary.
         logit_difference: Largest difference from PyTorch's logits, per step.
         seconds: Per step.
+        logit_scale: PyTorch's largest logit; from `merge` on.
         segments_checked: Texts tokenized like in training; from `check_tokens` on.
         parity: What the gate measured; from `accept` on.
         fits: What was fitted; from `fit` on.
@@ -147,7 +148,7 @@ class Export:
 
     @property
     def merged_bytes_per_weight(self) -> float:
-        """Of the merged folder on disk."""
+        """Disk space of the merged folder."""
         return 4.0 if self.dtype == "float32" else 2.0
 
     @contextmanager
@@ -221,6 +222,7 @@ class Export:
         """Decide on pruning the vocabulary; the pruned model, which takes the place of `model`, or `model` itself.
 
         Args:
+            model: The merged model.
             plain: The model as an unquantized GGUF, which predictions are compared with; needed if `may_prune`.
         """
         source, opened = self.source, self.opened
@@ -256,8 +258,18 @@ class Export:
         check_tokens(tokenize, model.encode, segments)
         self.segments_checked = len(segments)
 
+    def gate(self, quantization: str) -> None:
+        """Compare the stages scored so far and accept the last one; see `accept`."""
+        self.accept(parity_report(self.scores.by_stage, self.scores.samples, self.profile.parity), quantization)
+
     def accept(self, parity: ParityReport, quantization: str) -> None:
-        """Put what the gate measured, and the final name of the weight format, into the manifest."""
+        """Put what the gate measured, and the final name of the weight format, into the manifest.
+
+        Raises:
+            ParityError: the profile enforces its limits and the finished model exceeds them.
+        """
+        if parity.exceeded and self.profile.parity.enforce:
+            raise ParityError(quantization, parity)
         self.parity = parity
         self.manifest = replace(self.manifest, quantization=quantization, parity=parity.to_dict())
 

@@ -1,4 +1,9 @@
-"""Synthetic events, for comparing models where there is no dataset: random by seed, deterministic."""
+"""Synthetic windows, for comparing models where there is no dataset; the same for the same seed.
+
+Labels are uniform and histories of every length, so that rare labels and short prompts are compared too. (The diary of
+`bench` is another generator: one user's consecutive events in training frequencies, since these decide what a
+prediction costs.)
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,6 @@ from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.merge import Probe
 from edge_behavior.export.onnx.builder import build_onnx, name_provider, weight_operators
 from edge_behavior.export.onnx.options import QUANTIZED, OnnxOptions
-from edge_behavior.export.parity.gate import ParityError, parity_report
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.report import ExportReport
@@ -101,10 +100,7 @@ def export_onnx(
                 export.check_tokens(backend.tokenize, model)
                 export.logit_difference["build"] = _built_difference(model.probe, backend, options)
             export.score("build", built)
-            parity = parity_report(export.scores.by_stage, export.scores.samples, profile.parity)
-        if parity.exceeded and profile.parity.enforce:
-            raise ParityError(options.name, parity)
-        export.accept(parity, options.name)
+            export.gate(options.name)
         with export.timed("habits"):
             export.fit(built)
         with export.timed("verify"):

@@ -2,7 +2,8 @@
 
 Sequence 0 holds the prompt. Every trie path to evaluate gets a sequence id that shares the cells of the prompt and of
 its evaluated ancestors; a new node belongs to the sequences of all paths through it, so that one decode computes what
-tree attention would. Knows tokens and logits, not labels or prompts.
+tree attention would. (`llama.context` is the plain context of one sequence, for checks and comparisons.) Knows tokens
+and logits, not labels or prompts.
 """
 
 from __future__ import annotations

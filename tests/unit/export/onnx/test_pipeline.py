@@ -352,7 +352,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["--block-size", "32"], r"--block-size belongs to ONNX .add --format onnx"),
+            (["--block-size", "32"], r"--block-size is an ONNX option .add --format onnx"),
             (["--profile", "onnx-cpu"], r"onnx-cpu.yaml is a profile for onnx, not gguf .add --format onnx"),
             (["--format", "onnx", "--quant", "q5"], "ONNX export has no weight format 'q5'"),
             (["--format", "onnx", "--execution-provider", "npu"], "unknown execution provider 'npu'"),
