@@ -97,7 +97,7 @@ def import_command(
 
         edgeb data import log.csv --format csv --timezone Europe/Berlin --time-unit ms --out data/mine
 
-    One person's log, or one without places (docs/splits.md):
+    One person's log, or one without places (docs/data.md):
 
         edgeb data import me.csv --format csv --split time --no-place --out data/me
 

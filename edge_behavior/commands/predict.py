@@ -84,7 +84,7 @@ def predict_command(
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --precision 0.8 --coverage 0.9
 
-    docs/histories.md says what a history file may look like. What is odd about one is told on stderr.
+    docs/data.md says what a history file may look like. What is odd about one is told on stderr.
     """
     from edge_behavior.commands.histories import asked_note, known_events
     from edge_behavior.commands.open import open_predictor

@@ -1,7 +1,7 @@
 """Which windows of a table vary together: those of a user, of a group of users, or of a block of days.
 
 A dataset split by users is measured on people it has not seen: whole users are drawn, or whole groups of them. One
-split by time is measured on later days of people it knows: blocks of days are drawn. docs/splits.md has the reasons.
+split by time is measured on later days of people it knows: blocks of days are drawn. docs/evaluate.md has the reasons.
 """
 
 from __future__ import annotations

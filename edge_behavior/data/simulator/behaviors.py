@@ -1,6 +1,6 @@
 """The 37 behaviors of the simulated phone users: how common each is, and what brings it about.
 
-Numbers and nothing else. `synth` turns it into events; `docs/simulator.md` explains it. The shape (16 behaviors
+Numbers and nothing else. `synth` turns it into events; `docs/data.md` explains it. The shape (16 behaviors
 with about 97 % of events, the top one near 43 %, the rarest near 0.02 %) is the paper's Figure 1(a); the labels,
 routines and triggers are ours, because the paper's log is not public.
 """

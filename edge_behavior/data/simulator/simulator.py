@@ -1,7 +1,7 @@
 """A seeded simulator of phone users, for trying everything without a private log.
 
 Writes a plain log (user_id, timestamp, place, behavior) that `import` reads like any other. Knows the behavior
-table and nothing of prompts or models. `docs/simulator.md` describes the process; the names here follow it:
+table and nothing of prompts or models. `docs/data.md` describes the process; the names here follow it:
 users have traits, a day has a place per hour and bursts of events, and `next_distribution` says how likely each
 behavior is.
 """
