@@ -50,7 +50,7 @@ class BackboneConfig(Section):
 class LayoutConfig(Section):
     """How events become prompts."""
 
-    name: Literal["stream", "prefix", "instruct"] = Field("stream", description="See docs/layouts.md")
+    name: Literal["stream", "prefix", "instruct"] = Field("stream", description="See docs/train.md")
     list_candidates: bool = Field(True, description="Name the candidates in the prompt's static part")
     history_length: int = Field(20, ge=1, description="L, past events a prediction sees")
     task: str = Field(TASK, description="Part 1 of the prompt")
