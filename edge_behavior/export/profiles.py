@@ -49,7 +49,7 @@ class ExportProfile(Section):
     """Everything an export may be told besides what to export."""
 
     quant: str = Field("q4", description="q4, q4_0, q5, q8, f16, f32, or auto: the smallest within the limits")
-    prune: str = Field("auto", description="auto, on or off; see export/README.md")
+    prune: str = Field("auto", description="auto, on or off; see docs/export.md")
     extra_tokens: int = Field(EXTRA_TOKENS, description="Everyday word pieces that pruning keeps")
     habits: str = Field("auto", description="auto, on or off: fit how model and habits are mixed")
     calibrate: str = Field("auto", description="auto, on or off: fit how scores become probabilities")

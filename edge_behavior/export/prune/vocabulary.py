@@ -36,7 +36,7 @@ from edge_behavior.hf.folder import WEIGHTS_INDEX, open_weights, weight_files
 from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.train.run.folder import read_json
 
-# Everyday word pieces beside the domain's own; README, "Pruning", has the measured trade.
+# Everyday word pieces beside the domain's own; benchmarks/results/pruning.md has the measured trade.
 EXTRA_TOKENS = 4096
 # Kernels take rows in blocks (llama.cpp's of 8, GPUs' of 64); everyday pieces fill up.
 _ROW_MULTIPLE = 64
