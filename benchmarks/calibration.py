@@ -242,7 +242,7 @@ def markdown(name: str, found: dict[str, Any]) -> str:
     lines = [
         f"# Calibration: {name}",
         "",
-        "Made by `benchmarks/calibration.py`; what is measured: docs/calibration.md.",
+        "Made by `benchmarks/calibration.py`; what is measured: docs/integrate.md.",
         "",
     ]
     lines += [

@@ -52,7 +52,7 @@ class Ask:
         when: Local time, before the last event by what a clock may go back.
         place: Where the user is then; None for a bundle without places.
         threshold: Suggest candidates of at least this probability; not used together with `precision`.
-        precision: Suggest the first candidate where suggestions are right this often, see docs/calibration.md.
+        precision: Suggest the first candidate where suggestions are right this often, see docs/integrate.md.
         coverage: Also name the likely set.
         source: `model`, `habits` or `fused`; None takes the bundle's default.
         exhaustive: Look at every candidate, so that every probability is exact.
