@@ -159,7 +159,7 @@ def page(document: Mapping[str, Any]) -> str:
     lines = [
         "# Cost of a prediction at Qwen2-0.5B's geometry",
         f"`{document['command']}`, {document['measured']}. 151,936 rows of vocabulary, Q4_0, no trained model: ratios "
-        "matter, and they hold for this machine. How to read the tables: [docs/bench.md](../../docs/bench.md).",
+        "matter, and they hold for this machine. How to read the tables: [docs/operate.md](../../docs/operate.md).",
         f"![bars](./{NAME}.png)",
         "## Targets",
         f"| | target | {' | '.join(heads)} |\n|---|---:|{'---:|' * len(heads)}\n"

@@ -37,7 +37,7 @@ Counts = dict[int, tuple[float, int]]
 
 @dataclass(frozen=True)
 class HabitsConfig:
-    """How habits are counted. The defaults were chosen on Foursquare-NYC's validation users (benchmarks/results/habits.md).
+    """How habits are counted. The defaults were chosen on Foursquare-NYC's validation users (results/habits.md).
 
     Attributes:
         hour_bucket: Hours per bucket of the day; divides 24.

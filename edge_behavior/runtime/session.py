@@ -1,7 +1,7 @@
 """A running user session: events are appended as they happen, predictions pay only for what is new.
 
 The window of past events grows from L to L + `anchor_every` events; then it is anchored anew: the last L events are
-evaluated again. benchmarks/windows.py compares this, by accuracy and cost, with shifting the cache by an event each time.
+evaluated again. docs/integrate.md compares this, by accuracy and cost, with shifting the cache by an event each time.
 """
 
 from __future__ import annotations

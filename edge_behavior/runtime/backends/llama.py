@@ -33,7 +33,7 @@ from edge_behavior.util.cpus import usable_threads
 # as many as there are sequences. One sequence is the prompt.
 _MAX_ROWS = 64
 # Quantized weights are multiplied with so many tokens at once, and with those left over one by one: 15 tokens take
-# longer than 16 (docs/bench.md).
+# longer than 16 (docs/operate.md).
 _TOKENS_AT_ONCE = 4
 _UNQUANTIZED = (llama_cpp.LLAMA_FTYPE_ALL_F32, llama_cpp.LLAMA_FTYPE_MOSTLY_F16)
 
@@ -339,7 +339,7 @@ def _context_options(options: LlamaOptions) -> Any:
     chosen.kv_unified = True
     chosen.n_threads = chosen.n_threads_batch = usable_threads(options.threads, _physical_cores())
     chosen.no_perf = True
-    # On the CPU flash attention pays from 64 tokens on; below, where predictions live, it is slower (docs/bench.md).
+    # On the CPU flash attention pays from 64 tokens on; below, where predictions live, it is slower (docs/operate.md).
     chosen.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if options.exact:
         chosen.type_k = chosen.type_v = llama_cpp.GGML_TYPE_F32
