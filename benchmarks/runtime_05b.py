@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -38,11 +36,12 @@ from edge_behavior.bench.native import NativeContext, NativeModel
 from edge_behavior.bench.report import markdown
 from edge_behavior.bench.setup import BenchOptions
 from edge_behavior.bench.sustained import sustained, threads_sweep
-from edge_behavior.core.events import write_history
 from edge_behavior.data.simulator.behaviors import PLACES
 from edge_behavior.export.pipeline import ExportSource, export_bundle
 from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.records.history import write_history
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.util.progress import progress_bar
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "runtime_05b"
@@ -112,9 +111,8 @@ def candidate_mass(path: Path, history: Path, threads: int, windows: int = 10) -
 
 def run(path: Path, options: BenchOptions, thorough: bool) -> dict[str, Any]:
     """One bundle's measurement; `thorough` adds other thread counts and a minute without a pause."""
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(path.name, total=steps(options))
-        result = measure(path, options, lambda what: bar.update(task, advance=1))
+    with progress_bar(path.name, steps(options), transient=True) as advance:
+        result = measure(path, options, lambda what: advance())
     if thorough:
         result["threads"] = threads_sweep(path, options, [options.threads, 1])
         result["sustained"] = sustained(path, options, 60)

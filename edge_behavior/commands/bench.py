@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,6 +68,7 @@ def bench_command(
     from edge_behavior.commands.output import emit
     from edge_behavior.records.history import read_history
     from edge_behavior.util.files import write_file
+    from edge_behavior.util.progress import progress_bar
     from edge_behavior.util.workspace import recall
 
     bundle = bundle or recall("bundle")
@@ -95,14 +94,14 @@ def bench_command(
     for path in (markdown, chart):
         if path is not None:
             _check_file(path, force)
-    with _bar("measure", steps(options)) as advance:
+    with progress_bar("measure", steps(options), transient=True) as advance:
         result = measure(bundle, options, lambda what: advance(1, what))
     if len(numbers) > 1:
-        with _bar("threads", len(numbers) * repeats) as advance:
-            result["threads"] = threads_sweep(bundle, options, numbers, lambda: advance(1, "threads"))
+        with progress_bar("threads", len(numbers) * repeats, transient=True) as advance:
+            result["threads"] = threads_sweep(bundle, options, numbers, advance)
     if sustained is not None:
-        with _bar("sustained", sustained) as advance:
-            result["sustained"] = sustain(bundle, options, sustained, lambda passed: advance(passed, "sustained"))
+        with progress_bar("sustained", sustained, transient=True) as advance:
+            result["sustained"] = sustain(bundle, options, sustained, advance)
     if markdown is not None:
         write_file(markdown, as_markdown(result), replace=force)
     if chart is not None:
@@ -133,19 +132,6 @@ def _numbers(threads: str | None, bundle: Path) -> list[int]:
     if not all(_NUMBER.fullmatch(part.strip()) for part in parts):
         raise EdgebError(f"--threads is '{threads}'", "pass a number of threads, or several like 1,2,4")
     return list(dict.fromkeys(chosen_threads(int(part), 1, "--threads") for part in parts))
-
-
-@contextmanager
-def _bar(what: str, total: float) -> Iterator[Callable[[float, str], None]]:
-    """A progress bar on stderr; gives a function of the amount done and what is being done."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from edge_behavior.util.terminal import open_console
-
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=open_console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, now: bar.update(task, advance=done, description=now)
 
 
 def _check_file(path: Path, force: bool) -> None:
