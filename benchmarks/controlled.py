@@ -37,6 +37,7 @@ from edge_behavior.train.run.folder import RunFolder, write_json, write_text
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.stages.scoring import stage_scorer
 from edge_behavior.train.standin.everyday import EverydayText
+from edge_behavior.util.files import new_file
 from edge_behavior.util.markdown import markdown_table
 from edge_behavior.util.numbers import difference, number
 
@@ -164,11 +165,9 @@ def score(work: Path, dataset: Dataset, windows: Windows, arm: str, model: str, 
         scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, path.stem, seed=0, shards=None)
         scores = log_softmax(scorer(windows.targets))
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        with temporary.open("wb") as file:
+        with new_file(path, replace=True) as temporary, temporary.open("wb") as file:
             own = scores[np.arange(len(windows.truth)), windows.truth]
             np.savez(file, predicted=scores.argmax(1).astype(np.int64), own=own, targets=windows.targets)
-        temporary.replace(path)
     with np.load(path, allow_pickle=False) as held:
         if not np.array_equal(held["targets"], windows.targets):
             raise SystemExit(f"{path} was scored on other windows; remove {path.parent}")
