@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from edge_behavior.util.numbers import GIB, duration
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -25,7 +27,6 @@ _PARTS = {
     "scoring": "scoring batch",
     "total": "total",
 }
-_GIB = 2**30
 
 
 def counts_table(plan: Mapping[str, Any]) -> Table:
@@ -44,13 +45,13 @@ def memory_table(memory: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     stages = {name: memory["stages"][name] for name in _STAGES if name in memory["stages"]}
-    available = f"{memory['device_name']} has {memory['available'] / _GIB:.1f} GiB"
+    available = f"{memory['device_name']} has {memory['available'] / GIB:.1f} GiB"
     table = Table("memory at once, GiB", title=f"what it would need; {available}")
     for name in stages:
         table.add_column(_STAGES[name], justify="right")
     for part, title in _PARTS.items():
         if any(part in need for need in stages.values()):
-            cells = (f"{need[part] / _GIB:.2f}" if part in need else "" for need in stages.values())
+            cells = (f"{need[part] / GIB:.2f}" if part in need else "" for need in stages.values())
             table.add_row(title, *cells, style="bold" if part == "total" else None)
     return table
 
@@ -66,17 +67,3 @@ def time_table(time: Mapping[str, Any]) -> Table:
             table.add_row(title, duration(time["stages"][name]))
     table.add_row("total", duration(time["total"]), style="bold")
     return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say it, with two units at most."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(hours, 24)
-    return f"{days:,} days {hours} h"

@@ -38,8 +38,8 @@ from edge_behavior.train.stages.scoring import stage_scorer
 from edge_behavior.train.trainer.failures import explained
 from edge_behavior.train.trainer.lora import lora_config
 from edge_behavior.train.trainer.processes import console, idle_gpus, is_main, release_memory, state, wait
-from edge_behavior.train.trainer.progress import progress_bar
 from edge_behavior.util.cpus import usable_threads
+from edge_behavior.util.progress import progress_bar
 
 _MODELS = ("untuned", *STAGES)
 # Fewer events are read in a moment.
@@ -294,9 +294,8 @@ def _verify(dataset: Dataset) -> None:
     if events < _LARGE:
         verify(dataset)
         return
-    with progress_bar() as bar:
-        task = bar.add_task("verify the dataset", total=events, note="events")
-        verify(dataset, lambda read: bar.update(task, advance=read))
+    with progress_bar("verify the dataset", events) as advance:
+        verify(dataset, advance)
 
 
 def metrics_of(run: RunFolder) -> dict[str, Any]:

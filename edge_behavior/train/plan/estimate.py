@@ -30,8 +30,8 @@ from edge_behavior.train.plan.footprint import (
 from edge_behavior.train.recipe import LoraSettings, Recipe
 from edge_behavior.train.stages.scoring import SHARD
 from edge_behavior.train.trainer.batch_split import micro_batch_of
+from edge_behavior.util.numbers import GIB, gib
 
-GIB = 2**30
 Stage = Literal["a_tuning", "b_tuning"]
 _STAGES: tuple[Stage, ...] = ("a_tuning", "b_tuning")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": GIB}
@@ -274,13 +274,6 @@ def changed(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
         sections.setdefault(section, {})[field] = value
     update = {name: getattr(recipe, name).model_copy(update=fields) for name, fields in sections.items()}
     return recipe.model_copy(update=update)
-
-
-def gib(size: int, up: bool = False) -> str:
-    """Bytes in GiB, to one decimal place (`up`: rounded up); small ones in MiB."""
-    if size < GIB // 10:
-        return f"{math.ceil(size / 2**20)} MiB"
-    return f"{math.ceil(size / GIB * 10) / 10 if up else size / GIB:.1f} GiB"
 
 
 def _halves(size: int) -> list[int]:

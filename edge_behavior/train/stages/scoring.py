@@ -28,8 +28,8 @@ from edge_behavior.train.run.folder import read_json, write_json
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.trainer.failures import is_out_of_memory
 from edge_behavior.train.trainer.processes import gathered, is_main, rank, wait, world_size
-from edge_behavior.train.trainer.progress import progress_bar
 from edge_behavior.util.files import new_file
+from edge_behavior.util.progress import progress_bar
 
 SHARD = 128
 _CONTENT = "content.json"
@@ -71,8 +71,7 @@ def score_windows(
     if shards is not None:
         _open_shards(shards, encoder, targets, formats, embeddings)
     found: list[tuple[int, dict[str, NDArray[Any]]]] = []
-    with progress_bar() as bar:
-        task = bar.add_task(title, total=len(mine), note=f"of {SHARD} windows")
+    with progress_bar(f"{title}, chunks of {SHARD} windows", len(mine), hidden=not is_main()) as advance:
         for start in mine:
             path = None if shards is None else shards / f"{start:09d}.safetensors"
             if path is not None and path.is_file():
@@ -92,7 +91,7 @@ def score_windows(
                 if path is not None:
                     with new_file(path, replace=True) as temporary:
                         save_file(found[-1][1], temporary)
-            bar.update(task, advance=1)
+            advance()
     parts = [part for _, part in sorted(found if lockstep else gathered(found), key=lambda item: item[0])]
     return PromptScores(
         np.concatenate([p["log_probs"] for p in parts]), np.concatenate([p["embeddings"] for p in parts])

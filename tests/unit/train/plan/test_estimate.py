@@ -20,13 +20,11 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tree_scoring import TILE_ROWS, TorchScorer
 from edge_behavior.train.geometry import Geometry, geometry, nf4_bytes, with_adapter
 from edge_behavior.train.plan.estimate import (
-    GIB,
     Device,
     Estimator,
     Rows,
     Workload,
     changed,
-    gib,
     in_one_pass,
     other_gpu,
     precision,
@@ -47,6 +45,7 @@ from edge_behavior.train.plan.rates import Rates
 from edge_behavior.train.recipe import ATuning, BackboneConfig, BTuning, LoraSettings, Recipe, ScoringConfig
 from edge_behavior.train.trainer.backbone import read_config
 from edge_behavior.train.trainer.batch_split import micro_batch_of
+from edge_behavior.util.numbers import GIB, gib
 from tests import helpers
 
 LORA = LoraSettings()
