@@ -65,7 +65,7 @@ def _cold(spec: dict[str, Any]) -> dict[str, Any]:
     import edge_behavior.runtime.backends.llama  # noqa: F401
     from edge_behavior.bench.diary import Question
     from edge_behavior.bundle.bundle import verify_bundle
-    from edge_behavior.runtime.predictor import Predictor
+    from edge_behavior.runtime.predictor import PredictOptions, Predictor
 
     lap("import_ms")
     bundle, question = Path(spec["bundle"]), Question.from_dict(spec["question"])
@@ -77,7 +77,8 @@ def _cold(spec: dict[str, Any]) -> dict[str, Any]:
     if spec["snapshots"] is not None:
         predictor.warm(Path(spec["snapshots"]))
     lap("prefix_ms")
-    answer = predictor.predict(question.history, question.when, question.place, 1, spec["scoring"], source="model")
+    options = PredictOptions(scoring=spec["scoring"], source="model")
+    answer = predictor.predict(question.history, question.when, question.place, 1, options=options)
     lap("first_ms")
     return {**times, "tokens": answer.tokens_evaluated}
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from edge_behavior.bench.diary import Diary
 from edge_behavior.bench.native import Decode, watched_decodes
 from edge_behavior.bench.timing import Sample
-from edge_behavior.runtime.predictor import Predictor, Session
+from edge_behavior.runtime.predictor import PredictOptions, Predictor, Session
 
 # How much of the ranking has to be proven, per session scenario; they take turns, one per round.
 DEPTHS: Mapping[str, int | None] = {"session": 1, "session_top5": 5, "session_full": None}
@@ -63,7 +63,7 @@ class SessionScenario:
         top_one_only: bool = False,
     ) -> None:
         self._predictor = Predictor.load(bundle, threads=threads, verify=False, prefix_cache=False)
-        self._diary, self._scoring = diary, scoring
+        self._diary, self._options = diary, PredictOptions(scoring=scoring, source="model")
         self._anchor_every, self._top_one_only = anchor_every, top_one_only
         self._session = self._start()
 
@@ -86,7 +86,7 @@ class SessionScenario:
         question, depth = self._diary.question(i), "session" if self._top_one_only else depth_of(i)
         started = perf_counter()
         self._session.observe(question.observed)
-        prediction = self._session.predict(question.when, question.place, DEPTHS[depth], self._scoring, source="model")
+        prediction = self._session.predict(question.when, question.place, DEPTHS[depth], options=self._options)
         ms = (perf_counter() - started) * 1000
         return {depth: Sample(ms, prediction.tokens_evaluated, prediction.decode_ms)}
 
@@ -101,7 +101,7 @@ class SessionScenario:
             session.observe(event)
         last = self._diary.opening[-1]
         place = last.place if self._diary.places else None
-        session.predict(last.time, place, 1, self._scoring, source="model")
+        session.predict(last.time, place, 1, options=self._options)
         return session
 
 
@@ -110,7 +110,7 @@ class WarmScenario:
 
     def __init__(self, bundle: Path, threads: int, diary: Diary, scoring: str) -> None:
         self._predictor = Predictor.load(bundle, threads=threads, verify=False, prefix_cache=False)
-        self._diary, self._scoring = diary, scoring
+        self._diary, self._options = diary, PredictOptions(scoring=scoring, source="model")
         # Not the first question: asked again, it would cost next to nothing.
         self._predict(CYCLE)
 
@@ -125,5 +125,5 @@ class WarmScenario:
     def _predict(self, i: int) -> Sample:
         asked = self._diary.question(i)
         started = perf_counter()
-        prediction = self._predictor.predict(asked.history, asked.when, asked.place, 1, self._scoring, source="model")
+        prediction = self._predictor.predict(asked.history, asked.when, asked.place, 1, options=self._options)
         return Sample((perf_counter() - started) * 1000, prediction.tokens_evaluated, prediction.decode_ms)

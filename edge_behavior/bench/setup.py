@@ -19,7 +19,7 @@ from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.scoring import check_scoring
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
-from edge_behavior.runtime.session import ANCHOR_EVERY
+from edge_behavior.runtime.session import REBASE_EVERY
 from edge_behavior.util.cpus import chosen_threads
 
 PEERS = ("completion", "completion_cached", "completion_appended", "labels", "labels_cached")
@@ -52,7 +52,7 @@ class BenchOptions:
     repeats: int = 30
     threads: int = 1
     scoring: str = "exact"
-    anchor_every: int = ANCHOR_EVERY
+    anchor_every: int = REBASE_EVERY
     compare: bool = False
     label_repeats: int = 3
     speed_repeats: int = 5

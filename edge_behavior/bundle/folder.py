@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.bundle.manifest import Manifest, check_schema
+from edge_behavior.core.fields import Kind, read_fields
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.checksums import file_sha256
 from edge_behavior.util.files import UNFINISHED, write_file
@@ -24,7 +25,7 @@ from edge_behavior.util.files import UNFINISHED, write_file
 MANIFEST_FILE = "edgeb.json"
 # What a tokenizer is saved as; every other file belongs to the model.
 _TOKENIZER_FILE = re.compile(r"(tokenizer.*|special_tokens_map|added_tokens|vocab|merges|chat_template)\.\w+")
-_FIELDS: Mapping[str, type] = {"schema_version": int, "manifest": str, "manifest_sha256": str, "files": dict}
+_FIELDS: Mapping[str, Kind] = {"schema_version": int, "manifest": str, "manifest_sha256": str, "files": dict}
 _NAME, _HASH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*"), re.compile(r"[0-9a-f]{64}")
 # What file managers, network drives and editors put into any folder; no engine reads it.
 _FOREIGN = re.compile(
@@ -103,14 +104,9 @@ def _read(path: Path) -> tuple[Manifest, dict[str, str]]:
     """Manifest and {file name: hash}, everything checked but the files' contents."""
     where = str(path / MANIFEST_FILE)
     fields = _fields(path / MANIFEST_FILE)
+    # First: a newer schema may have any fields.
     check_schema(fields.get("schema_version"), where)
-    for name in _FIELDS.keys() - fields.keys():
-        raise EdgebError(f"{where}: field '{name}' is missing", _DAMAGED_HINT)
-    for name, value in fields.items():
-        if name not in _FIELDS:
-            raise EdgebError(f"{where}: unknown field '{name}'", _DAMAGED_HINT)
-        if not isinstance(value, _FIELDS[name]):
-            raise EdgebError(f"{where}: field '{name}' is not {_FIELDS[name].__name__}", _DAMAGED_HINT)
+    fields = read_fields(fields, _FIELDS, where, _DAMAGED_HINT)
     text, files = fields["manifest"], fields["files"]
     # JSON can spell halves of characters that no text has.
     if hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() != fields["manifest_sha256"]:

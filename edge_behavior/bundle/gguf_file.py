@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edge_behavior.bundle.gguf_header import MAGIC, GgufFile, MetadataEntry, pack_entry, padded
-from edge_behavior.bundle.manifest import DAMAGED_HINT, Manifest, check_schema
+from edge_behavior.bundle.manifest import Manifest, check_schema
+from edge_behavior.core.fields import DAMAGED_HINT
 from edge_behavior.errors import EdgebError
 
 KEY_VERSION = "edgeb.schema_version"

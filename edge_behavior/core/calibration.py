@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.core.candidates import GROUPS
-from edge_behavior.core.habits import read_fields
+from edge_behavior.core.fields import DAMAGED_HINT, is_number, naming, read_fields
 from edge_behavior.errors import EdgebError
 
 # What is fitted at export and can be asked for.
@@ -32,7 +32,6 @@ _Z = 1.6448536269514722
 _SMALLEST, _LARGEST = 1e-3, 1e3
 _SAME_LEVEL = 1e-9
 _FIELDS = ("temperature", "bias", "coverage", "precision")
-_DAMAGED_HINT = "the file is damaged or was edited: copy or make it again"
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -56,18 +55,18 @@ class Calibration:
     precision: Mapping[float, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not _number(self.temperature, _SMALLEST, _LARGEST):
-            raise EdgebError(f"calibration's 'temperature' is {str(self.temperature)[:40]}", _DAMAGED_HINT)
+        if not is_number(self.temperature, _SMALLEST, _LARGEST):
+            raise EdgebError(f"calibration's 'temperature' is {str(self.temperature)[:40]}", DAMAGED_HINT)
         read_fields(dict(self.bias), GROUPS, "calibration's 'bias'")
         for group, value in self.bias.items():
-            if not _number(value, -_LARGEST, _LARGEST):
-                raise EdgebError(f"calibration's 'bias.{group}' is {str(value)[:40]}", _DAMAGED_HINT)
+            if not is_number(value, -_LARGEST, _LARGEST):
+                raise EdgebError(f"calibration's 'bias.{group}' is {str(value)[:40]}", DAMAGED_HINT)
         for name, levels in (("coverage", self.coverage), ("precision", self.precision)):
             for level, least in levels.items():
-                if not (_number(level, 0.0, 1.0) and 0 < level < 1):
-                    raise EdgebError(f"calibration's '{name}' has the level {str(level)[:40]}", _DAMAGED_HINT)
-                if not (_number(least, 0.0, 1.0) or (least is None and name == "precision")):
-                    raise EdgebError(f"calibration's '{name}.{level:g}' is {str(least)[:40]}", _DAMAGED_HINT)
+                if not (is_number(level, 0.0, 1.0) and 0 < level < 1):
+                    raise EdgebError(f"calibration's '{name}' has the level {str(level)[:40]}", DAMAGED_HINT)
+                if not (is_number(least, 0.0, 1.0) or (least is None and name == "precision")):
+                    raise EdgebError(f"calibration's '{name}.{level:g}' is {str(least)[:40]}", DAMAGED_HINT)
 
     def offsets(self, groups: Sequence[str]) -> Floats:
         """[B] bias of every candidate, by its group."""
@@ -115,25 +114,39 @@ class Calibration:
         found = read_fields(values, _FIELDS, where)
         bias = read_fields(found["bias"], GROUPS, f"{where}.bias")
         coverage, precision = (_read_levels(found[name], f"{where}.{name}") for name in ("coverage", "precision"))
-        try:
+        with naming(where):
             return cls(found["temperature"], bias, coverage, precision)
-        except EdgebError as error:
-            raise EdgebError(f"{where}: {error.message}", error.hint) from None
 
 
-def read_calibrations(values: object, sources: Sequence[str], where: str = "calibration") -> dict[str, Calibration]:
-    """The calibration of every source, from what a manifest's `calibration` holds.
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The calibrations of a bundle: the manifest's `calibration`.
 
-    Args:
-        sources: The sources that the bundle has; each must be there, and no other.
-
-    Raises:
-        EdgebError: as `Calibration.from_dict`, or a source is missing or unknown.
+    Attributes:
+        sources: Per source: model, habits and, where the bundle has fusion weights, fused.
+        measured: What calibration did on users it was not fitted on; carried along, not read.
     """
-    found = read_fields(values, (*sources, "measured"), where)
-    if not isinstance(found["measured"], dict):
-        raise EdgebError(f"{where}: 'measured' is not an object", _DAMAGED_HINT)
-    return {source: Calibration.from_dict(found[source], f"{where}.{source}") for source in sources}
+
+    sources: Mapping[str, Calibration]
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields that `from_dict` reads."""
+        return {**{name: held.to_dict() for name, held in self.sources.items()}, "measured": self.measured}
+
+    @classmethod
+    def from_dict(cls, values: object, sources: Sequence[str], where: str = "calibration") -> CalibrationSet:
+        """Read strictly what `to_dict` gave.
+
+        Args:
+            sources: The sources that the bundle has; each must be there, and no other.
+
+        Raises:
+            EdgebError: as `Calibration.from_dict`, or a source is missing or unknown.
+        """
+        found = read_fields(values, {**dict.fromkeys(sources, object), "measured": dict}, where)
+        held = {name: Calibration.from_dict(found[name], f"{where}.{name}") for name in sources}
+        return cls(held, found["measured"])
 
 
 def expected_calibration_error(log_probs: Floats, truth: Ints, bins: int = BINS) -> float:
@@ -303,16 +316,11 @@ def _level(levels: Mapping[float, Any], wanted: float, what: str) -> float:
 
 def _read_levels(values: object, where: str) -> dict[float, Any]:
     if not isinstance(values, dict):
-        raise EdgebError(f"{where} is not an object but {type(values).__name__}", _DAMAGED_HINT)
+        raise EdgebError(f"{where} is not an object but {type(values).__name__}", DAMAGED_HINT)
     found = {}
     for name, least in values.items():
         try:
             found[float(name)] = least
         except ValueError:
-            raise EdgebError(f"{where}: the level '{str(name)[:40]}' is not a number", _DAMAGED_HINT) from None
+            raise EdgebError(f"{where}: the level '{str(name)[:40]}' is not a number", DAMAGED_HINT) from None
     return found
-
-
-def _number(value: object, low: float, high: float) -> bool:
-    """Whether it is a number (JSON's true is Python's int) from `low` to `high`."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

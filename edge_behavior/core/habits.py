@@ -9,7 +9,6 @@ nothing of models, prompts or how its distribution is mixed with a model's (see 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from itertools import chain
@@ -19,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.core.events import clean_place
-from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.core.fields import DAMAGED_HINT, is_number, is_whole, naming, read_fields, read_list
+from edge_behavior.errors import EdgebError
 
 # Widest first: the order in which they are combined.
 LEVELS = ("all", "hour", "place", "place_hour")
@@ -28,7 +28,6 @@ _EVEN_SHARE = 0.01
 _LEAST_STRENGTH = 1e-3
 _LARGEST = 1e9
 _CONTEXT_KINDS: dict[str, tuple[type, ...]] = {"all": (), "hour": (int,), "place": (str,), "place_hour": (str, int)}
-_DAMAGED_HINT = "the file is damaged or was edited: copy or make it again"
 
 Context = tuple[Any, ...]
 # Candidate -> (weight, number of the event that last changed it).
@@ -83,10 +82,8 @@ class HabitsConfig:
             EdgebError: not an object, or a field that is missing, unknown or has a bad value.
         """
         found = read_fields(values, [f.name for f in fields(cls)], where)
-        try:
+        with naming(where):
             return cls(**found)
-        except EdgebError as error:
-            raise EdgebError(f"{where}: {error.message}", error.hint) from None
 
 
 class HabitCounter:
@@ -191,14 +188,14 @@ class HabitCounter:
             raise EdgebError(
                 f"{where} counts {str(size)[:40]} candidates, not {len(counter)}", "use the bundle it was made with"
             )
-        if not _whole(events, 0, int(_LARGEST)):
-            raise EdgebError(f"{where}: 'events' is {str(events)[:40]}", _DAMAGED_HINT)
+        if not is_whole(events, 0, int(_LARGEST)):
+            raise EdgebError(f"{where}: 'events' is {str(events)[:40]}", DAMAGED_HINT)
         counter._events = events
         counts = read_fields(found["counts"], LEVELS, f"{where}.counts")
         for level in LEVELS:
             counter._levels[level] = counter._read_level(counts[level], level, f"{where}.counts.{level}")
             if not places and str in _CONTEXT_KINDS[level] and counter._levels[level]:
-                raise EdgebError(f"{where}.counts.{level} counts places, the bundle has none", _DAMAGED_HINT)
+                raise EdgebError(f"{where}.counts.{level} counts places, the bundle has none", DAMAGED_HINT)
         return counter
 
     def _contexts(self, when: datetime, place: str) -> tuple[tuple[str, Context], ...]:
@@ -209,57 +206,27 @@ class HabitCounter:
         place = clean_place(place)
         return *wide, ("place", (place,)), ("place_hour", (place, hour))
 
-    def _read_level(self, rows: object, level: str, where: str) -> dict[Context, Counts]:
+    def _read_level(self, contexts: object, level: str, where: str) -> dict[Context, Counts]:
         held: dict[Context, Counts] = {}
-        for row in _items(rows, where):
-            named, entries = _items(row, where, 2)
-            context = tuple(_items(named, where, len(_CONTEXT_KINDS[level])))
+        for pair in read_list(contexts, where):
+            named, entries = read_list(pair, where, length=2)
+            context = tuple(read_list(named, where, length=len(_CONTEXT_KINDS[level])))
             for part, kind in zip(context, _CONTEXT_KINDS[level], strict=True):
-                if not (isinstance(part, str) if kind is str else _whole(part, 0, 24 // self.config.hour_bucket)):
-                    raise EdgebError(f"{where}: bad context {str(named)[:80]}", _DAMAGED_HINT)
+                if not (isinstance(part, str) if kind is str else is_whole(part, 0, 24 // self.config.hour_bucket)):
+                    raise EdgebError(f"{where}: bad context {str(named)[:80]}", DAMAGED_HINT)
             if context in held:
-                raise EdgebError(f"{where}: context {str(named)[:80]} is listed twice", _DAMAGED_HINT)
+                raise EdgebError(f"{where}: context {str(named)[:80]} is listed twice", DAMAGED_HINT)
             held[context] = counts = {}
-            for entry in _items(entries, where):
-                code, weight, at = _items(entry, where, 3)
-                is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            for entry in read_list(entries, where):
+                code, weight, at = read_list(entry, where, length=3)
                 if (
-                    not (_whole(code, 0, len(self)) and _whole(at, 1, self._events + 1))
-                    or not (is_number and 1 <= weight <= self._events)
+                    not (is_whole(code, 0, len(self)) and is_whole(at, 1, self._events + 1))
+                    or not is_number(weight, 1, self._events)
                     or code in counts
                 ):
-                    raise EdgebError(f"{where}: bad count {str(entry)[:80]}", _DAMAGED_HINT)
+                    raise EdgebError(f"{where}: bad count {str(entry)[:80]}", DAMAGED_HINT)
                 counts[code] = (float(weight), at)
         return held
-
-
-def read_fields(values: object, names: Sequence[str], where: str) -> dict[str, Any]:
-    """The fields of a JSON object that has exactly these names.
-
-    Raises:
-        EdgebError: not an object, or a field is missing or unknown.
-    """
-    if not isinstance(values, dict):
-        raise EdgebError(f"{where} is not an object but {type(values).__name__}", _DAMAGED_HINT)
-    missing = next((name for name in names if name not in values), None)
-    if missing is not None:
-        raise EdgebError(f"{where}: field '{missing}' is missing", _DAMAGED_HINT)
-    unknown = next((name for name in values if name not in names), None)
-    if unknown is not None:
-        raise EdgebError(f"{where}: unknown field '{unknown}'", nearest(str(unknown), names))
-    return dict(values)
-
-
-def _items(value: object, where: str, length: int | None = None) -> list[Any]:
-    if not isinstance(value, list) or (length is not None and len(value) != length):
-        what = "a list" if length is None else f"a list of {length}"
-        raise EdgebError(f"{where}: {str(value)[:80]!r} is not {what}", _DAMAGED_HINT)
-    return value
-
-
-def _whole(value: object, low: int, stop: int) -> bool:
-    """Whether it is an int (JSON's true is Python's int) of at least `low` and below `stop`."""
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value < stop
 
 
 def _smoothed(counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent, clean_place
+from edge_behavior.core.fields import Kind, naming, read_fields
 from edge_behavior.errors import EdgebError, nearest
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -88,20 +89,20 @@ class PromptLayout:
             raise EdgebError(f"history_length is {self.history_length}", "use at least 1; the paper uses 20")
         if self.name == "instruct" and not self.list_candidates:
             raise EdgebError("the instruct layout always lists its candidates", "use the prefix or stream layout")
-        if not isinstance(self.places, bool):
-            raise EdgebError(f"prompt layout has places {str(self.places)[:40]!r}", "use true or false")
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> PromptLayout:
-        """Rebuild a layout from `to_dict`'s result, refusing fields this version does not know.
+    def from_dict(cls, values: object, where: str = "prompt layout") -> PromptLayout:
+        """Read strictly what `to_dict` gave.
 
         Raises:
-            EdgebError: an unknown field, or a value that no layout has.
+            EdgebError: a field that is missing, unknown or of the wrong type, or a value that no layout has.
         """
-        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
-        if unknown:
-            raise EdgebError(f"prompt layout has the unknown field '{unknown[0]}'", "update edgeb")
-        return cls(**fields)
+        known: dict[str, Kind] = {name: type(value) for name, value in cls().to_dict().items()}
+        if isinstance(values, dict) and "places" in values:
+            known["places"] = bool
+        found = read_fields(values, known, where)
+        with naming(where):
+            return cls(**found)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain fields, as the manifest carries them.

@@ -27,8 +27,8 @@ _MARGIN = 0.1
 # Inner nodes of a small subtree are evaluated with its top, again to save rounds.
 _LOOKAHEAD = 2
 
-Rows = Sequence[NDArray[np.float32]]
-Expand = Callable[[list[int]], Rows]
+# From trie nodes to the logits [V] after each.
+Expand = Callable[[list[int]], Sequence[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Probabilities that candidates are to be compared with; None compares nothing.
+class Thresholds:
+    """Probabilities that candidates are compared with; None compares nothing.
 
     Attributes:
         first: For the best candidate.
@@ -50,6 +50,27 @@ class Lines:
 
     first: float | None = None
     each: float | None = None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a search has to establish before it stops.
+
+    Attributes:
+        top_k: Ranks to prove; None expands everything.
+        tolerance: Most probability that may stay unexpanded; 0 expands everything.
+        thresholds: Comparisons to decide: a candidate's probability among the allowed ones reaches the threshold if
+            and only if the candidate is known and exp(score - log_total) reaches it.
+    """
+
+    top_k: int | None = None
+    tolerance: float = RANKS_ONLY
+    thresholds: Thresholds = Thresholds()
+
+    @property
+    def everything(self) -> bool:
+        """Whether the whole trie has to be expanded."""
+        return self.top_k is None or self.tolerance <= 0
 
 
 @dataclass(frozen=True)
@@ -109,23 +130,18 @@ class TrieSearch:
         self,
         root: NDArray[np.float32],
         expand: Expand,
+        goal: Goal = Goal(),
         affine: Affine | None = None,
-        top_k: int | None = None,
-        tolerance: float = RANKS_ONLY,
         ready: Collection[int] = (),
-        lines: Lines | None = None,
     ) -> Found:
-        """Search until the `top_k` best candidates are proven.
+        """Search until the goal is reached.
 
         Args:
             root: Logits [V] at the end of the prompt.
-            expand: Evaluates trie nodes and returns their logit rows.
-            affine: Scores to rank by; None takes the log-probability itself.
-            top_k: How many ranks to prove; None expands everything.
-            tolerance: Most probability that may stay unexpanded; 0 expands everything.
-            ready: Nodes that `expand` has at hand already.
-            lines: What the answer has to decide: a candidate's probability among the allowed ones is at least the
-                line exactly if it is known and exp(score - log_total) is.
+            expand: Evaluates trie nodes and returns the logits after each.
+            goal: What to establish.
+            affine: Scores to rank by; None ranks by the log-probability itself.
+            ready: Nodes whose logits `expand` returns without evaluating anything.
         """
         size = self._trie.n_candidates
         if affine is None:
@@ -138,11 +154,9 @@ class TrieSearch:
         # Reading a row takes time by the length of the vocabulary, so of those at hand only what is wanted is read.
         at_hand = {node for node in ready if node in self._choosing}
         rounds = 0
-        lines = None if lines == Lines() else lines
-        everything = top_k is None or tolerance <= 0
         while True:
             state.refresh()
-            chosen = state.pending() if everything else state.choose(int(top_k or 0), tolerance, lines)
+            chosen = state.choose(goal)
             if not chosen:
                 break
             wanted = at_hand.intersection(chosen)
@@ -151,7 +165,7 @@ class TrieSearch:
                 # The next evaluation overwrites them.
                 nodes = sorted(at_hand)
             if not nodes:
-                nodes = self._with_descendants(chosen, state, everything)
+                nodes = self._with_descendants(chosen, state, goal.everything)
                 rounds += 1
             for node, row in zip(nodes, expand(nodes), strict=True):
                 self._read(state, node, row)
@@ -232,28 +246,26 @@ class _State:
         self.known = waiting == 0
         self._nodes, self._owner = np.unique(waiting[self._allowed & ~self.known], return_inverse=True)
 
-    def pending(self) -> list[int]:
-        return [int(node) for node in self._nodes]
-
-    def choose(self, top_k: int, tolerance: float, lines: Lines | None) -> list[int]:
-        """Nodes to expand next: those that may reach the wanted ranks or lines, and those that hold too much mass."""
-        if not len(self._nodes):
-            return []
+    def choose(self, goal: Goal) -> list[int]:
+        """Nodes to expand next: those that may reach a wanted rank or threshold, and those that hold too much mass."""
+        if goal.top_k is None or goal.everything or not len(self._nodes):
+            return [int(node) for node in self._nodes]
         masses, known = self._masses()
         unknown = self._allowed & ~self.known
         ranked = np.sort(self.scores[self._allowed])[::-1]
-        last = ranked[min(top_k, len(ranked)) - 1]
+        wanted = min(goal.top_k, len(ranked))
+        last = ranked[wanted - 1]
         proven = np.sort(self.scores[self._allowed & self.known])[::-1]
         open_scores = self.scores[unknown]
         best = np.full(len(self._nodes), -np.inf)
         np.maximum.at(best, self._owner, open_scores)
         total = known + masses.sum()
-        is_proven = len(proven) >= min(top_k, len(ranked)) and proven[min(top_k, len(ranked)) - 1] >= best.max()
-        spare, chosen = tolerance * total, set[int]()
-        # Before, hardly anything is known, and everything might be above a line.
-        if lines is not None and is_proven:
-            spare = min(spare, self._spare(lines, masses.sum(), known))
-            chosen = self._may_reach(lines, best, known)
+        is_proven = len(proven) >= wanted and proven[wanted - 1] >= best.max()
+        spare, chosen = goal.tolerance * total, set[int]()
+        # Before that hardly anything is known, and any candidate might reach a threshold.
+        if is_proven:
+            spare = min(spare, self._spare(goal.thresholds, masses.sum(), known))
+            chosen = self._may_reach(goal.thresholds, best, known)
         if masses.sum() > spare:
             order = np.argsort(-masses, kind="stable")
             left = masses.sum() - np.cumsum(masses[order])
@@ -276,23 +288,23 @@ class _State:
             rounds=rounds,
         )
 
-    def _spare(self, lines: Lines, open_mass: float, known: float) -> float:
-        """Open mass at which the known candidates that may now be on either side of their line would be above it."""
+    def _spare(self, thresholds: Thresholds, open_mass: float, known: float) -> float:
+        """Open mass below which every known candidate whose comparison is undecided would reach its threshold."""
         weights = np.exp(self.scores[self._allowed & self.known] - self.scores.max())
         spare = np.inf
-        for line, compared in ((lines.first, weights[weights == weights.max()]), (lines.each, weights)):
-            if line is not None:
-                # Not yet above, and not below even if nothing else were there.
-                undecided = compared[(compared < line * (known + open_mass)) & (compared >= line * known)]
-                spare = min(spare, float((undecided / line - known).min(initial=np.inf)))
+        for threshold, compared in ((thresholds.first, weights[weights == weights.max()]), (thresholds.each, weights)):
+            if threshold is not None:
+                # Not reached yet, and reached if nothing else were there.
+                undecided = compared[(compared < threshold * (known + open_mass)) & (compared >= threshold * known)]
+                spare = min(spare, float((undecided / threshold - known).min(initial=np.inf)))
         return spare
 
-    def _may_reach(self, lines: Lines, best: Floats, known: float) -> set[int]:
-        """Open nodes with a candidate that may be above the line for each."""
-        if lines.each is None:
+    def _may_reach(self, thresholds: Thresholds, best: Floats, known: float) -> set[int]:
+        """Open nodes with a candidate that may reach the threshold for each."""
+        if thresholds.each is None:
             return set()
         weights = np.exp(best - self.scores.max())
-        return set(np.flatnonzero(weights >= lines.each * (known + weights)).tolist())
+        return set(np.flatnonzero(weights >= thresholds.each * (known + weights)).tolist())
 
     def _masses(self) -> tuple[Floats, float]:
         """Upper bound of exp(score) summed below each open node, and the known sum, both relative to the best score.

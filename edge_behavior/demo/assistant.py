@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from typing import Any
 
-from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.events import BehaviorEvent
-from edge_behavior.core.fusion import SOURCES
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.engine import calibrations_of
-from edge_behavior.runtime.prediction import Prediction, RankedBehavior
+from edge_behavior.runtime.prediction import Prediction, PredictOptions, RankedBehavior
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session
 
@@ -97,9 +94,9 @@ class Assistant:
     def bundle(self) -> dict[str, Any]:
         """What never changes: name, labels, and what may be asked of each source."""
         manifest = self._predictor.manifest
-        calibrations = calibrations_of(manifest)
+        calibrations = manifest.calibrations
         sources: dict[str, Any] = {}
-        for source in _sources(manifest):
+        for source in manifest.sources:
             held = calibrations.get(source)
             sources[source] = {
                 "precisions": [
@@ -114,11 +111,11 @@ class Assistant:
             "labels": list(manifest.candidates.labels),
             "architecture": manifest.architecture,
             "quantization": manifest.quantization,
-            "base_model": manifest.base_model.get("name"),
+            "base_model": manifest.base_model.name,
             "history_length": manifest.layout.history_length,
             "places": manifest.layout.places,
             "sources": sources,
-            "source": "model" if manifest.habits is None else manifest.habits["default"],
+            "source": manifest.default_source,
             "step_minutes": STEP.seconds // 60,
         }
 
@@ -265,10 +262,9 @@ class Assistant:
             ask.when,
             ask.place,
             top_k=min(top_k, len(self._predictor.manifest.candidates)),
-            source=ask.source,
-            exhaustive=exhaustive,
-            precision=ask.precision,
-            coverage=ask.coverage,
+            options=PredictOptions(
+                source=ask.source, exhaustive=exhaustive, precision=ask.precision, coverage=ask.coverage
+            ),
         )
 
     def _replay(self, entries: list[Entry]) -> None:
@@ -289,11 +285,6 @@ class Assistant:
         begin = Counter(entry.event.place for entry in self._begin)
         known = [place for place, _ in begin.most_common(LISTED)] or list(PLACES)
         return list(dict.fromkeys([*known, *(entry.event.place for entry in self._entries[-LISTED:])]))
-
-
-def _sources(manifest: Manifest) -> list[str]:
-    """Sources that the bundle can answer from; fusing needs weights."""
-    return [source for source in SOURCES if source != "fused" or manifest.habits is not None]
 
 
 def _after(event: BehaviorEvent | None) -> datetime:

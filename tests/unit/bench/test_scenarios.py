@@ -13,7 +13,7 @@ from edge_behavior.bench.setup import PEERS, BenchOptions, Setup
 from edge_behavior.bench.timing import Sample
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 
 
 def test_everything_takes_its_turns(setup: Setup) -> None:
@@ -90,7 +90,7 @@ def test_grown_prompts_are_the_sessions(bundle: Path) -> None:
         for i, prompt in enumerate(setup.grown()):
             question = setup.diary.question(i)
             session.observe(question.observed)
-            session.predict(question.when, question.place, source="model")
+            session.predict(question.when, question.place, top_k=None, options=PredictOptions(source="model"))
             assert predictor._engine.backend.held == prompt
             lengths.append(len(session.events))
         assert lengths == [7, 8, 9, 10, 6] * 3

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from edge_behavior.core.calibration import (
     SUGGEST_WINDOWS,
     Calibration,
+    CalibrationSet,
     conformal_threshold,
     conformity,
     expected_calibration_error,
     likely_sets,
     measure,
-    read_calibrations,
     suggest_thresholds,
 )
 from edge_behavior.core.candidates import GROUPS
@@ -286,12 +286,14 @@ class TestFiles:
 
     def test_the_sources_of_a_bundle(self):
         held = {"model": WHOLE.to_dict(), "habits": Calibration().to_dict(), "measured": {}}
-        assert read_calibrations(held, ["model", "habits"]) == {"model": WHOLE, "habits": Calibration()}
+        found = CalibrationSet.from_dict(held, ["model", "habits"])
+        assert found == CalibrationSet({"model": WHOLE, "habits": Calibration()})
+        assert found.to_dict() == held
         with pytest.raises(EdgebError, match="field 'fused' is missing"):
-            read_calibrations(held, ["model", "habits", "fused"])
+            CalibrationSet.from_dict(held, ["model", "habits", "fused"])
         with pytest.raises(EdgebError, match="unknown field 'habits'"):
-            read_calibrations(held, ["model"])
-        with pytest.raises(EdgebError, match="'measured' is not an object"):
-            read_calibrations({**held, "measured": 1}, ["model", "habits"])
+            CalibrationSet.from_dict(held, ["model"])
+        with pytest.raises(EdgebError, match="field 'measured' is 1, not an object"):
+            CalibrationSet.from_dict({**held, "measured": 1}, ["model", "habits"])
         with pytest.raises(EdgebError, match=r"m\.model is not an object"):
-            read_calibrations({**held, "model": 1}, ["model", "habits"], "m")
+            CalibrationSet.from_dict({**held, "model": 1}, ["model", "habits"], "m")
