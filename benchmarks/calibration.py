@@ -29,8 +29,8 @@ from edge_behavior.core.calibration import (
     conformal_threshold,
     conformity,
     expected_calibration_error,
-    likely_sets,
     measure,
+    prediction_sets,
 )
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.fusion import Fusion
@@ -95,7 +95,7 @@ def sets_by_group(groups: tuple[str, ...]) -> Sets:
 def sets_by_probability(probs: Floats, truth: Ints, coverage: float) -> Callable[[Floats], Bools]:
     """As they are shipped: every candidate of at least a probability."""
     least = conformal_threshold(conformity(probs, truth), coverage)
-    return lambda new: likely_sets(new, least)
+    return lambda new: prediction_sets(new, least)
 
 
 def compare_sets(

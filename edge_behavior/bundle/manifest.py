@@ -1,4 +1,4 @@
-"""The manifest: what a bundle says of itself, as JSON with a strict reader. Knows no file that carries it."""
+"""The manifest, a bundle's description of itself: a JSON object with a strict reader. Knows no file that carries it."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ class BaseModelInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle carries beside its weights.
+    """What a bundle carries besides its weights.
 
     Attributes:
         created_with: Program and version that wrote it, like "edgeb 0.1.0".
-        candidates: The labels it predicts and their training counts.
-        layout: How its prompts are worded.
-        bos_id: Token id every prompt starts with, or None for none.
+        candidates: The labels it predicts, and their training counts.
+        layout: The layout of its prompts.
+        bos_id: Token id that every prompt starts with; None for none.
         eos_id: Token id that ends an answer where the layout has no terminator of its own.
         architecture: GGUF architecture, "qwen2" or "llama".
-        quantization: The engine's name of the weight format, like "Q4_K_M" or "INT4 block 32".
+        quantization: Weight format as the inference engine calls it, like "Q4_K_M" or "INT4 block 32".
         context_length: Positions the model was built for.
         base_model: The pretrained model.
         training: The run's resolved recipe; carried along, as are the next two and `parity`.
@@ -118,7 +118,7 @@ class Manifest:
 
     @property
     def static_prompt(self) -> str:
-        """Text of the part of the prompt that never changes, for readers that do not know the layouts."""
+        """Text of the static part of the prompt, for readers that do not know the layouts."""
         return "".join(self.layout.static(self.candidates.labels))
 
     def to_json(self) -> str:
@@ -145,8 +145,8 @@ class Manifest:
             where: The file, for error messages.
 
         Raises:
-            EdgebError: not JSON, a newer schema, a field that is missing, unknown or of the wrong type, or a prompt
-                wording that this edgeb would render differently.
+            EdgebError: not JSON, a newer schema, a field that is missing, unknown or has a bad value, or a prompt that
+                this edgeb would word differently.
         """
         try:
             parsed = json.loads(text)
@@ -180,7 +180,11 @@ class Manifest:
 
 
 def check_schema(version: object, where: str) -> None:
-    """Refuse a schema version this program does not know."""
+    """Refuse a schema version that this edgeb does not read.
+
+    Raises:
+        EdgebError: it is newer, or not a version.
+    """
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise EdgebError(f"{where}: manifest: field 'schema_version' is {version!r}", DAMAGED_HINT)
     if version > SCHEMA_VERSION:

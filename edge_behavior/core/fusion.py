@@ -1,9 +1,10 @@
-"""Log-linear fusion of a model's distribution with a user's habits, with weights per frequency group.
+"""Log-linear fusion of the model's distribution with the user's habits, weighted per frequency group.
 
     score_b = w_model[g(b)] · log p_model(b) + w_habits[g(b)] · log p_habits(b) + bias[g(b)]
 
-and a softmax over the candidates that are allowed. For given habits the score is affine and rising in the model's
-log-probability, so an upper bound of one is an upper bound of the other. Knows neither the counter nor the model.
+followed by a softmax over the allowed candidates. For given habits the score is affine and increasing in the model's
+log-probability, so an upper bound of one is an upper bound of the other. Works on arrays; runs neither model nor
+counter.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LARGEST = 1e3
 
 @dataclass(frozen=True)
 class GroupWeights:
-    """How the candidates of one group are scored; the default is the model alone.
+    """How the candidates of one group are scored; by default by the model alone.
 
     Attributes:
         model: Factor of the model's log-probability, at least 0.
@@ -49,11 +50,11 @@ class GroupWeights:
 
 @dataclass(frozen=True)
 class Fusion:
-    """Weights of every group, and which candidate is in which group.
+    """Weights per group, and each candidate's group.
 
     Attributes:
         weights: Per group: head, medium, tail.
-        groups: [B] group of every candidate (`CandidateSet.groups()`).
+        groups: [B] each candidate's group (`CandidateSet.groups()`).
     """
 
     weights: Mapping[str, GroupWeights]
@@ -66,7 +67,7 @@ class Fusion:
             raise EdgebError(f"unknown group '{unknown}'", f"groups are {', '.join(GROUPS)}")
 
     def affine(self, habit_log_probs: Floats) -> tuple[Floats, Floats]:
-        """(a, c) such that a·log p_model + c is the score; a ≥ 0.
+        """(a, c) with a·log p_model + c as the score; a ≥ 0.
 
         Args:
             habit_log_probs: [..., B], finite.
@@ -84,7 +85,7 @@ class Fusion:
         return np.asarray(a * model_log_probs + c)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready weights per group that `read_weights` reads; the candidates' groups are not in it."""
+        """JSON-ready weights per group, read by `read_weights`; without the candidates' groups."""
         return {group: asdict(self.weights[group]) for group in GROUPS}
 
     def _columns(self) -> tuple[Floats, Floats, Floats]:

@@ -1,9 +1,9 @@
-"""Habits: a per-user counter over everything the user was seen to do, with decay and back-off.
+"""Habits: a per-user counter over the whole history, with decay and back-off.
 
-Four levels of context, narrowest first: place and hour, place, hour, everything. Each keeps decayed counts of what
-followed and falls back on the next wider one where it has seen little; the last resort is training's shares. Without
-places two levels are left, hour and everything: a level that repeats another would count its events twice. Knows
-nothing of models, prompts or how its distribution is mixed with a model's (see `fusion`).
+Four levels of context, narrowest first: place and hour, place, hour, all. Each keeps decayed counts of the behaviors
+seen in that context and backs off to the next wider level where counts are few; the widest backs off to the training
+shares. Without places two levels remain, hour and all: a level that repeats another would count its events twice. Knows
+nothing of models and prompts; `fusion` mixes its distribution with a model's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edge_behavior.errors import EdgebError
 
 # Widest first: the order in which they are combined.
 LEVELS = ("all", "hour", "place", "place_hour")
-# Share of the prior spread evenly, so that a label training never saw keeps a chance.
+# Share of the prior spread evenly, so that labels unseen in training keep a probability above 0.
 _EVEN_SHARE = 0.01
 _LEAST_STRENGTH = 1e-3
 _LARGEST = 1e9
@@ -36,15 +36,17 @@ Counts = dict[int, tuple[float, int]]
 
 @dataclass(frozen=True)
 class HabitsConfig:
-    """How habits are counted. The defaults were chosen on Foursquare-NYC's validation users (docs/habits.md).
+    """How habits are counted. The defaults were chosen on Foursquare-NYC's validation users.
+
+    The back-off strengths k say how many events the wider level's distribution weighs.
 
     Attributes:
         hour_bucket: Hours per bucket of the day; divides 24.
         half_life: Events of the user after which a count weighs half; 0 for no decay.
-        k_all: Strength of training's shares behind the counts of everything: they weigh like so many events.
-        k_hour: Strength of "everything" behind the counts of an hour bucket.
-        k_place: Strength of the hour behind the counts of a place.
-        k_place_hour: Strength of the place behind the counts of a place at an hour.
+        k_all: Back-off of all events to the training shares.
+        k_hour: Back-off of an hour bucket to all events.
+        k_place: Back-off of a place to the hour.
+        k_place_hour: Back-off of a place at an hour to the place.
     """
 
     hour_bucket: int = 2
@@ -64,7 +66,7 @@ class HabitsConfig:
         if self.half_life != 0 and self.half_life < 1:
             raise EdgebError(f"habits setting 'half_life' is {self.half_life}", "use 0 (no decay) or at least 1 event")
         for name in ("k_all", "k_hour", "k_place", "k_place_hour"):
-            # Below that, a chain of four levels can leave a candidate with no probability that a float holds.
+            # Any smaller, and the probability after four levels can underflow.
             if getattr(self, name) < _LEAST_STRENGTH:
                 raise EdgebError(
                     f"habits setting '{name}' is {getattr(self, name)}", f"use at least {_LEAST_STRENGTH:g} events"
@@ -87,16 +89,14 @@ class HabitsConfig:
 
 
 class HabitCounter:
-    """One user's decayed counts, and the distribution that follows from them.
+    """One user's decayed counts, and the distribution they give.
 
-    Memory grows with the contexts the user was seen in, not with the number of events. Not for several threads at
-    once.
+    Memory grows with the contexts the user was seen in, not with the number of events. Not thread-safe.
 
     Args:
-        prior: [B] training events or shares per candidate (`CandidateSet.counts`); all zero for "unknown", which
-            counts as even.
+        prior: [B] training counts or shares per candidate (`CandidateSet.counts`); all zero gives an even prior.
         config: How to count.
-        places: Whether places are known. Without, the two levels that name one stay empty.
+        places: Whether events have places. Without, the two levels of places stay empty.
     """
 
     def __init__(self, prior: ArrayLike, config: HabitsConfig | None = None, places: bool = True) -> None:
@@ -115,12 +115,12 @@ class HabitCounter:
         return self._events
 
     def observe(self, code: int, when: datetime, place: str) -> None:
-        """Count one event: a dictionary update per level, however long the history is.
+        """Count one event, at a cost that does not depend on the length of the history.
 
         Args:
             code: Index in the candidate set.
             when: Local time.
-            place: Compared as `events.clean_place` leaves it; not looked at without places.
+            place: Compared once cleaned (`events.clean_place`); ignored without places.
 
         Raises:
             EdgebError: no such candidate.
@@ -135,9 +135,9 @@ class HabitCounter:
             counts[code] = (weight * math.exp(rate * (at - now)) + 1.0, now)
 
     def log_probs(self, when: datetime, place: str) -> NDArray[np.float64]:
-        """Log-probabilities [B] of what comes next at `when` in `place`: they sum to one, none is -inf.
+        """Log-probabilities [B] of the next behavior at `when` in `place`; probabilities sum to 1, none is 0.
 
-        Each level mixes its counts c with the next wider distribution q: (c + k·q) / (Σc + k).
+        Each level mixes its counts c with the distribution q of the next wider one: (c + k·q) / (Σc + k).
         """
         p = self._prior
         for level, context in self._contexts(when, place):
@@ -154,7 +154,7 @@ class HabitCounter:
         return np.asarray(np.log(p), dtype=np.float64)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready state that `from_dict` reads; the prior is not in it."""
+        """JSON-ready state that `from_dict` reads; without the prior."""
         return {
             "config": self.config.to_dict(),
             "size": len(self._prior),
@@ -170,11 +170,11 @@ class HabitCounter:
 
     @classmethod
     def from_dict(cls, values: object, prior: ArrayLike, where: str = "habits", places: bool = True) -> HabitCounter:
-        """Rebuild a counter from `to_dict`; it goes on exactly as the saved one would have.
+        """Rebuild a counter from `to_dict`; it continues as the saved one would have.
 
         Args:
             values: What `to_dict` gave, read back from JSON.
-            prior: As for the constructor, of the same candidate set.
+            prior: As for the constructor, for the same candidate set.
             where: The file, for error messages.
             places: As for the constructor.
 
@@ -231,7 +231,7 @@ class HabitCounter:
 
 def _smoothed(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     if counts.ndim != 1 or not len(counts) or not np.isfinite(counts).all() or (counts < 0).any():
-        raise EdgebError("the prior of habits is not one non-negative number per candidate", "pass training counts")
+        raise EdgebError("the habits' prior needs one non-negative number per candidate", "pass training counts")
     even = np.full(len(counts), 1.0 / len(counts))
     total = counts.sum()
     return even if total == 0 else (1 - _EVEN_SHARE) * counts / total + _EVEN_SHARE * even

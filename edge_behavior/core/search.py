@@ -1,11 +1,10 @@
-"""Best-first search over the label trie: proves the top candidates before the whole trie is paid for.
+"""Best-first search over the label trie: prove the top candidates without evaluating the whole trie.
 
-Every trie node's path probability bounds the probability of all candidates below it. A round expands the nodes that
-the answer still depends on, all in one call; the search ends when the wanted ranks are proven, the candidates that
-were not looked at hold at most `tolerance` of the probability, and what is to be compared with a probability is known
-to be above or below it. Works on candidate scores that are affine in the
-model's log-probability, so that fusion and calibration are searched as exactly as the plain model. Knows logit rows
-and the trie, no engine.
+The probability of a node's path is an upper bound for every candidate below it. Each round expands, in one call, the
+nodes the answer still depends on. The search ends when the wanted ranks are proven, the unexpanded candidates hold at
+most `tolerance` of the probability, and every threshold is decided. Ranks are then those of the whole distribution;
+probabilities are lower bounds. Candidate scores are affine in the model's log-probability, so that fusion and
+calibration are searched in the same way. Knows logits and the trie, no inference engine.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from numpy.typing import NDArray
 from edge_behavior.core.scoring import Floats, row_log_probs
 from edge_behavior.core.trie import LabelTrie
 
-# The tolerance that stops as soon as the wanted ranks are proven.
+# Tolerance with which a search stops as soon as the ranks are proven.
 RANKS_ONLY = 1.0
-# A candidate whose bound misses the last wanted rank by this little is expanded along, in log-probability: the bounds
-# above it still fall when they are resolved, and another round costs more than a token.
+# Candidates whose bound misses the last wanted rank by less than this (log-probability) are expanded in the same round:
+# bounds above them still fall, and another round costs more than a token.
 _MARGIN = 0.1
-# Inner nodes of a small subtree are evaluated with its top, again to save rounds.
+# Subtrees with at most this many inner nodes are evaluated whole, again to save rounds.
 _LOOKAHEAD = 2
 
 # From trie nodes to the logits [V] after each.
@@ -33,7 +32,7 @@ Expand = Callable[[list[int]], Sequence[NDArray[np.float32]]]
 
 @dataclass(frozen=True)
 class Affine:
-    """Candidate scores as `slope * log p(model) + offset`, arrays [B], slope ≥ 0."""
+    """Candidate scores `slope * log p(model) + offset`, arrays [B], slope ≥ 0."""
 
     slope: Floats
     offset: Floats
@@ -75,14 +74,14 @@ class Goal:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
         log_probs: [B] log-probability of each candidate under the model; an upper bound where not `known`.
-        scores: [B] the affine scores of the same; -inf for candidates that are not allowed.
-        known: [B] whether the candidate was expanded to its end.
-        log_total: Log of the sum of exp(scores) with the unexpanded part at its upper bound.
-        unexpanded: Upper bound of the share of that sum held by candidates that are not known.
+        scores: [B] the affine scores; likewise upper bounds where not `known`; -inf for candidates not allowed.
+        known: [B] whether the candidate's whole path was evaluated.
+        log_total: Log of the sum of exp(scores), the unexpanded part at its upper bound.
+        unexpanded: Share of that sum held by the candidates not `known`, an upper bound.
         rounds: Calls of `expand`.
     """
 
@@ -95,7 +94,7 @@ class Found:
 
 
 class TrieSearch:
-    """Searches one trie; made once per bundle and set of allowed candidates.
+    """Searches one trie for one set of allowed candidates.
 
     Args:
         trie: The label trie.
@@ -118,7 +117,7 @@ class TrieSearch:
         starts = np.flatnonzero(np.diff(parents, prepend=-1))
         for group in np.split(alive, starts[1:]):
             self._children[int(trie.parents[group[0]])] = group
-        # A masked choice between one child is no choice: its row is never needed.
+        # Under masked scoring an only child has probability 1: no logits are needed.
         self._choosing = {node for node, children in self._children.items() if scoring == "exact" or len(children) > 1}
         self._levels = [np.flatnonzero(live & (trie.depths == d)) for d in range(1, int(trie.depths[-1]) + 1)]
         self._inner_children = {
@@ -151,7 +150,7 @@ class TrieSearch:
             self._read(state, 0, root)
         else:
             state.evaluated[0] = True
-        # Reading a row takes time by the length of the vocabulary, so of those at hand only what is wanted is read.
+        # Reading logits takes time in the size of the vocabulary, so only what is wanted of those at hand is read.
         at_hand = {node for node in ready if node in self._choosing}
         rounds = 0
         while True:
@@ -162,7 +161,7 @@ class TrieSearch:
             wanted = at_hand.intersection(chosen)
             nodes = sorted(wanted.union(*(at_hand.intersection(self._subtree(node)) for node in wanted)))
             if not nodes and at_hand:
-                # The next evaluation overwrites them.
+                # The next evaluation overwrites what is at hand.
                 nodes = sorted(at_hand)
             if not nodes:
                 nodes = self._with_descendants(chosen, state, goal.everything)
@@ -173,7 +172,7 @@ class TrieSearch:
         return state.found(rounds)
 
     def likely(self, scores: Floats, count: int) -> list[int]:
-        """Nodes that have to be expanded to know the `count` best of `scores` [B], sorted."""
+        """Nodes to expand to know the `count` best of `scores` [B], sorted."""
         best = np.argsort(-np.where(self._allowed, scores, -np.inf), kind="stable")[: min(count, self._allowed.sum())]
         steps = {step for b in best for step in self._trie.ancestors(int(self._trie.leaves[b]))}
         return sorted(step for step in steps if step in self._choosing)
@@ -184,7 +183,7 @@ class TrieSearch:
         state.evaluated[node] = True
 
     def _with_descendants(self, chosen: list[int], state: _State, everything: bool) -> list[int]:
-        """The chosen nodes with what is worth evaluating in the same call, sorted."""
+        """The chosen nodes and what is worth evaluating in the same call, sorted."""
         nodes: set[int] = set()
         for top in chosen:
             below = self._subtree(top)
@@ -193,7 +192,7 @@ class TrieSearch:
             node = top
             nodes.add(top)
             if take and not everything and chain:
-                # Down to the first choice, and beyond it if little is there.
+                # Down to the first branching node, and on from there if its subtree is small.
                 while len(self._inner_children[node]) == 1 and len(self._children[node]) == 1:
                     node = self._inner_children[node][0]
                     nodes.add(node)
@@ -213,7 +212,7 @@ class TrieSearch:
 
 
 class _State:
-    """What is known so far: edges of evaluated nodes, and the bounds that follow."""
+    """What is known so far: log-probabilities of evaluated steps, and the bounds they give."""
 
     def __init__(
         self,
@@ -224,13 +223,13 @@ class _State:
         choosing: set[int],
     ) -> None:
         self._trie, self._levels, self._allowed, self._affine = trie, levels, allowed, affine
-        # Log-probability of the step to each node; 0 as long as nobody looked.
+        # Log-probability of the step to each node; 0, an upper bound, until its parent is evaluated.
         self.edges = np.zeros(len(trie))
         self.evaluated = np.zeros(len(trie), dtype=np.bool_)
         self._needed = np.zeros(len(trie), dtype=np.bool_)
         self._needed[list(choosing)] = True
         self._bounds = np.zeros(len(trie))
-        # First node on the way to each node that still has to be evaluated; 0 for none.
+        # First unevaluated node on the path to each node; 0 for none.
         self._open = np.zeros(len(trie), dtype=np.int64)
 
     def refresh(self) -> None:
@@ -307,7 +306,7 @@ class _State:
         return set(np.flatnonzero(weights >= thresholds.each * (known + weights)).tolist())
 
     def _masses(self) -> tuple[Floats, float]:
-        """Upper bound of exp(score) summed below each open node, and the known sum, both relative to the best score.
+        """Upper bound of the sum of exp(score) below each open node, and the known sum, relative to the best score.
 
         Below a node of probability P, scores a·log p + c sum to at most Σ exp(a·log P + c); and since the p there sum
         to at most P, also (Jensen) to exp(max c)·P^a·m^max(0, 1-a) over its m candidates, with the smallest a.

@@ -236,6 +236,6 @@ def _thresholds(calibration: Calibration | None, options: PredictOptions) -> Thr
     """Probabilities that the answer is compared with; at a precision, None for the first means: never suggest."""
     if calibration is None:
         return Thresholds()
-    first = None if options.precision is None else calibration.least_suggested(options.precision)
-    each = None if options.coverage is None else calibration.least_likely(options.coverage)
+    first = None if options.precision is None else calibration.suggest_threshold(options.precision)
+    each = None if options.coverage is None else calibration.set_threshold(options.coverage)
     return Thresholds(first, each)

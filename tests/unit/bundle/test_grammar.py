@@ -227,7 +227,7 @@ def test_quoting() -> None:
 
 
 def test_tokens_that_are_no_text() -> None:
-    with pytest.raises(EdgebError, match="token 7 of a label is no text"):
+    with pytest.raises(EdgebError, match="token 7 of a label is not valid UTF-8"):
         token_grammar(LabelTrie.from_paths([[7, 9], [8, 9]]), ["a", "b"], lambda t: b"\xff", lambda t: False)
 
 
