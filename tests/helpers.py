@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import fields
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -11,6 +14,8 @@ import numpy as np
 import torch
 from transformers import Qwen2ForCausalLM
 
+from edge_behavior.bundle.gguf_file import write_bundle
+from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import BehaviorEvent
@@ -91,6 +96,18 @@ def profile(quant: str = "q4", **fields: Any) -> ExportProfile:
     """A quick export whose parity is measured on few questions and not enforced: random models are no oracle."""
     few = {"windows": 6, "per_behavior": 0, "enforce": False}
     return ExportProfile(quant=quant, **{"parity": few, "importance": {"prompts": 2}, **fields})
+
+
+def write_edited(source: Path, manifest: Manifest, out: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """A bundle whose manifest's JSON was edited; its hash is of the edited text."""
+
+    class Edited(Manifest):
+        def to_json(self) -> str:
+            held = json.loads(super().to_json())
+            edit(held)
+            return json.dumps(held)
+
+    write_bundle(source, Edited(**{f.name: getattr(manifest, f.name) for f in fields(manifest)}), out)
 
 
 def save(hf_model: Any, tokens: Any, folder: Path) -> Path:

@@ -22,10 +22,12 @@ from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.bundle.folder import write_folder_manifest
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.gguf_header import GgufFile
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
+from edge_behavior.core.calibration import CalibrationSet
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.encoding import PromptEncoder, Tokenize
 from edge_behavior.core.events import UNKNOWN_PLACE
+from edge_behavior.core.fusion import Mixture
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.gguf.llama_file import LlamaFile
@@ -288,7 +290,7 @@ def fit_held_out(
     fitted = manifest
     if habits != "off":
         found = fit_habits(held)
-        fitted = replace(fitted, habits=found)
+        fitted = replace(fitted, habits=Mixture.from_dict(found))
         reports[0] |= {"fitted": True, "reason": "", "default": found["default"], "measured": found["measured"]}
     if calibrate != "off":
         try:
@@ -298,7 +300,7 @@ def fit_held_out(
                 raise
             reports[1]["reason"] = error.message
         else:
-            fitted = replace(fitted, calibration=found)
+            fitted = replace(fitted, calibration=CalibrationSet.from_dict(found, fitted.sources))
             reports[1] |= {"fitted": True, "reason": "", **found}
     if fitted is not manifest:
         _rewrite(bundle, fitted)
@@ -330,7 +332,7 @@ def make_manifest(
         architecture=architecture(config),
         quantization=quantization,
         context_length=int(config.max_position_embeddings),
-        base_model={"name": base_name(source.base), "license": source.base_license, "weights_sha256": base_hash},
+        base_model=BaseModelInfo(base_name(source.base), source.base_license, base_hash),
         training=source.training,
         evaluation=source.evaluation,
     )

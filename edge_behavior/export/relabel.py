@@ -130,7 +130,8 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         created_with=f"edgeb {__version__}",
         candidates=candidates,
         evaluation={},
-        habits=_unmeasured(old.habits),
+        # Measured on the old list.
+        habits=None if old.habits is None else replace(old.habits, measured={}),
         calibration=None,
     )
     with Vocabulary(bundle) as vocabulary:
@@ -185,11 +186,6 @@ def _check_fits(manifest: Manifest, encoder: PromptEncoder) -> int:
             "list fewer or shorter labels",
         )
     return prompt
-
-
-def _unmeasured(habits: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The habits' settings without the numbers that were measured on the old list."""
-    return None if habits is None else {**habits, "measured": {}}
 
 
 def _lines(text: str, path: Path) -> list[tuple[str, str, int | None]]:

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
 from edge_behavior.commands.output import emit
-from edge_behavior.core.calibration import Calibration
+from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import BehaviorEvent
@@ -137,7 +137,7 @@ MANIFEST = Manifest(
     architecture="qwen2",
     quantization="Q4_K_M",
     context_length=4096,
-    base_model={"name": "tiny", "license": None, "weights_sha256": "00"},
+    base_model=BaseModelInfo("tiny", None, "00"),
 )
 
 
@@ -225,8 +225,7 @@ class TestPredict:
     def calibrated(self, model, monkeypatch) -> ByteModel:
         """The same model in a bundle that is calibrated."""
         own = Calibration(3.0, {"head": 0.0, "medium": 0.0, "tail": 0.0}, {0.8: 0.2}, {0.5: 0.01, 0.9: None})
-        held = {"model": own.to_dict(), "habits": own.to_dict(), "measured": {}}
-        manifest = replace(MANIFEST, calibration=held)
+        manifest = replace(MANIFEST, calibration=CalibrationSet({"model": own, "habits": own}))
         monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(manifest, model)))
         return model
 
@@ -712,7 +711,7 @@ class TestInspect:
             assert words in out
 
     def test_a_calibration_is_a_few_lines(self, monkeypatch):
-        manifest = replace(MANIFEST, calibration=CALIBRATED)
+        manifest = replace(MANIFEST, calibration=CalibrationSet.from_dict(CALIBRATED, ("model", "habits")))
         monkeypatch.setattr("edge_behavior.bundle.bundle.verify_bundle", lambda path: manifest)
         out = " ".join(run("inspect", "m.gguf").stdout.replace("│", " ").split())
         for words in (
