@@ -60,7 +60,6 @@ def train_command(
     from edge_behavior.commands.output import emit
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
-    from edge_behavior.train.recipe import load_recipe
     from edge_behavior.util.workspace import recall, remember
 
     data = data or recall("dataset")
@@ -70,8 +69,10 @@ def train_command(
         from edge_behavior.train.run.folder import saved_recipe
 
         out = out or recall("run")
-        loaded = load_recipe(str(saved_recipe(out)), set_ or ())
+        loaded = saved_recipe(out, set_ or ())
     else:
+        from edge_behavior.train.recipe import load_recipe
+
         name = recipe or "qwen2-1.5b"
         loaded = load_recipe(name, set_ or ())
         out = out or Path("runs") / f"{loaded.name}-{data.resolve().name}"

@@ -158,6 +158,10 @@ class Recipe(Section):
     scoring: ScoringConfig = ScoringConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    def tuning(self, stage: str) -> StageConfig:
+        """The section of a tuning stage, `a_tuning` or `b_tuning`."""
+        return {"a_tuning": self.a_tuning, "b_tuning": self.b_tuning}[stage]
+
 
 def recipe_folders() -> list[Path]:
     """Where named recipes are looked up: inside the wheel, else the checkout."""
