@@ -23,7 +23,7 @@ from edge_behavior.train.stages.a_tuning import tune_on_anchors
 from edge_behavior.train.stages.b_tuning import tune_on_difficult
 from edge_behavior.train.stages.backbone import build_backbone
 from edge_behavior.train.stages.context import StageContext
-from edge_behavior.train.stages.evaluation import evaluate_models
+from edge_behavior.train.stages.evaluation import evaluate_test_users
 from edge_behavior.train.stages.report import write_reports
 from edge_behavior.train.trainer.failures import explained
 from edge_behavior.train.trainer.processes import console, idle_gpus, is_main, release_memory, state, wait
@@ -35,7 +35,7 @@ WORK: dict[str, Callable[[StageContext], dict[str, Any]]] = {
     "backbone": build_backbone,
     "a_tuning": tune_on_anchors,
     "b_tuning": tune_on_difficult,
-    "evaluation": evaluate_models,
+    "evaluation": evaluate_test_users,
     "report": write_reports,
 }
 # Verifying fewer events takes a moment, and needs no progress bar.

@@ -13,7 +13,7 @@ from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
 from edge_behavior.train.trainer.processes import is_main
 
 
-def evaluate_models(context: StageContext) -> dict[str, Any]:
+def evaluate_test_users(context: StageContext) -> dict[str, Any]:
     """Write metrics.json; the report is empty."""
     recipe, settings = context.recipe, context.recipe.evaluation
     table, length = context.dataset.events("test"), context.run.layout.history_length
