@@ -35,7 +35,7 @@ from edge_behavior.studies.ablation.summary import over_seeds
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.run.folder import RunFolder, write_json, write_text
 from edge_behavior.train.run.models import RunModels
-from edge_behavior.train.stages.scoring import stage_scorer
+from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
 from edge_behavior.train.standin.everyday import EverydayText
 from edge_behavior.util.files import new_file
 from edge_behavior.util.markdown import markdown_table
@@ -159,10 +159,10 @@ def score(work: Path, dataset: Dataset, windows: Windows, arm: str, model: str, 
     path = work / "scores" / f"{arm}-{model}-seed{seed}.npz"
     if not path.is_file():
         run = RunFolder.open(work / "runs" / run_name(arm, model if model in RULES else RULES[0], seed))
-        recipe = load_recipe(str(run.path / "recipe.yaml"))
+        recipe = run.recipe
         stage = "b_tuning" if model in RULES else model
         table = dataset.events("test")
-        scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, path.stem, seed=0, shards=None)
+        scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, 0, ScoringPass(path.stem))
         scores = log_softmax(scorer(windows.targets))
         path.parent.mkdir(exist_ok=True)
         with new_file(path, replace=True) as temporary, temporary.open("wb") as file:

@@ -24,6 +24,7 @@ from edge_behavior.data.dataset import EventTable
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.recipe import BackboneConfig
+from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.standin.everyday import EverydayText
 from edge_behavior.train.standin.model import architecture, document_text, train_tokenizer
 
@@ -39,6 +40,13 @@ LABELS = [
     "Home / Office",
     "TV; Radio",
 ]
+
+
+def begin(run: RunFolder, **fields: Any) -> None:
+    """Write the run.json of a run that was begun, with other `fields` where given."""
+    candidates = [{"label": label, "count": 1} for label in LABELS]
+    backbone = {"path": "backbone", "standin": True}
+    run.update(**{"backbone": backbone, "candidates": candidates, "layout": PromptLayout().to_dict(), **fields})
 
 
 def tokenizer(labels: list[str] = LABELS, layout: PromptLayout | None = None, size: int = 600) -> Any:

@@ -167,7 +167,7 @@ def test_adapters_on_embedding_or_output_are_refused(wanted: str, tied: bool, da
     chosen = recipe(base, f"lora.target_modules={wanted}")
     said = refusal(plan, chosen, Dataset.open(data), "24GiB")
     assert said.message == refusal(check_inputs, chosen, Dataset.open(data)).message
-    assert f"reaches '{'lm_head' if 'lm_head' in wanted else 'model.embed_tokens'}'" in said.message
+    assert f"matches '{'lm_head' if 'lm_head' in wanted else 'model.embed_tokens'}'" in said.message
     check_inputs(recipe(base, "lora.target_modules=.*(q_proj|up_proj)"), Dataset.open(data))
 
 

@@ -17,7 +17,6 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.protocols import WindowChoice, protocols
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.geometry import Geometry, geometry
-from edge_behavior.train.pipeline import a_tuning_rows, steps_of
 from edge_behavior.train.plan.estimate import (
     Device,
     Estimator,
@@ -33,6 +32,8 @@ from edge_behavior.train.plan.footprint import Batch, Windows
 from edge_behavior.train.plan.rates import Rates
 from edge_behavior.train.preflight import check_context, check_data, check_model
 from edge_behavior.train.recipe import Recipe
+from edge_behavior.train.rows.batches import steps_of
+from edge_behavior.train.rows.epochs import a_tuning_rows
 from edge_behavior.train.rows.samples import window_prompt
 from edge_behavior.train.run.inputs import located
 from edge_behavior.train.stages.scoring import SHARD
