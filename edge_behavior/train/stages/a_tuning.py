@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
+from edge_behavior.hf.internals import attention_of
 from edge_behavior.train.recipe import Recipe, StageConfig
 from edge_behavior.train.rows.lazy import JoinedRows, KeptRows, Row, Rows
 from edge_behavior.train.run.checkpoints import MarkComplete, last_checkpoint, take_adapter
@@ -33,7 +34,7 @@ def flows_padding_free(model: Any, stage: StageConfig) -> bool:
     """Whether a stage's sequences go end to end without padding: as configured, else where FlashAttention runs."""
     if stage.padding_free is not None:
         return stage.padding_free
-    return str(model.config._attn_implementation).startswith("flash")
+    return attention_of(model).startswith("flash")
 
 
 def train_sft(

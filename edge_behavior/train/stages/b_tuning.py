@@ -8,15 +8,14 @@ from typing import Any, TypedDict
 
 from datasets import Dataset as HubDataset
 from transformers import TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig
 
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.checkpoints import MarkComplete, last_checkpoint
 from edge_behavior.train.trainer.arguments import batching, bookkeeping, hardware, on_one_device, schedule
 from edge_behavior.train.trainer.lora import in_float32
 from edge_behavior.train.trainer.progress import mean_loss, run, trainer_callbacks
-
-_REFERENCE = "ref"
+from edge_behavior.train.trainer.trl_internals import ScoredDPOTrainer
 
 
 class PairRow(TypedDict):
@@ -27,17 +26,6 @@ class PairRow(TypedDict):
     rejected_ids: list[int]
     ref_chosen_logps: float
     ref_rejected_logps: float
-
-
-class _ScoredDPOTrainer(DPOTrainer):
-    """TRL's trainer on rows that are token ids already and carry their reference log-probabilities.
-
-    TRL tokenizes prompt and completion as one text and appends EOS, which would give the stream layout other
-    tokens than the runtime's; the collator itself takes prompt_ids, chosen_ids and rejected_ids.
-    """
-
-    def _prepare_dataset(self, dataset: HubDataset, *_: Any, **__: Any) -> HubDataset:
-        return dataset
 
 
 def train_dpo(
@@ -77,17 +65,13 @@ def train_dpo(
         **hardware(model.dtype),
     )
     watch = trainer_callbacks("B-Tuning (DPO)", "b_tuning.learning_rate", recipe, logs)
-    trainer = _ScoredDPOTrainer(
+    trainer = ScoredDPOTrainer(
         model=model,
-        ref_model=None,
         args=on_one_device(arguments),
         train_dataset=HubDataset.from_list([dict(row) for row in rows]),
         processing_class=tokenizer,
         callbacks=[*watch, *callbacks, MarkComplete()],
     )
-    # As an argument it would hash the whole model first. The adapter's copy is for reference passes that never happen.
-    trainer.precompute_ref_logps = True
-    model.delete_adapter(_REFERENCE)
     in_float32(model)
     state = run(trainer, last_checkpoint(Path(str(arguments.output_dir))))
     return {
