@@ -128,7 +128,8 @@ class _Walk:
                 self.texts[node] = decoder.decode(self._open[parent] + piece(token))
             except UnicodeDecodeError:
                 raise EdgebError(
-                    f"token {token} of a label is not valid UTF-8", "the tokenizer does not fit the labels; export again"
+                    f"token {token} of a label is not valid UTF-8",
+                    "the tokenizer does not fit the labels; export again",
                 ) from None
             self._open[node] = decoder.getstate()[0]
         for candidate, leaf in enumerate(trie.leaves):
