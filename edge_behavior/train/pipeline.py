@@ -290,7 +290,7 @@ def train(
 
 def _verify(dataset: Dataset) -> None:
     """See that the events are those that were imported; large logs with a progress bar."""
-    events = sum(int(dataset.info["splits"][split]["events"]) for split in SPLITS)
+    events = sum(dataset.info.splits[split].events for split in SPLITS)
     if events < _LARGE:
         verify(dataset)
         return
