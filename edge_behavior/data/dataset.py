@@ -121,10 +121,12 @@ class Dataset:
     Attributes:
         path: The folder.
         info: What dataset.json says.
+        candidates: All labels, with their training counts.
     """
 
     path: Path
     info: DatasetInfo
+    candidates: CandidateSet
 
     @classmethod
     def open(cls, path: Path) -> Dataset:
@@ -145,12 +147,7 @@ class Dataset:
             rows = _count_rows(path / f"{name}.parquet")
             if rows != expected:
                 raise EdgebError(f"{path / name}.parquet has {rows} rows, not {expected}", _IMPORT_AGAIN)
-        return cls(path, info)
-
-    @property
-    def candidates(self) -> CandidateSet:
-        """All labels, with their training counts."""
-        return self.info.candidates
+        return cls(path, info, info.candidates)
 
     @property
     def fingerprint(self) -> str:
@@ -159,7 +156,7 @@ class Dataset:
         Two imports with equal events agree, whatever the source file was called or how its rows were ordered.
         """
         info = self.info
-        held = {"schema_version": info.schema_version, "candidates": info.candidates, "content": info.content}
+        held = {"schema_version": info.schema_version, "candidates": self.candidates, "content": info.content}
         text = json.dumps(plain_json(held), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -67,7 +67,7 @@ def test_tables_show_every_fact_and_no_markup(dataset):
 
 
 def with_labels(dataset: Dataset, labels: list[str], counts: list[int]) -> Dataset:
-    return replace(dataset, info=replace(dataset.info, candidates=CandidateSet(tuple(labels), tuple(counts))))
+    return replace(dataset, candidates=CandidateSet(tuple(labels), tuple(counts)))
 
 
 @pytest.mark.parametrize("labels", [37, 199])

@@ -19,19 +19,7 @@ import yaml
 
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.data.dataset import Dataset
-from edge_behavior.data.info import (
-    Checksums,
-    DatasetInfo,
-    EventsPerUser,
-    LogFile,
-    LogSource,
-    PlaceInfo,
-    RecordedOptions,
-    RowCounts,
-    Span,
-    SplitCounts,
-    UserCounts,
-)
+from edge_behavior.data.info import LogFile, LogSource
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.counters import COUNTERS
 from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
@@ -41,6 +29,7 @@ from edge_behavior.train.report import plots
 from edge_behavior.train.report.card import example_prompt, render_card, write_card
 from edge_behavior.train.report.page import logged, render_report, tensorboard_scalars, write_report
 from edge_behavior.train.run.folder import RunFolder, write_json, write_text
+from tests.dataset_info import dataset_info
 
 EVIL = "<script>alert(1)</script>"
 LABELS = ("Video", EVIL, '$x$ & "y" --> `z|`', "看漫画", "rare <b>")
@@ -120,22 +109,9 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         data.mkdir()
         out.mkdir()
         pq.write_table(pa.table({"place": [0, 1], "name": ["home", EVIL], "events": [5, 4]}), data / "places.parquet")
-        split = SplitCounts(8, 1234, 1000)
-        info = DatasetInfo(
-            schema_version=1,
-            source=LogSource("log <1>.csv", "csv", (LogFile("log <1>.csv", "ab12", 9),)),
-            options=RecordedOptions(seed=0, min_events=21, merge_seconds=0),
-            rows=RowCounts(3702, {}),
-            users=UserCounts(24, 0, 24),
-            history_length=20,
-            splits={"train": split, "validation": split, "test": split},
-            span=Span("2024-03-01T06:00:00", "2024-04-01T06:00:00"),
-            events_per_user=EventsPerUser(*[154.0] * 8),
-            place=PlaceInfo(kind="column", count=2),
-            candidates=candidates,
-            content=Checksums({}, {}, {}, "", ""),
-        )
-        dataset = Dataset(data, info)
+        source = LogSource("log <1>.csv", "csv", (LogFile("log <1>.csv", "ab12", 9),))
+        info = dataset_info(candidates, source=source)
+        dataset = Dataset(data, info, candidates)
         standin = backbone is None
         recipe = parse_recipe({"name": "tiny", "backbone": backbone or {}, "b_tuning": {"method": method}}, "test")
         run = RunFolder(out)
