@@ -26,6 +26,7 @@ from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ImportOptions
 from edge_behavior.data.simulator.simulator import simulate
 from edge_behavior.evaluation.protocols import WindowChoice, fit_counters, protocols
 from edge_behavior.studies.ablation.folder import AblationFolder
@@ -122,7 +123,7 @@ def make_data(work: Path, users: int, days: int, seed: int) -> Dataset:
         with tempfile.TemporaryDirectory() as temporary:
             log = Path(temporary) / "log.csv"
             simulate(users, days, seed, log)
-            import_log(log, "csv", folder, seed=seed, min_events=21, force=False, source_name=name)
+            import_log(log, "csv", folder, ImportOptions(seed=seed, source_name=name))
     return Dataset.open(folder)
 
 
@@ -453,9 +454,9 @@ def main() -> None:
     per_run = stages(options.work, seeds)
     one = next(iter(per_run.values()))
     text = (
-        f"{dataset.info['source']['name']}: {len(dataset.candidates)} behaviors, "
+        f"{dataset.info.source.name}: {len(dataset.candidates)} behaviors, "
         f"{', '.join(f'{g} {dataset.candidates.groups().count(g)}' for g in GROUPS)}; "
-        f"{dataset.info['splits']['test']['users']} test users. Recipe `tiny`, one thread; the stand-ins have "
+        f"{dataset.info.splits['test'].users} test users. Recipe `tiny`, one thread; the stand-ins have "
         f"{one['parameters'] / 1e6:.2f} M parameters and read {one['pretrain_tokens'] / 1e6:.2f} M tokens. "
         "Per seed: two backbones (their text tells of the tail's contexts, or only names the tail), one A-Tuning each, "
         "and from each of those two B-Tunings. Simulator and text are both inventions: this says how the method "
@@ -469,7 +470,7 @@ def main() -> None:
             "verdict": "Brackets: 95 % interval over test users, for these backbones. “Up” and “down” only where it "
             "excludes 0 and every seed points the same way. An interval over so few seeds is wide (first brackets of "
             "the table); nothing is corrected for the number of comparisons.",
-            "dataset": {"name": dataset.info["source"]["name"], "splits": dataset.info["splits"]},
+            "dataset": {"name": dataset.info.source.name, "splits": dataset.info.to_dict()["splits"]},
         },
         "seeds": seeds,
         **found,

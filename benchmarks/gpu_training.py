@@ -394,7 +394,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="edgeb-gpu-") as folder:
         work = Path(folder)
         simulate(30 if args.smoke else args.users, 28, 0, work / "log.csv")
-        import_log(work / "log.csv", "csv", work / "data", seed=0)
+        import_log(work / "log.csv", "csv", work / "data")
         dataset = Dataset.open(work / "data")
         table = dataset.events("train")
         for name in args.model or sorted(GEOMETRIES, reverse=True):

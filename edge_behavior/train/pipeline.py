@@ -111,7 +111,7 @@ def _limit_threads(recipe: Recipe) -> None:
 
 def _verify(dataset: Dataset) -> None:
     """Check that the events are those that were imported."""
-    events = sum(int(dataset.info["splits"][split]["events"]) for split in SPLITS)
+    events = sum(dataset.info.splits[split].events for split in SPLITS)
     if events < _LARGE:
         verify(dataset)
         return

@@ -77,7 +77,7 @@ def render_report(run: RunFolder, dataset: Dataset) -> str:
     return page.get_template("report.html.j2").render(
         run_name=run.path.resolve().name,
         created=datetime.fromisoformat(str(run.state.created)).strftime("%Y-%m-%d %H:%M UTC"),
-        source=dataset.info["source"]["name"],
+        source=dataset.info.source.name,
         recipe=recipe,
         recipe_text=(run.path / "recipe.yaml").read_text(encoding="utf-8"),
         standin=run.state.backbone.standin,
@@ -110,7 +110,7 @@ def render_report(run: RunFolder, dataset: Dataset) -> str:
         facts=dataset_facts(dataset, metrics["anchor_threshold"]),
         split=split_sentence(dataset),
         units=units_of(metrics),
-        files=dataset.info["source"]["files"],
+        files=dataset.info.source.files,
         seconds=[(stage, done["seconds"]) for stage in _TIMED if (done := run.done(stage)) and "seconds" in done],
         versions=versions(run),
         changed=changed_settings(run),

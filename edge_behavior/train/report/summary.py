@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.describe import split_text
+from edge_behavior.data.info import SplitCounts
 from edge_behavior.evaluation.tables import pretty_name, units_counted
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder
@@ -104,7 +105,7 @@ def split_sentence(dataset: Dataset) -> str:
             "Test windows are the last tenth of every user's events; earlier events of the same users were seen in "
             "training, so nothing is said of people who were not."
         )
-    column = dataset.info["options"].get("group_column")
+    column = dataset.info.options.group_column
     also = f", nor anyone of the same {column}" if column is not None else ""
     return f"No test user was seen in training{also}."
 
@@ -123,10 +124,10 @@ def dataset_facts(dataset: Dataset, anchor: float) -> list[tuple[str, str]]:
         for g in GROUPS
     )
     return [
-        ("Source", f"{info['source']['name']} ({info['source']['format']})"),
-        ("Time", f"{info['span']['start'][:10]} to {info['span']['end'][:10]}"),
+        ("Source", f"{info.source.name} ({info.source.format})"),
+        ("Time", f"{info.span.start[:10]} to {info.span.end[:10]}"),
         ("Split", split_text(dataset)),
-        *((f"{s.capitalize()} users", _part(info["splits"][s])) for s in SPLITS),
+        *((f"{s.capitalize()} users", _part(info.splits[s])) for s in SPLITS),
         ("Behaviors", f"{len(groups)}: {counted}"),
         ("Fingerprint", dataset.fingerprint),
     ]
@@ -162,5 +163,5 @@ def templates(autoescape: bool) -> Environment:
     )
 
 
-def _part(split: Mapping[str, Any]) -> str:
-    return f"{split['users']:,} with {split['events']:,} events, {split['windows']:,} windows"
+def _part(split: SplitCounts) -> str:
+    return f"{split.users:,} with {split.events:,} events, {split.windows:,} windows"

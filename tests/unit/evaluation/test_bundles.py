@@ -16,6 +16,7 @@ from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset
+from edge_behavior.data.info import PlaceInfo
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import bundles as module
 from edge_behavior.evaluation.bundles import bundle_log_probs, evaluate_bundle
@@ -23,6 +24,7 @@ from edge_behavior.evaluation.counters import COUNTERS
 from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
 from edge_behavior.evaluation.protocols import WindowChoice, habit_log_probs, protocols
 from tests import helpers
+from tests.dataset_info import dataset_info
 
 L = 5
 USERS = [["Video", "Bar"] * 20, ["Bar", "Café", "Video"] * 12, ["Video", "Cafe Noir", "Video", "Bar"] * 4]
@@ -62,7 +64,7 @@ def load(monkeypatch):
     def make(habits, labels=helpers.LABELS, places=True) -> FakePredictor:
         made = type("MadeUp", (Dataset,), {"events": lambda self, split: TABLE})
         predictor = FakePredictor(habits, labels)
-        info = {"schema_version": 1, "content": {}, "candidates": {}, "place": {"kind": "column" if places else "none"}}
+        info = dataset_info(TABLE.candidates, place=PlaceInfo(kind="column" if places else "none", count=0))
         monkeypatch.setattr(module.Dataset, "open", lambda path: made(Path("d"), info, TABLE.candidates))
         monkeypatch.setattr(module.Predictor, "load", lambda path, **options: predictor)
         return predictor

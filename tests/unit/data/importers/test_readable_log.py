@@ -35,7 +35,7 @@ def test_a_named_pipe_is_read_once(tmp_path, plain, pack):
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,), daemon=True)
     writer.start()
-    info = import_log(tmp_path / "pipe", "csv", tmp_path / "data")
+    info = import_log(tmp_path / "pipe", "csv", tmp_path / "data").to_dict()
     writer.join(10)
     assert Dataset.open(tmp_path / "data").fingerprint == fingerprint
     sha = hashlib.sha256(content).hexdigest()
@@ -101,7 +101,7 @@ def test_a_log_may_be_called_anything(tmp_path, plain, name):
     log, fingerprint = plain
     path = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))
     path.write_bytes(log.read_bytes())
-    info = import_log(path, "csv", tmp_path / "data")
+    info = import_log(path, "csv", tmp_path / "data").to_dict()
     assert Dataset.open(tmp_path / "data").fingerprint == fingerprint
     assert info["source"]["name"] == name.decode("utf-8", "backslashreplace")
     path.write_bytes(log.read_bytes().replace(b"2024-", b"soon-", 1))
@@ -124,6 +124,6 @@ def test_an_output_that_duckdb_cannot_work_in_is_refused_at_once(tmp_path, plain
 def test_a_link_is_its_file(tmp_path, plain):
     log, fingerprint = plain
     (tmp_path / "link").symlink_to(log)
-    info = import_log(tmp_path / "link", "csv", tmp_path / "data")
+    info = import_log(tmp_path / "link", "csv", tmp_path / "data").to_dict()
     assert info["source"]["name"] == "log.csv"
     assert Dataset.open(tmp_path / "data").fingerprint == fingerprint

@@ -1,6 +1,6 @@
-"""Text logs of a fixed layout as files: compression, encoding, delimiters, and which line a record is on.
+"""Delimited text of a known layout for DuckDB: compression, encoding, delimiter, and the line of a record.
 
-Reads whole files in Python only to say where an error is; the rows themselves are DuckDB's work.
+DuckDB reads the rows; Python reads a file only to locate an error.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -22,34 +22,32 @@ from edge_behavior.data.duck import file_literal, literal
 from edge_behavior.errors import EdgebError
 from edge_behavior.records.text_files import GZIP_MAGIC, describe
 
-Where = Callable[[int], str]  # row index to "file:line"
-
 
 def is_gzip(path: Path) -> bool:
-    """Whether the file starts as gzip does, whatever it is called."""
+    """Whether the content is gzip, whatever the file is called."""
     with path.open("rb") as file:
         return file.read(2) == GZIP_MAGIC
 
 
 def _unpack(path: Path) -> str:
-    """The option that makes DuckDB unpack a gzip file, whatever it is called."""
+    """The read_csv option for a gzip file, which DuckDB would guess from its name."""
     return ", compression='gzip'" if is_gzip(path) else ""
 
 
 def open_text(path: Path, encoding: str = "utf-8-sig", errors: str = "strict") -> TextIOWrapper:
-    """Open a text file, unpacking gzip; line ends are left as they are."""
+    """Open a text file, decompressing gzip; line ends are left as they are."""
     opened = gzip.open if is_gzip(path) else open
     raw = cast("IO[bytes]", opened(path, "rb"))  # closed by the wrapper
     return TextIOWrapper(raw, encoding=encoding, errors=errors, newline="")
 
 
 def first_line(path: Path, encoding: str = "utf-8-sig") -> str:
-    """The first line that is not blank, without its end.
+    """The first line that is not blank, without its line end.
 
-    A gzip file is unpacked to its end once, because DuckDB before version 2 takes a cut one for a short one.
+    Decompresses a gzip file to its end, because DuckDB before version 2 does not notice a truncated one.
 
     Raises:
-        EdgebError: the file is empty, is not text or is a damaged gzip file.
+        EdgebError: the file is empty, not text, or a damaged gzip file.
     """
     if describe(path).encoding.startswith("utf-16"):
         raise EdgebError(f"{path} is UTF-16 text", "save it as UTF-8")
@@ -74,9 +72,9 @@ class Delimited:
     """A delimited text file and how to read it.
 
     Attributes:
-        columns: Number of fields of every record; DuckDB sees them as c0, c1, ….
+        columns: Fields per record; DuckDB calls them c0, c1, ….
         header: Whether the first record names the fields.
-        quote: The quoting character, empty for files that know no quoting.
+        quote: The quote character; empty where there is no quoting.
     """
 
     path: Path
@@ -97,7 +95,7 @@ class Delimited:
         )
 
     def _records(self, errors: str = "replace") -> Iterator[tuple[int, list[str]]]:
-        """Every record that is not blank, with the line it starts on."""
+        """Every record that is not blank, with the number of its first line."""
         encoding = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
         with open_text(self.path, encoding, errors) as file:
             if self.quote:
@@ -110,13 +108,13 @@ class Delimited:
                     yield start, record
                 start = reader.line_num + 1
 
-    def where(self, row: int) -> str:
-        """`file:line` of the data row with this index."""
+    def locate(self, row: int) -> str:
+        """`file:line` of a data row, counted from 0."""
         found = next(islice(self._records(), row + self.header, None), None)
         return f"{self.path}:{found[0]}" if found else str(self.path)
 
     def explain(self) -> EdgebError | None:
-        """What a CSV reader cannot accept in this file, if that can be told."""
+        """The first fault of the file as CSV, if Python finds one."""
         encoding = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
         last = 1
         try:
@@ -125,10 +123,10 @@ class Delimited:
                 if len(record) != self.columns and record[self.columns :] != [""]:
                     return EdgebError(
                         f"{self.path}:{line}: {len(record)} fields where {self.columns} are expected",
-                        "quote fields that hold the delimiter or a quote, and drop broken lines",
+                        "quote fields that contain the delimiter or a quote, and drop broken lines",
                     )
         except csv.Error as error:
-            return EdgebError(f"{self.path}:{last}: {error}", "drop or mend this line")
+            return EdgebError(f"{self.path}:{last}: {error}", "drop or correct this line")
         with open_text(self.path, encoding, "surrogateescape") as file:
             for number, text in enumerate(file, 1):
                 if any("\ud800" <= c <= "\udfff" for c in text):
@@ -137,11 +135,11 @@ class Delimited:
 
 
 @contextmanager
-def explained(file: Delimited) -> Iterator[None]:
-    """Say in a user's words what DuckDB could not read in `file`, with the right line.
+def explain_faults(file: Delimited) -> Iterator[None]:
+    """Replace DuckDB's error about `file` by one that names the line.
 
     Raises:
-        EdgebError: the fault, where it can be found; else DuckDB's own error passes.
+        EdgebError: the fault, if Python finds it; else DuckDB's own error passes.
     """
     try:
         yield

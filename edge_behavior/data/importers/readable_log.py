@@ -1,8 +1,7 @@
-"""A log as it can be read: what is no plain UTF-8 file with a plain path becomes one in the scratch folder.
+"""Makes a log readable for DuckDB: a regular UTF-8 file with a UTF-8 path, in the scratch folder where it is not one.
 
-Pipes are copied, because a log is read more than once; a path that is not UTF-8 gets a link with a plain name, because
-DuckDB takes only those; a TSMC2014 file in a single-byte encoding is written as UTF-8, line by line. Knows nothing of
-columns.
+A pipe is copied, because a log is read more than once; a path that is not UTF-8 gets a link with a plain name; a
+TSMC2014 file in a single-byte encoding is converted to UTF-8. Knows nothing of columns.
 """
 
 from __future__ import annotations
@@ -13,22 +12,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edge_behavior.data.duck import printable
-from edge_behavior.data.importers.text import open_text
+from edge_behavior.data.importers.fixed_layout import open_text
+from edge_behavior.data.info import LogFile
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.checksums import file_sha256
 
-_SINGLE_BYTE = "cp1252"  # a superset of latin-1's characters
+_SINGLE_BYTE = "cp1252"  # has all characters of latin-1, and more
 
 
 @contextmanager
-def released(source: Path) -> Iterator[None]:
-    """Let a program that waits to write into a pipe go on when the log is refused unread.
+def release_pipe(source: Path) -> Iterator[None]:
+    """Unblock the program that writes into a pipe when the log is refused unread.
 
     Raises:
-        EdgebError: the body's.
+        EdgebError: as raised inside the block.
     """
     try:
         yield
@@ -39,12 +38,12 @@ def released(source: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Arrival:
+class ReadableLog:
     """A log and where to read it.
 
     Attributes:
         given: The path as the user wrote it.
-        original: The bytes as they came: `given` itself, or the copy of a pipe.
+        original: The unconverted bytes: `given` itself, or the copy of a pipe.
         path: What to read.
     """
 
@@ -53,11 +52,11 @@ class Arrival:
     path: Path
 
     @contextmanager
-    def named(self) -> Iterator[None]:
-        """Name the log as the user did in the errors of the body.
+    def original_name(self) -> Iterator[None]:
+        """Name the log as the user did in errors raised inside the block.
 
         Raises:
-            EdgebError: the body's.
+            EdgebError: as raised inside the block.
         """
         try:
             yield
@@ -67,14 +66,14 @@ class Arrival:
             read, given = str(self.path), printable(self.given)
             raise EdgebError(error.message.replace(read, given), error.hint.replace(read, given)) from None
 
-    def identify(self, file: Path) -> dict[str, Any]:
-        """Name, hash and size of a file that was read, as it came."""
-        came, name = (self.original, self.given) if file == self.path else (file, file)
-        return {"name": printable(Path(name.name)), "sha256": file_sha256(came), "bytes": came.stat().st_size}
+    def identify(self, file: Path) -> LogFile:
+        """Name, checksum and size of a file that was read, before any conversion."""
+        original, name = (self.original, self.given) if file == self.path else (file, file)
+        return LogFile(printable(Path(name.name)), file_sha256(original), original.stat().st_size)
 
 
-def arrive(source: Path, format: str, work: Path, step: Callable[[str], None]) -> Arrival:
-    """Make a log readable, with what that takes in the scratch folder `work`.
+def make_readable(source: Path, format: str, work: Path, step: Callable[[str], None]) -> ReadableLog:
+    """Make a log readable, with copies and links in the scratch folder `work`.
 
     Raises:
         EdgebError: a TSMC2014 file that is neither UTF-8 nor Windows-1252 text.
@@ -90,11 +89,11 @@ def arrive(source: Path, format: str, work: Path, step: Callable[[str], None]) -
             raise EdgebError(f"the path of {printable(source)} is not UTF-8", "pass the folder it is in")
         path = work / "log"
         path.symlink_to(source.absolute(), target_is_directory=source.is_dir())
-    arrival = Arrival(source, original, path)
+    readable = ReadableLog(source, original, path)
     if format == "tsmc2014":
-        with arrival.named():
-            return Arrival(source, original, _as_utf8(path, work))
-    return arrival
+        with readable.original_name():
+            return ReadableLog(source, original, _as_utf8(path, work))
+    return readable
 
 
 def _plain(path: Path) -> bool:
@@ -106,13 +105,13 @@ def _plain(path: Path) -> bool:
 
 
 def _as_utf8(path: Path, work: Path) -> Path:
-    """The file itself where it is UTF-8, else a copy that is; lines keep their numbers.
+    """The file itself if it is UTF-8, else a converted copy with the same lines.
 
     Raises:
-        EdgebError: naming the first byte that fits neither encoding, or the first that is not UTF-8 where other lines
-            are: such a file is UTF-8 with an error, and would be garbled as anything else.
+        EdgebError: naming the first byte that neither encoding has, or the first that is not UTF-8 in a file whose
+            other lines are: such a file is damaged UTF-8, which any other encoding would garble.
     """
-    opened = open_text(path, "latin-1")  # every byte is a character: the bytes of a line, unpacked
+    opened = open_text(path, "latin-1")  # maps every byte to a character, which keeps the bytes of a line
     bad: tuple[int, int, int] | None = None
     good = False
     with opened as file:
@@ -127,7 +126,7 @@ def _as_utf8(path: Path, work: Path) -> Path:
     if bad is None:
         return path
     if good:
-        raise _bad_byte(path, *bad, "the other lines are UTF-8; mend this one")
+        raise _bad_byte(path, *bad, "the other lines are UTF-8; correct this one")
     copy = work / "log.utf8"
     with open_text(path, "latin-1") as file, copy.open("w", encoding="utf-8", newline="") as out:
         for number, line in enumerate(file, 1):

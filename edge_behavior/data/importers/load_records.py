@@ -1,7 +1,7 @@
-"""From a file of records to DuckDB: read as it is where DuckDB can, else by way of a plain copy.
+"""Loads a file of records into DuckDB: directly where DuckDB reads it right, else through a plain CSV copy.
 
-`records` decides what a file holds. DuckDB only does the bulk of the reading, and only of files that it understands as
-`records` does; what is odd is written out as plain CSV first, which also is how a fault gets its line.
+`records` defines what a file holds. DuckDB reads in bulk the files that it understands the same way; others are first
+rewritten as plain CSV in Python, which also finds the line of a fault.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from pathlib import Path
 
 import duckdb
 
-from edge_behavior.data.duck import Engine, file_literal, literal
+from edge_behavior.data.duck import Database, file_literal, literal
 from edge_behavior.records.delimited import TableFile
 from edge_behavior.records.json_objects import JsonFile
 from edge_behavior.records.reader import RecordFile
 from edge_behavior.records.text_files import TextFile, readable
 
-# What a relation's columns are called, in the order of the fields wanted; at most as many are.
+# Column names of the relation, in the order of the wanted fields; there are at most this many.
 CELLS = ("c0", "c1", "c2", "c3", "c4")
 _CHUNK, _OVERLAP = 1 << 24, 1 << 10
 _LINE_END = re.compile("\r\n?")
 _AS_TEXT = ("VARCHAR", "UBIGINT", "BIGINT", "NULL")
 
 
-def read_into(engine: Engine, file: RecordFile, wanted: Sequence[str], load: Callable[[str], None]) -> None:
-    """Hand `load` a relation with the `wanted` fields as text, named as CELLS, in the order of the file.
+def load_records(database: Database, file: RecordFile, wanted: Sequence[str], load: Callable[[str], None]) -> None:
+    """Call `load` with a relation of the `wanted` fields as text, named as CELLS, in the order of the file.
 
     Raises:
         EdgebError: the file is at fault; the message names the line.
     """
-    relation = _as_it_is(file, wanted)
+    relation = _direct(file, wanted)
     if relation is not None:
         try:
             load(relation)
         except (duckdb.InvalidInputException, duckdb.IOException) as error:
-            # The copy names the line at fault, or takes what DuckDB alone does not, like padding behind gzip.
+            # Copying finds the line at fault, or accepts what DuckDB does not, like padding after gzip.
             if isinstance(error, duckdb.IOException) and not file.text.packed:
                 raise
         else:
             return
-    copy = _copied(file, wanted, engine.folder)
+    copy = _copied(file, wanted, database.folder)
     load(_csv(copy, wanted, ",", 0, packed=False, count=len(wanted), cells=range(len(wanted))))
     copy.unlink()
 
@@ -52,13 +52,13 @@ def _copied(file: RecordFile, wanted: Sequence[str], folder: Path) -> Path:
     path = folder / "records.csv"
     with path.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        # DuckDB takes one kind of line end in a file, even inside quotes.
+        # DuckDB allows one kind of line end per file, even inside quotes.
         writer.writerows([_LINE_END.sub("\n", value) for value in values] for _, values in file.records(wanted))
     return path
 
 
-def _as_it_is(file: RecordFile, wanted: Sequence[str]) -> str | None:
-    """The file as a relation, or None where DuckDB would read something else than `records`."""
+def _direct(file: RecordFile, wanted: Sequence[str]) -> str | None:
+    """The file as a relation, or None where DuckDB would read it differently than `records`."""
     text = file.text
     if text.content is not None or not text.is_utf8:
         return None
@@ -70,10 +70,10 @@ def _as_it_is(file: RecordFile, wanted: Sequence[str]) -> str | None:
     assert isinstance(file, JsonFile)
     if file.array or _has_odd_bytes(text, None):
         return None
-    ways = [file.way(name) for name in wanted]
-    keys = {way[0] for way in ways}
-    # To DuckDB two fields that differ only by case are one.
-    return _json(text, ways) if len({key.lower() for key in keys}) == len(keys) else None
+    paths = [file.key_path(name) for name in wanted]
+    keys = {path[0] for path in paths}
+    # DuckDB does not tell apart fields that differ only by case.
+    return _json(text, paths) if len({key.lower() for key in keys}) == len(keys) else None
 
 
 def _csv(
@@ -88,14 +88,14 @@ def _csv(
     )
 
 
-def _json(text: TextFile, ways: Sequence[tuple[str, ...]]) -> str:
-    types = ", ".join(f"{literal(way[0])}: 'JSON'" for way in dict.fromkeys((way[0],) for way in ways))
+def _json(text: TextFile, paths: Sequence[tuple[str, ...]]) -> str:
+    types = ", ".join(f"{literal(key)}: 'JSON'" for key in dict.fromkeys(path[0] for path in paths))
     plain = ", ".join(literal(kind) for kind in _AS_TEXT)
     cells = []
-    for way, cell in zip(ways, CELLS[: len(ways)], strict=True):
-        path = "".join("." + json.dumps(key, ensure_ascii=False) for key in way[1:])
-        field = '"' + way[0].replace('"', '""') + '"'
-        value = f"json_extract({field}, {literal('$' + path)})"
+    for path, cell in zip(paths, CELLS[: len(paths)], strict=True):
+        inner = "".join("." + json.dumps(key, ensure_ascii=False) for key in path[1:])
+        field = '"' + path[0].replace('"', '""') + '"'
+        value = f"json_extract({field}, {literal('$' + inner)})"
         cells.append(
             f"CASE WHEN coalesce(json_type({value}), 'NULL') IN ({plain}) THEN json_extract_string({value}, '$') "
             f"ELSE error('no text') END AS {cell}"
@@ -107,17 +107,17 @@ def _json(text: TextFile, ways: Sequence[tuple[str, ...]]) -> str:
 
 
 def _unpack(packed: bool) -> str:
-    # Said either way, because DuckDB goes by the name otherwise.
+    # Always explicit, because DuckDB would guess it from the name.
     return f", compression='{'gzip' if packed else 'uncompressed'}'"
 
 
 def _has_odd_bytes(text: TextFile, delimiter: str | None) -> bool:
-    """Whether the file has what DuckDB reads otherwise: line ends of several kinds, spaces between delimiter and quote.
+    """Whether the file has what DuckDB reads differently: mixed line ends, or spaces between delimiter and quote.
 
-    A gzip file is unpacked to its end, because DuckDB before version 2 takes a cut one for a short one.
+    Decompresses a gzip file to its end, because DuckDB before version 2 does not notice a truncated one.
 
     Args:
-        delimiter: None for JSON lines, which have none.
+        delimiter: None for JSON lines.
 
     Raises:
         EdgebError: the file is damaged.
@@ -130,9 +130,9 @@ def _has_odd_bytes(text: TextFile, delimiter: str | None) -> bool:
             returns += chunk.count(b"\r")
             feeds += chunk.count(b"\n")
             pairs += chunk.count(b"\r\n") + (tail.endswith(b"\r") and chunk.startswith(b"\n"))
-            # What spans two chunks is found in the second.
+            # What spans two chunks is found with the second.
             held = tail + chunk
-            # Searching for the pattern takes many times as long as for these.
+            # The substring tests are much faster than the pattern.
             if not odd and delimiter is not None and (b'" ' in held or b' "' in held):
                 odd = spaced.search(held) is not None
             tail = held[-_OVERLAP:]
