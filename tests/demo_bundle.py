@@ -12,7 +12,8 @@ from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.fusion import SOURCES, GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.source import ExportSource
 from tests import helpers
 
 MARKUP = "<img src=x onerror=\"document.title='pwned'\">"
@@ -29,7 +30,7 @@ def make(folder: Path) -> Path:
     tokens = helpers.tokenizer(LABELS, layout)
     backbone = helpers.save(helpers.model(tokens, spread=2.0), tokens, folder / "backbone")
     plain = folder / "plain.gguf"
-    export_bundle(ExportSource(backbone, None, CandidateSet.of(LABELS, COUNTS), layout), plain, helpers.profile("f32"))
+    export_gguf(ExportSource(backbone, None, CandidateSet.of(LABELS, COUNTS), layout), plain, helpers.profile("f32"))
     weights = dict.fromkeys(GROUPS, GroupWeights(0.3, 1.0, 0.0))
     habits = Mixture(HabitsConfig(), weights, "fused")
     calibration = Calibration(1.0, dict.fromkeys(GROUPS, 0.0), {0.8: 0.05, 0.9: 0.02}, {0.5: 0.05, 0.9: None})

@@ -23,7 +23,7 @@ from edge_behavior.core.scoring import Floats
 from edge_behavior.core.search import RANKS_ONLY, Affine, Found, Goal, Thresholds, TrieSearch
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.base import Backend, Row
-from edge_behavior.runtime.backends.lifetime import Lifetime, Turns
+from edge_behavior.runtime.lifetime import Lifetime, Turns
 from edge_behavior.runtime.prediction import Prediction, PredictOptions, RankedBehavior
 from edge_behavior.runtime.prefix_cache import PrefixCache
 

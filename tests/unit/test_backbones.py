@@ -14,7 +14,7 @@ from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.pipeline import export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.architectures import ARCHITECTURES, check_backbone, check_onnx
 from edge_behavior.train.plan.plan import plan
@@ -63,7 +63,7 @@ def refusal(action: Any, *arguments: Any, **named: Any) -> EdgebError:
 
 def exported(base: Path, out: Path) -> EdgebError:
     source = ExportSource(base, None, CandidateSet.of(helpers.LABELS), PromptLayout())
-    return refusal(export_bundle, source, out / "x.gguf")
+    return refusal(export_gguf, source, out / "x.gguf")
 
 
 @pytest.mark.parametrize("name", ["qwen2", "llama"])

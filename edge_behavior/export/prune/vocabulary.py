@@ -83,8 +83,8 @@ class PrunePlan:
             raise EdgebError(f"token {int(lost[0])} was pruned", _KEEP_HINT)
         return [int(i) for i in at]
 
-    def facts(self) -> dict[str, Any]:
-        """What the manifest says of the vocabulary."""
+    def summary(self) -> dict[str, int]:
+        """What the manifest records of the vocabulary."""
         return {
             "kept": len(self.kept),
             "of": self.rows,

@@ -17,7 +17,8 @@ from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.tree_scoring import TorchScorer
 from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
@@ -34,7 +35,7 @@ def folder(tokens: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(folder: Path, out: Path, layout: PromptLayout, labels: list[str] = helpers.LABELS) -> Path:
-    export_bundle(ExportSource(folder, None, CandidateSet.of(labels), layout), out, helpers.profile("f16"))
+    export_gguf(ExportSource(folder, None, CandidateSet.of(labels), layout), out, helpers.profile("f16"))
     return out
 
 

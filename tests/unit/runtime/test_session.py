@@ -22,7 +22,8 @@ from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitCounter, HabitsConfig
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.source import ExportSource
 from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from edge_behavior.runtime.session import Session
@@ -57,7 +58,7 @@ def feed(session: Session, events: list[BehaviorEvent]) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_until_the_window_is_full_it_is_the_plain_prompt(layout: str, small_backbone: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    export_bundle(
+    export_gguf(
         ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout(name=layout)),
         path,
         helpers.profile("f32"),
@@ -169,7 +170,7 @@ def test_a_session_file_of_something_else(predictor: Predictor, small_backbone: 
     good = path.read_bytes()
 
     fewer = tmp_path / "fewer.gguf"
-    export_bundle(
+    export_gguf(
         ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS[:5]), PromptLayout()),
         fewer,
         helpers.profile("f32"),
@@ -177,7 +178,7 @@ def test_a_session_file_of_something_else(predictor: Predictor, small_backbone: 
     with Predictor.load(fewer, threads=1) as other, pytest.raises(EdgebError, match="another candidate list"):
         other.restore(path)
     q8 = tmp_path / "q8.gguf"
-    export_bundle(
+    export_gguf(
         ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout()), q8, helpers.profile("q8")
     )
     with Predictor.load(q8, threads=1) as other, pytest.raises(EdgebError, match="another model"):
@@ -315,7 +316,7 @@ def test_a_window_that_does_not_fit_is_rebased_early(small_tokens: object, tmp_p
     folder = helpers.save(model, small_tokens, tmp_path / "short")
     path = tmp_path / "m.gguf"
     layout = PromptLayout(history_length=4)
-    export_bundle(ExportSource(folder, None, CandidateSet.of(helpers.LABELS), layout), path, helpers.profile("f32"))
+    export_gguf(ExportSource(folder, None, CandidateSet.of(helpers.LABELS), layout), path, helpers.profile("f32"))
     with Predictor.load(path, threads=1) as opened:
         session = opened.session(rebase_every=200)
         for event in helpers.diary(80):

@@ -27,9 +27,9 @@ from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.onnx.builder import OnnxOptions
+from edge_behavior.export.checks import prompt_segments
+from edge_behavior.export.onnx.options import OnnxOptions
 from edge_behavior.export.onnx.pipeline import export_onnx
-from edge_behavior.export.pipeline import prompt_segments
 from edge_behavior.export.source import ExportSource
 from edge_behavior.runtime.backends import onnx as onnx_backend
 from edge_behavior.runtime.backends.genai import load_genai

@@ -20,17 +20,20 @@ from edge_behavior.bundle.manifest import BaseModelInfo
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.export import pipeline
-from edge_behavior.export.gguf.llama_file import LlamaFile
-from edge_behavior.export.parity import quantization as quantize_gate
-from edge_behavior.export.pipeline import ExportSource, check_tokens, export_bundle, prompt_segments
+from edge_behavior.export import checks
+from edge_behavior.export.checks import check_tokens, prompt_segments
+from edge_behavior.export.gguf import format_search, pipeline
+from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.prune import check as prune_check
 from edge_behavior.export.prune.vocabulary import plan_pruning, write_pruned
 from edge_behavior.export.prune.words import domain_texts
+from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.folder import weight_files
 from edge_behavior.hf.tokenizers import special_ids
 from edge_behavior.hf.tree_scoring import TorchScorer
+from edge_behavior.runtime.llama.context import logits
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.util.checksums import files_sha256
 from tests import helpers
@@ -57,7 +60,7 @@ def source(tiny_base: Path, tiny_adapter: Path) -> ExportSource:
 @pytest.mark.parametrize("quant", ["q4", "f16"])
 def test_export(source: ExportSource, tmp_path: Path, quant: str, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "bundle.gguf"
-    report = export_bundle(source, out, helpers.profile(quant))
+    report = export_gguf(source, out, helpers.profile(quant)).to_dict()
     assert list(out.parent.iterdir()) == [out]
     assert json.loads(json.dumps(report)) == report
     assert report["bytes"] == out.stat().st_size
@@ -75,14 +78,14 @@ def test_export(source: ExportSource, tmp_path: Path, quant: str, capfd: pytest.
     assert str(tmp_path) not in manifest.to_json()
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(source.adapter))
     ids = some_ids(300, 40)
-    with LlamaFile(out, n_ctx=64, threads=1) as model:
-        difference = np.abs(model.logits(ids) - torch_logits(adapted.eval(), ids)).max()
+    with LlamaModel(out) as model:
+        difference = np.abs(logits(model, ids) - torch_logits(adapted.eval(), ids)).max()
     assert difference < {"q4": 0.5, "f16": 1e-2}[quant]
     assert capfd.readouterr().out == ""
 
 
 def test_stock_llama_cpp_generates(source: ExportSource, tmp_path: Path) -> None:
-    export_bundle(source, tmp_path / "b.gguf", helpers.profile("q8"))
+    export_gguf(source, tmp_path / "b.gguf", helpers.profile("q8"))
     llama = stock_llama(tmp_path / "b.gguf", n_ctx=256, n_threads=1, verbose=False)
     try:
         text = "(Mon 9, home,"
@@ -101,13 +104,13 @@ def test_llama_tokenizers(name: str, bos_id: int, tmp_path: Path) -> None:
     tokenizer = SMALL_TOKENIZERS[name]()
     save(llama(len(tokenizer) + 3, rope_parameters=LLAMA3_ROPE), tokenizer, tmp_path / "base")
     source = ExportSource(str(tmp_path / "base"), None, CANDIDATES, PromptLayout("prefix"))
-    report = export_bundle(source, tmp_path / "b.gguf", helpers.profile("q4_0"))
+    report = export_gguf(source, tmp_path / "b.gguf", helpers.profile("q4_0")).to_dict()
     manifest = verify_bundle(tmp_path / "b.gguf")
     assert (manifest.bos_id, manifest.eos_id) == (bos_id, tokenizer.eos_token_id)
     assert manifest.architecture == report["architecture"] == "llama"
     assert report["logit_difference"]["merge"] == 0.0
     chosen = replace(source, special_ids=(None, 2))
-    export_bundle(chosen, tmp_path / "c.gguf", helpers.profile("q4_0"))
+    export_gguf(chosen, tmp_path / "c.gguf", helpers.profile("q4_0"))
     assert (read_manifest(tmp_path / "c.gguf").bos_id, read_manifest(tmp_path / "c.gguf").eos_id) == (None, 2)
 
 
@@ -124,8 +127,8 @@ def pruned_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportSource,
     source = ExportSource(
         folder / "base", None, CandidateSet.of(helpers.LABELS), PromptLayout("stream"), places=("DK", "AB")
     )
-    report = export_bundle(source, folder / "pruned.gguf", helpers.profile("f32", prune="on", extra_tokens=0))
-    export_bundle(source, folder / "whole.gguf", helpers.profile("f32", prune="off"))
+    report = export_gguf(source, folder / "pruned.gguf", helpers.profile("f32", prune="on", extra_tokens=0)).to_dict()
+    export_gguf(source, folder / "whole.gguf", helpers.profile("f32", prune="off"))
     return source, folder / "pruned.gguf", report, folder / "whole.gguf"
 
 
@@ -141,7 +144,7 @@ def test_a_pruned_bundle(pruned_pair: tuple[ExportSource, Path, dict[str, Any], 
     assert json.loads(json.dumps(report)) == report
     assert report["logit_difference"]["prune"] < 1e-3
     assert report["logit_difference"]["quantize"] == report["logit_difference"]["prune"]
-    with LlamaFile(bundle) as small, LlamaFile(whole) as large:
+    with LlamaModel(bundle, vocab_only=True) as small, LlamaModel(whole, vocab_only=True) as large:
         assert small.n_vocab == facts["kept"]
         for text in domain_texts(source.layout, source.candidates, source.places or ()):
             assert len(small.tokenize(text)) == len(large.tokenize(text)), text
@@ -188,31 +191,31 @@ def test_auto_falls_back_and_says_so(source: ExportSource, tmp_path: Path, monke
     known = replace(source, places=PLACES)
     monkeypatch.setattr(prune_check, "MIN_DROPPED", 0.0)
     monkeypatch.setattr(prune_check, "MAX_KL", -1.0)
-    report = export_bundle(known, tmp_path / "a.gguf", helpers.profile("q8", extra_tokens=0))
+    report = export_gguf(known, tmp_path / "a.gguf", helpers.profile("q8", extra_tokens=0)).to_dict()
     assert report["pruning"]["pruned"] is False
     assert report["pruning"]["reason"].startswith("predictions change: ")
     assert report["pruning"]["parity"]["prompts"] == prune_check.PROMPTS
     assert "prune" not in report["logit_difference"]
     assert read_manifest(tmp_path / "a.gguf").vocabulary is None
-    plain = export_bundle(source, tmp_path / "b.gguf", helpers.profile("q8", prune="off"))
+    plain = export_gguf(source, tmp_path / "b.gguf", helpers.profile("q8", prune="off")).to_dict()
     assert plain["pruning"]["reason"] == "switched off"
     assert verify_bundle(tmp_path / "a.gguf").tensors_sha256 == verify_bundle(tmp_path / "b.gguf").tensors_sha256
     monkeypatch.setattr(prune_check, "MAX_KL", 1e9)
     monkeypatch.setattr(prune_check, "MAX_FLIPS", 1.0)
-    report = export_bundle(known, tmp_path / "c.gguf", helpers.profile("q8", extra_tokens=0))
+    report = export_gguf(known, tmp_path / "c.gguf", helpers.profile("q8", extra_tokens=0)).to_dict()
     assert (report["pruning"]["pruned"], report["pruning"]["reason"]) == (True, "")
     assert read_manifest(tmp_path / "c.gguf").vocabulary == report["pruning"]["vocabulary"]
     assert {path.name for path in tmp_path.iterdir()} == {"a.gguf", "b.gguf", "c.gguf"}
 
 
 def test_without_places_pruning_is_asked_for_or_left(source: ExportSource, tmp_path: Path) -> None:
-    report = export_bundle(source, tmp_path / "a.gguf", helpers.profile("q8"))
+    report = export_gguf(source, tmp_path / "a.gguf", helpers.profile("q8")).to_dict()
     assert report["pruning"]["reason"] == "no dataset was given, so the places are not known"
-    report = export_bundle(source, tmp_path / "b.gguf", helpers.profile("q8", prune="on", extra_tokens=0))
+    report = export_gguf(source, tmp_path / "b.gguf", helpers.profile("q8", prune="on", extra_tokens=0)).to_dict()
     assert report["pruning"]["vocabulary"]["places"] == 0
     assert "no place is covered" in report["pruning"]["reason"]
     with pytest.raises(EdgebError, match="unknown pruning mode 'yes'"):
-        export_bundle(source, tmp_path / "c.gguf", helpers.profile(prune="yes"))
+        export_gguf(source, tmp_path / "c.gguf", helpers.profile(prune="yes"))
 
 
 def test_llama_3s_start_token_is_renumbered(tmp_path: Path) -> None:
@@ -222,12 +225,12 @@ def test_llama_3s_start_token_is_renumbered(tmp_path: Path) -> None:
     source = ExportSource(
         tmp_path / "base", None, CANDIDATES, PromptLayout("prefix"), special_ids=(high, 0), places=PLACES
     )
-    report = export_bundle(source, tmp_path / "b.gguf", helpers.profile("q4_0", prune="on", extra_tokens=0))
+    report = export_gguf(source, tmp_path / "b.gguf", helpers.profile("q4_0", prune="on", extra_tokens=0)).to_dict()
     manifest = verify_bundle(tmp_path / "b.gguf")
     assert manifest.bos_id is not None
     assert manifest.bos_id < high
     assert manifest.eos_id == 0
-    with LlamaFile(tmp_path / "b.gguf") as file:
+    with LlamaModel(tmp_path / "b.gguf", vocab_only=True) as file:
         assert manifest.bos_id < file.n_vocab == report["pruning"]["vocabulary"]["kept"]
 
 
@@ -235,25 +238,25 @@ def test_output_rules(source: ExportSource, tmp_path: Path) -> None:
     out = tmp_path / "b.gguf"
     out.write_text("mine")
     with pytest.raises(EdgebError, match=r"already exists .choose another name, or pass --force"):
-        export_bundle(source, out, helpers.profile())
+        export_gguf(source, out, helpers.profile())
     assert out.read_text() == "mine"
-    export_bundle(source, out, helpers.profile("q4_0"), force=True)
+    export_gguf(source, out, helpers.profile("q4_0"), force=True)
     verify_bundle(out)
     with pytest.raises(EdgebError, match="is a folder"):
-        export_bundle(source, tmp_path, helpers.profile(), force=True)
+        export_gguf(source, tmp_path, helpers.profile(), force=True)
     for force in (True, False):
         with pytest.raises(EdgebError, match="/dev/null is a device"):
-            export_bundle(source, Path("/dev/null"), helpers.profile(), force=force)
+            export_gguf(source, Path("/dev/null"), helpers.profile(), force=force)
     with pytest.raises(EdgebError, match="cannot write"):
-        export_bundle(source, out / "below-a-file.gguf", helpers.profile())
+        export_gguf(source, out / "below-a-file.gguf", helpers.profile())
     with pytest.raises(EdgebError, match="unknown quantization"):
-        export_bundle(source, tmp_path / "c.gguf", helpers.profile("q3"))
+        export_gguf(source, tmp_path / "c.gguf", helpers.profile("q3"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system nobody can write")
 def test_read_only_target(source: ExportSource) -> None:
     with pytest.raises(EdgebError, match=r"/proc/b.gguf leads to /proc/b.gguf, which is no place for files"):
-        export_bundle(source, Path("/proc/b.gguf"), helpers.profile())
+        export_gguf(source, Path("/proc/b.gguf"), helpers.profile())
 
 
 class _Usage:
@@ -275,22 +278,22 @@ def test_failures_leave_nothing(source: ExportSource, tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.shutil, "disk_usage", lambda _: _Usage)
         with pytest.raises(EdgebError, match=r"export needs 0\.1 GB in .*out, 0\.0 GB are free"):
-            export_bundle(source, out, helpers.profile())
+            export_gguf(source, out, helpers.profile())
     for step in ("write_gguf", "write_bundle"):
         with monkeypatch.context() as patch:
             patch.setattr(pipeline, step, _full)
             with pytest.raises(EdgebError, match=r"cannot write .*b.gguf: the disk is full"):
-                export_bundle(source, out, helpers.profile())
+                export_gguf(source, out, helpers.profile())
     with monkeypatch.context() as patch:
-        patch.setattr(quantize_gate, "quantize", _stop)
+        patch.setattr(format_search, "quantize", _stop)
         with pytest.raises(KeyboardInterrupt):
-            export_bundle(source, out, helpers.profile())
+            export_gguf(source, out, helpers.profile())
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "CONVERSION_TOLERANCE", 1e-9)
+        patch.setattr(checks, "CONVERSION_TOLERANCE", 1e-9)
         with pytest.raises(EdgebError, match="converted model's logits differ"):
-            export_bundle(source, out, helpers.profile())
+            export_gguf(source, out, helpers.profile())
     with pytest.raises(EdgebError, match="cannot be written as JSON"):
-        export_bundle(replace(source, training={"path": object()}), out, helpers.profile())
+        export_gguf(replace(source, training={"path": object()}), out, helpers.profile())
     assert list(folder.iterdir()) == []
 
 
@@ -306,17 +309,17 @@ def test_what_another_export_wrote_meanwhile_is_kept(
 
     monkeypatch.setattr(pipeline, "write_bundle", overtaken)
     with pytest.raises(EdgebError, match=r"b.gguf (already exists|was made by another process meanwhile)"):
-        export_bundle(source, out, helpers.profile("f16"))
+        export_gguf(source, out, helpers.profile("f16"))
     assert out.read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [out]
 
 
 def test_tokens_that_differ_are_refused(source: ExportSource, tmp_path: Path) -> None:
-    export_bundle(source, tmp_path / "b.gguf", helpers.profile("f16"))
-    with LlamaFile(tmp_path / "b.gguf") as file:
-        check_tokens(file, file.tokenize, [" Check email"])
+    export_gguf(source, tmp_path / "b.gguf", helpers.profile("f16"))
+    with LlamaModel(tmp_path / "b.gguf", vocab_only=True) as file:
+        check_tokens(file.tokenize, file.tokenize, [" Check email"])
         with pytest.raises(EdgebError, match=r"tokenizes ' Check email' as \[.*\], training as \[1\]"):
-            check_tokens(file, lambda _: [1], [" Check email"])
+            check_tokens(file.tokenize, lambda _: [1], [" Check email"])
 
 
 @pytest.mark.parametrize("name", ["stream", "prefix", "instruct"])

@@ -20,8 +20,8 @@ import pytest
 
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.backends.lifetime import Lifetime, Turns
 from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
+from edge_behavior.runtime.lifetime import Lifetime, Turns
 from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
 from tests.unit.runtime import lives
@@ -173,7 +173,7 @@ class TestMemory:
         monkeypatch.setattr(llama_cpp, failing, interrupted)
         with pytest.raises(KeyboardInterrupt):
             open_backend(small_bundle)
-        expected = ["llama_model_free"] if failing == "llama_init_from_model" else ["llama_free", "llama_model_free"]
+        expected = ["llama_free", "llama_model_free"] if failing == "llama_batch_init" else ["llama_model_free"]
         assert freed == expected
 
     def test_no_copies(self, predictor: Predictor) -> None:

@@ -14,7 +14,8 @@ from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.source import ExportSource
 from edge_behavior.fit import mixture as heldout
 from edge_behavior.fit.calibrate import TooFewToCalibrateError
 from edge_behavior.fit.mixture import TooFewUsersError
@@ -42,7 +43,7 @@ def source(base: Path, monkeypatch: pytest.MonkeyPatch) -> ExportSource:
 
 def test_the_bundle_carries_what_was_fitted_with_it(source: ExportSource, tmp_path: Path) -> None:
     out = tmp_path / "m.gguf"
-    report = export_bundle(source, out, helpers.profile("f16", prune="off"))
+    report = export_gguf(source, out, helpers.profile("f16", prune="off")).to_dict()
     assert list(tmp_path.iterdir()) == [out]
     manifest = verify_bundle(out)
     assert manifest.habits is not None
@@ -74,21 +75,21 @@ def test_the_bundle_carries_what_was_fitted_with_it(source: ExportSource, tmp_pa
 
 def test_without_a_dataset(source: ExportSource, tmp_path: Path) -> None:
     alone = replace(source, data=None, data_note="the run's dataset is gone")
-    report = export_bundle(alone, tmp_path / "m.gguf", helpers.profile("f16"))
+    report = export_gguf(alone, tmp_path / "m.gguf", helpers.profile("f16")).to_dict()
     for key in ("habits", "calibration"):
         assert report[key] == {"mode": "auto", "fitted": False, "reason": "the run's dataset is gone"}
     assert read_manifest(tmp_path / "m.gguf").habits is None
     with pytest.raises(EdgebError, match="habits cannot be fitted: the run's dataset is gone") as caught:
-        export_bundle(alone, tmp_path / "n.gguf", helpers.profile("f16", habits="on"))
+        export_gguf(alone, tmp_path / "n.gguf", helpers.profile("f16", habits="on"))
     assert "--data" in caught.value.hint
     assert not (tmp_path / "n.gguf").exists()
 
 
 def test_not_wanted(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heldout, "score_held_out", lambda *_: pytest.fail("was scored"))
-    report = export_bundle(
+    report = export_gguf(
         source, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off", calibrate="off")
-    )
+    ).to_dict()
     for key in ("habits", "calibration"):
         assert report[key] == {"mode": "off", "fitted": False, "reason": "not asked for"}
     manifest = read_manifest(tmp_path / "m.gguf")
@@ -100,20 +101,20 @@ def test_too_few_users(source: ExportSource, tmp_path: Path, monkeypatch: pytest
         raise TooFewUsersError("1 of d's validation users", "import more")
 
     monkeypatch.setattr(heldout, "score_held_out", refuse)
-    report = export_bundle(source, tmp_path / "m.gguf", helpers.profile("f16", prune="off", calibrate="off"))
+    report = export_gguf(source, tmp_path / "m.gguf", helpers.profile("f16", prune="off", calibrate="off")).to_dict()
     assert report["habits"]["reason"] == "1 of d's validation users"
     assert report["calibration"]["reason"] == "not asked for"
     for wanted in ({"habits": "on"}, {"calibrate": "on", "habits": "off"}):
         with pytest.raises(TooFewUsersError):
-            export_bundle(source, tmp_path / "n.gguf", helpers.profile("f16", prune="off", **wanted))
+            export_gguf(source, tmp_path / "n.gguf", helpers.profile("f16", prune="off", **wanted))
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
 
 
 def test_unknown_mode(source: ExportSource, tmp_path: Path) -> None:
     with pytest.raises(EdgebError, match="unknown habits mode 'onn'"):
-        export_bundle(source, tmp_path / "m.gguf", helpers.profile("f16", habits="onn"))
+        export_gguf(source, tmp_path / "m.gguf", helpers.profile("f16", habits="onn"))
     with pytest.raises(EdgebError, match="unknown calibration mode 'onn'"):
-        export_bundle(source, tmp_path / "m.gguf", helpers.profile("f16", calibrate="onn"))
+        export_gguf(source, tmp_path / "m.gguf", helpers.profile("f16", calibrate="onn"))
 
 
 class TestCalibration:
@@ -141,7 +142,7 @@ class TestCalibration:
 
     def test_the_bundle_carries_it(self, many: ExportSource, tmp_path: Path) -> None:
         out = tmp_path / "m.gguf"
-        report = export_bundle(many, out, helpers.profile("f16", prune="off"))
+        report = export_gguf(many, out, helpers.profile("f16", prune="off")).to_dict()
         assert list(tmp_path.iterdir()) == [out]
         manifest = verify_bundle(out)
         assert manifest.calibration is not None
@@ -159,7 +160,7 @@ class TestCalibration:
             assert prediction.likely[0] == prediction.ranked[0].behavior
 
     def test_without_habits_there_is_no_fusion_to_calibrate(self, many: ExportSource, tmp_path: Path) -> None:
-        report = export_bundle(many, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off"))
+        report = export_gguf(many, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off")).to_dict()
         assert not report["habits"]["fitted"]
         assert report["calibration"]["fitted"]
         assert "fused" not in report["calibration"]
@@ -167,22 +168,22 @@ class TestCalibration:
         assert self.ask(tmp_path / "m.gguf", "habits").calibrated
 
     def test_habits_alone(self, many: ExportSource, tmp_path: Path) -> None:
-        report = export_bundle(many, tmp_path / "m.gguf", helpers.profile("f16", prune="off", calibrate="off"))
+        report = export_gguf(many, tmp_path / "m.gguf", helpers.profile("f16", prune="off", calibrate="off")).to_dict()
         assert report["habits"]["fitted"]
         assert read_manifest(tmp_path / "m.gguf").calibration is None
         assert not self.ask(tmp_path / "m.gguf", "fused").calibrated
 
     def test_three_users_are_too_few(self, source: ExportSource, tmp_path: Path) -> None:
-        report = export_bundle(source, tmp_path / "m.gguf", helpers.profile("f16", prune="off"))
+        report = export_gguf(source, tmp_path / "m.gguf", helpers.profile("f16", prune="off")).to_dict()
         assert report["habits"]["fitted"]
         assert report["calibration"]["reason"].endswith(
             "validation windows of 3 users are too few, 100 of 10 are needed"
         )
         with pytest.raises(TooFewToCalibrateError):
-            export_bundle(source, tmp_path / "n.gguf", helpers.profile("f16", prune="off", calibrate="on"))
+            export_gguf(source, tmp_path / "n.gguf", helpers.profile("f16", prune="off", calibrate="on"))
         assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
 
     def test_without_a_dataset(self, source: ExportSource, tmp_path: Path) -> None:
         alone = replace(source, data=None, data_note="the run's dataset is gone")
         with pytest.raises(EdgebError, match="calibration cannot be fitted: the run's dataset is gone"):
-            export_bundle(alone, tmp_path / "n.gguf", helpers.profile("f16", calibrate="on"))
+            export_gguf(alone, tmp_path / "n.gguf", helpers.profile("f16", calibrate="on"))

@@ -1,36 +1,20 @@
-"""When 4 bits hurt the tail: which tensors to keep at 8 bits, found by measurement.
+"""Which tensors to keep at 8 bits where fewer hurt the tail, found by measurement.
 
-All tensors of one kind (every layer's `attn_v`, say) are kept together. One trial per kind says what it gains; kinds
-are then added by gain per byte while the file stays small enough. Knows neither models nor files: a trial does.
+All tensors of one kind (every layer's `attn_v`, say) are kept together. One trial per kind measures its gain; kinds are
+then added by gain per byte while the file stays small enough. Knows nothing of models: trials are run by the caller.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edge_behavior.bundle.gguf_header import GgufFile
+from edge_behavior.export.parity.gate import RecoveryTrial
 
 _LAYER = re.compile(r"^blk\.\d+")
 _EIGHT_BITS = ("Q8_0", "F16", "F32", "BF16")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A quantized file with some kinds of tensors kept at 8 bits: how far it is off, and its size.
-
-    Attributes:
-        kept: Kinds of tensors, as `quantize` takes them.
-        loss: Mean KL divergence from the unquantized model in nats, on windows of training users.
-        size: Bytes.
-    """
-
-    kept: tuple[str, ...]
-    loss: float
-    size: int
 
 
 def kinds(path: Path) -> tuple[str, ...]:
@@ -44,8 +28,8 @@ def kinds(path: Path) -> tuple[str, ...]:
 
 
 def keep_sensitive(
-    found: Sequence[str], trial: Callable[[tuple[str, ...]], Trial], largest: int
-) -> tuple[Trial, list[Trial]]:
+    found: Sequence[str], trial: Callable[[tuple[str, ...]], RecoveryTrial], largest: int
+) -> tuple[RecoveryTrial, list[RecoveryTrial]]:
     """The best set of kinds to keep within a size.
 
     Args:
@@ -70,8 +54,3 @@ def keep_sensitive(
         if tried.size <= largest and tried.loss < best.loss:
             best = tried
     return best, trials
-
-
-def trial_rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """JSON-ready."""
-    return [{"kept": list(t.kept), "mean_kl": t.loss, "bytes": t.size} for t in trials]

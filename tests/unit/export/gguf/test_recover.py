@@ -5,14 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_behavior.export.parity.recover import Trial, keep_sensitive, trial_rows
+from edge_behavior.export.gguf.recover import keep_sensitive
+from edge_behavior.export.parity.gate import RecoveryTrial
 
 GAINS = {"v": 0.3, "down": 0.4, "up": 0.05, "q": -0.1}
 SIZES = {"v": 10, "down": 100, "up": 100, "q": 10}
 
 
-def trial(kept: tuple[str, ...]) -> Trial:
-    return Trial(kept, 1.0 - sum(GAINS[k] for k in kept), 1000 + sum(SIZES[k] for k in kept))
+def trial(kept: tuple[str, ...]) -> RecoveryTrial:
+    return RecoveryTrial(kept, 1.0 - sum(GAINS[k] for k in kept), 1000 + sum(SIZES[k] for k in kept))
 
 
 def test_by_gain_per_byte_within_the_size() -> None:
@@ -23,20 +24,20 @@ def test_by_gain_per_byte_within_the_size() -> None:
 
 
 def test_what_does_not_help_together_is_left_out() -> None:
-    def jealous(kept: tuple[str, ...]) -> Trial:
+    def jealous(kept: tuple[str, ...]) -> RecoveryTrial:
         found = trial(kept)
-        return Trial(kept, found.loss + 10 * (len(kept) > 1), found.size)
+        return RecoveryTrial(kept, found.loss + 10 * (len(kept) > 1), found.size)
 
     best, trials = keep_sensitive(tuple(GAINS), jealous, 5000)
     assert best.kept == ("v",)
-    assert trial_rows(trials)[0] == {"kept": [], "mean_kl": 1.0, "bytes": 1000}
+    assert trials[0].to_dict() == {"kept": [], "mean_kl": 1.0, "bytes": 1000}
 
 
 @given(st.lists(st.tuples(st.floats(-1, 1), st.integers(1, 500)), min_size=1, max_size=7), st.integers(1000, 3000))
 def test_never_larger_never_worse(kinds: list[tuple[float, int]], largest: int) -> None:
-    def measured(kept: tuple[str, ...]) -> Trial:
+    def measured(kept: tuple[str, ...]) -> RecoveryTrial:
         chosen = [kinds[int(k)] for k in kept]
-        return Trial(kept, 1 - sum(gain for gain, _ in chosen), 1000 + sum(size for _, size in chosen))
+        return RecoveryTrial(kept, 1 - sum(gain for gain, _ in chosen), 1000 + sum(size for _, size in chosen))
 
     best, trials = keep_sensitive([str(i) for i in range(len(kinds))], measured, largest)
     assert best.size <= max(largest, 1000)

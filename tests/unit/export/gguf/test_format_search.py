@@ -11,10 +11,11 @@ from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.parity import quantization as quantize_gate
+from edge_behavior.export.gguf import format_search
+from edge_behavior.export.gguf.format_search import AUTO_ORDER
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.gguf.quantize import find_quant
 from edge_behavior.export.parity.gate import ParityError
-from edge_behavior.export.parity.quantization import AUTO_ORDER
-from edge_behavior.export.pipeline import export_bundle
 from edge_behavior.export.profiles import ExportProfile, ParitySettings
 from edge_behavior.export.source import ExportSource
 from tests import helpers
@@ -45,7 +46,7 @@ def profile(quant: str, recover: str = "off", **limits: Any) -> ExportProfile:
 
 
 def test_the_table_is_in_the_bundle(source: ExportSource, tmp_path: Path) -> None:
-    report = export_bundle(source, tmp_path / "b.gguf", profile("q8", enforce=False))
+    report = export_gguf(source, tmp_path / "b.gguf", profile("q8", enforce=False)).to_dict()
     parity = verify_bundle(tmp_path / "b.gguf").parity
     assert parity == report["parity"]
     assert parity is not None
@@ -62,7 +63,7 @@ def test_the_table_is_in_the_bundle(source: ExportSource, tmp_path: Path) -> Non
 
 
 def test_unquantized_files_have_nothing_to_weigh(source: ExportSource, tmp_path: Path) -> None:
-    report = export_bundle(source, tmp_path / "b.gguf", profile("f32"))
+    report = export_gguf(source, tmp_path / "b.gguf", profile("f32")).to_dict()
     assert report["importance"] == {"prompts": 0, "tensors": 0}
     stages = report["parity"]["stages"]
     assert stages["quantize"]["step"] == {"flips": 0, "mean_kl": 0, "max_kl": 0, "max_log_prob": 0}
@@ -72,35 +73,37 @@ def test_unquantized_files_have_nothing_to_weigh(source: ExportSource, tmp_path:
 def test_auto_takes_the_first_that_passes(source: ExportSource, tmp_path: Path) -> None:
     losses = {}
     for quant in ("q4_0", "q8", "f16"):
-        report = export_bundle(source, tmp_path / "one.gguf", profile(quant, enforce=False), force=True)
+        report = export_gguf(source, tmp_path / "one.gguf", profile(quant, enforce=False), force=True).to_dict()
         losses[quant] = report["parity"]["stages"]["quantize"]["mean_kl"]
     assert losses["q4_0"] > losses["q8"] > losses["f16"]
     free = {"max_flips": 1.0, "max_accuracy_loss": 1.0, "max_tail_loss": 1.0}
     for limit, wanted in ((losses["q4_0"] * 1.01, "q4_0"), (losses["f16"] * 1.01, "f16")):
-        report = export_bundle(source, tmp_path / "auto.gguf", profile("auto", max_kl=limit, **free), force=True)
+        report = export_gguf(
+            source, tmp_path / "auto.gguf", profile("auto", max_kl=limit, **free), force=True
+        ).to_dict()
         names = list(AUTO_ORDER[: AUTO_ORDER.index(wanted)])
         assert list(report["parity"]["tried"]) == names
         assert all("KL" in why[0] for why in report["parity"]["tried"].values())
         found = verify_bundle(tmp_path / "auto.gguf").quantization
-        assert found == report["quantization"] == quantize_gate.find_quant(wanted).name
+        assert found == report["quantization"] == find_quant(wanted).name
 
 
 def test_beyond_the_limits_nothing_is_written(source: ExportSource, tmp_path: Path) -> None:
     for quant in ("q4_0", "auto"):
         with pytest.raises(ParityError, match="KL") as caught:
-            export_bundle(source, tmp_path / "b.gguf", profile(quant, max_kl=0.0, max_flips=1.0))
+            export_gguf(source, tmp_path / "b.gguf", profile(quant, max_kl=0.0, max_flips=1.0))
         assert caught.value.exit_code == 1
-        assert caught.value.report["stages"]["quantize"]["mean_kl"] > 0
+        assert caught.value.report.last.total.mean_kl > 0
         assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("better", [True, False])
 def test_recovery(better: bool, source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors are kept by what training users say; what is adopted is up to the tail of validation users."""
-    monkeypatch.setattr(quantize_gate, "tail_gain", lambda before, after, samples: better)
+    monkeypatch.setattr(format_search, "tail_gain", lambda before, after, samples: better)
     limits = {"max_kl": 1e-9, "enforce": False}
-    plain = export_bundle(source, tmp_path / "plain.gguf", profile("q4_0", **limits))
-    report = export_bundle(source, tmp_path / "b.gguf", profile("q4_0", "auto", **limits))
+    plain = export_gguf(source, tmp_path / "plain.gguf", profile("q4_0", **limits)).to_dict()
+    report = export_gguf(source, tmp_path / "b.gguf", profile("q4_0", "auto", **limits)).to_dict()
     recovery = report["parity"]["recovery"]
     assert plain["parity"]["recovery"] is None
     assert recovery["adopted"] is better
@@ -120,14 +123,14 @@ def test_recovery(better: bool, source: ExportSource, tmp_path: Path, monkeypatc
 def test_the_recovered_tail_must_be_measured(source: ExportSource, tmp_path: Path) -> None:
     """Without held-out windows nothing is adopted."""
     alone = ExportSource(source.base, None, source.candidates, source.layout)
-    report = export_bundle(alone, tmp_path / "b.gguf", profile("q4_0", "auto", max_kl=1e-9, enforce=False))
+    report = export_gguf(alone, tmp_path / "b.gguf", profile("q4_0", "auto", max_kl=1e-9, enforce=False)).to_dict()
     assert not report["parity"]["held_out"]
     assert report["parity"]["recovery"]["adopted"] is False
     assert report["parity"]["reference"]["tail"] is None
 
 
 def test_prompts_that_do_not_fit(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_behavior.export.pipeline.context_needed", lambda manifest: 60)
+    monkeypatch.setattr("edge_behavior.export.context.context_needed", lambda manifest: 60)
     with pytest.raises(EdgebError, match="no prompt fits"):
-        export_bundle(source, tmp_path / "b.gguf", profile("q8"))
+        export_gguf(source, tmp_path / "b.gguf", profile("q8"))
     assert ParitySettings().enforce
