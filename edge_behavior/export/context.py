@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from edge_behavior import __version__
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.encoding import PromptEncoder, Tokenize
 from edge_behavior.core.events import UNKNOWN_PLACE
 from edge_behavior.export.checks import check_tokens, prompt_segments
@@ -28,7 +28,6 @@ from edge_behavior.export.parity.gate import ParityError, ParityReport, parity_r
 from edge_behavior.export.parity.samples import SampleSizes
 from edge_behavior.export.parity.scores import REFERENCE, StageScores
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.prune.check import PruneRequest, Pruning, check_mode, decide_pruning
 from edge_behavior.export.prune.vocabulary import write_pruned
 from edge_behavior.export.report import ExportReport, ImportanceReport
@@ -38,6 +37,7 @@ from edge_behavior.hf.folder import count_parameters, find_backbone, weight_file
 from edge_behavior.hf.tokenizers import plain_encoder, special_ids
 from edge_behavior.runtime.predictor import context_needed
 from edge_behavior.util.checksums import files_sha256
+from edge_behavior.util.progress import progress_bar
 
 _PROBE_LENGTH = 48
 
@@ -183,7 +183,7 @@ class Export:
             architecture=architecture(config),
             quantization=quantization,
             context_length=int(config.max_position_embeddings),
-            base_model={"name": base_name(source.base), "license": source.base_license, "weights_sha256": base_hash},
+            base_model=BaseModelInfo(base_name(source.base), source.base_license, base_hash),
             training=source.training,
             evaluation=source.evaluation,
         )

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.calibration import CalibrationSet
+from edge_behavior.core.fusion import Mixture
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.source import ExportSource
@@ -88,7 +90,7 @@ def fit_held_out(bundle: Path, manifest: Manifest, source: ExportSource, profile
         return Fits(manifest, habits.skipped(error.message), calibration.skipped(error.message))
     if profile.habits != "off":
         found = fit_habits(held)
-        manifest = replace(manifest, habits=found)
+        manifest = replace(manifest, habits=Mixture.from_dict(found))
         habits = habits.done({"default": found["default"], "measured": found["measured"]})
     if profile.calibrate != "off":
         try:
@@ -98,6 +100,6 @@ def fit_held_out(bundle: Path, manifest: Manifest, source: ExportSource, profile
                 raise
             calibration = calibration.skipped(error.message)
         else:
-            manifest = replace(manifest, calibration=found)
+            manifest = replace(manifest, calibration=CalibrationSet.from_dict(found, manifest.sources))
             calibration = calibration.done(found)
     return Fits(manifest, habits, calibration)

@@ -70,7 +70,7 @@ def exported(base: Path, out: Path) -> EdgebError:
 def test_a_good_one_passes(name: str, bases: Path, data: Path) -> None:
     assert check_backbone(bases / name).config.model_type == name
     check_inputs(recipe(bases / name), Dataset.open(data))
-    assert plan(recipe(bases / name), Dataset.open(data), "24GiB")["refusal"] is None
+    assert plan(recipe(bases / name), Dataset.open(data), "24GiB").refusal is None
 
 
 @pytest.mark.parametrize("name", bad_backbones.ALL)
@@ -167,7 +167,7 @@ def test_adapters_on_embedding_or_output_are_refused(wanted: str, tied: bool, da
     chosen = recipe(base, f"lora.target_modules={wanted}")
     said = refusal(plan, chosen, Dataset.open(data), "24GiB")
     assert said.message == refusal(check_inputs, chosen, Dataset.open(data)).message
-    assert f"reaches '{'lm_head' if 'lm_head' in wanted else 'model.embed_tokens'}'" in said.message
+    assert f"matches '{'lm_head' if 'lm_head' in wanted else 'model.embed_tokens'}'" in said.message
     check_inputs(recipe(base, "lora.target_modules=.*(q_proj|up_proj)"), Dataset.open(data))
 
 

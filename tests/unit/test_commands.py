@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
 from edge_behavior.commands.output import emit
-from edge_behavior.core.calibration import Calibration
+from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import BehaviorEvent
@@ -148,7 +148,7 @@ MANIFEST = Manifest(
     architecture="qwen2",
     quantization="Q4_K_M",
     context_length=4096,
-    base_model={"name": "tiny", "license": None, "weights_sha256": "00"},
+    base_model=BaseModelInfo("tiny", None, "00"),
 )
 
 
@@ -236,8 +236,7 @@ class TestPredict:
     def calibrated(self, model, monkeypatch) -> ByteModel:
         """The same model in a bundle that is calibrated."""
         own = Calibration(3.0, {"head": 0.0, "medium": 0.0, "tail": 0.0}, {0.8: 0.2}, {0.5: 0.01, 0.9: None})
-        held = {"model": own.to_dict(), "habits": own.to_dict(), "measured": {}}
-        manifest = replace(MANIFEST, calibration=held)
+        manifest = replace(MANIFEST, calibration=CalibrationSet({"model": own, "habits": own}))
         monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(manifest, model)))
         return model
 
@@ -527,24 +526,25 @@ class TestTrain:
         ):
             assert words in out
 
-    def plan(self, recipe: Recipe, dataset: Path, device_memory: str | None, processes: int | None) -> dict[str, Any]:
+    def plan(self, recipe: Recipe, dataset: Path, device_memory: str | None, processes: int | None) -> SimpleNamespace:
         need = {"weights": 3 * 2**30, "adapter": 2**28, "activations": 2**30, "logits": 2**29, "working": 0}
         stages = {"a_tuning": {**need, "total": sum(need.values())}, "scoring": {"scoring": 2**30, "total": 2**32}}
         memory = {"stages": stages, "available": 2**34, "device_name": "this CPU"}
         time = {"stages": {"a_tuning": 9000.0, "scoring": 42.0}, "total": 9042.0, "measured_on": "CPU, 2 threads"}
-        refusal = {"message": "training needs more", "hint": "set x=1"}
-        return {
+        refusal = EdgebError("training needs more", "set x=1") if device_memory == "1GiB" else None
+        shown = {
             "recipe": recipe.name,
             "a_tuning_steps": 1234,
             "processes": processes,
             "memory": memory,
             "time": None if device_memory else time,
-            "refusal": refusal if device_memory == "1GiB" else None,
+            "refusal": refusal and {"message": refusal.message, "hint": refusal.hint},
         }
+        return SimpleNamespace(document=lambda: shown, refusal=refusal)
 
     def test_dry_run_trains_nothing(self, asked, tmp_path):
         words = ["train", "--recipe", "tiny", "--data", "data", "--out", "r", "--dry-run"]
-        assert document(*words) == self.plan(load_recipe("tiny"), Path("data"), None, None)
+        assert document(*words) == self.plan(load_recipe("tiny"), Path("data"), None, None).document()
         assert document(*words, "--processes", "4")["processes"] == 4
         out = run(*words).stdout
         for shown in ("1,234", "3.00", "4.75", "this CPU has 16.0 GiB", "2 h 30 min", "42 s", "CPU, 2 threads"):
@@ -730,7 +730,7 @@ class TestInspect:
             assert words in out
 
     def test_a_calibration_is_a_few_lines(self, monkeypatch):
-        manifest = replace(MANIFEST, calibration=CALIBRATED)
+        manifest = replace(MANIFEST, calibration=CalibrationSet.from_dict(CALIBRATED, ("model", "habits")))
         monkeypatch.setattr("edge_behavior.bundle.bundle.verify_bundle", lambda path: manifest)
         out = " ".join(run("inspect", "m.gguf").stdout.replace("│", " ").split())
         for words in (

@@ -26,7 +26,6 @@ from edge_behavior.export.gguf.quantize import UNQUANTIZED, find_quant, tensor_t
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.parity.samples import SampleSizes
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.report import ExportReport, ImportanceReport
 from edge_behavior.export.scratch import require_space, scratch_folder
 from edge_behavior.export.source import ExportSource
@@ -34,6 +33,7 @@ from edge_behavior.hf.tensors import tensor_names
 from edge_behavior.runtime.llama.context import logits
 from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.util.files import check_file, put_file
+from edge_behavior.util.progress import progress_bar
 
 
 def export_gguf(

@@ -25,7 +25,6 @@ from edge_behavior.export.merge import Probe
 from edge_behavior.export.onnx.builder import build_onnx, name_provider, weight_operators
 from edge_behavior.export.onnx.options import QUANTIZED, OnnxOptions
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.report import ExportReport
 from edge_behavior.export.scratch import require_space, scratch_folder
 from edge_behavior.export.source import ExportSource
@@ -35,6 +34,7 @@ from edge_behavior.runtime.backends.genai import load_genai
 from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 from edge_behavior.runtime.predictor import context_needed
 from edge_behavior.util.files import put_folder
+from edge_behavior.util.progress import progress_bar
 
 # Positions that are built at least, if the backbone has them: room for other programs' prompts.
 MIN_CONTEXT = 2048

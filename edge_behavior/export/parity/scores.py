@@ -13,8 +13,8 @@ from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.scoring import Floats, log_softmax
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.parity.samples import Samples, SampleSizes, draw_samples
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.source import ExportSource
+from edge_behavior.util.progress import progress_bar
 
 # The model with its adapter, before merging: what everything is compared with.
 REFERENCE = "adapter"

@@ -33,7 +33,7 @@ from edge_behavior.util.cpus import usable_threads
 # requires at least one per sequence. One sequence is the prompt.
 _MAX_ROWS = 64
 # Quantized matrices are multiplied with this many tokens at once, and with the remaining ones one by one: 15 tokens
-# take longer than 16 (docs/bench.md).
+# take longer than 16 (docs/operate.md).
 _TOKENS_AT_ONCE = 4
 _UNQUANTIZED = (llama_cpp.LLAMA_FTYPE_ALL_F32, llama_cpp.LLAMA_FTYPE_MOSTLY_F16)
 
@@ -334,7 +334,7 @@ def _context_options(options: LlamaOptions) -> Any:
     chosen.kv_unified = True
     chosen.n_threads = chosen.n_threads_batch = usable_threads(options.threads, _physical_cores())
     chosen.no_perf = True
-    # On the CPU flash attention is slower below 64 tokens, as most predictions are (docs/bench.md).
+    # On the CPU flash attention is slower below 64 tokens, as most predictions are (docs/operate.md).
     chosen.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if options.exact:
         chosen.type_k = chosen.type_v = llama_cpp.GGML_TYPE_F32

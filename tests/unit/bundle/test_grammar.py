@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from edge_behavior.bench.native import stock_llama
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.grammar import answer_texts, character_grammar, quoted, token_grammar
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
@@ -228,7 +228,7 @@ def test_quoting() -> None:
 
 
 def test_tokens_that_are_no_text() -> None:
-    with pytest.raises(EdgebError, match="token 7 of a label is no text"):
+    with pytest.raises(EdgebError, match="token 7 of a label is not valid UTF-8"):
         token_grammar(LabelTrie.from_paths([[7, 9], [8, 9]]), ["a", "b"], lambda t: b"\xff", lambda t: False)
 
 
@@ -259,7 +259,7 @@ class TestInspect:
         manifest = Manifest(
             created_with="edgeb test", candidates=CandidateSet.of([*helpers.LABELS, "🎮"]), layout=PromptLayout(),
             bos_id=None, eos_id=int(tokens.eos_token_id), architecture="qwen2", quantization="F32",
-            context_length=4096, base_model={"name": "x", "license": None, "weights_sha256": "00"},
+            context_length=4096, base_model=BaseModelInfo("x", None, "00"),
         )  # fmt: skip
         write_bundle(gguf, manifest, tmp_path / "b.gguf")
         return tmp_path / "b.gguf"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from edge_behavior.fit import mixture as heldout
 from edge_behavior.fit.calibrate import TooFewToCalibrateError
 from edge_behavior.fit.mixture import TooFewUsersError
 from edge_behavior.runtime.prediction import Prediction
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
 
 # Everyone goes back and forth, so that habits know what comes next and a random model does not.
@@ -51,21 +51,24 @@ def test_the_bundle_carries_what_was_fitted_with_it(source: ExportSource, tmp_pa
         "mode": "auto",
         "fitted": True,
         "reason": "",
-        "default": manifest.habits["default"],
-        "measured": manifest.habits["measured"],
+        "default": manifest.habits.default,
+        "measured": manifest.habits.measured,
     }
     assert report["habits"]["measured"]["windows"] == sum(len(user) - 20 for user in USERS)
-    assert manifest.habits["default"] != "model"
+    assert manifest.habits.default != "model"
     again = heldout.fit_habits(heldout.score_held_out(out, Path("d")))
-    assert again["fusion"].keys() == manifest.habits["fusion"].keys()
+    assert again["fusion"].keys() == manifest.habits.weights.keys()
     for group in GROUPS:
-        assert again["fusion"][group] == pytest.approx(manifest.habits["fusion"][group], abs=1e-3)
+        assert again["fusion"][group] == pytest.approx(asdict(manifest.habits.weights[group]), abs=1e-3)
     with Predictor.load(out, threads=1, prefix_cache=False) as predictor:
         user = helpers.event_table(USERS).history(30, 100)
         event = TABLE.event(30)
-        asked = {s: predictor.predict(user, event.time, event.place, source=s) for s in ("model", "habits", "fused")}
-        free = predictor.predict(user, event.time, event.place)
-    assert free.source == manifest.habits["default"]
+        asked = {
+            s: predictor.predict(user, event.time, event.place, None, options=PredictOptions(source=s))
+            for s in ("model", "habits", "fused")
+        }
+        free = predictor.predict(user, event.time, event.place, None)
+    assert free.source == manifest.habits.default
     assert asked["habits"].ranked[0].behavior == "Video"
     assert {s: p.source for s, p in asked.items()} == {s: s for s in asked}
 
@@ -129,7 +132,13 @@ class TestCalibration:
     def ask(self, path: Path, source: str, **wanted: Any) -> Prediction:
         event = self.TABLE.event(30)
         with Predictor.load(path, threads=1, prefix_cache=False) as predictor:
-            return predictor.predict(self.TABLE.history(30, 100), event.time, event.place, source=source, **wanted)
+            return predictor.predict(
+                self.TABLE.history(30, 100),
+                event.time,
+                event.place,
+                None,
+                options=PredictOptions(source=source, **wanted),
+            )
 
     def test_the_bundle_carries_it(self, many: ExportSource, tmp_path: Path) -> None:
         out = tmp_path / "m.gguf"
@@ -138,7 +147,7 @@ class TestCalibration:
         manifest = verify_bundle(out)
         assert manifest.calibration is not None
         found = json.loads(json.dumps(report["calibration"]))
-        assert found == {"mode": "auto", "fitted": True, "reason": "", **manifest.calibration}
+        assert found == {"mode": "auto", "fitted": True, "reason": "", **manifest.calibration.to_dict()}
         assert found["measured"]["windows"] == sum(
             min(20, n - 20) for n in self.TABLE.user_offsets[1:] - self.TABLE.user_offsets[:-1]
         )

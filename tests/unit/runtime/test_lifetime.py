@@ -22,7 +22,7 @@ from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 from edge_behavior.runtime.lifetime import Lifetime, Turns
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
 from tests.unit.runtime import lives
 
@@ -52,8 +52,8 @@ class TestClosed:
         predictor.close()
         predictor.close()
         uses: list[Callable[[], Any]] = [
-            lambda: predictor.predict([], NOON, "a place never seen"),
-            lambda: predictor.predict([], NOON, "DK", source="habits"),
+            lambda: predictor.predict([], NOON, "a place never seen", None),
+            lambda: predictor.predict([], NOON, "DK", None, options=PredictOptions(source="habits")),
             lambda: predictor.log_probs([], NOON, "DK"),
             lambda: predictor.session(),
             lambda: predictor.restore(tmp_path / "saved"),
@@ -75,7 +75,7 @@ class TestClosed:
     def test_while_another_thread_predicts(self, small_bundle: Path) -> None:
         for _ in range(5):
             opened = Predictor.load(small_bundle, threads=1, prefix_cache=False)
-            opened.predict([], NOON, "DK")
+            opened.predict([], NOON, "DK", None)
             refused: list[str] = []
 
             def ask(opened: Predictor = opened, refused: list[str] = refused) -> None:
@@ -104,7 +104,7 @@ class TestClosed:
             decode(self, count)
 
         monkeypatch.setattr(LlamaBackend, "_decode", closing)
-        assert predictor.predict([], NOON, "DK").ranked
+        assert predictor.predict([], NOON, "DK", None).ranked
         with pytest.raises(EdgebError, match="closed"):
             predictor.predict([], NOON, "DK")
 
@@ -135,11 +135,11 @@ class TestMemory:
         gc.disable()
         try:
             opened = Predictor.load(small_bundle, threads=1, prefix_cache=False)
-            opened.predict([], NOON, "DK")
+            opened.predict([], NOON, "DK", None)
             session = opened.session() if use == "session" else None
             if use == "failed":
                 with pytest.raises(EdgebError):
-                    opened.predict([], NOON, "DK", only=["Vidio"])
+                    opened.predict([], NOON, "DK", options=PredictOptions(only=["Vidio"]))
             del opened
             if session is not None:
                 assert freed == [], "a session needs its predictor"
@@ -196,7 +196,7 @@ class TestFork:
 
         def ask() -> None:
             uses: list[Callable[[], Any]] = [
-                lambda: predictor.predict([], NOON, "DK"),
+                lambda: predictor.predict([], NOON, "DK", None),
                 lambda: predictor.session(),
                 lambda: session.observe(BehaviorEvent("DK", NOON, "Video")),
                 lambda: session.predict(NOON, "DK"),
@@ -283,7 +283,7 @@ def test_an_interrupt_at_any_native_call_leaves_no_wrong_answer(
             opened.predict(first[:-1], first[-1].time, first[-1].place, 2)
             ids = list(backend.held)
             backend.load_state(ids, backend.save_state())
-            opened.predict(first[:-1], first[-1].time, first[-1].place, None, exhaustive=True)
+            opened.predict(first[:-1], first[-1].time, first[-1].place, None, options=PredictOptions(exhaustive=True))
             opened.predict(second[:4], second[4].time, second[4].place, 1)
 
         work()
@@ -339,14 +339,14 @@ def test_many_predictors_in_many_threads(small_bundle: Path) -> None:
         try:
             for _ in range(4):
                 with Predictor.load(small_bundle, threads=1, prefix_cache=False) as opened:
-                    found = [r.behavior for r in opened.predict([], NOON, "DK").ranked]
+                    found = [r.behavior for r in opened.predict([], NOON, "DK", None).ranked]
                 assert expected is None or found == expected
         except BaseException as error:  # a thread's failure is the test's
             wrong.append(error)
 
     live()
     with Predictor.load(small_bundle, threads=1, prefix_cache=False) as opened:
-        expected = [r.behavior for r in opened.predict([], NOON, "DK").ranked]
+        expected = [r.behavior for r in opened.predict([], NOON, "DK", None).ranked]
     workers = [threading.Thread(target=live) for _ in range(8)]
     for worker in workers:
         worker.start()

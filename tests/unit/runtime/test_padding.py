@@ -13,7 +13,7 @@ from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.source import ExportSource
 from edge_behavior.runtime.backends import llama as llamacpp
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
 
 
@@ -41,9 +41,11 @@ def sizes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], lis
         session = predictor.session()
         for event in events:
             session.observe(event)
-            answer = session.predict(event.time + timedelta(hours=1), event.place, top_k=2)
+            answer = session.predict(event.time + timedelta(hours=1), event.place, 2)
             counted.append(answer.tokens_evaluated)
-            whole = session.predict(event.time + timedelta(hours=1), event.place, None, exhaustive=True)
+            whole = session.predict(
+                event.time + timedelta(hours=1), event.place, None, options=PredictOptions(exhaustive=True)
+            )
             by_label = {r.behavior: r.probability for r in whole.ranked}
             found.append(np.array([by_label[label] for label in helpers.LABELS]))
     return seen, counted, found

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.bench.native import stock_llama
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
+from edge_behavior.bundle.manifest import BaseModelInfo
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
@@ -72,7 +73,7 @@ def test_export(source: ExportSource, tmp_path: Path, quant: str, capfd: pytest.
     assert manifest.quantization == {"q4": "Q4_K_M", "f16": "F16"}[quant]
     base = Path(source.base)
     digest = files_sha256(weight_files(base))
-    assert manifest.base_model == {"name": "tiny", "license": "Apache-2.0", "weights_sha256": digest}
+    assert manifest.base_model == BaseModelInfo("tiny", "Apache-2.0", digest)
     assert (manifest.training, manifest.evaluation) == (source.training, source.evaluation)
     assert str(tmp_path) not in manifest.to_json()
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(source.adapter))

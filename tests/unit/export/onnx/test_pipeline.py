@@ -174,7 +174,7 @@ def test_habits_and_calibration_are_fitted_with_the_folder(tmp_path: Path, monke
     assert report["calibration"]["fitted"]
     assert manifest.habits is not None
     assert manifest.calibration is not None
-    assert manifest.habits["measured"] == report["habits"]["measured"]
+    assert manifest.habits.measured == report["habits"]["measured"]
     config = json.loads((tmp_path / "b/genai_config.json").read_text())["model"]["decoder"]
     assert "cuda" in config["session_options"]["provider_options"][0], "named after fitting on the CPU"
 
