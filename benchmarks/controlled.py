@@ -26,6 +26,7 @@ from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ImportOptions
 from edge_behavior.data.simulator.simulator import simulate
 from edge_behavior.evaluation.protocols import WindowChoice, fit_counters, protocols
 from edge_behavior.studies.ablation.folder import AblationFolder
@@ -35,7 +36,7 @@ from edge_behavior.studies.ablation.summary import over_seeds
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.run.folder import RunFolder, write_json, write_text
 from edge_behavior.train.run.models import RunModels
-from edge_behavior.train.stages.scoring import stage_scorer
+from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
 from edge_behavior.train.standin.everyday import EverydayText
 from edge_behavior.util.files import new_file
 from edge_behavior.util.markdown import markdown_table
@@ -122,7 +123,7 @@ def make_data(work: Path, users: int, days: int, seed: int) -> Dataset:
         with tempfile.TemporaryDirectory() as temporary:
             log = Path(temporary) / "log.csv"
             simulate(users, days, seed, log)
-            import_log(log, "csv", folder, seed=seed, min_events=21, force=False, source_name=name)
+            import_log(log, "csv", folder, ImportOptions(seed=seed, source_name=name))
     return Dataset.open(folder)
 
 
@@ -159,10 +160,10 @@ def score(work: Path, dataset: Dataset, windows: Windows, arm: str, model: str, 
     path = work / "scores" / f"{arm}-{model}-seed{seed}.npz"
     if not path.is_file():
         run = RunFolder.open(work / "runs" / run_name(arm, model if model in RULES else RULES[0], seed))
-        recipe = load_recipe(str(run.path / "recipe.yaml"))
+        recipe = run.recipe
         stage = "b_tuning" if model in RULES else model
         table = dataset.events("test")
-        scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, path.stem, seed=0, shards=None)
+        scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, 0, ScoringPass(path.stem))
         scores = log_softmax(scorer(windows.targets))
         path.parent.mkdir(exist_ok=True)
         with new_file(path, replace=True) as temporary, temporary.open("wb") as file:
@@ -453,9 +454,9 @@ def main() -> None:
     per_run = stages(options.work, seeds)
     one = next(iter(per_run.values()))
     text = (
-        f"{dataset.info['source']['name']}: {len(dataset.candidates)} behaviors, "
+        f"{dataset.info.source.name}: {len(dataset.candidates)} behaviors, "
         f"{', '.join(f'{g} {dataset.candidates.groups().count(g)}' for g in GROUPS)}; "
-        f"{dataset.info['splits']['test']['users']} test users. Recipe `tiny`, one thread; the stand-ins have "
+        f"{dataset.info.splits['test'].users} test users. Recipe `tiny`, one thread; the stand-ins have "
         f"{one['parameters'] / 1e6:.2f} M parameters and read {one['pretrain_tokens'] / 1e6:.2f} M tokens. "
         "Per seed: two backbones (their text tells of the tail's contexts, or only names the tail), one A-Tuning each, "
         "and from each of those two B-Tunings. Simulator and text are both inventions: this says how the method "
@@ -469,7 +470,7 @@ def main() -> None:
             "verdict": "Brackets: 95 % interval over test users, for these backbones. “Up” and “down” only where it "
             "excludes 0 and every seed points the same way. An interval over so few seeds is wide (first brackets of "
             "the table); nothing is corrected for the number of comparisons.",
-            "dataset": {"name": dataset.info["source"]["name"], "splits": dataset.info["splits"]},
+            "dataset": {"name": dataset.info.source.name, "splits": dataset.info.to_dict()["splits"]},
         },
         "seeds": seeds,
         **found,

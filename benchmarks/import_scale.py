@@ -54,9 +54,10 @@ def generate(args: argparse.Namespace, log: Path) -> dict[str, Any]:
 def run_import(args: argparse.Namespace, log: Path) -> dict[str, Any]:
     """Import the log with the options a user would have."""
     from edge_behavior.data.importers.importer import import_log
+    from edge_behavior.data.importers.options import ImportOptions
 
     out = log.parent / "dataset"
-    info = import_log(log, args.format, out, memory_limit=args.memory_limit)
+    info = import_log(log, args.format, out, ImportOptions(memory_limit=args.memory_limit)).to_dict()
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return {"dataset_bytes": size, **{key: info[key] for key in ("rows", "users", "splits")}}
 

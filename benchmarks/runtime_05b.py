@@ -34,14 +34,16 @@ from edge_behavior.bench.chart import draw
 from edge_behavior.bench.diary import diary_of
 from edge_behavior.bench.latency import measure, tick_count
 from edge_behavior.bench.measurement import Measurement
-from edge_behavior.bench.native import NativeContext, NativeModel
 from edge_behavior.bench.options import BenchOptions, HistoryFile
 from edge_behavior.bench.report import markdown
 from edge_behavior.bench.sustained import sustained, threads_sweep
 from edge_behavior.data.simulator.behaviors import PLACES
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.export.source import ExportSource
 from edge_behavior.records.history import write_history
+from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.util.progress import progress_bar
 
@@ -98,7 +100,7 @@ def bundle(work: Path, name: str) -> Path:
         source = ExportSource(
             work / model, None, model_05b.candidates(), model_05b.LAYOUT, base_license="random", places=PLACES
         )
-        export_bundle(source, path, ExportProfile(quant=QUANT, prune=prune, **model_05b.UNGATED))
+        export_gguf(source, path, ExportProfile(quant=QUANT, prune=prune, **model_05b.UNGATED))
     return path
 
 
@@ -125,9 +127,9 @@ def flash_sweep(path: Path, threads: int, held: int = 440, repeats: int = 7) -> 
     """Median milliseconds of one decode on a cache of `held` tokens, with flash attention and without it."""
     ids = list(range(1000, 1000 + held + max(DECODE_SIZES)))
     taken: dict[str, dict[str, list[float]]] = {str(n): {"on": [], "off": []} for n in DECODE_SIZES}
-    with NativeModel(path) as model, ExitStack() as stack:
+    with LlamaModel(path) as model, ExitStack() as stack:
         contexts = {
-            name: stack.enter_context(NativeContext(model, len(ids), threads, flash=flash))
+            name: stack.enter_context(LlamaContext(model, ContextOptions(len(ids), threads, flash=flash)))
             for name, flash in (("on", True), ("off", False))
         }
         for context in contexts.values():
@@ -160,7 +162,7 @@ def page(document: Mapping[str, Any], results: Mapping[str, Measurement]) -> str
     lines = [
         "# Cost of a prediction at Qwen2-0.5B's geometry",
         f"`{document['command']}`, {document['measured']}. 151,936 rows of vocabulary, Q4_0, no trained model: ratios "
-        "matter, and they hold for this machine. How to read the tables: [docs/bench.md](../../docs/bench.md).",
+        "matter, and they hold for this machine. How to read the tables: [docs/operate.md](../../docs/operate.md).",
         f"![bars](./{NAME}.png)",
         "## Targets",
         f"| | target | {' | '.join(heads)} |\n|---|---:|{'---:|' * len(heads)}\n"

@@ -24,7 +24,7 @@ from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.runtime.llama.log import captured_log
 from edge_behavior.runtime.prediction import Prediction
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from edge_behavior.util.markdown import markdown_table
 from edge_behavior.util.progress import progress_bar
 
@@ -39,7 +39,9 @@ class Anew:
         self.length = predictor.manifest.layout.history_length
 
     def predict(self, when: datetime, place: str) -> Prediction:
-        return self.predictor.predict(self.events[-self.length :], when, place, 1, source="model")
+        return self.predictor.predict(
+            self.events[-self.length :], when, place, 1, options=PredictOptions(source="model")
+        )
 
     def observe(self, event: BehaviorEvent) -> None:
         self.events.append(event)
@@ -52,7 +54,7 @@ class Anchored:
         self.session = predictor.session(every)
 
     def predict(self, when: datetime, place: str) -> Prediction:
-        return self.session.predict(when, place, 1, source="model")
+        return self.session.predict(when, place, 1, options=PredictOptions(source="model"))
 
     def observe(self, event: BehaviorEvent) -> None:
         self.session.observe(event)

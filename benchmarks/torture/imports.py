@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from benchmarks.torture.supervised import DIFFERENT, SAME, Judge, Outcomes, judged, outcome_of
 from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ImportOptions
 from edge_behavior.data.verify import verify
 
 FORMATS = ("csv", "jsonl", "parquet", "tsmc2014", "app-usage")
@@ -236,7 +237,8 @@ def _imported(log: Log, folder: Path) -> str:
         (current / "Categorys.txt").write_text("10\tGames\n11\tMaps\n")
         source = current
     try:
-        info = import_log(source, log.format, out, min_events=2, merge_seconds=0, memory_limit="256MB")
+        options = ImportOptions(min_events=2, merge_seconds=0, memory_limit="256MB")
+        info = import_log(source, log.format, out, options).to_dict()
     except BaseException:
         if out.exists() or {path.name for path in folder.iterdir()} != {"current"}:
             return f"left behind: {sorted(path.name for path in folder.iterdir())}"

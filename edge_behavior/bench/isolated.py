@@ -96,7 +96,7 @@ def _cold(spec: Isolated) -> dict[str, Any]:
     import edge_behavior.runtime.backends.llama  # noqa: F401
     from edge_behavior.bench.diary import Case
     from edge_behavior.bundle.bundle import verify_bundle
-    from edge_behavior.runtime.predictor import Predictor
+    from edge_behavior.runtime.predictor import PredictOptions, Predictor
 
     lap("import_ms")
     bundle, case = Path(spec.bundle), Case.from_dict(spec.case)
@@ -108,7 +108,8 @@ def _cold(spec: Isolated) -> dict[str, Any]:
     if spec.snapshots is not None:
         predictor.warm(Path(spec.snapshots))
     lap("prefix_ms")
-    answer = predictor.predict(case.history, case.when, case.place, 1, spec.scoring, source="model")
+    options = PredictOptions(scoring=spec.scoring, source="model")
+    answer = predictor.predict(case.history, case.when, case.place, 1, options=options)
     lap("first_ms")
     return {"parts_ms": times, "tokens": answer.tokens_evaluated}
 

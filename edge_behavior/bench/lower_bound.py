@@ -8,10 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from edge_behavior.bench.native import FLASH_PAYS, Decode, NativeContext, NativeModel
+from edge_behavior.bench.native import FLASH_PAYS, Decode
 from edge_behavior.bench.options import CYCLE, BenchOptions
 from edge_behavior.bench.scenarios import Turns, depth_of
 from edge_behavior.bench.timing import Sample
+from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
+from edge_behavior.runtime.llama.model import LlamaModel
 
 
 class LowerBoundScenario:
@@ -30,14 +32,14 @@ class LowerBoundScenario:
         ids: Any token ids of the bundle, repeated as needed; which token it is does not change the cost.
     """
 
-    def __init__(
-        self, model: NativeModel, threads: int, rounds: Sequence[Sequence[Decode]], ids: Sequence[int]
-    ) -> None:
+    def __init__(self, model: LlamaModel, threads: int, rounds: Sequence[Sequence[Decode]], ids: Sequence[int]) -> None:
         needed = max(shape[0].position + sum(d.tokens for d in shape) for shape in rounds)
         self._ids = (list(ids) * (needed // len(ids) + 1))[:needed]
         self._rounds = rounds
         rows = max(sum(d.rows for d in shape) for shape in rounds)
-        self._contexts = {flash: NativeContext(model, needed, threads, rows, flash) for flash in (False, True)}
+        self._contexts = {
+            flash: LlamaContext(model, ContextOptions(needed, threads, rows, flash)) for flash in (False, True)
+        }
         for context in self._contexts.values():
             self._hold(context, rounds[0][0].position)
 
@@ -66,7 +68,7 @@ class LowerBoundScenario:
             seconds += context.decode(self._ids[start : start + count], range(count - rows, count))
         return Sample(seconds * 1000, sum(count for count, _ in calls), seconds * 1000)
 
-    def _hold(self, context: NativeContext, count: int) -> None:
+    def _hold(self, context: LlamaContext, count: int) -> None:
         context.keep(count)
         if context.held < count:
             context.decode(self._ids[context.held : count])
@@ -82,12 +84,12 @@ class SpeedScenario:
         options: n of pp and of tg, and how often both are timed.
     """
 
-    def __init__(self, model: NativeModel, options: BenchOptions) -> None:
+    def __init__(self, model: LlamaModel, options: BenchOptions) -> None:
         rng = random.Random(0)
         self._prompt = [rng.randrange(model.n_vocab) for _ in range(options.pp)]
         self._generate = [rng.randrange(model.n_vocab) for _ in range(options.tg)]
         self._turns = Turns(0, options.every(options.speed_repeats))
-        self._context = NativeContext(model, max(options.pp, options.tg), options.threads)
+        self._context = LlamaContext(model, ContextOptions(max(options.pp, options.tg), options.threads))
         # llama-bench warms up with one run of each, too.
         self._context.decode(self._prompt)
         self._run(self._generate[:1])

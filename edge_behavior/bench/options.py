@@ -9,7 +9,7 @@ from edge_behavior.core.clock import make_clock
 from edge_behavior.core.scoring import check_scoring
 from edge_behavior.errors import EdgebError
 from edge_behavior.records.history import History, read_history
-from edge_behavior.runtime.session import ANCHOR_EVERY
+from edge_behavior.runtime.session import REBASE_EVERY
 from edge_behavior.util.cpus import chosen_threads
 
 # Session scenarios and how much of the ranking each has to prove; they take turns, one per round.
@@ -68,7 +68,7 @@ class BenchOptions:
     repeats: int = 30
     threads: int = 1
     scoring: str = "exact"
-    anchor_every: int = ANCHOR_EVERY
+    anchor_every: int = REBASE_EVERY
     compare: bool = False
     label_repeats: int = 3
     speed_repeats: int = 5

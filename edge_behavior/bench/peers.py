@@ -16,13 +16,15 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.bench.native import NativeContext, NativeModel, stock_llama, watched_decodes
+from edge_behavior.bench.native import stock_llama, watched_decodes
 from edge_behavior.bench.options import CYCLE
 from edge_behavior.bench.scenarios import Turns
 from edge_behavior.bench.timing import Sample
 from edge_behavior.bundle.grammar import character_grammar
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
+from edge_behavior.runtime.llama.model import LlamaModel
 
 PEERS = ("completion", "completion_cached", "completion_appended", "labels", "labels_cached")
 
@@ -138,14 +140,15 @@ class LabelPeer:
     """
 
     def __init__(
-        self, model: NativeModel, name: str, prompts: Sequence[list[int]], encoder: PromptEncoder, options: PeerOptions
+        self, model: LlamaModel, name: str, prompts: Sequence[list[int]], encoder: PromptEncoder, options: PeerOptions
     ) -> None:
         self._name, self._prompts, self._options = name, prompts, options
         self._paths = [encoder.label_ids(label) for label in encoder.candidates.labels]
         longest = max(map(len, self._paths))
         self._static = len(encoder.static_ids)
         positions = max(map(len, prompts)) + longest
-        self._context = NativeContext(model, positions, options.threads, rows=longest, flash=not options.cached)
+        wanted = ContextOptions(positions, options.threads, rows=longest, flash=not options.cached)
+        self._context = LlamaContext(model, wanted)
         if options.cached:
             self._context.decode(encoder.static_ids)
         else:

@@ -18,6 +18,7 @@ from edge_behavior.bench.native import Decode, watched_decodes
 from edge_behavior.bench.options import CYCLE, DEPTHS, BenchOptions
 from edge_behavior.bench.timing import Sample
 from edge_behavior.runtime.backends.base import Backend
+from edge_behavior.runtime.prediction import PredictOptions
 from edge_behavior.runtime.predictor import Predictor, Session
 from edge_behavior.runtime.prefix_cache import PrefixCache
 
@@ -67,7 +68,7 @@ class SessionScenario:
 
     def __init__(self, bundle: Path, diary: Diary, options: BenchOptions, top_one_only: bool = False) -> None:
         self._predictor = Predictor.load(bundle, threads=options.threads, verify=False, prefix_cache=False)
-        self._diary, self._scoring = diary, options.scoring
+        self._diary, self._options = diary, PredictOptions(scoring=options.scoring, source="model")
         self._anchor_every, self._top_one_only = options.anchor_every, top_one_only
         self._session = self._start()
 
@@ -90,7 +91,7 @@ class SessionScenario:
         case, depth = self._diary.case(i), "session" if self._top_one_only else depth_of(i)
         started = perf_counter()
         self._session.observe(case.observed)
-        prediction = self._session.predict(case.when, case.place, DEPTHS[depth], self._scoring, source="model")
+        prediction = self._session.predict(case.when, case.place, DEPTHS[depth], options=self._options)
         ms = (perf_counter() - started) * 1000
         return {depth: Sample(ms, prediction.tokens_evaluated, prediction.decode_ms)}
 
@@ -105,7 +106,7 @@ class SessionScenario:
             session.observe(event)
         last = self._diary.first_window[-1]
         place = last.place if self._diary.places else None
-        session.predict(last.time, place, 1, self._scoring, source="model")
+        session.predict(last.time, place, 1, options=self._options)
         return session
 
 
@@ -114,7 +115,7 @@ class WarmScenario:
 
     def __init__(self, bundle: Path, diary: Diary, options: BenchOptions) -> None:
         self._predictor = Predictor.load(bundle, threads=options.threads, verify=False, prefix_cache=False)
-        self._diary, self._scoring = diary, options.scoring
+        self._diary, self._options = diary, PredictOptions(scoring=options.scoring, source="model")
         # Not the first case: asked again, it would cost next to nothing.
         self._predict(CYCLE)
 
@@ -129,7 +130,7 @@ class WarmScenario:
     def _predict(self, i: int) -> Sample:
         case = self._diary.case(i)
         started = perf_counter()
-        prediction = self._predictor.predict(case.history, case.when, case.place, 1, self._scoring, source="model")
+        prediction = self._predictor.predict(case.history, case.when, case.place, 1, options=self._options)
         return Sample((perf_counter() - started) * 1000, prediction.tokens_evaluated, prediction.decode_ms)
 
 

@@ -9,7 +9,6 @@ from types import TracebackType
 
 from edge_behavior.bench.diary import diary_of, synthetic_diary
 from edge_behavior.bench.lower_bound import LowerBoundScenario, SpeedScenario
-from edge_behavior.bench.native import NativeModel
 from edge_behavior.bench.options import BenchOptions
 from edge_behavior.bench.peers import PEERS, CompletionPeer, LabelPeer, PeerOptions
 from edge_behavior.bench.scenarios import PrefixScenario, Scenario, SessionScenario, Turns, WarmScenario
@@ -17,6 +16,7 @@ from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.util.numbers import file_size
 
 # Copies of the file that scenarios hold open, without and with --compare: what uses llama.cpp directly shares one.
@@ -32,7 +32,7 @@ class Setup:
 
     def __init__(self, bundle: Path, options: BenchOptions) -> None:
         self._bundle, self._options = bundle, options
-        self._native: NativeModel | None = None
+        self._native: LlamaModel | None = None
         self.manifest = manifest = read_manifest(bundle)
         length, places = manifest.layout.history_length, manifest.layout.places
         if options.history is None:
@@ -40,7 +40,7 @@ class Setup:
         else:
             self.diary = diary_of(options.history, manifest.candidates, length, options.rounds, places)
         with ExitStack() as stack:
-            tokenizer = stack.enter_context(NativeModel(bundle, vocab_only=True))
+            tokenizer = stack.enter_context(LlamaModel(bundle, vocab_only=True))
             self.encoder = PromptEncoder(
                 tokenizer.tokenize, manifest.layout, manifest.candidates, manifest.bos_id, manifest.eos_id
             )
@@ -134,10 +134,10 @@ class Setup:
     def _labels(self, name: str, options: PeerOptions) -> Scenario:
         return LabelPeer(self._model(), name, self.windows(), self.encoder, options)
 
-    def _model(self) -> NativeModel:
+    def _model(self) -> LlamaModel:
         """The one open model of everything that uses llama.cpp directly."""
         if self._native is None:
-            self._native = self._stack.enter_context(NativeModel(self._bundle))
+            self._native = self._stack.enter_context(LlamaModel(self._bundle))
         return self._native
 
     def windows(self) -> Sequence[list[int]]:

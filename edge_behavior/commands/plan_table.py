@@ -33,20 +33,20 @@ def counts_table(plan: Mapping[str, Any]) -> Table:
     """Samples, tokens and steps."""
     from rich.table import Table
 
-    table = Table("quantity", "value", title="what this run would do")
+    table = Table("quantity", "value", title="work")
     for key, value in plan.items():
-        if value is not None and not isinstance(value, dict):
-            table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+        if isinstance(value, int | str):
+            table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) else value)
     return table
 
 
 def memory_table(memory: Mapping[str, Any]) -> Table:
-    """GiB of every stage at its worst moment, by part."""
+    """Peak GiB of every stage, by part."""
     from rich.table import Table
 
     stages = {name: memory["stages"][name] for name in _STAGES if name in memory["stages"]}
     available = f"{memory['device_name']} has {memory['available'] / GIB:.1f} GiB"
-    table = Table("memory at once, GiB", title=f"what it would need; {available}")
+    table = Table("peak memory, GiB", title=f"memory; {available}")
     for name in stages:
         table.add_column(_STAGES[name], justify="right")
     for part, title in _PARTS.items():
@@ -57,11 +57,11 @@ def memory_table(memory: Mapping[str, Any]) -> Table:
 
 
 def time_table(time: Mapping[str, Any]) -> Table:
-    """How long every stage takes when none stops early."""
+    """How long every stage takes at most."""
     from rich.table import Table
 
-    table = Table("stage", title="time at most")
-    table.add_column("time", justify="right")
+    table = Table("stage", "time", title="time at most")
+    table.columns[1].justify = "right"
     for name, title in _STAGES.items():
         if name in time["stages"]:
             table.add_row(title, duration(time["stages"][name]))

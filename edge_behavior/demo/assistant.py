@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 
-from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.calibration import Calibration
 from edge_behavior.core.events import BehaviorEvent
-from edge_behavior.core.fusion import SOURCES
 from edge_behavior.demo.views import (
     BundleView,
     CandidateView,
@@ -26,8 +24,7 @@ from edge_behavior.demo.views import (
     StateView,
 )
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.engine import calibrations_of
-from edge_behavior.runtime.prediction import Prediction, RankedBehavior
+from edge_behavior.runtime.prediction import Prediction, PredictOptions, RankedBehavior
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session
 
@@ -61,7 +58,7 @@ class Ask:
         when: Local time; may precede the last event by as much as a clock that is set back.
         place: Where the user is then; None for a bundle without places.
         threshold: Suggest candidates of at least this probability; not used together with `precision`.
-        precision: Suggest the first candidate where such suggestions are right this often, see docs/calibration.md.
+        precision: Suggest the first candidate where such suggestions are right this often, see docs/integrate.md.
         coverage: Also give the prediction set: candidates among which the truth is this often.
         source: `model`, `habits` or `fused`; None takes the bundle's default.
         exhaustive: Evaluate every candidate, so that probabilities are exact and not lower bounds.
@@ -106,17 +103,17 @@ class Assistant:
     def bundle(self) -> BundleView:
         """What never changes: name, labels, and what may be asked of each source."""
         manifest = self._predictor.manifest
-        calibrations = calibrations_of(manifest)
+        calibrations = manifest.calibrations
         return BundleView(
             self._name,
             manifest.candidates.labels,
             manifest.architecture,
             manifest.quantization,
-            manifest.base_model.get("name"),
+            manifest.base_model.name,
             manifest.layout.history_length,
             manifest.layout.places,
-            {source: _levels(calibrations.get(source)) for source in _sources(manifest)},
-            "model" if manifest.habits is None else manifest.habits["default"],
+            {source: _levels(calibrations.get(source)) for source in manifest.sources},
+            manifest.default_source,
             STEP.seconds // 60,
         )
 
@@ -244,10 +241,9 @@ class Assistant:
             ask.when,
             ask.place,
             top_k=min(top_k, len(self._predictor.manifest.candidates)),
-            source=ask.source,
-            exhaustive=exhaustive,
-            precision=ask.precision,
-            coverage=ask.coverage,
+            options=PredictOptions(
+                source=ask.source, exhaustive=exhaustive, precision=ask.precision, coverage=ask.coverage
+            ),
         )
 
     def _replay(self, entries: list[Entry]) -> None:
@@ -273,11 +269,6 @@ class Assistant:
         begin = Counter(entry.event.place for entry in self._begin)
         known = [place for place, _ in begin.most_common(LISTED)] or list(PLACES)
         return list(dict.fromkeys([*known, *(entry.event.place for entry in self._entries[-LISTED:])]))
-
-
-def _sources(manifest: Manifest) -> list[str]:
-    """Sources that the bundle can answer from; `fused` needs its weights."""
-    return [source for source in SOURCES if source != "fused" or manifest.habits is not None]
 
 
 def _levels(calibration: Calibration | None) -> Levels:

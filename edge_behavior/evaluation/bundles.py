@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.calibration import Calibration, measure
 from edge_behavior.core.fusion import Fusion
-from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.evaluation.protocols import (
@@ -28,7 +27,6 @@ from edge_behavior.evaluation.protocols import (
     habit_log_probs,
     protocols,
 )
-from edge_behavior.runtime.engine import calibrations_of
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.util.progress import progress_bar
 
@@ -62,7 +60,7 @@ def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: W
         model = bundle_log_probs(predictor, table, union)
         masked = _masked_differs(predictor, table, union, model, choice.seed)
     default, raw = _sources(manifest, table, union, model)
-    calibrations, groups = calibrations_of(manifest), manifest.candidates.groups()
+    calibrations, groups = manifest.calibrations, manifest.candidates.groups()
     scores = {source: calibrations.get(source, Calibration()).scores(rows, groups) for source, rows in raw.items()}
 
     def scorer(rows: NDArray[np.float64]) -> Score:
@@ -117,10 +115,9 @@ def _sources(
     counts, held, places = manifest.candidates.counts, manifest.habits, manifest.layout.places
     if held is None:
         return "model", {"model": model, "habits": habit_log_probs(table, targets, counts, places=places)}
-    # Loading has checked these.
-    habits = habit_log_probs(table, targets, counts, HabitsConfig.from_dict(held["config"]), places)
-    fusion = Fusion.from_dict(held["fusion"], manifest.candidates.groups())
-    return str(held["default"]), {"model": model, "habits": habits, "fused": fusion.scores(model, habits)}
+    habits = habit_log_probs(table, targets, counts, held.config, places)
+    fusion = Fusion(held.weights, manifest.candidates.groups())
+    return held.default, {"model": model, "habits": habits, "fused": fusion.scores(model, habits)}
 
 
 def _measured(

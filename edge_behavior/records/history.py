@@ -1,6 +1,6 @@
 """History files: one user's past events, in the order in which they happened.
 
-What a file may look like is `records`' business; docs/histories.md says what is done with clocks that go back and with
+What a file may look like is `records`' business; docs/data.md says what is done with clocks that go back and with
 behaviors that are no candidates.
 """
 

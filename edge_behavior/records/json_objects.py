@@ -35,7 +35,7 @@ class JsonFile:
     nested: frozenset[str]
     array: bool
 
-    def way(self, name: str) -> tuple[str, ...]:
+    def key_path(self, name: str) -> tuple[str, ...]:
         """The keys that lead to a field."""
         return tuple(name.split(".")) if name in self.nested else (name,)
 
@@ -52,7 +52,7 @@ class JsonFile:
         """
         for line, found in _objects(self.text, self.array):
             where = f"{self.text.path}:{line}"
-            yield line, [_text(_at(found, self.way(name)), name, where) for name in wanted]
+            yield line, [_text(_at(found, self.key_path(name)), name, where) for name in wanted]
 
 
 def open_json(text: TextFile, first: str) -> JsonFile:

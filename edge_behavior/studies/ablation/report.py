@@ -47,10 +47,10 @@ def write_ablation(folder: AblationFolder) -> dict[str, Any]:
         "recipe": recipe.name,
         "backbone": "stand-in" if standin else recipe.backbone.path,
         "dataset": {
-            "name": dataset.info["source"]["name"],
+            "name": dataset.info.source.name,
             "fingerprint": dataset.fingerprint,
             "behaviors": len(dataset.candidates),
-            "splits": dataset.info["splits"],
+            "splits": dataset.info.to_dict()["splits"],
             "split": split_sentence(dataset),
         },
         "notes": notes,

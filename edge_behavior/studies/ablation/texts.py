@@ -13,7 +13,7 @@ from edge_behavior.evaluation.counters import COUNTERS
 from edge_behavior.evaluation.protocols import PROTOCOLS
 from edge_behavior.evaluation.tables import COLUMNS, pretty_name
 from edge_behavior.studies.ablation.summary import METRICS
-from edge_behavior.train.run.folder import STAGES
+from edge_behavior.train.stage_list import MODELS
 from edge_behavior.util.markdown import markdown_table, markdown_text
 from edge_behavior.util.numbers import NONE, difference, number
 
@@ -36,7 +36,7 @@ def columns() -> list[str]:
 
 def stage_rows(summary: Summary, protocol: str) -> list[TextRow]:
     """Counters, the untuned backbone and the full recipe after each stage."""
-    names = (*COUNTERS, "untuned", *STAGES)
+    names = (*COUNTERS, *MODELS)
     held = {name: summary["stages"][name][protocol] for name in names}
     return [TextRow(pretty_name(name), _values(held[name]), _behind(held[name], summary)) for name in names]
 

@@ -23,7 +23,6 @@ from edge_behavior.train.report.summary import (
     backbone_sentence,
     changed_settings,
     dataset_facts,
-    resolved_recipe,
     split_sentence,
     templates,
     units_of,
@@ -49,10 +48,10 @@ def write_card(run: RunFolder, dataset: Dataset) -> None:
 
 def render_card(run: RunFolder, dataset: Dataset) -> str:
     """The card as Markdown with YAML front matter."""
-    metrics, recipe = read_json(run.path / "metrics.json"), resolved_recipe(run)
+    metrics, recipe = read_json(run.path / "metrics.json"), run.recipe
     rows = all_rows(metrics)
-    standin = bool(run.state["backbone"]["standin"])
-    base = str(run.state["backbone"]["path"])
+    standin = run.state.backbone.standin
+    base = run.state.backbone.path
     prompt = example_prompt(run, dataset)
     text = templates(autoescape=False)
     text.filters["md"] = markdown_text
@@ -97,7 +96,7 @@ def example_prompt(run: RunFolder, dataset: Dataset) -> Prompt:
 
 
 def _front_matter(run: RunFolder, recipe: Recipe) -> dict[str, Any]:
-    base = str(run.state["backbone"]["path"])
+    base = run.state.backbone.path
     method = [recipe.b_tuning.method] if recipe.b_tuning.method != "none" else []
     return {
         "library_name": "peft",

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_behavior.bench.native import NativeModel
 from edge_behavior.bench.peers import CompletionPeer, LabelPeer, PeerOptions
 from edge_behavior.bench.scenarios import Turns, slot
 from edge_behavior.bench.setup import Setup
+from edge_behavior.runtime.llama.model import LlamaModel
 from tests import helpers
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_labels_one_by_one_have_the_models_probabilities(
-    cached: bool, tokens: object, native: NativeModel, setup: Setup
+    cached: bool, tokens: object, native: LlamaModel, setup: Setup
 ) -> None:
     prompts = setup.windows()
     peer = LabelPeer(native, "labels", prompts, setup.encoder, PeerOptions(1, Turns(0), cached))

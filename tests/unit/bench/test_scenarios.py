@@ -15,7 +15,7 @@ from edge_behavior.bench.setup import Setup
 from edge_behavior.bench.timing import Sample
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 
 
 def test_everything_takes_its_turns(setup: Setup) -> None:
@@ -92,7 +92,7 @@ def test_grown_prompts_are_the_sessions(bundle: Path) -> None:
         for i, prompt in enumerate(setup.grown()):
             case = setup.diary.case(i)
             session.observe(case.observed)
-            session.predict(case.when, case.place, source="model")
+            session.predict(case.when, case.place, top_k=None, options=PredictOptions(source="model"))
             assert predictor._engine.backend.held == prompt
             lengths.append(len(session.events))
         assert lengths == [7, 8, 9, 10, 6] * 3

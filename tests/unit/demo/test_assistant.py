@@ -14,7 +14,7 @@ from edge_behavior.demo.assistant import Ask, Assistant
 from edge_behavior.demo.views import EventView, Levels, PrecisionLevel, PredictionView
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests.demo_bundle import LABELS, LENGTH
 
 START = datetime(2024, 3, 18, 8)
@@ -60,7 +60,7 @@ class TestBundle:
 
 class TestPredict:
     def test_is_the_predictor_s_own_answer(self, assistant: Assistant, predictor: Predictor) -> None:
-        expected = predictor.predict(HISTORY, NOW, "home", top_k=5, exhaustive=True, coverage=0.8)
+        expected = predictor.predict(HISTORY, NOW, "home", 5, options=PredictOptions(exhaustive=True, coverage=0.8))
         said = assistant.predict(ask(exhaustive=True, coverage=0.8))
         assert labels(said) == [r.behavior for r in expected.ranked]
         assert [item.probability for item in said.ranked] == pytest.approx(
@@ -84,7 +84,7 @@ class TestPredict:
     def test_the_threshold_holds_for_the_exact_probabilities(
         self, assistant: Assistant, predictor: Predictor, source: str, threshold: float
     ) -> None:
-        exact = predictor.predict(HISTORY, NOW, "home", top_k=5, source=source, exhaustive=True)
+        exact = predictor.predict(HISTORY, NOW, "home", 5, options=PredictOptions(source=source, exhaustive=True))
         said = assistant.predict(ask(threshold=threshold, source=source))
         assert suggested(said) == [r.behavior for r in exact.ranked if r.probability >= threshold]
 
@@ -207,7 +207,7 @@ class TestTimeline:
         assert len(assistant.state().events) == 4
         # What was taken back leaves no trace in the prediction.
         seen = [*HISTORY, BehaviorEvent("home or not", NOW, LABELS[2])]
-        expected = predictor.predict(seen, NOW, "home", top_k=5, exhaustive=True)
+        expected = predictor.predict(seen, NOW, "home", 5, options=PredictOptions(exhaustive=True))
         said = assistant.predict(ask(exhaustive=True))
         assert [item.probability for item in said.ranked] == pytest.approx(
             [r.probability for r in expected.ranked], abs=1e-6

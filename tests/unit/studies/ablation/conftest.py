@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ImportOptions
 from edge_behavior.data.simulator.simulator import simulate
 from edge_behavior.train.recipe import Recipe, load_recipe
 
@@ -24,7 +25,7 @@ QUICK = [
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ablation")
     simulate(30, 6, 1, folder / "log.csv")
-    import_log(folder / "log.csv", "csv", folder / "data", source_name="synth")
+    import_log(folder / "log.csv", "csv", folder / "data", ImportOptions(source_name="synth"))
     return folder / "data"
 
 

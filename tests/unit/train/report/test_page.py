@@ -19,6 +19,7 @@ import yaml
 
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.data.dataset import Dataset
+from edge_behavior.data.info import LogFile, LogSource
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.counters import COUNTERS
 from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
@@ -28,6 +29,7 @@ from edge_behavior.train.report.card import example_prompt, render_card, write_c
 from edge_behavior.train.report.page import logged, render_report, tensorboard_scalars, write_report
 from edge_behavior.train.run.folder import RunFolder, write_json, write_text
 from edge_behavior.util.numbers import number
+from tests.dataset_info import dataset_info
 
 EVIL = "<script>alert(1)</script>"
 LABELS = ("Video", EVIL, '$x$ & "y" --> `z|`', "看漫画", "rare <b>")
@@ -107,17 +109,8 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         data.mkdir()
         out.mkdir()
         pq.write_table(pa.table({"place": [0, 1], "name": ["home", EVIL], "events": [5, 4]}), data / "places.parquet")
-        part = {"users": 8, "events": 1234, "windows": 1000}
-        info = {
-            "schema_version": 1,
-            "source": {"name": "log <1>.csv", "format": "csv", "files": [{"name": "log <1>.csv", "sha256": "ab12"}]},
-            "splits": {"train": part, "validation": part, "test": part},
-            "span": {"start": "2024-03-01T06:00:00", "end": "2024-04-01T06:00:00"},
-            "options": {},
-            "place": {"kind": "column"},
-            "content": {},
-            "candidates": {"labels": list(labels), "counts": list(counts)},
-        }
+        source = LogSource("log <1>.csv", "csv", (LogFile("log <1>.csv", "ab12", 9),))
+        info = dataset_info(candidates, source=source)
         dataset = Dataset(data, info, candidates)
         standin = backbone is None
         recipe = parse_recipe({"name": "tiny", "backbone": backbone or {}, "b_tuning": {"method": method}}, "test")

@@ -31,7 +31,7 @@ def recipe(tmp_path: Path) -> Recipe:
 def test_files_that_training_reads_are_hashed(recipe: Recipe) -> None:
     found = read_inputs(recipe)
     assert set(found["backbone.path"]) == {"config.json", "merges.txt", "model.safetensors"}
-    assert found["a_tuning.aux_path"]["talk.jsonl"]["sha256"] == hashlib.sha256(b"talk").hexdigest()
+    assert found["a_tuning.aux_path"]["talk.jsonl"].sha256 == hashlib.sha256(b"talk").hexdigest()
 
 
 def test_nothing_is_read_where_nothing_is_pointed_to(tmp_path: Path, recipe: Recipe) -> None:
@@ -51,7 +51,7 @@ def test_a_file_of_the_same_size_and_time_is_not_read_again(
     assert read == []
     status = (tmp_path / "talk.jsonl").stat()
     os.utime(tmp_path / "talk.jsonl", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert read_inputs(recipe, known)["a_tuning.aux_path"]["talk.jsonl"]["sha256"] == "new"
+    assert read_inputs(recipe, known)["a_tuning.aux_path"]["talk.jsonl"].sha256 == "new"
     assert read == ["talk.jsonl"]
     inputs._checksum.cache_clear()
 
