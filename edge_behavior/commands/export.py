@@ -202,13 +202,14 @@ def inspect_command(
 
 def _show_report(report: ExportReport) -> None:
     from edge_behavior.evaluation.calibration_tables import calibration_lines
+    from edge_behavior.util.numbers import file_size
     from edge_behavior.util.terminal import open_console
 
     # GGUF files have typed tensors, ONNX folders operators that hold weights.
     counts, what = (report.tensor_types, "tensors") if report.operators is None else (report.operators, "operators")
     types = ", ".join(f"{count} {name}" for name, count in (counts or {}).items())
     console = open_console()
-    console.print(f"{report.bundle}: {report.bytes / 1e6:.1f} MB, {report.architecture} {report.quantization}")
+    console.print(f"{report.bundle}: {file_size(report.bytes)}, {report.architecture} {report.quantization}")
     console.print(f"{what}: {types}; {report.segments_checked} segments are tokenized as in training")
     for name, why in report.parity.tried.items():
         console.print(f"not {name}: {'; '.join(why)}")

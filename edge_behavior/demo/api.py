@@ -19,7 +19,7 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Fields of a request, all required, with the types of their values, and what to do with them."""
+    """Fields of a request, all required, with the types of their values, and the function that answers it."""
 
     fields: Mapping[str, tuple[type, ...]]
     answer: Callable[[Assistant, Fields], View]
@@ -42,8 +42,8 @@ def _dismiss(assistant: Assistant, fields: Fields) -> View:
     return assistant.state()
 
 
-def _make_up_day(assistant: Assistant, fields: Fields) -> View:
-    assistant.make_up_day(parse_time(fields["day"], "day"))
+def _fill_sample_day(assistant: Assistant, fields: Fields) -> View:
+    assistant.fill_sample_day(parse_time(fields["day"], "day"))
     return assistant.state()
 
 
@@ -77,7 +77,7 @@ POST: Mapping[str, Endpoint] = {
     "api/restore": Endpoint({}, _then_state(Assistant.restore)),
     "api/undo": Endpoint({}, _then_state(Assistant.undo)),
     "api/start-over": Endpoint({}, _then_state(Assistant.start_over)),
-    "api/made-up-day": Endpoint({"day": (str,)}, _make_up_day),
+    "api/made-up-day": Endpoint({"day": (str,)}, _fill_sample_day),
 }
 
 
@@ -88,9 +88,9 @@ def read_fields(body: bytes, known: Mapping[str, tuple[type, ...]]) -> dict[str,
         EdgebError: naming the field that is missing, unknown or of the wrong type.
     """
     try:
-        # Every number is a float: an integer may be too long to be made one later.
+        # All numbers as floats: a long integer could not be converted later.
         fields = json.loads(body, parse_int=float, parse_constant=_refuse)
-    # Deep nesting runs out of stack before it is seen that no field may be nested.
+    # Deep nesting overflows the stack before the check that fields are flat.
     except (ValueError, RecursionError):
         raise EdgebError("the request is not JSON", "send one JSON object in UTF-8") from None
     if not isinstance(fields, dict):

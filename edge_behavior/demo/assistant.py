@@ -1,6 +1,6 @@
-"""What the page shows and changes: one user's events on a loaded bundle, dismissed suggestions, the next prediction.
+"""The assistant behind the page: one user's events on a loaded bundle, dismissed suggestions, the next prediction.
 
-Knows nothing of HTTP. Everything lives in memory and is gone when the process ends.
+Knows nothing of HTTP. All state is in memory and gone when the process ends.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from edge_behavior.runtime.session import Session
 
 # Suggestions on the phone.
 SHOWN = 5
-# Events that are sent to the page, and events that a day in this page may have.
+# Events that the page lists, and events that a day may have.
 LISTED, MOST_EVENTS = 60, 20_000
-# The clock moves on by so much after an event.
+# How far the clock moves on after an event.
 STEP = timedelta(minutes=15)
 # Offered where no history names any; a bundle does not know its users' places.
 PLACES = ("home", "work", "transit", "leisure")
-_MADE_UP_DAY = (
+_SAMPLE_DAY = (
     (7, 5, "home"), (7, 30, "home"), (8, 15, "transit"), (9, 10, "work"), (12, 20, "work"), (12, 45, "work"),
     (15, 30, "work"), (18, 10, "transit"), (19, 15, "home"),
 )  # fmt: skip
@@ -44,7 +44,7 @@ _MADE_UP_DAY = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the timeline; `origin` is `history`, `added`, `accepted` or `made up`."""
+    """One event of the timeline; `origin` is `history`, `added`, `accepted` or `made up`."""
 
     event: BehaviorEvent
     origin: str
@@ -52,16 +52,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ask:
-    """The context to predict for, and the rule by which to suggest.
+    """The context to predict for, and when to suggest.
 
     Attributes:
-        when: Local time, before the last event by what a clock may go back.
+        when: Local time; may precede the last event by as much as a clock that is set back.
         place: Where the user is then; None for a bundle without places.
         threshold: Suggest candidates of at least this probability; not used together with `precision`.
-        precision: Suggest the first candidate where suggestions are right this often, see docs/integrate.md.
-        coverage: Also name the likely set.
+        precision: Suggest the first candidate where such suggestions are right this often, see docs/integrate.md.
+        coverage: Also give the prediction set: candidates among which the truth is this often.
         source: `model`, `habits` or `fused`; None takes the bundle's default.
-        exhaustive: Look at every candidate, so that every probability is exact.
+        exhaustive: Evaluate every candidate, so that probabilities are exact and not lower bounds.
     """
 
     when: datetime
@@ -128,15 +128,15 @@ class Assistant:
                 list(self._dismissed),
                 len(self._begin),
                 self._places(),
-                _after(last).isoformat(timespec="minutes"),
-                self._asked(last.place if last else PLACES[0]),
+                _clock_after(last).isoformat(timespec="minutes"),
+                self._shown_place(last.place if last else PLACES[0]),
             )
 
     def predict(self, ask: Ask) -> PredictionView:
-        """Rank the candidates and apply the rule.
+        """Rank the candidates and mark those to suggest.
 
-        Dismissed candidates are left out of what is shown, not of the probabilities: a dismissal says that the user
-        does not want to hear of it, not that it will not happen.
+        Dismissed candidates are not shown but keep their probability: the user does not want the suggestion, which
+        does not make the behavior less likely.
 
         Raises:
             EdgebError: a time too long before the last event, or something the bundle was not calibrated for.
@@ -164,10 +164,10 @@ class Assistant:
             )
 
     def add(self, behavior: str, place: str | None, when: datetime, accepted: bool) -> None:
-        """Append what the user did; what was dismissed may be suggested again.
+        """Append an event; dismissed candidates may be suggested again.
 
         Raises:
-            EdgebError: not a candidate, a place missing or too many, too long before the last event, or too many
+            EdgebError: not a candidate, a place missing or given in vain, too long before the last event, or too many
                 events; nothing is changed.
         """
         with self._lock:
@@ -193,7 +193,7 @@ class Assistant:
                 self._dismissed.append(label)
 
     def restore(self) -> None:
-        """Suggest again what was dismissed."""
+        """Forget all dismissals."""
         with self._lock:
             self._dismissed.clear()
 
@@ -213,8 +213,8 @@ class Assistant:
         with self._lock:
             self._replay(self._begin)
 
-    def make_up_day(self, day: datetime) -> None:
-        """Fill an empty timeline with a day drawn, by a fixed seed, from what the bundle itself predicts.
+    def fill_sample_day(self, day: datetime) -> None:
+        """Fill an empty timeline with synthetic events, drawn from the bundle's own predictions with a fixed seed.
 
         Raises:
             EdgebError: the timeline is not empty.
@@ -223,12 +223,12 @@ class Assistant:
             if self._entries:
                 raise EdgebError("the day already has events", "start over first")
             rng = random.Random(0)
-            for hour, minute, place in _MADE_UP_DAY:
+            for hour, minute, place in _SAMPLE_DAY:
                 when = datetime.combine(day.date(), time(hour, minute))
-                # Each at most twice: the first candidate all day long would be no day.
+                # Each at most twice: the same candidate all day long shows nothing.
                 drawn = Counter(entry.event.behavior for entry in self._entries)
                 top_k = min(2 * SHOWN, len(self._predictor.manifest.candidates))
-                ranked = self._session.predict(when, self._asked(place), top_k=top_k).ranked
+                ranked = self._session.predict(when, self._shown_place(place), top_k=top_k).ranked
                 ranked = tuple(r for r in ranked if drawn[r.behavior] < 2) or ranked
                 label = rng.choices([r.behavior for r in ranked], [r.probability for r in ranked])[0]
                 event = BehaviorEvent(place, when, label)
@@ -247,7 +247,7 @@ class Assistant:
         )
 
     def _replay(self, entries: list[Entry]) -> None:
-        """A session cannot forget, so a new one sees the events that are left."""
+        """Show a new session the events that are left; a session cannot forget."""
         session = self._predictor.session()
         for entry in entries:
             session.observe(entry.event)
@@ -256,11 +256,11 @@ class Assistant:
 
     def _shown(self, entry: Entry) -> EventView:
         event = entry.event
-        place = self._asked(event.place)
+        place = self._shown_place(event.place)
         return EventView(event.time.isoformat(timespec="seconds"), place, event.behavior, entry.origin)
 
-    def _asked(self, place: str) -> str | None:
-        """A place as the predictor takes it and the page shows it."""
+    def _shown_place(self, place: str) -> str | None:
+        """A place as the predictor and the page take it: None where the bundle has no places."""
         return place if self._predictor.manifest.layout.places else None
 
     def _places(self) -> list[str]:
@@ -278,8 +278,8 @@ def _levels(calibration: Calibration | None) -> Levels:
     return Levels(reached, list(calibration.coverage))
 
 
-def _after(event: BehaviorEvent | None) -> datetime:
-    """When it is now: a step after the last event, or this machine's time."""
+def _clock_after(event: BehaviorEvent | None) -> datetime:
+    """The page's current time: a step after the last event, or this machine's time."""
     if event is None:
         return datetime.now().replace(second=0, microsecond=0)
     return min(event.time, datetime.max - STEP) + STEP
@@ -291,7 +291,7 @@ def _check_room(count: int) -> None:
 
 
 def _decided(prediction: Prediction, threshold: float) -> bool:
-    """Whether no candidate shown can be on either side of the threshold, given what was not looked at."""
+    """Whether each candidate shown is on one side of the threshold for sure, given what was not evaluated."""
     seen = 1 - prediction.unexpanded
     return all(r.probability >= threshold or r.probability < threshold * seen for r in prediction.ranked)
 

@@ -96,7 +96,7 @@ class PredictionView:
     Attributes:
         ranked: Most probable first, without what was dismissed.
         likely: The prediction set; None where no coverage was asked for.
-        unexpanded: The most probability that candidates not looked at can have together.
+        unexpanded: Upper bound of the probability of all candidates that were not evaluated, together.
         window: Events that the session's prompt holds.
     """
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edge_behavior.errors import EdgebError, system_error
 from edge_behavior.util.files import new_folder
+from edge_behavior.util.numbers import file_size
 
 SPARE_BYTES = 64 << 20
 
@@ -32,6 +33,6 @@ def require_space(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise EdgebError(
-            f"export needs {needed / 1e9:.1f} GB in {folder.parent}, {free / 1e9:.1f} GB are free",
+            f"export needs {file_size(needed)} in {folder.parent}, {file_size(free)} are free",
             "free some space or choose another --out",
         )

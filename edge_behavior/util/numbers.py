@@ -32,7 +32,7 @@ def significant(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def file_size(size: int) -> str:
+def file_size(size: float) -> str:
     """Bytes on disk in MB, from 1 GB on in GB (powers of ten, as file managers count)."""
     return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"
 

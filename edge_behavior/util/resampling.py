@@ -1,6 +1,6 @@
-"""What varies together in a measurement, and so is drawn together when an interval is made or a fold is left out.
+"""Resampling units: which windows vary together, so that bootstraps draw and folds leave out whole units.
 
-Knows windows by their numbers only; `data.resampling` says which of them belong together.
+Knows windows by number only; `data.resampling` decides which belong together.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-UNITS = ("users", "groups", "day_blocks")
-
 
 @dataclass(frozen=True)
 class Resampling:
     """The units of some windows.
 
     Attributes:
-        codes: [n] unit of each window; equal numbers are drawn together.
-        unit: One of UNITS.
+        codes: [n] number of each window's unit.
+        unit: `users`, `groups` or `day_blocks`.
         days: Length of a block of days; None for other units.
     """
 
@@ -36,11 +34,11 @@ class Resampling:
 
     @property
     def split(self) -> str:
-        """How the dataset was split: blocks of days are of one split by `time`, the others of one by `users`."""
+        """How the dataset was split: blocks of days come from a split by `time`, other units from one by `users`."""
         return "time" if self.unit == "day_blocks" else "users"
 
     def take(self, rows: NDArray[np.bool_]) -> Resampling:
-        """Those of some of the windows."""
+        """The units of some of the windows."""
         return replace(self, codes=self.codes[rows])
 
     def facts(self) -> dict[str, Any]:

@@ -236,7 +236,7 @@ class TestTimeline:
         assert assistant.state() == before
 
     def test_more_events_than_the_model_sees(self, assistant: Assistant) -> None:
-        """The window grows to L + 20 and is anchored anew; the timeline keeps all, the page lists the last."""
+        """The window grows to L + 20 and is re-based; the timeline keeps all, the page lists the last."""
         windows = []
         for i in range(70):
             assistant.add(LABELS[i % 3], "home", NOW + timedelta(minutes=i), accepted=False)
@@ -263,12 +263,12 @@ class TestTimeline:
         assert Assistant(predictor, "tiny", [last]).state().now == "9999-12-31T23:59"
 
 
-class TestMadeUpDay:
+class TestSampleDay:
     def test_is_the_same_every_time_and_marked(self, predictor: Predictor) -> None:
         days = []
         for _ in range(2):
             assistant = Assistant(predictor, "tiny", ())
-            assistant.make_up_day(NOW)
+            assistant.fill_sample_day(NOW)
             days.append(assistant.state().events)
         assert days[0] == days[1]
         assert {event.origin for event in days[0]} == {"made up"}
@@ -279,7 +279,7 @@ class TestMadeUpDay:
 
     def test_only_fills_an_empty_day(self, assistant: Assistant) -> None:
         with pytest.raises(EdgebError, match="already"):
-            assistant.make_up_day(NOW)
+            assistant.fill_sample_day(NOW)
 
 
 class TestWithoutPlaces:
@@ -301,10 +301,10 @@ class TestWithoutPlaces:
             with pytest.raises(EdgebError, match="without places"):
                 call()
 
-    def test_a_day_is_made_up_without_them(self, predictor: Predictor) -> None:
+    def test_a_sample_day_without_them(self, predictor: Predictor) -> None:
         manifest = replace(predictor.manifest, layout=replace(predictor.manifest.layout, places=False))
         empty = Assistant(Predictor(manifest, predictor._engine.backend), "tiny.gguf")
-        empty.make_up_day(START)
+        empty.fill_sample_day(START)
         assert len(empty.state().events) > 5
 
     def test_with_places_one_is_needed(self, assistant: Assistant) -> None:
