@@ -44,7 +44,7 @@ def load_records(database: Database, file: RecordFile, wanted: Sequence[str], lo
         else:
             return
     copy = _copied(file, wanted, database.folder)
-    load(_csv(copy, wanted, ",", 0, gzipped=False, count=len(wanted), cells=range(len(wanted))))
+    load(_csv(copy, range(len(wanted)), len(wanted)))
     copy.unlink()
 
 
@@ -66,7 +66,7 @@ def _direct(file: RecordFile, wanted: Sequence[str]) -> str | None:
         if not file.plain_header or _has_odd_bytes(text, file.delimiter):
             return None
         cells = [file.names.index(name) for name in wanted]
-        return _csv(text.path, wanted, file.delimiter, file.header_line, text.gzipped, len(file.names), cells)
+        return _csv(text.path, cells, len(file.names), file.delimiter, skip=file.header_line, gzipped=text.gzipped)
     assert isinstance(file, JsonFile)
     if file.array or _has_odd_bytes(text, None):
         return None
@@ -77,10 +77,11 @@ def _direct(file: RecordFile, wanted: Sequence[str]) -> str | None:
 
 
 def _csv(
-    path: Path, wanted: Sequence[str], delimiter: str, skip: int, gzipped: bool, count: int, cells: Sequence[int]
+    path: Path, fields: Sequence[int], count: int, delimiter: str = ",", *, skip: int = 0, gzipped: bool = False
 ) -> str:
+    """Some of the `count` fields of a delimited file as a relation, without its first `skip` lines."""
     types = ", ".join(f"'f{i}': 'VARCHAR'" for i in range(count))
-    chosen = ", ".join(f"f{i} AS {name}" for i, name in zip(cells, CELLS[: len(wanted)], strict=True))
+    chosen = ", ".join(f"f{i} AS {name}" for i, name in zip(fields, CELLS[: len(fields)], strict=True))
     return (
         f"(SELECT {chosen} FROM read_csv({file_literal(path)}, auto_detect=false, columns={{{types}}}, "
         f"delim={literal(delimiter)}, header=false, skip={skip}, quote='\"', escape='\"', encoding='utf-8'"
