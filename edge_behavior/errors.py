@@ -64,7 +64,7 @@ _FULL = "free some space, or choose a place on another disk"
 _SYSTEM: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("the disk is full", _FULL),
     errno.EDQUOT: ("the disk quota is used up", _FULL),
-    errno.EFBIG: ("the file gets larger than this disk or `ulimit -f` allows", "choose a place on another disk"),
+    errno.EFBIG: ("the file is too large for this disk or for `ulimit -f`", "choose a place on another disk"),
     errno.EROFS: ("the disk is read-only", "choose a place that can be written"),
     errno.EACCES: ("permission denied", "check the permissions of the file and of the folders above it"),
     errno.EPERM: ("not permitted", "check the permissions of the file and of the folders above it"),
