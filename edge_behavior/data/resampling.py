@@ -1,7 +1,7 @@
 """Resampling units of windows for confidence intervals: users, groups of users, or blocks of days.
 
 A dataset split by users is evaluated on unseen people: whole users are resampled, or whole groups of them. One split by
-time is evaluated on later days of known people: blocks of days are resampled. docs/data.md gives the reasons.
+time is evaluated on later days of known people: blocks of days are resampled. docs/evaluate.md has the reasons.
 """
 
 from __future__ import annotations
