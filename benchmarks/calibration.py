@@ -29,8 +29,8 @@ from edge_behavior.core.calibration import (
     conformal_threshold,
     conformity,
     expected_calibration_error,
-    likely_sets,
     measure,
+    prediction_sets,
 )
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.fusion import Fusion
@@ -40,10 +40,11 @@ from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.evaluation.bundles import bundle_log_probs
 from edge_behavior.evaluation.calibration_tables import calibration_rows
 from edge_behavior.evaluation.protocols import WindowChoice, check_labels_match, habit_log_probs, protocols
-from edge_behavior.evaluation.tables import number
 from edge_behavior.fit.mixture import HeldOut, score_held_out
-from edge_behavior.runtime.engine import calibrations_of
+from edge_behavior.runtime.prediction import PredictOptions
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.util.markdown import markdown_table
+from edge_behavior.util.numbers import number
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 1000
@@ -95,7 +96,7 @@ def sets_by_group(groups: tuple[str, ...]) -> Sets:
 def sets_by_probability(probs: Floats, truth: Ints, coverage: float) -> Callable[[Floats], Bools]:
     """As they are shipped: every candidate of at least a probability."""
     least = conformal_threshold(conformity(probs, truth), coverage)
-    return lambda new: likely_sets(new, least)
+    return lambda new: prediction_sets(new, least)
 
 
 def compare_sets(
@@ -138,15 +139,13 @@ def raw_scores(manifest: Manifest, model: Floats, habits: Floats) -> dict[str, F
     """Scores [n, B] of every source, as they come."""
     scores = {"model": model, "habits": habits}
     if manifest.habits is not None:
-        scores["fused"] = Fusion.from_dict(manifest.habits["fusion"], manifest.candidates.groups()).scores(
-            model, habits
-        )
+        scores["fused"] = Fusion(manifest.habits.weights, manifest.candidates.groups()).scores(model, habits)
     return scores
 
 
 def tokens(predictor: Predictor, table: EventTable, targets: Ints, sources: list[str]) -> dict[str, Any]:
     """Mean tokens that one prediction evaluates: those of its question and of the label trie."""
-    asked: Mapping[str, dict[str, Any]] = {
+    asked: Mapping[str, dict[str, float | bool]] = {
         "first": {},
         f"first, precision {COST_PRECISION:g}": {"precision": COST_PRECISION},
         f"first, coverage {COST_COVERAGE:g}": {"coverage": COST_COVERAGE},
@@ -156,12 +155,12 @@ def tokens(predictor: Predictor, table: EventTable, targets: Ints, sources: list
     found: dict[str, Any] = {}
     for source in sources:
         for name, wanted in asked.items():
-            spent = []
+            spent, options = [], PredictOptions(source=source, **wanted)  # type: ignore[arg-type]
             for target in targets:
                 event, history = table.event(int(target)), table.history(int(target), length)
                 # Asked something else before, so that the history is cached and nothing of the answer is.
-                predictor.predict(history, event.time, "elsewhere", 1, source="model")
-                spent.append(predictor.predict(history, event.time, event.place, 1, source=source, **wanted))
+                predictor.predict(history, event.time, "elsewhere", 1, options=PredictOptions(source="model"))
+                spent.append(predictor.predict(history, event.time, event.place, 1, options=options))
             found.setdefault(source, {})[name] = float(np.mean([p.tokens_evaluated for p in spent]))
     return found
 
@@ -170,7 +169,7 @@ def measured(
     manifest: Manifest, held: HeldOut, table: EventTable, targets: Ints, scores: dict[str, Floats]
 ) -> dict[str, Any]:
     """One protocol: what `edgeb evaluate` gives, with intervals and the other kinds of sets."""
-    calibrations, groups = calibrations_of(manifest), manifest.candidates.groups()
+    calibrations, groups = manifest.calibrations, manifest.candidates.groups()
     truth, users = table.behavior[targets].astype(np.int64), table.user_of(targets)
     fitted = raw_scores(manifest, held.model, held.habits)
     found: dict[str, Any] = {}
@@ -198,11 +197,11 @@ def run(bundle: Path, data: Path, per_behavior: int) -> dict[str, Any]:
         chosen = protocols("both", test, length, WindowChoice(per_behavior=per_behavior))
         union = np.unique(np.concatenate([p.targets for p in chosen]))
         model = bundle_log_probs(predictor, test, union)
-        sources = [name for name in calibrations_of(manifest) if name != "habits"]
+        sources = [name for name in manifest.calibrations if name != "habits"]
         natural = chosen[0].targets
         some = np.random.default_rng(0).choice(natural, min(COST_WINDOWS, len(natural)), replace=False)
         cost = tokens(predictor, test, np.sort(some), sources)
-    config = HabitsConfig() if manifest.habits is None else HabitsConfig.from_dict(manifest.habits["config"])
+    config = HabitsConfig() if manifest.habits is None else manifest.habits.config
     scores = raw_scores(manifest, model, habit_log_probs(test, union, manifest.candidates.counts, config))
     held = score_held_out(bundle, data, config=config)
     found: dict[str, Any] = {}
@@ -213,8 +212,8 @@ def run(bundle: Path, data: Path, per_behavior: int) -> dict[str, Any]:
         found[protocol.name]["users"] = len(np.unique(test.user_of(protocol.targets)))
     return {
         "bundle": {"quantization": manifest.quantization, "candidates": len(manifest.candidates)},
-        "default": "model" if manifest.habits is None else manifest.habits["default"],
-        "calibration": manifest.calibration,
+        "default": manifest.default_source,
+        "calibration": manifest.calibration.to_dict(),
         "test": found,
         "cost": cost,
     }
@@ -223,8 +222,7 @@ def run(bundle: Path, data: Path, per_behavior: int) -> dict[str, Any]:
 def table_of(rows: list[list[str]]) -> list[str]:
     """Rows as Markdown, the first one the header."""
     head, *rest = rows
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rest), ""]
+    return [*markdown_table(head, rest), ""]
 
 
 def spread(pair: list[float]) -> str:
@@ -242,7 +240,7 @@ def markdown(name: str, found: dict[str, Any]) -> str:
     lines = [
         f"# Calibration: {name}",
         "",
-        "Made by `benchmarks/calibration.py`; what is measured: docs/calibration.md.",
+        "Made by `benchmarks/calibration.py`; what is measured: docs/integrate.md.",
         "",
     ]
     lines += [

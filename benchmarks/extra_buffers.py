@@ -17,12 +17,13 @@ from unittest.mock import patch
 
 from transformers import Qwen2ForCausalLM
 
-from edge_behavior.bench.native import NativeContext, NativeModel
-from edge_behavior.bench.timing import machine
+from edge_behavior.bench.timing import Machine
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.simulator.behaviors import LABELS, PLACES
 from edge_behavior.export.gguf.quantize import quantize
 from edge_behavior.export.gguf.writer import write_gguf
+from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.train.recipe import BackboneConfig
 from edge_behavior.train.standin.everyday import EverydayText
 from edge_behavior.train.standin.model import architecture, document_text, train_tokenizer
@@ -51,8 +52,8 @@ def compare(path: Path) -> dict[int, tuple[float, float]]:
         contexts = []
         for extra in (True, False):
             with patch("edge_behavior.runtime.llama.model.extra_buffers", return_value=extra):
-                model = stack.enter_context(NativeModel(path))
-            contexts.append(stack.enter_context(NativeContext(model, max(TOKENS), threads=1)))
+                model = stack.enter_context(LlamaModel(path))
+            contexts.append(stack.enter_context(LlamaContext(model, ContextOptions(max(TOKENS), threads=1))))
         for turn in range(ROUNDS):
             for count in TOKENS:
                 # Neither is always the one that finds the caches full of the other.
@@ -66,12 +67,12 @@ def compare(path: Path) -> dict[int, tuple[float, float]]:
 
 
 def main() -> None:
-    about = machine(1)
+    about = Machine.here(1)
     lines = [
         "# llama.cpp's extra buffers",
         "",
-        f"By benchmarks/extra_buffers.py on {about['processor']}, one thread, llama-cpp-python",
-        f"{about['llama_cpp_python']} ({about['llama_cpp_features']}).",
+        f"By benchmarks/extra_buffers.py on {about.processor}, one thread, llama-cpp-python",
+        f"{about.llama_cpp_python} ({about.llama_cpp_features}).",
         "Milliseconds of one decode with them → without them, medians; how many times longer without.",
         "",
         "| format | " + " | ".join(f"{count} token{'s' * (count > 1)}" for count in TOKENS) + " |",

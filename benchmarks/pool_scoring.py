@@ -44,7 +44,7 @@ from edge_behavior.data.windows import natural_windows
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.recipe import load_recipe
 from edge_behavior.train.rows.samples import window_prompt
-from edge_behavior.train.stages.scoring import draw_formats, score_windows
+from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
 from edge_behavior.train.standin.model import architecture, standin_tokenizer
 from edge_behavior.train.trainer.backbone import load_tokenizer
 
@@ -73,8 +73,8 @@ class Case:
 
 def by_trie(case: Case, targets: NDArray[np.int64]) -> Scores:
     """[n, B] by the package's own pass."""
-    formats = draw_formats(case.encoder, len(targets), 0)
-    return score_windows(case.model, case.encoder, case.table, targets, formats, "trie").log_probs
+    windows = WindowSet(case.table, targets, draw_formats(case.encoder, len(targets), 0))
+    return score_windows(case.model, case.encoder, windows, ScoringPass("trie")).log_probs
 
 
 def by_cache(case: Case, targets: NDArray[np.int64]) -> Scores:

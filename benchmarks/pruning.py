@@ -36,11 +36,12 @@ from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.simulator.behaviors import PLACES
 from edge_behavior.data.windows import eligible
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.prune.vocabulary import plan_pruning
 from edge_behavior.export.prune.words import domain_texts
 from edge_behavior.export.run_source import run_source
+from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.runtime.predictor import Predictor
 
@@ -103,7 +104,7 @@ def sizes(work: Path, tokenizer: Path) -> list[dict[str, Any]]:
         for prune in ("off", "on"):
             out = work / f"{quant}-{prune}.gguf"
             profile = ExportProfile(quant=quant, prune=prune, **model_05b.UNGATED)
-            report = export_bundle(source, out, profile, force=True)
+            report = export_gguf(source, out, profile, force=True).to_dict()
             row[prune] = {key: report[key] for key in ("bytes", "quantization", "tensor_types", "pruning")}
             out.unlink()
         row["ratio"] = row["on"]["bytes"] / row["off"]["bytes"]
@@ -124,7 +125,7 @@ def predictions(run: Path, work: Path) -> dict[str, Any]:
         profile = ExportProfile(
             quant="f32", prune=prune, extra_tokens=0, habits="off", calibrate="off", **model_05b.UNGATED
         )
-        reports.append(export_bundle(source, out, profile, force=True))
+        reports.append(export_gguf(source, out, profile, force=True).to_dict())
         with Predictor.load(out, threads=1, exact_math=True, prefix_cache=False) as predictor:
             asked = [(table.history(int(t)), table.event(int(t))) for t in targets]
             scores.append([predictor.log_probs(history, e.time, e.place) for history, e in asked])

@@ -1,6 +1,6 @@
 """How predictable the simulated users are: the simulator's own best guess against simple counters.
 
-    python benchmarks/simulator_ceiling.py             # the table of docs/simulator.md and its JSON under results/
+    python benchmarks/simulator_ceiling.py             # the table and JSON of results/simulator_ceiling
     python benchmarks/simulator_ceiling.py --fit 10    # fit the behaviors' weights to their target shares, print them
 
 Every window is a user's last 20 events and the next one. Users are halved: the counters that learn from other

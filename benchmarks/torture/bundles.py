@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.torture.supervised import DIFFERENT, REFUSED, SAME, Judge, Outcomes, judged
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.predictor import Prediction, Predictor
+from edge_behavior.runtime.predictor import Prediction, PredictOptions, Predictor
 from edge_behavior.runtime.session import Session
 from edge_behavior.runtime.state_file import read_state, write_state
 from tests import demo_bundle
@@ -95,7 +95,7 @@ Said = list[tuple[str, float]]
 def _answer(predictor: Predictor) -> Said:
     labels = predictor.manifest.candidates.labels
     history = [BehaviorEvent("home", _START + timedelta(hours=i), labels[i % len(labels)]) for i in range(4)]
-    return _said(predictor.predict(history, _WHEN, _PLACE, exhaustive=True))
+    return _said(predictor.predict(history, _WHEN, _PLACE, None, options=PredictOptions(exhaustive=True)))
 
 
 def _said(prediction: Prediction) -> Said:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from edge_behavior.core.events import BehaviorEvent
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import demo_bundle
 
 _PLACES = ("home", "work", "transit", "cafe")
@@ -22,6 +22,7 @@ _WARM_UP = 0.1
 _COMPARED_EVERY = 500
 _THREADS = 8
 _TOLERANCE = 1e-3
+_EXHAUSTIVE = PredictOptions(exhaustive=True)
 
 
 def run_steps(folder: Path, steps: int, advance: Callable[[], None]) -> dict[str, Any]:
@@ -41,10 +42,10 @@ def run_steps(folder: Path, steps: int, advance: Callable[[], None]) -> dict[str
             said = session.predict(now, place, top_k=1)
             if step % _COMPARED_EVERY == 0:
                 # The same events, evaluated from nothing; habits know more than the window, so the model alone.
-                other = fresh.session()
+                other, alone = fresh.session(), PredictOptions(source="model", exhaustive=True)
                 for event in session.events:
                     other.observe(event)
-                wanted, again = (s.predict(now, place, 1, source="model", exhaustive=True) for s in (other, session))
+                wanted, again = (s.predict(now, place, 1, options=alone) for s in (other, session))
                 first, second = wanted.ranked[0], again.ranked[0]
                 different += abs(first.probability - second.probability) > _TOLERANCE
                 different += said.ranked[0].behavior != session.predict(now, place, top_k=1).ranked[0].behavior
@@ -80,7 +81,7 @@ def run_threads(folder: Path, seconds: float, advance: Callable[[], None]) -> di
             )
             for n in range(48)
         ]
-        right = [predictor.predict(*question, exhaustive=True) for question in questions]
+        right = [predictor.predict(*question, None, options=_EXHAUSTIVE) for question in questions]
         until, lock = time.monotonic() + seconds, threading.Lock()
         found: dict[str, Any] = {"predictions": 0, "different": 0, "exceptions": []}
 
@@ -91,12 +92,12 @@ def run_threads(folder: Path, seconds: float, advance: Callable[[], None]) -> di
                     which = random_.randrange(len(questions))
                     history, when, place = questions[which]
                     if random_.random() < 0.5:
-                        said = predictor.predict(history, when, place, exhaustive=True)
+                        said = predictor.predict(history, when, place, None, options=_EXHAUSTIVE)
                     else:
                         session = predictor.session()
                         for event in history:
                             session.observe(event)
-                        said = session.predict(when, place, top_k=None, exhaustive=True)
+                        said = session.predict(when, place, None, options=_EXHAUSTIVE)
                     wrong = any(
                         a.behavior != b.behavior or abs(a.probability - b.probability) > _TOLERANCE
                         for a, b in zip(said.ranked, right[which].ranked, strict=True)

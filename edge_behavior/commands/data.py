@@ -126,7 +126,7 @@ def import_command(
 
         edgeb data import log.csv --format csv --timezone Europe/Berlin --time-unit ms --out data/mine
 
-    One person's log, without places:
+    One person's log, without places (docs/data.md):
 
         edgeb data import me.csv --format csv --split time --no-place --out data/me
 

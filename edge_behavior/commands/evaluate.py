@@ -25,7 +25,7 @@ def evaluate_command(
     """Measure a model on users (or later days) it was not trained on, beside the counters it has to beat.
 
     Scores are exact log-probabilities over the candidate set. Six metrics of the paper, with 95 % intervals over users;
-    over groups or blocks of days where the dataset was split so, see docs/splits.md.
+    over groups or blocks of days where the dataset was split so, see docs/evaluate.md.
     A bundle is measured as model, as the user's habits and as both fused, also by how much of the user was seen; a
     calibrated one also by its calibration error, its likely sets and its suggestions.
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+
+if TYPE_CHECKING:
+    from edge_behavior.export.prune.check import Pruning
+    from edge_behavior.export.report import ExportReport
 
 
 def export_command(
@@ -110,11 +114,10 @@ def export_command(
         "context_length": context_length,
     }
     given = {name: value for name, value in onnx_flags.items() if value is not None}
-    report: dict[str, Any]
     try:
         if format == "onnx":
+            from edge_behavior.export.onnx.options import onnx_options
             from edge_behavior.export.onnx.pipeline import export_onnx
-            from edge_behavior.export.onnx.profiles import onnx_options
 
             chosen = load_profile(flags=flags)
             options = onnx_options(profile, given if quant is None else {"quant": quant, **given})
@@ -123,7 +126,7 @@ def export_command(
             source = run_source(run, stage, data)
             report = export_onnx(source, out, options, chosen, force)
         else:
-            from edge_behavior.export.pipeline import export_bundle
+            from edge_behavior.export.gguf.pipeline import export_gguf
 
             if given:
                 raise EdgebError(f"--{next(iter(given)).replace('_', '-')} belongs to ONNX", "add --format onnx")
@@ -131,24 +134,24 @@ def export_command(
             run = (run or recall("run")).resolve()
             out = out or run.with_name(f"{run.name}-{chosen.quant}.gguf")
             source = run_source(run, stage, data)
-            report = export_bundle(source, out, chosen, force)
+            report = export_gguf(source, out, chosen, force)
     except ParityError as error:
-        show_parity(error.report, sys.stderr)
+        show_parity(error.report.to_dict(), sys.stderr)
         raise
     remember("bundle", out)
     if source.data is not None and not source.own_data:
         from edge_behavior.evaluation.protocols import other_dataset_note
 
         typer.echo(f"edgeb: {other_dataset_note(source.data, run)}", err=True)
-    note = _pruning_note(report["pruning"])
+    note = _pruning_note(report.pruning)
     if note:
         typer.echo(f"edgeb: {note}", err=True)
-    for key, what in (("habits", "habits are"), ("calibration", "calibration is")):
-        if report[key]["mode"] == "auto" and not report[key]["fitted"]:
-            typer.echo(f"edgeb: {what} not fitted: {report[key]['reason']}", err=True)
-    if report["parity"]["exceeded"]:
-        typer.echo(f"edgeb: beyond the limits: {'; '.join(report['parity']['exceeded'])}", err=True)
-    emit(report, as_json, _show_report)
+    for fit, what in ((report.habits, "habits are"), (report.calibration, "calibration is")):
+        if fit.mode == "auto" and not fit.fitted:
+            typer.echo(f"edgeb: {what} not fitted: {fit.reason}", err=True)
+    if report.parity.exceeded:
+        typer.echo(f"edgeb: beyond the limits: {'; '.join(report.parity.exceeded)}", err=True)
+    emit(report.to_dict(), as_json, lambda: _show_report(report))
 
 
 def inspect_command(
@@ -192,37 +195,34 @@ def inspect_command(
     emit(json.loads(manifest.to_json()), as_json, _show_manifest)
 
 
-def _show_report(report: dict[str, Any]) -> None:
+def _show_report(report: ExportReport) -> None:
     from edge_behavior.evaluation.calibration_tables import calibration_lines
     from edge_behavior.util.terminal import open_console
 
     # GGUF files have typed tensors, ONNX folders operators that hold weights.
-    what, counts = ("operators", report["operators"]) if "operators" in report else ("tensors", report["tensor_types"])
-    types = ", ".join(f"{count} {name}" for name, count in counts.items())
+    counts, what = (report.tensor_types, "tensors") if report.operators is None else (report.operators, "operators")
+    types = ", ".join(f"{count} {name}" for name, count in (counts or {}).items())
     console = open_console()
-    console.print(
-        f"{report['bundle']}: {report['bytes'] / 1e6:.1f} MB, {report['architecture']} {report['quantization']}"
-    )
-    console.print(f"{what}: {types}; tokenization of {report['segments_checked']} segments equals training's")
-    for name, why in report["parity"]["tried"].items():
+    console.print(f"{report.bundle}: {report.bytes / 1e6:.1f} MB, {report.architecture} {report.quantization}")
+    console.print(f"{what}: {types}; {report.segments_checked} segments are tokenized as in training")
+    for name, why in report.parity.tried.items():
         console.print(f"not {name}: {'; '.join(why)}")
-    recovery = report["parity"]["recovery"]
-    if recovery:
-        kept = ", ".join(name.strip(".").removesuffix(".weight") for name in recovery["kept"])
+    if report.parity.recovery is not None:
+        kept = ", ".join(name.strip(".").removesuffix(".weight") for name in report.parity.recovery.kept)
         console.print(f"kept at 8 bits for the tail: {kept or 'nothing, it did not help'}")
-    show_parity(report["parity"], sys.stdout)
-    vocabulary = report["pruning"]["vocabulary"]
-    if vocabulary:
-        console.print(
-            f"vocabulary: {vocabulary['kept']} of {vocabulary['of']} tokens kept, {vocabulary['places']} places covered"
+    show_parity(report.parity.to_dict(), sys.stdout)
+    plan = report.pruning.plan
+    if plan is not None:
+        console.print(f"vocabulary: {len(plan.kept)} of {plan.rows} tokens kept, {plan.places} places covered")
+    habits = report.habits.values
+    if report.habits.fitted:
+        accuracies = ", ".join(
+            f"{name} {habits['measured'][name]['accuracy']:.3f}" for name in ("model", "habits", "fused")
         )
-    if report["habits"]["fitted"]:
-        measured = report["habits"]["measured"]
-        accuracies = ", ".join(f"{name} {measured[name]['accuracy']:.3f}" for name in ("model", "habits", "fused"))
-        console.print(f"predicts with {report['habits']['default']}; accuracy on validation windows: {accuracies}")
-    if report["calibration"]["fitted"]:
-        default = report["habits"].get("default", "model")
-        console.print(calibration_lines(report["calibration"], [default]), highlight=False)
+        console.print(f"predicts with {habits['default']}; accuracy on validation windows: {accuracies}")
+    if report.calibration.fitted:
+        default = habits.get("default", "model")
+        console.print(calibration_lines(report.calibration.values, [default]), highlight=False)
 
 
 def _mode(wanted: bool | None) -> str | None:
@@ -235,7 +235,7 @@ def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
 
     from edge_behavior.util.terminal import open_console
 
-    drawn = f"{parity['windows']} validation windows" if parity["held_out"] else "made-up prompts"
+    drawn = f"{parity['windows']} validation windows" if parity["held_out"] else "synthetic windows"
     table = Table(title=f"against the model before merging, {drawn}", title_justify="left")
     for i, head in enumerate(("after", "flips", "KL", "max Δ log p", "accuracy", "head", "medium", "tail")):
         table.add_column(head, justify="right" if i else "left")
@@ -256,11 +256,12 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _pruning_note(pruning: dict[str, Any]) -> str:
+def _pruning_note(pruning: Pruning) -> str:
     """What the user should know of pruning beyond that it was done, or not wanted."""
-    if pruning["mode"] == "off" or not pruning["reason"]:
+    if pruning.mode == "off" or not pruning.reason:
         return ""
-    return f"{'vocabulary pruned, but' if pruning['pruned'] else 'vocabulary not pruned:'} {pruning['reason']}"
+    done = "vocabulary not pruned:" if pruning.plan is None else "vocabulary pruned, but"
+    return f"{done} {pruning.reason}"
 
 
 def _show_manifest(manifest: dict[str, Any]) -> None:

@@ -29,19 +29,19 @@ def open_predictor(path: Path, threads: int | None = None) -> Predictor:
 
 def _run_predictor(path: Path, threads: int | None) -> Predictor:
     from edge_behavior.commands.imports import libraries
-    from edge_behavior.train.recipe import load_recipe
-    from edge_behavior.train.run.folder import STAGES, RunFolder, saved_recipe
+    from edge_behavior.train.run.folder import RunFolder
+    from edge_behavior.train.stage_list import TUNED
 
     run = RunFolder.open(path)
     # Names the stage that is missing.
     _ = run.final_adapter
-    settings = load_recipe(str(saved_recipe(path))).backbone
+    settings = run.recipe.backbone
     with libraries():
         from edge_behavior.runtime.backends.torch import limit_threads
         from edge_behavior.runtime.torch_predictor import torch_predictor
         from edge_behavior.train.run.models import RunModels
         from edge_behavior.train.run.provenance import check_run
     limit_threads(threads)
-    check_run(run, STAGES[-1:], settings.revision, trust_times=True)
+    check_run(run, TUNED[-1:], settings.revision, trust_times=True)
     models = RunModels(run, settings)
-    return torch_predictor(models.load(STAGES[-1]), models.tokenizer, run.candidates, run.layout)
+    return torch_predictor(models.load(TUNED[-1]), models.tokenizer, run.candidates, run.layout)

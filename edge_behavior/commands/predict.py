@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_behavior.core import DEFAULT_TOP_K
+
 
 def predict_command(
     bundle: Annotated[
@@ -42,7 +44,7 @@ def predict_command(
         str | None,
         typer.Option(help="What the history's numbers count from 1970: s, ms, us or ns.", show_default=False),
     ] = None,
-    top: Annotated[int, typer.Option(help="Candidates to show; 0 for all.")] = 5,
+    top: Annotated[int, typer.Option(help="Candidates to show; 0 for all.")] = DEFAULT_TOP_K,
     scoring: Annotated[str, typer.Option(help="exact (full-vocabulary) or masked (grammar-constrained).")] = "exact",
     source: Annotated[
         str | None,
@@ -84,17 +86,26 @@ def predict_command(
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --precision 0.8 --coverage 0.9
 
-    docs/histories.md says what a history file may look like. What is odd about one is told on stderr.
+    docs/data.md says what a history file may look like. What is odd about one is told on stderr.
     """
     from edge_behavior.commands.histories import asked_note, known_events
     from edge_behavior.commands.open import open_predictor
     from edge_behavior.commands.output import emit
     from edge_behavior.core.clock import make_clock, parse_time
-    from edge_behavior.core.scoring import check_scoring
     from edge_behavior.errors import EdgebError
     from edge_behavior.records.history import check_unknown, read_history
+    from edge_behavior.runtime.prediction import PredictOptions
 
-    check_scoring(scoring)
+    options = PredictOptions(
+        scoring=scoring,
+        source=source,
+        only=only,
+        exclude=exclude or (),
+        exhaustive=exhaustive,
+        calibrated=not raw,
+        precision=precision,
+        coverage=coverage,
+    )
     when = parse_time(at, "--at")
     if (history is None) != no_history:
         what = "no history was named" if history is None else "both --history and --no-history"
@@ -110,15 +121,8 @@ def predict_command(
             events,
             when,
             place,
-            top_k=top or None,
-            scoring=scoring,
-            source=source,
-            only=only,
-            exclude=exclude or (),
-            exhaustive=exhaustive,
-            calibrated=not raw,
-            precision=precision,
-            coverage=coverage,
+            top or None,
+            options=options,
         )
     document: dict[str, Any] = {
         "predictions": [{"behavior": r.behavior, "probability": r.probability} for r in prediction.ranked],

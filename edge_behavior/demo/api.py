@@ -9,6 +9,7 @@ from typing import Any
 
 from edge_behavior.core.clock import parse_time
 from edge_behavior.demo.assistant import Ask, Assistant
+from edge_behavior.demo.views import View
 from edge_behavior.errors import EdgebError, nearest
 
 _NAMES = {str: "text", bool: "true or false", float: "a number", type(None): "null"}
@@ -21,40 +22,40 @@ class Endpoint:
     """Fields of a request, all required, with the types of their values, and what to do with them."""
 
     fields: Mapping[str, tuple[type, ...]]
-    answer: Callable[[Assistant, Fields], dict[str, Any]]
+    answer: Callable[[Assistant, Fields], View]
 
 
-def _predict(assistant: Assistant, fields: Fields) -> dict[str, Any]:
+def _predict(assistant: Assistant, fields: Fields) -> View:
     given = dict(fields)
     given["when"] = parse_time(given["when"], "when")
     return assistant.predict(Ask(**given))
 
 
-def _add(assistant: Assistant, fields: Fields) -> dict[str, Any]:
+def _add(assistant: Assistant, fields: Fields) -> View:
     when = parse_time(fields["when"], "when")
     assistant.add(fields["behavior"], fields["place"], when, fields["accepted"])
     return assistant.state()
 
 
-def _dismiss(assistant: Assistant, fields: Fields) -> dict[str, Any]:
+def _dismiss(assistant: Assistant, fields: Fields) -> View:
     assistant.dismiss(fields["behavior"])
     return assistant.state()
 
 
-def _make_up_day(assistant: Assistant, fields: Fields) -> dict[str, Any]:
+def _make_up_day(assistant: Assistant, fields: Fields) -> View:
     assistant.make_up_day(parse_time(fields["day"], "day"))
     return assistant.state()
 
 
-def _then_state(change: Callable[[Assistant], None]) -> Callable[[Assistant, Fields], dict[str, Any]]:
-    def answer(assistant: Assistant, _: Fields) -> dict[str, Any]:
+def _then_state(change: Callable[[Assistant], None]) -> Callable[[Assistant, Fields], View]:
+    def answer(assistant: Assistant, _: Fields) -> View:
         change(assistant)
         return assistant.state()
 
     return answer
 
 
-GET: Mapping[str, Callable[[Assistant], dict[str, Any]]] = {
+GET: Mapping[str, Callable[[Assistant], View]] = {
     "api/bundle": Assistant.bundle,
     "api/state": Assistant.state,
 }

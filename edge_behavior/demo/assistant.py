@@ -11,14 +11,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
-from typing import Any
 
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.calibration import Calibration
 from edge_behavior.core.events import BehaviorEvent
-from edge_behavior.core.fusion import SOURCES
+from edge_behavior.demo.views import (
+    BundleView,
+    CandidateView,
+    EventView,
+    Levels,
+    PrecisionLevel,
+    PredictionView,
+    StateView,
+)
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.engine import calibrations_of
-from edge_behavior.runtime.prediction import Prediction, RankedBehavior
+from edge_behavior.runtime.prediction import Prediction, PredictOptions, RankedBehavior
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session
 
@@ -52,7 +58,7 @@ class Ask:
         when: Local time, before the last event by what a clock may go back.
         place: Where the user is then; None for a bundle without places.
         threshold: Suggest candidates of at least this probability; not used together with `precision`.
-        precision: Suggest the first candidate where suggestions are right this often, see docs/calibration.md.
+        precision: Suggest the first candidate where suggestions are right this often, see docs/integrate.md.
         coverage: Also name the likely set.
         source: `model`, `habits` or `fused`; None takes the bundle's default.
         exhaustive: Look at every candidate, so that every probability is exact.
@@ -94,62 +100,39 @@ class Assistant:
         self._session: Session = predictor.session()
         self.start_over()
 
-    def bundle(self) -> dict[str, Any]:
+    def bundle(self) -> BundleView:
         """What never changes: name, labels, and what may be asked of each source."""
         manifest = self._predictor.manifest
-        calibrations = calibrations_of(manifest)
-        sources: dict[str, Any] = {}
-        for source in _sources(manifest):
-            held = calibrations.get(source)
-            sources[source] = {
-                "precisions": [
-                    {"level": level, "reached": least is not None} for level, least in held.precision.items()
-                ]
-                if held
-                else [],
-                "coverages": list(held.coverage) if held else [],
-            }
-        return {
-            "name": self._name,
-            "labels": list(manifest.candidates.labels),
-            "architecture": manifest.architecture,
-            "quantization": manifest.quantization,
-            "base_model": manifest.base_model.get("name"),
-            "history_length": manifest.layout.history_length,
-            "places": manifest.layout.places,
-            "sources": sources,
-            "source": "model" if manifest.habits is None else manifest.habits["default"],
-            "step_minutes": STEP.seconds // 60,
-        }
+        calibrations = manifest.calibrations
+        return BundleView(
+            self._name,
+            manifest.candidates.labels,
+            manifest.architecture,
+            manifest.quantization,
+            manifest.base_model.name,
+            manifest.layout.history_length,
+            manifest.layout.places,
+            {source: _levels(calibrations.get(source)) for source in manifest.sources},
+            manifest.default_source,
+            STEP.seconds // 60,
+        )
 
-    def state(self) -> dict[str, Any]:
-        """The timeline, what was dismissed since its last event, and where and when the user is now.
-
-        `earlier` events are not listed, `begun` are those that starting over goes back to. Where the bundle has no
-        places, `place` and that of events are null, and `places` is empty.
-        """
+    def state(self) -> StateView:
+        """The timeline, what was dismissed since its last event, and where and when the user is now."""
         with self._lock:
             shown = self._entries[-LISTED:]
             last = self._entries[-1].event if self._entries else None
-            return {
-                "events": [
-                    {
-                        "time": entry.event.time.isoformat(timespec="seconds"),
-                        "place": self._asked(entry.event.place),
-                        "behavior": entry.event.behavior,
-                        "origin": entry.origin,
-                    }
-                    for entry in shown
-                ],
-                "earlier": len(self._entries) - len(shown),
-                "dismissed": list(self._dismissed),
-                "begun": len(self._begin),
-                "places": self._places(),
-                "now": _after(last).isoformat(timespec="minutes"),
-                "place": self._asked(last.place if last else PLACES[0]),
-            }
+            return StateView(
+                [self._shown(entry) for entry in shown],
+                len(self._entries) - len(shown),
+                list(self._dismissed),
+                len(self._begin),
+                self._places(),
+                _after(last).isoformat(timespec="minutes"),
+                self._asked(last.place if last else PLACES[0]),
+            )
 
-    def predict(self, ask: Ask) -> dict[str, Any]:
+    def predict(self, ask: Ask) -> PredictionView:
         """Rank the candidates and apply the rule.
 
         Dismissed candidates are left out of what is shown, not of the probabilities: a dismissal says that the user
@@ -168,24 +151,17 @@ class Assistant:
                 latency += prediction.latency_ms
                 decode += prediction.decode_ms
             ranked = [(rank, r) for rank, r in enumerate(prediction.ranked) if r.behavior not in hidden][:SHOWN]
-            return {
-                "ranked": [
-                    {
-                        "behavior": r.behavior,
-                        "probability": r.probability,
-                        "suggested": _suggested(rank, r, ask, prediction),
-                    }
-                    for rank, r in ranked
-                ],
-                "likely": None if prediction.likely is None else list(prediction.likely),
-                "source": prediction.source,
-                "calibrated": prediction.calibrated,
-                "unexpanded": prediction.unexpanded,
-                "tokens_evaluated": tokens,
-                "latency_ms": latency,
-                "decode_ms": decode,
-                "window": len(self._session.events),
-            }
+            return PredictionView(
+                [CandidateView(r.behavior, r.probability, _suggested(rank, r, ask, prediction)) for rank, r in ranked],
+                prediction.likely,
+                prediction.source,
+                prediction.calibrated,
+                prediction.unexpanded,
+                tokens,
+                latency,
+                decode,
+                len(self._session.events),
+            )
 
     def add(self, behavior: str, place: str | None, when: datetime, accepted: bool) -> None:
         """Append what the user did; what was dismissed may be suggested again.
@@ -265,10 +241,9 @@ class Assistant:
             ask.when,
             ask.place,
             top_k=min(top_k, len(self._predictor.manifest.candidates)),
-            source=ask.source,
-            exhaustive=exhaustive,
-            precision=ask.precision,
-            coverage=ask.coverage,
+            options=PredictOptions(
+                source=ask.source, exhaustive=exhaustive, precision=ask.precision, coverage=ask.coverage
+            ),
         )
 
     def _replay(self, entries: list[Entry]) -> None:
@@ -278,6 +253,11 @@ class Assistant:
             session.observe(entry.event)
         self._session, self._entries = session, list(entries)
         self._dismissed.clear()
+
+    def _shown(self, entry: Entry) -> EventView:
+        event = entry.event
+        place = self._asked(event.place)
+        return EventView(event.time.isoformat(timespec="seconds"), place, event.behavior, entry.origin)
 
     def _asked(self, place: str) -> str | None:
         """A place as the predictor takes it and the page shows it."""
@@ -291,9 +271,11 @@ class Assistant:
         return list(dict.fromkeys([*known, *(entry.event.place for entry in self._entries[-LISTED:])]))
 
 
-def _sources(manifest: Manifest) -> list[str]:
-    """Sources that the bundle can answer from; fusing needs weights."""
-    return [source for source in SOURCES if source != "fused" or manifest.habits is not None]
+def _levels(calibration: Calibration | None) -> Levels:
+    if calibration is None:
+        return Levels((), ())
+    reached = [PrecisionLevel(level, least is not None) for level, least in calibration.precision.items()]
+    return Levels(reached, list(calibration.coverage))
 
 
 def _after(event: BehaviorEvent | None) -> datetime:

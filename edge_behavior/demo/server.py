@@ -14,6 +14,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 from edge_behavior.demo.api import GET, POST, read_fields
 from edge_behavior.demo.assistant import Assistant
+from edge_behavior.demo.views import View
 from edge_behavior.errors import EdgebError
 
 LOOPBACK = "127.0.0.1"
@@ -165,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return self.rfile.read(int(length))
 
-    def _answer(self, ask: Callable[[], dict[str, Any]]) -> None:
+    def _answer(self, ask: Callable[[], View]) -> None:
         try:
             document = ask()
         except EdgebError as error:
@@ -175,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             traceback.print_exc()
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "edgeb failed; its terminal says how")
         else:
-            self._send(HTTPStatus.OK, _JSON, json.dumps(document).encode())
+            self._send(HTTPStatus.OK, _JSON, json.dumps(asdict(document)).encode())
 
     def _refuse(self, status: HTTPStatus, message: str, hint: str = "") -> None:
         said = {"error": _one_line(message), "hint": _one_line(hint)}

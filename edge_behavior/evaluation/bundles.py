@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.calibration import Calibration, measure
 from edge_behavior.core.fusion import Fusion
-from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.evaluation.protocols import (
@@ -29,9 +27,8 @@ from edge_behavior.evaluation.protocols import (
     habit_log_probs,
     protocols,
 )
-from edge_behavior.runtime.engine import calibrations_of
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.util.terminal import open_console
+from edge_behavior.util.progress import progress_bar
 
 # Windows on which masked and exact scoring are compared.
 MASKED_WINDOWS = 200
@@ -63,7 +60,7 @@ def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: W
         model = bundle_log_probs(predictor, table, union)
         masked = _masked_differs(predictor, table, union, model, choice.seed)
     default, raw = _sources(manifest, table, union, model)
-    calibrations, groups = calibrations_of(manifest), manifest.candidates.groups()
+    calibrations, groups = manifest.calibrations, manifest.candidates.groups()
     scores = {source: calibrations.get(source, Calibration()).scores(rows, groups) for source, rows in raw.items()}
 
     def scorer(rows: NDArray[np.float64]) -> Score:
@@ -101,13 +98,13 @@ def bundle_log_probs(
     """Log-probabilities [n, B] of a bundle's model at windows of an event table, every candidate expanded."""
     layout = predictor.manifest.layout
     rows = []
-    for target in track(
-        targets, description=f"score ({scoring})", console=open_console(stderr=True), total=len(targets)
-    ):
-        event = table.event(int(target))
-        place = event.place if layout.places else None
-        history = table.history(int(target), layout.history_length)
-        rows.append(predictor.log_probs(history, event.time, place, scoring))
+    with progress_bar(f"score ({scoring})", len(targets)) as advance:
+        for target in targets:
+            event = table.event(int(target))
+            place = event.place if layout.places else None
+            history = table.history(int(target), layout.history_length)
+            rows.append(predictor.log_probs(history, event.time, place, scoring))
+            advance()
     return np.stack(rows)
 
 
@@ -118,10 +115,9 @@ def _sources(
     counts, held, places = manifest.candidates.counts, manifest.habits, manifest.layout.places
     if held is None:
         return "model", {"model": model, "habits": habit_log_probs(table, targets, counts, places=places)}
-    # Loading has checked these.
-    habits = habit_log_probs(table, targets, counts, HabitsConfig.from_dict(held["config"]), places)
-    fusion = Fusion.from_dict(held["fusion"], manifest.candidates.groups())
-    return str(held["default"]), {"model": model, "habits": habits, "fused": fusion.scores(model, habits)}
+    habits = habit_log_probs(table, targets, counts, held.config, places)
+    fusion = Fusion(held.weights, manifest.candidates.groups())
+    return held.default, {"model": model, "habits": habits, "fused": fusion.scores(model, habits)}
 
 
 def _measured(

@@ -21,9 +21,10 @@ from edge_behavior.core.candidates import CandidateSet, same_looking
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import clean_label
 from edge_behavior.errors import EdgebError, nearest, system_error
-from edge_behavior.export.gguf.grammar import Vocabulary
-from edge_behavior.export.progress import progress_bar
+from edge_behavior.export.gguf.grammar import file_encoder
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.util.files import check_file, new_file
+from edge_behavior.util.progress import progress_bar
 
 # A label and its training count; None where the list says nothing of it.
 Listed = tuple[str, int | None]
@@ -130,11 +131,12 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         created_with=f"edgeb {__version__}",
         candidates=candidates,
         evaluation={},
-        habits=_unmeasured(old.habits),
+        # Measured on the old list.
+        habits=None if old.habits is None else replace(old.habits, measured={}),
         calibration=None,
     )
-    with Vocabulary(bundle) as vocabulary:
-        encoder = vocabulary.encoder(manifest)
+    with LlamaModel(bundle, vocab_only=True) as model:
+        encoder = file_encoder(model, manifest)
         prompt = _check_fits(manifest, encoder)
         tokens = {label: len(encoder.label_ids(label)) for label in candidates.labels}
     try:
@@ -185,11 +187,6 @@ def _check_fits(manifest: Manifest, encoder: PromptEncoder) -> int:
             "list fewer or shorter labels",
         )
     return prompt
-
-
-def _unmeasured(habits: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The habits' settings without the numbers that were measured on the old list."""
-    return None if habits is None else {**habits, "measured": {}}
 
 
 def _lines(text: str, path: Path) -> list[tuple[str, str, int | None]]:

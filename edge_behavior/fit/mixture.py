@@ -33,7 +33,7 @@ L2 = 0.01
 FOLDS = 5
 PER_USER = 20
 # Windows scored: at most and at least; in between so many candidates, fewer by every `SMALL_BUNDLE` bytes.
-# 300 lose .01 nats to 1,400 on Foursquare-NYC (docs/habits.md).
+# 300 lose .01 nats to 1,400 on Foursquare-NYC (benchmarks/results/habits.md).
 WINDOWS = (300, 1500)
 CANDIDATES_SCORED = 200_000
 

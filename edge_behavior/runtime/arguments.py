@@ -19,8 +19,8 @@ from edge_behavior.errors import EdgebError
 _SHOWN = 40
 
 
-def check_question(history: object, when: object, place: object) -> None:
-    """Refuse what is no history, no local time or no place.
+def check_query(history: object, when: object, place: object) -> None:
+    """Refuse a history, a local time or a place of the wrong type.
 
     Raises:
         EdgebError: naming the argument, or the event.
@@ -125,6 +125,15 @@ def whole_number(value: object, what: str, least: int, of: str) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise EdgebError(f"{what} is {described(value)}", f"use {least} or more {of}")
     return int(value)
+
+
+def checked_top_k(top_k: object) -> int | None:
+    """How many candidates to return; None for all.
+
+    Raises:
+        EdgebError: no whole number, or below 1.
+    """
+    return None if top_k is None else whole_number(top_k, "top_k", 1, "candidates")
 
 
 def as_path(path: object, what: str) -> Path:

@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.bundle.manifest import Manifest
-from edge_behavior.core.calibration import Calibration, read_calibrations
+from edge_behavior.core.calibration import Calibration
 from edge_behavior.core.encoding import PromptEncoder
-from edge_behavior.core.fusion import SOURCES, Fusion
-from edge_behavior.core.habits import HabitCounter, HabitsConfig, read_fields
+from edge_behavior.core.fusion import Fusion
+from edge_behavior.core.habits import HabitCounter
 from edge_behavior.core.scoring import Floats
-from edge_behavior.core.search import RANKS_ONLY, Affine, Found, Lines, TrieSearch
+from edge_behavior.core.search import RANKS_ONLY, Affine, Found, Goal, Thresholds, TrieSearch
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.base import Backend, Row
-from edge_behavior.runtime.backends.lifetime import Lifetime, Turns
-from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
+from edge_behavior.runtime.lifetime import Lifetime, Turns
+from edge_behavior.runtime.prediction import Prediction, PredictOptions, RankedBehavior
 from edge_behavior.runtime.prefix_cache import PrefixCache
 
 _KEPT_SEARCHES = 32
@@ -52,9 +52,9 @@ class Engine:
                     f"manifest field '{name}' is {id_}, the model has {backend.n_vocab} tokens",
                     "export the bundle again",
                 )
-        self.default_source, self._habits_config, self._fusion = _habits_of(manifest)
-        self._calibrations = calibrations_of(manifest)
         self._groups = manifest.candidates.groups()
+        mixture = manifest.habits
+        self._fusion = None if mixture is None else Fusion(mixture.weights, self._groups)
         self._backend = backend
         self._searches: dict[tuple[str, bytes | None], TrieSearch] = {}
         # What the last prediction found likely is probably looked at next time, too.
@@ -84,22 +84,24 @@ class Engine:
 
     def counter(self) -> HabitCounter:
         """A user's habits, nothing observed yet."""
-        return HabitCounter(self.manifest.candidates.counts, self._habits_config, self.manifest.layout.places)
+        manifest = self.manifest
+        config = None if manifest.habits is None else manifest.habits.config
+        return HabitCounter(manifest.candidates.counts, config, manifest.layout.places)
 
-    def source(self, request: Request) -> str:
-        """Which distribution a request is about.
+    def source(self, options: PredictOptions) -> str:
+        """Which distribution answers.
 
         Raises:
             EdgebError: fusion is asked for, but the bundle has no weights for it.
         """
-        source = request.source or self.default_source
+        source = options.source or self.manifest.default_source
         if source == "fused" and self._fusion is None:
             raise EdgebError(
                 "the bundle has no weights to fuse model and habits", "export it with --data, or ask for model"
             )
         return source
 
-    def calibration(self, request: Request) -> Calibration | None:
+    def calibration(self, options: PredictOptions) -> Calibration | None:
         """What turns the scores of the source that answers into probabilities; None where they stay as they are.
 
         Calibration is fitted under `exact` scoring, so that model and fusion under `masked` scoring stay raw.
@@ -107,27 +109,31 @@ class Engine:
         Raises:
             EdgebError: a decision is asked for that needs a calibration where there is none.
         """
-        source = self.source(request)
-        exact = request.scoring == "exact" or source == "habits"
-        found = self._calibrations.get(source) if request.calibrated and exact else None
-        if found is None and (request.precision is not None or request.coverage is not None):
-            if self._calibrations:
+        source = self.source(options)
+        exact = options.scoring == "exact" or source == "habits"
+        found = self.manifest.calibrations.get(source) if options.calibrated and exact else None
+        if found is None and (options.precision is not None or options.coverage is not None):
+            if self.manifest.calibrations:
                 raise EdgebError("precision and coverage were measured under exact scoring", "ask for scoring exact")
             raise EdgebError("the bundle is not calibrated", "export it with --data, with 10 or more validation users")
         return found
 
-    def answer(self, ids: Sequence[int], habits: Floats | None, request: Request, started: float) -> Prediction:
+    def answer(
+        self, ids: Sequence[int], habits: Floats | None, top_k: int | None, options: PredictOptions, started: float
+    ) -> Prediction:
         """Rank the candidates after a prompt.
 
         Args:
-            ids: The prompt; not evaluated where only habits are asked for.
-            habits: [B] log-probabilities of the user's habits; None where the source is the model.
+            ids: The prompt; empty where habits alone answer.
+            habits: [B] log-probabilities of the user's habits; None where the model alone answers.
+            top_k: How many candidates to return; None for all.
+            options: What the caller asks for.
             started: `perf_counter()` at the beginning of the call that is timed.
         """
-        source, calibration = self.source(request), self.calibration(request)
-        lines = _lines(calibration, request)
+        source, calibration = self.source(options), self.calibration(options)
+        thresholds = _thresholds(calibration, options)
         decoding = self.backend.decode_seconds
-        allowed = request.allowed(self.manifest.candidates)
+        allowed = options.allowed(self.manifest.candidates)
         if source == "habits":
             assert habits is not None
             scores = habits if calibration is None else calibration.scores(habits, self._groups)
@@ -141,23 +147,23 @@ class Engine:
                 affine = Affine(*self._fusion.affine(habits))
             if calibration is not None:
                 affine = _calibrated(affine, calibration, self._groups)
-            tolerance = 0.0 if request.exhaustive else RANKS_ONLY
-            found, tokens = self._search(ids, request.scoring, allowed, affine, request.top_k, tolerance, lines)
+            goal = Goal(top_k, 0.0 if options.exhaustive else RANKS_ONLY, thresholds)
+            found, tokens = self._search(ids, options.scoring, goal, allowed, affine)
             scores, log_total, unexpanded = found.scores, found.log_total, found.unexpanded
-            # A bound is no rank: candidates that were not looked at come after all that were.
+            # An upper bound is no rank: candidates that are not known come after all that are.
             scores = np.where(found.known, scores, -np.inf)
         count = len(scores) if allowed is None else int(allowed.sum())
         order, probs = np.argsort(-scores, kind="stable"), np.exp(scores - log_total)
         labels = self.manifest.candidates.labels
-        ranked = tuple(RankedBehavior(labels[i], float(probs[i])) for i in order[: min(request.top_k or count, count)])
+        ranked = tuple(RankedBehavior(labels[i], float(probs[i])) for i in order[: min(top_k or count, count)])
         suggest, likely = None, None
-        if request.precision is not None:
-            suggest = lines.first is not None and bool(probs[order[0]] >= lines.first)
-        if request.coverage is not None:
-            likely = tuple(labels[i] for n, i in enumerate(order) if n == 0 or probs[i] >= (lines.each or 0.0))
+        if options.precision is not None:
+            suggest = thresholds.first is not None and bool(probs[order[0]] >= thresholds.first)
+        if options.coverage is not None:
+            likely = tuple(labels[i] for n, i in enumerate(order) if n == 0 or probs[i] >= (thresholds.each or 0.0))
         return Prediction(
             ranked=ranked,
-            scoring=request.scoring,
+            scoring=options.scoring,
             source=source,
             tokens_evaluated=tokens,
             latency_ms=(perf_counter() - started) * 1000,
@@ -170,7 +176,7 @@ class Engine:
 
     def log_probs(self, ids: Sequence[int], scoring: str) -> Floats:
         """[B] log-probabilities of the model in candidate order, the whole trie expanded."""
-        return self._search(ids, scoring, None, None, None, 0.0)[0].log_probs
+        return self._search(ids, scoring, Goal())[0].log_probs
 
     def close(self) -> None:
         """Free native memory, once no call is under way. A forked child's copy is left alone."""
@@ -188,15 +194,14 @@ class Engine:
         self,
         ids: Sequence[int],
         scoring: str,
-        allowed: NDArray[np.bool_] | None,
-        affine: Affine | None,
-        top_k: int | None,
-        tolerance: float,
-        lines: Lines | None = None,
+        goal: Goal,
+        allowed: NDArray[np.bool_] | None = None,
+        affine: Affine | None = None,
     ) -> tuple[Found, int]:
+        """What a search after the prompt `ids` found, and the tokens it evaluated."""
         search = self._search_of(scoring, allowed)
-        # One more than asked for: the first one out has to be known to be worse.
-        hint = [] if top_k is None or tolerance == 0 else search.likely(self._expected, top_k + 1)
+        # One more than wanted: the first one out has to be known to be worse.
+        hint = [] if goal.top_k is None or goal.everything else search.likely(self._expected, goal.top_k + 1)
         root, tokens = self.backend.prefill(ids, self.encoder.trie, hint)
 
         def expand(nodes: list[int]) -> Sequence[Row]:
@@ -205,7 +210,7 @@ class Engine:
             tokens += evaluated
             return rows
 
-        found = search.run(root, expand, affine, top_k, tolerance, self.backend.at_hand(self.encoder.trie), lines)
+        found = search.run(root, expand, goal, affine, self.backend.at_hand(self.encoder.trie))
         if allowed is None:
             self._expected = found.scores
         return found, tokens
@@ -219,18 +224,6 @@ class Engine:
         return self._searches[key]
 
 
-def calibrations_of(manifest: Manifest) -> dict[str, Calibration]:
-    """The calibration of every source of a bundle; empty where it has none.
-
-    Raises:
-        EdgebError: it is damaged, or not of the sources that the bundle has.
-    """
-    if manifest.calibration is None:
-        return {}
-    sources = SOURCES if manifest.habits is not None else tuple(name for name in SOURCES if name != "fused")
-    return read_calibrations(manifest.calibration, sources, "manifest.calibration")
-
-
 def _calibrated(affine: Affine | None, calibration: Calibration, groups: Sequence[str]) -> Affine:
     """Calibration after `affine`: still affine and rising in the model's log-probability, so searched as exactly."""
     offsets = calibration.offsets(groups)
@@ -239,22 +232,10 @@ def _calibrated(affine: Affine | None, calibration: Calibration, groups: Sequenc
     return Affine(affine.slope / calibration.temperature, affine.offset / calibration.temperature + offsets)
 
 
-def _lines(calibration: Calibration | None, request: Request) -> Lines:
-    """Probabilities that the answer has to be compared with; a line for the first of None means: never suggest."""
+def _thresholds(calibration: Calibration | None, options: PredictOptions) -> Thresholds:
+    """Probabilities that the answer is compared with; at a precision, None for the first means: never suggest."""
     if calibration is None:
-        return Lines()
-    first = None if request.precision is None else calibration.least_suggested(request.precision)
-    each = None if request.coverage is None else calibration.least_likely(request.coverage)
-    return Lines(first, each)
-
-
-def _habits_of(manifest: Manifest) -> tuple[str, HabitsConfig, Fusion | None]:
-    """Default source, counter settings and fusion weights of a bundle."""
-    if manifest.habits is None:
-        return "model", HabitsConfig(), None
-    where = "manifest.habits"
-    held = read_fields(manifest.habits, ("config", "fusion", "default", "measured"), where)
-    if held["default"] not in SOURCES:
-        raise EdgebError(f"{where}: 'default' is {held['default']!r}", f"known sources are {', '.join(SOURCES)}")
-    fusion = Fusion.from_dict(held["fusion"], manifest.candidates.groups(), f"{where}.fusion")
-    return str(held["default"]), HabitsConfig.from_dict(held["config"], f"{where}.config"), fusion
+        return Thresholds()
+    first = None if options.precision is None else calibration.suggest_threshold(options.precision)
+    each = None if options.coverage is None else calibration.set_threshold(options.coverage)
+    return Thresholds(first, each)

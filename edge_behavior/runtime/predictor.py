@@ -10,18 +10,19 @@ from types import TracebackType
 
 from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, verify_bundle
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core import DEFAULT_TOP_K
 from edge_behavior.core.event_order import check_order, check_step
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.scoring import Floats, check_scoring
-from edge_behavior.runtime.arguments import as_path, check_flag, check_question, check_text
+from edge_behavior.runtime.arguments import as_path, check_flag, check_query, check_text, checked_top_k
 from edge_behavior.runtime.backends.base import Backend
 from edge_behavior.runtime.engine import Engine
-from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
-from edge_behavior.runtime.session import ANCHOR_EVERY, Session
+from edge_behavior.runtime.prediction import DEFAULT_OPTIONS, Prediction, PredictOptions, RankedBehavior
+from edge_behavior.runtime.session import REBASE_EVERY, Session
 from edge_behavior.util.cpus import physical_cores, usable_threads
 from edge_behavior.util.workspace import home
 
-__all__ = ["Prediction", "Predictor", "RankedBehavior", "Session"]
+__all__ = ["PredictOptions", "Prediction", "Predictor", "RankedBehavior", "Session"]
 
 # Tokens of a context line besides its label: day, hour, punctuation, and a place of at most 48 characters.
 _LINE_TOKENS = 64
@@ -89,48 +90,35 @@ class Predictor:
         history: Sequence[BehaviorEvent],
         when: datetime,
         place: str | None = None,
-        top_k: int | None = None,
-        scoring: str = "exact",
+        top_k: int | None = DEFAULT_TOP_K,
         *,
-        source: str | None = None,
-        only: Sequence[str] | None = None,
-        exclude: Sequence[str] = (),
-        exhaustive: bool = False,
-        calibrated: bool = True,
-        precision: float | None = None,
-        coverage: float | None = None,
+        options: PredictOptions = DEFAULT_OPTIONS,
     ) -> Prediction:
         """Rank the candidates for the behavior at `when` in `place` after `history`.
 
         Args:
-            history: Oldest first, any length; the model sees the layout's last L events, habits count all. Its order
-                counts: a local clock may go back, see `event_order`. The places of its events are not read where the
-                bundle has none.
-            place: Needed where the bundle's prompts name a place (`manifest.layout.places`), refused where not.
-            top_k: How many candidates to return; None for all.
-            scoring: `exact` or `masked`, see `scoring`.
-            source: `model`, `habits` or `fused`; None takes the bundle's default.
-            only: Labels to rank; None for all.
-            exclude: Labels to leave out.
-            exhaustive: Expand the whole trie, so that every probability is exact.
-            calibrated: Calibrate the probabilities where the bundle can; False gives the source's own.
-            precision: Also decide whether to suggest the first candidate, see `Request`.
-            coverage: Also name the candidates that hold the truth this often, see `Request`.
+            history: Oldest first, any length: the model sees the layout's last L events, habits count all. A local
+                clock may go back from one event to the next (`core.event_order`). Places are ignored where the bundle
+                has none.
+            when: Local time, without a zone.
+            place: Required where the bundle's prompts name a place (`manifest.layout.places`), refused where not.
+            top_k: How many candidates to return; None returns all, which expands the whole trie.
+            options: Scoring, source, restrictions, decisions.
 
         Raises:
-            EdgebError: a behavior outside the candidate set, a clock that goes back too far, a place missing or too
-                many, a prompt that does not fit, a precision or coverage that the bundle is not calibrated for.
+            EdgebError: a behavior outside the candidate set, a clock that goes back too far, a place that is missing or
+                not wanted, a prompt that does not fit, a precision or coverage that the bundle is not calibrated for.
         """
         started = perf_counter()
-        check_question(history, when, place)
-        request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
+        check_query(history, when, place)
+        top_k = checked_top_k(top_k)
         history = self._checked(history, when)
         where = self.manifest.layout.place_of(place)
         with self._engine.turn():
-            wanted = self._engine.source(request)
-            habits = None if wanted == "model" else self._habits(history, when, where)
-            ids = [] if wanted == "habits" else self._engine.encoder.prompt_ids(history, when, where)
-            return self._engine.answer(ids, habits, request, started)
+            source = self._engine.source(options)
+            habits = None if source == "model" else self._habits(history, when, where)
+            ids = [] if source == "habits" else self._engine.encoder.prompt_ids(history, when, where)
+            return self._engine.answer(ids, habits, top_k, options, started)
 
     def log_probs(
         self, history: Sequence[BehaviorEvent], when: datetime, place: str | None = None, scoring: str = "exact"
@@ -139,7 +127,7 @@ class Predictor:
 
         Under the full vocabulary for `exact`, so not renormalized over the candidates.
         """
-        check_question(history, when, place)
+        check_query(history, when, place)
         check_text(scoring, "scoring")
         history = self._checked(history, when)
         where = self.manifest.layout.place_of(place)
@@ -147,14 +135,14 @@ class Predictor:
             ids = self._engine.encoder.prompt_ids(history, when, where)
             return self._engine.log_probs(ids, check_scoring(scoring))
 
-    def session(self, anchor_every: int = ANCHOR_EVERY) -> Session:
-        """A new session: events are appended as they happen, and predictions pay only for what is new.
+    def session(self, rebase_every: int = REBASE_EVERY) -> Session:
+        """A new session: append events as they happen; a prediction evaluates only what is new.
 
         Args:
-            anchor_every: Events by which the window may grow beyond the layout's L before it is anchored anew.
+            rebase_every: Events by which the window may grow beyond the layout's L before it is re-based (`Session`).
         """
         with self._engine.turn():
-            return Session(self._engine, anchor_every)
+            return Session(self._engine, rebase_every)
 
     def restore(self, path: Path | str) -> Session:
         """Continue a session that `Session.save` wrote.

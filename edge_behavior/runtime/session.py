@@ -1,32 +1,53 @@
 """A running user session: events are appended as they happen, predictions pay only for what is new.
 
 The window of past events grows from L to L + `anchor_every` events; then it is anchored anew: the last L events are
-evaluated again. docs/sessions.md compares this, by accuracy and cost, with shifting the cache by an event each time.
+evaluated again. docs/integrate.md compares this, by accuracy and cost, with shifting the cache by an event each time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
+from edge_behavior.core import DEFAULT_TOP_K
 from edge_behavior.core.event_order import check_step
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent, clean_place, read_event
-from edge_behavior.core.habits import HabitCounter, read_fields
+from edge_behavior.core.fields import Kind, is_whole, read_fields, read_list
+from edge_behavior.core.habits import HabitCounter
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.arguments import as_path, check_event, check_place, check_time, whole_number
+from edge_behavior.runtime.arguments import (
+    as_path,
+    check_event,
+    check_place,
+    check_time,
+    checked_top_k,
+    whole_number,
+)
 from edge_behavior.runtime.engine import Engine
-from edge_behavior.runtime.prediction import Prediction, Request
+from edge_behavior.runtime.prediction import DEFAULT_OPTIONS, Prediction, PredictOptions
 from edge_behavior.runtime.state_file import read_state, write_state
 
-ANCHOR_EVERY = 20
+REBASE_EVERY = 20
 _SCHEMA = 1
 _DAMAGED_HINT = "the file is damaged or was edited: start a new session"
-_FIELDS = ("kind", "schema", "model", "candidates", "anchor_every", "events", "habits", "held", "engine")
+_FIELDS: Mapping[str, Kind] = {
+    "kind": str,
+    "schema": int,
+    "model": str,
+    "candidates": str,
+    "anchor_every": int,
+    "events": list,
+    "habits": dict,
+    "held": list,
+    # Another version of the inference engine only means that the cache is not taken.
+    "engine": object,
+}
 
 
 class Session:
@@ -37,8 +58,8 @@ class Session:
     evaluates the whole window again; give every user who is active at the same time a predictor of their own.
     """
 
-    def __init__(self, engine: Engine, anchor_every: int = ANCHOR_EVERY) -> None:
-        self._engine, self._anchor_every = engine, whole_number(anchor_every, "anchor_every", 1, "events")
+    def __init__(self, engine: Engine, rebase_every: int = REBASE_EVERY) -> None:
+        self._engine, self._rebase_every = engine, whole_number(rebase_every, "rebase_every", 1, "events")
         self._length, self._places = engine.manifest.layout.history_length, engine.manifest.layout.places
         self._window: list[tuple[BehaviorEvent, list[int]]] = []
         self._counter = engine.counter()
@@ -71,44 +92,34 @@ class Session:
             line = self._engine.encoder.line_ids(event)
             self._counter.observe(code, event.time, event.place)
             self._window.append((event, line))
-            if len(self._window) > self._length + self._anchor_every:
-                self._anchor()
+            if len(self._window) > self._length + self._rebase_every:
+                self._rebase()
 
     def predict(
         self,
         when: datetime,
         place: str | None = None,
-        top_k: int | None = 5,
-        scoring: str = "exact",
+        top_k: int | None = DEFAULT_TOP_K,
         *,
-        source: str | None = None,
-        only: Sequence[str] | None = None,
-        exclude: Sequence[str] = (),
-        exhaustive: bool = False,
-        calibrated: bool = True,
-        precision: float | None = None,
-        coverage: float | None = None,
+        options: PredictOptions = DEFAULT_OPTIONS,
     ) -> Prediction:
-        """Rank the candidates for the behavior at `when` in `place`; see `Request` for the arguments.
-
-        Args:
-            place: Needed where the bundle's prompts name a place (`manifest.layout.places`), refused where not.
+        """Rank the candidates for the behavior at `when` in `place`; arguments as for `Predictor.predict`.
 
         Raises:
-            EdgebError: a time further before the last event than a local clock goes back, an unknown label or name, a
-                place missing or too many, a prompt that does not fit; the session is unchanged.
+            EdgebError: a time further before the last event than a local clock goes back, an unknown label or source, a
+                place that is missing or not wanted, a prompt that does not fit. The session is unchanged.
         """
         started = perf_counter()
         check_time(when, "when")
         check_place(place)
-        request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
+        top_k = checked_top_k(top_k)
         with self._engine.turn():
             self._check_time(when, "the time asked for")
             where = self._engine.manifest.layout.place_of(place)
-            wanted = self._engine.source(request)
-            habits = None if wanted == "model" else self._counter.log_probs(when, where)
-            ids = [] if wanted == "habits" else self._ids(when, where)
-            return self._engine.answer(ids, habits, request, started)
+            source = self._engine.source(options)
+            habits = None if source == "model" else self._counter.log_probs(when, where)
+            ids = [] if source == "habits" else self._ids(when, where)
+            return self._engine.answer(ids, habits, top_k, options, started)
 
     def prepare(self) -> int:
         """Evaluate the events observed so far, at a time when nobody waits; the next prediction pays for its question.
@@ -141,7 +152,7 @@ class Session:
                 "schema": _SCHEMA,
                 "model": self._engine.manifest.tensors_sha256,
                 "candidates": _labels_hash(self._engine),
-                "anchor_every": self._anchor_every,
+                "anchor_every": self._rebase_every,
                 "events": [[e.time.isoformat(), e.place, e.behavior] for e in self.events],
                 "habits": self._counter.to_dict(),
                 "held": held,
@@ -158,8 +169,8 @@ class Session:
                 stays as it was.
         """
         header, state = read_state(path)
-        found = read_fields(header, _FIELDS, str(path))
-        if found["kind"] != "session" or type(found["schema"]) is not int or found["schema"] != _SCHEMA:
+        found = read_fields(header, _FIELDS, str(path), _DAMAGED_HINT)
+        if found["kind"] != "session" or found["schema"] != _SCHEMA:
             raise EdgebError(f"{path} is not a session this edgeb reads", "start a new session")
         if found["model"] != engine.manifest.tensors_sha256:
             raise EdgebError(f"{path} belongs to another model", "load the bundle it was made with")
@@ -182,7 +193,7 @@ class Session:
         if self._window:
             check_step(self._window[-1][0].time, when, what)
 
-    def _anchor(self) -> None:
+    def _rebase(self) -> None:
         del self._window[: -self._length]
 
     def _ids(self, when: datetime, place: str) -> list[int]:
@@ -191,7 +202,7 @@ class Session:
         lead, after = self._lead(), encoder.frame_ids(when, place)[1]
         lines = self._line_ids()
         if len(lead) + len(lines) + len(after) + len(encoder.trie.inner) > self._engine.backend.capacity:
-            self._anchor()
+            self._rebase()
             lines = self._line_ids()
         return lead + lines + after
 
@@ -209,25 +220,20 @@ class Session:
         return bool(self._window) and self._engine.backend.held[: len(known)] == known
 
 
-def _saved_events(rows: object, engine: Engine, where: str) -> list[BehaviorEvent]:
-    """The events of a saved window, read as strictly as everything else in the file."""
-    if not isinstance(rows, list):
-        raise EdgebError(f"{where}: 'events' is no list", _DAMAGED_HINT)
+def _saved_events(saved: list[Any], engine: Engine, where: str) -> list[BehaviorEvent]:
+    """The events of a saved window, read as strictly as the rest of the file."""
     events = []
-    for number, row in enumerate(rows, 1):
+    for number, fields in enumerate(saved, 1):
         what = f"{where}: event {number}"
-        if not (isinstance(row, list) and len(row) == 3 and all(isinstance(text, str) for text in row)):
-            raise EdgebError(f"{what} is not a time, a place and a behavior", _DAMAGED_HINT)
-        time, place, behavior = row
+        time, place, behavior = read_list(fields, what, str, 3, _DAMAGED_HINT)
         events.append(engine.manifest.candidates.named(read_event(time, place, behavior, what), what))
     return events
 
 
-def _saved_ids(ids: object, engine: Engine, where: str) -> list[int]:
-    vocabulary = engine.backend.n_vocab
-    if not isinstance(ids, list) or any(type(i) is not int or not 0 <= i < vocabulary for i in ids):
-        raise EdgebError(f"{where}: 'held' is no list of token ids", _DAMAGED_HINT)
-    return ids
+def _saved_ids(saved: list[Any], engine: Engine, where: str) -> list[int]:
+    if not all(is_whole(id_, 0, engine.backend.n_vocab) for id_ in saved):
+        raise EdgebError(f"{where}: 'held' is not a list of token ids", _DAMAGED_HINT)
+    return saved
 
 
 def _labels_hash(engine: Engine) -> str:

@@ -1,12 +1,13 @@
-"""A `Predictor` over a Transformers model in memory, with a manifest made on the spot. Imports torch."""
+"""A `Predictor` over a Transformers model in memory, without a bundle. Imports torch."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from edge_behavior import __version__
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.fusion import Mixture
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.hf.tokenizers import special_ids
 from edge_behavior.runtime.backends.torch import TorchBackend, weights_hash
@@ -18,9 +19,9 @@ def torch_predictor(
     tokenizer: Any,
     candidates: CandidateSet,
     layout: PromptLayout,
-    habits: dict[str, Any] | None = None,
+    habits: Mixture | None = None,
 ) -> Predictor:
-    """A `Predictor` over a model in memory, its manifest made up from what is given.
+    """A `Predictor` over a model in memory, with a manifest of what is given here.
 
     Args:
         model: A Transformers or PEFT model.
@@ -43,7 +44,7 @@ def torch_predictor(
         architecture=str(model.config.model_type),
         quantization=str(model.dtype).removeprefix("torch."),
         context_length=backend.capacity,
-        base_model={"name": str(model.config.name_or_path), "license": None, "weights_sha256": None},
+        base_model=BaseModelInfo(str(model.config.name_or_path), license=None, weights_sha256=None),
         habits=habits,
         tensors_sha256=weights_hash(model),
     )

@@ -8,12 +8,12 @@ from typing import Any
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.verify import verify
 from edge_behavior.evaluation.protocols import WindowChoice, check_dataset_fits, evaluate_all
-from edge_behavior.train.recipe import load_recipe
-from edge_behavior.train.run.folder import STAGES, RunFolder, saved_recipe
+from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.inputs import shown_sha256
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.run.provenance import check_run
-from edge_behavior.train.stages.scoring import stage_scorer
+from edge_behavior.train.stage_list import TUNED, UNTUNED
+from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
 
 
 def evaluate_run(
@@ -31,11 +31,12 @@ def evaluate_run(
     # Names the stage that is missing.
     _ = run.final_adapter
     check_dataset_fits(run.candidates, run.layout, dataset, str(path))
-    recipe = load_recipe(str(saved_recipe(path)))
+    recipe = run.recipe
     verify(dataset)
-    check_run(run, STAGES[-1:], recipe.backbone.revision, shown_sha256)
+    check_run(run, TUNED[-1:], recipe.backbone.revision, shown_sha256)
     models, table = RunModels(run, recipe.backbone), dataset.events(split)
-    names = {"model": STAGES[-1], **({"untuned": "untuned"} if untuned else {})}
+    tokens = recipe.scoring.tokens_per_pass
+    names = {"model": TUNED[-1], **({"untuned": UNTUNED} if untuned else {})}
 
     found = evaluate_all(
         dataset,
@@ -44,11 +45,14 @@ def evaluate_run(
         run.layout.history_length,
         choice,
         {
-            name: stage_scorer(models, s, table, f"{split} {s}", choice.seed, None, recipe.scoring.tokens_per_pass)
+            name: stage_scorer(models, s, table, choice.seed, ScoringPass(f"{split} {s}", tokens))
             for name, s in names.items()
         },
         recipe.a_tuning.anchor_threshold,
     )
-    trained_on = (run.state.get("dataset") or {}).get("fingerprint")
-    own = {"path": str(dataset.path), "fingerprint": dataset.fingerprint, "own": dataset.fingerprint == trained_on}
+    own = {
+        "path": str(dataset.path),
+        "fingerprint": dataset.fingerprint,
+        "own": dataset.fingerprint == run.state.fingerprint,
+    }
     return {**found, "dataset": own}

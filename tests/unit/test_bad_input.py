@@ -71,10 +71,14 @@ def test_a_train_that_never_began_is_not_the_last_run(monkeypatch, tmp_path, any
 
 
 def test_export_of_the_folder_one_stands_in(monkeypatch, tmp_path):
-    report = {"pruning": {"mode": "off", "pruned": False, "reason": ""}}
-    report |= {key: {"mode": "auto", "fitted": True} for key in ("habits", "calibration")}
-    report["parity"] = {"exceeded": []}
-    put(monkeypatch, "edge_behavior.export.pipeline", export_bundle=lambda *a, **k: report)
+    report = SimpleNamespace(
+        pruning=SimpleNamespace(mode="off"),
+        habits=SimpleNamespace(mode="off"),
+        calibration=SimpleNamespace(mode="off"),
+        parity=SimpleNamespace(exceeded=[]),
+        to_dict=dict,
+    )
+    put(monkeypatch, "edge_behavior.export.gguf.pipeline", export_gguf=lambda *a, **k: report)
     put(monkeypatch, "edge_behavior.export.run_source", run_source=lambda *a, **k: SimpleNamespace(data=None))
     run("export", ".", "--json")
 

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
 from edge_behavior.commands.output import emit
-from edge_behavior.core.calibration import Calibration
+from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import BehaviorEvent
@@ -30,8 +30,19 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
 from edge_behavior.evaluation.protocols import WindowChoice
-from edge_behavior.export.parity.gate import ParityError
+from edge_behavior.export.fits import FitReport
+from edge_behavior.export.parity.gate import (
+    Accuracies,
+    Difference,
+    ParityError,
+    ParityReport,
+    Recovery,
+    StageParity,
+)
 from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.export.prune.check import Pruning
+from edge_behavior.export.prune.vocabulary import PrunePlan
+from edge_behavior.export.report import ExportReport
 from edge_behavior.records.history import write_history
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.train.recipe import Recipe, load_recipe
@@ -137,7 +148,7 @@ MANIFEST = Manifest(
     architecture="qwen2",
     quantization="Q4_K_M",
     context_length=4096,
-    base_model={"name": "tiny", "license": None, "weights_sha256": "00"},
+    base_model=BaseModelInfo("tiny", None, "00"),
 )
 
 
@@ -225,8 +236,7 @@ class TestPredict:
     def calibrated(self, model, monkeypatch) -> ByteModel:
         """The same model in a bundle that is calibrated."""
         own = Calibration(3.0, {"head": 0.0, "medium": 0.0, "tail": 0.0}, {0.8: 0.2}, {0.5: 0.01, 0.9: None})
-        held = {"model": own.to_dict(), "habits": own.to_dict(), "measured": {}}
-        manifest = replace(MANIFEST, calibration=held)
+        manifest = replace(MANIFEST, calibration=CalibrationSet({"model": own, "habits": own}))
         monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(manifest, model)))
         return model
 
@@ -516,24 +526,25 @@ class TestTrain:
         ):
             assert words in out
 
-    def plan(self, recipe: Recipe, dataset: Path, device_memory: str | None, processes: int | None) -> dict[str, Any]:
+    def plan(self, recipe: Recipe, dataset: Path, device_memory: str | None, processes: int | None) -> SimpleNamespace:
         need = {"weights": 3 * 2**30, "adapter": 2**28, "activations": 2**30, "logits": 2**29, "working": 0}
         stages = {"a_tuning": {**need, "total": sum(need.values())}, "scoring": {"scoring": 2**30, "total": 2**32}}
         memory = {"stages": stages, "available": 2**34, "device_name": "this CPU"}
         time = {"stages": {"a_tuning": 9000.0, "scoring": 42.0}, "total": 9042.0, "measured_on": "CPU, 2 threads"}
-        refusal = {"message": "training needs more", "hint": "set x=1"}
-        return {
+        refusal = EdgebError("training needs more", "set x=1") if device_memory == "1GiB" else None
+        shown = {
             "recipe": recipe.name,
             "a_tuning_steps": 1234,
             "processes": processes,
             "memory": memory,
             "time": None if device_memory else time,
-            "refusal": refusal if device_memory == "1GiB" else None,
+            "refusal": refusal and {"message": refusal.message, "hint": refusal.hint},
         }
+        return SimpleNamespace(document=lambda: shown, refusal=refusal)
 
     def test_dry_run_trains_nothing(self, asked, tmp_path):
         words = ["train", "--recipe", "tiny", "--data", "data", "--out", "r", "--dry-run"]
-        assert document(*words) == self.plan(load_recipe("tiny"), Path("data"), None, None)
+        assert document(*words) == self.plan(load_recipe("tiny"), Path("data"), None, None).document()
         assert document(*words, "--processes", "4")["processes"] == 4
         out = run(*words).stdout
         for shown in ("1,234", "3.00", "4.75", "this CPU has 16.0 GiB", "2 h 30 min", "42 s", "CPU, 2 threads"):
@@ -573,45 +584,52 @@ class TestExport:
     def asked(self, module) -> list[tuple[object, ...]]:
         seen: list[tuple[object, ...]] = []
 
-        def export_bundle(source: object, out: Path, profile: Any, force: bool) -> dict[str, Any]:
+        def export_gguf(source: object, out: Path, profile: Any, force: bool) -> ExportReport:
             seen.append((source, out, profile, force))
             out.write_bytes(b"x")
-            report = {"bundle": str(out), "bytes": 1_500_000, "architecture": "qwen2", "quantization": "Q4_K_M"}
-            kept = {"kept": 4736, "of": 151_936, "places": 4, "domain_tokens": 128, "extra_tokens": 4116}
-            pruning = {
-                "mode": profile.prune,
-                "pruned": True,
-                "reason": "",
-                "vocabulary": kept,
-                "parity": None,
-            }
+            pruning = Pruning(profile.prune, PrunePlan(np.arange(4736), 151_936, 4, 128, 4116, {}))
             if profile.prune == "auto":
-                pruning |= {"pruned": False, "reason": "predictions change", "vocabulary": None}
-            habits = {"mode": profile.habits, "fitted": False, "reason": "too few users"}
+                pruning = Pruning(profile.prune, None, "predictions change")
+            habits = FitReport(profile.habits, reason="too few users")
             if profile.habits == "on":
                 found = {name: {"accuracy": a} for name, a in (("model", 0.31), ("habits", 0.5), ("fused", 0.52))}
-                habits |= {"fitted": True, "reason": "", "default": "fused", "measured": found}
-            calibration = {"mode": profile.calibrate, "fitted": False, "reason": "fewer users still"}
+                habits = habits.done({"default": "fused", "measured": found})
+            calibration = FitReport(profile.calibrate, reason="fewer users still")
             if profile.calibrate == "on":
-                calibration |= {"fitted": True, "reason": "", **CALIBRATED}
-            tensors = {"tensor_types": {"Q4_K": 3, "F32": 2}, "segments_checked": 12}
-            shares = {"accuracy": 0.5, "head": 0.6, "medium": None, "tail": 0.125}
-            stage = {"flips": 0.021, "mean_kl": 0.0034, "max_log_prob": 0.4, **shares}
-            parity = {"windows": 9, "held_out": True, "reference": shares, "stages": {"quantize": stage}}
-            beyond = [] if profile.parity.enforce else ["KL 3"]
-            parity |= {"exceeded": beyond, "tried": {"q4_0": ["KL 2"]}, "recovery": {"kept": [".attn_v.weight"]}}
+                calibration = calibration.done(CALIBRATED)
+            shares, moved = Accuracies(0.5, 0.6, None, 0.125), Difference(0.021, 0.0034, 0.01, 0.4)
+            parity = ParityReport(
+                windows=9,
+                natural=9,
+                balanced=0,
+                held_out=True,
+                reference=shares,
+                stages={"quantize": StageParity(moved, shares, moved)},
+                limits={},
+                exceeded=[] if profile.parity.enforce else ["KL 3"],
+                tried={"q4_0": ["KL 2"]},
+                recovery=Recovery((), (".attn_v.weight",)),
+            )
             if out.name == "bad.gguf":
-                raise ParityError("Q4_K_M", parity | {"exceeded": ["KL 5"]})
-            return {
-                **report,
-                **tensors,
-                "pruning": pruning,
-                "habits": habits,
-                "calibration": calibration,
-                "parity": parity,
-            }
+                raise ParityError("Q4_K_M", replace(parity, exceeded=["KL 5"]))
+            return ExportReport(
+                bundle=out,
+                bytes=1_500_000,
+                architecture="qwen2",
+                quantization="Q4_K_M",
+                parameters=1000,
+                pruning=pruning,
+                habits=habits,
+                calibration=calibration,
+                segments_checked=12,
+                parity=parity,
+                logit_difference={},
+                logit_scale=1.0,
+                seconds={},
+                tensor_types={"Q4_K": 3, "F32": 2},
+            )
 
-        module("edge_behavior.export.pipeline", export_bundle=export_bundle)
+        module("edge_behavior.export.gguf.pipeline", export_gguf=export_gguf)
         module("edge_behavior.export.run_source", run_source=Chosen)
         return seen
 
@@ -712,7 +730,7 @@ class TestInspect:
             assert words in out
 
     def test_a_calibration_is_a_few_lines(self, monkeypatch):
-        manifest = replace(MANIFEST, calibration=CALIBRATED)
+        manifest = replace(MANIFEST, calibration=CalibrationSet.from_dict(CALIBRATED, ("model", "habits")))
         monkeypatch.setattr("edge_behavior.bundle.bundle.verify_bundle", lambda path: manifest)
         out = " ".join(run("inspect", "m.gguf").stdout.replace("│", " ").split())
         for words in (

@@ -6,12 +6,8 @@ Picks the loader for a format; the loaders know the formats, `write` the rest.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from edge_behavior.core.events import clean_place
 from edge_behavior.data.duck import Database, check_work_folder, printable, user_errors
@@ -25,7 +21,7 @@ from edge_behavior.data.importers.write import write_dataset
 from edge_behavior.data.info import INFO_FILE, DatasetInfo, LogSource, PlaceInfo
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.files import new_folder, put_folder, write_file
-from edge_behavior.util.terminal import open_console
+from edge_behavior.util.progress import step_spinner
 
 _DEFAULTS = ImportOptions()
 
@@ -53,7 +49,7 @@ def import_log(
         _check_source(source, format)
         check_output(out, force)
         check_work_folder(out.absolute())
-    with user_errors(f"importing {printable(source)}"), new_folder(out) as scratch, _steps() as step:
+    with user_errors(f"importing {printable(source)}"), new_folder(out) as scratch, step_spinner() as step:
         made, work = scratch / "dataset", scratch / "work"
         made.mkdir()
         work.mkdir()
@@ -111,13 +107,3 @@ def _without_places(database: Database, log: LoadedLog) -> LoadedLog:
 
 def _name(source: Path) -> str:
     return printable(Path(source.resolve().name if source.is_file() or source.is_dir() else source.name))
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[[str], None]]:
-    """Show on stderr which stage runs; on a terminal only."""
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    console = open_console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("")
-        yield lambda text: progress.update(task, description=text)

@@ -22,7 +22,7 @@ from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.prune.vocabulary import CannotPrune, PrunePlan, plan_pruning
 from edge_behavior.export.prune.words import domain_texts
-from edge_behavior.export.synthetic_events import HISTORY_LENGTHS, made_up_events
+from edge_behavior.export.synthetic_events import HISTORY_LENGTHS, synthetic_events
 from edge_behavior.runtime.backends.base import Backend, Row
 from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 from edge_behavior.runtime.predictor import SMALL_BUNDLE
@@ -91,13 +91,13 @@ class Pruning:
     reason: str = ""
     parity: PruneParity | None = None
 
-    def report(self) -> dict[str, Any]:
-        """JSON-ready, for the export's report."""
+    def to_dict(self) -> dict[str, Any]:
+        """As `--json` has it."""
         return {
             "mode": self.mode,
             "pruned": self.plan is not None,
             "reason": self.reason,
-            "vocabulary": None if self.plan is None else self.plan.facts(),
+            "vocabulary": None if self.plan is None else self.plan.summary(),
             "parity": None if self.parity is None else asdict(self.parity),
         }
 
@@ -182,7 +182,7 @@ def sample_prompts(
             target = int(rng.integers(len(table)))
             history, next_event = table.history(target, length), table.event(target)
         else:
-            *history, next_event = made_up_events(
+            *history, next_event = synthetic_events(
                 encoder.candidates.labels, places or (UNKNOWN_PLACE,), length + 1, rng
             )
         wording = i % encoder.layout.formats

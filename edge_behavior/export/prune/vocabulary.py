@@ -29,14 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.prune.words import byte_alphabet, everyday_pieces
 from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.folder import WEIGHTS_INDEX, open_weights, weight_files
 from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.train.run.folder import read_json
+from edge_behavior.util.progress import progress_bar
 
-# Everyday word pieces beside the domain's own; README, "Pruning", has the measured trade.
+# Everyday word pieces beside the domain's own; benchmarks/results/pruning.md has the measured trade.
 EXTRA_TOKENS = 4096
 # Kernels take rows in blocks (llama.cpp's of 8, GPUs' of 64); everyday pieces fill up.
 _ROW_MULTIPLE = 64
@@ -83,8 +83,8 @@ class PrunePlan:
             raise EdgebError(f"token {int(lost[0])} was pruned", _KEEP_HINT)
         return [int(i) for i in at]
 
-    def facts(self) -> dict[str, Any]:
-        """What the manifest says of the vocabulary."""
+    def summary(self) -> dict[str, int]:
+        """What the manifest records of the vocabulary."""
         return {
             "kept": len(self.kept),
             "of": self.rows,

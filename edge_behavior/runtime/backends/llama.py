@@ -21,11 +21,10 @@ import numpy as np
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.base import Row, reusable
-from edge_behavior.runtime.backends.lifetime import Lifetime
+from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.llama.log import captured_log, quietly
-from edge_behavior.runtime.llama.model import load_model
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.llama.plan import Plan
-from edge_behavior.runtime.llama.tokens import tokenize
 from edge_behavior.util.cpus import physical_cores as _physical_cores
 from edge_behavior.util.cpus import usable_threads
 
@@ -33,7 +32,7 @@ from edge_behavior.util.cpus import usable_threads
 # as many as there are sequences. One sequence is the prompt.
 _MAX_ROWS = 64
 # Quantized weights are multiplied with so many tokens at once, and with those left over one by one: 15 tokens take
-# longer than 16 (docs/bench.md).
+# longer than 16 (docs/operate.md).
 _TOKENS_AT_ONCE = 4
 _UNQUANTIZED = (llama_cpp.LLAMA_FTYPE_ALL_F32, llama_cpp.LLAMA_FTYPE_MOSTLY_F16)
 
@@ -82,27 +81,22 @@ class LlamaBackend:
 
     def _open(self, path: Path, options: Any) -> None:
         keep = self._lifetime.keep
+        self._model = keep(LlamaModel(path), LlamaModel.close)
         with captured_log() as errors:
-            model: Any = load_model(path)
-            context: Any = None
-            if model:
-                keep(model, quietly(llama_cpp.llama_model_free))
-                context = llama_cpp.llama_init_from_model(model, options)
+            context: Any = llama_cpp.llama_init_from_model(self._model.handle, options)
         if not context:
             reason = errors[0] if errors else "no reason given"
-            raise EdgebError(f"llama.cpp cannot load {path}: {reason}", "export the bundle again")
+            raise EdgebError(f"llama.cpp cannot load {path}: {reason}", "export it again")
         self._context = keep(context, quietly(llama_cpp.llama_free))
         self._memory = llama_cpp.llama_get_memory(context)
-        self._vocab = llama_cpp.llama_model_get_vocab(model)
-        self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
-        self._quantized = _file_type(model) not in _UNQUANTIZED
+        self._quantized = _file_type(self._model.handle) not in _UNQUANTIZED
         self._batch = keep(llama_cpp.llama_batch_init(options.n_ctx, 0, self._max_rows), llama_cpp.llama_batch_free)
 
     @property
     def n_vocab(self) -> int:
         """Width of a logit row."""
         self._lifetime.check()
-        return self._n_vocab
+        return self._model.n_vocab
 
     @property
     def capacity(self) -> int:
@@ -132,7 +126,7 @@ class LlamaBackend:
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text; see `Backend`."""
         self._lifetime.check()
-        return tokenize(self._vocab, text)
+        return self._model.tokenize(text)
 
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
         """Hold `ids`, in one decode with the nodes hinted at; see `Backend`."""
@@ -327,7 +321,7 @@ class LlamaBackend:
 
     def _row(self, i: int) -> Row:
         pointer = llama_cpp.llama_get_logits_ith(self._context, i)
-        return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(self._n_vocab,))
+        return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(self._model.n_vocab,))
 
 
 def _context_options(options: LlamaOptions) -> Any:
@@ -339,7 +333,7 @@ def _context_options(options: LlamaOptions) -> Any:
     chosen.kv_unified = True
     chosen.n_threads = chosen.n_threads_batch = usable_threads(options.threads, _physical_cores())
     chosen.no_perf = True
-    # On the CPU flash attention pays from 64 tokens on; below, where predictions live, it is slower (docs/bench.md).
+    # On the CPU flash attention pays from 64 tokens on; below, where predictions live, it is slower (docs/operate.md).
     chosen.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if options.exact:
         chosen.type_k = chosen.type_v = llama_cpp.GGML_TYPE_F32

@@ -25,7 +25,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tokenizers import file_encoder
 from edge_behavior.runtime.backends.base import Row, reusable
 from edge_behavior.runtime.backends.genai import load_genai
-from edge_behavior.runtime.backends.lifetime import Lifetime
+from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.util.cpus import chosen_threads, physical_cores
 
 CONFIG_FILE, TOKENIZER_FILE = "genai_config.json", "tokenizer.json"

@@ -24,7 +24,7 @@ from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.runtime.backends.base import Row, reusable
-from edge_behavior.runtime.backends.lifetime import Lifetime
+from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.util.cpus import usable_threads
 
 # Bound on the logits (rows times vocabulary) of one forward pass.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.studies.ablation.studies import Plan, all_studies, chosen, make_plan
-from edge_behavior.train.recipe import Recipe, load_recipe, parse_recipe
+from edge_behavior.train.recipe import Recipe, parse_recipe
 from edge_behavior.train.run.folder import RunFolder, read_json, write_json, write_text
 
 SCHEMA_VERSION = 1
@@ -159,7 +159,7 @@ class AblationFolder:
         for folder in sorted((self.path / "runs").glob("*")):
             run = self.run(folder.name)
             if run is not None:
-                found.append((run, load_recipe(str(folder / "recipe.yaml"))))
+                found.append((run, run.recipe))
         return found
 
     def error(self, name: str) -> str | None:

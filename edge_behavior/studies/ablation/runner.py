@@ -16,8 +16,9 @@ from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.inputs import digests, read_inputs
 from edge_behavior.train.run.stage_record import stage_key
-from edge_behavior.train.run.stage_reuse import SHARED_STAGES, take_over
+from edge_behavior.train.run.stage_reuse import take_over
 from edge_behavior.train.run.start import start_run
+from edge_behavior.train.stage_list import STAGES
 from edge_behavior.train.trainer.processes import release_memory, world_size
 from edge_behavior.util.terminal import open_console
 
@@ -78,14 +79,16 @@ def stages_needed(plan: Plan, fingerprint: str, folder: AblationFolder | None = 
     """
     finished = {run.name for run in plan.runs if folder is not None and folder.finished(run.name)}
     left = [run for run in plan.runs if run.name not in finished]
-    done_keys: dict[str, set[str]] = {stage: set() for stage in SHARED_STAGES}
+    shared = [stage.name for stage in STAGES if stage.shareable]
+    done_keys: dict[str, set[str]] = {stage: set() for stage in shared}
     for run, recipe in folder.begun_runs() if folder is not None and folder.begun else ():
-        for stage in SHARED_STAGES:
-            if run.done(stage) is not None:
-                known = run.state.get("made", {}).get(stage, {}).get("key")
-                done_keys[stage].add(known or stage_key(stage, recipe, fingerprint))
+        state = run.state
+        for stage in shared:
+            if stage in state.done:
+                record = state.made.get(stage)
+                done_keys[stage].add(stage_key(stage, recipe, fingerprint) if record is None else record.key)
     stages: dict[str, dict[str, int]] = {}
-    for stage in SHARED_STAGES:
+    for stage in shared:
         trained = [run for run in left if not _nothing_to_train(stage, run.recipe)]
         keys = {stage_key(stage, run.recipe, fingerprint, digests(read_inputs(run.recipe))) for run in trained}
         stages[stage] = {"left": len(keys - done_keys[stage]), "unshared": len(trained)}

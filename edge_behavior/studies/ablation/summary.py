@@ -20,10 +20,10 @@ from edge_behavior.evaluation.protocols import PROTOCOLS
 from edge_behavior.studies.ablation.folder import AblationFolder
 from edge_behavior.studies.ablation.studies import FULL, Plan, Variant
 from edge_behavior.train.pipeline import metrics_of
-from edge_behavior.train.run.folder import STAGES, RunFolder
+from edge_behavior.train.run.folder import RunFolder
+from edge_behavior.train.stage_list import MODELS, TUNED
 
 METRICS = (*SIX, "nll")
-MODELS = ("untuned", *STAGES)
 INTERVAL = "95 % Student t interval of the mean over seeds"
 
 
@@ -138,7 +138,7 @@ def _read(folder: AblationFolder, name: str, anchor_threshold: float) -> dict[st
         "pairs": stage_b.get("selected"),
         "seconds": sum(
             done.get("seconds", 0.0)
-            for stage in ("backbone", *STAGES, "evaluation")
+            for stage in ("backbone", *TUNED, "evaluation")
             if (done := run.done(stage)) is not None and "copied_from" not in done
         ),
     }

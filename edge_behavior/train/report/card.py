@@ -16,14 +16,13 @@ import yaml
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
 from edge_behavior.core.prompts import Prompt
 from edge_behavior.data.dataset import Dataset
-from edge_behavior.evaluation.tables import all_rows, markdown_text, results_markdown
+from edge_behavior.evaluation.tables import all_rows, results_markdown
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.report.summary import (
     b_tuning_sentence,
     backbone_sentence,
     changed_settings,
     dataset_facts,
-    resolved_recipe,
     split_sentence,
     templates,
     units_of,
@@ -31,6 +30,7 @@ from edge_behavior.train.report.summary import (
     versions,
 )
 from edge_behavior.train.run.folder import RunFolder, read_json, write_text
+from edge_behavior.util.markdown import markdown_text
 
 _LISTED = 12
 _EXAMPLE_START = datetime(2024, 5, 14, 18, 5)
@@ -48,10 +48,10 @@ def write_card(run: RunFolder, dataset: Dataset) -> None:
 
 def render_card(run: RunFolder, dataset: Dataset) -> str:
     """The card as Markdown with YAML front matter."""
-    metrics, recipe = read_json(run.path / "metrics.json"), resolved_recipe(run)
+    metrics, recipe = read_json(run.path / "metrics.json"), run.recipe
     rows = all_rows(metrics)
-    standin = bool(run.state["backbone"]["standin"])
-    base = str(run.state["backbone"]["path"])
+    standin = run.state.backbone.standin
+    base = run.state.backbone.path
     prompt = example_prompt(run, dataset)
     text = templates(autoescape=False)
     text.filters["md"] = markdown_text
@@ -96,7 +96,7 @@ def example_prompt(run: RunFolder, dataset: Dataset) -> Prompt:
 
 
 def _front_matter(run: RunFolder, recipe: Recipe) -> dict[str, Any]:
-    base = str(run.state["backbone"]["path"])
+    base = run.state.backbone.path
     method = [recipe.b_tuning.method] if recipe.b_tuning.method != "none" else []
     return {
         "library_name": "peft",

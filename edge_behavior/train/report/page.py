@@ -25,8 +25,6 @@ from edge_behavior.evaluation.tables import (
     COLUMNS,
     NAMES,
     all_rows,
-    difference,
-    number,
     protocol_caption,
     result_rows,
     shown_columns,
@@ -39,21 +37,21 @@ from edge_behavior.train.report.summary import (
     backbone_sentence,
     changed_settings,
     dataset_facts,
-    resolved_recipe,
     split_sentence,
     templates,
     units_of,
     verdict,
     versions,
 )
-from edge_behavior.train.run.folder import STAGES, RunFolder, read_json, write_text
+from edge_behavior.train.run.folder import RunFolder, read_json, write_text
+from edge_behavior.train.stage_list import MODELS, TUNED
+from edge_behavior.util.numbers import difference, number
 
-MODELS = ("untuned", *STAGES)
 _COUNTER = "place_hour_backoff"
 _EXAMPLES = 20
 _MOVERS = 5
 _LAST_SHOWN = 6
-_TIMED = ("backbone", *STAGES, "evaluation")
+_TIMED = ("backbone", *TUNED, "evaluation")
 
 Report = Mapping[str, Any]
 
@@ -69,7 +67,7 @@ def write_report(run: RunFolder, dataset: Dataset) -> None:
 
 def render_report(run: RunFolder, dataset: Dataset) -> str:
     """The report as an HTML page with no script and no reference to anything outside it."""
-    metrics, recipe = read_json(run.path / "metrics.json"), resolved_recipe(run)
+    metrics, recipe = read_json(run.path / "metrics.json"), run.recipe
     groups = dataset.candidates.groups(metrics["anchor_threshold"])
     b_tuning = run.done("b_tuning")
     pairs = _read_pairs(run.path / "pairs.jsonl")
@@ -78,11 +76,11 @@ def render_report(run: RunFolder, dataset: Dataset) -> str:
     page.filters.update(number=number, difference=difference)
     return page.get_template("report.html.j2").render(
         run_name=run.path.resolve().name,
-        created=datetime.fromisoformat(run.state["created"]).strftime("%Y-%m-%d %H:%M UTC"),
+        created=datetime.fromisoformat(str(run.state.created)).strftime("%Y-%m-%d %H:%M UTC"),
         source=dataset.info.source.name,
         recipe=recipe,
         recipe_text=(run.path / "recipe.yaml").read_text(encoding="utf-8"),
-        standin=run.state["backbone"]["standin"],
+        standin=run.state.backbone.standin,
         backbone=backbone_sentence(run, recipe),
         verdict=verdict(metrics),
         kept=b_tuning_sentence(b_tuning),

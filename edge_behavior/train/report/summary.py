@@ -11,17 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.describe import split_text
 from edge_behavior.data.info import SplitCounts
-from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation.tables import difference, number, pretty_name, units_counted
-from edge_behavior.train.recipe import Recipe, parse_recipe
+from edge_behavior.evaluation.tables import pretty_name, units_counted
+from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder
+from edge_behavior.util.numbers import difference, number
 
 STANDIN_NOTE = (
     "A stand-in takes the place of a pretrained model where none can be had. Its numbers say that the path works; "
@@ -30,27 +29,11 @@ STANDIN_NOTE = (
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "tokenizers", "scikit-learn", "numpy")
 
 
-def resolved_recipe(run: RunFolder) -> Recipe:
-    """The resolved recipe of the run.
-
-    Raises:
-        EdgebError: it is missing or was damaged.
-    """
-    path = run.path / "recipe.yaml"
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raise EdgebError(f"cannot read {path}", "is the run folder complete?") from None
-    if not isinstance(fields, dict):
-        raise EdgebError(f"{path} is not a mapping of sections", "the file is damaged; train again")
-    return parse_recipe(fields, str(path))
-
-
 def backbone_sentence(run: RunFolder, recipe: Recipe) -> str:
     """What was tuned; says so where it is the stand-in."""
-    if not run.state["backbone"]["standin"]:
+    if not run.state.backbone.standin:
         revision = f", revision {recipe.backbone.revision}" if recipe.backbone.revision else ""
-        return f"The backbone is {run.state['backbone']['path']}{revision}."
+        return f"The backbone is {run.state.backbone.path}{revision}."
     report = run.done("backbone") or {}
     parameters = report.get("parameters")
     size = f" with {millions(parameters)} parameters" if parameters else ""
@@ -65,10 +48,10 @@ def backbone_sentence(run: RunFolder, recipe: Recipe) -> str:
 def changed_settings(run: RunFolder) -> list[str]:
     """A sentence per time that the run was resumed with other settings: the saved recipe holds the last ones only."""
     found = []
-    for entry in run.state.get("changes", []):
-        fields = ", ".join(f"{name} from {old} to {new}" for name, (old, new) in entry["fields"].items())
-        during = f"during {entry['during']}" if entry["during"] else "after the last stage"
-        over = ", which started over" if entry["started_over"] else ""
+    for change in run.state.changes:
+        fields = ", ".join(f"{name} from {old} to {new}" for name, (old, new) in change.fields.items())
+        during = f"during {change.during}" if change.during else "after the last stage"
+        over = ", which started over" if change.started_over else ""
         found.append(f"Changed {during}{over}: {fields}.")
     return found
 
@@ -152,7 +135,7 @@ def dataset_facts(dataset: Dataset, anchor: float) -> list[tuple[str, str]]:
 
 def versions(run: RunFolder) -> list[tuple[str, str]]:
     """edgeb's version when the run began, and those of Python and the libraries now."""
-    found = [("edgeb", str(run.state["edgeb"])), ("Python", platform.python_version())]
+    found = [("edgeb", str(run.state.edgeb)), ("Python", platform.python_version())]
     for package in _PACKAGES:
         try:
             found.append((package, version(package)))

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from edge_behavior.core.calibration import (
     SUGGEST_WINDOWS,
     Calibration,
+    CalibrationSet,
     conformal_threshold,
     conformity,
     expected_calibration_error,
-    likely_sets,
     measure,
-    read_calibrations,
+    prediction_sets,
     suggest_thresholds,
 )
 from edge_behavior.core.candidates import GROUPS
@@ -60,14 +60,14 @@ class TestScores:
         np.testing.assert_array_equal(Calibration().scores(scores, NAMES), scores)
 
     def test_levels(self):
-        assert WHOLE.least_likely(0.9) == 0.05
-        assert WHOLE.least_suggested(0.5) == 0.3
-        assert WHOLE.least_suggested(0.95) is None
+        assert WHOLE.set_threshold(0.9) == 0.05
+        assert WHOLE.suggest_threshold(0.5) == 0.3
+        assert WHOLE.suggest_threshold(0.95) is None
         with pytest.raises(EdgebError, match=r"not calibrated for a coverage of 0\.85") as caught:
-            WHOLE.least_likely(0.85)
+            WHOLE.set_threshold(0.85)
         assert caught.value.hint == "it knows 0.8, 0.9"
         with pytest.raises(EdgebError, match=r"not calibrated for a precision of 0\.9"):
-            WHOLE.least_suggested(0.9)
+            WHOLE.suggest_threshold(0.9)
 
 
 class TestError:
@@ -139,22 +139,22 @@ class TestLikelySets:
     def test_a_truth_is_inside_where_it_conforms(self, n, least, seed):
         log_probs, truth = windows(n, 5, seed)
         probs = np.exp(log_probs)
-        members = likely_sets(probs, least)
+        members = prediction_sets(probs, least)
         assert members.any(1).all()
         assert members[np.arange(n), probs.argmax(1)].all()
         np.testing.assert_array_equal(members[np.arange(n), truth], conformity(probs, truth) >= least)
-        np.testing.assert_array_equal(likely_sets(probs, np.full(n, least)), members)
+        np.testing.assert_array_equal(prediction_sets(probs, np.full(n, least)), members)
 
     def test_equal_candidates_go_together(self):
-        assert likely_sets(np.array([[0.4, 0.3, 0.3]]), 0.3).tolist() == [[True, True, True]]
-        assert likely_sets(np.array([[0.4, 0.3, 0.3]]), 0.31).tolist() == [[True, False, False]]
+        assert prediction_sets(np.array([[0.4, 0.3, 0.3]]), 0.3).tolist() == [[True, True, True]]
+        assert prediction_sets(np.array([[0.4, 0.3, 0.3]]), 0.31).tolist() == [[True, False, False]]
 
     def test_new_windows_are_covered(self):
         held, truth = windows(4000, 8, 1)
         new, answers = windows(4000, 8, 2)
         for coverage in (0.8, 0.9, 0.95):
             least = conformal_threshold(conformity(np.exp(held), truth), coverage)
-            inside = likely_sets(np.exp(new), least)[np.arange(4000), answers]
+            inside = prediction_sets(np.exp(new), least)[np.arange(4000), answers]
             assert inside.mean() == pytest.approx(coverage, abs=0.02)
 
 
@@ -286,12 +286,14 @@ class TestFiles:
 
     def test_the_sources_of_a_bundle(self):
         held = {"model": WHOLE.to_dict(), "habits": Calibration().to_dict(), "measured": {}}
-        assert read_calibrations(held, ["model", "habits"]) == {"model": WHOLE, "habits": Calibration()}
+        found = CalibrationSet.from_dict(held, ["model", "habits"])
+        assert found == CalibrationSet({"model": WHOLE, "habits": Calibration()})
+        assert found.to_dict() == held
         with pytest.raises(EdgebError, match="field 'fused' is missing"):
-            read_calibrations(held, ["model", "habits", "fused"])
+            CalibrationSet.from_dict(held, ["model", "habits", "fused"])
         with pytest.raises(EdgebError, match="unknown field 'habits'"):
-            read_calibrations(held, ["model"])
-        with pytest.raises(EdgebError, match="'measured' is not an object"):
-            read_calibrations({**held, "measured": 1}, ["model", "habits"])
+            CalibrationSet.from_dict(held, ["model"])
+        with pytest.raises(EdgebError, match="field 'measured' is 1, not an object"):
+            CalibrationSet.from_dict({**held, "measured": 1}, ["model", "habits"])
         with pytest.raises(EdgebError, match=r"m\.model is not an object"):
-            read_calibrations({**held, "model": 1}, ["model", "habits"], "m")
+            CalibrationSet.from_dict({**held, "model": 1}, ["model", "habits"], "m")

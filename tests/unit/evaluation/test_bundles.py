@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 
 from edge_behavior.core.calibration import Calibration, expected_calibration_error
 from edge_behavior.core.candidates import GROUPS, CandidateSet
-from edge_behavior.core.fusion import Fusion, GroupWeights
+from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.core.scoring import log_softmax
@@ -30,12 +31,7 @@ USERS = [["Video", "Bar"] * 20, ["Bar", "Café", "Video"] * 12, ["Video", "Cafe 
 TABLE = helpers.event_table(USERS)
 CHOICE = WindowChoice(per_user=7, per_behavior=6)
 WEIGHTS = {"head": GroupWeights(0.5, 0.7, 0.1), "medium": GroupWeights(1, 0, 0), "tail": GroupWeights(0.2, 0.9, -1)}
-HELD = {
-    "config": HabitsConfig(half_life=9).to_dict(),
-    "fusion": Fusion(WEIGHTS, ()).to_dict(),
-    "default": "fused",
-    "measured": {},
-}
+HELD = Mixture(HabitsConfig(half_life=9), WEIGHTS, "fused")
 
 
 class FakePredictor:
@@ -44,7 +40,7 @@ class FakePredictor:
     def __init__(self, habits, labels=helpers.LABELS):
         candidates = helpers.event_table(USERS, labels).candidates
         self.manifest = SimpleNamespace(
-            candidates=candidates, layout=PromptLayout(history_length=L), habits=habits, calibration=None
+            candidates=candidates, layout=PromptLayout(history_length=L), habits=habits, calibrations={}
         )
         self.closed = False
 
@@ -91,7 +87,7 @@ def scores_of(predictor: FakePredictor, targets: np.ndarray) -> dict[str, np.nda
 
 @pytest.mark.parametrize("default", ["model", "habits", "fused"])
 def test_every_source_is_measured_and_the_default_is_on_top(load, default):
-    predictor = load({**HELD, "default": default})
+    predictor = load(replace(HELD, default=default))
     found = evaluate_bundle(Path("b.gguf"), Path("d"), "both", "test", CHOICE)
     assert predictor.closed
     assert found["source"] == default
@@ -125,12 +121,7 @@ def test_a_calibrated_bundle(load):
     bias = {"head": -0.3, "medium": 0.2, "tail": 0.9}
     own = Calibration(1.7, bias, {0.8: 0.1, 0.9: 0.02}, {0.5: 0.4, 0.9: None})
     other = Calibration(0.6)
-    predictor.manifest.calibration = {
-        "model": own.to_dict(),
-        "habits": other.to_dict(),
-        "fused": own.to_dict(),
-        "measured": {},
-    }
+    predictor.manifest.calibrations = {"model": own, "habits": other, "fused": own}
     found = evaluate_bundle(Path("b.gguf"), Path("d"), "both", "test", CHOICE)
     groups = TABLE.candidates.groups()
     assert set(found["calibration"]) == {"natural", "balanced"}

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.export import merge
-from edge_behavior.export.merge import logit_difference, merge_adapter
+from edge_behavior.export.merge import MergeOptions, logit_difference, merge_adapter
 from tests.unit.export.conftest import llama, qwen2, qwen2_tokenizer, save, some_ids, torch_logits
 
 
@@ -43,12 +43,12 @@ def test_merged_folder_is_the_adapter(tiny_base: Path, tiny_adapter: Path, tmp_p
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_lower_precision(tiny_base: Path, tiny_adapter: Path, tmp_path: Path, dtype: str) -> None:
-    merge_adapter(tiny_base, tiny_adapter, tmp_path / "m", dtype)
+    merge_adapter(tiny_base, tiny_adapter, tmp_path / "m", MergeOptions(dtype))
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "m").dtype == getattr(torch, dtype)
 
 
 def test_backbone_alone(tiny_base: Path, tmp_path: Path) -> None:
-    probe = merge_adapter(tiny_base, None, tmp_path / "m", probe_ids=[5, 6, 7])
+    probe = merge_adapter(tiny_base, None, tmp_path / "m", MergeOptions(probe_ids=(5, 6, 7)))
     assert probe.difference == 0.0
     expected = torch_logits(AutoModelForCausalLM.from_pretrained(tiny_base), [5, 6, 7])
     np.testing.assert_allclose(probe.logits, expected, atol=1e-5)

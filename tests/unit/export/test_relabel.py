@@ -17,27 +17,26 @@ from typer.testing import CliRunner
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.gguf_header import GgufFile
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
-from edge_behavior.core.calibration import Calibration
-from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.calibration import Calibration, CalibrationSet
+from edge_behavior.core.candidates import GROUPS, CandidateSet
+from edge_behavior.core.fusion import GroupWeights, Mixture
+from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.relabel import new_candidates, read_labels, relabel_bundle
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
 from tests.label_sets import label_sets
 
 WHEN = datetime(2030, 3, 18, 20)
 OLD = CandidateSet.of(helpers.LABELS, range(10, 10 + len(helpers.LABELS)))
-HABITS = {
-    "config": {"some": 1},
-    "fusion": {g: {"model": 1.0, "habits": 0.5, "bias": 0.0} for g in ("head", "medium", "tail")},
-    "default": "fused",
-    "measured": {"natural": 0.4},
-}
+HABITS = Mixture(
+    HabitsConfig(half_life=7), dict.fromkeys(GROUPS, GroupWeights(1.0, 0.5, 0.0)), "fused", {"natural": 0.4}
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def bundle_of(gguf: Path, out: Path, **changes: Any) -> Path:
     manifest = Manifest(
         created_with="edgeb 0.0.1", candidates=OLD, layout=PromptLayout(list_candidates=False), bos_id=None, eos_id=0,
         architecture="qwen2", quantization="F32", context_length=4096, training={"name": "tiny"},
-        evaluation={"natural": {"overall": 0.3}}, base_model={"name": "x", "license": None, "weights_sha256": "00"},
+        evaluation={"natural": {"overall": 0.3}}, base_model=BaseModelInfo("x", None, "00"),
     )  # fmt: skip
     write_bundle(gguf, replace(manifest, **changes), out)
     return out
@@ -95,8 +94,8 @@ class TestPredictions:
             Predictor.load(bundle, threads=1, exact_math=True) as before,
             Predictor.load(tmp_path / "new.gguf", threads=1, exact_math=True) as after,
         ):
-            expected = before.predict(history, WHEN, "DK", only=new)
-            found = after.predict(history, WHEN, "DK")
+            expected = before.predict(history, WHEN, "DK", None, options=PredictOptions(only=new))
+            found = after.predict(history, WHEN, "DK", None)
         assert [r.behavior for r in found.ranked] == [r.behavior for r in expected.ranked]
         np.testing.assert_allclose(
             [r.probability for r in found.ranked], [r.probability for r in expected.ranked], atol=1e-4
@@ -108,7 +107,7 @@ class TestPredictions:
         report = relabel_bundle(old, new_candidates(OLD, None, ["買い物"], ["Bar"]), tmp_path / "new.gguf")
         assert report["listed_in_prompt"]
         with Predictor.load(tmp_path / "new.gguf", threads=1) as predictor:
-            prediction = predictor.predict(helpers.diary(4, 0, ["Video", "買い物"]), WHEN, "DK")
+            prediction = predictor.predict(helpers.diary(4, 0, ["Video", "買い物"]), WHEN, "DK", None)
             assert name == "instruct" or "買い物" in predictor.manifest.static_prompt
         assert {r.behavior for r in prediction.ranked} == {*helpers.LABELS, "買い物"} - {"Bar"}
         assert log_softmax(np.log([r.probability for r in prediction.ranked])).max() <= 0
@@ -145,10 +144,10 @@ class TestBundle:
     def test_habits_stay_as_they_were_set(self, gguf: Path, tmp_path: Path) -> None:
         old = bundle_of(gguf, tmp_path / "old.gguf", habits=HABITS)
         relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf")
-        assert read_manifest(tmp_path / "new.gguf").habits == {**HABITS, "measured": {}}
+        assert read_manifest(tmp_path / "new.gguf").habits == replace(HABITS, measured={})
 
     def test_the_calibration_is_of_the_old_list(self, gguf: Path, tmp_path: Path) -> None:
-        held = {"model": Calibration(2.0).to_dict(), "habits": Calibration().to_dict(), "measured": {}}
+        held = CalibrationSet({"model": Calibration(2.0), "habits": Calibration()})
         old = bundle_of(gguf, tmp_path / "old.gguf", calibration=held)
         report = relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf")
         assert report["calibration_dropped"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_behavior.core.calibration import COVERAGES, PRECISIONS, Calibration, read_calibrations
+from edge_behavior.core.calibration import COVERAGES, PRECISIONS, Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.fusion import SOURCES, Fusion
 from edge_behavior.core.scoring import log_softmax
@@ -132,7 +132,7 @@ class TestCalibration:
         held = made_up(1200, 2.5)
         found = json.loads(json.dumps(fit_calibration(held), allow_nan=False))
         assert set(found) == {*SOURCES, "measured"}
-        read = read_calibrations(found, SOURCES)
+        read = CalibrationSet.from_dict(found, SOURCES).sources
         measured = found["measured"]
         assert {name: measured[name] for name in ("split", "windows", "users", "folds")} == {
             **{"split": "validation", "windows": 1200, "users": 30, "folds": 5},
@@ -151,7 +151,7 @@ class TestCalibration:
             assert measured[source]["windows"] == 1200
 
     def test_thresholds_hold_on_new_users(self):
-        found = read_calibrations(fit_calibration(made_up(1500, 2.5)), SOURCES)["model"]
+        found = CalibrationSet.from_dict(fit_calibration(made_up(1500, 2.5)), SOURCES).sources["model"]
         new = made_up(6000, 2.5, seed=9)
         probs = np.exp(log_softmax(found.scores(new.model, NAMES)))
         own, right = probs[np.arange(6000), new.truth], probs.argmax(1) == new.truth
@@ -170,7 +170,7 @@ class TestCalibration:
     def test_without_fusion(self):
         found = fit_calibration(made_up(300), fused=False)
         assert set(found) == {"model", "habits", "measured"}
-        read_calibrations(found, ("model", "habits"))
+        CalibrationSet.from_dict(found, ("model", "habits"))
 
     def test_the_same_every_time(self):
         assert fit_calibration(made_up(300)) == fit_calibration(made_up(300))

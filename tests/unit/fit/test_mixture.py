@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_behavior.core.candidates import GROUPS
-from edge_behavior.core.fusion import Fusion, GroupWeights
+from edge_behavior.core.fusion import Fusion, GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset
@@ -209,8 +209,7 @@ class TestBundle:
         config = HabitsConfig(half_life=9)
         found = fit_habits(score_held_out(Path("b.gguf"), data, windows=40, config=config), config)
         assert set(found) == {"config", "fusion", "default", "measured"}
-        assert HabitsConfig.from_dict(found["config"]).half_life == 9
-        Fusion.from_dict(found["fusion"], self.TABLE.candidates.groups())
+        assert Mixture.from_dict(found).config.half_life == 9
         # The third user has four windows.
         assert found["measured"]["windows"] == 40
         assert found["measured"]["users"] == 3

@@ -21,7 +21,7 @@ def opened(bundle: Path, folder: Path) -> Predictor:
 
 def ask(predictor: Predictor) -> tuple[list[float], int]:
     events = helpers.diary(6)
-    found = predictor.predict(events[:-1], events[-1].time, "DK")
+    found = predictor.predict(events[:-1], events[-1].time, "DK", None)
     return [r.probability for r in found.ranked], found.tokens_evaluated
 
 

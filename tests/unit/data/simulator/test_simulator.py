@@ -308,7 +308,7 @@ def test_next_distribution_is_one(seed: int, first: bool, crowd: float) -> None:
 
 
 def test_page_states_the_table_and_the_measurement() -> None:
-    page = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
+    page = (ROOT / "benchmarks" / "results" / "simulator_ceiling.md").read_text(encoding="utf-8")
     for behavior in BEHAVIORS:
         assert f"| {behavior.label} | {100 * behavior.share:.3g}" in page
         if isinstance(behavior.cause, Habit):

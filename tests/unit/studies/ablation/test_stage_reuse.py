@@ -122,7 +122,7 @@ def test_other_conversations_at_the_same_path_are_other_work(data: Path, recipe:
         finish(other, stage, {}, changed)
     same = begun(changed, data, tmp_path / "same")
     assert take_over(same, changed, [(other, changed)]) == ["backbone", "a_tuning"]
-    assert same.state["made"] == other.state["made"]
+    assert same.state.made == other.state.made
     talk.write_text('{"question": "a", "answer": "another"}\n')
     run = begun(changed, data, tmp_path / "run")
     assert take_over(run, changed, [(other, changed)]) == ["backbone"]
@@ -130,6 +130,6 @@ def test_other_conversations_at_the_same_path_are_other_work(data: Path, recipe:
 
 def test_another_dataset_shares_nothing(data: Path, recipe: Recipe, donor: RunFolder, tmp_path: Path) -> None:
     run = begun(recipe, data, tmp_path / "run")
-    run.update(dataset={**run.state["dataset"], "fingerprint": "other"})
+    run.update(dataset={"path": str(data), "fingerprint": "other"})
     assert take_over(run, recipe, [(donor, recipe)]) == []
     assert stage_key("backbone", recipe, "one") != stage_key("backbone", recipe, "other")
