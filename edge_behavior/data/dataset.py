@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
-from edge_behavior.data.info import INFO_FILE, DatasetInfo, plain_json, read_info
+from edge_behavior.data.info import IMPORT_AGAIN, INFO_FILE, DatasetInfo, plain_json, read_info
 from edge_behavior.errors import EdgebError, nearest
 
 SPLITS = ("train", "validation", "test")
@@ -37,7 +37,6 @@ HISTORY_LENGTH = 20
 EVENT_SCHEMA = pa.schema(
     [("user", pa.int32()), ("time", pa.timestamp("s")), ("place", pa.int32()), ("behavior", pa.int16())]
 )
-_IMPORT_AGAIN = "import the log again"
 
 
 def event_file(folder: Path, split: str) -> Path:
@@ -139,14 +138,14 @@ class Dataset:
         info = read_info(path)
         for split in SPLITS:
             if split not in info.splits:
-                raise EdgebError(f"{path / INFO_FILE} lacks 'splits.{split}'", _IMPORT_AGAIN)
+                raise EdgebError(f"{path / INFO_FILE} lacks 'splits.{split}'", IMPORT_AGAIN)
             rows, expected = _count_rows(event_file(path, split)), info.splits[split].events
             if rows != expected:
-                raise EdgebError(f"{event_file(path, split)} has {rows} events, not {expected}", _IMPORT_AGAIN)
+                raise EdgebError(f"{event_file(path, split)} has {rows} events, not {expected}", IMPORT_AGAIN)
         for name, expected in (("users", info.users.kept), ("places", info.place.count)):
             rows = _count_rows(path / f"{name}.parquet")
             if rows != expected:
-                raise EdgebError(f"{path / name}.parquet has {rows} rows, not {expected}", _IMPORT_AGAIN)
+                raise EdgebError(f"{path / name}.parquet has {rows} rows, not {expected}", IMPORT_AGAIN)
         return cls(path, info, info.candidates)
 
     @property
@@ -212,7 +211,7 @@ class Dataset:
             for name, limit in (("behavior", len(self.candidates)), ("place", len(places))):
                 values = columns[name][-1]
                 if len(values) and not (values.min() >= 0 and values.max() < limit):
-                    raise EdgebError(f"{file} holds a {name} number outside 0…{limit - 1}", _IMPORT_AGAIN)
+                    raise EdgebError(f"{file} holds a {name} number outside 0…{limit - 1}", IMPORT_AGAIN)
         own = len(columns["user"][-1])
         if len(wanted) == 1:
             user, time, place, behavior = (held[0] for held in columns.values())
@@ -254,7 +253,7 @@ def _read(file: Path, columns: Sequence[str]) -> pa.Table:
 
 def _damaged(file: Path, error: Exception) -> EdgebError:
     what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged or cut short"
-    return EdgebError(f"{file} {what}", _IMPORT_AGAIN)
+    return EdgebError(f"{file} {what}", IMPORT_AGAIN)
 
 
 def _column(file: Path, name: str) -> NDArray[Any]:

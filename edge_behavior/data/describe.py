@@ -175,7 +175,7 @@ def tables(description: Description, top: int = 40) -> Group:
     )
     facts.add_row("places", f"{info.place.count:,} ({info.place.kind})" if info.has_places else "none")
     facts.add_row("split", escape(split_text(dataset)))
-    facts.add_row("intervals over", f"{description.resampling} of the test part")
+    facts.add_row("intervals over", f"{description.resampling} of the test split")
     for group, held in description.groups.items():
         facts.add_row(group, f"{held['behaviors']} behaviors, {held['share']:.1%} of training events")
     return Group(facts, Text(), import_tables(info), Text(), _behaviors(description.behaviors, top))
@@ -183,7 +183,7 @@ def tables(description: Description, top: int = 40) -> Group:
 
 def _splits(info: DatasetInfo) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("part")
+    table.add_column("split")
     for name in ("users", "events", "windows"):
         table.add_column(name, justify="right")
     for split in SPLITS:

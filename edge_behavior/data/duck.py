@@ -60,9 +60,9 @@ def check_memory_limit(text: str) -> None:
     found = _SIZE.fullmatch(text.strip())
     size = float(found[1]) * _BYTES[found[2].upper()] if found else 0.0
     if not found or size >= 2**62:
-        raise EdgebError(f"memory_limit is '{text}'", "write a size, like 4GB or 512MiB")
+        raise EdgebError(f"--memory-limit is '{text}'", "write a size, like 4GB or 512MiB")
     if size < MIN_MEMORY:
-        raise EdgebError(f"memory_limit is '{text}'", f"use at least {MIN_MEMORY // 10**6}MB")
+        raise EdgebError(f"--memory-limit is '{text}'", f"use at least {MIN_MEMORY // 10**6}MB")
 
 
 def check_work_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ from edge_behavior.errors import EdgebError
 SCHEMA_VERSION = 2
 INFO_FILE = "dataset.json"
 
-_IMPORT_AGAIN = "import the log again"
+IMPORT_AGAIN = "import the log again"
 _MAKE_ONE = "make one with `edgeb data import` or `edgeb data synth`"
 # Python's types of what JSON holds, by the type that a field is annotated with; a dataclass is an object.
 _JSON_TYPES: dict[Any, Any] = {str: str, int: int, float: (int, float), tuple: list}
@@ -221,7 +221,7 @@ def read_info(folder: Path) -> DatasetInfo:
     except NotADirectoryError:
         raise EdgebError(f"{folder} is a file, not a dataset folder", _MAKE_ONE) from None
     except (OSError, ValueError) as error:
-        raise EdgebError(f"cannot read {file}: {error}", _IMPORT_AGAIN) from None
+        raise EdgebError(f"cannot read {file}: {error}", IMPORT_AGAIN) from None
     version = document.get("schema_version") if isinstance(document, dict) else None
     if not isinstance(version, int):
         raise EdgebError(f"{file} is not an edgeb dataset description", _MAKE_ONE)
@@ -250,7 +250,7 @@ def _typed(kind: Any, value: Any, file: Path, name: str) -> Any:
         return None if value is None else _typed(inner[0], value, file, name)
     expected = _JSON_TYPES.get(origin or kind, dict)
     if not isinstance(value, expected) or isinstance(value, bool):
-        raise EdgebError(f"{file}: '{name}' is not {_TYPE_NAMES[expected]}", _IMPORT_AGAIN)
+        raise EdgebError(f"{file}: '{name}' is not {_TYPE_NAMES[expected]}", IMPORT_AGAIN)
     if origin is tuple:
         return tuple(_typed(inner[0], held, file, f"{name}[{i}]") for i, held in enumerate(value))
     prefix = f"{name}." if name else ""
@@ -269,8 +269,8 @@ def _record(kind: Any, document: dict[str, Any], file: Path, prefix: str) -> Any
     try:
         return kind(**found)
     except EdgebError as error:
-        raise EdgebError(f"{file}: {error.message}", _IMPORT_AGAIN) from None
+        raise EdgebError(f"{file}: {error.message}", IMPORT_AGAIN) from None
 
 
 def _lacks(file: Path, name: str) -> EdgebError:
-    return EdgebError(f"{file} lacks '{name}'", _IMPORT_AGAIN)
+    return EdgebError(f"{file} lacks '{name}'", IMPORT_AGAIN)

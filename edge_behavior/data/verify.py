@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edge_behavior.data.dataset import EVENT_SCHEMA, SPLITS, Dataset, digest_texts, event_file
+from edge_behavior.data.info import IMPORT_AGAIN
 from edge_behavior.errors import EdgebError
 
 _BATCH = 1 << 18
@@ -40,7 +41,7 @@ def verify(dataset: Dataset, advance: Callable[[int], None] = lambda events: Non
                         digests[field.name].update(_bytes(batch.column(field.name), field))
                     advance(batch.num_rows)
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise EdgebError(f"{file} cannot be read: {str(error.args[0]).splitlines()[0]}", _HINT) from None
+            raise EdgebError(f"{file} cannot be read: {str(error.args[0]).splitlines()[0]}", IMPORT_AGAIN) from None
         for name, digest in digests.items():
             if digest.hexdigest() != content.events(split).get(name):
                 raise _changed(f"{file}, column {name},")
@@ -48,9 +49,6 @@ def verify(dataset: Dataset, advance: Callable[[int], None] = lambda events: Non
         raise _changed(f"{dataset.path / 'places.parquet'}")
     if content.groups is not None and digest_texts(dataset.group_names) != content.groups:
         raise _changed(f"{dataset.path / 'users.parquet'}, column group,")
-
-
-_HINT = "import the log again"
 
 
 def _bytes(column: Any, field: Any) -> bytes:
@@ -62,4 +60,6 @@ def _bytes(column: Any, field: Any) -> bytes:
 
 
 def _changed(what: str) -> EdgebError:
-    return EdgebError(f"{what} has changed since the log was imported: its checksum differs from dataset.json", _HINT)
+    return EdgebError(
+        f"{what} has changed since the log was imported: its checksum differs from dataset.json", IMPORT_AGAIN
+    )

@@ -286,7 +286,7 @@ class TestPredict:
     def test_an_empty_history(self, model, question, tmp_path):
         (tmp_path / "h.csv").write_text("timestamp,place,behavior\n")
         assert len(document(*question, "--top", 0)["predictions"]) == 4
-        assert "holds no event" in run(*question).stderr
+        assert "has no events" in run(*question).stderr
         for text in ("", "[]", "timestamp,place\n"):
             (tmp_path / "h.csv").write_text(text)
             with pytest.raises(EdgebError):
@@ -310,8 +310,8 @@ class TestPredict:
         found = run(*question, "--at", "2024-05-01T07:10", "--json")
         assert json.loads(found.stdout)["skipped_events"] == [{"line": 3, "behavior": "Vidoe"}]
         assert found.stderr.splitlines() == [
-            f"note: {tmp_path / 'h.csv'}: 1 event is earlier than the one above it; local clocks may go back: kept in "
-            "file order",
+            f"note: {tmp_path / 'h.csv'}: 1 event is earlier than the one before it; kept in file order, "
+            "because local clocks may go back",
             f"note: {tmp_path / 'h.csv'}: 1 event was skipped, not in the candidate set: 'Vidoe' (line 3)",
             "note: --at is 20 minutes before the last event: taken for a clock that was set back",
         ]

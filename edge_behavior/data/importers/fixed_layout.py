@@ -20,7 +20,7 @@ import duckdb
 
 from edge_behavior.data.duck import file_literal, literal
 from edge_behavior.errors import EdgebError
-from edge_behavior.records.text_files import GZIP_MAGIC, describe
+from edge_behavior.records.text_files import GZIP_MAGIC, detect
 
 
 def is_gzip(path: Path) -> bool:
@@ -49,14 +49,14 @@ def first_line(path: Path, encoding: str = "utf-8-sig") -> str:
     Raises:
         EdgebError: the file is empty, not text, or a damaged gzip file.
     """
-    if describe(path).encoding.startswith("utf-16"):
+    if detect(path).encoding.startswith("utf-16"):
         raise EdgebError(f"{path} is UTF-16 text", "save it as UTF-8")
     try:
         with open_text(path, encoding) as file:
             line = next((line for line in file if line.strip()), None)
         if is_gzip(path):
-            with gzip.open(path, "rb") as packed:
-                while packed.read(1 << 20):
+            with gzip.open(path, "rb") as compressed:
+                while compressed.read(1 << 20):
                     pass
     except UnicodeDecodeError:
         raise EdgebError(f"{path} is not UTF-8 text", "convert it to UTF-8, or pass its right --format") from None

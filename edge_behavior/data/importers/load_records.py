@@ -18,7 +18,7 @@ from edge_behavior.data.duck import Database, file_literal, literal
 from edge_behavior.records.delimited import TableFile
 from edge_behavior.records.json_objects import JsonFile
 from edge_behavior.records.reader import RecordFile
-from edge_behavior.records.text_files import TextFile, readable
+from edge_behavior.records.text_files import TextFile, file_errors
 
 # Column names of the relation, in the order of the wanted fields; there are at most this many.
 CELLS = ("c0", "c1", "c2", "c3", "c4")
@@ -39,12 +39,12 @@ def load_records(database: Database, file: RecordFile, wanted: Sequence[str], lo
             load(relation)
         except (duckdb.InvalidInputException, duckdb.IOException) as error:
             # Copying finds the line at fault, or accepts what DuckDB does not, like padding after gzip.
-            if isinstance(error, duckdb.IOException) and not file.text.packed:
+            if isinstance(error, duckdb.IOException) and not file.text.gzipped:
                 raise
         else:
             return
     copy = _copied(file, wanted, database.folder)
-    load(_csv(copy, wanted, ",", 0, packed=False, count=len(wanted), cells=range(len(wanted))))
+    load(_csv(copy, range(len(wanted)), len(wanted)))
     copy.unlink()
 
 
@@ -66,7 +66,7 @@ def _direct(file: RecordFile, wanted: Sequence[str]) -> str | None:
         if not file.plain_header or _has_odd_bytes(text, file.delimiter):
             return None
         cells = [file.names.index(name) for name in wanted]
-        return _csv(text.path, wanted, file.delimiter, file.header_line, text.packed, len(file.names), cells)
+        return _csv(text.path, cells, len(file.names), file.delimiter, skip=file.header_line, gzipped=text.gzipped)
     assert isinstance(file, JsonFile)
     if file.array or _has_odd_bytes(text, None):
         return None
@@ -77,14 +77,15 @@ def _direct(file: RecordFile, wanted: Sequence[str]) -> str | None:
 
 
 def _csv(
-    path: Path, wanted: Sequence[str], delimiter: str, skip: int, packed: bool, count: int, cells: Sequence[int]
+    path: Path, fields: Sequence[int], count: int, delimiter: str = ",", *, skip: int = 0, gzipped: bool = False
 ) -> str:
+    """Some of the `count` fields of a delimited file as a relation, without its first `skip` lines."""
     types = ", ".join(f"'f{i}': 'VARCHAR'" for i in range(count))
-    chosen = ", ".join(f"f{i} AS {name}" for i, name in zip(cells, CELLS[: len(wanted)], strict=True))
+    chosen = ", ".join(f"f{i} AS {name}" for i, name in zip(fields, CELLS[: len(fields)], strict=True))
     return (
         f"(SELECT {chosen} FROM read_csv({file_literal(path)}, auto_detect=false, columns={{{types}}}, "
         f"delim={literal(delimiter)}, header=false, skip={skip}, quote='\"', escape='\"', encoding='utf-8'"
-        f"{_unpack(packed)}))"
+        f"{_unpack(gzipped)}))"
     )
 
 
@@ -102,13 +103,13 @@ def _json(text: TextFile, paths: Sequence[tuple[str, ...]]) -> str:
         )
     return (
         f"(SELECT {', '.join(cells)} FROM read_json({file_literal(text.path)}, format='newline_delimited', "
-        f"columns={{{types}}}{_unpack(text.packed)}))"
+        f"columns={{{types}}}{_unpack(text.gzipped)}))"
     )
 
 
-def _unpack(packed: bool) -> str:
+def _unpack(gzipped: bool) -> str:
     # Always explicit, because DuckDB would guess it from the name.
-    return f", compression='{'gzip' if packed else 'uncompressed'}'"
+    return f", compression='{'gzip' if gzipped else 'uncompressed'}'"
 
 
 def _has_odd_bytes(text: TextFile, delimiter: str | None) -> bool:
@@ -125,7 +126,7 @@ def _has_odd_bytes(text: TextFile, delimiter: str | None) -> bool:
     mark = b"[\r\n" + re.escape((delimiter or ",").encode()) + b"]"
     spaced = re.compile(b"(?:^|" + mark + b') +"|" +(?:$|' + mark + b")")
     returns, feeds, pairs, odd, tail = 0, 0, 0, False, b""
-    with readable(text.path), text.open_bytes() as raw:
+    with file_errors(text.path), text.open_bytes() as raw:
         while chunk := raw.read(_CHUNK):
             returns += chunk.count(b"\r")
             feeds += chunk.count(b"\n")

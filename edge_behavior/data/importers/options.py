@@ -113,8 +113,8 @@ class ImportOptions:
             raise EdgebError(f"unknown split '{self.split}'", nearest(self.split, SPLIT_KINDS))
         if self.split == "time" and self.min_events < len(SPLITS):
             raise EdgebError(
-                f"min_events is {self.min_events}, but a split by time needs events of every user in {len(SPLITS)} "
-                "splits",
+                f"--min-events is {self.min_events}, but a split by time needs at least one event per user in each of "
+                f"{len(SPLITS)} splits",
                 f"use at least {len(SPLITS)}",
             )
 
@@ -122,16 +122,16 @@ class ImportOptions:
         if self.memory_limit is not None:
             check_memory_limit(self.memory_limit)
         if not 0 <= self.seed <= MAX_SEED:
-            raise EdgebError(f"seed is {self.seed}", "use 0 to 2^63 - 1")
+            raise EdgebError(f"--seed is {self.seed}", "use 0 to 2^63 - 1")
         if not 2 <= self.min_events <= MAX_MIN_EVENTS:
             raise EdgebError(
-                f"min_events is {self.min_events}", f"use 2 to {MAX_MIN_EVENTS}; 21 gives each user one full window"
+                f"--min-events is {self.min_events}", f"use 2 to {MAX_MIN_EVENTS}; 21 gives each user one full window"
             )
         if self.cell_degrees is not None and not 1e-4 <= self.cell_degrees <= 180:
-            raise EdgebError(f"cell_degrees is {self.cell_degrees}", "use 0.0001 to 180; 0.03 is about 3 km")
+            raise EdgebError(f"--cell-degrees is {self.cell_degrees}", "use 0.0001 to 180; 0.03 is about 3 km")
         if self.merge_seconds is not None and not 0 <= self.merge_seconds <= MAX_MERGE_SECONDS:
             raise EdgebError(
-                f"merge_seconds is {self.merge_seconds}",
+                f"--merge-seconds is {self.merge_seconds}",
                 f"use 0, which keeps repeats, to {MAX_MERGE_SECONDS} (a year)",
             )
 

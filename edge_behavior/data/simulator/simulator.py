@@ -249,9 +249,9 @@ def generate(
     """
     for name, value, least, most in (("users", users, 1, MAX_USERS), ("days", days, 1, None), ("seed", seed, 0, None)):
         if value < least:
-            raise EdgebError(f"{name} is {value}", f"use {least} or more")
+            raise EdgebError(f"--{name} is {value}", f"use {least} or more")
         if most is not None and value > most:
-            raise EdgebError(f"{name} is {value}", f"use at most {most}")
+            raise EdgebError(f"--{name} is {value}", f"use at most {most}")
     if days > (date.max - start).days:
         raise EdgebError(f"{days} days from {start} end after the year {date.max.year}", "use fewer days")
     return _blocks(users, days, seed, start, behaviors)

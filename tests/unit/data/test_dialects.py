@@ -26,7 +26,7 @@ from edge_behavior.data.importers.importer import import_log
 from edge_behavior.data.importers.options import ColumnMap, ImportOptions
 from edge_behavior.errors import EdgebError
 from edge_behavior.records.history import read_history
-from edge_behavior.records.text_files import describe
+from edge_behavior.records.text_files import detect
 
 NAMES = ["user_id", "timestamp", "place", "behavior"]
 USERS = ("u0", "u1", "u2")
@@ -179,7 +179,7 @@ class TestImportGoesByContent:
     def test_what_spans_two_chunks_is_seen(self, content, size):
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "log").write_bytes(content.encode())
-            text = describe(Path(folder) / "log")
+            text = detect(Path(folder) / "log")
             whole = load_records._has_odd_bytes(text, ",")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(load_records, "_CHUNK", size)

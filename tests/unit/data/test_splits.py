@@ -167,7 +167,7 @@ class TestByTime:
         assert len(natural_windows(replace(table, first_targets=None), 20, per_user=4)) == 8
 
     @pytest.mark.parametrize(
-        ("options", "message"), [({"min_events": 2}, "min_events is 2"), ({"split": "tme"}, "tme")]
+        ("options", "message"), [({"min_events": 2}, "min-events is 2"), ({"split": "tme"}, "tme")]
     )
     def test_options_are_checked(
         self, tmp_path: Path, write_csv: WriteCsv, options: dict[str, Any], message: str
