@@ -67,9 +67,9 @@ class Shifted(Anew):
         super().observe(event)
         if len(self.events) <= self.length:
             return
-        engine = self.predictor._engine
-        backend, static = engine.backend, engine.encoder.static_ids
-        gone = engine.encoder.line_ids(self.events.pop(0))
+        ranker = self.predictor._ranker
+        backend, static = ranker.backend, ranker.encoder.static_ids
+        gone = ranker.encoder.line_ids(self.events.pop(0))
         start, stop = len(static), len(static) + len(gone)
         if backend._held[:stop] == static + gone:
             backend._release()

@@ -16,7 +16,6 @@ DAMAGED_HINT = "the file is damaged or was edited: copy or export it again"
 # What a field may hold; several types are alternatives, `object` is anything.
 Kind = type | tuple[type, ...]
 NULL = type(None)
-NUMBER = (int, float)
 _WORDS = {NULL: "null", dict: "an object", list: "a list"}
 
 

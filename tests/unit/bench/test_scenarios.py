@@ -91,7 +91,7 @@ def test_grown_prompts_are_the_sessions(bundle: Path) -> None:
             question = setup.diary.question(i)
             session.observe(question.observed)
             session.predict(question.when, question.place, top_k=None, options=PredictOptions(source="model"))
-            assert predictor._engine.backend.held == prompt
+            assert predictor._ranker.backend.held == prompt
             lengths.append(len(session.events))
         assert lengths == [7, 8, 9, 10, 6] * 3
 

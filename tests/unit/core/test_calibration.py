@@ -65,7 +65,7 @@ class TestScores:
         assert WHOLE.suggest_threshold(0.95) is None
         with pytest.raises(EdgebError, match=r"not calibrated for a coverage of 0\.85") as caught:
             WHOLE.set_threshold(0.85)
-        assert caught.value.hint == "it knows 0.8, 0.9"
+        assert caught.value.hint == "its levels: 0.8, 0.9"
         with pytest.raises(EdgebError, match=r"not calibrated for a precision of 0\.9"):
             WHOLE.suggest_threshold(0.9)
 

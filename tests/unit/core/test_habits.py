@@ -164,7 +164,7 @@ class TestCounting:
 
     @pytest.mark.parametrize("prior", [[], [1, -1], [1, math.nan], [[1, 2]]])
     def test_a_prior_that_is_none(self, prior):
-        with pytest.raises(EdgebError, match="habits. prior"):
+        with pytest.raises(EdgebError, match="prior needs one"):
             HabitCounter(prior)
 
     def test_extreme_settings_leave_every_candidate_a_chance(self):
