@@ -82,7 +82,7 @@ class SearchResult:
         known: [B] whether the candidate's whole path was evaluated.
         log_total: Log of the sum of exp(scores), the unexpanded part at its upper bound.
         unexpanded: Share of that sum held by the candidates not `known`, an upper bound.
-        rounds: Calls of `expand`.
+        rounds: Calls of `expand` that evaluated anything.
     """
 
     log_probs: Floats

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edge_behavior.core.fields import parse_json
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.files import write_file
 
@@ -55,12 +56,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], bytes]:
     length = int.from_bytes(body[len(MAGIC) : start], "little")
     if digest != _digest(body) or start + length > len(body):
         raise EdgebError(f"{path} was changed or cut short", _DAMAGED_HINT)
-    try:
-        header = json.loads(body[start : start + length])
-    # RecursionError: nested too deeply.
-    except (ValueError, RecursionError):
-        raise EdgebError(f"{path} has a header that is not JSON", _DAMAGED_HINT) from None
-    return header, body[start + length :]
+    return parse_json(body[start : start + length], f"{path}: the header", _DAMAGED_HINT), body[start + length :]
 
 
 def _digest(body: bytes) -> bytes:

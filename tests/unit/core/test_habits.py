@@ -158,7 +158,7 @@ class TestCounting:
     @pytest.mark.parametrize("code", [-1, B])
     def test_no_such_candidate(self, code):
         counter = counted([(0, START, "home")])
-        with pytest.raises(EdgebError, match=f"no candidate has the number {code}"):
+        with pytest.raises(EdgebError, match=f"no candidate has the code {code}"):
             counter.observe(code, START, "home")
         assert counter.events == 1
 
