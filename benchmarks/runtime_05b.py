@@ -38,10 +38,10 @@ from edge_behavior.bench.native import NativeContext, NativeModel
 from edge_behavior.bench.report import markdown
 from edge_behavior.bench.setup import BenchOptions
 from edge_behavior.bench.sustained import sustained, threads_sweep
-from edge_behavior.core.events import write_history
 from edge_behavior.data.simulator.behaviors import PLACES
 from edge_behavior.export.pipeline import ExportSource, export_bundle
 from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.records.history import write_history
 from edge_behavior.runtime.predictor import Predictor
 
 RESULTS = Path(__file__).parent / "results"
