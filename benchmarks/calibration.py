@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -145,17 +146,17 @@ def raw_scores(manifest: Manifest, model: Floats, habits: Floats) -> dict[str, F
 
 def tokens(predictor: Predictor, table: EventTable, targets: Ints, sources: list[str]) -> dict[str, Any]:
     """Mean tokens that one prediction evaluates: those of its question and of the label trie."""
-    asked: Mapping[str, dict[str, float | bool]] = {
-        "first": {},
-        f"first, precision {COST_PRECISION:g}": {"precision": COST_PRECISION},
-        f"first, coverage {COST_COVERAGE:g}": {"coverage": COST_COVERAGE},
-        "everything": {"exhaustive": True},
+    asked = {
+        "first": PredictOptions(),
+        f"first, precision {COST_PRECISION:g}": PredictOptions(precision=COST_PRECISION),
+        f"first, coverage {COST_COVERAGE:g}": PredictOptions(coverage=COST_COVERAGE),
+        "everything": PredictOptions(exhaustive=True),
     }
     length = predictor.manifest.layout.history_length
     found: dict[str, Any] = {}
     for source in sources:
         for name, wanted in asked.items():
-            spent, options = [], PredictOptions(source=source, **wanted)  # type: ignore[arg-type]
+            spent, options = [], replace(wanted, source=source)
             for target in targets:
                 event, history = table.event(int(target)), table.history(int(target), length)
                 # Asked something else before, so that the history is cached and nothing of the answer is.

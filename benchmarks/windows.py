@@ -1,4 +1,4 @@
-"""What a session's full window costs and loses: evaluated anew, anchored every few events, or shifted.
+"""What a session's full window costs and loses: evaluated anew, re-based every few events, or shifted.
 
     python benchmarks/windows.py --bundle behavior.gguf --data data --out benchmarks/results/windows
 
@@ -47,7 +47,7 @@ class Anew:
         self.events.append(event)
 
 
-class Anchored:
+class Rebased:
     """A session as edgeb has it."""
 
     def __init__(self, predictor: Predictor, every: int) -> None:
@@ -67,9 +67,9 @@ class Shifted(Anew):
         super().observe(event)
         if len(self.events) <= self.length:
             return
-        engine = self.predictor._engine
-        backend, static = engine.backend, engine.encoder.static_ids
-        gone = engine.encoder.line_ids(self.events.pop(0))
+        ranker = self.predictor._ranker
+        backend, static = ranker.backend, ranker.encoder.static_ids
+        gone = ranker.encoder.line_ids(self.events.pop(0))
         start, stop = len(static), len(static) + len(gone)
         if backend._held[:stop] == static + gone:
             backend._release()
@@ -78,10 +78,10 @@ class Shifted(Anew):
             backend._held = backend._held[:start] + backend._held[stop:]
 
 
-def opened(name: str, predictor: Predictor) -> Anew | Anchored:
+def opened(name: str, predictor: Predictor) -> Anew | Rebased:
     if name == "shift":
         return Shifted(predictor)
-    return Anew(predictor) if name == "anew" else Anchored(predictor, int(name.split()[1]))
+    return Anew(predictor) if name == "anew" else Rebased(predictor, int(name.split()[1]))
 
 
 def run(bundle: Path, data: Path, users: int, per_user: int, seed: int) -> dict[str, list[dict[str, Any]]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.bundle.manifest import Manifest, check_schema
-from edge_behavior.core.fields import Kind, read_fields
+from edge_behavior.core.fields import Kind, parse_json, read_fields
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.checksums import file_sha256
 from edge_behavior.util.files import write_file
@@ -135,11 +135,10 @@ def _fields(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _MAX_BYTES:
             raise EdgebError(f"{file} is too large", _DAMAGED_HINT)
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
     except OSError as error:
         raise EdgebError(f"cannot read {file}: {error.strerror}", "check its permissions") from None
-    except (ValueError, RecursionError):
-        raise EdgebError(f"{file} is not JSON", _DAMAGED_HINT) from None
+    fields = parse_json(content, str(file), _DAMAGED_HINT)
     if not isinstance(fields, dict):
         raise EdgebError(f"{file} is not a JSON object", _DAMAGED_HINT)
     return fields

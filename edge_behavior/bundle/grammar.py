@@ -1,8 +1,9 @@
 """GBNF grammars for a candidate set: they restrict llama.cpp's grammar sampler to the candidates.
 
-`token_grammar` is the label trie in token ids, so that greedy sampling under it equals greedy constrained decoding
-(`scoring.greedy_candidate`). `character_grammar` spells the answers as text: every llama.cpp reads it, but the sampler
-may then compose a label from other tokens than training did. Knows the trie and its tokens' bytes; opens no file.
+`token_grammar` is the label trie in token ids, so that greedy sampling under it is greedy constrained decoding over the
+trie: at every node the child with the highest logit. `character_grammar` spells the answers as text: every llama.cpp
+reads it, but the sampler may then compose a label from other tokens than training did. Knows the trie and its tokens'
+bytes; opens no file.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class _Walk:
             except UnicodeDecodeError:
                 raise EdgebError(
                     f"token {token} of a label is not valid UTF-8",
-                    "the tokenizer does not fit the labels; export again",
+                    "tokenizer and labels do not fit; export again",
                 ) from None
             self._open[node] = decoder.getstate()[0]
         for candidate, leaf in enumerate(trie.leaves):

@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import CandidateSet
-from edge_behavior.core.fields import DAMAGED_HINT, NULL, Kind, naming, read_fields, read_list
+from edge_behavior.core.fields import DAMAGED_HINT, NULL, Kind, naming, parse_json, read_fields, read_list
 from edge_behavior.core.fusion import SOURCES, Mixture
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
@@ -148,10 +148,7 @@ class Manifest:
             EdgebError: not JSON, a newer schema, a field that is missing, unknown or has a bad value, or a prompt that
                 this edgeb would word differently.
         """
-        try:
-            parsed = json.loads(text)
-        except ValueError as error:
-            raise EdgebError(f"{where}: the manifest is not JSON ({error})", DAMAGED_HINT) from None
+        parsed = parse_json(text, f"{where}: the manifest")
         # First: a newer schema may have any fields.
         if isinstance(parsed, dict):
             check_schema(parsed.get("schema_version"), where)

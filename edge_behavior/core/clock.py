@@ -82,7 +82,7 @@ def make_clock(timezone_name: str | None = None, unit: str | None = None) -> Clo
     if timezone_name is None:
         if unit is not None:
             raise EdgebError(
-                f"--time-unit {unit} counts from 1970 in UTC, and nothing says where the users are",
+                f"--time-unit {unit} counts from 1970 in UTC, but the users' zone is not given",
                 "add --timezone, like Europe/Berlin",
             )
         return LOCAL
@@ -143,11 +143,11 @@ def parse_time(text: str, where: str, clock: Clock = LOCAL) -> datetime:
     if found is None or wall is None or offset is None:
         raise _refusal(trimmed, where)
     if abs(offset) > MAX_OFFSET:
-        raise EdgebError(f"{where}: '{trimmed}' has an offset beyond 14 hours", "no time zone has one; mend the row")
+        raise EdgebError(f"{where}: '{trimmed}' has an offset beyond 14 hours", "no time zone has one; correct the row")
     if found["zone"] is None and clock.zone is not None:
         raise EdgebError(
             f"{where}: '{trimmed}' has no offset that --timezone could convert from",
-            "leave --timezone out if the times are local already; write a Z behind them if they are UTC",
+            "leave --timezone out if the times are local already; append Z if they are UTC",
         )
     if found["zone"] is None or clock.as_written:
         return wall

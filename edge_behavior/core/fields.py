@@ -6,6 +6,7 @@ export profiles are pydantic sections (`util.fields`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +17,19 @@ DAMAGED_HINT = "the file is damaged or was edited: copy or export it again"
 # What a field may hold; several types are alternatives, `object` is anything.
 Kind = type | tuple[type, ...]
 NULL = type(None)
-NUMBER = (int, float)
 _WORDS = {NULL: "null", dict: "an object", list: "a list"}
+
+
+def parse_json(content: bytes | str, where: str, hint: str = DAMAGED_HINT) -> Any:
+    """The value of a JSON text, UTF-8 where it is bytes.
+
+    Raises:
+        EdgebError: it is not JSON, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(content if isinstance(content, str) else content.decode())
+    except (ValueError, RecursionError):
+        raise EdgebError(f"{where} is not JSON", hint) from None
 
 
 def read_fields(

@@ -126,7 +126,7 @@ class HabitCounter:
             EdgebError: no such candidate.
         """
         if not 0 <= code < len(self._prior):
-            raise EdgebError(f"no candidate has the number {code}", f"numbers run from 0 to {len(self._prior) - 1}")
+            raise EdgebError(f"no candidate has the code {code}", f"codes run from 0 to {len(self._prior) - 1}")
         self._events += 1
         now, rate = self._events, self._rate
         for level, context in self._contexts(when, place):

@@ -73,7 +73,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Result of a search.
 
     Attributes:
@@ -82,7 +82,7 @@ class Found:
         known: [B] whether the candidate's whole path was evaluated.
         log_total: Log of the sum of exp(scores), the unexpanded part at its upper bound.
         unexpanded: Share of that sum held by the candidates not `known`, an upper bound.
-        rounds: Calls of `expand`.
+        rounds: Calls of `expand` that evaluated anything.
     """
 
     log_probs: Floats
@@ -132,7 +132,7 @@ class TrieSearch:
         goal: Goal = Goal(),
         affine: Affine | None = None,
         ready: Collection[int] = (),
-    ) -> Found:
+    ) -> SearchResult:
         """Search until the goal is reached.
 
         Args:
@@ -169,9 +169,9 @@ class TrieSearch:
             for node, row in zip(nodes, expand(nodes), strict=True):
                 self._read(state, node, row)
             at_hand.difference_update(nodes)
-        return state.found(rounds)
+        return state.result(rounds)
 
-    def likely(self, scores: Floats, count: int) -> list[int]:
+    def expected_nodes(self, scores: Floats, count: int) -> list[int]:
         """Nodes to expand to know the `count` best of `scores` [B], sorted."""
         best = np.argsort(-np.where(self._allowed, scores, -np.inf), kind="stable")[: min(count, self._allowed.sum())]
         steps = {step for b in best for step in self._trie.ancestors(int(self._trie.leaves[b]))}
@@ -273,12 +273,12 @@ class _State:
             chosen |= set(np.flatnonzero(best >= last - _MARGIN).tolist())
         return [int(self._nodes[i]) for i in sorted(chosen)]
 
-    def found(self, rounds: int) -> Found:
+    def result(self, rounds: int) -> SearchResult:
         self.refresh()
         top = self.scores.max()
         masses, known = self._masses()
         open_mass = float(masses.sum())
-        return Found(
+        return SearchResult(
             log_probs=self.log_probs,
             scores=self.scores,
             known=self.known,

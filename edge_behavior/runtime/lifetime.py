@@ -1,6 +1,6 @@
-"""How long the objects of an inference engine live: until they are closed or their owner is gone, in one process.
+"""Lifetime of an inference engine's native objects: until closed or garbage-collected, in one process.
 
-Native code takes a freed handle, and after a fork another process's, without a word: it crashes or waits for ever.
+Native code does not check for freed handles, nor for handles of another process after a fork: it crashes or hangs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _Free = tuple[Callable[[Any], None], Any]
 
 
 class Lifetime:
-    """Of what one owner holds. Everything kept is freed once, the last first: by `close`, or when the owner is gone.
+    """Lifetime of one owner's handles: freed once, last first, by `close` or when the owner is garbage-collected.
 
-    A forked child frees nothing: what it has is a copy that shares files and threads with its parent.
+    A forked child frees nothing: its copies share files and threads with the parent.
 
     Args:
         owner: Not kept alive.
@@ -32,47 +32,47 @@ class Lifetime:
         self._what, self._process = what, os.getpid()
         self._frees: list[_Free] = []
         self._finalizer = weakref.finalize(owner, _free_all, self._frees, self._process)
-        # At exit the memory goes with the process, and a daemon thread may still be computing.
+        # At exit the process frees the memory anyway, and a daemon thread may still be computing.
         self._finalizer.atexit = False
 
     def keep(self, handle: _Handle, free: Callable[[Any], None]) -> _Handle:
-        """Have `free(handle)` called at the end; gives the handle back."""
+        """Register `free(handle)` for the end; returns the handle."""
         self._frees.append((free, handle))
         return handle
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether this is another process than the one it began in."""
+        """Whether this is another process than the one that created it."""
         return os.getpid() != self._process
 
     def check_process(self) -> None:
-        """Refuse a process that was forked after loading.
+        """Refuse a process forked after loading.
 
         Raises:
             EdgebError: this is another process than the one that loaded.
         """
         if self.is_elsewhere:
             raise EdgebError(
-                f"{self._what} was loaded in another process, before a fork", "load the bundle in the process that asks"
+                f"{self._what} was loaded in another process, before a fork", "load the bundle in this process"
             )
 
     def check(self) -> None:
-        """Refuse what is closed, or another process's.
+        """Refuse use after `close`, or in another process.
 
         Raises:
-            EdgebError: says which of the two.
+            EdgebError: saying which.
         """
         self.check_process()
         if not self._finalizer.alive:
             raise EdgebError(f"{self._what} is closed", "load the bundle again")
 
     def close(self) -> None:
-        """Free everything; nothing is left to do the second time."""
+        """Free everything; the second call does nothing."""
         self._finalizer()
 
 
 class Turns:
-    """One caller at a time, from whatever thread; a thread may take its turn within its turn."""
+    """A reentrant lock: one caller at a time, from any thread."""
 
     def __init__(self, lifetime: Lifetime) -> None:
         self._lifetime, self._lock = lifetime, threading.RLock()
@@ -81,12 +81,12 @@ class Turns:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for the callers before, and keep the next ones waiting while the block runs.
+        """Run the block while no other thread is in one.
 
         Raises:
-            EdgebError: what its lifetime refuses, without waiting after a fork.
+            EdgebError: closed, or in a forked process, where it does not wait.
         """
-        # First: the thread that held the lock at a fork is not there to give it back.
+        # First: the thread that held the lock at a fork does not exist in the child.
         self._lifetime.check_process()
         with self._lock:
             self._lifetime.check()
@@ -99,7 +99,7 @@ class Turns:
                     self._last()
 
     def after(self, last: Callable[[], None]) -> None:
-        """Run `last` when no turn is under way: at the end of this thread's own, where a signal's handler calls."""
+        """Run `last` once no block is running; called from a signal handler inside a block, at that block's end."""
         with self._lock:
             if self._depth:
                 self._last = last

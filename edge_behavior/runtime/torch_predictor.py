@@ -1,4 +1,4 @@
-"""A `Predictor` over a Transformers model in memory, without a bundle. Imports torch."""
+"""A `Predictor` for a Transformers model in memory, without a bundle. Imports torch."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def torch_predictor(
     layout: PromptLayout,
     habits: Mixture | None = None,
 ) -> Predictor:
-    """A `Predictor` over a model in memory, with a manifest of what is given here.
+    """A `Predictor` for a model in memory.
 
     Args:
         model: A Transformers or PEFT model.
         tokenizer: Its fast tokenizer.
         candidates: The labels to predict.
         layout: The layout that the model was trained with.
-        habits: As in a bundle's manifest; None for the model alone.
+        habits: As in a manifest; None for the model alone.
 
     Raises:
-        EdgebError: a tokenizer without an end-of-sequence token or that cannot tell two labels apart.
+        EdgebError: the tokenizer has no end-of-sequence token, or gives two labels the same tokens.
     """
     bos_id, eos_id = special_ids(tokenizer)
     backend = TorchBackend(model, tokenizer)

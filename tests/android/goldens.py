@@ -300,7 +300,7 @@ def _bundle(
     path = folder / f"{name}.gguf"
     manifest = write_bundle(folder / weights, manifest, path)
     recorder = Recorder(path, exact_math=not full)
-    engine = recorder.predictor._engine
+    ranker = recorder.predictor._ranker
     described = {
         "file": path.name,
         "exact_math": not full,
@@ -310,9 +310,9 @@ def _bundle(
             "tensors_sha256": manifest.tensors_sha256, "tokenizer_sha256": manifest.tokenizer_sha256,
             "groups": list(manifest.candidates.groups()), "default_source": manifest.default_source,
         },
-        "texts": [[text, engine.backend.tokenize(text)] for text in TEXTS],
-        "trie": _trie(engine.encoder),
-        "prompts": [_prompt(engine.encoder, labels, n, PLACES[3 + i]) for i, n in enumerate((0, 1, 4, 30))],
+        "texts": [[text, ranker.backend.tokenize(text)] for text in TEXTS],
+        "trie": _trie(ranker.encoder),
+        "prompts": [_prompt(ranker.encoder, labels, n, PLACES[3 + i]) for i, n in enumerate((0, 1, 4, 30))],
     }  # fmt: skip
     if tuple(labels) == tuple(LABELS):
         _calls(recorder, folder, full, long_window=context_length < 2048)

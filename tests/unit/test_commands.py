@@ -262,7 +262,7 @@ class TestPredict:
         found = document(*question, "--coverage", 0.8)
         out = run(*question, "--precision", 0.5, "--coverage", 0.8).stdout
         assert "suggest the first at precision 0.5" in out
-        assert f"likely at coverage 0.8: {', '.join(found['likely'])}" in out
+        assert f"prediction set at coverage 0.8: {', '.join(found['likely'])}" in out
         assert out.count("✓") == len(found["likely"])
         assert "model, calibrated, exact scoring" in out
         out = run(*question, "--precision", 0.9, "--top", 1).stdout
@@ -313,7 +313,7 @@ class TestPredict:
             f"note: {tmp_path / 'h.csv'}: 1 event is earlier than the one before it; kept in file order, "
             "because local clocks may go back",
             f"note: {tmp_path / 'h.csv'}: 1 event was skipped, not in the candidate set: 'Vidoe' (line 3)",
-            "note: --at is 20 minutes before the last event: taken for a clock that was set back",
+            "note: --at is 20 minutes before the last event: read as a clock set back",
         ]
         with pytest.raises(EdgebError, match=r"h\.csv:3: 'Vidoe' is not in the candidate set"):
             run(*question, "--unknown", "refuse")
@@ -341,7 +341,7 @@ class TestPredict:
     def test_no_history_is_said(self, model, question):
         without = [*question[:2], *question[4:]]
         assert document(*without, "--no-history", "--top", 0)["predictions"]
-        with pytest.raises(EdgebError, match="no history was named"):
+        with pytest.raises(EdgebError, match="no history given"):
             run(*without)
         with pytest.raises(EdgebError, match="both --history and --no-history"):
             run(*question, "--no-history")

@@ -92,17 +92,17 @@ def score_bundle(path: Path, manifest: Manifest, samples: Samples, advance: Call
         samples: The windows.
         advance: Called with the number of windows just scored.
     """
-    from edge_behavior.runtime.engine import Engine
     from edge_behavior.runtime.predictor import context_needed, open_backend
+    from edge_behavior.runtime.ranker import Ranker
 
-    engine = Engine(manifest, open_backend(path, context_needed(manifest)))
+    ranker = Ranker(manifest, open_backend(path, context_needed(manifest)))
     try:
-        prompts = samples.prompts(engine.encoder)
+        prompts = samples.prompts(ranker.encoder)
         scores = np.empty((len(prompts), len(samples.labels)))
         # Sorted, so that a shared prefix is evaluated once.
         for i in sorted(range(len(prompts)), key=prompts.__getitem__):
-            scores[i] = engine.log_probs(prompts[i], "exact")
+            scores[i] = ranker.log_probs(prompts[i], "exact")
             advance(1)
     finally:
-        engine.close()
+        ranker.close()
     return log_softmax(scores)

@@ -93,7 +93,7 @@ def test_grown_prompts_are_the_sessions(bundle: Path) -> None:
             case = setup.diary.case(i)
             session.observe(case.observed)
             session.predict(case.when, case.place, top_k=None, options=PredictOptions(source="model"))
-            assert predictor._engine.backend.held == prompt
+            assert predictor._ranker.backend.held == prompt
             lengths.append(len(session.events))
         assert lengths == [7, 8, 9, 10, 6] * 3
 

@@ -25,7 +25,6 @@ from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.core.scoring import greedy_candidate, masked_log_probs
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.grammar import bundle_grammar
@@ -33,6 +32,7 @@ from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.runtime.llama.model import LlamaModel
 from tests import helpers
 from tests.label_sets import label_sets
+from tests.masked_scoring import greedy_candidate, masked_log_probs
 
 WHEN = datetime(2024, 3, 18, 20)
 SLOW_FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -1,4 +1,4 @@
-"""Calibration: the formulas against naive ones, the promise of likely sets, and what comes from a file is checked."""
+"""Calibration: the formulas against naive ones, the promise of prediction sets, and what comes from a file is checked."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TestScores:
         assert WHOLE.suggest_threshold(0.95) is None
         with pytest.raises(EdgebError, match=r"not calibrated for a coverage of 0\.85") as caught:
             WHOLE.set_threshold(0.85)
-        assert caught.value.hint == "it knows 0.8, 0.9"
+        assert caught.value.hint == "its levels: 0.8, 0.9"
         with pytest.raises(EdgebError, match=r"not calibrated for a precision of 0\.9"):
             WHOLE.suggest_threshold(0.9)
 
@@ -105,7 +105,7 @@ class TestError:
             expected_calibration_error(np.empty((0, 3)), np.empty(0, dtype=np.int64))
 
 
-class TestLikelySets:
+class TestPredictionSets:
     @given(
         st.lists(st.sampled_from([0.0, 0.1, 0.1000001, 0.5, 1.0]) | st.floats(0, 1), min_size=2, max_size=60),
         st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99]),

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_behavior.core.scoring import exact_log_probs, log_softmax, masked_log_probs
+from edge_behavior.core.scoring import exact_log_probs, log_softmax
 from edge_behavior.core.search import RANKS_ONLY, Affine, Goal, Thresholds, TrieSearch
 from edge_behavior.core.trie import LabelTrie
+from tests.masked_scoring import masked_log_probs
 
 VOCAB = 12
 
@@ -91,7 +92,7 @@ def test_top_k_is_proven(
         scores = expected if affine is None else affine.slope * expected + affine.offset
     scores = np.where(allowed, scores, -np.inf)
     search = TrieSearch(trie, scoring, allowed if restricted else None)
-    ready = search.likely(rng.standard_normal(size), data.draw(st.integers(0, 3)))
+    ready = search.expected_nodes(rng.standard_normal(size), data.draw(st.integers(0, 3)))
     found = search.run(model.root, model.expand, Goal(top_k, tolerance), affine, ready)
 
     known = found.known & allowed
@@ -226,7 +227,7 @@ def test_many_labels(size: int) -> None:
 def test_rows_at_hand_are_read_when_wanted_and_before_they_go(trie: LabelTrie, seed: int, top_k: int) -> None:
     model = Model(trie, seed, 4.0)
     search = TrieSearch(trie, "exact")
-    ready = set(search.likely(np.random.default_rng(seed).standard_normal(trie.n_candidates), top_k + 1))
+    ready = set(search.expected_nodes(np.random.default_rng(seed).standard_normal(trie.n_candidates), top_k + 1))
     calls: list[list[int]] = []
 
     def expand(nodes: list[int]) -> object:

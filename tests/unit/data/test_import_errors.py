@@ -150,7 +150,7 @@ def test_bad_options(tmp_path, make_rows, write_csv):
         ({"format": "tsmc2014", "cell_degrees": float("nan")}, "cell-degrees is nan"),
         ({"format": "tsmc2014", "cell_degrees": float("inf")}, "cell-degrees is inf"),
         ({"timezone": "Berlin"}, "unknown time zone 'Berlin'"),
-        ({"time_unit": "ms"}, "nothing says where the users are"),
+        ({"time_unit": "ms"}, "but the users' zone is not given"),
         ({"format": "tsmc2014", "timezone": "utc"}, "do not apply to tsmc2014"),
         ({"out": tmp_path / "what?"}, "its path contains a '?'"),
         ({"cell_degrees": 0.1}, "--cell-degrees does not apply to csv"),

@@ -53,7 +53,7 @@ class TestBundle:
 
     def test_without_habits_and_calibration(self, predictor: Predictor) -> None:
         plain = replace(predictor.manifest, habits=None, calibration=None)
-        said = Assistant(Predictor(plain, predictor._engine.backend), "plain", ()).bundle()
+        said = Assistant(Predictor(plain, predictor._ranker.backend), "plain", ()).bundle()
         assert said.sources == dict.fromkeys(("model", "habits"), Levels((), ()))
         assert said.source == "model"
 
@@ -287,7 +287,7 @@ class TestWithoutPlaces:
     def placeless(self, predictor: Predictor) -> Assistant:
         layout = replace(predictor.manifest.layout, places=False)
         manifest = replace(predictor.manifest, layout=layout)
-        return Assistant(Predictor(manifest, predictor._engine.backend), "tiny.gguf", HISTORY)
+        return Assistant(Predictor(manifest, predictor._ranker.backend), "tiny.gguf", HISTORY)
 
     def test_none_is_shown_asked_for_or_taken(self, placeless: Assistant) -> None:
         assert placeless.bundle().places is False
@@ -303,7 +303,7 @@ class TestWithoutPlaces:
 
     def test_a_sample_day_without_them(self, predictor: Predictor) -> None:
         manifest = replace(predictor.manifest, layout=replace(predictor.manifest.layout, places=False))
-        empty = Assistant(Predictor(manifest, predictor._engine.backend), "tiny.gguf")
+        empty = Assistant(Predictor(manifest, predictor._ranker.backend), "tiny.gguf")
         empty.fill_sample_day(START)
         assert len(empty.state().events) > 5
 

@@ -63,7 +63,7 @@ class Shared:
         self.raw = {"model": model, "habits": habits, "fused": fused}
 
     def predictor(self, calibrations: dict[str, Calibration] | None) -> Predictor:
-        return Predictor(manifest_with(self.base, calibrations), self.opened._engine.backend)
+        return Predictor(manifest_with(self.base, calibrations), self.opened._ranker.backend)
 
     def expected(self, source: str, calibration: Calibration, allowed: list[str] | None = None) -> dict[str, float]:
         """Probability of every label, from the formula."""
@@ -191,7 +191,7 @@ class TestWhatIsAskedFor:
         assert set(ask(predictor, source="fused", top_k=1, coverage=0.95).likely or ()) == set(helpers.LABELS)
         with pytest.raises(EdgebError, match=r"not calibrated for a precision of 0\.7") as caught:
             ask(predictor, source="model", precision=0.7)
-        assert caught.value.hint == "it knows 0.5, 0.9"
+        assert caught.value.hint == "its levels: 0.5, 0.9"
         with pytest.raises(EdgebError, match=r"not calibrated for a coverage of 0\.95"):
             ask(predictor, source="habits", coverage=0.95)
 

@@ -205,7 +205,7 @@ class TestFork:
             for use in uses:
                 with pytest.raises(EdgebError, match="loaded in another process") as caught:
                     use()
-                assert "load the bundle in the process" in caught.value.hint
+                assert "load the bundle in this process" in caught.value.hint
             predictor.close()
             with Predictor.load(small_bundle, prefix_cache=False) as own:
                 assert [r.behavior for r in own.predict([], NOON, "DK", 5).ranked] == expected
@@ -217,7 +217,7 @@ class TestFork:
         inside, leave = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with predictor._engine.turn():
+            with predictor._ranker.turn():
                 inside.set()
                 leave.wait()
 
@@ -277,7 +277,7 @@ def test_an_interrupt_at_any_native_call_leaves_no_wrong_answer(
     interrupt = Interrupt(monkeypatch)
     interrupt.after = after
     with Predictor.load(small_bundle, threads=1, exact_math=True, prefix_cache=False) as opened:
-        backend = opened._engine.backend
+        backend = opened._ranker.backend
 
         def work() -> None:
             opened.predict(first[:-1], first[-1].time, first[-1].place, 2)

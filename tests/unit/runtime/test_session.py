@@ -73,7 +73,7 @@ def test_until_the_window_is_full_it_is_the_plain_prompt(layout: str, small_back
 
 
 def test_a_prediction_pays_for_the_last_line_and_the_question(predictor: Predictor) -> None:
-    encoder = predictor._engine.encoder
+    encoder = predictor._ranker.encoder
     events = helpers.diary(12)
     session = predictor.session()
     feed(session, events[:10])
@@ -113,13 +113,13 @@ def test_prepared_predictions_pay_for_the_question_alone(predictor: Predictor) -
     for event in events:
         plain.append(session.predict(event.time, event.place, None))
         session.observe(event)
-    question = max(len(predictor._engine.encoder.frame_ids(e.time, e.place)[1]) for e in events)
+    question = max(len(predictor._ranker.encoder.frame_ids(e.time, e.place)[1]) for e in events)
     for event, expected in zip(events, plain, strict=True):
         prepared.prepare()
         assert prepared.prepare() == 0
         found = prepared.predict(event.time, event.place, None)
         assert probabilities(found) == pytest.approx(probabilities(expected), abs=2e-4)
-        assert found.tokens_evaluated <= question + len(predictor._engine.encoder.trie.evaluated)
+        assert found.tokens_evaluated <= question + len(predictor._ranker.encoder.trie.evaluated)
         prepared.observe(event)
 
 
@@ -396,7 +396,7 @@ def test_fused_by_default_where_the_manifest_says_so(small_bundle: Path, tmp_pat
             counter.observe(helpers.LABELS.index(event.behavior), event.time, event.place)
         every = session.predict(when, "DK", None)
         best = session.predict(when, "DK", 3)
-        model = opened._engine.log_probs(session._ids(when, "DK"), "exact")
+        model = opened._ranker.log_probs(session._ids(when, "DK"), "exact")
         single = opened.predict(events[-LENGTH:], when, "DK", 1)
     rows = [WEIGHTS[group] for group in manifest.candidates.groups()]
     by_habits = counter.log_probs(when, "DK")

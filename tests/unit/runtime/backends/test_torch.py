@@ -22,7 +22,7 @@ from edge_behavior.cli import app
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.core.scoring import log_softmax, masked_log_probs
+from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.records.history import write_history
@@ -33,6 +33,7 @@ from edge_behavior.train.recipe import load_recipe
 from edge_behavior.train.run.folder import RunFolder, write_text
 from edge_behavior.util import cpus
 from tests import helpers
+from tests.masked_scoring import masked_log_probs
 from tests.unit.runtime import lives
 
 CANDIDATES = CandidateSet.of(helpers.LABELS, range(1, 1 + len(helpers.LABELS)))

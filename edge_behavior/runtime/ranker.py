@@ -1,6 +1,6 @@
-"""One bundle's model with everything that predictor and sessions share: cache, tries, habits, calibration, one lock.
+"""What a predictor and its sessions share: one loaded model with its cache, searches, fusion, calibration and lock.
 
-Turns prompt ids into ranked candidates. Knows neither histories nor how a prompt came about.
+Turns prompt ids and habits into ranked candidates. Knows nothing of histories or of how prompts are built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.fusion import Fusion
 from edge_behavior.core.habits import HabitCounter
 from edge_behavior.core.scoring import Floats
-from edge_behavior.core.search import RANKS_ONLY, Affine, Found, Goal, Thresholds, TrieSearch
+from edge_behavior.core.search import RANKS_ONLY, Affine, Goal, SearchResult, Thresholds, TrieSearch
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.base import Backend, Row
 from edge_behavior.runtime.lifetime import Lifetime, Turns
@@ -30,13 +30,13 @@ from edge_behavior.runtime.prefix_cache import PrefixCache
 _KEPT_SEARCHES = 32
 
 
-class Engine:
-    """A model that ranks candidates at the end of a prompt.
+class Ranker:
+    """Ranks the candidates of one bundle.
 
-    Callers take a `turn` around everything that uses the cache. `Predictor` and `Session` do.
+    Callers take a `turn` around everything that uses the cache, as `Predictor` and `Session` do.
 
     Raises:
-        EdgebError: habits' settings or a calibration in the manifest that this edgeb refuses.
+        EdgebError: a manifest whose start or end token is not in the model's vocabulary.
     """
 
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
@@ -57,11 +57,11 @@ class Engine:
         self._fusion = None if mixture is None else Fusion(mixture.weights, self._groups)
         self._backend = backend
         self._searches: dict[tuple[str, bytes | None], TrieSearch] = {}
-        # What the last prediction found likely is probably looked at next time, too.
+        # The last prediction's top candidates are a good guess of what the next search expands.
         self._expected: Floats = manifest.candidates.shares
 
     def turn(self) -> AbstractContextManager[None]:
-        """The lock of everything that shares this engine; see `Turns.turn`.
+        """The lock that every user of this model takes; see `Turns.turn`.
 
         Raises:
             EdgebError: closed, or loaded before a fork.
@@ -79,42 +79,42 @@ class Engine:
         return self._backend
 
     def warm(self, folder: Path) -> bool:
-        """Hold the static part of the prompt, from a snapshot in `folder` where there is one."""
+        """Load the static part of the prompt into the cache; whether a snapshot in `folder` was used."""
         return PrefixCache(folder, self.manifest.tensors_sha256).warm(self.backend, self.encoder.static_ids)
 
     def counter(self) -> HabitCounter:
-        """A user's habits, nothing observed yet."""
+        """A new user's habit counter."""
         manifest = self.manifest
         config = None if manifest.habits is None else manifest.habits.config
         return HabitCounter(manifest.candidates.counts, config, manifest.layout.places)
 
     def source(self, options: PredictOptions) -> str:
-        """Which distribution answers.
+        """The source that answers: `model`, `habits` or `fused`.
 
         Raises:
-            EdgebError: fusion is asked for, but the bundle has no weights for it.
+            EdgebError: `fused` is requested, but the bundle has no fusion weights.
         """
         source = options.source or self.manifest.default_source
         if source == "fused" and self._fusion is None:
             raise EdgebError(
-                "the bundle has no weights to fuse model and habits", "export it with --data, or ask for model"
+                "the bundle has no weights to fuse model and habits", "export it with --data, or use source model"
             )
         return source
 
     def calibration(self, options: PredictOptions) -> Calibration | None:
-        """What turns the scores of the source that answers into probabilities; None where they stay as they are.
+        """The calibration of the source that answers; None where probabilities stay raw.
 
-        Calibration is fitted under `exact` scoring, so that model and fusion under `masked` scoring stay raw.
+        Calibrations are fitted under `exact` scoring, so model and fusion stay raw under `masked` scoring.
 
         Raises:
-            EdgebError: a decision is asked for that needs a calibration where there is none.
+            EdgebError: precision or coverage is requested where there is no calibration.
         """
         source = self.source(options)
         exact = options.scoring == "exact" or source == "habits"
         found = self.manifest.calibrations.get(source) if options.calibrated and exact else None
         if found is None and (options.precision is not None or options.coverage is not None):
             if self.manifest.calibrations:
-                raise EdgebError("precision and coverage were measured under exact scoring", "ask for scoring exact")
+                raise EdgebError("precision and coverage were measured under exact scoring", "use scoring exact")
             raise EdgebError("the bundle is not calibrated", "export it with --data, with 10 or more validation users")
         return found
 
@@ -127,8 +127,8 @@ class Engine:
             ids: The prompt; empty where habits alone answer.
             habits: [B] log-probabilities of the user's habits; None where the model alone answers.
             top_k: How many candidates to return; None for all.
-            options: What the caller asks for.
-            started: `perf_counter()` at the beginning of the call that is timed.
+            options: Scoring, source, restrictions, decisions.
+            started: `perf_counter()` at the start of the call, for the latency.
         """
         source, calibration = self.source(options), self.calibration(options)
         thresholds = _thresholds(calibration, options)
@@ -150,7 +150,7 @@ class Engine:
             goal = Goal(top_k, 0.0 if options.exhaustive else RANKS_ONLY, thresholds)
             found, tokens = self._search(ids, options.scoring, goal, allowed, affine)
             scores, log_total, unexpanded = found.scores, found.log_total, found.unexpanded
-            # An upper bound is no rank: candidates that are not known come after all that are.
+            # Candidates that are not known have only an upper bound: they rank after all that are.
             scores = np.where(found.known, scores, -np.inf)
         count = len(scores) if allowed is None else int(allowed.sum())
         order, probs = np.argsort(-scores, kind="stable"), np.exp(scores - log_total)
@@ -175,11 +175,11 @@ class Engine:
         )
 
     def log_probs(self, ids: Sequence[int], scoring: str) -> Floats:
-        """[B] log-probabilities of the model in candidate order, the whole trie expanded."""
+        """The model's log-probabilities [B] in candidate order; expands the whole trie."""
         return self._search(ids, scoring, Goal())[0].log_probs
 
     def close(self) -> None:
-        """Free native memory, once no call is under way. A forked child's copy is left alone."""
+        """Free native memory once no call is running; in a forked child, do nothing."""
         if not self._lifetime.is_elsewhere:
             self._turns.after(self._close)
 
@@ -197,11 +197,11 @@ class Engine:
         goal: Goal,
         allowed: NDArray[np.bool_] | None = None,
         affine: Affine | None = None,
-    ) -> tuple[Found, int]:
-        """What a search after the prompt `ids` found, and the tokens it evaluated."""
+    ) -> tuple[SearchResult, int]:
+        """Search after the prompt `ids`: the result, and the number of tokens evaluated."""
         search = self._search_of(scoring, allowed)
-        # One more than wanted: the first one out has to be known to be worse.
-        hint = [] if goal.top_k is None or goal.everything else search.likely(self._expected, goal.top_k + 1)
+        # One more than wanted, which has to be proven worse.
+        hint = [] if goal.top_k is None or goal.everything else search.expected_nodes(self._expected, goal.top_k + 1)
         root, tokens = self.backend.prefill(ids, self.encoder.trie, hint)
 
         def expand(nodes: list[int]) -> Sequence[Row]:
@@ -225,7 +225,7 @@ class Engine:
 
 
 def _calibrated(affine: Affine | None, calibration: Calibration, groups: Sequence[str]) -> Affine:
-    """Calibration after `affine`: still affine and rising in the model's log-probability, so searched as exactly."""
+    """Calibration applied after `affine`: still affine and increasing in the model's log-probability."""
     offsets = calibration.offsets(groups)
     if affine is None:
         return Affine(np.full(len(offsets), 1 / calibration.temperature), offsets)
@@ -233,7 +233,7 @@ def _calibrated(affine: Affine | None, calibration: Calibration, groups: Sequenc
 
 
 def _thresholds(calibration: Calibration | None, options: PredictOptions) -> Thresholds:
-    """Probabilities that the answer is compared with; at a precision, None for the first means: never suggest."""
+    """Thresholds of the requested decisions; with a precision requested, `first` None means never to suggest."""
     if calibration is None:
         return Thresholds()
     first = None if options.precision is None else calibration.suggest_threshold(options.precision)
