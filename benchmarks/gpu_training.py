@@ -45,6 +45,7 @@ from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.importers.importer import import_log
 from edge_behavior.data.simulator.simulator import simulate
 from edge_behavior.data.windows import natural_windows
+from edge_behavior.hf.internals import attention_of
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.plan.plan import count
 from edge_behavior.train.recipe import Recipe, load_recipe
@@ -218,7 +219,7 @@ class Bench:
             "peak_flops": peak,
             "mfu_percent": None if peak is None else compute_mfu(by_trl, tokens, 1, peak),
             "mfu_lora_percent": None if peak is None else compute_mfu(round(frozen), tokens, 1, peak),
-            "attention": str(model.config._attn_implementation),
+            "attention": attention_of(model),
             "adapter_dtype": str(next(p for n, p in model.named_parameters() if "lora_A" in n).dtype),
             "weights_dtype": str(model.dtype),
         }

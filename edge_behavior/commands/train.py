@@ -90,9 +90,9 @@ def train_command(
 
         found = plan(loaded, dataset, device_memory, processes)
         if is_main():
-            emit(found, as_json, _print_plan)
-        if found["refusal"]:
-            raise EdgebError(found["refusal"]["message"], found["refusal"]["hint"])
+            emit(found.document(), as_json, _print_plan)
+        if found.refusal is not None:
+            raise found.refusal
         return
     with libraries():
         from edge_behavior.train.pipeline import metrics_of, train

@@ -1,11 +1,12 @@
-"""Which backbones can be exported: the list, and every question that is asked of one.
+"""The architectures that can be trained and exported, and every check of a backbone.
 
-Export asks before it converts, training before it begins, so that no training ends in a model that cannot be exported.
-Reads configuration, tokenizer and the headers of the weights. Knows nothing of adapters' weights and of bundles.
+Export checks before it converts, training before it begins, so that no training ends in a model that cannot be
+exported. Reads configuration, tokenizer and the headers of the weights; knows nothing of adapters and bundles.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,43 +14,51 @@ from typing import Any
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.folder import first_line, read_model_json, weight_files
 from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError, read_vocab
-from edge_behavior.hf.tensors import check_tensors, stored_shapes
+from edge_behavior.hf.tensors import TensorSpec, check_tensors, stored_shapes
 from edge_behavior.hf.tokenizers import special_ids
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One kind of backbone, and what the engines compute of it.
+    """One architecture, and how the engines compute it.
 
     Attributes:
         gguf: llama.cpp's name.
         model_type: `model_type` in config.json.
-        ropes: Scalings of the rotary embedding that llama.cpp has for it.
-        onnx_ropes: Those that onnxruntime-genai's builder honors. For Llama it takes `linear` and leaves it out.
+        ropes: RoPE scalings that llama.cpp has for it.
+        onnx_ropes: RoPE scalings that onnxruntime-genai's builder honors. For Llama it accepts `linear` and ignores it.
+        qkv_biases: Whether query, key and value projections always have biases.
+        adjacent_pairs: Whether llama.cpp rotates adjacent pairs; Hugging Face rotates halves.
     """
 
     gguf: str
     model_type: str
     ropes: tuple[str, ...]
     onnx_ropes: tuple[str, ...]
+    qkv_biases: bool
+    adjacent_pairs: bool
 
 
-# By Hugging Face class. What a new one needs beside its row: tensor names in `tensors`.
+# By Hugging Face class. A new one may also need tensor names in `tensors` and a tokenizer in `gguf_vocab`.
 ARCHITECTURES = {
-    "Qwen2ForCausalLM": Architecture("qwen2", "qwen2", ("default", "linear"), ("default", "linear")),
-    "LlamaForCausalLM": Architecture("llama", "llama", ("default", "linear", "llama3"), ("default", "llama3")),
+    "Qwen2ForCausalLM": Architecture(
+        "qwen2", "qwen2", ("default", "linear"), ("default", "linear"), qkv_biases=True, adjacent_pairs=False
+    ),
+    "LlamaForCausalLM": Architecture(
+        "llama", "llama", ("default", "linear", "llama3"), ("default", "llama3"), qkv_biases=False, adjacent_pairs=True
+    ),
 }
 _SUPPORTED = f"supported: {', '.join(ARCHITECTURES)}"
-# Settings that the engines have no other value for, with the values that they take.
+# Settings that the engines support only with these values.
 _FIXED: tuple[tuple[str, tuple[Any, ...]], ...] = (("hidden_act", ("silu",)), ("use_sliding_window", (False, None)))
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model folder that can be exported, before its weights are read.
+    """A model folder that can be exported; its weights are not read yet.
 
     Attributes:
-        folder: Where it is.
+        folder: The folder.
         config: Its Transformers configuration.
         tokenizer: Its fast tokenizer, as Transformers loads it.
     """
@@ -60,15 +69,15 @@ class Backbone:
 
 
 def check_backbone(folder: Path, weights: bool = True) -> Backbone:
-    """Ask everything that export to GGUF needs of a backbone.
+    """Check everything that GGUF export needs of a backbone.
 
     Args:
         folder: The model folder.
-        weights: Look at the headers of its weight files, too; without them only configuration and tokenizer are there.
+        weights: Check the headers of its weight files, too; without them configuration and tokenizer suffice.
 
     Raises:
         EdgebError: see `load_config`, `load_tokenizer`, `gguf_vocab.read_vocab`, `folder.weight_files` and
-            `tensors.check_tensors`.
+            `tensor_plan`.
     """
     config = load_config(folder)
     if (folder / "adapter_config.json").is_file():
@@ -77,15 +86,30 @@ def check_backbone(folder: Path, weights: bool = True) -> Backbone:
     read_vocab(tokenizer, int(config.vocab_size))
     special_ids(tokenizer)
     if weights:
-        check_tensors(config, stored_shapes(weight_files(folder)), folder)
+        tensor_plan(config, weight_files(folder), folder)
     return Backbone(folder, config, tokenizer)
 
 
-def load_config(model_dir: Path) -> Any:
-    """The transformers configuration of a model folder, checked for what conversion to GGUF supports.
+def tensor_plan(config: Any, files: Iterable[Path], model_dir: Path) -> list[TensorSpec]:
+    """Every tensor to convert, in file order, after checking that the weight files hold exactly these.
+
+    Args:
+        config: A configuration that `load_config` accepted.
+        files: Its weight files.
+        model_dir: Their folder, for messages.
 
     Raises:
-        EdgebError: no or unreadable config.json, an unsupported architecture (named, with the list), code of its own,
+        EdgebError: a tensor that is missing, misshapen or unknown; a damaged file.
+    """
+    found = ARCHITECTURES[config.architectures[0]]
+    return check_tensors(config, stored_shapes(files), model_dir, found.qkv_biases, found.adjacent_pairs)
+
+
+def load_config(model_dir: Path) -> Any:
+    """The Transformers configuration of a model folder that GGUF export supports.
+
+    Raises:
+        EdgebError: no readable config.json, an unsupported architecture (named, with the list), custom code,
             quantized weights, or a setting that GGUF cannot express.
     """
     from transformers import AutoConfig
@@ -98,7 +122,7 @@ def load_config(model_dir: Path) -> Any:
     if found is None:
         raise UnsupportedBackboneError(f"{model_dir}: unsupported architecture {name}", _SUPPORTED)
     if raw.get("auto_map"):
-        raise EdgebError(f"{where}: auto_map names code of the model's own, which is never run", _SUPPORTED)
+        raise EdgebError(f"{where}: auto_map names custom code, which is never run", _SUPPORTED)
     if raw.get("model_type") != found.model_type:
         raise EdgebError(f"{where}: model_type {raw.get('model_type')!r} is not that of a {name}", "check config.json")
     if raw.get("quantization_config"):
@@ -121,10 +145,10 @@ def load_config(model_dir: Path) -> Any:
 
 
 def check_rope(config: Any) -> None:
-    """Refuse rotary embeddings that llama.cpp computes otherwise.
+    """Refuse rotary embeddings that llama.cpp computes differently.
 
     Raises:
-        EdgebError: a scaling that it lacks for this architecture, or one of a part of each head.
+        EdgebError: a scaling that it lacks for this architecture, or a partial rotary embedding.
     """
     rope, found = config.rope_parameters, ARCHITECTURES[config.architectures[0]]
     kind = rope["rope_type"]
@@ -137,13 +161,13 @@ def check_rope(config: Any) -> None:
 
 
 def check_onnx(config: Any) -> None:
-    """Refuse a model that the ONNX builder would get wrong without a word, or not build at all.
+    """Refuse a model that the ONNX builder would silently get wrong, or not build.
 
     Args:
-        config: One that `load_config` accepts.
+        config: A configuration that `load_config` accepted.
 
     Raises:
-        EdgebError: a scaling of the rotary embedding that the builder lacks for this architecture.
+        EdgebError: a RoPE scaling that the builder lacks for this architecture.
     """
     found, kind = ARCHITECTURES[config.architectures[0]], config.rope_parameters["rope_type"]
     if kind not in found.onnx_ropes:

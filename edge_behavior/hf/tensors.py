@@ -1,6 +1,6 @@
-"""The tensors of a backbone: their names on both sides, their shapes, and whether a checkpoint holds exactly these.
+"""The tensors of a backbone: names in Hugging Face and GGUF, shapes, and whether a checkpoint holds exactly these.
 
-Knows the tensor names of Qwen2 and Llama. Reads headers only; knows nothing of GGUF's files.
+The names are those of Llama, which Qwen2 shares. Reads headers only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLOCK = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor: its GGUF and Hugging Face names, shape, and heads to regroup (0: leave as it is)."""
+    """One tensor: GGUF and Hugging Face name, shape, and heads whose rows are regrouped (0: none)."""
 
     gguf: str
     source: str
@@ -54,24 +54,28 @@ def stored_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def check_tensors(config: Any, shapes: Mapping[str, tuple[int, ...]], model_dir: Path) -> list[TensorSpec]:
+def check_tensors(
+    config: Any, shapes: Mapping[str, tuple[int, ...]], model_dir: Path, qkv_biases: bool, adjacent_pairs: bool
+) -> list[TensorSpec]:
     """Every tensor in file order, after checking that a checkpoint holds exactly these, in these shapes.
 
     Args:
-        config: A configuration that `architectures.load_config` accepts.
+        config: A configuration that `architectures.load_config` accepted.
         shapes: What the checkpoint holds.
         model_dir: Its folder, for messages.
+        qkv_biases: See `architectures.Architecture`; other biases are the configuration's choice.
+        adjacent_pairs: See there.
 
     Raises:
         EdgebError: a tensor that is missing, misshapen or unknown.
     """
     plan = []
     expected = set()
-    for tensor in _tensors(config):
+    for tensor in _tensors(config, adjacent_pairs):
         expected.add(tensor.source)
         if tensor.source not in shapes:
-            # Qwen2 always has q/k/v biases; elsewhere a bias is the config's choice.
-            if tensor.source.endswith(".bias") and not _bias_required(config, tensor.source):
+            required = qkv_biases and tensor.source.split(".")[-2] in ("q_proj", "k_proj", "v_proj")
+            if tensor.source.endswith(".bias") and not required:
                 continue
             raise EdgebError(
                 f"{model_dir}: the tensor '{tensor.source}' is missing", "download or train the model again"
@@ -82,7 +86,7 @@ def check_tensors(config: Any, shapes: Mapping[str, tuple[int, ...]], model_dir:
                 f"{model_dir}: '{tensor.source}' has shape {found}, the config says {tensor.shape}", "check config.json"
             )
         plan.append(tensor)
-    # A tied output is the embedding again; rotary buffers are computed.
+    # A tied output is the embedding; rotary buffers are computed.
     ignorable = {"lm_head.weight"} if config.tie_word_embeddings else set()
     for name in sorted(set(shapes) - expected - ignorable):
         if not name.endswith("rotary_emb.inv_freq"):
@@ -97,15 +101,9 @@ def tensor_names(config: Any) -> dict[str, str]:
     return {tensor.source: tensor.gguf for tensor in _tensors(config)}
 
 
-def _bias_required(config: Any, source: str) -> bool:
-    return str(config.model_type) == "qwen2" and source.split(".")[-2] in ("q_proj", "k_proj", "v_proj")
-
-
-def _tensors(config: Any) -> Iterator[TensorSpec]:
+def _tensors(config: Any, adjacent_pairs: bool = False) -> Iterator[TensorSpec]:
     hidden, inner, width = int(config.hidden_size), int(config.intermediate_size), head_dim(config)
     queries, keys = int(config.num_attention_heads) * width, int(config.num_key_value_heads) * width
-    # llama.cpp rotates adjacent pairs for Llama, halves for Qwen2 (as Hugging Face does for both).
-    regroup = str(config.model_type) == "llama"
     shapes: dict[str, tuple[int, ...]] = {
         "self_attn.q_proj": (queries, hidden),
         "self_attn.k_proj": (keys, hidden),
@@ -120,7 +118,7 @@ def _tensors(config: Any) -> Iterator[TensorSpec]:
     for layer in range(int(config.num_hidden_layers)):
         for module, name in _BLOCK.items():
             source, target = f"model.layers.{layer}.{module}", f"blk.{layer}.{name}"
-            count = heads.get(name, 0) if regroup else 0
+            count = heads.get(name, 0) if adjacent_pairs else 0
             shape = shapes.get(module, (hidden,))
             yield TensorSpec(f"{target}.weight", f"{source}.weight", shape, count)
             if module in shapes:

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers import Cache, DynamicLayer
 
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.scoring import TOKENS_PER_PASS, exact_log_probs
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf.internals import attention_of
 
 # Flash kernels take no mask of their own.
 _TAKE_TREE_MASKS = ("sdpa", "eager")
@@ -69,7 +70,7 @@ class TorchScorer:
         order = sorted(range(len(bodies)), key=lambda i: len(bodies[i]))
         log_probs = np.empty((len(bodies), self._encoder.trie.n_candidates))
         embeddings: dict[int, NDArray[np.float32]] = {}
-        was_training, attention = self._model.training, self._model.config._attn_implementation
+        was_training, attention = self._model.training, attention_of(self._model)
         self._model.eval()
         if attention not in _TAKE_TREE_MASKS:
             self._model.set_attn_implementation("sdpa")

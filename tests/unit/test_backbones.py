@@ -70,7 +70,7 @@ def exported(base: Path, out: Path) -> EdgebError:
 def test_a_good_one_passes(name: str, bases: Path, data: Path) -> None:
     assert check_backbone(bases / name).config.model_type == name
     check_inputs(recipe(bases / name), Dataset.open(data))
-    assert plan(recipe(bases / name), Dataset.open(data), "24GiB")["refusal"] is None
+    assert plan(recipe(bases / name), Dataset.open(data), "24GiB").refusal is None
 
 
 @pytest.mark.parametrize("name", bad_backbones.ALL)

@@ -516,24 +516,25 @@ class TestTrain:
         ):
             assert words in out
 
-    def plan(self, recipe: Recipe, dataset: Path, device_memory: str | None, processes: int | None) -> dict[str, Any]:
+    def plan(self, recipe: Recipe, dataset: Path, device_memory: str | None, processes: int | None) -> SimpleNamespace:
         need = {"weights": 3 * 2**30, "adapter": 2**28, "activations": 2**30, "logits": 2**29, "working": 0}
         stages = {"a_tuning": {**need, "total": sum(need.values())}, "scoring": {"scoring": 2**30, "total": 2**32}}
         memory = {"stages": stages, "available": 2**34, "device_name": "this CPU"}
         time = {"stages": {"a_tuning": 9000.0, "scoring": 42.0}, "total": 9042.0, "measured_on": "CPU, 2 threads"}
-        refusal = {"message": "training needs more", "hint": "set x=1"}
-        return {
+        refusal = EdgebError("training needs more", "set x=1") if device_memory == "1GiB" else None
+        shown = {
             "recipe": recipe.name,
             "a_tuning_steps": 1234,
             "processes": processes,
             "memory": memory,
             "time": None if device_memory else time,
-            "refusal": refusal if device_memory == "1GiB" else None,
+            "refusal": refusal and {"message": refusal.message, "hint": refusal.hint},
         }
+        return SimpleNamespace(document=lambda: shown, refusal=refusal)
 
     def test_dry_run_trains_nothing(self, asked, tmp_path):
         words = ["train", "--recipe", "tiny", "--data", "data", "--out", "r", "--dry-run"]
-        assert document(*words) == self.plan(load_recipe("tiny"), Path("data"), None, None)
+        assert document(*words) == self.plan(load_recipe("tiny"), Path("data"), None, None).document()
         assert document(*words, "--processes", "4")["processes"] == 4
         out = run(*words).stdout
         for shown in ("1,234", "3.00", "4.75", "this CPU has 16.0 GiB", "2 h 30 min", "42 s", "CPU, 2 threads"):

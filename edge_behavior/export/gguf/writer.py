@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.progress import progress_bar
-from edge_behavior.hf.architectures import architecture, load_config, load_tokenizer
+from edge_behavior.hf.architectures import architecture, load_config, load_tokenizer, tensor_plan
 from edge_behavior.hf.finite import KEEP_F32
 from edge_behavior.hf.folder import open_weights, weight_files
 from edge_behavior.hf.gguf_vocab import read_vocab, write_vocab
-from edge_behavior.hf.tensors import TensorSpec, check_tensors, head_dim, stored_shapes
+from edge_behavior.hf.tensors import TensorSpec, head_dim
 
 DTYPES: dict[str, np.dtype[Any]] = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
 _FILE_TYPES = {"f16": 1, "f32": 0}
@@ -46,7 +46,7 @@ def write_gguf(model_dir: Path, out: Path, dtype: str = "f16") -> None:
         for file in files:
             weights = stack.enter_context(open_weights(file))
             sources.update(dict.fromkeys(weights.keys(), weights))
-        plan = check_tensors(config, stored_shapes(files), model_dir)
+        plan = tensor_plan(config, files, model_dir)
         writer = GGUFWriter(str(out), architecture(config))
         stack.callback(writer.close)
         _write_settings(writer, config, dtype)

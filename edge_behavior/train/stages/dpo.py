@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from datasets import Dataset as HubDataset
 from transformers import TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig
 
 from edge_behavior.train.run.checkpoints import MarkComplete, last_checkpoint
 from edge_behavior.train.stage_list import stage_named
@@ -16,8 +16,7 @@ from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.trainer.arguments import batching, bookkeeping, hardware, on_one_device, schedule
 from edge_behavior.train.trainer.lora import in_float32
 from edge_behavior.train.trainer.progress import mean_loss, run, trainer_callbacks
-
-_REFERENCE = "ref"
+from edge_behavior.train.trainer.trl_internals import ScoredDPOTrainer
 
 
 class TokenPair(TypedDict):
@@ -28,17 +27,6 @@ class TokenPair(TypedDict):
     rejected_ids: list[int]
     ref_chosen_logps: float
     ref_rejected_logps: float
-
-
-class _ScoredDPOTrainer(DPOTrainer):
-    """TRL's trainer on pairs that are tokenized and carry their reference log-probabilities.
-
-    TRL would tokenize prompt and completion as one text and append EOS, which gives the stream layout other tokens
-    than the runtime's; the collator itself takes prompt_ids, chosen_ids and rejected_ids.
-    """
-
-    def _prepare_dataset(self, dataset: HubDataset, *_: Any, **__: Any) -> HubDataset:
-        return dataset
 
 
 def train_dpo(
@@ -69,18 +57,13 @@ def train_dpo(
     )
     title = f"{stage_named(tuning.stage).title} (DPO)"
     watch = trainer_callbacks(title, f"{tuning.stage}.learning_rate", recipe, tuning.logs)
-    trainer = _ScoredDPOTrainer(
+    trainer = ScoredDPOTrainer(
         model=model,
-        ref_model=None,
         args=on_one_device(arguments),
         train_dataset=HubDataset.from_list([dict(pair) for pair in pairs]),
         processing_class=tokenizer,
         callbacks=[*watch, *callbacks, MarkComplete()],
     )
-    # Set here, since as an argument it makes TRL hash the whole model. The adapter's copy serves reference passes, of
-    # which there are none.
-    trainer.precompute_ref_logps = True
-    model.delete_adapter(_REFERENCE)
     in_float32(model)
     state = run(trainer, last_checkpoint(Path(str(arguments.output_dir))))
     return {

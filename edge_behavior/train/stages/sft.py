@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
 
+from edge_behavior.hf.internals import attention_of
 from edge_behavior.train.recipe import StageConfig
 from edge_behavior.train.rows.lazy import Rows
 from edge_behavior.train.run.checkpoints import MarkComplete, copy_adapter, last_checkpoint
@@ -28,7 +29,7 @@ def trains_padding_free(model: Any, stage: StageConfig) -> bool:
     """Whether sequences are concatenated instead of padded: as configured, else where FlashAttention runs."""
     if stage.padding_free is not None:
         return stage.padding_free
-    return str(model.config._attn_implementation).startswith("flash")
+    return attention_of(model).startswith("flash")
 
 
 def train_sft(

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf.internals import use_one_gpu
 from edge_behavior.train.recipe import Recipe, StageConfig
 from edge_behavior.train.trainer.batch_split import micro_batch_of
 from edge_behavior.train.trainer.processes import share_of
@@ -95,6 +96,6 @@ def bookkeeping(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def on_one_device(arguments: Arguments) -> Arguments:
-    """Keep a process on its own GPU: alone on a machine with several, Trainer would run `nn.DataParallel` over all."""
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    """The arguments of a process that trains on one GPU, whatever the machine has."""
+    use_one_gpu(arguments)
     return arguments

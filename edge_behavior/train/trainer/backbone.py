@@ -110,7 +110,7 @@ def load_model(folder: str | Path, settings: BackboneConfig, name: str | None = 
             f"backbone '{path}' has bfloat16 weights and this GPU has no bfloat16",
             "set backbone.dtype=float16 or float32",
         )
-    model.name_or_path = model.config._name_or_path = name or path
+    model.name_or_path = model.config.name_or_path = name or path
     return model
 
 

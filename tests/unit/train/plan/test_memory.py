@@ -1,13 +1,11 @@
-"""Memory and time before training: counts against real models, passes against what PyTorch's profiler sees."""
+"""The memory formula against what PyTorch's profiler sees of real models; refusals and what they advise."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,55 +13,33 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
+from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, _ChunkedLogProbFunction
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tree_scoring import TILE_ROWS, TorchScorer
-from edge_behavior.train.geometry import Geometry, geometry, nf4_bytes, with_adapter
-from edge_behavior.train.plan.estimate import (
+from edge_behavior.train.geometry import Geometry, geometry, with_adapter
+from edge_behavior.train.plan.counts import Batch, Counts, Samples, Window
+from edge_behavior.train.plan.memory import (
     GIB,
     Device,
-    Estimator,
-    Rows,
-    Workload,
+    Memory,
+    Precision,
     changed,
     gib,
-    in_one_pass,
+    head_bytes,
     other_gpu,
     precision,
+    scoring_bytes,
     this_device,
+    training_bytes,
+    windows_per_pass,
 )
-from edge_behavior.train.plan.footprint import (
-    FUSED_HEAD,
-    TILE_VOCABULARY,
-    Batch,
-    Precision,
-    Windows,
-    head_bytes,
-    pretraining_footprint,
-    scoring_footprint,
-    training_footprint,
-)
-from edge_behavior.train.plan.rates import Rates
-from edge_behavior.train.recipe import ATuning, BackboneConfig, BTuning, LoraSettings, Recipe, ScoringConfig
-from edge_behavior.train.trainer.backbone import read_config
+from edge_behavior.train.recipe import ATuning, BackboneConfig, BTuning, Recipe, ScoringConfig
 from edge_behavior.train.trainer.batch_split import micro_batch_of
 from tests import helpers
+from tests.unit.train.plan.configs import LLAMA, LORA, small
 
-LORA = LoraSettings()
 FLOAT = Precision(torch.float32, autocast=False)
-QWEN: dict[str, Any] = {
-    "vocab_size": 151_936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-    "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True, "dtype": "bfloat16",
-}  # fmt: skip
-LLAMA: dict[str, Any] = {
-    "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False, "dtype": "bfloat16",
-}  # fmt: skip
-
-
-def small(layers: int = 4, **changes: Any) -> Qwen2Config:
-    fields = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4}
-    return Qwen2Config(**{**fields, "num_hidden_layers": layers, "num_key_value_heads": 2, **changes})
 
 
 def real(config: Qwen2Config) -> Any:
@@ -84,65 +60,12 @@ def allocated_peak(run: Callable[[], Any]) -> int:
     return peak
 
 
-class TestCounts:
-    def test_parameters_and_adapter_are_those_of_a_real_model_under_peft(self) -> None:
-        tokens = helpers.tokenizer()
-        model = helpers.model(tokens)
-        found = geometry(model.config, LoraSettings(rank=5))
-        assert found.parameters == sum(p.numel() for p in model.parameters())
-        assert found.weight_bytes(torch.float32, quantize=False) == sum(p.nbytes for p in model.parameters())
-        tuned = with_adapter(model, LoraSettings(rank=5))
-        assert found.adapter == sum(p.numel() for p in tuned.parameters() if p.requires_grad)
-        assert (found.layers, found.hidden, found.vocabulary) == (2, 64, len(tokens))
-
-    @pytest.mark.parametrize(
-        ("config", "parameters", "adapter"),
-        [
-            (Qwen2Config(**QWEN), 1_543_714_304, 9_232_384),
-            (LlamaConfig(**LLAMA), 8_030_261_248, 20_971_520),
-        ],
-        ids=["qwen2-1.5b", "llama3.1-8b"],
-    )
-    def test_known_models(self, config: Any, parameters: int, adapter: int) -> None:
-        found = geometry(config, LORA)
-        assert (found.parameters, found.adapter) == (parameters, adapter)
-        assert found.weight_bytes(torch.bfloat16, quantize=False) == 2 * parameters
-
-    def test_only_linear_layers_are_packed(self) -> None:
-        found = geometry(small(3, tie_word_embeddings=False), LORA)
-        assert len(found.linears) == 3 * 7
-        rest = found.parameters - sum(found.linears)
-        assert rest > 2 * 600 * 64
-        packed = sum(nf4_bytes(n) for n in found.linears)
-        assert found.weight_bytes(torch.bfloat16, quantize=True) == 2 * rest + packed
-
-    def test_nf4_is_a_little_over_four_bits(self) -> None:
-        size = 4096 * 14_336
-        assert 8 * nf4_bytes(size) / size == pytest.approx(4 + 8 / 64 + 32 / (64 * 256), rel=1e-3)
-
-    def test_nf4_is_what_bitsandbytes_allocates(self) -> None:
-        functional = pytest.importorskip("bitsandbytes.functional")
-        for shape in ((96, 64), (640, 257)):
-            packed, state = functional.quantize_4bit(
-                torch.randn(shape), quant_type="nf4", compress_statistics=True, blocksize=64
-            )
-            held = [packed, state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
-            assert nf4_bytes(shape[0] * shape[1]) == sum(tensor.nbytes for tensor in held)
-
-    def test_a_folder_with_a_configuration_is_enough(self, tmp_path: Path) -> None:
-        small(2).save_pretrained(tmp_path)
-        assert geometry(read_config(tmp_path), LORA).layers == 2
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such model"}))
-        with pytest.raises(EdgebError, match="no configuration at backbone"):
-            read_config(tmp_path)
-
-
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 def test_a_training_pass_needs_what_was_estimated(checkpointing: bool, autocast: bool) -> None:
     config, batch = small(4), Batch(sequences=4, length=96, labels=0)
     how = Precision(torch.float32, autocast)
-    estimate = training_footprint(geometry(config, LORA), LORA, batch, how, checkpointing)
+    kept, working = training_bytes(geometry(config, LORA), batch, how, checkpointing)
     model = real(config)
     if checkpointing:
         model.enable_input_require_grads()
@@ -167,17 +90,16 @@ def test_a_training_pass_needs_what_was_estimated(checkpointing: bool, autocast:
     if not checkpointing:  # inside checkpointed layers no hook sees what is saved
         step(hooks=True)
         model.zero_grad()
-        assert estimate.kept == pytest.approx(sum(saved.values()), rel=0.15)
-    assert estimate.peak == pytest.approx(allocated_peak(step), rel=0.15)
+        assert kept == pytest.approx(sum(saved.values()), rel=0.15)
+    assert kept + working == pytest.approx(allocated_peak(step), rel=0.15)
 
 
 def test_checkpointing_keeps_layer_inputs_and_works_in_one_layer() -> None:
-    sizes, batch = geometry(small(8), LORA), Batch(4, 96, 0)
-    plain, checkpointed = (training_footprint(sizes, LORA, batch, FLOAT, on) for on in (False, True))
-    one = training_footprint(geometry(small(1), LORA), LORA, batch, FLOAT, False)
-    assert checkpointed.kept < plain.kept / 5
-    inputs = 8 * batch.tokens * 64 * 4
-    assert checkpointed.peak == pytest.approx(inputs + one.peak, rel=0.15)
+    batch = Batch(4, 96, 0)
+    plain, checkpointed = (training_bytes(geometry(small(8), LORA), batch, FLOAT, on) for on in (False, True))
+    one = training_bytes(geometry(small(1), LORA), batch, FLOAT, False)
+    assert checkpointed[0] < plain[0] / 5
+    assert sum(checkpointed) == 8 * batch.tokens * 64 * 4 + sum(one)
 
 
 class TestHead:
@@ -187,7 +109,7 @@ class TestHead:
             sizes = Geometry(small(1, vocab_size=vocabulary, hidden_size=16), (), 0, 0)
             return head_bytes(sizes, Batch(1, tokens, tokens), FLOAT, device)
 
-        at_once = 4096 * TILE_VOCABULARY * 4
+        at_once = 4096 * _CHUNKED_LOGPROB_CHUNK_SIZE * 4
         base = logits(4096, 128_000)
         assert base >= at_once
         # Twice the sequence adds its hidden states and a few numbers per position, not its logits.
@@ -201,9 +123,8 @@ class TestHead:
 
         def step() -> None:
             outputs = ("log_probs", "entropy", "is_top1")
-            FUSED_HEAD.apply(states, weight, None, targets, 1.0, TILE_VOCABULARY, None, 1.0, outputs)[
-                0
-            ].sum().backward()
+            shape = (1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, outputs)
+            _ChunkedLogProbFunction.apply(states, weight, None, targets, *shape)[0].sum().backward()
 
         assert head_bytes(sizes, Batch(4, 40, 10), FLOAT, "cpu") == pytest.approx(allocated_peak(step), rel=0.15)
 
@@ -211,7 +132,7 @@ class TestHead:
         sizes = Geometry(small(1, vocab_size=151_936, hidden_size=1536), (), 0, 0)
         how = Precision(torch.bfloat16, autocast=True)
         few, many = (head_bytes(sizes, Batch(8, 600, labels), how, "cuda") for labels in (100, 200))
-        assert few == 100 * (TILE_VOCABULARY * 2 + 1536 * (2 + 2 + 4) + 36)
+        assert few == 100 * (_CHUNKED_LOGPROB_CHUNK_SIZE * 2 + 1536 * (2 + 2 + 4) + 36)
         assert many == 2 * few
 
 
@@ -222,8 +143,8 @@ def test_scoring_needs_what_was_estimated() -> None:
     events = helpers.diary(12)
     prompt = encoder.prompt_ids(events[:-1], events[-1].time, events[-1].place)
     static, trie = len(encoder.static_ids), encoder.trie
-    windows = Windows(12, static, len(prompt) - static + len(trie.evaluated), len(trie.inner))
-    estimate = scoring_footprint(geometry(model.config, LORA), LORA, windows, FLOAT)
+    window = Window(static, len(prompt) - static + len(trie.evaluated), len(trie.inner))
+    estimate = scoring_bytes(geometry(model.config, LORA), window, 12, size=4)
     scorer = TorchScorer(model, encoder)
     assert estimate == pytest.approx(allocated_peak(lambda: scorer.score([prompt] * 12)), rel=0.15)
 
@@ -232,8 +153,8 @@ def test_scoring_memory_grows_neither_with_the_logits_nor_with_the_kept_prefix()
     """Of a wide vocabulary a tile is needed, whatever the trie; of the prefix's copies those of one layer."""
 
     def needed(layers: int = 2, vocabulary: int = 300, static: int = 10, **shape: int) -> int:
-        windows = Windows(**{"count": 32, "static": static, "own": 120, "outputs": 100, **shape})
-        return scoring_footprint(geometry(small(layers, vocab_size=vocabulary), LORA), LORA, windows, FLOAT)
+        window = Window(**{"static": static, "own": 120, "outputs": 100, **shape})
+        return scoring_bytes(geometry(small(layers, vocab_size=vocabulary), LORA), window, 32, size=4)
 
     wide = needed(vocabulary=30_000)
     assert wide - needed() > TILE_ROWS * 30_000 * 4
@@ -244,50 +165,49 @@ def test_scoring_memory_grows_neither_with_the_logits_nor_with_the_kept_prefix()
 
 
 def test_a_pass_takes_as_many_windows_as_the_recipe_s_tokens_allow() -> None:
-    window = Windows(1, 300, 100, 60)
+    window = Window(300, 100, 60)
     for tokens, count in ((8192, 81), (99, 1), (100_000, 128)):
         recipe = Recipe(scoring=ScoringConfig(tokens_per_pass=tokens))
-        assert in_one_pass(recipe, window) == Windows(count, 300, 100, 60)
+        assert windows_per_pass(recipe, window) == count
 
 
 def test_pretraining_needs_what_was_estimated() -> None:
     config = small(4)
-    estimate = pretraining_footprint(geometry(config, LORA), 3, 64)
+    backbone = BackboneConfig(pretrain_batch_size=3, pretrain_block=64)
+    need = made(config, "cpu").needs(Recipe(backbone=backbone))["backbone"]
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config).train()
     ids = torch.zeros((3, 64), dtype=torch.long)
     measured = allocated_peak(lambda: model(input_ids=ids, labels=ids, use_cache=False).loss.backward())
-    assert estimate.peak == pytest.approx(measured, rel=0.15)
+    assert need["activations"] + need["working"] == pytest.approx(measured, rel=0.15)
 
 
-WINDOWS = Windows(1, 20, 60, 10)
+WINDOW = Window(20, 60, 10)
 BOTH: dict[str, Any] = {"a_tuning.gradient_checkpointing": True, "b_tuning.gradient_checkpointing": True}
-LONG_ROWS: dict[str, Any] = {"a_tuning": Rows(600, 400.0, 160), "b_tuning": Rows(450, 420.0, 6, sequences=2)}
+LONG: dict[str, Any] = {"a_tuning": Samples(600, 400.0, 160), "b_tuning": Samples(450, 420.0, 6, sequences=2)}
 
 
 @cache
-def _measured(layers: int) -> Estimator:
+def of_layers(layers: int) -> Memory:
     return made(small(layers, hidden_size=128), "cuda")
 
 
-def made(config: Any, kind: Any, rows: Any = None, processes: int = 1) -> Estimator:
-    found = rows or {"a_tuning": Rows(80, 50.0, 20), "b_tuning": Rows(70, 60.0, 3, sequences=2)}
+def made(config: Any, kind: Any, samples: Any = None, processes: int = 1) -> Memory:
+    found = samples or {"a_tuning": Samples(80, 50.0, 20), "b_tuning": Samples(70, 60.0, 3, sequences=2)}
     device = Device(kind, "that device", 0, here=False, bf16=kind == "cuda")
-    return Estimator(geometry(config, LORA), LORA, Workload(found, WINDOWS), device, processes)
+    return Memory(geometry(config, LORA), Counts({}, found, {}, WINDOW, WINDOW), device, processes)
 
 
-def having(estimator: Estimator, available: int) -> Estimator:
-    """The same estimator, and what it has measured, for a device with so much memory."""
-    found = copy.copy(estimator)
-    found._device = replace(estimator._device, available=available)
-    return found
+def having(memory: Memory, available: int) -> Memory:
+    """The same for a device with so much memory."""
+    return replace(memory, device=replace(memory.device, available=available))
 
 
 def recipe(micro: int | None = None, **backbone: Any) -> Recipe:
     fields = {"path": "a/b", "dtype": "bfloat16", **backbone}
     return Recipe(
         backbone=BackboneConfig(**fields), a_tuning=ATuning(micro_batch_size=micro),
-        b_tuning=BTuning(micro_batch_size=micro), scoring=ScoringConfig(tokens_per_pass=4 * WINDOWS.own),
+        b_tuning=BTuning(micro_batch_size=micro), scoring=ScoringConfig(tokens_per_pass=4 * WINDOW.own),
     )  # fmt: skip
 
 
@@ -295,13 +215,13 @@ def recipe(micro: int | None = None, **backbone: Any) -> Recipe:
 @given(layers=st.integers(1, 2), more=st.integers(1, 2), micro=st.sampled_from([1, 2]), on=st.booleans())
 def test_more_layers_or_a_larger_micro_batch_never_need_less(layers: int, more: int, micro: int, on: bool) -> None:
     knobs = {f"{stage}.gradient_checkpointing": on for stage in ("a_tuning", "b_tuning")}
-    one = _measured(layers).memory(changed(recipe(micro), knobs))
-    deeper = _measured(layers + more).memory(changed(recipe(micro), knobs))
-    larger = _measured(layers).memory(changed(recipe(2 * micro), knobs))
+    one = of_layers(layers).needs(changed(recipe(micro), knobs))
+    deeper = of_layers(layers + more).needs(changed(recipe(micro), knobs))
+    larger = of_layers(layers).needs(changed(recipe(2 * micro), knobs))
     for stage, need in one.items():
-        assert deeper[stage].total > need.total
-        assert larger[stage].total >= need.total
-        assert min(need.parts.values()) >= 0
+        assert deeper[stage]["total"] > need["total"]
+        assert larger[stage]["total"] >= need["total"]
+        assert min(need.values()) >= 0
 
 
 class TestRefusal:
@@ -312,16 +232,16 @@ class TestRefusal:
         return changed(to, {key: value if key.endswith("quantize") else json.loads(value) for key, value in pairs})
 
     def refusal(self, available: int, of: Recipe) -> EdgebError:
-        found = having(_measured(6), available).refusal(of)
+        found = having(of_layers(6), available).refusal(of)
         assert found is not None
         return found
 
     def total(self, of: Recipe) -> int:
-        return _measured(6).total(of)
+        return of_layers(6).total(of)
 
     def test_what_fits_is_not_refused(self) -> None:
         needed = self.total(recipe())
-        assert having(_measured(6), needed).refusal(recipe()) is None
+        assert having(of_layers(6), needed).refusal(recipe()) is None
         error = self.refusal(needed - 1, recipe())
         assert error.message == f"training needs about {gib(needed)}, that device has {gib(needed - 1)}"
 
@@ -331,9 +251,9 @@ class TestRefusal:
 
     def test_only_the_stages_that_need_it_are_changed(self) -> None:
         plain = recipe()
-        needs = _measured(6).memory(plain)
-        assert needs["b_tuning"].total > needs["a_tuning"].total
-        hint = self.refusal(needs["a_tuning"].total, plain).hint
+        needs = of_layers(6).needs(plain)
+        assert needs["b_tuning"]["total"] > needs["a_tuning"]["total"]
+        hint = self.refusal(needs["a_tuning"]["total"], plain).hint
         assert hint == "set b_tuning.gradient_checkpointing=true"
 
     def test_then_smaller_micro_batches(self) -> None:
@@ -358,19 +278,19 @@ class TestRefusal:
     def test_scoring_is_told_to_take_fewer_tokens(self) -> None:
         of = changed(recipe(), {"a_tuning.micro_batch_size": 1, "b_tuning.micro_batch_size": 1, **BOTH})
         large = changed(of, {"scoring.tokens_per_pass": 1 << 16})
-        needs = _measured(6).memory(large)
-        least = max(need.total for stage, need in needs.items() if stage != "scoring")
-        assert needs["scoring"].total > least
-        hint = self.refusal(needs["scoring"].total - 1, large).hint
+        needs = of_layers(6).needs(large)
+        least = max(need["total"] for stage, need in needs.items() if stage != "scoring")
+        assert needs["scoring"]["total"] > least
+        hint = self.refusal(needs["scoring"]["total"] - 1, large).hint
         assert hint.startswith("set scoring.tokens_per_pass=")
-        assert self.total(self.applied(hint, large)) < needs["scoring"].total
+        assert self.total(self.applied(hint, large)) < needs["scoring"]["total"]
 
     def test_processes_share_the_batch_and_keep_the_weights(self) -> None:
         alone, four = made(small(2), "cuda"), made(small(2), "cuda", processes=4)
-        one, shared = (found.memory(recipe())["a_tuning"].parts for found in (alone, four))
+        one, shared = (found.needs(recipe())["a_tuning"] for found in (alone, four))
         assert shared["weights"] == one["weights"]
         assert shared["adapter"] == one["adapter"] * 5 // 4
-        assert shared["activations"] == alone.memory(recipe(2))["a_tuning"].parts["activations"] < one["activations"]
+        assert shared["activations"] == alone.needs(recipe(2))["a_tuning"]["activations"] < one["activations"]
 
     def test_a_hopeless_device_hears_what_would_do(self) -> None:
         of = recipe()
@@ -387,22 +307,22 @@ class TestEightBillion:
         return changed(recipe(4, **backbone), BOTH)
 
     @pytest.fixture(scope="class")
-    def found(self) -> Estimator:
-        return made(LlamaConfig(**LLAMA), "cuda", LONG_ROWS)
+    def found(self) -> Memory:
+        return made(LlamaConfig(**LLAMA), "cuda", LONG)
 
-    def test_four_bits_and_checkpointing_fit_24_gib(self, found: Estimator) -> None:
+    def test_four_bits_and_checkpointing_fit_24_gib(self, found: Memory) -> None:
         of = self.of(quantize="4bit")
-        weights = found.memory(of)["a_tuning"].parts["weights"]
+        weights = found.needs(of)["a_tuning"]["weights"]
         assert weights == pytest.approx(5.31 * GIB, rel=1e-2)
         assert weights < found.total(of) < 12 * GIB
         assert having(found, 24 * GIB).refusal(of) is None
 
-    def test_without_checkpointing_it_is_told_to_use_it(self, found: Estimator) -> None:
+    def test_without_checkpointing_it_is_told_to_use_it(self, found: Memory) -> None:
         error = having(found, 24 * GIB).refusal(recipe())
         assert error is not None
         assert error.hint == "set a_tuning.gradient_checkpointing=true and b_tuning.gradient_checkpointing=true"
 
-    def test_on_12_gib_it_is_told_to_use_four_bits(self, found: Estimator) -> None:
+    def test_on_12_gib_it_is_told_to_use_four_bits(self, found: Memory) -> None:
         error = having(found, 12 * GIB).refusal(self.of())
         assert error is not None
         assert error.hint == "set backbone.quantize=4bit"
@@ -440,47 +360,3 @@ class TestDevices:
     def test_and_the_share_of_a_process(self) -> None:
         for processes, wanted, given_ in ((1, None, 8), (2, None, 4), (4, 4, 2), (8, 4, 1), (2, 3, 2)):
             assert micro_batch_of(ATuning(batch_size=8, micro_batch_size=wanted), processes) == given_
-
-
-class TestRates:
-    def rates(self, layers: int, monkeypatch: pytest.MonkeyPatch, per_token: float) -> Rates:
-        """Layers that cost exactly `per_token` seconds per token, and a head that costs nothing."""
-        monkeypatch.setattr(Rates, "_timed", lambda self, n, batch, *_: n * per_token * batch.tokens)
-        monkeypatch.setattr(Rates, "_head", lambda *_, **__: 0.0)
-        return Rates(geometry(small(layers), LORA), LORA, FLOAT, "cpu", threads=1)
-
-    @pytest.mark.parametrize("per_token", [1e-6, 1e-3, 0.1])
-    @pytest.mark.parametrize("layers", [1, 2, 28])
-    def test_time_is_linear_in_layers_and_tokens(
-        self, layers: int, per_token: float, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        found = self.rates(layers, monkeypatch, per_token).training(Batch(8, 300, 10), False)
-        assert found == pytest.approx(layers * per_token * 2400)
-
-    def test_what_is_too_long_is_timed_on_fewer_tokens(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen: list[Batch] = []
-
-        def timed(self: Rates, layers: int, batch: Batch, *_: bool) -> float:
-            seen.append(batch)
-            return layers * 0.005 * batch.tokens
-
-        rates = self.rates(4, monkeypatch, 0.0)
-        monkeypatch.setattr(Rates, "_timed", timed)
-        rates.training(Batch(8, 300, 10), False)
-        assert max(batch.tokens for batch in seen) <= 100
-        rates.training(Batch(8, 4, 10), False)
-        assert seen[-1] == Batch(8, 4, 10)
-
-    def test_a_window_is_a_share_of_its_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        rates = self.rates(3, monkeypatch, 1e-6)
-        assert rates.scoring(Windows(5, 100, 40, 9)) == pytest.approx(3 * 40e-6)
-
-    def test_real_passes_take_time(self) -> None:
-        rates = Rates(geometry(small(3), LORA), LORA, FLOAT, "cpu", threads=1)
-        batch = Batch(2, 16, 4)
-        for seconds in (
-            rates.training(batch, False), rates.training(batch, True), rates.validation(batch),
-            rates.scoring(WINDOWS), rates.pretraining(batch),
-        ):  # fmt: skip
-            assert seconds > 0
-        assert rates.measured_on == "CPU, 1 thread, 1 and 2 of 3 layers"
