@@ -40,10 +40,11 @@ from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.evaluation.bundles import bundle_log_probs
 from edge_behavior.evaluation.calibration_tables import calibration_rows
 from edge_behavior.evaluation.protocols import WindowChoice, check_labels_match, habit_log_probs, protocols
-from edge_behavior.evaluation.tables import number
 from edge_behavior.fit.mixture import HeldOut, score_held_out
 from edge_behavior.runtime.engine import calibrations_of
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.util.markdown import markdown_table
+from edge_behavior.util.numbers import number
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 1000
@@ -223,8 +224,7 @@ def run(bundle: Path, data: Path, per_behavior: int) -> dict[str, Any]:
 def table_of(rows: list[list[str]]) -> list[str]:
     """Rows as Markdown, the first one the header."""
     head, *rest = rows
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rest), ""]
+    return [*markdown_table(head, rest), ""]
 
 
 def spread(pair: list[float]) -> str:

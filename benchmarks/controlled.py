@@ -28,7 +28,6 @@ from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.importers.importer import import_log
 from edge_behavior.data.simulator.simulator import simulate
 from edge_behavior.evaluation.protocols import WindowChoice, fit_counters, protocols
-from edge_behavior.evaluation.tables import difference, number
 from edge_behavior.studies.ablation.folder import AblationFolder
 from edge_behavior.studies.ablation.runner import run_plan
 from edge_behavior.studies.ablation.studies import Plan, PlannedRun
@@ -38,6 +37,9 @@ from edge_behavior.train.run.folder import RunFolder, write_json, write_text
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
 from edge_behavior.train.standin.everyday import EverydayText
+from edge_behavior.util.files import new_file
+from edge_behavior.util.markdown import markdown_table
+from edge_behavior.util.numbers import difference, number
 
 RESULTS = Path(__file__).parent / "results"
 ARMS = {"with": "text with tail contexts", "without": "text that only names the tail"}
@@ -163,11 +165,9 @@ def score(work: Path, dataset: Dataset, windows: Windows, arm: str, model: str, 
         scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, 0, ScoringPass(path.stem))
         scores = log_softmax(scorer(windows.targets))
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        with temporary.open("wb") as file:
+        with new_file(path, replace=True) as temporary, temporary.open("wb") as file:
             own = scores[np.arange(len(windows.truth)), windows.truth]
             np.savez(file, predicted=scores.argmax(1).astype(np.int64), own=own, targets=windows.targets)
-        temporary.replace(path)
     with np.load(path, allow_pickle=False) as held:
         if not np.array_equal(held["targets"], windows.targets):
             raise SystemExit(f"{path} was scored on other windows; remove {path.parent}")
@@ -372,14 +372,14 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"not among the window's {result['recipe']['layout']['history_length']} past events, so it cannot be copied. "
         "Counters on the same windows for comparison.",
         "",
-        _line(["", *heads]),
-        _line(["---", *["---:"] * len(heads)]),
     ]
-    for name, held in result["counters"].items():
-        lines.append(_line([name, *(number(held.get(m)) for m in heads)]))
-    for arm, rows in result["levels"].items():
-        for model, held in rows.items():
-            lines.append(_line([f"{arm}: {TITLES[model]}", *(_level(held[m]) for m in heads)]))
+    shown = [[name, *(number(held.get(m)) for m in heads)] for name, held in result["counters"].items()]
+    shown += [
+        [f"{arm}: {TITLES[model]}", *(_level(held[m]) for m in heads)]
+        for arm, rows in result["levels"].items()
+        for model, held in rows.items()
+    ]
+    lines += markdown_table(["", *heads], shown)
     support = result["support"]
     lines += ["", "Windows (behaviors): " + ", ".join(
         f"{m} {support[m]['windows']:,} ({support[m]['behaviors']})" for m in heads) + "."]  # fmt: skip
@@ -388,15 +388,14 @@ def markdown(result: Mapping[str, Any]) -> str:
         "Paired differences: mean, then the 95 % interval over seeds (t), then over users (bootstrap of the mean over "
         "these seeds).",
         "",
-        _line(["", *heads]),
-        _line(["---", *["---:"] * len(heads)]),
     ]
+    shown = []
     for title, row in result["differences"].items():
         cells = [
             f"{difference(row[m]['mean'])} {_span(row[m]['interval'])} {_span(row[m]['interval_users'])}" for m in heads
         ]
-        lines.append(_line([title, *cells]))
-    lines += ["", "## In words", "", setup["verdict"], ""]
+        shown.append([title, *cells])
+    lines += [*markdown_table(["", *heads], shown), "", "## In words", "", setup["verdict"], ""]
     lines += [f"- {sentence}" for sentence in sentences(result)]
     lines += ["", *(f"- {sentence}" for sentence in kept_sentences(result)), ""]
     return "\n".join(lines)
@@ -418,10 +417,6 @@ def _level(held: Mapping[str, Any]) -> str:
     if held["interval"] is None:
         return number(held["mean"])
     return f"{number(held['mean'])} ±{number((held['interval'][1] - held['interval'][0]) / 2)}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from unittest.mock import patch
 from transformers import Qwen2ForCausalLM
 
 from edge_behavior.bench.native import NativeContext, NativeModel
-from edge_behavior.bench.timing import machine
+from edge_behavior.bench.timing import Machine
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.simulator.behaviors import LABELS, PLACES
 from edge_behavior.export.gguf.quantize import quantize
@@ -66,12 +66,12 @@ def compare(path: Path) -> dict[int, tuple[float, float]]:
 
 
 def main() -> None:
-    about = machine(1)
+    about = Machine.here(1)
     lines = [
         "# llama.cpp's extra buffers",
         "",
-        f"By benchmarks/extra_buffers.py on {about['processor']}, one thread, llama-cpp-python",
-        f"{about['llama_cpp_python']} ({about['llama_cpp_features']}).",
+        f"By benchmarks/extra_buffers.py on {about.processor}, one thread, llama-cpp-python",
+        f"{about.llama_cpp_python} ({about.llama_cpp_features}).",
         "Milliseconds of one decode with them → without them, medians; how many times longer without.",
         "",
         "| format | " + " | ".join(f"{count} token{'s' * (count > 1)}" for count in TOKENS) + " |",

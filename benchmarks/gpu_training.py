@@ -58,6 +58,7 @@ from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.trainer.arguments import batching
 from edge_behavior.train.trainer.backbone import load_tokenizer
 from edge_behavior.train.trainer.lora import lora_config
+from edge_behavior.util.files import write_file
 
 RESULTS = Path(__file__).parent / "results"
 GEOMETRIES = {"qwen2-1.5b": gpu_lines.qwen2_1_5b, "llama3.1-8b": gpu_lines.llama3_1_8b}
@@ -355,9 +356,7 @@ def write(out: Path, document: dict[str, Any]) -> None:
     """Both files, each under its name only when it is complete."""
     for suffix, text in ((".json", json.dumps(document, indent=1) + "\n"), (".md", page(document))):
         path = out.with_name(out.name + suffix)
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_file(path, text)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -38,9 +38,10 @@ from edge_behavior.evaluation.protocols import (
     habit_log_probs,
     protocols,
 )
-from edge_behavior.evaluation.tables import difference, number, results_markdown
+from edge_behavior.evaluation.tables import results_markdown
 from edge_behavior.fit.mixture import FOLDS, L2, PER_USER, HeldOut, best_source, cross_validate, fit_weights
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.util.numbers import difference, number
 
 RESULTS = Path(__file__).parent / "results"
 # One setting at a time, the others at their defaults.

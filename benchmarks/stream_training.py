@@ -55,6 +55,7 @@ from edge_behavior.train.stages.sft import train_sft
 from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.standin.model import build_standin
 from edge_behavior.train.trainer.backbone import load_model, load_tokenizer
+from edge_behavior.util.files import new_file
 
 EVALUATIONS = 4
 RESAMPLES = 2000
@@ -222,9 +223,8 @@ class Arms:
         path = self.done / f"{digest(name)}.npz"
         if not path.exists():
             took, scores = make()
-            partial_path = path.with_suffix(".partial.npz")
-            np.savez(partial_path, took=json.dumps(took), **scores)
-            partial_path.replace(path)
+            with new_file(path, replace=True) as temporary, temporary.open("wb") as file:
+                np.savez(file, took=json.dumps(took), **scores)
         with np.load(path) as held:
             return json.loads(str(held["took"])), {p.name: held[p.name] for p in self.protocols}
 

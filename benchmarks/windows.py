@@ -19,14 +19,13 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.runtime.llama.log import captured_log
 from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.util.progress import progress_bar
 
 POLICIES = ("anew", "anchor 10", "anchor 20", "anchor 40", "shift")
 
@@ -90,9 +89,13 @@ def run(bundle: Path, data: Path, users: int, per_user: int, seed: int) -> dict[
     chosen = rng.permutation(eligible)[:users]
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in POLICIES}
     # llama.cpp logs at length how it plans a shift.
-    with captured_log(), Predictor.load(bundle, threads=1, prefix_cache=False) as predictor:
+    with (
+        captured_log(),
+        Predictor.load(bundle, threads=1, prefix_cache=False) as predictor,
+        progress_bar("users", len(chosen)) as advance,
+    ):
         length = predictor.manifest.layout.history_length
-        for user in track(chosen, description="users", console=Console(stderr=True)):
+        for user in chosen:
             start, stop = (int(x) for x in table.user_offsets[user : user + 2])
             events = [table.event(i) for i in range(start, min(stop, start + length + per_user))]
             for name in POLICIES:
@@ -113,6 +116,7 @@ def run(bundle: Path, data: Path, users: int, per_user: int, seed: int) -> dict[
                                 "cpu": spent,
                             }
                         )
+            advance()
     return rows
 
 

@@ -22,10 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from benchmarks.torture import bundles, imports, kills, server, sessions
+from edge_behavior.util.markdown import markdown_table
+from edge_behavior.util.progress import progress_bar
 
 RESULT = Path(__file__).parent.parent / "results" / "torture.json"
 Campaign = Callable[[Path, int, Callable[[], None]], dict[str, Any]]
@@ -55,7 +54,10 @@ def main() -> int:
         run, cases, what = CAMPAIGNS[name]
         cases = max(1, round(cases * args.scale))
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix=f"edgeb-torture-{name}-") as folder, _bar(what, cases) as advance:
+        with (
+            tempfile.TemporaryDirectory(prefix=f"edgeb-torture-{name}-") as folder,
+            progress_bar(what, cases) as advance,
+        ):
             result = run(Path(folder), cases, advance)
         found[name] = {
             "what": what,
@@ -74,14 +76,16 @@ def main() -> int:
 
 def table(found: dict[str, Any]) -> str:
     """The results as Markdown."""
-    rows = ["# Torture", "", "| campaign | result | bad | minutes |", "|---|---|---:|---:|"]
-    for name, result in found.items():
-        rows.append(f"| {name}: {result['what']} | {_line(result)} | {result['bad']} | {result['minutes']} |")
+    cells = (
+        (f"{name}: {result['what']}", _summary(result), str(result["bad"]), str(result["minutes"]))
+        for name, result in found.items()
+    )
+    rows = ["# Torture", "", *markdown_table(("campaign", "result", "bad", "minutes"), cells, left=2)]
     rows += ["", "Bad: a crash, a hang, a traceback, an answer or a file that silently differs, something left behind."]
     return "\n".join([*rows, "Raw result: torture.json; repeat with `make torture`.", ""])
 
 
-def _line(result: dict[str, Any]) -> str:
+def _summary(result: dict[str, Any]) -> str:
     shown = {k: v for k, v in result.items() if k not in _META}
     if "outcomes" in shown:
         return ", ".join(f"{key} {n:,}" for key, n in shown["outcomes"].items())
@@ -97,23 +101,6 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         return " to ".join(map(str, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-class _bar:
-    """A progress bar on stderr; gives the function that advances it."""
-
-    def __init__(self, what: str, total: int) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        self._progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-        self._what, self._total = what, total
-
-    def __enter__(self) -> Callable[[], None]:
-        self._progress.start()
-        task = self._progress.add_task(self._what, total=self._total)
-        return lambda: self._progress.advance(task)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from typing import Any
 from edge_behavior.bundle.manifest import Manifest, check_schema
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.checksums import file_sha256
-from edge_behavior.util.files import UNFINISHED, write_file
+from edge_behavior.util.files import write_file
+from edge_behavior.util.unfinished import UNFINISHED
 
 MANIFEST_FILE = "edgeb.json"
 # What a tokenizer is saved as; every other file belongs to the model.

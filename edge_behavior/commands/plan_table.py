@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_behavior.train.stage_list import STAGES
+from edge_behavior.util.numbers import GIB, duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +24,6 @@ _PARTS = {
     "scoring": "scoring batch",
     "total": "total",
 }
-_GIB = 2**30
 
 
 def counts_table(plan: Mapping[str, Any]) -> Table:
@@ -42,13 +42,13 @@ def memory_table(memory: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     stages = {title: memory["stages"][name] for name, title in _TITLES.items() if name in memory["stages"]}
-    available = f"{memory['device_name']} has {memory['available'] / _GIB:.1f} GiB"
+    available = f"{memory['device_name']} has {memory['available'] / GIB:.1f} GiB"
     table = Table("peak memory, GiB", *stages, title=f"memory; {available}")
     for column in table.columns[1:]:
         column.justify = "right"
     for part, title in _PARTS.items():
         if any(part in need for need in stages.values()):
-            cells = (f"{need[part] / _GIB:.2f}" if part in need else "" for need in stages.values())
+            cells = (f"{need[part] / GIB:.2f}" if part in need else "" for need in stages.values())
             table.add_row(title, *cells, style="bold" if part == "total" else None)
     return table
 
@@ -64,15 +64,3 @@ def time_table(time: Mapping[str, Any]) -> Table:
             table.add_row(title, duration(time["stages"][name]))
     table.add_row("total", duration(time["total"]), style="bold")
     return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people, in two units at most."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if minutes < 100:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440:,} days {minutes % 1440 // 60} h"

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.calibration import Calibration, measure
@@ -31,7 +30,7 @@ from edge_behavior.evaluation.protocols import (
 )
 from edge_behavior.runtime.engine import calibrations_of
 from edge_behavior.runtime.predictor import Predictor
-from edge_behavior.util.terminal import open_console
+from edge_behavior.util.progress import progress_bar
 
 # Windows on which masked and exact scoring are compared.
 MASKED_WINDOWS = 200
@@ -101,13 +100,13 @@ def bundle_log_probs(
     """Log-probabilities [n, B] of a bundle's model at windows of an event table, every candidate expanded."""
     layout = predictor.manifest.layout
     rows = []
-    for target in track(
-        targets, description=f"score ({scoring})", console=open_console(stderr=True), total=len(targets)
-    ):
-        event = table.event(int(target))
-        place = event.place if layout.places else None
-        history = table.history(int(target), layout.history_length)
-        rows.append(predictor.log_probs(history, event.time, place, scoring))
+    with progress_bar(f"score ({scoring})", len(targets)) as advance:
+        for target in targets:
+            event = table.event(int(target))
+            place = event.place if layout.places else None
+            history = table.history(int(target), layout.history_length)
+            rows.append(predictor.log_probs(history, event.time, place, scoring))
+            advance()
     return np.stack(rows)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edge_behavior.evaluation.tables import NONE, counted, number, units_counted
+from edge_behavior.evaluation.tables import counted, units_counted
+from edge_behavior.util.numbers import NONE, number
 
 if TYPE_CHECKING:
     from rich.table import Table

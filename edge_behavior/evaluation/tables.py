@@ -6,7 +6,6 @@ rich only where a terminal table is made.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -14,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.evaluation.counters import COUNTERS
+from edge_behavior.util.markdown import markdown_table, markdown_text
+from edge_behavior.util.numbers import NONE, difference, number
 from edge_behavior.util.resampling import counted_units
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-NONE = "–"
 COLUMNS = {
     "weighted_precision": "Prec_w",
     "weighted_recall": "Rec_w",
@@ -82,22 +82,6 @@ class Row:
 def pretty_name(key: str) -> str:
     """The name people see for a counter or model; an unknown key is its own name."""
     return NAMES.get(key, key)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A share as `.386`: no leading zero, three digits; None as a dash."""
-    if value is None:
-        return NONE
-    text = f"{value:.{digits}f}"
-    return re.sub(r"^(-?)0\.", r"\1.", text)
-
-
-def difference(value: float | None) -> str:
-    """A signed difference of shares, as `+.120`."""
-    if value is None:
-        return NONE
-    rounded = round(value, 3) + 0.0  # no "-.000"
-    return ("+" if rounded >= 0 else "") + number(rounded)
 
 
 def interval_text(value: float, interval: Sequence[float] | None) -> str:
@@ -225,12 +209,12 @@ def results_table(rows: Mapping[str, Protocols], protocol: str) -> Table:
 def results_markdown(rows: Mapping[str, Protocols], protocol: str) -> str:
     """The same table in Markdown, its caption below it; ends with a newline."""
     names = [COLUMNS[c] for c in shown_columns(rows, protocol)]
-    lines = [_line(["", *names]), _line(["---", *["---:"] * len(names)])]
-    for row in result_rows(rows, protocol):
-        cells = [f"**{c.text}** {c.interval}".rstrip() if c.best else str(c) for c in row.cells]
-        lines.append(_line([markdown_text(row.name), *cells]))
+    lines = [
+        [markdown_text(row.name), *(f"**{c.text}** {c.interval}".rstrip() if c.best else str(c) for c in row.cells)]
+        for row in result_rows(rows, protocol)
+    ]
     caption = f"{protocol.capitalize()} protocol: {protocol_caption(rows, protocol)}."
-    return "\n".join([*lines, "", caption]) + "\n"
+    return "\n".join([*markdown_table(["", *names], lines), "", caption]) + "\n"
 
 
 def history_table(bins: Sequence[Mapping[str, Any]], protocol: str) -> Table:
@@ -320,12 +304,6 @@ def candidates_table(predictions: Sequence[Mapping[str, Any]], likely: Sequence[
     return table
 
 
-def markdown_text(text: str) -> str:
-    """Text from a log as Markdown that shows it literally, on one line and also inside a table cell."""
-    entities = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$]|^[#+-])", r"\\\1", entities)
-
-
 def _cell(metrics: Mapping[str, Any], column: str) -> Cell:
     value = metrics.get(column)
     if value is None:
@@ -341,10 +319,6 @@ def _best(texts: Sequence[str], column: str) -> str | None:
     if len(set(known)) < 2:
         return None
     return min(known, key=float) if column in _LOWER_IS_BETTER else max(known, key=float)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _gain_style(gain: str) -> str:

@@ -35,7 +35,6 @@ from edge_behavior.export.merge import Probe, logit_difference, merge_adapter
 from edge_behavior.export.parity.probe import Witness
 from edge_behavior.export.parity.quantization import AUTO, quantize_within
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.prune.check import PruneRequest, Pruning, check_mode, decide_pruning
 from edge_behavior.export.prune.vocabulary import PrunePlan, write_pruned
 from edge_behavior.export.prune.words import domain_texts
@@ -49,6 +48,7 @@ from edge_behavior.runtime.backends.base import Backend
 from edge_behavior.runtime.predictor import context_needed
 from edge_behavior.util.checksums import files_sha256
 from edge_behavior.util.files import check_file, put_file
+from edge_behavior.util.progress import progress_bar
 
 # f16 weights and activations against f32: relative to the largest logit. A wrong conversion is off by about 1.
 CONVERSION_TOLERANCE = 5e-2

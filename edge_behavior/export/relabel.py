@@ -22,8 +22,8 @@ from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import clean_label
 from edge_behavior.errors import EdgebError, nearest, system_error
 from edge_behavior.export.gguf.grammar import Vocabulary
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.util.files import check_file, new_file
+from edge_behavior.util.progress import progress_bar
 
 # A label and its training count; None where the list says nothing of it.
 Listed = tuple[str, int | None]

@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.source import ExportSource
 from edge_behavior.train.run.folder import RunFolder, read_json
 from edge_behavior.train.run.provenance import check_run
 from edge_behavior.train.stage_list import MODELS, TUNED, UNTUNED
-from edge_behavior.util.checksums import file_sha256
+from edge_behavior.util.checksums import sha256_with_bar
 
 if TYPE_CHECKING:
     from edge_behavior.data.dataset import Dataset
-
-_SHOW_FROM = 256_000_000
 
 
 def run_source(path: Path, stage: str = TUNED[-1], data: Path | None = None) -> ExportSource:
@@ -41,7 +38,7 @@ def run_source(path: Path, stage: str = TUNED[-1], data: Path | None = None) -> 
         adapter = run.adapter(stage)
     recipe = run.recipe.model_dump()
     revision = recipe["backbone"]["revision"]
-    check_run(run, (stage, "evaluation"), revision, _shown_sha256)
+    check_run(run, (stage, "evaluation"), revision, sha256_with_bar)
     metrics = path / "metrics.json"
     evaluation = {}
     if metrics.is_file():
@@ -100,12 +97,3 @@ def _dataset(run: RunFolder, chosen: Path | None) -> tuple[Dataset | None, str]:
         )
     verify(dataset)
     return dataset, ""
-
-
-def _shown_sha256(file: Path) -> str:
-    """SHA-256 of a file, with a progress bar for a large one."""
-    size = file.stat().st_size
-    if size < _SHOW_FROM:
-        return file_sha256(file)
-    with progress_bar(f"Checking {file.name}", size, unit_bytes=True) as advance:
-        return file_sha256(file, advance)

@@ -27,8 +27,8 @@ from edge_behavior.train.stages.evaluation import evaluate_test_users
 from edge_behavior.train.stages.report import write_reports
 from edge_behavior.train.trainer.failures import explained
 from edge_behavior.train.trainer.processes import console, idle_gpus, is_main, release_memory, state, wait
-from edge_behavior.train.trainer.progress import progress_bar
 from edge_behavior.util.cpus import usable_threads
+from edge_behavior.util.progress import progress_bar
 
 # What does the work of each stage and returns its report.
 WORK: dict[str, Callable[[StageContext], dict[str, Any]]] = {
@@ -115,6 +115,5 @@ def _verify(dataset: Dataset) -> None:
     if events < _LARGE:
         verify(dataset)
         return
-    with progress_bar() as bar:
-        task = bar.add_task("verify the dataset", total=events, note="events")
-        verify(dataset, lambda read: bar.update(task, advance=read))
+    with progress_bar("verify the dataset", events) as advance:
+        verify(dataset, advance)

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from edge_behavior.errors import EdgebError, system_error
+from edge_behavior.util.unfinished import REPLACED, UNFINISHED, reserved
 
-UNFINISHED = ".edgeb-partial"
-REPLACED = "replaced"
 _MAX_LINKS = 40
-_NAME_BYTES = 200
 _FORCE_HINT = "choose another name, or pass --force to replace it"
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -67,17 +63,9 @@ def new_file(path: Path, *, replace: bool, durable: bool = False) -> Iterator[Pa
     check_file(path, replace)
     with _told(path):
         target = _target(path)
-        _sweep(target)
-        temporary, lock = _reserve(target, _make_file)
-        try:
+        with reserved(target, folder=False) as temporary:
             yield temporary
             _put(temporary, target, replace, durable)
-        finally:
-            try:
-                with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-            finally:
-                _release(lock)
 
 
 def write_file(path: Path, content: str | bytes, *, replace: bool = True, durable: bool = False) -> None:
@@ -100,18 +88,12 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     What killed processes left of earlier tries goes first; a folder they had set aside comes back.
     """
-    with _told(out):
-        target = _target(out)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
-        temporary, lock = _reserve(target, _make_folder)
-    try:
+    with ExitStack() as stack:
+        with _told(out):
+            target = _target(out)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(reserved(target, folder=True))
         yield temporary
-    finally:
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-        finally:
-            _release(lock)
 
 
 def put_folder(made: Path, out: Path, *, replace: bool, durable: bool = False) -> None:
@@ -239,85 +221,3 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _short(target: Path) -> str:
-    """A target's name, or as much of it as leaves room for more."""
-    name = target.name
-    while len(os.fsencode(name)) > _NAME_BYTES:
-        name = name[:-1]
-    return name
-
-
-def _make_file(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-
-
-def _make_folder(path: Path) -> None:
-    path.mkdir()
-
-
-def _reserve(target: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
-    """Make a hidden file or folder that no other process has; the handle holds its lock."""
-    while True:
-        temporary = target.with_name(f".{_short(target)}.{os.urandom(4).hex()}{UNFINISHED}")
-        try:
-            make(temporary)
-            lock = _locked(temporary, wait=True)
-        except FileExistsError:
-            continue
-        except FileNotFoundError:
-            if not target.parent.is_dir():
-                raise
-            # Swept before it was locked.
-            continue
-        if temporary.exists():
-            return temporary, lock
-        _release(lock)
-
-
-def _locked(path: Path, wait: bool) -> int | None:
-    """A handle that holds the lock of a file or folder; None where it is taken, or where the disk has no locks."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
-
-
-def _release(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
-
-
-def _sweep(target: Path) -> None:
-    """Remove what killed processes left of this target: what nobody has locked."""
-    start = f".{_short(target)}."
-    with suppress(OSError):
-        for entry in os.scandir(target.parent):
-            middle = entry.name[len(start) : -len(UNFINISHED)]
-            if not entry.name.startswith(start) or not entry.name.endswith(UNFINISHED) or "." in middle:
-                continue
-            with suppress(OSError):
-                _remove(Path(entry.path), target)
-
-
-def _remove(left: Path, target: Path) -> None:
-    lock = _locked(left, wait=False)
-    if lock is None:
-        return
-    try:
-        if not left.is_dir():
-            left.unlink()
-            return
-        if (left / REPLACED).exists() and not os.path.lexists(target):
-            os.rename(left / REPLACED, target)
-        shutil.rmtree(left)
-    finally:
-        _release(lock)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.bench.report import TITLES
-from edge_behavior.bench.timing import Sample, summary
+from edge_behavior.bench.timing import Sample, Timing
 from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.bundle.gguf_file import KEY_MANIFEST_HASH, KEY_VERSION, write_bundle
 from edge_behavior.bundle.manifest import Manifest
@@ -75,7 +75,7 @@ STEPS = [
 BAD_TIMES = [
     "", "2024-02-30T00:00", "2100-02-29T00:00", "2024-13-01T00:00", "2024-01-01T24:00", "2024-01-01T10:00Z", "x",
 ]  # fmt: skip
-# Of `edge_behavior.bench.latency.measure`, without what a phone does not measure.
+# Of `edge_behavior.bench.measurement.Measurement`, without what a phone does not measure.
 BENCH_FIELDS = (
     "bundle", "architecture", "quantization", "candidates", "trie_nodes", "layout", "static_tokens", "scoring",
     "anchor_every", "file_bytes", "peak_rss_bytes", "scenarios", "machine",
@@ -236,7 +236,7 @@ def write_goldens(folder: Path) -> Path:
         "refused": _refused(folder),
         "bench": {
             "result": list(BENCH_FIELDS),
-            "row": list(summary([Sample(1.0, 1, 0.5)])),
+            "row": list(Timing.of([Sample(1.0, 1, 0.5)]).to_dict()),
             "scenarios": list(TITLES),
             "own": ["whole_prompt", "session_restore"],
         },

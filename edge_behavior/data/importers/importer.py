@@ -6,13 +6,10 @@ Knows which loader reads which format; the loaders know the formats, `_write` th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from edge_behavior.core.clock import Clock, make_clock
 from edge_behavior.core.events import clean_place
@@ -28,7 +25,7 @@ from edge_behavior.data.importers.values import check_policy
 from edge_behavior.data.importers.write import Rules, write_dataset
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.util.files import new_folder, put_folder, write_file
-from edge_behavior.util.terminal import open_console
+from edge_behavior.util.progress import step_spinner
 
 __all__ = ["FORMATS", "ColumnMap", "check_numbers", "check_output", "import_log"]
 
@@ -115,7 +112,7 @@ def import_log(
     if mapped.group is not None:
         options["group_column"] = mapped.group
     rules = Rules(seed, min_events, merge_seconds, missing, split)
-    with user_errors(f"importing {printable(source)}"), new_folder(out) as scratch, _steps() as step:
+    with user_errors(f"importing {printable(source)}"), new_folder(out) as scratch, step_spinner() as step:
         made, work = scratch / "dataset", scratch / "work"
         made.mkdir()
         work.mkdir()
@@ -232,13 +229,3 @@ def _load(engine: Engine, source: Path, format: str, columns: ColumnMap, clock: 
     if format == "app-usage":
         return load_app_usage(engine, source)
     return _GENERIC[format](engine, source, columns, clock)
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[[str], None]]:
-    """Show on stderr which stage runs; on a terminal only."""
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    console = open_console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("")
-        yield lambda text: progress.update(task, description=text)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from edge_behavior.bundle.gguf_header import GgufFile
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.runtime.llama.log import captured_log
 from edge_behavior.util.cpus import allowed_cpus, chosen_threads
+from edge_behavior.util.progress import progress_bar
 
 _COUNTER = re.compile(r"^\s*\[\s*(\d+)\s*/\s*(\d+)\s*\]")
 

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.hf.architectures import architecture, load_config, load_tokenizer, tensor_plan
 from edge_behavior.hf.finite import KEEP_F32
 from edge_behavior.hf.folder import open_weights, weight_files
 from edge_behavior.hf.gguf_vocab import read_vocab, write_vocab
 from edge_behavior.hf.tensors import TensorSpec, head_dim
+from edge_behavior.util.progress import progress_bar
 
 DTYPES: dict[str, np.dtype[Any]] = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
 _FILE_TYPES = {"f16": 1, "f32": 0}

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.hf.architectures import check_onnx, load_config
 from edge_behavior.hf.folder import first_line
 from edge_behavior.runtime.backends.genai import load_genai
 from edge_behavior.train.run.folder import read_json
+from edge_behavior.util.progress import progress_bar
 
 CONFIG_FILE, MODEL_FILE = "genai_config.json", "model.onnx"
 BLOCK_SIZES = (16, 32, 64, 128, 256)

@@ -44,7 +44,6 @@ from edge_behavior.export.pipeline import (
     renumbered_probe,
 )
 from edge_behavior.export.profiles import ExportProfile, ImportanceSettings
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.prune.check import PruneRequest, Pruning, check_mode, decide_pruning
 from edge_behavior.export.prune.vocabulary import write_pruned
 from edge_behavior.export.source import ExportSource
@@ -56,6 +55,7 @@ from edge_behavior.runtime.backends.genai import load_genai
 from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 from edge_behavior.runtime.predictor import context_needed
 from edge_behavior.util.files import put_folder
+from edge_behavior.util.progress import progress_bar
 
 # Positions that are built at least, where the backbone has them: room for other programs' prompts.
 LEAST_CONTEXT = 2048

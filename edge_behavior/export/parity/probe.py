@@ -17,8 +17,8 @@ from edge_behavior.export.gguf.quantize import UNQUANTIZED
 from edge_behavior.export.parity.gate import REFERENCE, Samples, draw_samples, sample_sizes, score_bundle, score_torch
 from edge_behavior.export.parity.quantization import Unquantized
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.source import ExportSource
+from edge_behavior.util.progress import progress_bar
 
 # Neither the gate's windows nor the quantizer's prompts are those that tensors are chosen on.
 _GATE_SEED, _SELECTION_SEED, _IMPORTANCE_SEED = 0, 1, 2

@@ -27,7 +27,7 @@ from edge_behavior.export.parity.gate import (
 )
 from edge_behavior.export.parity.recover import Trial, keep_sensitive, kinds, trial_rows
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.export.progress import progress_bar
+from edge_behavior.util.progress import progress_bar
 
 AUTO = "auto"
 # By falling compression. Where rows are not divisible by 256, q4 is the larger of the 4-bit formats by more.

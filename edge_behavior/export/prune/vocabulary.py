@@ -29,12 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.prune.words import byte_alphabet, everyday_pieces
 from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.folder import WEIGHTS_INDEX, open_weights, weight_files
 from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.train.run.folder import read_json
+from edge_behavior.util.progress import progress_bar
 
 # Everyday word pieces beside the domain's own; README, "Pruning", has the measured trade.
 EXTRA_TOKENS = 4096

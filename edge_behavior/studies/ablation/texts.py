@@ -11,9 +11,11 @@ from typing import Any
 
 from edge_behavior.evaluation.counters import COUNTERS
 from edge_behavior.evaluation.protocols import PROTOCOLS
-from edge_behavior.evaluation.tables import COLUMNS, NONE, difference, markdown_text, number, pretty_name
+from edge_behavior.evaluation.tables import COLUMNS, pretty_name
 from edge_behavior.studies.ablation.summary import METRICS
 from edge_behavior.train.stage_list import MODELS
+from edge_behavior.util.markdown import markdown_table, markdown_text
+from edge_behavior.util.numbers import NONE, difference, number
 
 Summary = Mapping[str, Any]
 
@@ -127,10 +129,8 @@ def _caption(summary: Summary, protocol: str) -> str:
 
 
 def _table(rows: Sequence[TextRow], last: str) -> list[str]:
-    head = ["", *columns(), last]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    lines += [[markdown_text(row.title), *row.cells, row.runs] for row in rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    lines = ((markdown_text(row.title), *row.cells, row.runs) for row in rows)
+    return markdown_table(["", *columns(), last], lines)
 
 
 def _row(variant: Mapping[str, Any], summary: Summary, cells: tuple[str, ...]) -> TextRow:

@@ -6,7 +6,6 @@ compare it with what PyTorch allocates for real models. Not in it: a CUDA contex
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from edge_behavior.train.plan.counts import Batch, Counts, Window
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.stages.scoring import SHARD
 from edge_behavior.train.trainer.batch_split import micro_batch_of
+from edge_behavior.util.numbers import GIB, gib
 
-GIB = 2**30
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": GIB}
 _FLOAT = 4
 # TRL's fused LM head (1.16) computes logits in tiles of so many positions by so many tokens of the vocabulary.
@@ -247,13 +246,6 @@ def changed(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
         section, _, name = key.partition(".")
         recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update={name: value})})
     return recipe
-
-
-def gib(size: int, up: bool = False) -> str:
-    """Bytes in GiB, to one decimal place (`up`: rounded up); small ones in MiB."""
-    if size < GIB // 10:
-        return f"{math.ceil(size / 2**20)} MiB"
-    return f"{math.ceil(size / GIB * 10) / 10 if up else size / GIB:.1f} GiB"
 
 
 def _halves(size: int) -> list[int]:

@@ -16,7 +16,7 @@ import yaml
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
 from edge_behavior.core.prompts import Prompt
 from edge_behavior.data.dataset import Dataset
-from edge_behavior.evaluation.tables import all_rows, markdown_text, results_markdown
+from edge_behavior.evaluation.tables import all_rows, results_markdown
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.report.summary import (
     b_tuning_sentence,
@@ -30,6 +30,7 @@ from edge_behavior.train.report.summary import (
     versions,
 )
 from edge_behavior.train.run.folder import RunFolder, read_json, write_text
+from edge_behavior.util.markdown import markdown_text
 
 _LISTED = 12
 _EXAMPLE_START = datetime(2024, 5, 14, 18, 5)

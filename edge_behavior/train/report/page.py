@@ -25,8 +25,6 @@ from edge_behavior.evaluation.tables import (
     COLUMNS,
     NAMES,
     all_rows,
-    difference,
-    number,
     protocol_caption,
     result_rows,
     shown_columns,
@@ -47,6 +45,7 @@ from edge_behavior.train.report.summary import (
 )
 from edge_behavior.train.run.folder import RunFolder, read_json, write_text
 from edge_behavior.train.stage_list import MODELS, TUNED
+from edge_behavior.util.numbers import difference, number
 
 _COUNTER = "place_hour_backoff"
 _EXAMPLES = 20

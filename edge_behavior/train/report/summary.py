@@ -16,9 +16,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.describe import split_text
-from edge_behavior.evaluation.tables import difference, number, pretty_name, units_counted
+from edge_behavior.evaluation.tables import pretty_name, units_counted
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder
+from edge_behavior.util.numbers import difference, number
 
 STANDIN_NOTE = (
     "A stand-in takes the place of a pretrained model where none can be had. Its numbers say that the path works; "

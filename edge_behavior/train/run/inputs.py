@@ -16,11 +16,9 @@ from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import found_beside
 from edge_behavior.train.run.state import InputFile, Inputs
 from edge_behavior.train.stage_list import BACKBONE_FIELD, CONVERSATIONS_FIELD
-from edge_behavior.train.trainer.progress import progress_bar
-from edge_behavior.util.checksums import file_sha256
+from edge_behavior.train.trainer.processes import is_main
+from edge_behavior.util.checksums import sha256_with_bar
 from edge_behavior.util.files import expand_home
-
-_SHOW_FROM, _MB = 256_000_000, 1_000_000
 
 
 def read_inputs(recipe: Recipe, known: Inputs | None = None) -> Inputs:
@@ -118,8 +116,4 @@ def _files(recipe: Recipe) -> list[tuple[str, Path, list[str]]]:
 # An ablation asks for the same files over and over.
 @lru_cache(maxsize=1024)
 def _checksum(path: Path, size: int, mtime_ns: int) -> str:
-    if size < _SHOW_FROM:
-        return file_sha256(path)
-    with progress_bar() as bar:
-        task = bar.add_task(f"read {path.name}", total=size // _MB, note="MB")
-        return file_sha256(path, lambda read: bar.update(task, advance=read / _MB))
+    return sha256_with_bar(path, hidden=not is_main())

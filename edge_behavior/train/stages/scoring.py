@@ -29,8 +29,8 @@ from edge_behavior.train.run.folder import read_json, write_json
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.trainer.failures import is_out_of_memory
 from edge_behavior.train.trainer.processes import gathered, is_main, rank, wait, world_size
-from edge_behavior.train.trainer.progress import progress_bar
 from edge_behavior.util.files import new_file
+from edge_behavior.util.progress import progress_bar
 
 SHARD = 128
 _CONTENT = "content.json"
@@ -96,8 +96,7 @@ def score_windows(model: Any, encoder: PromptEncoder, windows: WindowSet, scorin
     if scoring.shards is not None:
         _open_shards(scoring.shards, encoder, windows, scoring.embeddings)
     found: list[tuple[int, dict[str, NDArray[Any]]]] = []
-    with progress_bar() as bar:
-        task = bar.add_task(scoring.title, total=len(mine), note=f"of {SHARD} windows")
+    with progress_bar(f"{scoring.title}, chunks of {SHARD} windows", len(mine), hidden=not is_main()) as advance:
         for start in mine:
             path = None if scoring.shards is None else scoring.shards / f"{start:09d}.safetensors"
             if path is not None and path.is_file():
@@ -108,7 +107,7 @@ def score_windows(model: Any, encoder: PromptEncoder, windows: WindowSet, scorin
                 if path is not None:
                     with new_file(path, replace=True) as temporary:
                         save_file(found[-1][1], temporary)
-            bar.update(task, advance=1)
+            advance()
     every = found if scoring.lockstep else gathered(found)
     parts = [part for _, part in sorted(every, key=lambda item: item[0])]
     return PromptScores(

@@ -6,15 +6,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
@@ -22,36 +13,24 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.trainer.failures import LossGuard
-from edge_behavior.train.trainer.processes import console, is_main
-
-
-def progress_bar() -> Progress:
-    """The progress bar all long work uses: on stderr, with the time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console(),
-        disable=not is_main(),
-    )
+from edge_behavior.train.trainer.processes import is_main
+from edge_behavior.util.progress import ProgressBar
 
 
 class _Progress(TrainerCallback):
     def __init__(self, title: str) -> None:
-        self._title, self._bar = title, progress_bar()
-        self._task: TaskID | None = None
+        self._bar = ProgressBar(title, hidden=not is_main())
+        self._done: int | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            self._bar.start()
-            self._task = self._bar.add_task(self._title, total=state.max_steps, completed=state.global_step, note="")
+            self._done = state.global_step
+            self._bar.start(state.max_steps, self._done)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._task is not None:
-            self._bar.update(self._task, completed=state.global_step)
+        if self._done is not None:
+            self._bar.advance(state.global_step - self._done)
+            self._done = state.global_step
 
     def on_log(
         self,
@@ -61,10 +40,10 @@ class _Progress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if self._task is not None and logs:
+        if self._done is not None and logs:
             shown = ", ".join(f"{k} {float(logs[k]):.3f}" for k in ("loss", "eval_loss") if k in logs)
             if shown:
-                self._bar.update(self._task, note=shown)
+                self._bar.advance(0, note=shown)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.stop()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edge_behavior.bench.native import NativeModel
-from edge_behavior.bench.setup import BenchOptions, Setup
+from edge_behavior.bench.options import BenchOptions
+from edge_behavior.bench.setup import Setup
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.export.pipeline import ExportSource, export_bundle

@@ -14,11 +14,8 @@ from rich.table import Table
 from edge_behavior.evaluation.tables import (
     all_rows,
     candidates_table,
-    difference,
     history_table,
     interval_text,
-    markdown_text,
-    number,
     protocol_caption,
     result_rows,
     results_markdown,
@@ -62,20 +59,6 @@ def printed(table: Table, width: int = 120) -> list[str]:
     with console.capture() as capture:
         console.print(table)
     return [line.rstrip() for line in capture.get().splitlines()]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.3864, ".386"), (1.0, "1.000"), (0.0, ".000"), (None, "–"), (-0.25, "-.250")]
-)
-def test_number(value: float | None, text: str) -> None:
-    assert number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.12, "+.120"), (-0.0331, "-.033"), (-0.0001, "+.000"), (0.0, "+.000"), (None, "–")]
-)
-def test_difference(value: float | None, text: str) -> None:
-    assert difference(value) == text
 
 
 @pytest.mark.parametrize(
@@ -195,14 +178,6 @@ def test_names_are_shown_literally() -> None:
     rows = {"[bold]a|b <i>": {"natural": metrics((0.1,) * 6)}}
     assert any(line.startswith("[bold]a|b <i>") for line in printed(results_table(rows, "natural")))
     assert "| \\[bold\\]a\\|b &lt;i&gt; |" in results_markdown(rows, "natural")
-
-
-@given(st.text(max_size=30))
-def test_markdown_text_stays_in_its_cell(text: str) -> None:
-    shown = markdown_text(text)
-    assert "\n" not in shown
-    assert "<" not in shown
-    assert not re.search(r"(?<!\\)(\\\\)*\|", shown)
 
 
 def test_stage_effects() -> None:

@@ -20,12 +20,10 @@ from edge_behavior.hf.tree_scoring import TILE_ROWS, TorchScorer
 from edge_behavior.train.geometry import Geometry, geometry, with_adapter
 from edge_behavior.train.plan.counts import Batch, Counts, Samples, Window
 from edge_behavior.train.plan.memory import (
-    GIB,
     Device,
     Memory,
     Precision,
     changed,
-    gib,
     head_bytes,
     other_gpu,
     precision,
@@ -36,6 +34,7 @@ from edge_behavior.train.plan.memory import (
 )
 from edge_behavior.train.recipe import ATuning, BackboneConfig, BTuning, Recipe, ScoringConfig
 from edge_behavior.train.trainer.batch_split import micro_batch_of
+from edge_behavior.util.numbers import GIB, gib
 from tests import helpers
 from tests.unit.train.plan.configs import LLAMA, LORA, small
 

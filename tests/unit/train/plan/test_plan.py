@@ -16,9 +16,10 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.plan import counts, speed
 from edge_behavior.train.plan import plan as module
-from edge_behavior.train.plan.memory import GIB, this_device
+from edge_behavior.train.plan.memory import this_device
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.standin import model as standin
+from edge_behavior.util.numbers import GIB
 
 SMALL = [
     "backbone.hidden_size=32", "backbone.layers=3", "backbone.intermediate_size=64", "backbone.vocab_size=400",

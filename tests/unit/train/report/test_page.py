@@ -22,12 +22,12 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.counters import COUNTERS
 from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
-from edge_behavior.evaluation.tables import number
 from edge_behavior.train.recipe import parse_recipe
 from edge_behavior.train.report import plots
 from edge_behavior.train.report.card import example_prompt, render_card, write_card
 from edge_behavior.train.report.page import logged, render_report, tensorboard_scalars, write_report
 from edge_behavior.train.run.folder import RunFolder, write_json, write_text
+from edge_behavior.util.numbers import number
 
 EVIL = "<script>alert(1)</script>"
 LABELS = ("Video", EVIL, '$x$ & "y" --> `z|`', "看漫画", "rare <b>")

@@ -13,6 +13,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import Recipe, parse_recipe
 from edge_behavior.train.run import inputs
 from edge_behavior.train.run.inputs import digests, first_difference, located, pinned, read_inputs
+from edge_behavior.util import checksums
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_file_of_the_same_size_and_time_is_not_read_again(
     known = read_inputs(recipe)
     read: list[str] = []
     inputs._checksum.cache_clear()
-    monkeypatch.setattr(inputs, "file_sha256", lambda path: read.append(path.name) or "new")
+    monkeypatch.setattr(inputs, "sha256_with_bar", lambda path, hidden: read.append(path.name) or "new")
     assert read_inputs(recipe, known) == known
     assert read == []
     status = (tmp_path / "talk.jsonl").stat()
@@ -58,7 +59,7 @@ def test_a_file_of_the_same_size_and_time_is_not_read_again(
 def test_large_files_are_read_under_a_bar_and_give_the_same(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     small = read_inputs(recipe)
     inputs._checksum.cache_clear()
-    monkeypatch.setattr(inputs, "_SHOW_FROM", 1)
+    monkeypatch.setattr(checksums, "_SHOWN_FROM", 1)
     assert read_inputs(recipe) == small
 
 
