@@ -16,17 +16,17 @@ from transformers import set_seed
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
 from edge_behavior.data.verify import verify
-from edge_behavior.evaluation.counters import COUNTERS
-from edge_behavior.evaluation.protocols import WindowChoice, evaluate_all
 from edge_behavior.hf.finite import KEEP_F32, beyond_f16, check_weights
+from edge_behavior.train.evaluate_run import evaluate_models
 from edge_behavior.train.preflight import check_inputs
 from edge_behavior.train.recipe import Recipe, StageConfig
 from edge_behavior.train.rows.batches import batch_order, batched
 from edge_behavior.train.rows.conversations import Conversations, generated_conversations, read_conversations
 from edge_behavior.train.rows.lazy import JoinedRows, KeptRows, OrderedRows, Rows
 from edge_behavior.train.rows.samples import behavior_rows
-from edge_behavior.train.run.folder import STAGES, RunFolder, read_json, write_json
+from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.inputs import located, pinned
+from edge_behavior.train.run.metrics import write_metrics
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.run.stage_record import SCRATCH, done_stages, finish
 from edge_behavior.train.run.start import start_run
@@ -34,14 +34,12 @@ from edge_behavior.train.stages.a_tuning import as_dataset, flows_padding_free, 
 from edge_behavior.train.stages.b_tuning import train_dpo
 from edge_behavior.train.stages.keep_best import KeepBest
 from edge_behavior.train.stages.pool import choose_pairs, chosen_rows, preference_rows, score_pool, write_pairs
-from edge_behavior.train.stages.scoring import stage_scorer
 from edge_behavior.train.trainer.failures import explained
 from edge_behavior.train.trainer.lora import lora_config
 from edge_behavior.train.trainer.processes import console, idle_gpus, is_main, release_memory, state, wait
 from edge_behavior.train.trainer.progress import progress_bar
 from edge_behavior.util.cpus import usable_threads
 
-_MODELS = ("untuned", *STAGES)
 # Fewer events are read in a moment.
 _LARGE = 10_000_000
 
@@ -185,29 +183,10 @@ class Training:
         return {**summary, **result, **kept}
 
     def _evaluate(self) -> dict[str, Any]:
-        recipe, settings = self.recipe, self.recipe.evaluation
-        table, length = self.dataset.events("test"), self.run.layout.history_length
-        choice = WindowChoice(settings.per_user, settings.per_behavior, settings.limit, recipe.seed)
-        threshold = recipe.a_tuning.anchor_threshold
-
-        shards = self.run.path / "evaluation"
-        scorers = {
-            name: stage_scorer(
-                self.models, name, table, f"test {name}", recipe.seed, shards, recipe.scoring.tokens_per_pass
-            )
-            for name in _MODELS
-        }
-        found = evaluate_all(self.dataset, table, "both", length, choice, scorers, threshold)["baselines"]
+        length, shards = self.run.layout.history_length, self.run.path / "evaluation"
+        found = evaluate_models(self.dataset, self.recipe, self.models, length, shards)
         if is_main():
-            write_json(
-                self.run.path / "metrics.json",
-                {
-                    "models": {name: found[name] for name in _MODELS},
-                    "counters": {name: found[name] for name in COUNTERS},
-                    "anchor_threshold": threshold,
-                    "seed": recipe.seed,
-                },
-            )
+            write_metrics(self.run, found)
         return {}
 
     def _report(self) -> dict[str, Any]:
@@ -297,8 +276,3 @@ def _verify(dataset: Dataset) -> None:
     with progress_bar() as bar:
         task = bar.add_task("verify the dataset", total=events, note="events")
         verify(dataset, lambda read: bar.update(task, advance=read))
-
-
-def metrics_of(run: RunFolder) -> dict[str, Any]:
-    """metrics.json of a finished run."""
-    return read_json(run.path / "metrics.json")
