@@ -129,7 +129,7 @@ def write_report(run: RunFolder, dataset: Dataset) -> None:
 
 
 def render_report(run: RunFolder, dataset: Dataset) -> str:
-    """The report as an HTML page with no script and no reference to anything outside it."""
+    """The report as an HTML page, without scripts or references to anything outside it."""
     metrics, recipe = read_metrics(run), resolved_recipe(run)
     groups = dataset.candidates.groups(metrics.anchor_threshold)
     b_tuning = run.done("b_tuning")
@@ -185,7 +185,7 @@ def logged(log: Sequence[Report], key: str) -> tuple[list[float], list[float]]:
 
 
 def tensorboard_scalars(folder: Path, tag: str) -> tuple[list[float], list[float]]:
-    """Steps and values of one scalar in the newest TensorBoard file under `folder` that has it; empty if none."""
+    """Steps and values of one scalar from the newest TensorBoard file under `folder` that has it, else empty."""
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
         EventAccumulator,
     )
@@ -262,7 +262,7 @@ def _loss_plots(report: Report | None, stage: str) -> list[tuple[str, Markup]]:
     lines = [line for line in lines if line.x]
     if not lines:
         return []
-    # B-Tuning's best step is KeepBest's, which its own plot shows.
+    # The best step of B-Tuning is shown in the plot of its validation scores.
     best = report.get("best_step") if stage == "A-Tuning" else None
     mark = (float(best), f"kept: step {best}") if best else None
     svg = plots.curves(f"{stage}: training and validation loss", lines, "loss, nats per token", mark)
@@ -364,7 +364,7 @@ def _difficulty_plots(
 
 
 def _examples(pairs: Sequence[Report], seed: int) -> list[dict[str, Any]]:
-    """Up to 20 pairs drawn at random, of different behaviors as far as there are, hardest first."""
+    """Up to 20 random pairs of as many different behaviors as possible, hardest first."""
     order = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))]
     seen: set[str] = set()
     first: list[Report] = []
