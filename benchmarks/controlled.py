@@ -14,7 +14,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -248,10 +248,10 @@ def analyse(work: Path, dataset: Dataset, windows: Windows, seeds: Sequence[int]
             held = [score(work, dataset, windows, arm, model, seed) for seed in seeds]
             measured[arm, model] = [measure(h["predicted"], h["own"]) for h in held]
             row: dict[str, Any] = {
-                name: over_seeds([float(m[name][0]) for m in measured[arm, model]]).to_dict() for name in METRICS
+                name: asdict(over_seeds([float(m[name][0]) for m in measured[arm, model]])) for name in METRICS
             }
             for protocol, mask in windows.members.items():
-                row[f"{protocol} nll"] = over_seeds([float(-h["own"][mask].mean()) for h in held]).to_dict()
+                row[f"{protocol} nll"] = asdict(over_seeds([float(-h["own"][mask].mean()) for h in held]))
             levels.setdefault(arm, {})[model] = row
     differences = {
         title: {name: _paired(measured[one], measured[two], name) for name in METRICS}
@@ -274,7 +274,7 @@ def _paired(one: Sequence[Mapping[str, Floats]], two: Sequence[Mapping[str, Floa
     over = over_seeds([float(gap) for gap in gaps[:, 0]])
     drawn = gaps[:, 1:].mean(0)
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return {**over.to_dict(), "interval_users": [float(low), float(high)]}
+    return {**asdict(over), "interval_users": [float(low), float(high)]}
 
 
 def stages(work: Path, seeds: Sequence[int]) -> dict[str, Any]:

@@ -107,9 +107,9 @@ class Metrics:
         mrr: Mean reciprocal rank of the truth.
         nll: Mean negative log-likelihood in nats; None for scores that are not log-probabilities.
         windows: Number of windows; `users`, and `behaviors_measured`, the behaviors that occur, likewise.
-        per_behavior: One entry per candidate, in candidate order.
         interval: 95 % intervals of accuracy, `overall` and the groups, by name; None if they were left out.
         resampled: The units behind `interval`; None if not recorded.
+        per_behavior: One entry per candidate, in candidate order.
     """
 
     weighted_precision: float
@@ -125,9 +125,9 @@ class Metrics:
     windows: int
     users: int
     behaviors_measured: int
+    interval: Mapping[str, Interval | None] | None
+    resampled: Resampled | None
     per_behavior: tuple[BehaviorMetrics, ...]
-    interval: Mapping[str, Interval | None] | None = None
-    resampled: Resampled | None = None
 
     def value(self, name: str) -> float | None:
         """A metric by its name in `to_dict`."""
@@ -145,13 +145,7 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, as in metrics.json and `edgeb evaluate --json`."""
-        found: dict[str, Any] = {name: getattr(self, name) for name in _NUMBERS}
-        if self.interval is not None:
-            found["interval"] = {name: None if held is None else list(held) for name, held in self.interval.items()}
-        if self.resampled is not None:
-            found["resampled"] = self.resampled.to_dict()
-        found["per_behavior"] = [asdict(row) for row in self.per_behavior]
-        return found
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in _OPTIONAL}
 
     @classmethod
     def from_dict(cls, values: object, where: str = "metrics") -> Metrics:
@@ -168,7 +162,7 @@ class Metrics:
         for name, kind in _NUMBERS.items():
             _check_number(found[name], f"{where}: '{name}'", kind, name in (*SIX[2:], "nll"))
         rows = found["per_behavior"]
-        if not isinstance(rows, list):
+        if not isinstance(rows, list | tuple):
             raise EdgebError(f"{where}: 'per_behavior' is not a list", _DAMAGED_HINT)
         per_behavior = (BehaviorMetrics.from_dict(row, f"{where}.per_behavior[{i}]") for i, row in enumerate(rows))
         interval = _read_intervals(found["interval"], f"{where}.interval") if "interval" in found else None
@@ -292,7 +286,7 @@ def _read_intervals(values: object, where: str) -> dict[str, Interval | None]:
         if pair is None:
             found[name] = None
             continue
-        if not isinstance(pair, list) or len(pair) != 2:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise EdgebError(f"{where}: '{name}' is not a list of two numbers", _DAMAGED_HINT)
         for end in pair:
             _check_number(end, f"{where}: '{name}'")

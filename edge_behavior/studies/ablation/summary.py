@@ -34,17 +34,9 @@ Values = Mapping[str, Mapping[str, float | None]]
 class SeedStatistic:
     """Mean of one number over seeds; `interval` is None for a single seed, `mean` too without any."""
 
-    values: tuple[float, ...]
     mean: float | None
     interval: tuple[float, float] | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields, as in ablation.json."""
-        return {
-            "mean": self.mean,
-            "interval": None if self.interval is None else list(self.interval),
-            "values": list(self.values),
-        }
+    values: tuple[float, ...]
 
 
 # {protocol: {metric: statistic}}
@@ -61,6 +53,14 @@ class MeasuredWindows:
 
 
 @dataclass(frozen=True)
+class RunCount:
+    """A number of runs, `of` so many."""
+
+    runs: int
+    of: int
+
+
+@dataclass(frozen=True)
 class VariantSummary:
     """A variant over its seeds.
 
@@ -69,8 +69,7 @@ class VariantSummary:
         is_full: Whether it is the full recipe for every seed.
         runs: Run names, by seed.
         finished: Number of finished runs.
-        kept_a_tuned: Runs in which no step of B-Tuning beat the A-tuned weights.
-        with_b_tuning: Finished runs with a B-Tuning.
+        kept_a_tuned: Runs in which no step of B-Tuning beat the A-tuned weights, of those with a B-Tuning.
         conversations_per_epoch: Mean over runs; None if unknown.
         metrics: Of the final model.
         difference: Variant minus full recipe, paired by seed.
@@ -83,27 +82,10 @@ class VariantSummary:
     is_full: bool
     runs: tuple[str, ...]
     finished: int
-    kept_a_tuned: int
-    with_b_tuning: int
+    kept_a_tuned: RunCount
     conversations_per_epoch: float | None
     metrics: Statistics
     difference: Statistics
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields, as in ablation.json."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "value": self.value,
-            "changes": dict(self.changes),
-            "is_full": self.is_full,
-            "runs": list(self.runs),
-            "finished": self.finished,
-            "kept_a_tuned": {"runs": self.kept_a_tuned, "of": self.with_b_tuning},
-            "conversations_per_epoch": self.conversations_per_epoch,
-            "metrics": _statistics_dict(self.metrics),
-            "difference": _statistics_dict(self.difference),
-        }
 
 
 @dataclass(frozen=True)
@@ -115,11 +97,6 @@ class StudySummary:
     note: str
     swept: bool
     variants: tuple[VariantSummary, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields, as in ablation.json."""
-        fields = {"name": self.name, "title": self.title, "note": self.note, "swept": self.swept}
-        return {**fields, "variants": [variant.to_dict() for variant in self.variants]}
 
 
 @dataclass(frozen=True)
@@ -153,10 +130,6 @@ class Setting:
     notes: tuple[str, ...]
     base_recipe: Mapping[str, Any]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields, as in ablation.json."""
-        return {**asdict(self), "notes": list(self.notes)}
-
 
 @dataclass(frozen=True)
 class AblationSummary:
@@ -184,18 +157,8 @@ class AblationSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, as in ablation.json."""
-        return {
-            "schema_version": 1,
-            **self.setting.to_dict(),
-            "interval": INTERVAL,
-            "seeds": list(self.seeds),
-            "windows": None if self.windows is None else {p: asdict(held) for p, held in self.windows.items()},
-            "stages": {name: _statistics_dict(held) for name, held in self.stages.items()},
-            "full": self.full.to_dict(),
-            "studies": [study.to_dict() for study in self.studies],
-            "missing": list(self.missing),
-            "failed": dict(self.failed),
-        }
+        found = asdict(self)
+        return {"schema_version": 1, **found.pop("setting"), "interval": INTERVAL, **found}
 
 
 @dataclass(frozen=True)
@@ -212,13 +175,13 @@ def over_seeds(values: Sequence[float | None], confidence: float = 0.95) -> Seed
     """Mean and two-sided Student t interval of one number over seeds; None values are left out."""
     known = np.array([v for v in values if v is not None], dtype=np.float64)
     if not len(known):
-        return SeedStatistic((), None, None)
+        return SeedStatistic(None, None, ())
     mean = float(known.mean())
     if len(known) == 1:
-        return SeedStatistic((mean,), mean, None)
+        return SeedStatistic(mean, None, (mean,))
     quantile = float(student_t.ppf(0.5 + confidence / 2, len(known) - 1))
     half = quantile * float(known.std(ddof=1)) / float(np.sqrt(len(known)))
-    return SeedStatistic(tuple(float(v) for v in known), mean, (mean - half, mean + half))
+    return SeedStatistic(mean, (mean - half, mean + half), tuple(float(v) for v in known))
 
 
 def regrouped(metrics: Metrics, groups: Mapping[str, str]) -> dict[str, float | None]:
@@ -317,8 +280,7 @@ def _variant(variant: Variant, plan: Plan, found: Mapping[str, _RunValues | None
         is_full=all(plan.run_of[variant.name, seed] == plan.run_of[FULL, seed] for seed in plan.seeds),
         runs=names,
         finished=len(finished),
-        kept_a_tuned=best_steps.count(0),
-        with_b_tuning=len(best_steps),
+        kept_a_tuned=RunCount(best_steps.count(0), len(best_steps)),
         conversations_per_epoch=float(np.mean(talks)) if talks else None,
         metrics=_statistics(finals),
         difference=_differences(finals, fulls),
@@ -343,7 +305,3 @@ def _differences(runs: Sequence[Values | None], fulls: Sequence[Values | None]) 
 
 def _each(statistic: Callable[[str, str], SeedStatistic]) -> Statistics:
     return {protocol: {metric: statistic(protocol, metric) for metric in METRICS} for protocol in PROTOCOLS}
-
-
-def _statistics_dict(statistics: Statistics) -> dict[str, Any]:
-    return {p: {metric: found.to_dict() for metric, found in held.items()} for p, held in statistics.items()}

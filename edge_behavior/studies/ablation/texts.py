@@ -70,7 +70,7 @@ def remarks(study: StudySummary, summary: AblationSummary) -> list[str]:
     same = [v.title for v in study.variants if v.is_full]
     if same:
         found.append(f"Same as the full recipe: {', '.join(same)}.")
-    kept = [f"{v.title} {v.kept_a_tuned} of {v.with_b_tuning}" for v in shown if v.kept_a_tuned]
+    kept = [f"{v.title} {v.kept_a_tuned.runs} of {v.kept_a_tuned.of}" for v in shown if v.kept_a_tuned.runs]
     if kept:
         found.append(f"Runs in which no step of stage 2 beat the A-tuned weights, which were kept: {', '.join(kept)}.")
     if any(key.startswith("a_tuning.aux") for v in study.variants for key in v.changes):

@@ -41,7 +41,7 @@ def metrics(
     ranks = dict.fromkeys(("hit_at_3", "hit_at_5", "mrr"), 0.5)
     rows = tuple(BehaviorMetrics(f"b{i}", "tail", 1, None, None, 0) for i in range(4))
     counted = {"windows": 1412, "users": 81, "behaviors_measured": 3, "per_behavior": rows}
-    return Metrics(**found, **ranks, nll=nll, **counted, interval=interval)
+    return Metrics(**found, **ranks, nll=nll, **counted, interval=interval, resampled=None)
 
 
 COUNTERS = {

@@ -25,7 +25,16 @@ QUICK = [
 def metrics_of(value: float, rows: Sequence[BehaviorMetrics]) -> Metrics:
     """Metrics that are all the same, on 9 windows."""
     shares = dict.fromkeys((*SIX, "hit_at_3", "hit_at_5", "mrr"), value)
-    return Metrics(**shares, nll=1.0, windows=9, users=3, behaviors_measured=5, per_behavior=tuple(rows))
+    return Metrics(
+        **shares,
+        nll=1.0,
+        windows=9,
+        users=3,
+        behaviors_measured=5,
+        interval=None,
+        resampled=None,
+        per_behavior=tuple(rows),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from edge_behavior.evaluation.metrics import BehaviorMetrics
-from edge_behavior.studies.ablation.summary import over_seeds, regrouped
+from edge_behavior.studies.ablation.summary import SeedStatistic, over_seeds, regrouped
 from tests.unit.studies.ablation.conftest import metrics_of
 
 
@@ -30,8 +30,8 @@ def test_interval_is_scipys() -> None:
 
 
 def test_what_was_not_measured_is_left_out() -> None:
-    assert over_seeds([]).to_dict() == {"mean": None, "interval": None, "values": []}
-    assert over_seeds([None, 0.5]).to_dict() == {"mean": 0.5, "interval": None, "values": [0.5]}
+    assert over_seeds([]) == SeedStatistic(mean=None, interval=None, values=())
+    assert over_seeds([None, 0.5]) == SeedStatistic(mean=0.5, interval=None, values=(0.5,))
     assert over_seeds([0.5, None, 0.7]).values == (0.5, 0.7)
 
 
