@@ -287,12 +287,12 @@ def fit_held_out(
         return reports[0], reports[1]
     fitted = manifest
     if habits != "off":
-        found = fit_habits(held)
+        found = fit_habits(held).to_dict()
         fitted = replace(fitted, habits=found)
         reports[0] |= {"fitted": True, "reason": "", "default": found["default"], "measured": found["measured"]}
     if calibrate != "off":
         try:
-            found = fit_calibration(held, fused=fitted.habits is not None)
+            found = fit_calibration(held, fused=fitted.habits is not None).to_dict()
         except TooFewToCalibrateError as error:
             if calibrate == "on":
                 raise

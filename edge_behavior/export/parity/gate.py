@@ -209,7 +209,7 @@ def accuracies(scores: Floats, samples: Samples) -> dict[str, float | None]:
         rows = samples.balanced
         outcome = Outcome(scores[rows], samples.truth[rows], samples.users[rows])
         metrics = behavior_metrics(outcome, samples.labels, samples.groups, resamples=0)
-        found.update({group: metrics[group] for group in GROUPS})
+        found.update({group: metrics.value(group) for group in GROUPS})
     return found
 
 
