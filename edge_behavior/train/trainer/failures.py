@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import Recipe
+from edge_behavior.train.stage_list import TUNED
 from edge_behavior.train.trainer.batch_split import micro_batch_of
 from edge_behavior.train.trainer.processes import world_size
 
@@ -79,8 +80,8 @@ def explained(error: BaseException, stage: str, recipe: Recipe, run: Path) -> Ed
 def _knobs(stage: str, recipe: Recipe) -> str:
     """What would need less memory in a stage, the cheapest first, as far as the recipe does not have it yet."""
     knobs = []
-    if stage in ("a_tuning", "b_tuning"):
-        settings = recipe.a_tuning if stage == "a_tuning" else recipe.b_tuning
+    if stage in TUNED:
+        settings = recipe.tuning(stage)
         micro = micro_batch_of(settings, world_size())
         if not settings.gradient_checkpointing:
             knobs.append(f"set {stage}.gradient_checkpointing=true")
