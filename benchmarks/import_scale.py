@@ -124,6 +124,8 @@ def folder_bytes(folder: Path) -> int:
 
 def table(result: dict[str, Any]) -> str:
     """The result as a short Markdown page."""
+    from edge_behavior.util.markdown import markdown_table
+
     made, rows = result["results"], result["results"]["import"]
     lines = [
         f"# Import at scale: {result['events']:,} events",
@@ -135,14 +137,16 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"    {result['command']}",
         "",
-        "| stage | seconds | CPU seconds | peak memory, MiB | disk in use at peak, MiB |",
-        "|---|---|---|---|---|",
     ]
-    for stage in STAGES:
-        m = result["stages"][stage]
-        lines.append(
-            f"| {stage} | {m['seconds']} | {m['cpu_seconds']} | {m['peak_rss_mib']:,} | {m['peak_disk_mib']:,} |"
-        )
+    heads = ("stage", "seconds", "CPU seconds", "peak memory, MiB", "disk in use at peak, MiB")
+    shown = ((stage, result["stages"][stage]) for stage in STAGES)
+    lines += markdown_table(
+        heads,
+        (
+            (stage, str(m["seconds"]), str(m["cpu_seconds"]), f"{m['peak_rss_mib']:,}", f"{m['peak_disk_mib']:,}")
+            for stage, m in shown
+        ),
+    )
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in rows["rows"]["dropped"].items())
     events = sum(part["events"] for part in rows["splits"].values())
     windows = sum(part["eligible"] for part in made["window"]["windows"].values())

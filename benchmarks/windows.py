@@ -25,6 +25,7 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.runtime.llama.log import captured_log
 from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.util.markdown import markdown_table
 from edge_behavior.util.progress import progress_bar
 
 POLICIES = ("anew", "anchor 10", "anchor 20", "anchor 40", "shift")
@@ -148,18 +149,22 @@ def summary(rows: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        "| window | accuracy | minus anew | same answer | tokens, mean | tokens, p95 | CPU time |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, row in found.items():
         low, high = row["interval"]
-        lines.append(
-            f"| {name} | {row['accuracy']:.3f} | {row['accuracy_minus_anew']:+.3f} [{low:+.3f}, {high:+.3f}] "
-            f"| {row['same_answer']:.3f} | {row['tokens_mean']:.1f} | {row['tokens_p95']:.0f} "
-            f"| {row['cpu_ratio']:.2f} |"
+        rows.append(
+            (
+                name,
+                f"{row['accuracy']:.3f}",
+                f"{row['accuracy_minus_anew']:+.3f} [{low:+.3f}, {high:+.3f}]",
+                f"{row['same_answer']:.3f}",
+                f"{row['tokens_mean']:.1f}",
+                f"{row['tokens_p95']:.0f}",
+                f"{row['cpu_ratio']:.2f}",
+            )
         )
-    return "\n".join(lines)
+    heads = ("window", "accuracy", "minus anew", "same answer", "tokens, mean", "tokens, p95", "CPU time")
+    return "\n".join(markdown_table(heads, rows))
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.torture                        all campaigns, an hour or two; or make torture
     python -m benchmarks.torture --only bundles,server  some of them
-    python -m benchmarks.torture --scale 0.01           a quick look
+    python -m benchmarks.torture --scale 0.01           a smoke test
 
-Every campaign that ends is written into the result file at once, so that a later call can do the rest with --only.
-Exits with 1 where a campaign found a crash, a hang, a traceback or a silent difference. Needs the `[dev]` extra.
+Each campaign's result is written as soon as it ends, so that a later call can do the rest with --only.
+Exits with 1 if a campaign found a crash, a hang, a traceback or a silent difference. Needs the `[dev]` extra.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.torture import bundles, imports, kills, server, sessions
+from edge_behavior.util.files import write_file
 from edge_behavior.util.markdown import markdown_table
 from edge_behavior.util.progress import progress_bar
 
 RESULT = Path(__file__).parent.parent / "results" / "torture.json"
 Campaign = Callable[[Path, int, Callable[[], None]], dict[str, Any]]
-# What each does, and how many cases, kills, steps, seconds or requests at scale 1.
+# Its function, how many cases, kills, steps, seconds or requests at scale 1, and a description.
 CAMPAIGNS: dict[str, tuple[Campaign, int, str]] = {
     "bundles": (bundles.run, 1000, "corrupted bundles, session files and snapshots"),
     "imports": (imports.run, 10_000, "fuzzed logs through every importer"),
@@ -68,8 +69,8 @@ def main() -> int:
             "versions": {p: version(p) for p in ("edgeb", "llama-cpp-python", "duckdb", "torch")},
             "command": f"python -m benchmarks.torture --only {name} --scale {args.scale:g}",
         }
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
-        args.out.with_suffix(".md").write_text(table(found))
+        write_file(args.out, json.dumps(found, indent=1) + "\n")
+        write_file(args.out.with_suffix(".md"), table(found))
     print(table(found))
     return int(any(found[name]["bad"] for name in names))
 
@@ -81,7 +82,7 @@ def table(found: dict[str, Any]) -> str:
         for name, result in found.items()
     )
     rows = ["# Torture", "", *markdown_table(("campaign", "result", "bad", "minutes"), cells, left=2)]
-    rows += ["", "Bad: a crash, a hang, a traceback, an answer or a file that silently differs, something left behind."]
+    rows += ["", "Bad: a crash, a hang, a traceback, a silently different answer or file, leftovers."]
     return "\n".join([*rows, "Raw result: torture.json; repeat with `make torture`.", ""])
 
 

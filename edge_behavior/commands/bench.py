@@ -1,4 +1,4 @@
-"""`edgeb bench` and `edgeb doctor`: how fast a bundle is here, and what this machine can do."""
+"""`edgeb bench` and `edgeb doctor`: what a prediction costs here, and what this machine has."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def bench_command(
 
 
 def doctor_command(as_json: AsJson = False) -> None:
-    """Show what is installed here and what each part of edgeb could use.
+    """Show this machine's packages, llama.cpp build, accelerator, memory and disk.
 
     edgeb doctor
     """

@@ -1,6 +1,6 @@
-"""Which measurements vary together: the units that a bootstrap draws and that cross-validation leaves out.
+"""Resampling units: which windows vary together, so that bootstraps draw and folds leave out whole units.
 
-Knows windows by their numbers only; `data.resampling` says which of them belong together.
+Knows windows by number only; `data.resampling` decides which belong together.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-UNITS = ("users", "groups", "day_blocks")
-
 
 @dataclass(frozen=True)
 class Resampled:
@@ -20,7 +18,7 @@ class Resampled:
 
     Attributes:
         split: How the dataset was split: `users` or `time`.
-        unit: One of UNITS.
+        unit: `users`, `groups` or `day_blocks`.
         count: Number of units.
         days: Length of a block of days; None for other units.
     """
@@ -54,8 +52,8 @@ class Resampling:
     """The units of some windows.
 
     Attributes:
-        codes: [n] unit of each window; equal numbers are drawn together.
-        unit: One of UNITS.
+        codes: [n] number of each window's unit.
+        unit: `users`, `groups` or `day_blocks`.
         days: Length of a block of days; None for other units.
     """
 
