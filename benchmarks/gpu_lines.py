@@ -128,7 +128,7 @@ def build(config: Any, recipe: Recipe, work: Path) -> Any:
 
 
 def own_tokenizer(candidates: CandidateSet, places: Sequence[str], layout: PromptLayout) -> Any:
-    """A byte-level BPE tokenizer trained on made-up text of the layout."""
+    """A byte-level BPE tokenizer trained on synthetic text in the layout."""
     text = EverydayText(candidates.labels, places, seed=1)
     static = "".join(layout.static(candidates.labels))
     documents = itertools.islice(text.documents(), _TEXTS)

@@ -43,7 +43,7 @@ from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import eligible, natural_windows
 from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
+from edge_behavior.evaluation.metrics import Metrics, Outcome, behavior_metrics
 from edge_behavior.evaluation.protocols import Protocol, WindowChoice, protocols
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.recipe import Recipe, load_recipe
@@ -318,7 +318,7 @@ def compared(arms: Arms, scores: list[Scores]) -> dict[str, Any]:
             "arms": {
                 name: {
                     **{m: {"value": value[name][m], "interval": _interval(draws[name][m])} for m in MEASURES},
-                    "nll": whole[name]["nll"],
+                    "nll": whole[name].nll,
                     "per_seed": [_five(behavior_metrics(outcome(name, [one]), labels, groups, 0)) for one in scores],
                 }
                 for name in names
@@ -349,8 +349,8 @@ def _outcome(table: EventTable, p: Protocol, name: str, scores: list[Scores]) ->
     return Outcome(stacked, np.tile(truth, len(scores)), np.tile(users, len(scores)))
 
 
-def _five(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {"accuracy": metrics["weighted_recall"], **{name: metrics[name] for name in MEASURES[1:]}}
+def _five(metrics: Metrics) -> dict[str, Any]:
+    return {"accuracy": metrics.weighted_recall, **{name: metrics.value(name) for name in MEASURES[1:]}}
 
 
 def _interval(draws: NDArray[np.float64]) -> list[float] | None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from edge_behavior.train.stage_list import STAGES
 from edge_behavior.util.numbers import GIB, duration
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_STAGES = {
-    "backbone": "stand-in",
-    "a_tuning": "A-Tuning",
-    "scoring": "scoring",
-    "b_tuning": "B-Tuning",
-    "evaluation": "evaluation",
-}
+# `scoring` is of the pool, within B-Tuning.
+_SHOWN = ("backbone", "a_tuning", "scoring", "b_tuning", "evaluation")
+_TITLES = {name: next((stage.title for stage in STAGES if stage.name == name), name) for name in _SHOWN}
 _PARTS = {
     "weights": "weights",
     "adapter": "adapter, gradients, AdamW",
@@ -44,11 +41,11 @@ def memory_table(memory: Mapping[str, Any]) -> Table:
     """Peak GiB of every stage, by part."""
     from rich.table import Table
 
-    stages = {name: memory["stages"][name] for name in _STAGES if name in memory["stages"]}
+    stages = {title: memory["stages"][name] for name, title in _TITLES.items() if name in memory["stages"]}
     available = f"{memory['device_name']} has {memory['available'] / GIB:.1f} GiB"
-    table = Table("peak memory, GiB", title=f"memory; {available}")
-    for name in stages:
-        table.add_column(_STAGES[name], justify="right")
+    table = Table("peak memory, GiB", *stages, title=f"memory; {available}")
+    for column in table.columns[1:]:
+        column.justify = "right"
     for part, title in _PARTS.items():
         if any(part in need for need in stages.values()):
             cells = (f"{need[part] / GIB:.2f}" if part in need else "" for need in stages.values())
@@ -62,7 +59,7 @@ def time_table(time: Mapping[str, Any]) -> Table:
 
     table = Table("stage", "time", title="time at most")
     table.columns[1].justify = "right"
-    for name, title in _STAGES.items():
+    for name, title in _TITLES.items():
         if name in time["stages"]:
             table.add_row(title, duration(time["stages"][name]))
     table.add_row("total", duration(time["total"]), style="bold")

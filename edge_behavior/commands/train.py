@@ -95,7 +95,8 @@ def train_command(
             raise found.refusal
         return
     with libraries():
-        from edge_behavior.train.pipeline import metrics_of, train
+        from edge_behavior.train.pipeline import train
+        from edge_behavior.train.run.metrics import read_metrics
         from edge_behavior.train.trainer.processes import is_main
 
     # Some libraries print to stdout, which is for the result.
@@ -103,7 +104,7 @@ def train_command(
         run = train(loaded, dataset, out, resume, began=lambda: remember("run", out))
     if not is_main():
         return
-    metrics = metrics_of(run)
+    metrics = read_metrics(run)
 
     def show() -> None:
         from edge_behavior.evaluation.tables import results_table, stage_effect_table
@@ -111,11 +112,11 @@ def train_command(
 
         console = open_console()
         for protocol in ("natural", "balanced"):
-            console.print(results_table({**metrics["counters"], **metrics["models"]}, protocol))
-        console.print(stage_effect_table(metrics))
+            console.print(results_table(metrics.systems, protocol))
+        console.print(stage_effect_table(metrics.models))
         console.print(f"report: {run.path / 'report.html'}")
 
-    emit({"run": str(run.path), "metrics": metrics}, as_json, show)
+    emit({"run": str(run.path), "metrics": metrics.to_dict()}, as_json, show)
 
 
 def _print_plan(plan: dict[str, Any]) -> None:

@@ -25,7 +25,6 @@ from edge_behavior.errors import EdgebError
 # Levels fitted at export, the only ones that can be requested.
 COVERAGES = (0.8, 0.9, 0.95)
 PRECISIONS = (0.5, 0.7, 0.8, 0.9)
-BINS = 15
 # A precision is estimated from at least so many windows and units; _Z gives a one-sided 95 % bound.
 SUGGEST_WINDOWS, SUGGEST_UNITS = 20, 5
 _Z = 1.6448536269514722
@@ -149,25 +148,6 @@ class CalibrationSet:
         return cls(held, found["measured"])
 
 
-def expected_calibration_error(log_probs: Floats, truth: Ints, bins: int = BINS) -> float:
-    """Expected calibration error of the first candidate, over bins of equal size.
-
-    Windows are sorted by the probability of their first candidate and cut into bins whose sizes differ by at most one,
-    so that no bin rests on a handful of windows, as bins of equal width do.
-
-    Args:
-        log_probs: [n, B], normalized.
-        truth: [n].
-        bins: Fewer where there are fewer windows.
-    """
-    if not len(truth):
-        raise ValueError("no windows to measure the calibration error on")
-    right = log_probs.argmax(1) == truth
-    confidence = np.exp(log_probs.max(1))
-    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(truth)))
-    return float(sum(abs(right[part].sum() - confidence[part].sum()) for part in parts) / len(truth))
-
-
 def conformity(probs: Floats, truth: Ints) -> Floats:
     """[n] conformity of the truth: its probability, or 1 where it is the first candidate, which every set holds."""
     own = probs[np.arange(len(truth)), truth]
@@ -236,60 +216,6 @@ def suggest_thresholds(
     return found
 
 
-def measure(
-    before: Floats,
-    after: Floats,
-    truth: Ints,
-    groups: Sequence[str],
-    coverage: Mapping[float, ArrayLike],
-    precision: Mapping[float, ArrayLike | None],
-) -> dict[str, Any]:
-    """What calibration changes on a set of windows, JSON-ready.
-
-    Args:
-        before: [n, B] raw log-probabilities.
-        after: [n, B] calibrated ones.
-        truth: [n].
-        groups: [B] head, medium or tail.
-        coverage: Per coverage level the threshold of the prediction sets, one or [n].
-        precision: Per precision level the threshold for suggesting, one or [n]; None or infinite for never.
-
-    Returns:
-        `windows`; `ece`, `nll`, `tail_nll` and `accuracy`, each `before` and `after`; `coverage`: per level the share
-        of truths inside the set, `overall` and per group, and the mean `size`; `precision`: per level the `share` of
-        windows with a suggestion, how many (`suggested`), and their `precision`. None where there is no window.
-    """
-    rows = np.arange(len(truth))
-    group = np.array(groups)[truth]
-    tail = group == "tail"
-    found: dict[str, Any] = {"windows": len(truth)}
-    pair = {"before": before, "after": after}
-    found["ece"] = {name: expected_calibration_error(x, truth) for name, x in pair.items()}
-    found["nll"] = {name: float(-x[rows, truth].mean()) for name, x in pair.items()}
-    found["tail_nll"] = {name: _mean(-x[rows, truth][tail]) for name, x in pair.items()}
-    found["accuracy"] = {name: float((x.argmax(1) == truth).mean()) for name, x in pair.items()}
-    probs = np.exp(after)
-    confidence, right = probs.max(1), probs.argmax(1) == truth
-    found["coverage"] = {}
-    for level, least in coverage.items():
-        members = prediction_sets(probs, least)
-        inside = members[rows, truth]
-        found["coverage"][f"{level:g}"] = {
-            "overall": _mean(inside),
-            **{name: _mean(inside[group == name]) for name in GROUPS},
-            "size": float(members.sum(1).mean()),
-        }
-    found["precision"] = {}
-    for level, threshold in precision.items():
-        spoken = confidence >= (np.inf if threshold is None else np.asarray(threshold, dtype=np.float64))
-        found["precision"][f"{level:g}"] = {
-            "share": float(spoken.mean()),
-            "suggested": int(spoken.sum()),
-            "precision": _mean(right[spoken]),
-        }
-    return found
-
-
 def _lower_bound(hits: Floats, unit: Ints) -> float:
     """One-sided 95 % lower bound of the share of hits; -inf from too few units."""
     n, p = len(hits), float(hits.mean())
@@ -301,10 +227,6 @@ def _lower_bound(hits: Floats, unit: Ints) -> float:
     worth = min(float(n), p * (1 - p) / spread) if spread > 0 else float(n)
     z2 = _Z**2 / worth
     return (p + z2 / 2 - _Z * math.sqrt(p * (1 - p) / worth + z2 / (4 * worth))) / (1 + z2)
-
-
-def _mean(values: NDArray[Any]) -> float | None:
-    return float(values.mean()) if len(values) else None
 
 
 def _level(levels: Mapping[float, Any], wanted: float, what: str) -> float:

@@ -25,7 +25,6 @@ from edge_behavior.data.resampling import resampling
 from edge_behavior.data.windows import positions
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.files import new_file
-from edge_behavior.util.resampling import counted_units
 
 DROP_REASONS = {
     "missing": "no behavior, or a word for none",
@@ -131,7 +130,7 @@ def split_text(dataset: Dataset) -> str:
 def resampling_note(dataset: Dataset) -> str:
     """What confidence intervals on the test split resample, in a few words."""
     table = dataset.events("test")
-    return counted_units(resampling(table, positions(table.target_starts, table.user_offsets[1:])).facts())
+    return resampling(table, positions(table.target_starts, table.user_offsets[1:])).summary().counted
 
 
 def _check_threshold(anchor: float) -> None:

@@ -89,12 +89,12 @@ def fit_held_out(bundle: Path, manifest: Manifest, source: ExportSource, profile
             raise
         return Fits(manifest, habits.skipped(error.message), calibration.skipped(error.message))
     if profile.habits != "off":
-        found = fit_habits(held)
+        found = fit_habits(held).to_dict()
         manifest = replace(manifest, habits=Mixture.from_dict(found))
         habits = habits.done({"default": found["default"], "measured": found["measured"]})
     if profile.calibrate != "off":
         try:
-            found = fit_calibration(held, fused=manifest.habits is not None)
+            found = fit_calibration(held, fused=manifest.habits is not None).to_dict()
         except TooFewToCalibrateError as error:
             if profile.calibrate == "on":
                 raise

@@ -14,7 +14,7 @@ from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.verify import verify
 from edge_behavior.train.preflight import check_inputs
 from edge_behavior.train.recipe import Recipe
-from edge_behavior.train.run.folder import RunFolder, read_json
+from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.inputs import located, pinned
 from edge_behavior.train.run.stage_record import done_stages, drop_scratch, finish
 from edge_behavior.train.run.start import start_run
@@ -95,11 +95,6 @@ def run_stages(context: StageContext) -> None:
         if is_main():
             drop_scratch(run, stage)
         wait()
-
-
-def metrics_of(run: RunFolder) -> dict[str, Any]:
-    """metrics.json of a finished run."""
-    return read_json(run.path / "metrics.json")
 
 
 def _limit_threads(recipe: Recipe) -> None:

@@ -150,7 +150,7 @@ def test_a_hub_name_that_cannot_be_had_is_a_line(data: Path, tmp_path: Path) -> 
     words = ["train", *flags("no-such-org/no-such-model"), "--data", data, "--out", tmp_path / "run"]
     for more in ([], ["--dry-run"]):
         said = edgeb_here(*words, *more, code=2).stderr.strip().splitlines()[-1]
-        assert said.startswith("edgeb: 'no-such-org/no-such-model' is no folder here, and the hub did not give it: ")
+        assert said.startswith("edgeb: 'no-such-org/no-such-model' is not a folder, and the hub download failed: ")
     assert not (tmp_path / "run").exists()
 
 

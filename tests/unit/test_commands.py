@@ -28,8 +28,17 @@ from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
+from edge_behavior.evaluation.calibration import CalibrationMetrics
+from edge_behavior.evaluation.habits import HistoryBin
+from edge_behavior.evaluation.metrics import Metrics, Outcome, behavior_metrics
 from edge_behavior.evaluation.protocols import WindowChoice
+from edge_behavior.evaluation.results import (
+    BundleEvaluation,
+    EvaluatedDataset,
+    Evaluation,
+    MaskedDifference,
+    RunMetrics,
+)
 from edge_behavior.export.fits import FitReport
 from edge_behavior.export.parity.gate import (
     Accuracies,
@@ -353,26 +362,39 @@ class TestPredict:
         assert "did you mean 'Video'?" in caught.value.hint
 
 
-def metrics(seed: int = 0) -> dict[str, Any]:
+def metrics(seed: int = 0) -> Metrics:
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 4, 50)
     outcome = Outcome(rng.normal(size=(50, 4)), truth, rng.integers(0, 5, 50))
     return behavior_metrics(outcome, LABELS, ("head", "medium", "tail", "tail"), resamples=20)
 
 
-RESULTS = {
-    "natural": metrics(1),
-    "balanced": metrics(2),
-    "baselines": {
+FOUND = Evaluation(
+    {
+        "model": {"natural": metrics(1), "balanced": metrics(2)},
         "place_hour_backoff": {"natural": metrics(3), "balanced": metrics(4)},
         "untuned": {"natural": metrics(5), "balanced": metrics(6)},
+    },
+    "model",
+    EvaluatedDataset("d", "f", True),
+)
+RESULTS = {
+    "natural": metrics(1).to_dict(),
+    "balanced": metrics(2).to_dict(),
+    "baselines": {
+        "place_hour_backoff": {"natural": metrics(3).to_dict(), "balanced": metrics(4).to_dict()},
+        "untuned": {"natural": metrics(5).to_dict(), "balanced": metrics(6).to_dict()},
     },
     "dataset": {"path": "d", "fingerprint": "f", "own": True},
 }
 
 
 MEASURED = {
+    "windows": 100,
     "ece": {"before": 0.21, "after": 0.04},
+    "nll": {"before": 2.5, "after": 2.25},
+    "tail_nll": {"before": 4.5, "after": 4.25},
+    "accuracy": {"before": 0.4, "after": 0.4},
     "coverage": {"0.9": {"overall": 0.91, "head": 0.95, "medium": 0.9, "tail": None, "size": 3.21}},
     "precision": {
         "0.5": {"share": 0.6, "suggested": 60, "precision": 0.57},
@@ -393,9 +415,9 @@ class TestEvaluate:
         seen: dict[str, tuple[object, ...]] = {}
 
         def engine(kind: str) -> Any:
-            def evaluate(*arguments: object) -> dict[str, Any]:
+            def evaluate(*arguments: object) -> Evaluation:
                 seen[kind] = arguments
-                return RESULTS
+                return FOUND
 
             return evaluate
 
@@ -405,7 +427,7 @@ class TestEvaluate:
 
     def test_a_folder_is_a_run(self, asked, tmp_path):
         (tmp_path / "r").mkdir()
-        assert document("evaluate", "r", "--data", "d", "--no-untuned") == RESULTS
+        assert document("evaluate", "r", "--data", "d", "--no-untuned") == json.loads(json.dumps(RESULTS))
         assert asked == {"run": (Path("r"), Path("d"), "both", "test", WindowChoice(20, 500, None, 0), False)}
 
     def test_a_file_is_a_bundle(self, asked, tmp_path):
@@ -426,20 +448,21 @@ class TestEvaluate:
         out = run("evaluate", "m.gguf", "--data", "d").stdout
         for words in ("natural windows", "balanced windows", "place+hour back-off", "untuned", "model", "Prec_w"):
             assert words in out
-        assert f"{RESULTS['natural']['overall']:.3f}".lstrip("0") in out
+        assert f"{metrics(1).overall:.3f}".lstrip("0") in out
 
     def test_a_bundles_sources_come_last_and_in_order(self, module):
-        bins = [{"from": 5, "to": 10, "windows": 50, "users": 4, "accuracy": {"model": 0.1, "habits": 0.2}}]
-        own = {"bundle_fused": {"natural": metrics(7)}, "bundle_model": {"natural": metrics(8)}}
-        found = {
-            "source": "habits",
-            "natural": metrics(1),
-            "baselines": {**own, "last_mode": {"natural": metrics(9)}},
-            "by_history": {"natural": bins},
-            "masked_differs": {"share": 0.025, "windows": 200},
-            "calibration": {"natural": {"model": MEASURED, "habits": MEASURED}},
-            "dataset": {"path": "d", "fingerprint": "f", "own": False},
-        }
+        bins = [HistoryBin(5, 10, 50, 4, {"model": 0.1, "habits": 0.2})]
+        systems = {"bundle_fused": 7, "bundle_habits": 1, "bundle_model": 8, "last_mode": 9}
+        calibrated = CalibrationMetrics.from_dict(MEASURED)
+        found = BundleEvaluation(
+            results={name: {"natural": metrics(seed)} for name, seed in systems.items()},
+            subject="bundle_habits",
+            dataset=EvaluatedDataset("d", "f", False),
+            source="habits",
+            by_history={"natural": bins},
+            masked_differs=MaskedDifference(0.025, 200),
+            calibration={"natural": {"model": calibrated, "habits": calibrated}},
+        )
         module("edge_behavior.evaluation.bundles", evaluate_bundle=lambda *arguments: found)
         done = run("evaluate", "m.gguf", "--data", "d", "--protocol", "natural")
         assert "d is not the dataset that m.gguf was trained on" in done.stderr
@@ -458,8 +481,20 @@ class TestEvaluate:
         words = " ".join(out.split())
         assert "2.5% of 200 windows" in words
         assert "before → after .210 → .040 .210 → .040" in words
-        assert "likely set 0.9: holds / candidates .910 / 3.2" in words
-        assert document("evaluate", "m.gguf", "--data", "d") == found
+        assert "prediction set 0.9: covers / candidates .910 / 3.2" in words
+        others = {name: {"natural": metrics(seed).to_dict()} for name, seed in systems.items() if seed != 1}
+        expected = {
+            "source": "habits",
+            "natural": metrics(1).to_dict(),
+            "baselines": others,
+            "by_history": {
+                "natural": [{"from": 5, "to": 10, "windows": 50, "users": 4, "accuracy": {"model": 0.1, "habits": 0.2}}]
+            },
+            "masked_differs": {"share": 0.025, "windows": 200},
+            "calibration": {"natural": {"model": MEASURED, "habits": MEASURED}},
+            "dataset": {"path": "d", "fingerprint": "f", "own": False},
+        }
+        assert document("evaluate", "m.gguf", "--data", "d") == json.loads(json.dumps(expected))
 
 
 @needs_torch
@@ -468,7 +503,7 @@ class TestTrain:
     def asked(self, module, tmp_path, monkeypatch) -> list[tuple[Any, ...]]:
         seen: list[tuple[Any, ...]] = []
         models = {name: {"natural": metrics(1), "balanced": metrics(2)} for name in ("untuned", "a_tuning", "b_tuning")}
-        found = {"models": models, "counters": {"last_mode": RESULTS["baselines"]["untuned"]}}
+        found = RunMetrics(models, {"last_mode": FOUND.results["untuned"]}, 0.01, 0)
 
         def train(recipe: Recipe, dataset: Path, out: Path, resume: bool, began: Callable[[], None]) -> Any:
             began()
@@ -476,7 +511,8 @@ class TestTrain:
             out.mkdir(parents=True, exist_ok=True)
             return SimpleNamespace(path=out)
 
-        module("edge_behavior.train.pipeline", train=train, metrics_of=lambda made: found)
+        module("edge_behavior.train.pipeline", train=train)
+        module("edge_behavior.train.run.metrics", read_metrics=lambda made: found)
         module("edge_behavior.train.plan.plan", plan=self.plan)
         (tmp_path / "data").mkdir()
         # These tests see which path was opened, not what it holds.
@@ -489,7 +525,7 @@ class TestTrain:
         )
         assert asked == [(load_recipe("tiny", ["seed=5", "lora.rank=2"]), Path("data"), Path("r"), False)]
         assert made["run"] == "r"
-        assert set(made["metrics"]) == {"models", "counters"}
+        assert set(made["metrics"]) == {"models", "counters", "anchor_threshold", "seed"}
         assert recall("run") == tmp_path / "r"
 
     def test_bare(self, asked, tmp_path):
@@ -735,7 +771,7 @@ class TestInspect:
         out = " ".join(run("inspect", "m.gguf").stdout.replace("│", " ").split())
         for words in (
             "model: temperature 1.50, bias medium -0.10, tail +0.40; calibration error .210 → .040",
-            "likely sets 0.9: cover .910 with 3.2 candidates",
+            "prediction sets 0.9: cover .910 with 3.2 candidates",
             "suggest 0.5/0.9: right .570/– in 60%/0% of windows",
             "habits: temperature 1.00, bias none",
         ):

@@ -81,7 +81,7 @@ class Accuracies:
         if balanced.any():
             outcome = Outcome(scores[balanced], samples.truth[balanced], samples.users[balanced])
             metrics = behavior_metrics(outcome, samples.labels, samples.groups, resamples=0)
-            recalls = {group: metrics[group] for group in GROUPS}
+            recalls = {group: metrics.value(group) for group in GROUPS}
         return cls(accuracy, **recalls)
 
     def loss(self, after: Accuracies, name: str) -> float | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_behavior.evaluation.counters import COUNTERS
-from edge_behavior.evaluation.protocols import WindowChoice, evaluate_all
-from edge_behavior.train.run.folder import write_json
+from edge_behavior.evaluation.evaluate import counter_metrics, metrics_by_protocol
+from edge_behavior.evaluation.protocols import EvaluationWindows, WindowChoice
+from edge_behavior.evaluation.results import RunMetrics
+from edge_behavior.train.run.metrics import write_metrics
 from edge_behavior.train.stage_list import MODELS
 from edge_behavior.train.stages.context import StageContext
 from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
@@ -16,28 +17,16 @@ from edge_behavior.train.trainer.processes import is_main
 def evaluate_test_users(context: StageContext) -> dict[str, Any]:
     """Write metrics.json; the report is empty."""
     recipe, settings = context.recipe, context.recipe.evaluation
+    threshold, seed = recipe.a_tuning.anchor_threshold, recipe.seed
+    choice = WindowChoice(settings.per_user, settings.per_behavior, settings.limit, seed)
     table, length = context.dataset.events("test"), context.run.layout.history_length
-    choice = WindowChoice(settings.per_user, settings.per_behavior, settings.limit, recipe.seed)
-    threshold = recipe.a_tuning.anchor_threshold
-    scorers = {
-        name: stage_scorer(
-            context.models,
-            name,
-            table,
-            recipe.seed,
-            ScoringPass(f"test {name}", recipe.scoring.tokens_per_pass, context.folder("evaluation")),
-        )
-        for name in MODELS
-    }
-    found = evaluate_all(context.dataset, table, "both", length, choice, scorers, threshold)["baselines"]
+    windows = EvaluationWindows.draw("both", table, length, choice)
+    found = {}
+    for name in MODELS:
+        scoring = ScoringPass(f"test {name}", recipe.scoring.tokens_per_pass, context.folder("evaluation"))
+        score = stage_scorer(context.models, name, table, seed, scoring)
+        found[name] = metrics_by_protocol(windows, score(windows.targets), threshold)
+    counters = counter_metrics(context.dataset, windows, threshold)
     if is_main():
-        write_json(
-            context.run.path / "metrics.json",
-            {
-                "models": {name: found[name] for name in MODELS},
-                "counters": {name: found[name] for name in COUNTERS},
-                "anchor_threshold": threshold,
-                "seed": recipe.seed,
-            },
-        )
+        write_metrics(context.run, RunMetrics(found, counters, threshold, seed))
     return {}

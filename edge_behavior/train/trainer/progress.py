@@ -1,4 +1,4 @@
-"""Live progress of a Hugging Face trainer on stderr."""
+"""Run a trainer with progress on stderr."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class _Progress(TrainerCallback):
 
 
 def trainer_callbacks(title: str, knob: str, recipe: Recipe, logs: Path) -> list[TrainerCallback]:
-    """Callbacks of every trainer run: progress under `title`, the guard of its loss, and TensorBoard files.
+    """Callbacks of every trainer: progress under `title`, the loss guard, and TensorBoard files.
 
     Args:
         knob: The recipe field of the stage's learning rate.
-        logs: Folder of the TensorBoard files, where the recipe asks for them.
+        logs: Folder for TensorBoard files, if the recipe wants them.
     """
     found: list[TrainerCallback] = [_Progress(title), LossGuard(title, knob)]
     if "tensorboard" in recipe.report_to and is_main():
@@ -67,9 +67,9 @@ def trainer_callbacks(title: str, knob: str, recipe: Recipe, logs: Path) -> list
 
 
 def run(trainer: Any, resume_from: Path | None = None) -> TrainerState:
-    """Train, or go on from a checkpoint, and leave the terminal in order however that ends.
+    """Train, or resume from a checkpoint, and restore the terminal however that ends.
 
-    Trainer's callback that prints raw log dictionaries to stdout is taken out: stdout belongs to `--json`.
+    Trainer's callback that prints logs to stdout is removed: stdout is for `--json`.
 
     Returns:
         The trainer's state at the end.
@@ -78,7 +78,7 @@ def run(trainer: Any, resume_from: Path | None = None) -> TrainerState:
         before = TrainerState.load_from_json(str(resume_from / TRAINER_STATE_NAME))
         callbacks: Any = before.stateful_callbacks
         stopped = callbacks["TrainerControl"]["args"]["should_training_stop"]
-        # Trainer would forget that early stopping had ended the stage, and train on.
+        # Trainer would forget that the stage had stopped early, and continue.
         if stopped or before.global_step >= trainer.args.max_steps:
             done: TrainerState = before
             return done
@@ -90,7 +90,7 @@ def run(trainer: Any, resume_from: Path | None = None) -> TrainerState:
             if isinstance(callback, _Progress):
                 callback.stop()
         if "wandb" in trainer.args.report_to and is_main():
-            # Else the next trainer of this process goes on in the same run.
+            # Else this process's next trainer would continue the same run.
             import wandb
 
             wandb.finish()
@@ -99,5 +99,5 @@ def run(trainer: Any, resume_from: Path | None = None) -> TrainerState:
 
 
 def mean_loss(state: TrainerState) -> float:
-    """Mean of the logged training losses; the same whether or not the stage was interrupted."""
+    """Mean of the logged training losses, interrupted or not."""
     return fmean(float(row["loss"]) for row in state.log_history if "loss" in row)

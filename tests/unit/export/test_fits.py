@@ -56,7 +56,7 @@ def test_the_bundle_carries_what_was_fitted_with_it(source: ExportSource, tmp_pa
     }
     assert report["habits"]["measured"]["windows"] == sum(len(user) - 20 for user in USERS)
     assert manifest.habits.default != "model"
-    again = heldout.fit_habits(heldout.score_held_out(out, Path("d")))
+    again = heldout.fit_habits(heldout.score_held_out(out, Path("d"))).to_dict()
     assert again["fusion"].keys() == manifest.habits.weights.keys()
     for group in GROUPS:
         assert again["fusion"][group] == pytest.approx(asdict(manifest.habits.weights[group]), abs=1e-3)

@@ -129,5 +129,5 @@ def test_missing_backbones(tiny_adapter: Path, tmp_path: Path) -> None:
     for base in (tmp_path / "absent", str(tmp_path / "absent"), "absent"):
         with pytest.raises(EdgebError, match=r"backbone folder .*absent does not exist"):
             merge_adapter(base, tiny_adapter, tmp_path / "m")
-    with pytest.raises(EdgebError, match="'no-such-org/no-such-model' is no folder here, and the hub did not give it"):
+    with pytest.raises(EdgebError, match="'no-such-org/no-such-model' is not a folder, and the hub download failed"):
         merge_adapter("no-such-org/no-such-model", tiny_adapter, tmp_path / "m")

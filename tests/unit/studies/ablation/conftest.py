@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from edge_behavior.data.importers.importer import import_log
 from edge_behavior.data.importers.options import ImportOptions
 from edge_behavior.data.simulator.simulator import simulate
+from edge_behavior.evaluation.metrics import SIX, BehaviorMetrics, Metrics
 from edge_behavior.train.recipe import Recipe, load_recipe
 
 QUICK = [
@@ -19,6 +21,21 @@ QUICK = [
     "layout.history_length=4", "evaluation.per_user=2", "evaluation.per_behavior=1", "evaluation.limit=16",
     "evaluation.validation_targets=20", "threads=1",
 ]  # fmt: skip
+
+
+def metrics_of(value: float, rows: Sequence[BehaviorMetrics]) -> Metrics:
+    """Metrics that are all the same, on 9 windows."""
+    shares = dict.fromkeys((*SIX, "hit_at_3", "hit_at_5", "mrr"), value)
+    return Metrics(
+        **shares,
+        nll=1.0,
+        windows=9,
+        users=3,
+        behaviors_measured=5,
+        interval=None,
+        resampled=None,
+        per_behavior=tuple(rows),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -183,7 +183,7 @@ def test_runs_of_older_versions_have_less_on_record(run: RunFolder) -> None:
 
 def test_evaluation_says_whose_dataset_it_is(data: Path, tmp_path: Path) -> None:
     run, other = finished(tmp_path / "a", data, standin=True), tmp_path / "other"
-    found = evaluate_run(run.path, data, "natural", "test", CHOICE, False)
+    found = evaluate_run(run.path, data, "natural", "test", CHOICE, False).to_dict()
     assert found["dataset"] == {"path": str(data), "fingerprint": Dataset.open(data).fingerprint, "own": True}
     shutil.copytree(data, other)
     words = ["evaluate", run.path, "--protocol", "natural", "--limit", 2, "--no-untuned", "--json", "--data"]
