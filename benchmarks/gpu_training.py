@@ -47,7 +47,7 @@ from edge_behavior.data.simulator.simulator import simulate
 from edge_behavior.data.windows import natural_windows
 from edge_behavior.hf.internals import attention_of
 from edge_behavior.hf.tokenizers import encoder_for
-from edge_behavior.train.plan.plan import count
+from edge_behavior.train.plan.counts import count
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.rows.lazy import Row, joined
 from edge_behavior.train.rows.samples import supervised_targets

@@ -194,12 +194,14 @@ def training_bytes(sizes: Geometry, batch: Batch, how: Precision, checkpointing:
 def kept_in_layer(sizes: Geometry, tokens: int, how: Precision) -> int:
     """What one layer keeps: inputs and outputs of its linear layers, its activation function and its norms."""
     layers, cast = int(sizes.config.num_hidden_layers), how.size < how.weights.itemsize
-    linears = sum(outputs + inputs for outputs, inputs in sizes.linears) // layers
-    activation = max(outputs for outputs, _ in sizes.linears)
+    # LoRA's factors are float32: without autocast, so are the inputs that it keeps.
+    lora = how.size if how.autocast else _FLOAT
+    linears = sum(outputs * how.size + inputs * lora for outputs, inputs in sizes.linears) // layers
+    activation = max(outputs for outputs, _ in sizes.linears) * how.size
     # Norms compute in float32, for which narrower activations are copied.
     norms = int(sizes.config.hidden_size) * 2 * _FLOAT if how.size < _FLOAT else 0
     # Autocast keeps its copies of wider weights.
-    return tokens * ((linears + activation) * how.size + norms) + (sizes.packable // layers * how.size if cast else 0)
+    return tokens * (linears + activation + norms) + (sizes.packable // layers * how.size if cast else 0)
 
 
 def head_bytes(sizes: Geometry, batch: Batch, how: Precision, device: str) -> int:

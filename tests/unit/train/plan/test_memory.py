@@ -17,7 +17,7 @@ from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, _ChunkedLogProbFuncti
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tree_scoring import TILE_ROWS, TorchScorer
-from edge_behavior.train.geometry import Geometry, geometry, with_adapter
+from edge_behavior.train.geometry import Geometry, build_model, geometry, with_adapter
 from edge_behavior.train.plan.counts import Batch, Counts, Samples, Window
 from edge_behavior.train.plan.memory import (
     Device,
@@ -41,9 +41,9 @@ from tests.unit.train.plan.configs import LLAMA, LORA, small
 FLOAT = Precision(torch.float32, autocast=False)
 
 
-def real(config: Qwen2Config) -> Any:
+def real(config: Qwen2Config, weights: torch.dtype) -> Any:
     torch.manual_seed(0)
-    return with_adapter(Qwen2ForCausalLM._from_config(config, attn_implementation="sdpa"), LORA)
+    return with_adapter(build_model(config, config.num_hidden_layers, weights), LORA)
 
 
 def allocated_peak(run: Callable[[], Any]) -> int:
@@ -59,24 +59,25 @@ def allocated_peak(run: Callable[[], Any]) -> int:
     return peak
 
 
-@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-def test_a_training_pass_needs_what_was_estimated(checkpointing: bool, autocast: bool) -> None:
+def test_a_training_pass_needs_what_was_estimated(checkpointing: bool, autocast: bool, weights: torch.dtype) -> None:
     config, batch = small(4), Batch(sequences=4, length=96, labels=0)
-    how = Precision(torch.float32, autocast)
+    how = Precision(weights, autocast)
     kept, working = training_bytes(geometry(config, LORA), batch, how, checkpointing)
-    model = real(config)
+    model = real(config, weights)
     if checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     ids, mask = torch.zeros((4, 96), dtype=torch.long), torch.ones((4, 96), dtype=torch.long)
     mask[0, :5] = 0
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     saved: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
+        if storage.data_ptr() not in own:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
