@@ -82,7 +82,7 @@ def difficulty(probability: Floats, d_confusion: Floats, weight: float, rule: st
     """Difficulty D in [0, 1] of each sample, Eq. 3 with λ = `weight`.
 
     `as-printed` is λ(1-p) + (1-λ)d; `intended` is λ(1-p) + (1-λ)(1-d), which ranks mistakes within the category as
-    the hardest, as the paper's text says (docs/ablations.md).
+    the hardest, as the paper's text says (docs/train.md).
     """
     term = d_confusion if rule == "as-printed" else 1.0 - d_confusion
     return weight * (1.0 - probability) + (1.0 - weight) * term
