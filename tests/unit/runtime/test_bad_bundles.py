@@ -244,7 +244,7 @@ class TestQuestions:
             (
                 "2024-03-18T09:00,home,Vidio\n",
                 "2024-03-18T20:00",
-                "the history of another bundle? did you mean 'Video",
+                "is this history for another bundle? did you mean 'Video",
             ),
             ("2024-03-18T09:00,home,Video\n2024-03-16T08:00,home,Bar\n", "2024-03-18T20:00", "h.csv:3: 2024-03-16T08"),
             ("2024-03-18T09:00,home,Video\n", "2024-03-17T06:59", "26 h 1 min before the last event"),

@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -326,11 +327,12 @@ class TestCommand:
         found = json.loads(self.run("predict", bundle, *question).stdout)
         assert len(found["predictions"]) == 5
         evaluated: list[Path] = []
-        measured = {"dataset": {"own": True}}
+        dataset = SimpleNamespace(own=True)
+        measured = SimpleNamespace(dataset=dataset, to_dict=lambda: {"measured": 1})
         monkeypatch.setattr(
             "edge_behavior.evaluation.bundles.evaluate_bundle", lambda path, *_: evaluated.append(path) or measured
         )
-        assert json.loads(self.run("evaluate", bundle, "--data", "d", "--json").stdout) == measured
+        assert json.loads(self.run("evaluate", bundle, "--data", "d", "--json").stdout) == {"measured": 1}
         assert evaluated == [Path(bundle)]
         for words, message in (
             (("inspect", bundle, "--gbnf"), "grammars are llama.cpp's"),

@@ -96,7 +96,9 @@ def test_any_order_of_calls_gives_fresh_logits(qwen: Made, backend: OnnxBackend,
     ids: list[int] = []
     for _ in range(data.draw(st.integers(1, 4))):
         kept = data.draw(st.integers(0, len(ids)))
-        ids = [*ids[:kept], *data.draw(st.lists(st.integers(0, 510), min_size=1, max_size=6))]
+        # onnxruntime-genai may mask the padding token, which no text becomes.
+        token = st.integers(0, 510).filter(lambda i: i != qwen.tokens.pad_token_id)
+        ids = [*ids[:kept], *data.draw(st.lists(token, min_size=1, max_size=6))]
         shared = next((i for i, (a, b) in enumerate(zip(backend.held, ids[:-1], strict=False)) if a != b), None)
         shared = min(len(backend.held), len(ids) - 1) if shared is None else shared
         hinted = data.draw(st.lists(st.sampled_from(trie.evaluated.tolist()), max_size=4, unique=True))
