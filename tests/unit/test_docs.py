@@ -12,7 +12,7 @@ import typer.main
 from edge_behavior.cli import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(p for f in ("docs/*.md", "*/README.md") for p in ROOT.glob(f))
+PAGES = sorted(p for f in ("README.md", "docs/*.md", "*/README.md") for p in ROOT.glob(f))
 COLUMNS = 100
 SOURCES = ("edge_behavior/**/*.py", "benchmarks/**/*.py", "android_demo/**/*.kt", "*/configs/*.yaml")
 
