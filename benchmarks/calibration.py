@@ -2,10 +2,10 @@
 
     python benchmarks/calibration.py demo demo.gguf out/demo/data
 
-Takes a name, a calibrated bundle and the dataset it was trained on. Measures on test users, by natural windows (what
-was fitted) and by balanced ones: calibration error before and after with 95 % intervals over users, coverage and size
-of the likely sets, precision and share of the suggestions. Beside the likely sets as they are it measures two other
-ways to make them, with thresholds of the same validation windows, and what the decisions cost in tokens. Writes
+Takes a name, a calibrated bundle and the dataset it was trained on. Measures on test users, on natural windows (as in
+fitting) and balanced ones: calibration error before and after with 95 % intervals over users, coverage and size of the
+prediction sets, precision and share of the suggestions. Beside the shipped prediction sets it measures two other kinds,
+with thresholds from the same validation windows, and what the decisions cost in tokens. Writes
 results/calibration-NAME.json and .md.
 """
 
@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,7 @@ from edge_behavior.core.calibration import (
     Calibration,
     conformal_threshold,
     conformity,
-    expected_calibration_error,
-    likely_sets,
-    measure,
+    prediction_sets,
 )
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.fusion import Fusion
@@ -38,12 +37,20 @@ from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.evaluation.bundles import bundle_log_probs
-from edge_behavior.evaluation.calibration_tables import calibration_rows
-from edge_behavior.evaluation.protocols import WindowChoice, check_labels_match, habit_log_probs, protocols
-from edge_behavior.evaluation.tables import number
+from edge_behavior.evaluation.calibration import (
+    CalibrationMetrics,
+    Coverage,
+    expected_calibration_error,
+    measure_calibration,
+)
+from edge_behavior.evaluation.calibration_tables import calibration_rows, measured_of
+from edge_behavior.evaluation.habits import habit_log_probs
+from edge_behavior.evaluation.protocols import EvaluationWindows, Protocol, WindowChoice, check_labels_match
 from edge_behavior.fit.mixture import HeldOut, score_held_out
-from edge_behavior.runtime.engine import calibrations_of
+from edge_behavior.runtime.prediction import PredictOptions
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.util.markdown import markdown_table
+from edge_behavior.util.numbers import number
 
 RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 1000
@@ -54,12 +61,12 @@ COST_PRECISION, COST_COVERAGE = 0.5, 0.9
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-# Thresholds by probabilities [n, B] and truths, then members [n, B] by probabilities.
+# From probabilities [n, B], truths [n] and a coverage to members [n, B] by probabilities.
 Sets = Callable[[Floats, Ints, float], Callable[[Floats], Bools]]
 
 
 def cumulative(probs: Floats) -> Floats:
-    """[n, B] probability of every candidate and all that are more probable; 0 for the first, which is always in."""
+    """[n, B] probability of each candidate and all more probable ones; 0 for the first, which is always a member."""
     order = np.argsort(-probs, axis=1, kind="stable")
     summed = np.empty_like(probs)
     np.put_along_axis(summed, order, np.take_along_axis(probs, order, 1).cumsum(1), 1)
@@ -74,7 +81,7 @@ def sets_by_mass(probs: Floats, truth: Ints, coverage: float) -> Callable[[Float
 
 
 def sets_by_group(groups: tuple[str, ...]) -> Sets:
-    """A threshold per frequency group of the candidate, from the windows whose truth is in it."""
+    """A threshold per frequency group of candidates, from the windows whose truth is in the group."""
     names = np.array(groups)
 
     def fit(probs: Floats, truth: Ints, coverage: float) -> Callable[[Floats], Bools]:
@@ -93,16 +100,16 @@ def sets_by_group(groups: tuple[str, ...]) -> Sets:
 
 
 def sets_by_probability(probs: Floats, truth: Ints, coverage: float) -> Callable[[Floats], Bools]:
-    """As they are shipped: every candidate of at least a probability."""
+    """The shipped kind: every candidate of at least some probability."""
     least = conformal_threshold(conformity(probs, truth), coverage)
-    return lambda new: likely_sets(new, least)
+    return lambda new: prediction_sets(new, least)
 
 
 def compare_sets(
     fitted: Floats, fitted_truth: Ints, probs: Floats, truth: Ints, groups: tuple[str, ...]
-) -> dict[str, dict[str, Any]]:
-    """Coverage, overall and per group, and mean size of three kinds of sets."""
-    found: dict[str, dict[str, Any]] = {}
+) -> dict[str, dict[str, Coverage]]:
+    """Coverage and size of three kinds of prediction sets, per wanted coverage."""
+    found: dict[str, dict[str, Coverage]] = {}
     group = np.array(groups)[truth]
     kinds = {"probability": sets_by_probability, "mass": sets_by_mass, "group": sets_by_group(groups)}
     for name, kind in kinds.items():
@@ -110,18 +117,15 @@ def compare_sets(
             members = kind(fitted, fitted_truth, coverage)(probs)
             inside = members[np.arange(len(truth)), truth]
             parts = {g: float(inside[group == g].mean()) if (group == g).any() else None for g in GROUPS}
-            found.setdefault(name, {})[f"{coverage:g}"] = {
-                "overall": float(inside.mean()),
-                **parts,
-                "size": float(members.sum(1).mean()),
-            }
+            size = float(members.sum(1).mean())
+            found.setdefault(name, {})[f"{coverage:g}"] = Coverage(float(inside.mean()), **parts, size=size)
     return found
 
 
 def error_interval(before: Floats, after: Floats, truth: Ints, users: Ints) -> list[float]:
-    """95 % percentile interval over users of what calibration adds to the calibration error.
+    """95 % percentile interval over users of the change in calibration error.
 
-    Of the difference only: resampling makes the error itself larger than it is.
+    Only of the change: the error itself is biased upwards under resampling.
     """
     rng = np.random.default_rng(0)
     _, user = np.unique(users, return_inverse=True)
@@ -138,49 +142,50 @@ def raw_scores(manifest: Manifest, model: Floats, habits: Floats) -> dict[str, F
     """Scores [n, B] of every source, as they come."""
     scores = {"model": model, "habits": habits}
     if manifest.habits is not None:
-        scores["fused"] = Fusion.from_dict(manifest.habits["fusion"], manifest.candidates.groups()).scores(
-            model, habits
-        )
+        scores["fused"] = Fusion(manifest.habits.weights, manifest.candidates.groups()).scores(model, habits)
     return scores
 
 
 def tokens(predictor: Predictor, table: EventTable, targets: Ints, sources: list[str]) -> dict[str, Any]:
-    """Mean tokens that one prediction evaluates: those of its question and of the label trie."""
-    asked: Mapping[str, dict[str, Any]] = {
-        "first": {},
-        f"first, precision {COST_PRECISION:g}": {"precision": COST_PRECISION},
-        f"first, coverage {COST_COVERAGE:g}": {"coverage": COST_COVERAGE},
-        "everything": {"exhaustive": True},
+    """Mean tokens evaluated per prediction: those of the context and of the label trie."""
+    asked = {
+        "first": PredictOptions(),
+        f"first, precision {COST_PRECISION:g}": PredictOptions(precision=COST_PRECISION),
+        f"first, coverage {COST_COVERAGE:g}": PredictOptions(coverage=COST_COVERAGE),
+        "everything": PredictOptions(exhaustive=True),
     }
     length = predictor.manifest.layout.history_length
     found: dict[str, Any] = {}
     for source in sources:
         for name, wanted in asked.items():
-            spent = []
+            spent, options = [], replace(wanted, source=source)
             for target in targets:
                 event, history = table.event(int(target)), table.history(int(target), length)
-                # Asked something else before, so that the history is cached and nothing of the answer is.
-                predictor.predict(history, event.time, "elsewhere", 1, source="model")
-                spent.append(predictor.predict(history, event.time, event.place, 1, source=source, **wanted))
+                # Predict with another context first, so that the history is cached and nothing else.
+                predictor.predict(history, event.time, "elsewhere", 1, options=PredictOptions(source="model"))
+                spent.append(predictor.predict(history, event.time, event.place, 1, options=options))
             found.setdefault(source, {})[name] = float(np.mean([p.tokens_evaluated for p in spent]))
     return found
 
 
 def measured(
-    manifest: Manifest, held: HeldOut, table: EventTable, targets: Ints, scores: dict[str, Floats]
+    manifest: Manifest, held: HeldOut, windows: EvaluationWindows, protocol: Protocol, scores: dict[str, Floats]
 ) -> dict[str, Any]:
-    """One protocol: what `edgeb evaluate` gives, with intervals and the other kinds of sets."""
-    calibrations, groups = calibrations_of(manifest), manifest.candidates.groups()
-    truth, users = table.behavior[targets].astype(np.int64), table.user_of(targets)
+    """One protocol: what `edgeb evaluate` reports, with intervals and the other kinds of sets."""
+    calibrations, groups = manifest.calibrations, manifest.candidates.groups()
+    truth, users = windows.truth(protocol), windows.table.user_of(protocol.targets)
     fitted = raw_scores(manifest, held.model, held.habits)
     found: dict[str, Any] = {}
     for source, calibration in calibrations.items():
         before, after = log_softmax(scores[source]), log_softmax(calibration.scores(scores[source], groups))
         known = np.exp(log_softmax(calibration.scores(fitted[source], groups)))
         found[source] = {
-            **measure(before, after, truth, groups, calibration.coverage, calibration.precision),
+            **measure_calibration(before, after, truth, groups, calibration.coverage, calibration.precision).to_dict(),
             "ece_interval": error_interval(before, after, truth, users),
-            "sets": compare_sets(known, held.truth, np.exp(after), truth, groups),
+            "sets": {
+                kind: {level: asdict(cell) for level, cell in cells.items()}
+                for kind, cells in compare_sets(known, held.truth, np.exp(after), truth, groups).items()
+            },
         }
     return found
 
@@ -195,26 +200,24 @@ def run(bundle: Path, data: Path, per_behavior: int) -> dict[str, Any]:
         if manifest.calibration is None:
             raise SystemExit(f"{bundle} is not calibrated")
         length = manifest.layout.history_length
-        chosen = protocols("both", test, length, WindowChoice(per_behavior=per_behavior))
-        union = np.unique(np.concatenate([p.targets for p in chosen]))
-        model = bundle_log_probs(predictor, test, union)
-        sources = [name for name in calibrations_of(manifest) if name != "habits"]
-        natural = chosen[0].targets
+        windows = EvaluationWindows.draw("both", test, length, WindowChoice(per_behavior=per_behavior))
+        model = bundle_log_probs(predictor, test, windows.targets)
+        sources = [name for name in manifest.calibrations if name != "habits"]
+        natural = windows.protocols[0].targets
         some = np.random.default_rng(0).choice(natural, min(COST_WINDOWS, len(natural)), replace=False)
         cost = tokens(predictor, test, np.sort(some), sources)
-    config = HabitsConfig() if manifest.habits is None else HabitsConfig.from_dict(manifest.habits["config"])
-    scores = raw_scores(manifest, model, habit_log_probs(test, union, manifest.candidates.counts, config))
+    config = HabitsConfig() if manifest.habits is None else manifest.habits.config
+    scores = raw_scores(manifest, model, habit_log_probs(test, windows.targets, manifest.candidates.counts, config))
     held = score_held_out(bundle, data, config=config)
     found: dict[str, Any] = {}
-    for protocol in chosen:
-        at = np.searchsorted(union, protocol.targets)
-        parts = {source: rows[at] for source, rows in scores.items()}
-        found[protocol.name] = measured(manifest, held, test, protocol.targets, parts)
+    for protocol in windows.protocols:
+        parts = {source: rows[windows.rows(protocol)] for source, rows in scores.items()}
+        found[protocol.name] = measured(manifest, held, windows, protocol, parts)
         found[protocol.name]["users"] = len(np.unique(test.user_of(protocol.targets)))
     return {
         "bundle": {"quantization": manifest.quantization, "candidates": len(manifest.candidates)},
-        "default": "model" if manifest.habits is None else manifest.habits["default"],
-        "calibration": manifest.calibration,
+        "default": manifest.default_source,
+        "calibration": manifest.calibration.to_dict(),
         "test": found,
         "cost": cost,
     }
@@ -223,8 +226,7 @@ def run(bundle: Path, data: Path, per_behavior: int) -> dict[str, Any]:
 def table_of(rows: list[list[str]]) -> list[str]:
     """Rows as Markdown, the first one the header."""
     head, *rest = rows
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rest), ""]
+    return [*markdown_table(head, rest), ""]
 
 
 def spread(pair: list[float]) -> str:
@@ -237,16 +239,16 @@ def set_cell(cell: dict[str, Any]) -> str:
 
 
 def markdown(name: str, found: dict[str, Any]) -> str:
-    """The tables people read."""
+    """calibration-NAME.md."""
     fitted = found["calibration"]["measured"]
     lines = [
         f"# Calibration: {name}",
         "",
-        "Made by `benchmarks/calibration.py`; what is measured: docs/calibration.md.",
+        "Written by `benchmarks/calibration.py`; docs/integrate.md says what is measured.",
         "",
     ]
     lines += [
-        f"{found['bundle']['candidates']} candidates, {found['bundle']['quantization']}; the bundle starts with "
+        f"{found['bundle']['candidates']} candidates, {found['bundle']['quantization']}; the bundle predicts with "
         f"**{found['default']}**. Fitted on {fitted['windows']} validation windows of {fitted['users']} users.",
         "",
     ]
@@ -255,13 +257,14 @@ def markdown(name: str, found: dict[str, Any]) -> str:
     rows = [["", *sources], ["way", *(fitted[source]["way"] for source in sources)]]
     rows.append(["temperature", *(f"{c.temperature:.2f}" for c in held)])
     rows += [[f"bias {group}", *(f"{c.bias[group]:+.2f}" for c in held)] for group in GROUPS]
-    rows += [[f"likely from, {x:g}", *(f"{c.coverage[x]:.4f}" for c in held)] for x in held[0].coverage]
+    rows += [[f"in the set from, {x:g}", *(f"{c.coverage[x]:.4f}" for c in held)] for x in held[0].coverage]
     rows += [[f"suggest from, {x:g}", *(number(c.precision[x]) for c in held)] for x in held[0].precision]
     lines += ["## What was fitted", "", *table_of(rows)]
-    lines += ["## Validation users, each by what the others give", ""]
-    lines += table_of(calibration_rows({source: fitted[source] for source in sources}))
+    lines += ["## Validation users, cross-validated", ""]
+    lines += table_of(calibration_rows({source: measured_of(fitted[source], source) for source in sources}))
     for protocol, test in found["test"].items():
-        per_source = {source: test[source] for source in sources}
+        names = [field.name for field in fields(CalibrationMetrics)]
+        per_source = {s: CalibrationMetrics.from_dict({n: test[s][n] for n in names}) for s in sources}
         windows = test[sources[0]]["windows"]
         lines += [f"## Test users, {protocol} windows", "", f"{windows} windows of {test['users']} users.", ""]
         rows = calibration_rows(per_source)
@@ -273,7 +276,7 @@ def markdown(name: str, found: dict[str, Any]) -> str:
             rows.append([f"{title}, before → after", *cells])
         rows.insert(2, ["its change, 95 % interval over users", *(spread(test[s]["ece_interval"]) for s in sources)])
         lines += table_of(rows)
-        lines += ["Kinds of likely sets: holds overall (head / medium / tail) with so many candidates.", ""]
+        lines += ["Kinds of prediction sets: coverage overall (head / medium / tail), mean number of candidates.", ""]
         rows = [["", *sources]]
         for level in test[sources[0]]["sets"]["mass"]:
             for kind, title in (
@@ -281,10 +284,10 @@ def markdown(name: str, found: dict[str, Any]) -> str:
                 ("mass", "by mass"),
                 ("group", "per group"),
             ):
-                cells = [test[source]["sets"][kind][level] for source in sources]
-                rows.append([f"{level} {title}", *(set_cell(cell) for cell in cells)])
+                cells = [set_cell(test[source]["sets"][kind][level]) for source in sources]
+                rows.append([f"{level} {title}", *cells])
         lines += table_of(rows)
-    lines += ["## Cost", "", "Tokens evaluated per prediction, history cached, question new; natural test windows.", ""]
+    lines += ["## Cost", "", "Tokens evaluated per prediction, history cached, context new; natural test windows.", ""]
     names = list(next(iter(found["cost"].values())))
     rows = [["", *names]]
     rows += [[source, *(f"{cost[n]:.1f}" for n in names)] for source, cost in found["cost"].items()]

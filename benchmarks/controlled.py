@@ -1,11 +1,11 @@
-"""Does the recipe keep and lift what a backbone knows of rare behaviors? A controlled experiment on stand-ins.
+"""Does the recipe preserve and improve what a backbone knows of rare behaviors? A controlled experiment on stand-ins.
 
     python benchmarks/controlled.py --work out/controlled      # results/controlled.json and controlled.md
 
-Two backbones per seed: one whose pretraining text tells when, where and beside what tail behaviors happen, and one
-whose text only names them. Both go through the same A-Tuning on anchors, and from there through two B-Tunings, one
-per confusion rule. All are scored on the same test windows, so differences are paired by seed and by user. Stage 1's
-conversations are small talk that names no tail behavior. An interrupted call goes on where it was.
+Two backbones per seed: the pretraining text of one says when, where and next to which behaviors tail behaviors occur,
+that of the other only names them. Both go through the same A-Tuning on anchors, and from there through two B-Tunings,
+one per confusion rule. All are scored on the same test windows, so differences are paired by seed and by user. The
+conversations of stage 1 are small talk that names no tail behavior. An interrupted call can be continued.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from controlled_page import ARMS, MODELS, RULES, TITLES, page, run_name
 from numpy.typing import NDArray
 
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ImportOptions
 from edge_behavior.data.simulator.simulator import simulate
-from edge_behavior.evaluation.protocols import WindowChoice, fit_counters, protocols
-from edge_behavior.evaluation.tables import difference, number
+from edge_behavior.evaluation.evaluate import fit_counters
+from edge_behavior.evaluation.protocols import EvaluationWindows, WindowChoice
 from edge_behavior.studies.ablation.folder import AblationFolder
 from edge_behavior.studies.ablation.runner import run_plan
 from edge_behavior.studies.ablation.studies import Plan, PlannedRun
@@ -36,24 +38,21 @@ from edge_behavior.studies.ablation.summary import over_seeds
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.run.folder import RunFolder, write_json, write_text
 from edge_behavior.train.run.models import RunModels
-from edge_behavior.train.stages.scoring import stage_scorer
+from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
 from edge_behavior.train.standin.everyday import EverydayText
+from edge_behavior.util.files import new_file
 
 RESULTS = Path(__file__).parent / "results"
-ARMS = {"with": "text with tail contexts", "without": "text that only names the tail"}
-RULES = ("intended", "as-printed")
-MODELS = ("untuned", "a_tuning", *RULES)
-TITLES = {"untuned": "untuned", "a_tuning": "after A-Tuning", **{r: f"after B-Tuning, {r}" for r in RULES}}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What is averaged: over a protocol's windows of a group, per behavior and then over behaviors.
+    """A mean over behaviors of the mean over each behavior's windows in a protocol.
 
     Attributes:
-        group: `all` is the mean over windows instead.
+        group: Behaviors to average; `all` averages over windows instead.
         unseen: Only windows whose truth is not in their history.
-        probability: Mean log-probability of the truth in nats instead of recall.
+        probability: Average the log-probability of the truth, in nats, instead of recall.
     """
 
     protocol: str
@@ -103,24 +102,24 @@ class Windows:
 
     @classmethod
     def draw(cls, table: EventTable, length: int, choice: WindowChoice) -> Windows:
-        found = protocols("both", table, length, choice)
-        targets = np.unique(np.concatenate([p.targets for p in found]))
+        found = EvaluationWindows.draw("both", table, length, choice)
+        targets = found.targets
         truth = table.behavior[targets].astype(np.int64)
         past = table.behavior[targets[:, None] - np.arange(1, length + 1)]
         _, user = np.unique(table.user_of(targets), return_inverse=True)
-        members = {p.name: np.isin(targets, p.targets) for p in found}
+        members = {p.name: np.isin(targets, p.targets) for p in found.protocols}
         return cls(targets, members, truth, user.astype(np.int64), ~(past == truth[:, None]).any(1))
 
 
 def make_data(work: Path, users: int, days: int, seed: int) -> Dataset:
-    """The simulated log as a dataset; made once."""
+    """The simulated log as a dataset, created on the first call."""
     folder = work / "data"
     if not (folder / "dataset.json").is_file():
         name = f"synth(users={users}, days={days}, seed={seed})"
         with tempfile.TemporaryDirectory() as temporary:
             log = Path(temporary) / "log.csv"
             simulate(users, days, seed, log)
-            import_log(log, "csv", folder, seed=seed, min_events=21, force=False, source_name=name)
+            import_log(log, "csv", folder, ImportOptions(seed=seed, source_name=name))
     return Dataset.open(folder)
 
 
@@ -142,32 +141,26 @@ def recipe_of(arm: str, rule: str, seed: int, talk: Path, settings: Sequence[str
     overrides = [
         f"name=controlled-{arm}-{rule}", f"seed={seed}", "threads=1", f"a_tuning.aux_path={talk}",
         f"backbone.pretrain_tail_contexts={'true' if arm == 'with' else 'false'}", f"b_tuning.confusion={rule}",
-        # The runs' own evaluation is not what is reported; every model is scored below, on common windows.
+        # The runs' own evaluation is not reported; every model is scored below, on common windows.
         "evaluation.limit=20", *settings,
     ]  # fmt: skip
     return load_recipe("tiny", overrides)
 
 
-def run_name(arm: str, rule: str, seed: int) -> str:
-    return f"{arm}-{rule}-seed{seed}"
-
-
 def score(work: Path, dataset: Dataset, windows: Windows, arm: str, model: str, seed: int) -> dict[str, Any]:
-    """[n] predicted codes and log-probabilities of the truth of one model; kept in a file."""
+    """[n] predicted codes and log-probabilities of the truth of one model; cached in a file."""
     path = work / "scores" / f"{arm}-{model}-seed{seed}.npz"
     if not path.is_file():
         run = RunFolder.open(work / "runs" / run_name(arm, model if model in RULES else RULES[0], seed))
-        recipe = load_recipe(str(run.path / "recipe.yaml"))
+        recipe = run.recipe
         stage = "b_tuning" if model in RULES else model
         table = dataset.events("test")
-        scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, path.stem, seed=0, shards=None)
+        scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, 0, ScoringPass(path.stem))
         scores = log_softmax(scorer(windows.targets))
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        with temporary.open("wb") as file:
+        with new_file(path, replace=True) as temporary, temporary.open("wb") as file:
             own = scores[np.arange(len(windows.truth)), windows.truth]
             np.savez(file, predicted=scores.argmax(1).astype(np.int64), own=own, targets=windows.targets)
-        temporary.replace(path)
     with np.load(path, allow_pickle=False) as held:
         if not np.array_equal(held["targets"], windows.targets):
             raise SystemExit(f"{path} was scored on other windows; remove {path.parent}")
@@ -175,7 +168,7 @@ def score(work: Path, dataset: Dataset, windows: Windows, arm: str, model: str, 
 
 
 class Measure:
-    """Every metric of any prediction of the windows, at the point and under resamples of users."""
+    """Every metric of any predictions of the windows: point estimate and bootstrap resamples of users."""
 
     def __init__(self, windows: Windows, groups: Sequence[str], seed: int = 0) -> None:
         self._windows, self._groups = windows, np.array(groups)
@@ -185,7 +178,7 @@ class Measure:
         self._weights = np.concatenate([np.ones((1, self._users)), drawn])
 
     def __call__(self, predicted: Ints, own: Floats | None) -> dict[str, Floats]:
-        """Per metric [1 + resamples], the point estimate first; without `own` none of probabilities.
+        """Per metric [1 + resamples], the point estimate first; without `own` those of recall only.
 
         Args:
             predicted: [n] codes.
@@ -255,10 +248,10 @@ def analyse(work: Path, dataset: Dataset, windows: Windows, seeds: Sequence[int]
             held = [score(work, dataset, windows, arm, model, seed) for seed in seeds]
             measured[arm, model] = [measure(h["predicted"], h["own"]) for h in held]
             row: dict[str, Any] = {
-                name: over_seeds([float(m[name][0]) for m in measured[arm, model]]).to_dict() for name in METRICS
+                name: asdict(over_seeds([float(m[name][0]) for m in measured[arm, model]])) for name in METRICS
             }
             for protocol, mask in windows.members.items():
-                row[f"{protocol} nll"] = over_seeds([float(-h["own"][mask].mean()) for h in held]).to_dict()
+                row[f"{protocol} nll"] = asdict(over_seeds([float(-h["own"][mask].mean()) for h in held]))
             levels.setdefault(arm, {})[model] = row
     differences = {
         title: {name: _paired(measured[one], measured[two], name) for name in METRICS}
@@ -281,11 +274,11 @@ def _paired(one: Sequence[Mapping[str, Floats]], two: Sequence[Mapping[str, Floa
     over = over_seeds([float(gap) for gap in gaps[:, 0]])
     drawn = gaps[:, 1:].mean(0)
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return {**over.to_dict(), "interval_users": [float(low), float(high)]}
+    return {**asdict(over), "interval_users": [float(low), float(high)]}
 
 
 def stages(work: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """What each run's stages reported: kept steps, losses, seconds."""
+    """What each run's stages reported: best steps, losses, seconds."""
     found: dict[str, Any] = {}
     for arm in ARMS:
         for rule in RULES:
@@ -311,117 +304,6 @@ def stages(work: Path, seeds: Sequence[int]) -> dict[str, Any]:
                     "seconds": {stage: held.get("seconds") for stage, held in done.items()},
                 }
     return found
-
-
-def verdict(held: Mapping[str, Any]) -> str:
-    """Up or down only where the interval over users excludes 0 and every seed points the same way."""
-    low, high = held["interval_users"]
-    if low > 0 and min(held["values"]) > 0:
-        return "up"
-    if high < 0 and max(held["values"]) < 0:
-        return "down"
-    return "not distinguished from 0"
-
-
-def sentences(result: Mapping[str, Any]) -> list[str]:
-    """The questions' answers, each as far as its interval carries."""
-    d = result["differences"]
-
-    def say(title: str, metric: str) -> str:
-        held = d[title][metric]
-        seeds = ", ".join(difference(value) for value in held["values"])
-        return (
-            f"{metric} {difference(held['mean'])} {_span(held['interval_users'])} (seeds {seeds}): **{verdict(held)}**"
-        )
-
-    found = []
-    for arm, text in ARMS.items():
-        a = f"{arm}: A-Tuning − untuned"
-        found.append(
-            f"**A-Tuning, {text}**: {say(a, 'balanced tail')}; {say(a, 'ln p of balanced tail')}; "
-            f"{say(a, 'balanced head')}; {say(a, 'natural accuracy')}."
-        )
-        for rule in RULES:
-            b = f"{arm}: B-Tuning ({rule}) − A-Tuning"
-            found.append(
-                f"**B-Tuning ({rule}), {text}**: {say(b, 'balanced tail')}; {say(b, 'ln p of balanced tail')}; "
-                f"{say(b, 'balanced head')}; {say(b, 'natural accuracy')}."
-            )
-        r = f"{arm}: intended − as-printed"
-        shown = ("balanced overall", "balanced tail", "ln p of balanced tail", "balanced head", "natural accuracy")
-        found.append(f"**Rules, {text}**, intended minus as-printed: {'; '.join(say(r, m) for m in shown)}.")
-    return found
-
-
-def _span(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"[{difference(interval[0])}, {difference(interval[1])}]"
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    heads = list(METRICS)
-    seeds, setup = result["seeds"], result["setup"]
-    lines = [
-        "# Tail knowledge in the backbone: a controlled experiment on stand-ins",
-        "",
-        f"    {result['command']}",
-        "",
-    ]
-    lines += [setup["text"], ""]
-    lines += [
-        f"Mean over {len(seeds)} seeds; ± is the 95 % Student t interval over seeds. “Unseen”: the true behavior is "
-        f"not among the window's {result['recipe']['layout']['history_length']} past events, so it cannot be copied. "
-        "Counters on the same windows for comparison.",
-        "",
-        _line(["", *heads]),
-        _line(["---", *["---:"] * len(heads)]),
-    ]
-    for name, held in result["counters"].items():
-        lines.append(_line([name, *(number(held.get(m)) for m in heads)]))
-    for arm, rows in result["levels"].items():
-        for model, held in rows.items():
-            lines.append(_line([f"{arm}: {TITLES[model]}", *(_level(held[m]) for m in heads)]))
-    support = result["support"]
-    lines += ["", "Windows (behaviors): " + ", ".join(
-        f"{m} {support[m]['windows']:,} ({support[m]['behaviors']})" for m in heads) + "."]  # fmt: skip
-    lines += [
-        "",
-        "Paired differences: mean, then the 95 % interval over seeds (t), then over users (bootstrap of the mean over "
-        "these seeds).",
-        "",
-        _line(["", *heads]),
-        _line(["---", *["---:"] * len(heads)]),
-    ]
-    for title, row in result["differences"].items():
-        cells = [
-            f"{difference(row[m]['mean'])} {_span(row[m]['interval'])} {_span(row[m]['interval_users'])}" for m in heads
-        ]
-        lines.append(_line([title, *cells]))
-    lines += ["", "## In words", "", setup["verdict"], ""]
-    lines += [f"- {sentence}" for sentence in sentences(result)]
-    lines += ["", *(f"- {sentence}" for sentence in kept_sentences(result)), ""]
-    return "\n".join(lines)
-
-
-def kept_sentences(result: Mapping[str, Any]) -> list[str]:
-    found = []
-    for arm in ARMS:
-        for rule in RULES:
-            steps = [result["runs"][run_name(arm, rule, s)]["b_tuning_best_step"] for s in result["seeds"]]
-            found.append(
-                f"{arm}, {rule}: in {sum(s == 0 for s in steps)} of {len(steps)} runs no step of stage 2 beat the "
-                f"A-tuned weights on validation users, which were kept (kept steps: {', '.join(map(str, steps))})."
-            )
-    return found
-
-
-def _level(held: Mapping[str, Any]) -> str:
-    if held["interval"] is None:
-        return number(held["mean"])
-    return f"{number(held['mean'])} ±{number((held['interval'][1] - held['interval'][0]) / 2)}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -458,13 +340,13 @@ def main() -> None:
     per_run = stages(options.work, seeds)
     one = next(iter(per_run.values()))
     text = (
-        f"{dataset.info['source']['name']}: {len(dataset.candidates)} behaviors, "
+        f"{dataset.info.source.name}: {len(dataset.candidates)} behaviors, "
         f"{', '.join(f'{g} {dataset.candidates.groups().count(g)}' for g in GROUPS)}; "
-        f"{dataset.info['splits']['test']['users']} test users. Recipe `tiny`, one thread; the stand-ins have "
+        f"{dataset.info.splits['test'].users} test users. Recipe `tiny`, one thread; the stand-ins have "
         f"{one['parameters'] / 1e6:.2f} M parameters and read {one['pretrain_tokens'] / 1e6:.2f} M tokens. "
-        "Per seed: two backbones (their text tells of the tail's contexts, or only names the tail), one A-Tuning each, "
-        "and from each of those two B-Tunings. Simulator and text are both inventions: this says how the method "
-        "behaves on such stand-ins, nothing about pretrained models."
+        "Per seed: two backbones (their text has the tail's contexts, or only names the tail), one A-Tuning each, and "
+        "from each of those two B-Tunings. Simulator and text are both synthetic: the results show how the method "
+        "behaves on such stand-ins, and nothing about pretrained models."
     )
     result = {
         "command": f"python benchmarks/controlled.py{changed} --per-user {options.per_user} "
@@ -474,7 +356,7 @@ def main() -> None:
             "verdict": "Brackets: 95 % interval over test users, for these backbones. “Up” and “down” only where it "
             "excludes 0 and every seed points the same way. An interval over so few seeds is wide (first brackets of "
             "the table); nothing is corrected for the number of comparisons.",
-            "dataset": {"name": dataset.info["source"]["name"], "splits": dataset.info["splits"]},
+            "dataset": {"name": dataset.info.source.name, "splits": dataset.info.to_dict()["splits"]},
         },
         "seeds": seeds,
         **found,
@@ -483,8 +365,9 @@ def main() -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "controlled.json", result)
-    write_text(options.out / "controlled.md", markdown(result))
-    print(markdown(result))
+    text = page(result)
+    write_text(options.out / "controlled.md", text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The picture of `edgeb demo` in docs/demo.md: a Monday evening on the page, after one accepted suggestion.
+"""The picture of `edgeb demo` in docs/integrate.md: a Monday evening on the page, after one accepted suggestion.
 
 usage, from the checkout: python -m benchmarks.demo_page BUNDLE docs/demo.png [--dark] [--width 1280] [--height 1085]
 

@@ -1,9 +1,9 @@
-"""What llama.cpp's extra buffers are worth on this CPU: one decode with them and without, by format and tokens.
+"""How much faster llama.cpp's extra buffers make a decode on this CPU, by weight format and number of tokens.
 
     python benchmarks/extra_buffers.py
 
-A random model of Qwen2-0.5B's widths, 6 layers deep. Both ways take turns, on one thread. Writes
-results/extra_buffers.md. On a CPU without AMX this is what rebuilding a library that crashes on AMX gives back.
+A random model with the widths of Qwen2-0.5B and 6 layers; models with and without take turns, on one thread. Writes
+results/extra_buffers.md. On a CPU without AMX it shows what a library that crashes on AMX costs until it is rebuilt.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from unittest.mock import patch
 
 from transformers import Qwen2ForCausalLM
 
-from edge_behavior.bench.native import NativeContext, NativeModel
-from edge_behavior.bench.timing import machine
+from edge_behavior.bench.timing import Machine
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.simulator.behaviors import LABELS, PLACES
 from edge_behavior.export.gguf.quantize import quantize
 from edge_behavior.export.gguf.writer import write_gguf
+from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.train.recipe import BackboneConfig
 from edge_behavior.train.standin.everyday import EverydayText
 from edge_behavior.train.standin.model import architecture, document_text, train_tokenizer
@@ -51,11 +52,11 @@ def compare(path: Path) -> dict[int, tuple[float, float]]:
         contexts = []
         for extra in (True, False):
             with patch("edge_behavior.runtime.llama.model.extra_buffers", return_value=extra):
-                model = stack.enter_context(NativeModel(path))
-            contexts.append(stack.enter_context(NativeContext(model, max(TOKENS), threads=1)))
+                model = stack.enter_context(LlamaModel(path))
+            contexts.append(stack.enter_context(LlamaContext(model, ContextOptions(max(TOKENS), threads=1))))
         for turn in range(ROUNDS):
             for count in TOKENS:
-                # Neither is always the one that finds the caches full of the other.
+                # Alternate, since the second one finds the CPU caches full of the first one's weights.
                 for which in (0, 1) if turn % 2 else (1, 0):
                     for repeat in range(2):
                         contexts[which].keep(0)
@@ -66,12 +67,12 @@ def compare(path: Path) -> dict[int, tuple[float, float]]:
 
 
 def main() -> None:
-    about = machine(1)
+    about = Machine.here(1)
     lines = [
         "# llama.cpp's extra buffers",
         "",
-        f"By benchmarks/extra_buffers.py on {about['processor']}, one thread, llama-cpp-python",
-        f"{about['llama_cpp_python']} ({about['llama_cpp_features']}).",
+        f"By benchmarks/extra_buffers.py on {about.processor}, one thread, llama-cpp-python",
+        f"{about.llama_cpp_python} ({about.llama_cpp_features}).",
         "Milliseconds of one decode with them → without them, medians; how many times longer without.",
         "",
         "| format | " + " | ".join(f"{count} token{'s' * (count > 1)}" for count in TOKENS) + " |",

@@ -35,7 +35,7 @@ from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.rows.batches import batched
 from edge_behavior.train.rows.lazy import IGNORED, Row
 from edge_behavior.train.rows.samples import behavior_rows
-from edge_behavior.train.stages.a_tuning import flows_padding_free
+from edge_behavior.train.stages.sft import trains_padding_free
 from edge_behavior.train.standin.everyday import EverydayText
 from edge_behavior.train.standin.model import document_text, train_tokenizer
 from edge_behavior.train.trainer.backbone import attention, load_model
@@ -128,7 +128,7 @@ def build(config: Any, recipe: Recipe, work: Path) -> Any:
 
 
 def own_tokenizer(candidates: CandidateSet, places: Sequence[str], layout: PromptLayout) -> Any:
-    """A byte-level BPE tokenizer trained on made-up text of the layout."""
+    """A byte-level BPE tokenizer trained on synthetic text in the layout."""
     text = EverydayText(candidates.labels, places, seed=1)
     static = "".join(layout.static(candidates.labels))
     documents = itertools.islice(text.documents(), _TEXTS)
@@ -148,7 +148,7 @@ def recipe_rows(table: EventTable, encoder: PromptEncoder, recipe: Recipe, model
         [len(row["input_ids"]) for row in rows],
         stage.batch_size,
         recipe.seed,
-        by_length=not flows_padding_free(model, stage),
+        by_length=not trains_padding_free(model, stage),
     )
     return ordered[:wanted]
 

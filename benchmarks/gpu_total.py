@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_behavior.train.plan.plan import Counts
+from edge_behavior.train.plan.counts import Counts
 from edge_behavior.train.recipe import Recipe
 
 # Supervised targets of one A-Tuning epoch, the paper's size.

@@ -45,17 +45,20 @@ from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.importers.importer import import_log
 from edge_behavior.data.simulator.simulator import simulate
 from edge_behavior.data.windows import natural_windows
+from edge_behavior.hf.internals import attention_of
 from edge_behavior.hf.tokenizers import encoder_for
-from edge_behavior.train.plan.plan import count
+from edge_behavior.train.plan.counts import count
 from edge_behavior.train.recipe import Recipe, load_recipe
-from edge_behavior.train.rows.lazy import Row
+from edge_behavior.train.rows.lazy import Row, joined
 from edge_behavior.train.rows.samples import supervised_targets
-from edge_behavior.train.stages.a_tuning import as_dataset, train_sft
-from edge_behavior.train.stages.b_tuning import train_dpo
-from edge_behavior.train.stages.pool import choose_pairs, preference_rows, score_pool
+from edge_behavior.train.stages.dpo import train_dpo
+from edge_behavior.train.stages.pool import choose_pairs, score_pool, tokenized
+from edge_behavior.train.stages.sft import train_sft
+from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.trainer.arguments import batching
 from edge_behavior.train.trainer.backbone import load_tokenizer
 from edge_behavior.train.trainer.lora import lora_config
+from edge_behavior.util.files import write_file
 
 RESULTS = Path(__file__).parent / "results"
 GEOMETRIES = {"qwen2-1.5b": gpu_lines.qwen2_1_5b, "llama3.1-8b": gpu_lines.llama3_1_8b}
@@ -168,11 +171,11 @@ class Bench:
         wanted = self._all_steps * stage.batch_size
         pool = self._scored(model, -(-2 * wanted // len(self.table.candidates)))
         pairs, _ = choose_pairs(pool, self.table, self.recipe)
-        rows = preference_rows(pairs, self.table, self.encoder)
+        rows = tokenized(pairs, self.table, self.encoder)
         rows = [rows[i % len(rows)] for i in range(wanted)]
-        clock, logs = gpu_lines.StepClock(), self.work / "logs"
+        clock, tuning = gpu_lines.StepClock(), self._tuning("b_tuning", "dpo")
         reset_memory()
-        train_dpo(model, self.tokenizer, rows, self.recipe, self._all_steps, self.work / "dpo", logs, [clock])
+        train_dpo(model, self.tokenizer, rows, tuning, [clock])
         lengths, labels = [], []
         for row in self._timed(rows, stage.batch_size):
             for answer in (row["chosen_ids"], row["rejected_ids"]):
@@ -185,24 +188,17 @@ class Bench:
     def _sft(self, model: Any, rows: list[Row], targets: int | None) -> dict[str, Any]:
         stage, clock = self.recipe.a_tuning, gpu_lines.StepClock()
         reset_memory()
-        found = train_sft(
-            model,
-            self.tokenizer,
-            as_dataset([rows]),
-            None,
-            self.recipe,
-            "a_tuning",
-            self._all_steps,
-            self._all_steps,
-            self.work / "sft",
-            self.work / "logs",
-            [clock],
-        )
+        tuning = self._tuning("a_tuning", "sft")
+        found = train_sft(model, self.tokenizer, joined([rows]), None, tuning, [clock])
         timed = self._timed(rows, stage.batch_size)
         lengths, labels = [len(row["input_ids"]) for row in timed], [gpu_lines.labelled(row) for row in timed]
         micro = batching(stage, "a_tuning")["per_device_train_batch_size"]
         counted = gpu_lines.work_of(lengths, labels, micro, targets, padded=not found["padding_free"])
         return {**self._figures(counted, clock, model), "padding_free": found["padding_free"]}
+
+    def _tuning(self, stage: str, folder: str) -> Tuning:
+        steps = self._all_steps
+        return Tuning(self.recipe, stage, steps, steps, self.work / folder, self.work / "logs")
 
     def _figures(self, work: gpu_lines.Work, clock: gpu_lines.StepClock, model: Any) -> dict[str, Any]:
         seconds = clock.seconds(self.warm_up)
@@ -224,7 +220,7 @@ class Bench:
             "peak_flops": peak,
             "mfu_percent": None if peak is None else compute_mfu(by_trl, tokens, 1, peak),
             "mfu_lora_percent": None if peak is None else compute_mfu(round(frozen), tokens, 1, peak),
-            "attention": str(model.config._attn_implementation),
+            "attention": attention_of(model),
             "adapter_dtype": str(next(p for n, p in model.named_parameters() if "lora_A" in n).dtype),
             "weights_dtype": str(model.dtype),
         }
@@ -360,9 +356,7 @@ def write(out: Path, document: dict[str, Any]) -> None:
     """Both files, each under its name only when it is complete."""
     for suffix, text in ((".json", json.dumps(document, indent=1) + "\n"), (".md", page(document))):
         path = out.with_name(out.name + suffix)
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_file(path, text)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -400,7 +394,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="edgeb-gpu-") as folder:
         work = Path(folder)
         simulate(30 if args.smoke else args.users, 28, 0, work / "log.csv")
-        import_log(work / "log.csv", "csv", work / "data", seed=0)
+        import_log(work / "log.csv", "csv", work / "data")
         dataset = Dataset.open(work / "data")
         table = dataset.events("train")
         for name in args.model or sorted(GEOMETRIES, reverse=True):

@@ -1,11 +1,11 @@
-"""What a user's habits add to a bundle's model: counter alone, model alone, both fused.
+"""What a user's habits add to a bundle's model: habits alone, model alone, both fused.
 
     python benchmarks/habits.py --case foursquare-nyc nyc.gguf data/nyc 30 --case demo demo.gguf data/synth 100
 
-A case is a name, a bundle, the dataset it was trained on, and how many windows per behavior the balanced protocol
-takes. Everything that is chosen (the counter's settings, the weights, how many windows they need, whether they should
-depend on how much was seen of the user) is chosen on validation users; the results are of test users. Writes
-results/habits.json and results/habits.md. Scoring the model is what takes time: --cache keeps its scores.
+A case is a name, a bundle, the dataset it was trained on, and the number of windows per behavior of the balanced
+protocol. All choices (the counter's settings, the weights, how many windows they need, whether they should depend on
+how much was seen of the user) are made on validation users; the results are from test users. Writes
+results/habits.json and results/habits.md. Scoring the model takes most of the time: --cache keeps its scores.
 """
 
 from __future__ import annotations
@@ -29,18 +29,15 @@ from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import natural_windows
 from edge_behavior.evaluation.bundles import bundle_log_probs
-from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
-from edge_behavior.evaluation.protocols import (
-    WindowChoice,
-    accuracy_by_history,
-    check_labels_match,
-    evaluate_counters,
-    habit_log_probs,
-    protocols,
-)
-from edge_behavior.evaluation.tables import difference, number, results_markdown
-from edge_behavior.fit.mixture import FOLDS, L2, PER_USER, HeldOut, best_source, cross_validate, fit_weights
+from edge_behavior.evaluation.evaluate import counter_metrics, metrics_by_protocol
+from edge_behavior.evaluation.habits import accuracy_by_history, habit_log_probs
+from edge_behavior.evaluation.metrics import Metrics
+from edge_behavior.evaluation.protocols import EvaluationWindows, WindowChoice, check_labels_match
+from edge_behavior.evaluation.results import Results
+from edge_behavior.evaluation.tables import results_markdown
+from edge_behavior.fit.mixture import FOLDS, L2, PER_USER, HeldOut, cross_validate, fit_weights
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.util.numbers import difference, number
 
 RESULTS = Path(__file__).parent / "results"
 # One setting at a time, the others at their defaults.
@@ -53,7 +50,7 @@ GRID: Mapping[str, tuple[float, ...]] = {
     "k_place_hour": (1, 2, 4, 8, 16),
 }
 FIT_WINDOWS = (100, 200, 300, 500, 1000)
-# Events at which half of the weight of "much was seen of the user" is reached.
+# Events after which the evidence about a user has half of its full weight.
 HALF_EVIDENCE = 50.0
 RESAMPLES = 2000
 
@@ -62,7 +59,7 @@ Ints = NDArray[np.int64]
 
 
 def scored(bundle: Path, table: EventTable, targets: Ints, cache: Path | None) -> Floats:
-    """The model's log-probabilities [n, B], from `cache` where they were kept for these windows and this bundle."""
+    """The model's log-probabilities [n, B], from `cache` if it holds those of this bundle at these windows."""
     with Predictor.load(bundle, prefix_cache=False) as predictor:
         model = predictor.manifest.tensors_sha256
         if cache is not None and cache.is_file():
@@ -103,11 +100,11 @@ def settings(table: EventTable, targets: Ints, prior: Ints) -> list[dict[str, An
 
 
 def with_evidence(held: HeldOut, events: Ints) -> dict[str, Any]:
-    """What weights that change with the number of events seen of the user gain over constant ones, on other users.
+    """What weights that depend on the number of events seen of the user gain over constant ones, cross-validated.
 
-    The weights of a window are w + v·n/(n + 50); they are the same for all groups, as are the constant ones here.
+    The weights of a window are w + v·n/(n + 50), the same for all groups, as are the constant ones here.
     """
-    from scipy.optimize import minimize  # type: ignore[import-untyped]
+    from scipy.optimize import minimize
 
     seen = (events / (events + HALF_EVIDENCE))[:, None]
     features = np.stack([held.model, held.habits, held.model * seen, held.habits * seen], -1)
@@ -148,7 +145,7 @@ def measure(name: str, bundle: Path, data: Path, per_behavior: int, cache: Path 
         manifest = predictor.manifest
     check_labels_match(manifest.candidates, dataset.candidates, str(bundle))
     length, prior = manifest.layout.history_length, np.asarray(manifest.candidates.counts)
-    groups, labels = manifest.candidates.groups(), manifest.candidates.labels
+    groups = manifest.candidates.groups()
 
     def kept(split: str) -> Path | None:
         return None if cache is None else cache / f"{name}-{split}.npz"
@@ -163,21 +160,20 @@ def measure(name: str, bundle: Path, data: Path, per_behavior: int, cache: Path 
     validation, fusion = cross_validate(held), fit_weights(held)
 
     test = dataset.events("test")
-    chosen = protocols("both", test, length, WindowChoice(per_behavior=per_behavior))
-    union = np.unique(np.concatenate([p.targets for p in chosen]))
-    test_model, test_habits = scored(bundle, test, union, kept("test")), habit_log_probs(test, union, prior)
+    windows = EvaluationWindows.draw("both", test, length, WindowChoice(per_behavior=per_behavior))
+    test_model = scored(bundle, test, windows.targets, kept("test"))
+    test_habits = habit_log_probs(test, windows.targets, prior)
     scores = {"model": test_model, "habits": test_habits, "fused": fusion.scores(test_model, test_habits)}
+    systems: Results = {
+        **counter_metrics(dataset, windows),
+        **{f"bundle_{source}": metrics_by_protocol(windows, scores[source]) for source in SOURCES},
+    }
     found: dict[str, Any] = {}
-    for protocol in chosen:
-        at = np.searchsorted(union, protocol.targets)
-        answer, who = test.behavior[protocol.targets].astype(np.int64), test.user_of(protocol.targets)
-        own = {source: losses(rows[at], answer) for source, rows in scores.items()}
-        rows = {
-            f"bundle_{source}": behavior_metrics(Outcome(scores[source][at], answer, who), labels, groups)
-            for source in SOURCES
-        }
+    for protocol in windows.protocols:
+        at, who = windows.rows(protocol), test.user_of(protocol.targets)
+        own = {source: losses(rows[at], windows.truth(protocol)) for source, rows in scores.items()}
         found[protocol.name] = {
-            "rows": {**evaluate_counters(dataset, test, protocol, length), **rows},
+            "rows": {name: held[protocol.name].to_dict() for name, held in systems.items()},
             "paired": {
                 f"fused - {other}": {
                     "accuracy": paired(own["fused"][0], own[other][0], who),
@@ -185,27 +181,29 @@ def measure(name: str, bundle: Path, data: Path, per_behavior: int, cache: Path 
                 }
                 for other in ("model", "habits")
             },
-            "by_history": accuracy_by_history(test, protocol.targets, {n: s[at] for n, s in scores.items()}, length),
+            "by_history": [
+                held.to_dict()
+                for held in accuracy_by_history(test, protocol.targets, {n: s[at] for n, s in scores.items()}, length)
+            ],
         }
 
     sizes = []
-    natural = np.searchsorted(union, chosen[0].targets)
-    answer = test.behavior[chosen[0].targets].astype(np.int64)
-    for windows in (*(n for n in FIT_WINDOWS if n < len(held)), len(held)):
+    natural, answer = windows.rows(windows.protocols[0]), windows.truth(windows.protocols[0])
+    for count in (*(n for n in FIT_WINDOWS if n < len(held)), len(held)):
         draws = []
-        for seed in range(5 if windows < len(held) else 1):
-            taken = np.random.default_rng(seed).permutation(len(held)) < windows
+        for seed in range(5 if count < len(held) else 1):
+            taken = np.random.default_rng(seed).permutation(len(held)) < count
             weights = fit_weights(held.take(taken))
             draws.append([x.mean() for x in losses(weights.scores(test_model[natural], test_habits[natural]), answer)])
         accuracy, nll = np.mean(draws, axis=0)
-        sizes.append({"windows": windows, "accuracy": accuracy, "nll": nll})
+        sizes.append({"windows": count, "accuracy": accuracy, "nll": nll})
 
     return {
-        "candidates": len(labels),
+        "candidates": len(groups),
         "settings": grid,
         "evidence": evidence,
-        "validation": validation,
-        "default": best_source(validation),
+        "validation": validation.to_dict(),
+        "default": validation.best,
         "weights": fusion.to_dict(),
         "fit_windows": sizes,
         "test": found,
@@ -245,14 +243,19 @@ def signed(triple: list[float], digits: int = 3) -> str:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The tables people read."""
+    """habits.md."""
     config = ", ".join(f"`{k}` {v:g}" for k, v in results["config"].items())
-    lines = ["# Habits: counter, model, both", "", f"Made by `benchmarks/habits.py`. Counter settings: {config}.", ""]
+    lines = [
+        "# Habits: counter, model, both",
+        "",
+        f"Written by `benchmarks/habits.py`. Counter settings: {config}.",
+        "",
+    ]
     for name, case in results["cases"].items():
         lines += [f"## {name}", "", f"{case['candidates']} candidates.", ""]
         for protocol, found in case["test"].items():
-            table = {key: {protocol: value} for key, value in found["rows"].items()}
-            lines += [results_markdown(table, protocol)]
+            systems = {name: {protocol: Metrics.from_dict(held)} for name, held in found["rows"].items()}
+            lines += [results_markdown(systems, protocol)]
             for pair, gain in found["paired"].items():
                 lines += [f"- {pair}: accuracy {signed(gain['accuracy'])}, NLL {signed(gain['nll'], 2)}"]
             lines += [
@@ -279,7 +282,7 @@ def markdown(results: dict[str, Any]) -> str:
                 for group, w in case["weights"].items()
             ),
             "",
-            "Weights that change with the events seen of the user, on other users, against constant ones: accuracy "
+            "Weights that depend on the number of events seen, against constant ones, cross-validated: accuracy "
             f"{signed(case['evidence']['accuracy'])}, NLL {signed(case['evidence']['nll'])}.",
             "",
             "| windows fitted on | fused accuracy (test, natural) | NLL |",
@@ -324,7 +327,7 @@ def main() -> None:
     for case in cases.values():
         for found in case["test"].values():
             for row in found["rows"].values():
-                # Would be most of the file; `edgeb evaluate --json` gives it.
+                # Most of the file otherwise; `edgeb evaluate --json` has it.
                 del row["per_behavior"]
     (options.out / "habits.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (options.out / "habits.md").write_text(text, encoding="utf-8")

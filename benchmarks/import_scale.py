@@ -54,9 +54,10 @@ def generate(args: argparse.Namespace, log: Path) -> dict[str, Any]:
 def run_import(args: argparse.Namespace, log: Path) -> dict[str, Any]:
     """Import the log with the options a user would have."""
     from edge_behavior.data.importers.importer import import_log
+    from edge_behavior.data.importers.options import ImportOptions
 
     out = log.parent / "dataset"
-    info = import_log(log, args.format, out, memory_limit=args.memory_limit)
+    info = import_log(log, args.format, out, ImportOptions(memory_limit=args.memory_limit)).to_dict()
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return {"dataset_bytes": size, **{key: info[key] for key in ("rows", "users", "splits")}}
 
@@ -124,6 +125,8 @@ def folder_bytes(folder: Path) -> int:
 
 def table(result: dict[str, Any]) -> str:
     """The result as a short Markdown page."""
+    from edge_behavior.util.markdown import markdown_table
+
     made, rows = result["results"], result["results"]["import"]
     lines = [
         f"# Import at scale: {result['events']:,} events",
@@ -135,14 +138,16 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"    {result['command']}",
         "",
-        "| stage | seconds | CPU seconds | peak memory, MiB | disk in use at peak, MiB |",
-        "|---|---|---|---|---|",
     ]
-    for stage in STAGES:
-        m = result["stages"][stage]
-        lines.append(
-            f"| {stage} | {m['seconds']} | {m['cpu_seconds']} | {m['peak_rss_mib']:,} | {m['peak_disk_mib']:,} |"
-        )
+    heads = ("stage", "seconds", "CPU seconds", "peak memory, MiB", "disk in use at peak, MiB")
+    shown = ((stage, result["stages"][stage]) for stage in STAGES)
+    lines += markdown_table(
+        heads,
+        (
+            (stage, str(m["seconds"]), str(m["cpu_seconds"]), f"{m['peak_rss_mib']:,}", f"{m['peak_disk_mib']:,}")
+            for stage, m in shown
+        ),
+    )
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in rows["rows"]["dropped"].items())
     events = sum(part["events"] for part in rows["splits"].values())
     windows = sum(part["eligible"] for part in made["window"]["windows"].values())

@@ -1,10 +1,10 @@
-"""How far the ONNX weight formats are from f32, beside the GGUF ones: size, predictions that change, accuracy.
+"""ONNX and GGUF weight formats compared: size, distance from f32, accuracy.
 
     python benchmarks/onnx_formats.py --run RUN --data DATA --work FOLDER [--windows 400]
 
-Exports the run in every format, nothing pruned and nothing fitted, and scores the same windows of test users with the
-model alone; the f32 GGUF file in llama.cpp is the reference. Writes onnx_formats.json and onnx_formats.md under
-results/. Nothing is timed, so other work may go on meanwhile.
+Exports the run in every format, unpruned and without fits, and scores the same windows of test users with the model
+alone; the reference is the f32 GGUF file in llama.cpp. Writes onnx_formats.json and onnx_formats.md under results/.
+Nothing is timed, so the machine may be busy.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import natural_windows
 from edge_behavior.evaluation.bundles import bundle_log_probs
 from edge_behavior.evaluation.protocols import Targets
-from edge_behavior.export.onnx.builder import OnnxOptions
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.onnx.options import OnnxOptions
 from edge_behavior.export.onnx.pipeline import export_onnx
-from edge_behavior.export.pipeline import export_bundle
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.run_source import run_source
 from edge_behavior.export.source import ExportSource
@@ -69,7 +69,7 @@ def export(source: ExportSource, made: str | OnnxOptions, out: Path) -> None:
         export_onnx(source, out, made, ExportProfile(**unfitted), force=True)
     else:
         profile = ExportProfile(quant=made, importance={"prompts": 0}, recover={"mode": "off"}, **unfitted)
-        export_bundle(source, out, profile, force=True)
+        export_gguf(source, out, profile, force=True)
 
 
 def scores(bundle: Path, table: EventTable, targets: Targets) -> Floats:

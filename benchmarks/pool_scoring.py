@@ -1,18 +1,18 @@
-"""What scoring the pool costs: the label trie under a tree mask, one label at a time on a cached prompt, one by one.
+"""Cost of scoring B-Tuning's pool: the label trie under a tree mask, labels on a cached prompt, or labels one by one.
 
     python benchmarks/pool_scoring.py --data 37=SYNTH --data 199=NYC --model tiny --model 0.5b-2 --tokenizer FOLDER
 
-The three ways see the same windows in one process and take turns:
+The three methods score the same windows in one process and take turns:
 
-- `trie` is `score_windows`, as B-Tuning scores its pool: the static part once, then every window and all its labels in
-  one forward pass, in batches.
-- `cached` evaluates the static part once and every prompt once, then each label by itself on the prompts' cached keys
-  and values, for a whole batch of windows at a time.
-- `labels` evaluates every pair of window and label as a sequence of its own, in batches sorted by length.
+- `trie` is `score_windows`, as B-Tuning scores its pool: the static part of the prompt once, then every window and all
+  labels in one forward pass, in batches.
+- `cached` evaluates the static part once and every prompt once, then each label separately on the prompts' cached keys
+  and values, for a batch of windows at a time.
+- `labels` evaluates every pair of window and label as a separate sequence, in batches sorted by length.
 
-All have the same bound on tokens per forward pass and all normalize over the full vocabulary, at label positions only.
+All have the same bound on tokens per forward pass and normalize over the full vocabulary, at label positions only.
 Models have seeded random weights: `tiny` is the `tiny` recipe's stand-in, `0.5b-N` is Qwen2-0.5B's geometry with N of
-its 24 layers. Their scores must agree. Adds to pool_scoring.json under results/ and writes the .md anew.
+its 24 layers. The scores must agree. Adds to results/pool_scoring.json and rewrites the .md.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from edge_behavior.data.windows import natural_windows
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.recipe import load_recipe
 from edge_behavior.train.rows.samples import window_prompt
-from edge_behavior.train.stages.scoring import draw_formats, score_windows
+from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
 from edge_behavior.train.standin.model import architecture, standin_tokenizer
 from edge_behavior.train.trainer.backbone import load_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
-# Rows times vocabulary that the other two ways may hold; `trie` makes its logits in tiles.
+# Largest product of rows and vocabulary for the other two methods; `trie` computes its logits in tiles.
 MAX_LOGITS = 1 << 26
-WAYS = ("trie", "cached", "labels")
-# Random weights as small as a fresh model's give every label nearly the same score.
+METHODS = ("trie", "cached", "labels")
+# The small random weights of a new model would give every label nearly the same score.
 SPREAD = 3.0
 TARGET = 10.0
 Scores = NDArray[np.float64]
@@ -67,14 +67,14 @@ class Case:
     table: EventTable
 
     def prompts(self, targets: NDArray[np.int64]) -> list[list[int]]:
-        """Prompt ids, as `score_windows` makes them."""
+        """Prompt ids, as in `score_windows`."""
         return [window_prompt(self.table, self.encoder, int(target)) for target in targets]
 
 
 def by_trie(case: Case, targets: NDArray[np.int64]) -> Scores:
     """[n, B] by the package's own pass."""
-    formats = draw_formats(case.encoder, len(targets), 0)
-    return score_windows(case.model, case.encoder, case.table, targets, formats, "trie").log_probs
+    windows = WindowSet(case.table, targets, draw_formats(case.encoder, len(targets), 0))
+    return score_windows(case.model, case.encoder, windows, ScoringPass("trie")).log_probs
 
 
 def by_cache(case: Case, targets: NDArray[np.int64]) -> Scores:
@@ -122,7 +122,7 @@ def by_cache(case: Case, targets: NDArray[np.int64]) -> Scores:
 
 
 def by_labels(case: Case, targets: NDArray[np.int64]) -> Scores:
-    """[n, B]: every label by its own forward pass, in batches."""
+    """[n, B]: every label as a sequence of its own, in batches."""
     model, prompts, paths = case.model, case.prompts(targets), _paths(case.encoder)
     device = next(model.parameters()).device
     pairs = [(i, j) for i in range(len(prompts)) for j in range(len(paths))]
@@ -131,7 +131,7 @@ def by_labels(case: Case, targets: NDArray[np.int64]) -> Scores:
     with torch.inference_mode():
         for batch in _batches([len(prompts[i]) + len(paths[j]) - 1 for i, j in pairs], len(pairs)):
             chosen = [pairs[k] for k in batch]
-            # Nothing is asked after a label's last token, so it is not evaluated.
+            # No logits are needed after a label's last token, so it is not evaluated.
             texts = [prompts[i] + paths[j][:-1] for i, j in chosen]
             width = max(map(len, texts))
             # Padding at the end: no real token can see it.
@@ -154,11 +154,15 @@ def by_labels(case: Case, targets: NDArray[np.int64]) -> Scores:
     return found
 
 
-WAY: dict[str, Callable[[Case, NDArray[np.int64]], Scores]] = {"trie": by_trie, "cached": by_cache, "labels": by_labels}
+SCORERS: dict[str, Callable[[Case, NDArray[np.int64]], Scores]] = {
+    "trie": by_trie,
+    "cached": by_cache,
+    "labels": by_labels,
+}
 
 
 def tokens_evaluated(case: Case, targets: NDArray[np.int64]) -> dict[str, float]:
-    """Tokens per window of each way, without padding; the static part that is shared is not counted."""
+    """Tokens per window of each method, without padding or a shared static part."""
     encoder, prompts, paths = case.encoder, case.prompts(targets), _paths(case.encoder)
     whole = float(np.mean([len(p) for p in prompts]))
     body, asked = whole - len(encoder.static_ids), sum(len(path) - 1 for path in paths)
@@ -170,7 +174,7 @@ def tokens_evaluated(case: Case, targets: NDArray[np.int64]) -> dict[str, float]
 
 
 def _batches(costs: list[int], most: int) -> list[list[int]]:
-    """Indices sorted by cost, cut so that no batch is above the bound on tokens or has more than `most` rows."""
+    """Indices sorted by cost, cut so that no batch exceeds the bound on tokens or `most` rows."""
     batches: list[list[int]] = []
     for i in sorted(range(len(costs)), key=lambda i: costs[i]):
         if batches and (len(batches[-1]) + 1) * costs[i] <= TOKENS_PER_PASS and len(batches[-1]) < most:
@@ -189,7 +193,7 @@ def _vocab(model: Any) -> int:
 
 
 def opened(name: str, dataset: Dataset, table: EventTable, tokenizer: Path | None, listed: bool) -> Case:
-    """A model by name over a dataset's candidates."""
+    """A model by name, for a dataset's candidates."""
     recipe = load_recipe("tiny")
     layout = PromptLayout("stream", list_candidates=listed)
     torch.manual_seed(0)
@@ -200,7 +204,7 @@ def opened(name: str, dataset: Dataset, table: EventTable, tokenizer: Path | Non
         raise SystemExit(f"{name} needs --tokenizer")
     else:
         tokens, whole = load_tokenizer(str(tokenizer)), model_05b.geometry().to_dict()
-        # One entry per layer, made anew for fewer.
+        # One entry per layer, derived again for fewer.
         del whole["layer_types"]
         config = Qwen2Config(**{**whole, "num_hidden_layers": int(name.partition("-")[2])})
     model = Qwen2ForCausalLM(config).eval()
@@ -212,20 +216,20 @@ def opened(name: str, dataset: Dataset, table: EventTable, tokenizer: Path | Non
 
 
 def measure(case: Case, windows: dict[str, int], rounds: int, seed: int) -> dict[str, Any]:
-    """Time the ways in turns; `windows` says how many each one gets per turn. The first call of each is not timed."""
+    """Time the methods in turns; `windows` is how many each one scores per turn. The first call is not timed."""
     rng = np.random.default_rng(seed)
     eligible = natural_windows(case.table, case.encoder.layout.history_length)
     targets = rng.choice(eligible, max(windows.values()), replace=False)
     fewest = min(windows.values())
-    scores = {way: WAY[way](case, targets[:fewest]) for way in WAYS}
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    cpu: dict[str, list[float]] = {way: [] for way in WAYS}
+    scores = {method: SCORERS[method](case, targets[:fewest]) for method in METHODS}
+    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
+    cpu: dict[str, list[float]] = {method: [] for method in METHODS}
     for _ in range(rounds):
-        for way in WAYS:
+        for method in METHODS:
             began, used = time.perf_counter(), time.process_time()
-            WAY[way](case, targets[: windows[way]])
-            seconds[way].append((time.perf_counter() - began) / windows[way])
-            cpu[way].append((time.process_time() - used) / windows[way])
+            SCORERS[method](case, targets[: windows[method]])
+            seconds[method].append((time.perf_counter() - began) / windows[method])
+            cpu[method].append((time.process_time() - used) / windows[method])
     tokens = tokens_evaluated(case, targets)
     trie = case.encoder.trie
     return {
@@ -234,18 +238,18 @@ def measure(case: Case, windows: dict[str, int], rounds: int, seed: int) -> dict
         "trie_tokens": len(trie.evaluated),
         "compared_windows": fewest,
         "ways": {
-            way: {
-                "windows_per_turn": windows[way],
-                "seconds_per_window": seconds[way],
-                "cpu_seconds_per_window": cpu[way],
-                "windows_per_second": 1 / float(np.median(seconds[way])),
-                "tokens_per_window": tokens[way],
-                "times_the_trie": float(np.median(np.array(seconds[way]) / seconds["trie"])),
-                "times_the_trie_cpu": float(np.median(np.array(cpu[way]) / cpu["trie"])),
-                "max_difference": float(np.abs(scores[way] - scores["trie"]).max()),
-                "same_first": float((scores[way].argmax(1) == scores["trie"].argmax(1)).mean()),
+            method: {
+                "windows_per_turn": windows[method],
+                "seconds_per_window": seconds[method],
+                "cpu_seconds_per_window": cpu[method],
+                "windows_per_second": 1 / float(np.median(seconds[method])),
+                "tokens_per_window": tokens[method],
+                "times_the_trie": float(np.median(np.array(seconds[method]) / seconds["trie"])),
+                "times_the_trie_cpu": float(np.median(np.array(cpu[method]) / cpu["trie"])),
+                "max_difference": float(np.abs(scores[method] - scores["trie"]).max()),
+                "same_first": float((scores[method].argmax(1) == scores["trie"].argmax(1)).mean()),
             }
-            for way in WAYS
+            for method in METHODS
         },
         "score_spread": float(scores["trie"].std(1).mean()),
     }
@@ -253,26 +257,26 @@ def measure(case: Case, windows: dict[str, int], rounds: int, seed: int) -> dict
 
 def page(document: dict[str, Any]) -> str:
     lines = [
-        "# What scoring the pool costs",
+        "# Cost of scoring the pool",
         f"`{document['command']}`",
         "Windows per second of `score_windows` (`trie`), of a cached prompt with one label at a time (`cached`) and "
         "of a forward pass per label (`labels`), in turns in one process, one thread, float32 on a CPU, random "
         "weights. "
-        "Times as long: the median over turns of wall time per window over that of `trie`, CPU time in brackets. "
-        "Tokens per window without padding and without the static part where it is evaluated once for all. Difference: "
-        "the largest of all windows and labels, in nats of log p(y|x), against `trie`. The machine was not idle: "
+        "Times as long: the median over turns of wall time per window relative to `trie`, CPU time in brackets. "
+        "Tokens per window exclude padding, and the static part where it is evaluated once for all. Difference: "
+        "the largest over windows and labels, in nats of log p(y|x), against `trie`. The machine was not idle: "
         "compare the two ratios.",
     ]
     rows = [
-        "| model | labels | static tokens | way | turns × windows | windows/s | tokens per window "
+        "| model | labels | static tokens | method | turns × windows | windows/s | tokens per window "
         "| times as long (CPU) | max difference |\n|---|---:|---:|---|---:|---:|---:|---:|---:|"
     ]
     reached = []
     for case in document["cases"]:
-        for way, row in case["ways"].items():
-            difference = "–" if way == "trie" else f"{row['max_difference']:.1e}"
+        for method, row in case["ways"].items():
+            difference = "–" if method == "trie" else f"{row['max_difference']:.1e}"
             rows.append(
-                f"| {case['model']} | {case['labels']} | {case['static_tokens']} | {way} | "
+                f"| {case['model']} | {case['labels']} | {case['static_tokens']} | {method} | "
                 f"{case['rounds']} × {row['windows_per_turn']} | "
                 f"{row['windows_per_second']:.3g} | {row['tokens_per_window']:.0f} | {row['times_the_trie']:.1f} "
                 f"({row['times_the_trie_cpu']:.1f}) | {difference} |"
@@ -282,8 +286,8 @@ def page(document: dict[str, Any]) -> str:
     verdict = "reached in every case" if min(reached) >= TARGET else "not reached in every case"
     lines.append(
         f"At least {TARGET:.0f} times faster than a forward pass per label: {verdict}, {min(reached):.1f} to "
-        f"{max(reached):.1f} times. `0.5b-N` has Qwen2-0.5B's widths and vocabulary and N of its 24 layers; the fewer "
-        "layers, the more the vocabulary's matrix weighs, which all ways pay alike per label position."
+        f"{max(reached):.1f} times. `0.5b-N` has Qwen2-0.5B's widths and vocabulary and N of its 24 layers; with fewer "
+        "layers, the output matrix takes a larger share, which all methods pay equally per label position."
     )
     return "\n\n".join(lines) + "\n"
 
@@ -303,7 +307,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     results = args.out / "pool_scoring.json"
     held = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {"cases": []}
-    windows = dict(zip(WAYS, args.windows, strict=True))
+    windows = dict(zip(METHODS, args.windows, strict=True))
     for text in args.data:
         name, _, path = text.partition("=")
         dataset = Dataset.open(Path(path))

@@ -1,12 +1,12 @@
-"""What vocabulary pruning saves and what it costs: file size, places that keep their pieces, predictions that stay.
+"""What vocabulary pruning saves and costs: file size, place names that keep their pieces, predictions that change.
 
     python benchmarks/pruning.py --shared FOLDER --work FOLDER [--run RUN ...]
 
 `--shared` holds `models/qwen2.5-tokenizer`, `models/llama3-tokenizer/tokenizer.json.gz` and
-`data/sgd-conversations/conversations.jsonl.gz` (Schema-Guided Dialogue), from which names of places are taken that no
-export has seen. `--work` takes a random model of Qwen2-0.5B's geometry and its bundles (4 GB while they are made).
-Every `--run` is a finished run whose dataset is still there; its pruned bundle is compared with its whole one.
-Writes pruning.json and pruning.md under results/. Sizes are exact; nothing is timed, so other work may go on meanwhile.
+`data/sgd-conversations/conversations.jsonl.gz` (Schema-Guided Dialogue), the source of place names that no export has
+seen. `--work` takes a random model of Qwen2-0.5B's geometry and its bundles (4 GB while they are made). Every `--run`
+is a finished run with its dataset; its pruned bundle is compared with its unpruned one. Writes pruning.json and
+pruning.md under results/. Nothing is timed, so the machine may be busy.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.simulator.behaviors import PLACES
 from edge_behavior.data.windows import eligible
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.prune.vocabulary import plan_pruning
 from edge_behavior.export.prune.words import domain_texts
 from edge_behavior.export.run_source import run_source
+from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.runtime.predictor import Predictor
 
@@ -50,7 +51,7 @@ EXTRA = (0, 512, 1024, 2048, 4096, 6144, 8192, 16_384)
 QUANTS = ("q4_0", "q4")
 TARGET = 0.66
 WINDOWS = 200
-# Capitalized words after a small letter or a comma, with what joins names.
+# Capitalized words after a lower-case letter or a comma, and the words that join them.
 _NAME = re.compile(
     r"(?<=[a-z,] )(?:[A-Z0-9][\w'&.-]*)(?: (?:[A-Z0-9&][\w'&.-]*|of|the|and|at|de|la))*",
 )
@@ -70,7 +71,7 @@ def names(conversations: Path) -> list[str]:
 
 
 def coverage(tokenizer: Any, rows: int, places: list[str]) -> list[dict[str, Any]]:
-    """Per number of everyday pieces: rows kept, share of unseen names with all their pieces, and tokens added."""
+    """Per number of everyday pieces: rows kept, share of unseen names that keep all pieces, growth in tokens."""
     layout = model_05b.LAYOUT
     texts = domain_texts(layout, model_05b.candidates(), PLACES)
     contexts = [layout.context(datetime(2024, 1, 1), place) for place in places]
@@ -93,7 +94,7 @@ def wrapped(fields: Mapping[str, Any]) -> Any:
 
 
 def sizes(work: Path, tokenizer: Path) -> list[dict[str, Any]]:
-    """Bytes of the random model's bundles, whole and pruned."""
+    """Bytes of the random model's bundles, unpruned and pruned."""
     if not (work / "random" / "model.safetensors").exists():
         model_05b.make_random(tokenizer, work / "random")
     source = ExportSource(work / "random", None, model_05b.candidates(), model_05b.LAYOUT, places=PLACES)
@@ -103,7 +104,7 @@ def sizes(work: Path, tokenizer: Path) -> list[dict[str, Any]]:
         for prune in ("off", "on"):
             out = work / f"{quant}-{prune}.gguf"
             profile = ExportProfile(quant=quant, prune=prune, **model_05b.UNGATED)
-            report = export_bundle(source, out, profile, force=True)
+            report = export_gguf(source, out, profile, force=True).to_dict()
             row[prune] = {key: report[key] for key in ("bytes", "quantization", "tensor_types", "pruning")}
             out.unlink()
         row["ratio"] = row["on"]["bytes"] / row["off"]["bytes"]
@@ -112,7 +113,7 @@ def sizes(work: Path, tokenizer: Path) -> list[dict[str, Any]]:
 
 
 def predictions(run: Path, work: Path) -> dict[str, Any]:
-    """A run's bundle with nothing everyday kept against the whole one, in f32 on test users' windows."""
+    """A run's bundle pruned to the domain's tokens alone against the unpruned one, in f32 on test users' windows."""
     source = run_source(run)
     if source.data is None:
         raise SystemExit(f"{run}: {source.data_note}")
@@ -124,7 +125,7 @@ def predictions(run: Path, work: Path) -> dict[str, Any]:
         profile = ExportProfile(
             quant="f32", prune=prune, extra_tokens=0, habits="off", calibrate="off", **model_05b.UNGATED
         )
-        reports.append(export_bundle(source, out, profile, force=True))
+        reports.append(export_gguf(source, out, profile, force=True).to_dict())
         with Predictor.load(out, threads=1, exact_math=True, prefix_cache=False) as predictor:
             asked = [(table.history(int(t)), table.event(int(t))) for t in targets]
             scores.append([predictor.log_probs(history, e.time, e.place) for history, e in asked])

@@ -18,7 +18,7 @@ from typing import Any
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.simulator.behaviors import LABELS
-from edge_behavior.export.pipeline import export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.run_source import run_source
 from edge_behavior.export.source import ExportSource
@@ -44,7 +44,7 @@ def measure(source: ExportSource, work: Path, windows: int, per_behavior: int) -
             # Any loss is worth a try here.
             recover={"mode": recover, "tail_loss": 0.0},
         )
-        report = export_bundle(source, work / "b.gguf", profile, force=True)
+        report = export_gguf(source, work / "b.gguf", profile, force=True).to_dict()
         parity = report["parity"]
         found |= {key: parity[key] for key in ("windows", "natural", "balanced", "held_out", "reference")}
         found["stages"] = {name: row for name, row in parity["stages"].items() if name != "quantize"}

@@ -20,29 +20,32 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import model_05b
 
 from edge_behavior.bench.chart import draw
-from edge_behavior.bench.diary import from_file
-from edge_behavior.bench.latency import measure, steps
-from edge_behavior.bench.native import NativeContext, NativeModel
+from edge_behavior.bench.diary import diary_of
+from edge_behavior.bench.latency import measure, tick_count
+from edge_behavior.bench.measurement import Measurement
+from edge_behavior.bench.options import BenchOptions, HistoryFile
 from edge_behavior.bench.report import markdown
-from edge_behavior.bench.setup import BenchOptions
 from edge_behavior.bench.sustained import sustained, threads_sweep
-from edge_behavior.core.events import write_history
 from edge_behavior.data.simulator.behaviors import PLACES
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.export.source import ExportSource
+from edge_behavior.records.history import write_history
+from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.util.progress import progress_bar
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "runtime_05b"
@@ -97,7 +100,7 @@ def bundle(work: Path, name: str) -> Path:
         source = ExportSource(
             work / model, None, model_05b.candidates(), model_05b.LAYOUT, base_license="random", places=PLACES
         )
-        export_bundle(source, path, ExportProfile(quant=QUANT, prune=prune, **model_05b.UNGATED))
+        export_gguf(source, path, ExportProfile(quant=QUANT, prune=prune, **model_05b.UNGATED))
     return path
 
 
@@ -105,29 +108,28 @@ def candidate_mass(path: Path, history: Path, threads: int, windows: int = 10) -
     """Mean probability that the model gives to the candidates all together, under its whole vocabulary."""
     with Predictor.load(path, threads=threads, prefix_cache=False) as predictor:
         manifest = predictor.manifest
-        diary = from_file(history, manifest.candidates, manifest.layout.history_length, windows)
-        asked = [diary.question(i) for i in range(windows)]
-        return float(np.mean([np.exp(predictor.log_probs(q.history, q.when, q.place)).sum() for q in asked]))
+        diary = diary_of(HistoryFile(history), manifest.candidates, manifest.layout.history_length, windows)
+        cases = [diary.case(i) for i in range(windows)]
+        return float(np.mean([np.exp(predictor.log_probs(c.history, c.when, c.place)).sum() for c in cases]))
 
 
-def run(path: Path, options: BenchOptions, thorough: bool) -> dict[str, Any]:
+def run(path: Path, options: BenchOptions, thorough: bool) -> Measurement:
     """One bundle's measurement; `thorough` adds other thread counts and a minute without a pause."""
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(path.name, total=steps(options))
-        result = measure(path, options, lambda what: bar.update(task, advance=1))
-    if thorough:
-        result["threads"] = threads_sweep(path, options, [options.threads, 1])
-        result["sustained"] = sustained(path, options, 60)
-    return result
+    with progress_bar(path.name, tick_count(options), transient=True) as advance:
+        result = measure(path, options, lambda what: advance())
+    if not thorough:
+        return result
+    sweep = threads_sweep(path, options, [options.threads, 1])
+    return replace(result, threads=sweep, sustained=sustained(path, options, 60))
 
 
 def flash_sweep(path: Path, threads: int, held: int = 440, repeats: int = 7) -> dict[str, dict[str, float]]:
     """Median milliseconds of one decode on a cache of `held` tokens, with flash attention and without it."""
     ids = list(range(1000, 1000 + held + max(DECODE_SIZES)))
     taken: dict[str, dict[str, list[float]]] = {str(n): {"on": [], "off": []} for n in DECODE_SIZES}
-    with NativeModel(path) as model, ExitStack() as stack:
+    with LlamaModel(path) as model, ExitStack() as stack:
         contexts = {
-            name: stack.enter_context(NativeContext(model, len(ids), threads, flash=flash))
+            name: stack.enter_context(LlamaContext(model, ContextOptions(len(ids), threads, flash=flash)))
             for name, flash in (("on", True), ("off", False))
         }
         for context in contexts.values():
@@ -140,26 +142,27 @@ def flash_sweep(path: Path, threads: int, held: int = 440, repeats: int = 7) -> 
     return {n: {name: round(float(np.median(ms)), 2) for name, ms in row.items()} for n, row in taken.items()}
 
 
-def verdicts(result: Mapping[str, Any]) -> list[tuple[str, str, float, float, bool]]:
+def verdicts(result: Measurement) -> list[tuple[str, str, float, float, bool]]:
     """(what, at least / at most, limit, measured, met) per target."""
     rows = []
     for what, key, side, limit in TARGETS:
         if key is None:
-            value = float(result["scenarios"]["session"]["overhead_ms"]["p50"])
+            assert result.scenarios["session"].overhead_ms is not None
+            value = result.scenarios["session"].overhead_ms["p50"]
         else:
-            value = float(result["ratios"][key])
+            assert result.comparison is not None
+            value = result.comparison.ratios[key]
         rows.append((what, side, limit, value, value <= limit if side == "at most" else value >= limit))
     return rows
 
 
-def page(document: Mapping[str, Any]) -> str:
+def page(document: Mapping[str, Any], results: Mapping[str, Measurement]) -> str:
     """The results as Markdown."""
-    results = document["results"]
     heads = list(results)
     lines = [
         "# Cost of a prediction at Qwen2-0.5B's geometry",
         f"`{document['command']}`, {document['measured']}. 151,936 rows of vocabulary, Q4_0, no trained model: ratios "
-        "matter, and they hold for this machine. How to read the tables: [docs/bench.md](../../docs/bench.md).",
+        "matter, and they hold for this machine. How to read the tables: [docs/operate.md](../../docs/operate.md).",
         f"![bars](./{NAME}.png)",
         "## Targets",
         f"| | target | {' | '.join(heads)} |\n|---|---:|{'---:|' * len(heads)}\n"
@@ -215,7 +218,11 @@ def main() -> None:
         return
     history = args.work / "history.csv"
     options = BenchOptions(
-        repeats=args.repeats, threads=args.threads, compare=True, history=history, label_repeats=args.label_repeats
+        repeats=args.repeats,
+        threads=args.threads,
+        compare=True,
+        history=HistoryFile(history),
+        label_repeats=args.label_repeats,
     )
     sizes = {name: path.stat().st_size for name, path in bundles.items()}
     file_ratio = sizes["tuned-pruned"] / sizes["tuned"]
@@ -227,16 +234,17 @@ def main() -> None:
         "candidate_mass": {name: candidate_mass(path, history, args.threads) for name, path in bundles.items()},
         "file_ratio": [round(file_ratio, 4), file_ratio <= FILE_TARGET],
         "flash_attention": flash_sweep(bundles["tuned"], args.threads),
-        "results": {},
     }
+    results: dict[str, Measurement] = {}
     for name in args.bundles.split(","):
-        document["results"][name] = run(bundles[name], options, name == "tuned")
+        results[name] = run(bundles[name], options, name == "tuned")
+        document["results"] = {name: result.to_dict() for name, result in results.items()}
         # Whatever is measured is kept, should the rest be interrupted.
         (args.out / f"{NAME}.json").write_text(compact_json(document), encoding="utf-8")
-        (args.out / f"{NAME}.md").write_text(page(document), encoding="utf-8")
+        (args.out / f"{NAME}.md").write_text(page(document, results), encoding="utf-8")
         if name == "tuned":
-            draw(document["results"][name], args.out / f"{NAME}.png")
-    print(page(document))
+            draw(results[name], args.out / f"{NAME}.png")
+    print(page(document, results))
 
 
 if __name__ == "__main__":

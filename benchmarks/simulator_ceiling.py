@@ -1,6 +1,6 @@
 """How predictable the simulated users are: the simulator's own best guess against simple counters.
 
-    python benchmarks/simulator_ceiling.py             # the table of docs/simulator.md and its JSON under results/
+    python benchmarks/simulator_ceiling.py             # the table and JSON of results/simulator_ceiling
     python benchmarks/simulator_ceiling.py --fit 10    # fit the behaviors' weights to their target shares, print them
 
 Every window is a user's last 20 events and the next one. Users are halved: the counters that learn from other
@@ -116,8 +116,8 @@ def measure(users: int, days: int, seed: int) -> dict[str, Any]:
     begun = time.perf_counter()
     blocks = list(synth.generate(users, days, seed))
     seconds = time.perf_counter() - begun
-    user, minute, place, behavior, likeliest, fairest = (
-        joined(blocks, name) for name in ("users", "minutes", "places", "behaviors", "likeliest", "fairest")
+    user, minute, place, behavior, most_likely, highest_lift = (
+        joined(blocks, name) for name in ("users", "minutes", "places", "behaviors", "most_likely", "highest_lift")
     )
     hour = minute // 60 % 24
     weekend = (synth.START.weekday() + minute // 1440) % 7 >= 5
@@ -147,11 +147,11 @@ def measure(users: int, days: int, seed: int) -> dict[str, Any]:
             behavior, test, [same_place & same_hour, same_place, same_hour]
         ),
         "context counter": counted(context, behavior, train, test),
-        "oracle": likeliest[test],
-        "oracle, every behavior counted alike": fairest[test],
+        "oracle": most_likely[test],
+        "oracle, every behavior counted alike": highest_lift[test],
     }
     counts = np.bincount(behavior, minlength=B)
-    hits = np.bincount(behavior[test][likeliest[test] == behavior[test]], minlength=B)
+    hits = np.bincount(behavior[test][most_likely[test] == behavior[test]], minlength=B)
     tests = np.bincount(behavior[test], minlength=B)
     rates = trigger_rates(user, minute, place, behavior)
     rng = np.random.default_rng(0)

@@ -43,17 +43,19 @@ from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import eligible, natural_windows
 from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
+from edge_behavior.evaluation.metrics import Metrics, Outcome, behavior_metrics
 from edge_behavior.evaluation.protocols import Protocol, WindowChoice, protocols
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.rows.batches import batched
-from edge_behavior.train.rows.lazy import IGNORED, Row
+from edge_behavior.train.rows.lazy import IGNORED, Row, joined
 from edge_behavior.train.rows.samples import stream_rows, supervised_targets, target_mask
-from edge_behavior.train.stages.a_tuning import as_dataset, train_sft
-from edge_behavior.train.stages.scoring import draw_formats, score_windows
+from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
+from edge_behavior.train.stages.sft import train_sft
+from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.standin.model import build_standin
 from edge_behavior.train.trainer.backbone import load_model, load_tokenizer
+from edge_behavior.util.files import new_file
 
 EVALUATIONS = 4
 RESAMPLES = 2000
@@ -172,8 +174,8 @@ class Arms:
     def score(self, model: Any) -> dict[str, NDArray[np.float64]]:
         """[n, B] log-probabilities per protocol."""
         union = np.unique(np.concatenate([p.targets for p in self.protocols]))
-        formats = draw_formats(self.encoder, len(union), 0)
-        scores = score_windows(model, self.encoder, self.test, union, formats, "test").log_probs
+        windows = WindowSet(self.test, union, draw_formats(self.encoder, len(union), 0))
+        scores = score_windows(model, self.encoder, windows, ScoringPass("test")).log_probs
         return {p.name: scores[np.searchsorted(union, p.targets)] for p in self.protocols}
 
     def run(self, name: str, rows: list[Row], batch: int, rate: float) -> Run:
@@ -193,20 +195,10 @@ class Arms:
         shutil.rmtree(folder, ignore_errors=True)
         set_seed(recipe.seed)
         model = load_model(str(self.backbone), recipe.backbone)
-        data, held_out = as_dataset([ordered]), as_dataset([self.held_out])
+        data, held_out = joined([ordered]), joined([self.held_out])
         began, cpu = time.perf_counter(), time.process_time()
-        result = train_sft(
-            model,
-            self.tokenizer,
-            data,
-            held_out,
-            recipe,
-            "a_tuning",
-            max(1, steps // EVALUATIONS),
-            steps,
-            folder,
-            folder / "logs",
-        )
+        tuning = Tuning(recipe, "a_tuning", max(1, steps // EVALUATIONS), steps, folder, folder / "logs")
+        result = train_sft(model, self.tokenizer, data, held_out, tuning)
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
         targets, tokens, past = supervised_targets(rows, self.encoder), tokens_of(rows), past_events(rows, self.encoder)
         if len(past) != targets:
@@ -231,9 +223,8 @@ class Arms:
         path = self.done / f"{digest(name)}.npz"
         if not path.exists():
             took, scores = make()
-            partial_path = path.with_suffix(".partial.npz")
-            np.savez(partial_path, took=json.dumps(took), **scores)
-            partial_path.replace(path)
+            with new_file(path, replace=True) as temporary, temporary.open("wb") as file:
+                np.savez(file, took=json.dumps(took), **scores)
         with np.load(path) as held:
             return json.loads(str(held["took"])), {p.name: held[p.name] for p in self.protocols}
 
@@ -327,7 +318,7 @@ def compared(arms: Arms, scores: list[Scores]) -> dict[str, Any]:
             "arms": {
                 name: {
                     **{m: {"value": value[name][m], "interval": _interval(draws[name][m])} for m in MEASURES},
-                    "nll": whole[name]["nll"],
+                    "nll": whole[name].nll,
                     "per_seed": [_five(behavior_metrics(outcome(name, [one]), labels, groups, 0)) for one in scores],
                 }
                 for name in names
@@ -358,8 +349,8 @@ def _outcome(table: EventTable, p: Protocol, name: str, scores: list[Scores]) ->
     return Outcome(stacked, np.tile(truth, len(scores)), np.tile(users, len(scores)))
 
 
-def _five(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {"accuracy": metrics["weighted_recall"], **{name: metrics[name] for name in MEASURES[1:]}}
+def _five(metrics: Metrics) -> dict[str, Any]:
+    return {"accuracy": metrics.weighted_recall, **{name: metrics.value(name) for name in MEASURES[1:]}}
 
 
 def _interval(draws: NDArray[np.float64]) -> list[float] | None:

@@ -1,4 +1,4 @@
-"""What a session's full window costs and loses: evaluated anew, anchored every few events, or shifted.
+"""What a session's full window costs and loses: evaluated anew, re-based every few events, or shifted.
 
     python benchmarks/windows.py --bundle behavior.gguf --data data --out benchmarks/results/windows
 
@@ -19,14 +19,14 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.runtime.llama.log import captured_log
 from edge_behavior.runtime.prediction import Prediction
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
+from edge_behavior.util.markdown import markdown_table
+from edge_behavior.util.progress import progress_bar
 
 POLICIES = ("anew", "anchor 10", "anchor 20", "anchor 40", "shift")
 
@@ -39,20 +39,22 @@ class Anew:
         self.length = predictor.manifest.layout.history_length
 
     def predict(self, when: datetime, place: str) -> Prediction:
-        return self.predictor.predict(self.events[-self.length :], when, place, 1, source="model")
+        return self.predictor.predict(
+            self.events[-self.length :], when, place, 1, options=PredictOptions(source="model")
+        )
 
     def observe(self, event: BehaviorEvent) -> None:
         self.events.append(event)
 
 
-class Anchored:
+class Rebased:
     """A session as edgeb has it."""
 
     def __init__(self, predictor: Predictor, every: int) -> None:
         self.session = predictor.session(every)
 
     def predict(self, when: datetime, place: str) -> Prediction:
-        return self.session.predict(when, place, 1, source="model")
+        return self.session.predict(when, place, 1, options=PredictOptions(source="model"))
 
     def observe(self, event: BehaviorEvent) -> None:
         self.session.observe(event)
@@ -65,9 +67,9 @@ class Shifted(Anew):
         super().observe(event)
         if len(self.events) <= self.length:
             return
-        engine = self.predictor._engine
-        backend, static = engine.backend, engine.encoder.static_ids
-        gone = engine.encoder.line_ids(self.events.pop(0))
+        ranker = self.predictor._ranker
+        backend, static = ranker.backend, ranker.encoder.static_ids
+        gone = ranker.encoder.line_ids(self.events.pop(0))
         start, stop = len(static), len(static) + len(gone)
         if backend._held[:stop] == static + gone:
             backend._release()
@@ -76,10 +78,10 @@ class Shifted(Anew):
             backend._held = backend._held[:start] + backend._held[stop:]
 
 
-def opened(name: str, predictor: Predictor) -> Anew | Anchored:
+def opened(name: str, predictor: Predictor) -> Anew | Rebased:
     if name == "shift":
         return Shifted(predictor)
-    return Anew(predictor) if name == "anew" else Anchored(predictor, int(name.split()[1]))
+    return Anew(predictor) if name == "anew" else Rebased(predictor, int(name.split()[1]))
 
 
 def run(bundle: Path, data: Path, users: int, per_user: int, seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -90,9 +92,13 @@ def run(bundle: Path, data: Path, users: int, per_user: int, seed: int) -> dict[
     chosen = rng.permutation(eligible)[:users]
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in POLICIES}
     # llama.cpp logs at length how it plans a shift.
-    with captured_log(), Predictor.load(bundle, threads=1, prefix_cache=False) as predictor:
+    with (
+        captured_log(),
+        Predictor.load(bundle, threads=1, prefix_cache=False) as predictor,
+        progress_bar("users", len(chosen)) as advance,
+    ):
         length = predictor.manifest.layout.history_length
-        for user in track(chosen, description="users", console=Console(stderr=True)):
+        for user in chosen:
             start, stop = (int(x) for x in table.user_offsets[user : user + 2])
             events = [table.event(i) for i in range(start, min(stop, start + length + per_user))]
             for name in POLICIES:
@@ -113,6 +119,7 @@ def run(bundle: Path, data: Path, users: int, per_user: int, seed: int) -> dict[
                                 "cpu": spent,
                             }
                         )
+            advance()
     return rows
 
 
@@ -144,18 +151,22 @@ def summary(rows: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        "| window | accuracy | minus anew | same answer | tokens, mean | tokens, p95 | CPU time |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, row in found.items():
         low, high = row["interval"]
-        lines.append(
-            f"| {name} | {row['accuracy']:.3f} | {row['accuracy_minus_anew']:+.3f} [{low:+.3f}, {high:+.3f}] "
-            f"| {row['same_answer']:.3f} | {row['tokens_mean']:.1f} | {row['tokens_p95']:.0f} "
-            f"| {row['cpu_ratio']:.2f} |"
+        rows.append(
+            (
+                name,
+                f"{row['accuracy']:.3f}",
+                f"{row['accuracy_minus_anew']:+.3f} [{low:+.3f}, {high:+.3f}]",
+                f"{row['same_answer']:.3f}",
+                f"{row['tokens_mean']:.1f}",
+                f"{row['tokens_p95']:.0f}",
+                f"{row['cpu_ratio']:.2f}",
+            )
         )
-    return "\n".join(lines)
+    heads = ("window", "accuracy", "minus anew", "same answer", "tokens, mean", "tokens, p95", "CPU time")
+    return "\n".join(markdown_table(heads, rows))
 
 
 def main() -> None:

@@ -1,3 +1,3 @@
-"""edgeb: from a behavior log to an on-device next-behavior model."""
+"""edgeb: from a behavior log to an on-device model of the next behavior."""
 
 __version__ = "0.1.0"

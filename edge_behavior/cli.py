@@ -1,4 +1,4 @@
-"""The `edgeb` command: parse, dispatch to a command module, print errors. Imports nothing heavy."""
+"""The `edgeb` command: dispatches to the command modules and prints errors. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -21,15 +21,24 @@ from edge_behavior.errors import EdgebError, system_error
 from edge_behavior.util.terminal import prepare_streams, silence_stdout
 
 app = typer.Typer(
-    help="""From a behavior log to an on-device model that predicts what the user does next.
+    help="""From a behavior log to an on-device model that predicts a user's next behavior.
 
-    edgeb data import log.csv --format csv --out data/mine
+    A log has one event per row: user, time, place, behavior. Import it, tune a model, export one file for the phone
+    (a bundle), and predict:
 
-    edgeb train --recipe qwen2-1.5b --data data/mine --out runs/mine
+        edgeb data import log.csv --format csv --out data/mine
 
-    edgeb export runs/mine --quant q4 --out mine.gguf
+        edgeb train --recipe qwen2-1.5b --data data/mine --out runs/mine
 
-    edgeb predict mine.gguf --history today.csv --at 2024-05-01T18:00 --place home
+        edgeb export runs/mine --quant q4 --out mine.gguf
+
+        edgeb predict mine.gguf --history today.csv --at 2024-05-01T18:00 --place home
+
+    Without a log, try it on simulated users, with a small model that is built locally:
+
+        edgeb data synth --out data/synth
+
+        edgeb train --recipe tiny --data data/synth --out runs/synth
     """,
     no_args_is_help=True,
     add_completion=False,
@@ -49,10 +58,10 @@ app.command("bench", cls=PathCommand)(bench.bench_command)
 app.command("doctor", cls=PathCommand)(bench.doctor_command)
 
 _INTERRUPTED = 130
-_RESUME = "an interrupted `edgeb train` goes on with --resume"
+_RESUME = "continue an interrupted `edgeb train` with --resume"
 _BY_SIGNAL = 128
-_NOBODY_READS = 141
-# What importing llama-cpp-python raises where its library is missing, or made for another processor or C library.
+_BROKEN_PIPE = 141
+# What importing llama-cpp-python raises if its library is missing, or built for another processor or C library.
 _NO_LIBRARY = ("Failed to load shared library", "Shared library with base name")
 
 
@@ -64,7 +73,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
 ) -> None:
     pass
 
@@ -72,28 +83,28 @@ def _root(
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 done, 1 a gate failed, 2 user input or environment, 130 interrupted, 129 and 143 ended by SIGHUP and
-    SIGTERM, 141 nobody reads the output any more.
+    Exit codes: 0 done, 1 a quality gate failed, 2 user input or environment, 130 interrupted, 129 and 143 ended by
+    SIGHUP and SIGTERM, 141 broken pipe.
     """
-    # A machine without a network should not wait for a hub; log noise does not belong on a user's screen.
+    # Keeps library logs and progress bars off the screen, and telemetry off the network.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # bitsandbytes offers faster CPU kernels at import, used or not.
+    # bitsandbytes advertises CPU kernels at import, used or not.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # Matplotlib says where its font cache is if the home cannot be written.
+    # Matplotlib reports its font cache if the home folder is read-only.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    # Deprecations between libraries are not the user's.
+    # Deprecations between libraries do not concern the user.
     warnings.simplefilter("ignore", FutureWarning)
     prepare_streams()
-    with _ended_by_signal() as signals:
+    with _end_on_signals() as signals:
         try:
             code = app(standalone_mode=False) or 0
-            # Typer turns Ctrl-C into this code.
+            # Typer returns this code for Ctrl-C.
             if code == _INTERRUPTED:
                 raise KeyboardInterrupt
-            # What a full disk refuses is to be told, too.
+            # Reports a full disk, too.
             sys.stdout.flush()
             sys.exit(code)
         except EdgebError as error:
@@ -101,7 +112,7 @@ def main() -> None:
         except Exit as error:
             sys.exit(error.exit_code)
         except TyperException as error:
-            # Usage errors: typer shows the command's usage line and the reason.
+            # Usage errors: Typer prints the usage line and the reason.
             show = getattr(error, "show", None)
             if show is None:
                 _fail(str(error), "", 2)
@@ -115,12 +126,12 @@ def main() -> None:
                 _fail(f"ended by {signal.Signals(signals[0]).name}", _RESUME, _BY_SIGNAL + signals[0])
             _fail("interrupted", _RESUME, _INTERRUPTED)
         except SystemExit as error:
-            # Typer leaves with 1 where the reader of a pipe has gone.
+            # Typer exits with 1 when the reader of a pipe has closed it.
             if isinstance(error.__context__, BrokenPipeError):
-                _leave_quietly()
+                _exit_on_broken_pipe()
             raise
         except BrokenPipeError:
-            _leave_quietly()
+            _exit_on_broken_pipe()
         except ModuleNotFoundError as error:
             if error.name is None or error.name.startswith("edge_behavior"):
                 raise
@@ -132,27 +143,27 @@ def main() -> None:
                 _fail(f"llama-cpp-python does not work: {error}", _reinstall_hint(), 2)
             if not isinstance(error, OSError):
                 raise
-            told = system_error(error)
-            _fail(told.message, told.hint, 2)
+            failure = system_error(error)
+            _fail(failure.message, failure.hint, 2)
         except UnicodeEncodeError as error:
-            # Native libraries take names as UTF-8; a file's name may be any bytes.
-            if not _holds_odd_bytes(str(error.object)):
+            # Native libraries need UTF-8 names, but a file name may be any bytes.
+            if not _has_undecodable_bytes(str(error.object)):
                 raise
             _fail(f"{error.object}: the name is not UTF-8", "rename the file or folder", 2)
 
 
 @contextmanager
-def _ended_by_signal() -> Iterator[list[int]]:
-    """SIGTERM and SIGHUP end the command as Ctrl-C does, so that it cleans up; the list names the one that came.
+def _end_on_signals() -> Iterator[list[int]]:
+    """End the command on SIGTERM and SIGHUP as on Ctrl-C, so that it cleans up; yields a list of the received signals.
 
-    A second one ends it at once. Ignored signals stay so, as `nohup` wants, and a launcher's processes die of them as
-    it expects.
+    A second signal kills it at once. Ignored signals stay ignored, as `nohup` wants, and the processes of a distributed
+    launcher keep the default handlers, as it expects.
     """
-    came: list[int] = []
+    received: list[int] = []
     before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def end(number: int, _: FrameType | None) -> None:
-        came.append(number)
+        received.append(number)
         signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt
 
@@ -162,20 +173,20 @@ def _ended_by_signal() -> Iterator[list[int]]:
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
                 before[number] = signal.signal(number, end)
     try:
-        yield came
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _holds_odd_bytes(text: str) -> bool:
+def _has_undecodable_bytes(text: str) -> bool:
     return any("\udc80" <= character <= "\udcff" for character in text)
 
 
-def _leave_quietly() -> None:
-    """As other programs do when `head` has seen enough."""
+def _exit_on_broken_pipe() -> None:
+    """Exit silently, as other programs do when `head` closes the pipe."""
     silence_stdout()
-    sys.exit(_NOBODY_READS)
+    sys.exit(_BROKEN_PIPE)
 
 
 def _extra_hint(package: str) -> str:
@@ -194,7 +205,7 @@ def _reinstall_hint() -> str:
 
 def _fail(message: str, hint: str, code: int) -> None:
     one_line = " ".join(message.split())
-    # A terminal that was closed takes no message, a full disk no rest of the output.
+    # A closed terminal accepts no message, and a full disk no more output.
     with suppress(OSError):
         print(f"edgeb: {one_line}" + (f" ({' '.join(hint.split())})" if hint else ""), file=sys.stderr, flush=True)
     silence_stdout()

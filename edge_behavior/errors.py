@@ -1,4 +1,4 @@
-"""The one exception users see: what is wrong, and what to do next."""
+"""The exception that users see: what is wrong, and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-# Control and format characters: escape sequences, carriage returns, marks that turn the direction of writing.
+# Control and format characters: escape sequences, carriage returns, text direction marks.
 _INVISIBLE = ("Cc", "Cf")
-# Part of how Persian words and emoji are written.
+# Needed to write Persian words and emoji.
 _JOINERS = "\u200c\u200d"
 
 
 class EdgebError(Exception):
-    """The user's input or environment is at fault; the CLI prints one line and exits with 2.
+    """A fault of the user's input or environment; the CLI prints it in one line and exits with 2.
 
     Args:
         message: What is wrong, naming the file, line or field.
@@ -33,21 +33,22 @@ class EdgebError(Exception):
 
 
 def _one_line(text: str) -> str:
-    """Messages quote logs and files: a terminal is to show what they hold, not to obey it."""
+    """One line without control characters, since messages quote logs and the terminal must not interpret them."""
     joined = re.sub(r"[ \t]*[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029][\s\x1c-\x1e]*", " ", text).strip()
     return "".join(c if c in _JOINERS or unicodedata.category(c) not in _INVISIBLE else ascii(c)[1:-1] for c in joined)
 
 
 class GateError(EdgebError):
-    """A quality gate or comparison failed: nothing is wrong with the input, so the CLI exits with 1."""
+    """A quality gate or comparison failed, with valid input; the CLI exits with 1."""
 
     exit_code = 1
 
 
 def nearest(name: str, known: Iterable[str], fallback: int = 8) -> str:
-    """A hint for an unknown name: the closest valid one, or the valid names when nothing is close.
+    """A hint for an unknown name: the closest valid one, or the valid names if none is close.
 
-    `fallback` bounds how many names are listed.
+    Args:
+        fallback: How many valid names to list at most.
     """
     names = sorted(known)
     lower = {n.lower(): n for n in names}
@@ -63,7 +64,7 @@ _FULL = "free some space, or choose a place on another disk"
 _SYSTEM: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("the disk is full", _FULL),
     errno.EDQUOT: ("the disk quota is used up", _FULL),
-    errno.EFBIG: ("the file gets larger than this disk or `ulimit -f` allows", "choose a place on another disk"),
+    errno.EFBIG: ("the file is too large for this disk or for `ulimit -f`", "choose a place on another disk"),
     errno.EROFS: ("the disk is read-only", "choose a place that can be written"),
     errno.EACCES: ("permission denied", "check the permissions of the file and of the folders above it"),
     errno.EPERM: ("not permitted", "check the permissions of the file and of the folders above it"),
@@ -82,11 +83,10 @@ _SYSTEM: dict[int, tuple[str, str]] = {
 
 
 def system_error(error: OSError, doing: str = "") -> EdgebError:
-    """A system error as one line: what could not be done, why, and what helps.
+    """A system error as one line: what failed, why, and what to do.
 
     Args:
-        error: What Python raised.
-        doing: What failed, naming the file, like "cannot write x.gguf"; the file in the error by default.
+        doing: What failed, naming the file, like "cannot write x.gguf"; by default the file in the error.
     """
     reason, hint = _SYSTEM.get(error.errno or 0, (str(error.strerror or error), "check the path and its permissions"))
     if error.errno == errno.ENOENT and error.filename is None:

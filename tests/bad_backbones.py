@@ -98,7 +98,7 @@ def _no_eos(folder: Path) -> None:
 ALL: dict[str, tuple[Change, str]] = {
     "mistral": (_config(architectures=["MistralForCausalLM"]), "unsupported architecture MistralForCausalLM"),
     "no architecture": (_config(architectures=None), "unsupported architecture model type 'qwen2'"),
-    "own code": (_config(auto_map={"AutoModelForCausalLM": "modeling_x.X"}), "auto_map names code of the model's own"),
+    "own code": (_config(auto_map={"AutoModelForCausalLM": "modeling_x.X"}), "auto_map names custom code"),
     "other type": (_config(model_type="llama"), "model_type 'llama' is not that of a Qwen2ForCausalLM"),
     "quantized": (_config(quantization_config={"quant_method": "gptq", "bits": 4}), "already quantized weights"),
     "gelu": (_config(hidden_act="gelu"), "hidden_act = 'gelu' is not supported"),

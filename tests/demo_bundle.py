@@ -7,12 +7,13 @@ from pathlib import Path
 
 from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.bundle.gguf_file import write_bundle
-from edge_behavior.core.calibration import Calibration
+from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
-from edge_behavior.core.fusion import Fusion, GroupWeights
+from edge_behavior.core.fusion import SOURCES, GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.source import ExportSource
 from tests import helpers
 
 MARKUP = "<img src=x onerror=\"document.title='pwned'\">"
@@ -29,16 +30,11 @@ def make(folder: Path) -> Path:
     tokens = helpers.tokenizer(LABELS, layout)
     backbone = helpers.save(helpers.model(tokens, spread=2.0), tokens, folder / "backbone")
     plain = folder / "plain.gguf"
-    export_bundle(ExportSource(backbone, None, CandidateSet.of(LABELS, COUNTS), layout), plain, helpers.profile("f32"))
+    export_gguf(ExportSource(backbone, None, CandidateSet.of(LABELS, COUNTS), layout), plain, helpers.profile("f32"))
     weights = dict.fromkeys(GROUPS, GroupWeights(0.3, 1.0, 0.0))
-    habits = {
-        "config": HabitsConfig().to_dict(),
-        "fusion": Fusion(weights, ()).to_dict(),
-        "default": "fused",
-        "measured": {},
-    }
+    habits = Mixture(HabitsConfig(), weights, "fused")
     calibration = Calibration(1.0, dict.fromkeys(GROUPS, 0.0), {0.8: 0.05, 0.9: 0.02}, {0.5: 0.05, 0.9: None})
-    held = {**dict.fromkeys(("model", "habits", "fused"), calibration.to_dict()), "measured": {}}
+    held = CalibrationSet(dict.fromkeys(SOURCES, calibration))
     out = folder / "tiny.gguf"
     write_bundle(plain, replace(read_manifest(plain), habits=habits, calibration=held), out)
     return out

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import fields
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -11,6 +14,8 @@ import numpy as np
 import torch
 from transformers import Qwen2ForCausalLM
 
+from edge_behavior.bundle.gguf_file import write_bundle
+from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import BehaviorEvent
@@ -19,6 +24,7 @@ from edge_behavior.data.dataset import EventTable
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.recipe import BackboneConfig
+from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.standin.everyday import EverydayText
 from edge_behavior.train.standin.model import architecture, document_text, train_tokenizer
 
@@ -34,6 +40,13 @@ LABELS = [
     "Home / Office",
     "TV; Radio",
 ]
+
+
+def begin(run: RunFolder, **fields: Any) -> None:
+    """Write the run.json of a run that was begun, with other `fields` where given."""
+    candidates = [{"label": label, "count": 1} for label in LABELS]
+    backbone = {"path": "backbone", "standin": True}
+    run.update(**{"backbone": backbone, "candidates": candidates, "layout": PromptLayout().to_dict(), **fields})
 
 
 def tokenizer(labels: list[str] = LABELS, layout: PromptLayout | None = None, size: int = 600) -> Any:
@@ -91,6 +104,18 @@ def profile(quant: str = "q4", **fields: Any) -> ExportProfile:
     """A quick export whose parity is measured on few questions and not enforced: random models are no oracle."""
     few = {"windows": 6, "per_behavior": 0, "enforce": False}
     return ExportProfile(quant=quant, **{"parity": few, "importance": {"prompts": 2}, **fields})
+
+
+def write_edited(source: Path, manifest: Manifest, out: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """A bundle whose manifest's JSON was edited; its hash is of the edited text."""
+
+    class Edited(Manifest):
+        def to_json(self) -> str:
+            held = json.loads(super().to_json())
+            edit(held)
+            return json.dumps(held)
+
+    write_bundle(source, Edited(**{f.name: getattr(manifest, f.name) for f in fields(manifest)}), out)
 
 
 def save(hf_model: Any, tokens: Any, folder: Path) -> Path:

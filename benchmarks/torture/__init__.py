@@ -1,1 +1,1 @@
-"""Campaigns of damage: corrupted files, fuzzed logs, kills, long sessions, threads, malformed requests."""
+"""Robustness campaigns: corrupted files, fuzzed logs, kills, long sessions, threads, malformed requests."""

@@ -2,10 +2,10 @@
 
     python -m benchmarks.torture                        all campaigns, an hour or two; or make torture
     python -m benchmarks.torture --only bundles,server  some of them
-    python -m benchmarks.torture --scale 0.01           a quick look
+    python -m benchmarks.torture --scale 0.01           a smoke test
 
-Every campaign that ends is written into the result file at once, so that a later call can do the rest with --only.
-Exits with 1 where a campaign found a crash, a hang, a traceback or a silent difference. Needs the `[dev]` extra.
+Each campaign's result is written as soon as it ends, so that a later call can do the rest with --only.
+Exits with 1 if a campaign found a crash, a hang, a traceback or a silent difference. Needs the `[dev]` extra.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from benchmarks.torture import bundles, imports, kills, server, sessions
+from edge_behavior.util.files import write_file
+from edge_behavior.util.markdown import markdown_table
+from edge_behavior.util.progress import progress_bar
 
 RESULT = Path(__file__).parent.parent / "results" / "torture.json"
 Campaign = Callable[[Path, int, Callable[[], None]], dict[str, Any]]
-# What each does, and how many cases, kills, steps, seconds or requests at scale 1.
+# Its function, how many cases, kills, steps, seconds or requests at scale 1, and a description.
 CAMPAIGNS: dict[str, tuple[Campaign, int, str]] = {
     "bundles": (bundles.run, 1000, "corrupted bundles, session files and snapshots"),
     "imports": (imports.run, 10_000, "fuzzed logs through every importer"),
@@ -55,7 +55,10 @@ def main() -> int:
         run, cases, what = CAMPAIGNS[name]
         cases = max(1, round(cases * args.scale))
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix=f"edgeb-torture-{name}-") as folder, _bar(what, cases) as advance:
+        with (
+            tempfile.TemporaryDirectory(prefix=f"edgeb-torture-{name}-") as folder,
+            progress_bar(what, cases) as advance,
+        ):
             result = run(Path(folder), cases, advance)
         found[name] = {
             "what": what,
@@ -66,22 +69,24 @@ def main() -> int:
             "versions": {p: version(p) for p in ("edgeb", "llama-cpp-python", "duckdb", "torch")},
             "command": f"python -m benchmarks.torture --only {name} --scale {args.scale:g}",
         }
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
-        args.out.with_suffix(".md").write_text(table(found))
+        write_file(args.out, json.dumps(found, indent=1) + "\n")
+        write_file(args.out.with_suffix(".md"), table(found))
     print(table(found))
     return int(any(found[name]["bad"] for name in names))
 
 
 def table(found: dict[str, Any]) -> str:
     """The results as Markdown."""
-    rows = ["# Torture", "", "| campaign | result | bad | minutes |", "|---|---|---:|---:|"]
-    for name, result in found.items():
-        rows.append(f"| {name}: {result['what']} | {_line(result)} | {result['bad']} | {result['minutes']} |")
-    rows += ["", "Bad: a crash, a hang, a traceback, an answer or a file that silently differs, something left behind."]
+    cells = (
+        (f"{name}: {result['what']}", _summary(result), str(result["bad"]), str(result["minutes"]))
+        for name, result in found.items()
+    )
+    rows = ["# Torture", "", *markdown_table(("campaign", "result", "bad", "minutes"), cells, left=2)]
+    rows += ["", "Bad: a crash, a hang, a traceback, a silently different answer or file, leftovers."]
     return "\n".join([*rows, "Raw result: torture.json; repeat with `make torture`.", ""])
 
 
-def _line(result: dict[str, Any]) -> str:
+def _summary(result: dict[str, Any]) -> str:
     shown = {k: v for k, v in result.items() if k not in _META}
     if "outcomes" in shown:
         return ", ".join(f"{key} {n:,}" for key, n in shown["outcomes"].items())
@@ -97,23 +102,6 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         return " to ".join(map(str, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-class _bar:
-    """A progress bar on stderr; gives the function that advances it."""
-
-    def __init__(self, what: str, total: int) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        self._progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-        self._what, self._total = what, total
-
-    def __enter__(self) -> Callable[[], None]:
-        self._progress.start()
-        task = self._progress.add_task(self._what, total=self._total)
-        return lambda: self._progress.advance(task)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
 
 if __name__ == "__main__":

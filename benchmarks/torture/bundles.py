@@ -1,4 +1,4 @@
-"""Corrupted bundles, session files and prefix snapshots: refused in one line, or the very answers of the whole file."""
+"""Corrupted bundles, session files and snapshots: refused in one line, or the same answers as the intact file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.torture.supervised import DIFFERENT, REFUSED, SAME, Judge, Outcomes, judged
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.predictor import Prediction, Predictor
+from edge_behavior.runtime.predictor import Prediction, PredictOptions, Predictor
 from edge_behavior.runtime.session import Session
 from edge_behavior.runtime.state_file import read_state, write_state
 from tests import demo_bundle
@@ -44,7 +44,7 @@ def prepare(folder: Path) -> None:
 
 
 def make_judge(folder: Path) -> Judge:
-    """Judges a case by what the whole files answer."""
+    """Judges a case by the answers of the intact files."""
     bundle, scratch = folder / "tiny.gguf", folder / "scratch"
     scratch.mkdir(exist_ok=True)
     [snapshot] = (folder / "snapshots").glob("*.state")
@@ -66,7 +66,7 @@ def make_judge(folder: Path) -> Judge:
                 return _compared(_answer(predictor), answer)
         if kind == "session":
             (scratch / "bad.session").write_bytes(content)
-            # Whatever a file does, the predictor that was there before says what it said before.
+            # A bad file must not change the answers of the predictor that reads it.
             try:
                 session = alive.restore(scratch / "bad.session")
             except EdgebError:
@@ -95,7 +95,7 @@ Said = list[tuple[str, float]]
 def _answer(predictor: Predictor) -> Said:
     labels = predictor.manifest.candidates.labels
     history = [BehaviorEvent("home", _START + timedelta(hours=i), labels[i % len(labels)]) for i in range(4)]
-    return _said(predictor.predict(history, _WHEN, _PLACE, exhaustive=True))
+    return _said(predictor.predict(history, _WHEN, _PLACE, None, options=PredictOptions(exhaustive=True)))
 
 
 def _said(prediction: Prediction) -> Said:
@@ -103,14 +103,14 @@ def _said(prediction: Prediction) -> Said:
 
 
 def _close(found: Said, wanted: Said) -> bool:
-    """Equal but for what another batch of the same tokens changes in the last digits."""
+    """Equal but for rounding: the same tokens in other batches differ in the last digits."""
     return len(found) == len(wanted) and all(
         a == b and abs(p - q) < 1e-3 for (a, p), (b, q) in zip(found, wanted, strict=True)
     )
 
 
 def _compared(found: Said, wanted: Said) -> str:
-    return SAME if _close(found, wanted) else f"{DIFFERENT}: {found[:2]} where {wanted[:2]} was said"
+    return SAME if _close(found, wanted) else f"{DIFFERENT}: {found[:2]}, expected {wanted[:2]}"
 
 
 def _corrupted(kind: str, content: bytes, random_: random.Random, scratch: Path) -> bytes:
@@ -146,7 +146,7 @@ def _zero(content: bytes, random_: random.Random) -> bytes:
 
 
 def _move(content: bytes, random_: random.Random) -> bytes:
-    """A block of the file where another one was, as a disk or a download mixes them up."""
+    """One block of the file over another, as disks and downloads mix them up."""
     size = min(4096, len(content) // 3)
     source, target = (random_.randrange(len(content) - size) for _ in range(2))
     return content[:target] + content[source : source + size] + content[target + size :]
@@ -156,7 +156,7 @@ _BYTES = (_flip, _flip, _flip_in_the_head, _cut, _append, _zero, _move)
 
 
 def _foreign(kind: str, content: bytes, random_: random.Random, scratch: Path) -> bytes:
-    """A well-formed file, hashes and all, with a field that is missing, unknown or of another kind."""
+    """A well-formed file, hashes included, with a field missing, unknown or of another type."""
     if kind == "bundle":
         return with_manifest(content, scratch / "whole.gguf", lambda fields: _change(fields, random_))
     whole, changed = scratch / "whole.state", scratch / "changed.state"
@@ -176,7 +176,7 @@ def _change(fields: dict[str, Any], random_: random.Random) -> None:
         at = at[key]
         key = random_.choice(list(at))
     if key in ("schema_version", "candidates") and at is fields:
-        # What the test's own writer needs; both are damaged byte by byte.
+        # The writer used here needs both; the byte-level damage covers them.
         key = "created_with" if "created_with" in fields else key
     what = random_.randrange(3)
     if what == 0:

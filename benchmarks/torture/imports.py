@@ -1,8 +1,7 @@
-"""Fuzzed logs through every importer: refused in one line, or a dataset whose every event stands in the log.
+"""Fuzzed logs through every importer: refused in one line, or a dataset with just the log's events.
 
-Hypothesis makes a small table, writes it as one of the formats in some dialect, and then damages the text or not. Of
-an undamaged file the events are known; of a damaged one that is accepted nothing may appear that the table or the
-damage did not hold, and every row must be accounted for.
+Hypothesis draws a small table, writes it in one of the formats and dialects, and may damage the text. An undamaged
+file has to give the table's events; an accepted damaged one has to account for every row.
 """
 
 from __future__ import annotations
@@ -25,9 +24,10 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from benchmarks.torture.supervised import DIFFERENT, SAME, Judge, Outcomes, _outcome, judged
+from benchmarks.torture.supervised import DIFFERENT, SAME, Judge, Outcomes, judged, outcome_of
 from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ImportOptions
 from edge_behavior.data.verify import verify
 
 FORMATS = ("csv", "jsonl", "parquet", "tsmc2014", "app-usage")
@@ -44,7 +44,7 @@ _TOKENS = (
     b"1e400", b"sep=;\n", b"\x1f\x8b", b"PAR1", b"\n\n", b"timestamp", b"user_id,user_id",
 )  # fmt: skip
 
-Row = tuple[str, datetime, str, str]
+LogRow = tuple[str, datetime, str, str]
 
 
 @dataclass(frozen=True)
@@ -53,33 +53,33 @@ class Log:
 
     format: str
     content: bytes
-    rows: tuple[Row, ...]
+    rows: tuple[LogRow, ...]
     damaged: bool
 
 
 def run(folder: Path, cases: int, advance: Callable[[], None]) -> dict[str, Any]:
-    """Import `cases` fuzzed logs, in lots of fifty."""
+    """Import `cases` fuzzed logs, in batches of fifty."""
     outcomes = Outcomes()
-    lots = -(-cases // _PER_CASE)
-    for lot, outcome in judged(make_judge, folder, lots):
+    batches = -(-cases // _PER_CASE)
+    for batch, outcome in judged(make_judge, folder, batches):
         if outcome.startswith("{"):
             for kind, example in json.loads(outcome)["found"]:
-                outcomes.add(kind, lot, example)
+                outcomes.add(kind, batch, example)
         else:
-            outcomes.add("any format", lot, f"{outcome}; the log is {_kept(folder)}")
+            outcomes.add("any format", batch, f"{outcome}; the log is {_kept(folder)}")
         for _ in range(_PER_CASE):
             advance()
-    return {"cases": lots * _PER_CASE, **outcomes.to_dict()}
+    return {"cases": batches * _PER_CASE, **outcomes.to_dict()}
 
 
 def make_judge(folder: Path) -> Judge:
-    """Judges one lot: the outcome of every log in it."""
+    """Judges one batch: the outcome of every log in it."""
     folder.mkdir(exist_ok=True)
 
-    def judge(lot: int) -> str:
+    def judge(batch: int) -> str:
         found: list[tuple[str, str]] = []
 
-        @seed(lot)
+        @seed(batch)
         @settings(
             max_examples=_PER_CASE,
             database=None,
@@ -90,7 +90,7 @@ def make_judge(folder: Path) -> Judge:
         @given(logs())
         def each(log: Log) -> None:
             if len(found) < _PER_CASE:
-                found.append((log.format, _outcome(lambda _: _imported(log, folder), lot)))
+                found.append((log.format, outcome_of(lambda _: _imported(log, folder), batch)))
 
         each()
         return json.dumps({"found": found})
@@ -99,7 +99,7 @@ def make_judge(folder: Path) -> Judge:
 
 
 def _kept(folder: Path) -> str:
-    """The log that the child was at when it died, kept for whoever mends it."""
+    """Keep the log that the child was importing when it died, for debugging; its path."""
     kept = Path(tempfile.mkdtemp(prefix="edgeb-torture-log-")) / "log"
     if (folder / "current").exists():
         shutil.copytree(folder / "current", kept)
@@ -124,18 +124,18 @@ def logs(draw: st.DrawFn) -> Log:
     return Log(format, content, rows, damage > 0)
 
 
-def _rows() -> st.SearchStrategy[Row]:
+def _rows() -> st.SearchStrategy[LogRow]:
     times = st.integers(0, 60 * 24 * 60).map(lambda minutes: _START + timedelta(minutes=minutes))
     text = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=12)
     known = st.sampled_from(_LABELS)
-    # Most words of all alphabets are refused for one character or another; then nothing else is tried.
+    # Mostly known labels: random text is often refused for one character, and then nothing else is tested.
     label = st.one_of(*[known] * 40, text)
     place = st.one_of(st.sampled_from(_PLACES), text)
     return st.tuples(st.sampled_from(_USERS), times, place, label)
 
 
-def _enough() -> tuple[Row, ...]:
-    """Rows that make a dataset by themselves."""
+def _enough() -> tuple[LogRow, ...]:
+    """Rows that are a dataset by themselves."""
     return tuple(
         (user, _START + timedelta(hours=i, minutes=n), _PLACES[i % 2], _LABELS[(i + n) % 3])
         for n, user in enumerate(_USERS[:4])
@@ -143,7 +143,7 @@ def _enough() -> tuple[Row, ...]:
     )
 
 
-def _csv(draw: st.DrawFn, rows: tuple[Row, ...]) -> bytes:
+def _csv(draw: st.DrawFn, rows: tuple[LogRow, ...]) -> bytes:
     text = io.StringIO()
     delimiter = draw(st.sampled_from(",\t;|"))
     end = draw(st.sampled_from(("\n", "\r\n")))
@@ -162,7 +162,7 @@ def _encoded(draw: st.DrawFn, text: str) -> bytes:
     return text.encode(draw(st.sampled_from(("utf-8", "utf-8", "utf-8-sig", "utf-16"))), "surrogatepass")
 
 
-def _jsonl(draw: st.DrawFn, rows: tuple[Row, ...]) -> bytes:
+def _jsonl(draw: st.DrawFn, rows: tuple[LogRow, ...]) -> bytes:
     ascii_ = draw(st.booleans())
     objects = [
         {"user_id": user, "timestamp": time.isoformat(), "place": place, "behavior": label}
@@ -173,7 +173,7 @@ def _jsonl(draw: st.DrawFn, rows: tuple[Row, ...]) -> bytes:
     return _encoded(draw, "".join(json.dumps(o, ensure_ascii=ascii_) + "\n" for o in objects))
 
 
-def _parquet(draw: st.DrawFn, rows: tuple[Row, ...]) -> bytes:
+def _parquet(draw: st.DrawFn, rows: tuple[LogRow, ...]) -> bytes:
     users, times, places, labels = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [], [])
     unit = draw(st.sampled_from(("s", "ms", "us", "ns", "text")))
     stamps = pa.array([t.isoformat() for t in times]) if unit == "text" else pa.array(times, pa.timestamp(unit))
@@ -190,7 +190,7 @@ def _parquet(draw: st.DrawFn, rows: tuple[Row, ...]) -> bytes:
     return out.getvalue()
 
 
-def _tsmc(draw: st.DrawFn, rows: tuple[Row, ...]) -> bytes:
+def _tsmc(draw: st.DrawFn, rows: tuple[LogRow, ...]) -> bytes:
     lines = []
     for i, (user, time, _, label) in enumerate(rows):
         clean = label.replace("\t", " ")
@@ -199,13 +199,13 @@ def _tsmc(draw: st.DrawFn, rows: tuple[Row, ...]) -> bytes:
     return "".join(lines).encode("utf-8", "surrogatepass")
 
 
-def _app_usage(draw: st.DrawFn, rows: tuple[Row, ...]) -> bytes:
+def _app_usage(draw: st.DrawFn, rows: tuple[LogRow, ...]) -> bytes:
     return "".join(
         f"{user} {time:%Y%m%d%H%M%S} {i % 7} {i % 3} {i}\n" for i, (user, time, _, _) in enumerate(rows)
     ).encode()
 
 
-_WRITERS: dict[str, Callable[[st.DrawFn, tuple[Row, ...]], bytes]] = {
+_WRITERS: dict[str, Callable[[st.DrawFn, tuple[LogRow, ...]], bytes]] = {
     "csv": _csv, "jsonl": _jsonl, "parquet": _parquet, "tsmc2014": _tsmc, "app-usage": _app_usage,
 }  # fmt: skip
 
@@ -237,7 +237,8 @@ def _imported(log: Log, folder: Path) -> str:
         (current / "Categorys.txt").write_text("10\tGames\n11\tMaps\n")
         source = current
     try:
-        info = import_log(source, log.format, out, min_events=2, merge_seconds=0, memory_limit="256MB")
+        options = ImportOptions(min_events=2, merge_seconds=0, memory_limit="256MB")
+        info = import_log(source, log.format, out, options).to_dict()
     except BaseException:
         if out.exists() or {path.name for path in folder.iterdir()} != {"current"}:
             return f"left behind: {sorted(path.name for path in folder.iterdir())}"

@@ -1,6 +1,6 @@
-"""SIGKILL at random moments of a small training run, each time resumed: the result is the undisturbed run's.
+"""SIGKILL at random moments of a small training run, each time resumed: the result equals an undisturbed run's.
 
-Children are forked from a process that has imported torch already, so that kills hit the work and not the imports.
+Children are forked from a process that has imported torch, so that kills hit the work and not the imports.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STEPS = (
 )  # fmt: skip
 _STAGES = ("a_tuning", "b_tuning")
 _FILES = (*(f"{stage}/adapter/adapter_model.safetensors" for stage in _STAGES), "metrics.json", "pairs.jsonl")
-# A run that was killed so often is left to finish.
+# After so many kills, a run may finish.
 _KILLS_PER_RUN = 10
 
 
@@ -128,7 +128,7 @@ def _finish(arguments: list[str], log: Path) -> None:
 
 
 def _place(out: Path) -> str:
-    """What a run that was killed was doing."""
+    """Where a run was when it was killed."""
     if not (out / "run.json").is_file():
         return "before the run began"
     done = json.loads((out / "run.json").read_text())["done"]

@@ -1,4 +1,4 @@
-"""The demo page's server under malformed requests: it answers or closes, and goes on serving the page."""
+"""The demo's server under malformed requests: it answers or closes the connection, and keeps serving."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _JUNK = (
 
 
 def run(folder: Path, requests: int, advance: Callable[[], None]) -> dict[str, Any]:
-    """Send `requests` malformed requests to a server in a process of its own; ask it a good one now and then."""
+    """Send `requests` malformed requests to a server process, and a valid one now and then."""
     bundle = demo_bundle.make(folder)
     log = (folder / "server.log").open("w")
     process = subprocess.Popen(
@@ -46,7 +46,7 @@ def run(folder: Path, requests: int, advance: Callable[[], None]) -> dict[str, A
     try:
         url = process.stdout.readline().strip()
         watched, counts, failed = psutil.Process(process.pid), Counter[str](), []
-        first = _good(url)
+        first = _state(url)
         memory = [watched.memory_info().rss]
         for number in range(requests):
             counts[_send(url, random.Random(number))] += 1
@@ -54,7 +54,7 @@ def run(folder: Path, requests: int, advance: Callable[[], None]) -> dict[str, A
                 if process.poll() is not None:
                     failed.append(f"request {number}: the server ended with {process.returncode}")
                     break
-                if _good(url) != first:
+                if _state(url) != first:
                     failed.append(f"request {number}: the page's state has changed")
                 memory.append(watched.memory_info().rss)
             advance()
@@ -75,13 +75,13 @@ def run(folder: Path, requests: int, advance: Callable[[], None]) -> dict[str, A
     }
 
 
-def _good(url: str) -> str:
+def _state(url: str) -> str:
     with urllib.request.urlopen(url + "api/state", timeout=_TIMEOUT) as answer:
         return json.dumps(json.load(answer), sort_keys=True)
 
 
 def _send(url: str, random_: random.Random) -> str:
-    """One malformed request; the status it was answered with, or how the connection ended."""
+    """Send one malformed request; the status of the answer, or how the connection ended."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
@@ -89,7 +89,7 @@ def _send(url: str, random_: random.Random) -> str:
     try:
         with socket.create_connection((parts.hostname, parts.port), timeout=_TIMEOUT) as connection:
             connection.sendall(content)
-            # The end of what we send, so that a server that waits for more bytes gives up.
+            # End of input, so that a server that waits for more bytes gives up.
             connection.shutdown(socket.SHUT_WR)
             answer = b""
             while chunk := connection.recv(65_536):
@@ -122,7 +122,7 @@ def _request(random_: random.Random, host: str, key: str, url: str) -> bytes:
         head[random_.choice(list(head))] = junk()
     if kind == 3:
         head[junk() or b"X"] = junk()
-    # Only what is refused may be sent: `start-over` and a good event would change the page's state.
+    # Only requests that are refused: `start-over` and a valid event would change the state.
     lines = b"".join(name + b": " + value + b"\r\n" for name, value in head.items())
     return b"POST " + key.encode() + b"api/" + endpoint + b" HTTP/1.1\r\n" + lines + b"\r\n" + body
 

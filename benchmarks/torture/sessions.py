@@ -1,4 +1,4 @@
-"""A session that lives for 100,000 events, and eight threads on one predictor: flat memory, unchanged answers."""
+"""A session of 100,000 events, and eight threads on one predictor: flat memory, unchanged answers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from typing import Any
 import psutil
 
 from edge_behavior.core.events import BehaviorEvent
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import demo_bundle
 
 _PLACES = ("home", "work", "transit", "cafe")
 _WARM_UP = 0.1
 _COMPARED_EVERY = 500
+_MEMORY_SAMPLES = 100
 _THREADS = 8
 _TOLERANCE = 1e-3
+_EXHAUSTIVE = PredictOptions(exhaustive=True)
 
 
 def run_steps(folder: Path, steps: int, advance: Callable[[], None]) -> dict[str, Any]:
-    """Observe and predict `steps` times; every so often ask a predictor of its own the same question."""
+    """Observe and predict `steps` times; every so often compare with a fresh session on another predictor."""
     bundle, process, random_ = demo_bundle.make(folder), psutil.Process(), random.Random(0)
     memory: list[tuple[int, int]] = []
     different = 0
@@ -40,16 +42,16 @@ def run_steps(folder: Path, steps: int, advance: Callable[[], None]) -> dict[str
             place = random_.choice(_PLACES)
             said = session.predict(now, place, top_k=1)
             if step % _COMPARED_EVERY == 0:
-                # The same events, evaluated from nothing; habits know more than the window, so the model alone.
-                other = fresh.session()
+                # Evaluated from an empty cache; the model alone, because habits have seen more than the window.
+                other, alone = fresh.session(), PredictOptions(source="model", exhaustive=True)
                 for event in session.events:
                     other.observe(event)
-                wanted, again = (s.predict(now, place, 1, source="model", exhaustive=True) for s in (other, session))
+                wanted, again = (s.predict(now, place, 1, options=alone) for s in (other, session))
                 first, second = wanted.ranked[0], again.ranked[0]
                 different += abs(first.probability - second.probability) > _TOLERANCE
                 different += said.ranked[0].behavior != session.predict(now, place, top_k=1).ranked[0].behavior
             session.observe(BehaviorEvent(place, now, random_.choice(labels)))
-            if step % 1000 == 0:
+            if step % max(1, steps // _MEMORY_SAMPLES) == 0:
                 memory.append((step, process.memory_info().rss))
             advance()
     settled = [bytes_ for step, bytes_ in memory if step >= steps * _WARM_UP]
@@ -65,11 +67,11 @@ def run_steps(folder: Path, steps: int, advance: Callable[[], None]) -> dict[str
 
 
 def run_threads(folder: Path, seconds: float, advance: Callable[[], None]) -> dict[str, Any]:
-    """Eight threads ask one predictor, by itself and by sessions, for `seconds`; each knows its right answers."""
+    """Eight threads predict with one predictor, directly and by sessions, for `seconds`; answers are compared."""
     bundle = demo_bundle.make(folder)
     with Predictor.load(bundle, threads=1, prefix_cache=False) as predictor:
         labels = predictor.manifest.candidates.labels
-        questions = [
+        contexts = [
             (
                 [
                     BehaviorEvent(_PLACES[(i + n) % 4], datetime(2024, 3, 18, 8 + i), labels[(i * n + 1) % len(labels)])
@@ -80,7 +82,7 @@ def run_threads(folder: Path, seconds: float, advance: Callable[[], None]) -> di
             )
             for n in range(48)
         ]
-        right = [predictor.predict(*question, exhaustive=True) for question in questions]
+        right = [predictor.predict(*context, None, options=_EXHAUSTIVE) for context in contexts]
         until, lock = time.monotonic() + seconds, threading.Lock()
         found: dict[str, Any] = {"predictions": 0, "different": 0, "exceptions": []}
 
@@ -88,15 +90,15 @@ def run_threads(folder: Path, seconds: float, advance: Callable[[], None]) -> di
             random_ = random.Random(number)
             try:
                 while time.monotonic() < until:
-                    which = random_.randrange(len(questions))
-                    history, when, place = questions[which]
+                    which = random_.randrange(len(contexts))
+                    history, when, place = contexts[which]
                     if random_.random() < 0.5:
-                        said = predictor.predict(history, when, place, exhaustive=True)
+                        said = predictor.predict(history, when, place, None, options=_EXHAUSTIVE)
                     else:
                         session = predictor.session()
                         for event in history:
                             session.observe(event)
-                        said = session.predict(when, place, top_k=None, exhaustive=True)
+                        said = session.predict(when, place, None, options=_EXHAUSTIVE)
                     wrong = any(
                         a.behavior != b.behavior or abs(a.probability - b.probability) > _TOLERANCE
                         for a, b in zip(said.ranked, right[which].ranked, strict=True)

@@ -1,4 +1,4 @@
-"""Judges cases in a process of its own, so that a crash or a hang is an outcome like any other."""
+"""Runs cases in a child process, so that a crash or a hang is an outcome like any other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from edge_behavior.errors import EdgebError
 
 REFUSED, SAME, DIFFERENT = "refused", "same", "silent difference"
-# Of these the table wants none.
+# Outcomes that count as failures.
 BAD = (DIFFERENT, "crash", "hang", "exception", "left behind")
 _HANGS_AFTER = 120.0
 _KEPT_EXAMPLES = 20
@@ -25,7 +25,7 @@ Judge = Callable[[int], str]
 
 @dataclass
 class Outcomes:
-    """How often each outcome occurred, and what the first few bad ones were."""
+    """Counts of outcomes, and the first few bad ones as examples."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, Any]] = field(default_factory=list)
@@ -86,10 +86,11 @@ def _serve(make_judge: Callable[[Path], Judge], folder: Path, pipe: Connection) 
     judge = make_judge(folder)
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         while True:
-            pipe.send(_outcome(judge, pipe.recv()))
+            pipe.send(outcome_of(judge, pipe.recv()))
 
 
-def _outcome(judge: Judge, case: int) -> str:
+def outcome_of(judge: Judge, case: int) -> str:
+    """The judge's outcome, or the class of what it raised: a one-line refusal, or an exception."""
     try:
         return judge(case)
     except EdgebError as error:

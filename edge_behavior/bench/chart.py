@@ -1,32 +1,35 @@
-"""A measurement's result as a bar chart."""
+"""A measurement as a bar chart."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from edge_behavior.bench.report import TITLES, footing, heading, number
+from edge_behavior.bench.measurement import Measurement
+from edge_behavior.bench.peers import PEERS
+from edge_behavior.bench.report import TITLES, footing, heading
 from edge_behavior.util.files import new_file
+from edge_behavior.util.numbers import significant
 
-_OURS, _FLOOR, _PEER, _INK, _MUTED = "#1a7f6b", "#9aa5ab", "#c9772e", "#22282b", "#6b7478"
+_OURS, _BOUND, _PEER, _INK, _MUTED = "#1a7f6b", "#9aa5ab", "#c9772e", "#22282b", "#6b7478"
 # Not predictions.
 _LEFT_OUT = {"prefix_evaluate", "prefix_restore", "prefix_load"}
 
 
-def bars(result: dict[str, Any]) -> list[tuple[str, float, float, str]]:
+def bars(result: Measurement) -> list[tuple[str, float, float, str]]:
     """(text, median, 95th percentile, color) per bar, fastest first."""
     found = []
-    for name, row in result["scenarios"].items():
+    for name, timing in result.scenarios.items():
         if name not in _LEFT_OUT:
-            peer = name.startswith(("completion", "labels"))
-            found.append((TITLES[name].replace("`", ""), row["p50_ms"], row["p95_ms"], _PEER if peer else _OURS))
-    if "floor" in result:
-        p50 = result["floor"]["session"]["floor_p50_ms"]
-        found.append(("(d) floor: one native decode of as many tokens", p50, p50, _FLOOR))
+            color = _PEER if name in PEERS else _OURS
+            found.append((TITLES[name].replace("`", ""), timing.p50_ms, timing.p95_ms, color))
+    if result.comparison is not None:
+        p50 = result.comparison.floor["session"].forms["floor"].p50_ms
+        found.append(("(d) lower bound: one native decode of as many tokens", p50, p50, _BOUND))
     return sorted(found, key=lambda bar: bar[1])
 
 
-def draw(result: dict[str, Any], out: Path, force: bool = False) -> None:
+def draw(result: Measurement, out: Path, force: bool = False) -> None:
     """Write horizontal bars of the median latencies, on a logarithmic axis, with a tick at the 95th percentile.
 
     Raises:
@@ -45,7 +48,7 @@ def draw(result: dict[str, Any], out: Path, force: bool = False) -> None:
     axis.scatter([p95 for _, _, p95, _ in rows], places, marker="|", s=110, color=_INK, linewidths=1.4)
     for place, (_, p50, p95, _) in zip(places, rows, strict=True):
         axis.annotate(
-            f"{number(p50)} ms", (max(p50, p95), place), xytext=(7, 0), textcoords="offset points",
+            f"{significant(p50)} ms", (max(p50, p95), place), xytext=(7, 0), textcoords="offset points",
             va="center", fontsize=9, color=_INK,
         )  # fmt: skip
     axis.set_yticks(places, [text for text, *_ in rows], fontsize=9.5)
@@ -60,7 +63,7 @@ def draw(result: dict[str, Any], out: Path, force: bool = False) -> None:
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    kinds = {_OURS: "edgeb", _PEER: "others", _FLOOR: "llama.cpp alone"}
+    kinds = {_OURS: "edgeb", _PEER: "others", _BOUND: "llama.cpp alone"}
     used = {color for *_, color in rows}
     marks: list[Any] = [Patch(color=color, label=text) for color, text in kinds.items() if color in used]
     marks.append(Line2D([], [], color=_INK, marker="|", linestyle="none", markersize=10, label="95th percentile"))

@@ -1,6 +1,6 @@
-"""What is asked while measuring: one user's events, taken from a history file or made up from the candidate set.
+"""The predictions to time: one user's events, read from a history file or drawn from the bundle's label frequencies.
 
-Made-up events let a bundle be measured where no log is. Knows nothing of clocks or engines.
+Synthetic events let a bundle be measured where there is no log. Knows nothing of clocks or engines.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
+from edge_behavior.bench.options import HistoryFile
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.errors import EdgebError
-from edge_behavior.records.history import read_history
 
 _PLACES = ("home", "work", "transit", "leisure")
 _START = datetime(2024, 3, 4, 7)
-_AGAIN = 0.4
+# Probability that a synthetic event repeats the one before it.
+_REPEAT = 0.4
 
 
 @dataclass(frozen=True)
-class Question:
+class Case:
     """One prediction to time.
 
     Attributes:
         history: Events before it, oldest first; the last one is what a session observes in this step.
-        when: Time asked for.
-        place: Place asked for; None where the bundle has no places.
+        when: Time to predict for.
+        place: Place to predict for; None where the bundle has no places.
     """
 
     history: list[BehaviorEvent]
@@ -38,16 +38,16 @@ class Question:
 
     @property
     def observed(self) -> BehaviorEvent:
-        """The event that is new since the question before."""
+        """The event that is new since the case before."""
         return self.history[-1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain fields for a child process."""
+        """Plain fields for another process."""
         history = [[e.place, e.time.isoformat(), e.behavior] for e in self.history]
         return {"history": history, "when": self.when.isoformat(), "place": self.place}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Question:
+    def from_dict(cls, fields: dict[str, Any]) -> Case:
         """Rebuild from `to_dict`'s result."""
         history = [
             BehaviorEvent(place, datetime.fromisoformat(time), label) for place, time, label in fields["history"]
@@ -57,12 +57,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Diary:
-    """Consecutive events of one user and the questions they make: after each event, what comes at the next one.
+    """Consecutive events of one user and the cases they make: after each event, predict the next one.
 
     Attributes:
         events: Oldest first.
-        length: L, events in the history of the first question.
-        places: Whether questions name a place.
+        length: L, events in a case's history.
+        places: Whether cases name a place.
     """
 
     events: list[BehaviorEvent]
@@ -73,42 +73,42 @@ class Diary:
         return len(self.events) - self.length - 1
 
     @property
-    def opening(self) -> list[BehaviorEvent]:
-        """What a session has seen before the first question's own event."""
+    def first_window(self) -> list[BehaviorEvent]:
+        """The L events that a session has seen before the first case."""
         return self.events[: self.length]
 
-    def question(self, i: int) -> Question:
-        """The i-th question, with a history of L events."""
+    def case(self, i: int) -> Case:
+        """The i-th case, with a history of L events."""
         end = self.length + i + 1
-        asked = self.events[end]
-        return Question(self.events[end - self.length : end], asked.time, asked.place if self.places else None)
+        target = self.events[end]
+        return Case(self.events[end - self.length : end], target.time, target.place if self.places else None)
 
 
-def made_up(candidates: CandidateSet, length: int, questions: int, seed: int = 0, places: bool = True) -> Diary:
-    """A diary of made-up events: labels as frequent as in training, often the same one again."""
+def synthetic_diary(candidates: CandidateSet, length: int, cases: int, seed: int = 0, places: bool = True) -> Diary:
+    """A diary of synthetic events: labels as frequent as in training, often the same one again."""
     rng = random.Random(seed)
     weights = [count + 1 for count in candidates.counts]
     when, label, place = _START, candidates.labels[0], _PLACES[0]
     events = []
-    for _ in range(length + questions + 1):
+    for _ in range(length + cases + 1):
         when += timedelta(minutes=rng.randint(2, 120))
-        if rng.random() > _AGAIN:
+        if rng.random() > _REPEAT:
             label = rng.choices(candidates.labels, weights)[0]
             place = rng.choice(_PLACES)
         events.append(BehaviorEvent(place, when, label))
     return Diary(events, length, places)
 
 
-def from_file(path: Path, candidates: CandidateSet, length: int, questions: int, places: bool = True) -> Diary:
+def diary_of(history: HistoryFile, candidates: CandidateSet, length: int, cases: int, places: bool = True) -> Diary:
     """A diary read from a history file, repeated some weeks later as often as need be.
 
     Raises:
         EdgebError: the file cannot be read, or holds fewer than two events whose behaviors are candidates.
     """
-    events, _ = read_history(path, places=places).known(candidates)
+    events, _ = history.read(places).known(candidates)
     if len(events) < 2:
-        raise EdgebError(f"{path} holds {len(events)} event(s)", "pass a history of at least 2 events")
-    return Diary(_repeated(events, length + questions + 1), length, places)
+        raise EdgebError(f"{history.path} holds {len(events)} event(s)", "pass a history of at least 2 events")
+    return Diary(_repeated(events, length + cases + 1), length, places)
 
 
 def _repeated(events: Sequence[BehaviorEvent], count: int) -> list[BehaviorEvent]:

@@ -1,4 +1,4 @@
-"""What this machine has: packages by extra, llama.cpp's build, accelerator, memory, disk."""
+"""What this machine has: packages by extra, llama.cpp's build, accelerator, memory and disk."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def examine() -> dict[str, str]:
 
 
 def _llama() -> dict[str, str]:
-    """The library that predicts, and whether it can be trusted with AMX; tries it where nobody has."""
+    """Where llama.cpp's library lies and whether AMX works with it, which is tried out where it was not yet."""
     try:
         from edge_behavior.runtime.llama import build as llama_build
-    # What llama-cpp-python raises without its library, or with one for another machine.
+    # Raised by llama-cpp-python without its library, or with one built for another machine.
     except (ImportError, OSError, RuntimeError) as error:
         return {"llama.cpp": f"cannot be loaded: {error}"}
     files, verdict = llama_build.library_files(), llama_build.verdict()

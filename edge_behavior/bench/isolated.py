@@ -1,7 +1,7 @@
 """One scenario in a process of its own: what a cold start takes, and how much memory a scenario needs.
 
-`python -m edge_behavior.bench.isolated SPEC` prints one JSON object; SPEC is JSON, see `run_alone`. Nothing of edgeb is
-imported before the clock runs.
+`python -m edge_behavior.bench.isolated SPEC` prints one JSON object; SPEC is an `Isolated` as JSON. The child imports
+nothing else of edgeb before its clock runs.
 """
 
 from __future__ import annotations
@@ -9,23 +9,54 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+COLD = "cold"
 
-def run_alone(spec: dict[str, Any]) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Isolated:
+    """What a child process is to run, in plain types.
+
+    Attributes:
+        scenario: `COLD`, or a name that `Setup.scenario` knows.
+        bundle: Path of the file.
+        case: For `COLD`: the prediction, as `Case.to_dict` gives it.
+        snapshots: For `COLD`: folder of prefix snapshots; None for none.
+        history: For other scenarios: as `HistoryFile.to_dict` gives it; None for synthetic events.
+    """
+
+    scenario: str
+    bundle: str
+    threads: int
+    scoring: str
+    case: dict[str, Any] | None = None
+    snapshots: str | None = None
+    history: dict[str, str | None] | None = None
+
+
+@dataclass(frozen=True)
+class IsolatedRun:
+    """What a child process took.
+
+    Attributes:
+        process_ms: From starting the process to its answer.
+        tokens: Of a cold start: tokens the model was run on.
+        parts_ms: Of a cold start: `import_ms`, `verify_ms` (hashing the file), `open_ms`, `prefix_ms` (restoring the
+            static prompt, 0 without snapshots) and `first_ms` (the first prediction).
+    """
+
+    process_ms: float
+    peak_rss_bytes: int
+    tokens: int = 0
+    parts_ms: dict[str, float] = field(default_factory=dict)
+
+
+def run_isolated(spec: Isolated) -> IsolatedRun:
     """Run a scenario in a fresh Python process.
-
-    Args:
-        spec: `scenario`, `bundle`, `threads`, `scoring`; for the scenario "cold" also `question` (as `Question.to_dict`
-            gives it) and `snapshots` (folder of prefix snapshots, or None); for a name of `Setup.scenario` also
-            `history` (path or None).
-
-    Returns:
-        `process_ms` (from starting the process to its answer), `peak_rss_bytes`, and for "cold" `import_ms`,
-        `verify_ms` (hashing the file), `open_ms`, `prefix_ms` (restoring the static prompt, 0 without snapshots),
-        `first_ms` (the first prediction) and `tokens`.
 
     Raises:
         EdgebError: the process failed.
@@ -36,7 +67,7 @@ def run_alone(spec: dict[str, Any]) -> dict[str, Any]:
     # Here, so that the first look at this llama.cpp is not in the time measured, and what it says is seen.
     verdict()
     started = perf_counter()
-    command = [sys.executable, "-m", "edge_behavior.bench.isolated", json.dumps(spec)]
+    command = [sys.executable, "-m", "edge_behavior.bench.isolated", json.dumps(asdict(spec))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stderr is not None
@@ -45,14 +76,14 @@ def run_alone(spec: dict[str, Any]) -> dict[str, Any]:
         reason = child.stderr.read().strip().splitlines()
     if not line:
         raise EdgebError(
-            f"measuring {spec['scenario']} in a process of its own failed: {reason[-1] if reason else 'no reason'}",
+            f"measuring {spec.scenario} in a process of its own failed: {reason[-1] if reason else 'no reason given'}",
             "run it with more free memory, or report this as a bug",
         )
-    found: dict[str, Any] = json.loads(line)
-    return {"process_ms": process_ms, **found}
+    return IsolatedRun(process_ms, **json.loads(line))
 
 
-def _cold(spec: dict[str, Any]) -> dict[str, Any]:
+def _cold(spec: Isolated) -> dict[str, Any]:
+    assert spec.case is not None
     times: dict[str, float] = {}
     began = perf_counter()
 
@@ -63,42 +94,46 @@ def _cold(spec: dict[str, Any]) -> dict[str, Any]:
         began = now
 
     import edge_behavior.runtime.backends.llama  # noqa: F401
-    from edge_behavior.bench.diary import Question
+    from edge_behavior.bench.diary import Case
     from edge_behavior.bundle.bundle import verify_bundle
-    from edge_behavior.runtime.predictor import Predictor
+    from edge_behavior.runtime.predictor import PredictOptions, Predictor
 
     lap("import_ms")
-    bundle, question = Path(spec["bundle"]), Question.from_dict(spec["question"])
+    bundle, case = Path(spec.bundle), Case.from_dict(spec.case)
     verify_bundle(bundle)
     lap("verify_ms")
     # Never closed: the process ends after its answer.
-    predictor = Predictor.load(bundle, threads=spec["threads"], verify=False, prefix_cache=False)
+    predictor = Predictor.load(bundle, threads=spec.threads, verify=False, prefix_cache=False)
     lap("open_ms")
-    if spec["snapshots"] is not None:
-        predictor.warm(Path(spec["snapshots"]))
+    if spec.snapshots is not None:
+        predictor.warm(Path(spec.snapshots))
     lap("prefix_ms")
-    answer = predictor.predict(question.history, question.when, question.place, 1, spec["scoring"], source="model")
+    options = PredictOptions(scoring=spec.scoring, source="model")
+    answer = predictor.predict(case.history, case.when, case.place, 1, options=options)
     lap("first_ms")
-    return {**times, "tokens": answer.tokens_evaluated}
+    return {"parts_ms": times, "tokens": answer.tokens_evaluated}
 
 
-def _scenario(spec: dict[str, Any]) -> dict[str, Any]:
-    from edge_behavior.bench.scenarios import CYCLE
-    from edge_behavior.bench.setup import BenchOptions, Setup
+def _scenario(spec: Isolated) -> None:
+    from edge_behavior.bench.options import CYCLE, BenchOptions, HistoryFile
+    from edge_behavior.bench.setup import Setup
 
-    history = None if spec["history"] is None else Path(spec["history"])
-    options = BenchOptions(repeats=2, threads=spec["threads"], scoring=spec["scoring"], history=history)
-    with Setup(Path(spec["bundle"]), options) as setup:
-        scenario = setup.scenario(spec["scenario"])
+    history = None if spec.history is None else HistoryFile.from_dict(spec.history)
+    options = BenchOptions(repeats=2, threads=spec.threads, scoring=spec.scoring, history=history)
+    with Setup(Path(spec.bundle), options) as setup:
+        scenario = setup.scenario(spec.scenario)
         for i in range(CYCLE):
             scenario.turn(i)
-    return {}
 
 
 def main() -> None:
     """Entry point of the child process."""
-    spec = json.loads(sys.argv[1])
-    found = _cold(spec) if spec["scenario"] == "cold" else _scenario(spec)
+    spec = Isolated(**json.loads(sys.argv[1]))
+    found: dict[str, Any] = {}
+    if spec.scenario == COLD:
+        found = _cold(spec)
+    else:
+        _scenario(spec)
     from edge_behavior.bench.timing import peak_rss_bytes
 
     print(json.dumps({**found, "peak_rss_bytes": peak_rss_bytes()}), flush=True)

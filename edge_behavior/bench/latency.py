@@ -1,82 +1,77 @@
-"""The whole measurement of a bundle: scenarios in turns, cold starts and memory in processes of their own, one result.
+"""The whole measurement of a bundle: scenarios in turns, cold starts and memory in processes of their own.
 
-Per prediction, not per token. All that is compared is timed in one process, round by round, so that what the machine
-does meanwhile hits all alike. Knows nothing of tables and pictures.
+Per prediction, not per token. All that is compared is timed in one process, round by round, so that whatever else the
+machine does hits all alike. Knows nothing of tables and charts.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edge_behavior.bench.isolated import run_alone
-from edge_behavior.bench.scenarios import DEPTHS, Scenario
-from edge_behavior.bench.setup import PEERS, BenchOptions, Setup
-from edge_behavior.bench.timing import Sample, machine, percentile, summary
+from edge_behavior.bench.isolated import COLD, Isolated, IsolatedRun, run_isolated
+from edge_behavior.bench.measurement import BoundForm, Comparison, LowerBound, Measurement, Speed
+from edge_behavior.bench.options import DEPTHS, BenchOptions
+from edge_behavior.bench.peers import PEERS
+from edge_behavior.bench.scenarios import Scenario
+from edge_behavior.bench.setup import Setup
+from edge_behavior.bench.timing import Machine, Sample, Timing, load_average, percentile
 from edge_behavior.bundle.bundle import verify_bundle
 
 Tick = Callable[[str], None]
+Samples = Mapping[str, Sequence[Sample]]
+COLD_STARTS = ("cold_start", "cold_start_snapshot")
 _COLD_PARTS = ("import_ms", "verify_ms", "open_ms", "prefix_ms", "first_ms")
 
 
-def measure(bundle: Path, options: BenchOptions, tick: Tick = lambda what: None) -> dict[str, Any]:
+def measure(bundle: Path, options: BenchOptions, tick: Tick = lambda what: None) -> Measurement:
     """Measure a bundle.
 
     Args:
         bundle: The file; its hashes are checked first.
-        options: What to measure.
-        tick: Called with a word on what comes next, `steps(options)` times in all.
-
-    Returns:
-        A JSON-ready record. `scenarios` maps names to `p50_ms`, `p95_ms`, `mean_ms`, `tokens_per_prediction` (mean),
-        `predictions`, `samples_ms`, for edgeb's own `overhead_ms` (outside the engine), for cold starts `parts_ms`.
-        With `compare`, `floor` (per session scenario: the floor in three forms and the session's ratio to each),
-        `native` (pp and tg in tokens per second) and `ratios`. `peak_rss_bytes` maps scenarios to the peak of a process
-        that ran nothing else. `machine` says where.
+        options: What to measure; other numbers of threads and sustained runs are `sustained`'s.
+        tick: Called with a word on what comes next, `tick_count(options)` times in all.
 
     Raises:
         EdgebError: not a bundle, a history that does not fit it, or too little memory.
     """
     manifest = verify_bundle(bundle)
-    where = machine(options.threads)
+    machine = Machine.here(options.threads)
     with Setup(bundle, options) as setup:
         setup.check_memory()
-        alone = _alone(setup, bundle, options, tick)
+        cold = _cold_starts(setup, bundle, options, tick)
+        peaks = {name: max(run.peak_rss_bytes for run in runs) for name, runs in cold.items()}
+        peaks |= _peaks(bundle, options, tick)
         tick("open")
         samples = take_turns(setup.all(), options.rounds, tick)
-        size = len(setup.encoder.trie)
-        static_tokens = len(setup.encoder.static_ids)
-    ended = machine(options.threads)
-    scenarios = {name: summary(taken) for name, taken in samples.items()}
-    result: dict[str, Any] = {
-        "bundle": bundle.name,
-        "architecture": manifest.architecture,
-        "quantization": manifest.quantization,
-        "candidates": len(manifest.candidates),
-        "trie_nodes": size,
-        "layout": manifest.layout.name,
-        "static_tokens": static_tokens,
-        "scoring": options.scoring,
-        "anchor_every": options.anchor_every,
-        "file_bytes": bundle.stat().st_size,
-        "peak_rss_bytes": alone["peak_rss_bytes"],
-        "scenarios": {**alone["cold"], **{k: v for k, v in scenarios.items() if not _is_floor(k, options)}},
-    }
-    if options.compare:
-        result["floor"] = {depth: _floor_row(samples, depth) for depth in DEPTHS}
-        result["native"] = {name: _speed(samples[name]) for name in _speeds(options)}
-        result["ratios"] = ratios(result)
-    result["machine"] = {**where, "load_average_after": ended["load_average"]}
-    return result
+        nodes, static_tokens = len(setup.encoder.trie), len(setup.encoder.static_ids)
+    scenarios = {name: _cold_timing(runs) for name, runs in cold.items()}
+    scenarios |= {name: Timing.of(taken) for name, taken in samples.items() if not _is_bound(name, options)}
+    return Measurement(
+        bundle.name,
+        manifest.architecture,
+        manifest.quantization,
+        len(manifest.candidates),
+        nodes,
+        manifest.layout.name,
+        static_tokens,
+        options.scoring,
+        options.anchor_every,
+        bundle.stat().st_size,
+        peaks,
+        scenarios,
+        replace(machine, load_average_after=load_average()),
+        _comparison(samples, scenarios, options) if options.compare else None,
+    )
 
 
-def steps(options: BenchOptions) -> int:
+def tick_count(options: BenchOptions) -> int:
     """How often `measure` calls `tick`."""
-    return options.rounds + 1 + 2 * options.cold_starts + 1 + len(_measured_alone(options))
+    return options.rounds + 1 + len(COLD_STARTS) * options.cold_starts + 1 + len(_measured_alone(options))
 
 
 def take_turns(scenarios: Sequence[Scenario], rounds: int, tick: Tick = lambda what: None) -> dict[str, list[Sample]]:
@@ -91,40 +86,36 @@ def take_turns(scenarios: Sequence[Scenario], rounds: int, tick: Tick = lambda w
     return samples
 
 
-def ratios(result: Mapping[str, Any]) -> dict[str, float]:
-    """How much longer others take than a session's prediction (medians), and what a restored prefix saves."""
-    p50 = {name: row["p50_ms"] for name, row in result["scenarios"].items()}
-    found = {f"{peer}_over_session": p50[peer] / p50["session"] for peer in PEERS}
-    found["session_over_floor"] = result["floor"]["session"]["over_floor"]
-    found["prefix_evaluate_over_restore"] = p50["prefix_evaluate"] / p50["prefix_restore"]
-    return {name: round(value, 3) for name, value in found.items()}
-
-
-def _alone(setup: Setup, bundle: Path, options: BenchOptions, tick: Tick) -> dict[str, Any]:
-    """Cold starts, and peak memory per scenario."""
-    spec = {"bundle": str(bundle), "threads": options.threads, "scoring": options.scoring}
-    question = setup.diary.question(0).to_dict()
-    cold: dict[str, Any] = {}
-    peaks: dict[str, int] = {}
+def _cold_starts(setup: Setup, bundle: Path, options: BenchOptions, tick: Tick) -> dict[str, list[IsolatedRun]]:
+    """Cold starts by kind, taking turns."""
+    runs: dict[str, list[IsolatedRun]] = {name: [] for name in COLD_STARTS}
     with tempfile.TemporaryDirectory(prefix="edgeb-bench-") as folder:
-        ask = {"scenario": "cold", **spec, "question": question}
+        without = Isolated(COLD, str(bundle), options.threads, options.scoring, case=setup.diary.case(0).to_dict())
+        restored = replace(without, snapshots=folder)
         tick("cold start")
         # Writes the snapshot that the others find, and brings the file into the page cache.
-        run_alone({**ask, "snapshots": folder})
-        runs: dict[str, list[dict[str, Any]]] = {"cold_start": [], "cold_start_snapshot": []}
+        run_isolated(restored)
         for _ in range(options.cold_starts):
-            for name, snapshots in (("cold_start", None), ("cold_start_snapshot", folder)):
+            for name, spec in zip(COLD_STARTS, (without, restored), strict=True):
                 tick("cold start")
-                runs[name].append(run_alone({**ask, "snapshots": snapshots}))
-    for name, done in runs.items():
-        cold[name] = summary([Sample(run["process_ms"], run["tokens"]) for run in done])
-        cold[name]["parts_ms"] = {part: percentile([run[part] for run in done], 50) for part in _COLD_PARTS}
-        peaks[name] = max(run["peak_rss_bytes"] for run in done)
-    history = None if options.history is None else str(options.history)
+                runs[name].append(run_isolated(spec))
+    return runs
+
+
+def _cold_timing(runs: Sequence[IsolatedRun]) -> Timing:
+    parts = {part: percentile([run.parts_ms[part] for run in runs], 50) for part in _COLD_PARTS}
+    return Timing.of([Sample(run.process_ms, run.tokens) for run in runs], parts)
+
+
+def _peaks(bundle: Path, options: BenchOptions, tick: Tick) -> dict[str, int]:
+    """Peak memory by scenario, bytes."""
+    history = None if options.history is None else options.history.to_dict()
+    found = {}
     for name in _measured_alone(options):
         tick("memory")
-        peaks[name] = run_alone({"scenario": name, **spec, "history": history})["peak_rss_bytes"]
-    return {"cold": cold, "peak_rss_bytes": peaks}
+        spec = Isolated(name, str(bundle), options.threads, options.scoring, history=history)
+        found[name] = run_isolated(spec).peak_rss_bytes
+    return found
 
 
 def _measured_alone(options: BenchOptions) -> tuple[str, ...]:
@@ -132,35 +123,47 @@ def _measured_alone(options: BenchOptions) -> tuple[str, ...]:
     return ("session", "warm", *(name for name in PEERS if options.compare and name != "labels"))
 
 
+def _comparison(samples: Samples, scenarios: Mapping[str, Timing], options: BenchOptions) -> Comparison:
+    bounds = {depth: _lower_bound(samples, depth) for depth in DEPTHS}
+    p50 = {name: timing.p50_ms for name, timing in scenarios.items()}
+    # How much longer others take than a session's prediction, and what a restored prefix saves.
+    ratios = {f"{peer}_over_session": p50[peer] / p50["session"] for peer in PEERS}
+    ratios["session_over_floor"] = bounds["session"].forms["floor"].over
+    ratios["prefix_evaluate_over_restore"] = p50["prefix_evaluate"] / p50["prefix_restore"]
+    return Comparison(
+        bounds,
+        {name: _speed(samples[name]) for name in _speeds(options)},
+        {name: round(value, 3) for name, value in ratios.items()},
+    )
+
+
 def _speeds(options: BenchOptions) -> tuple[str, str]:
     return f"pp{options.pp}", f"tg{options.tg}"
 
 
-def _is_floor(name: str, options: BenchOptions) -> bool:
+def _is_bound(name: str, options: BenchOptions) -> bool:
     return name.startswith("floor") or name in _speeds(options)
 
 
-def _floor_row(samples: Mapping[str, Sequence[Sample]], depth: str) -> dict[str, Any]:
-    """A session scenario beside its floors. Ratios are medians over the rounds of session time over floor time."""
+def _lower_bound(samples: Samples, depth: str) -> LowerBound:
     session, suffix = samples[depth], depth.removeprefix("session")
-    row: dict[str, Any] = {
-        "tokens_p50": percentile([s.tokens for s in session], 50),
-        "session_p50_ms": percentile([s.ms for s in session], 50),
-    }
-    for form in ("floor", "floor_one_row", "floor_same_calls"):
-        taken = samples[f"{form}{suffix}"]
-        row[f"{form}_p50_ms"] = percentile([s.ms for s in taken], 50)
-        row[f"over_{form}"] = percentile([a.ms / b.ms for a, b in zip(session, taken, strict=True)], 50)
-        row[f"{form}_samples_ms"] = [round(s.ms, 3) for s in taken]
-    row["floor_tokens_p50"] = percentile([s.tokens for s in samples[f"floor{suffix}"]], 50)
-    return row
+    forms = {}
+    for name in ("floor", "floor_one_row", "floor_same_calls"):
+        taken = samples[f"{name}{suffix}"]
+        forms[name] = BoundForm(
+            percentile([s.ms for s in taken], 50),
+            percentile([a.ms / b.ms for a, b in zip(session, taken, strict=True)], 50),
+            [round(s.ms, 3) for s in taken],
+        )
+    return LowerBound(
+        percentile([s.tokens for s in session], 50),
+        percentile([s.ms for s in session], 50),
+        forms,
+        percentile([s.tokens for s in samples[f"floor{suffix}"]], 50),
+    )
 
 
-def _speed(samples: Sequence[Sample]) -> dict[str, Any]:
+def _speed(samples: Sequence[Sample]) -> Speed:
     speeds = [s.tokens / s.ms * 1000 for s in samples]
-    return {
-        "tokens_per_second": round(float(np.mean(speeds)), 2),
-        "deviation": round(float(np.std(speeds)), 2),
-        "runs": len(speeds),
-        "samples": [round(s, 2) for s in speeds],
-    }
+    mean, deviation = round(float(np.mean(speeds)), 2), round(float(np.std(speeds)), 2)
+    return Speed(mean, deviation, len(speeds), [round(s, 2) for s in speeds])

@@ -1,6 +1,6 @@
-"""The floor under any prediction: llama.cpp evaluating the same number of tokens in one plain decode, and its speed.
+"""The lower bound of any prediction: llama.cpp evaluating as many tokens in one plain decode. And llama.cpp's speed.
 
-Nothing of a prediction but its evaluation: no search, no probabilities, no several sequences.
+Of a prediction only the evaluation: no search, no probabilities, a single sequence.
 """
 
 from __future__ import annotations
@@ -8,35 +8,38 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from edge_behavior.bench.native import FLASH_PAYS, Decode, NativeContext, NativeModel
-from edge_behavior.bench.scenarios import CYCLE, depth_of, slot
+from edge_behavior.bench.native import FLASH_PAYS, Decode
+from edge_behavior.bench.options import CYCLE, BenchOptions
+from edge_behavior.bench.scenarios import Turns, depth_of
 from edge_behavior.bench.timing import Sample
+from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
+from edge_behavior.runtime.llama.model import LlamaModel
 
 
-class FloorScenario:
+class LowerBoundScenario:
     """For every round of a session: as many new tokens on a cache of the same length, decoded natively.
 
     - `floor`: all in one decode, with as many logit rows as the session asked for.
     - `floor_one_row`: the same with the last token's logits only.
-    - `floor_same_calls`: in as many decodes as the session took, each with its own rows. What lies between this and
-      `floor` is the price of looking at one decode's result before choosing the next.
+    - `floor_same_calls`: in as many decodes as the session took, each with its own rows. Its distance to `floor` is
+      the price of looking at one decode's result before choosing the next.
 
     Names end in the session scenario's own suffix. Flash attention is on where it helps. The tokens are a chain in one
-    sequence; a session's trie nodes stand beside each other, which costs the same.
+    sequence; a session's trie nodes are siblings, which costs the same.
 
     Args:
-        rounds: What the session had evaluated, per round.
-        ids: Any token ids of the bundle, repeated as needed; what a token is does not change what it costs.
+        rounds: The session's decodes, per round.
+        ids: Any token ids of the bundle, repeated as needed; which token it is does not change the cost.
     """
 
-    def __init__(
-        self, model: NativeModel, threads: int, rounds: Sequence[Sequence[Decode]], ids: Sequence[int]
-    ) -> None:
+    def __init__(self, model: LlamaModel, threads: int, rounds: Sequence[Sequence[Decode]], ids: Sequence[int]) -> None:
         needed = max(shape[0].position + sum(d.tokens for d in shape) for shape in rounds)
         self._ids = (list(ids) * (needed // len(ids) + 1))[:needed]
         self._rounds = rounds
         rows = max(sum(d.rows for d in shape) for shape in rounds)
-        self._contexts = {flash: NativeContext(model, needed, threads, rows, flash) for flash in (False, True)}
+        self._contexts = {
+            flash: LlamaContext(model, ContextOptions(needed, threads, rows, flash)) for flash in (False, True)
+        }
         for context in self._contexts.values():
             self._hold(context, rounds[0][0].position)
 
@@ -65,7 +68,7 @@ class FloorScenario:
             seconds += context.decode(self._ids[start : start + count], range(count - rows, count))
         return Sample(seconds * 1000, sum(count for count, _ in calls), seconds * 1000)
 
-    def _hold(self, context: NativeContext, count: int) -> None:
+    def _hold(self, context: LlamaContext, count: int) -> None:
         context.keep(count)
         if context.held < count:
             context.decode(self._ids[context.held : count])
@@ -78,24 +81,22 @@ class SpeedScenario:
     speed. Flash attention is left to llama.cpp.
 
     Args:
-        prompt: n of pp.
-        generate: n of tg.
-        every: Of the rounds due, every n-th.
+        options: n of pp and of tg, and how often both are timed.
     """
 
-    def __init__(self, model: NativeModel, threads: int, prompt: int, generate: int, due: int, every: int = 1) -> None:
+    def __init__(self, model: LlamaModel, options: BenchOptions) -> None:
         rng = random.Random(0)
-        self._prompt = [rng.randrange(model.n_vocab) for _ in range(prompt)]
-        self._generate = [rng.randrange(model.n_vocab) for _ in range(generate)]
-        self._due, self._every = due, every
-        self._context = NativeContext(model, max(prompt, generate), threads)
+        self._prompt = [rng.randrange(model.n_vocab) for _ in range(options.pp)]
+        self._generate = [rng.randrange(model.n_vocab) for _ in range(options.tg)]
+        self._turns = Turns(0, options.every(options.speed_repeats))
+        self._context = LlamaContext(model, ContextOptions(max(options.pp, options.tg), options.threads))
         # llama-bench warms up with one run of each, too.
         self._context.decode(self._prompt)
         self._run(self._generate[:1])
 
     def turn(self, i: int) -> Mapping[str, Sample]:
         """See `Scenario`."""
-        if slot(i) != self._due or (i // CYCLE) % self._every:
+        if not self._turns.include(i):
             return {}
         self._context.keep(0)
         at_once = self._context.decode(self._prompt) * 1000

@@ -1,12 +1,13 @@
-"""What others do for a prediction, on the same file: grammar completion by llama-cpp-python, scoring label by label.
+"""Peers: the other ways to get a prediction from the same file, grammar completion and scoring label by label.
 
 Peers get the very token ids that edgeb evaluates, and every option that helps them: a grammar of the bare labels, a
-stop at the end of the label, all threads, flash attention where it is faster.
+stop at the end of the label, as many threads, flash attention where it is faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,42 +16,53 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.bench.native import NativeContext, NativeModel, stock_llama, watched_decodes
-from edge_behavior.bench.scenarios import CYCLE, slot
+from edge_behavior.bench.native import stock_llama, watched_decodes
+from edge_behavior.bench.options import CYCLE
+from edge_behavior.bench.scenarios import Turns
 from edge_behavior.bench.timing import Sample
 from edge_behavior.bundle.grammar import character_grammar
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
+from edge_behavior.runtime.llama.model import LlamaModel
+
+PEERS = ("completion", "completion_cached", "completion_appended", "labels", "labels_cached")
+
+
+@dataclass(frozen=True)
+class PeerOptions:
+    """How a peer is run.
+
+    Attributes:
+        threads: CPU threads.
+        turns: When it is timed.
+        cached: What a prompt shares with the one before is kept in the cache; else each starts from an empty one.
+        follow: Evaluate the prompts of all other rounds untimed, so that the cache always holds the round before.
+    """
+
+    threads: int
+    turns: Turns
+    cached: bool = False
+    follow: bool = False
 
 
 class CompletionPeer:
     """`Llama.create_completion` with a GBNF grammar of the labels, greedy.
 
+    Its cache is llama-cpp-python's own, which reuses the longest common beginning by itself.
+
     Args:
         name: Scenario name.
         prompts: Token ids per round.
         encoder: Labels and how they end.
-        reuse: Keep the cache between calls (llama-cpp-python reuses the longest common beginning by itself), or
-            reset it before each.
-        due: The `slot` of the rounds in which this peer is timed.
-        follow: Evaluate the other rounds' prompts untimed, so that the cache always holds the round before.
     """
 
     def __init__(
-        self,
-        bundle: Path,
-        threads: int,
-        name: str,
-        prompts: Sequence[list[int]],
-        encoder: PromptEncoder,
-        *,
-        reuse: bool,
-        due: int = 0,
-        follow: bool = False,
+        self, bundle: Path, name: str, prompts: Sequence[list[int]], encoder: PromptEncoder, options: PeerOptions
     ) -> None:
         end = encoder.layout.terminator or ""
         labels = [encoder.layout.answer(label) for label in encoder.candidates.labels]
-        self._name, self._prompts, self._reuse, self._due, self._follow = name, prompts, reuse, due, follow
+        self._name, self._prompts, self._options = name, prompts, options
         self._answers = frozenset(labels)
         self._stop = [end] if end else []
         self._longest = max(len(encoder.label_ids(label)) for label in encoder.candidates.labels)
@@ -59,10 +71,10 @@ class CompletionPeer:
         self._llama: Any = stock_llama(
             bundle,
             n_ctx=max(map(len, prompts)) + self._max_tokens + 8,
-            n_threads=threads,
-            n_threads_batch=threads,
+            n_threads=options.threads,
+            n_threads_batch=options.threads,
             n_gpu_layers=0,
-            flash_attn=not follow,
+            flash_attn=not options.follow,
             verbose=False,
         )
         self._grammar = llama_cpp.LlamaGrammar.from_string(
@@ -73,11 +85,11 @@ class CompletionPeer:
 
     def turn(self, i: int) -> Mapping[str, Sample]:
         """See `Scenario`."""
-        if slot(i) != self._due:
-            if self._follow:
+        if not self._options.turns.include(i):
+            if self._options.follow:
                 self._llama.eval(self._new(self._prompts[i]))
             return {}
-        if not self._reuse:
+        if not self._options.cached:
             self._llama.reset()
         with watched_decodes() as decodes:
             started = perf_counter()
@@ -104,7 +116,7 @@ class CompletionPeer:
         self._llama.close()
 
     def _new(self, prompt: list[int]) -> list[int]:
-        """What `prompt` adds to the cache, which is cut back to their common beginning."""
+        """The part of `prompt` that is not in the cache, which is cut back to their common beginning."""
         held = self._llama.input_ids[: self._llama.n_tokens].tolist()
         common = 0
         for ours, theirs in zip(held, prompt[:-1], strict=False):
@@ -118,39 +130,33 @@ class CompletionPeer:
 class LabelPeer:
     """Every label scored by itself: log-probability of its tokens and terminator after the prompt.
 
+    With `cached`, the prompt is evaluated once per prediction, on top of the static part, and only the labels one by
+    one. Without, every label is one decode of the whole prompt and the label, as in the plain scoring loop.
+
     Args:
-        cached: Evaluate the prompt once per prediction, on top of the static part, and only the labels one by one; if
-            not, every label is one decode of the whole prompt and the label from an empty cache, as the plain scoring
-            loop does it.
-        due: The `slot` of the rounds in which this peer is timed.
-        every: Of those rounds, every n-th.
+        name: Scenario name.
+        prompts: Token ids per round.
+        encoder: Labels and how they end.
     """
 
     def __init__(
-        self,
-        model: NativeModel,
-        threads: int,
-        name: str,
-        prompts: Sequence[list[int]],
-        encoder: PromptEncoder,
-        *,
-        cached: bool,
-        due: int,
-        every: int = 1,
+        self, model: LlamaModel, name: str, prompts: Sequence[list[int]], encoder: PromptEncoder, options: PeerOptions
     ) -> None:
-        self._name, self._prompts, self._cached, self._due, self._every = name, prompts, cached, due, every
+        self._name, self._prompts, self._options = name, prompts, options
         self._paths = [encoder.label_ids(label) for label in encoder.candidates.labels]
         longest = max(map(len, self._paths))
         self._static = len(encoder.static_ids)
-        self._context = NativeContext(model, max(map(len, prompts)) + longest, threads, rows=longest, flash=not cached)
-        if cached:
+        positions = max(map(len, prompts)) + longest
+        wanted = ContextOptions(positions, options.threads, rows=longest, flash=not options.cached)
+        self._context = LlamaContext(model, wanted)
+        if options.cached:
             self._context.decode(encoder.static_ids)
         else:
             self._context.decode(prompts[0])
 
     def turn(self, i: int) -> Mapping[str, Sample]:
         """See `Scenario`."""
-        if slot(i) != self._due or (i // CYCLE) % self._every:
+        if not self._options.turns.include(i):
             return {}
         started = perf_counter()
         tokens = self.score(self._prompts[i])[1]
@@ -160,7 +166,7 @@ class LabelPeer:
         """Log-probability [B] of each label under the full vocabulary, and how many tokens that took."""
         context, tokens = self._context, 0
         root: NDArray[np.float32] | None = None
-        if self._cached:
+        if self._options.cached:
             context.keep(self._static)
             context.decode(prompt[self._static :])
             tokens += len(prompt) - self._static

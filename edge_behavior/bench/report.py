@@ -1,10 +1,14 @@
-"""A measurement's result as tables: for the terminal, for a Markdown file. Knows no clock and no bundle."""
+"""A measurement as tables, for the terminal and for a Markdown file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from edge_behavior.bench.measurement import Comparison, Measurement, Sustained
+from edge_behavior.bench.timing import Timing
+from edge_behavior.util.markdown import markdown_table
+from edge_behavior.util.numbers import NONE, significant
 
 TITLES = {
     "cold_start": "cold start: new process, first answer",
@@ -23,7 +27,7 @@ TITLES = {
     "labels_cached": "(c') every label on its own, prompt cached",
 }
 RATIOS = {
-    "session_over_floor": "session / floor (d)",
+    "session_over_floor": "session / lower bound (d)",
     "completion_over_session": "(a) / session",
     "completion_cached_over_session": "(b) / session",
     "completion_appended_over_session": "(b') / session",
@@ -36,77 +40,68 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Grid:
-    """One table: title, column heads, rows of text."""
+    """One table: title, column heads, rows of text; the first column is names, the others numbers."""
 
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
-def grids(result: dict[str, Any]) -> list[Grid]:
-    """Everything a result holds, as tables."""
+def grids(result: Measurement) -> list[Grid]:
+    """Everything a measurement holds, as tables."""
     made = [_scenarios(result)]
-    if "floor" in result:
-        made += [_floor(result), _native(result), _ratios(result)]
-    if "threads" in result:
-        made.append(_threads(result["threads"]))
-    if "sustained" in result:
-        made.append(_sustained(result["sustained"]))
+    if result.comparison is not None:
+        made += [_lower_bound(result.comparison), _native(result.comparison), _ratios(result.comparison)]
+    if result.threads is not None:
+        made.append(_threads(result.threads))
+    if result.sustained is not None:
+        made.append(_sustained(result.sustained))
     return made
 
 
-def heading(result: dict[str, Any]) -> str:
+def heading(result: Measurement) -> str:
     """What was measured, in a line."""
     return (
-        f"{result['bundle']}: {result['architecture']} {result['quantization']}, "
-        f"{result['file_bytes'] / _MIB:.1f} MiB, {result['candidates']} candidates, "
-        f"{result['static_tokens']} static tokens"
+        f"{result.bundle}: {result.architecture} {result.quantization}, {result.file_bytes / _MIB:.1f} MiB, "
+        f"{result.candidates} candidates, {result.static_tokens} static tokens"
     )
 
 
-def footing(result: dict[str, Any]) -> str:
-    """Where it was measured, in a line."""
-    machine = result["machine"]
+def footing(result: Measurement) -> str:
+    """Where and how it was measured, in a line."""
+    machine = result.machine
     return (
-        f"{machine['processor']}, {machine['cores']} cores, "
-        f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}; "
-        f"llama-cpp-python {machine['llama_cpp_python']}; {result['scoring']} scoring, "
-        f"anchored every {result['anchor_every']} events"
+        f"{machine.processor}, {machine.cores} cores, {machine.threads} thread{'' if machine.threads == 1 else 's'}; "
+        f"llama-cpp-python {machine.llama_cpp_python}; {result.scoring} scoring, "
+        f"re-based every {result.anchor_every} events"
     )
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: Measurement) -> str:
     """The tables as Markdown."""
     parts = [f"### {heading(result)}", footing(result)]
     for grid in grids(result):
-        lines = [f"| {' | '.join(grid.heads)} |", "|---" + "|---:" * (len(grid.heads) - 1) + "|"]
-        lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in grid.rows]
-        parts += [f"**{grid.title}**", "\n".join(lines)]
+        rows = ([cell.replace("|", "\\|") for cell in row] for row in grid.rows)
+        parts += [f"**{grid.title}**", "\n".join(markdown_table(grid.heads, rows))]
     return "\n\n".join(parts) + "\n"
 
 
-def number(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def _scenarios(result: dict[str, Any]) -> Grid:
-    peaks, rows = result["peak_rss_bytes"], []
+def _scenarios(result: Measurement) -> Grid:
+    rows = []
     for name, title in TITLES.items():
-        row = result["scenarios"].get(name)
-        if row is None:
+        timing, peak = result.scenarios.get(name), result.peak_rss_bytes.get(name)
+        if timing is None:
             continue
-        outside = row.get("overhead_ms")
         rows.append(
             (
                 title,
-                number(row["p50_ms"]),
-                number(row["p95_ms"]),
-                number(row["mean_ms"]),
-                number(row["tokens_per_prediction"]),
-                number(outside["p50"]) if outside else "",
-                f"{peaks[name] / _MIB:,.0f}" if name in peaks else "",
-                str(row["predictions"]),
+                significant(timing.p50_ms),
+                significant(timing.p95_ms),
+                significant(timing.mean_ms),
+                significant(timing.tokens_per_prediction),
+                significant(timing.overhead_ms["p50"]) if timing.overhead_ms else "",
+                "" if peak is None else f"{peak / _MIB:,.0f}",
+                str(timing.predictions),
             )
         )
     return Grid(
@@ -116,49 +111,45 @@ def _scenarios(result: dict[str, Any]) -> Grid:
     )
 
 
-def _floor(result: dict[str, Any]) -> Grid:
-    rows = [
-        (
-            TITLES[depth],
-            number(row["tokens_p50"]),
-            number(row["session_p50_ms"]),
-            number(row["floor_p50_ms"]),
-            f"{row['over_floor']:.2f}×",
-            number(row["floor_one_row_p50_ms"]),
-            number(row["floor_same_calls_p50_ms"]),
-            f"{row['over_floor_same_calls']:.2f}×",
+def _lower_bound(found: Comparison) -> Grid:
+    rows = []
+    for depth, bound in found.floor.items():
+        at_once, same_calls = bound.forms["floor"], bound.forms["floor_same_calls"]
+        rows.append(
+            (
+                TITLES[depth],
+                significant(bound.tokens_p50),
+                significant(bound.session_p50_ms),
+                significant(at_once.p50_ms),
+                f"{at_once.over:.2f}×",
+                significant(bound.forms["floor_one_row"].p50_ms),
+                significant(same_calls.p50_ms),
+                f"{same_calls.over:.2f}×",
+            )
         )
-        for depth, row in result["floor"].items()
-    ]
     heads = (
-        "(d) the floor", "tokens", "session ms", "one decode ms", "ratio", "one decode, one logit row ms",
+        "(d) lower bound", "tokens", "session ms", "one decode ms", "ratio", "one decode, one logit row ms",
         "same calls ms", "ratio",
     )  # fmt: skip
-    return Grid("the floor: llama.cpp alone on as many new tokens", heads, rows)
+    return Grid("lower bound: llama.cpp alone on as many new tokens", heads, rows)
 
 
-def _native(result: dict[str, Any]) -> Grid:
-    rows = [(n, f"{r['tokens_per_second']:,.1f} ± {r['deviation']:.1f}") for n, r in result["native"].items()]
+def _native(found: Comparison) -> Grid:
+    rows = [(name, f"{s.tokens_per_second:,.1f} ± {s.deviation:.1f}") for name, s in found.native.items()]
     return Grid("llama.cpp's speed as llama-bench defines it", ("test", "tokens/s"), rows)
 
 
-def _ratios(result: dict[str, Any]) -> Grid:
-    return Grid(
-        "ratios", ("ratio", "measured"), [(title, f"{result['ratios'][n]:,.2f}×") for n, title in RATIOS.items()]
-    )
+def _ratios(found: Comparison) -> Grid:
+    rows = [(title, f"{found.ratios[name]:,.2f}×") for name, title in RATIOS.items()]
+    return Grid("ratios", ("ratio", "measured"), rows)
 
 
-def _threads(sweep: dict[str, Any]) -> Grid:
-    rows = [(n, number(r["p50_ms"]), number(r["p95_ms"])) for n, r in sweep.items()]
+def _threads(sweep: Mapping[str, Timing]) -> Grid:
+    rows = [(count, significant(timing.p50_ms), significant(timing.p95_ms)) for count, timing in sweep.items()]
     return Grid("session, top 1, by threads", ("threads", "p50 ms", "p95 ms"), rows)
 
 
-def _sustained(found: dict[str, Any]) -> Grid:
-    rows = [
-        (f"from {s['from_s']:g} s", "–" if s["p50_ms"] is None else number(s["p50_ms"]), str(s["predictions"]))
-        for s in found["slices"]
-    ]
-    drift = "–" if found["drift"] is None else f"{found['drift']:.3f}"
-    return Grid(
-        f"sustained for {found['seconds']:g} s: last slice / first slice {drift}", ("time", "p50 ms", "n"), rows
-    )
+def _sustained(found: Sustained) -> Grid:
+    rows = [(f"from {s.from_s:g} s", significant(s.p50_ms), str(s.predictions)) for s in found.slices]
+    drift = NONE if found.drift is None else f"{found.drift:.3f}"
+    return Grid(f"sustained for {found.seconds:g} s: last slice / first slice {drift}", ("time", "p50 ms", "n"), rows)

@@ -1,24 +1,26 @@
-"""What edgeb does for a prediction, as scenarios that can take turns with others.
+"""edgeb's own scenarios: session predictions, single-shot ones, and the static prompt.
 
 A scenario is asked once per round and answers with what it timed, which may be nothing: expensive ones sit rounds
-out. Taking turns lets any drift of the machine hit all of them alike.
+out. As they take turns, drift of the machine hits all of them alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Protocol
 
 from edge_behavior.bench.diary import Diary
 from edge_behavior.bench.native import Decode, watched_decodes
+from edge_behavior.bench.options import CYCLE, DEPTHS, BenchOptions
 from edge_behavior.bench.timing import Sample
+from edge_behavior.runtime.backends.base import Backend
+from edge_behavior.runtime.prediction import PredictOptions
 from edge_behavior.runtime.predictor import Predictor, Session
-
-# How much of the ranking has to be proven, per session scenario; they take turns, one per round.
-DEPTHS: Mapping[str, int | None] = {"session": 1, "session_top5": 5, "session_full": None}
-CYCLE = len(DEPTHS)
+from edge_behavior.runtime.prefix_cache import PrefixCache
 
 
 class Scenario(Protocol):
@@ -32,10 +34,10 @@ class Scenario(Protocol):
 
 
 def slot(i: int) -> int:
-    """Which of the `CYCLE` kinds of rounds round `i` is.
+    """Which of the `CYCLE` slots round `i` is.
 
-    Every block of `CYCLE` rounds has one of each, in changing order: what comes back every so many events, like a
-    session's anchoring, then hits all kinds alike.
+    Every block of `CYCLE` rounds has one of each, in changing order: what recurs every so many events, such as a
+    session's re-basing, then hits all slots alike.
     """
     return (i + i // CYCLE) % CYCLE
 
@@ -45,30 +47,33 @@ def depth_of(i: int) -> str:
     return list(DEPTHS)[slot(i)]
 
 
+@dataclass(frozen=True)
+class Turns:
+    """The rounds in which a scenario is timed: of those with slot `due`, every n-th."""
+
+    due: int
+    every: int = 1
+
+    def include(self, i: int) -> bool:
+        """Whether round `i` is one of them."""
+        return slot(i) == self.due and not (i // CYCLE) % self.every
+
+
 class SessionScenario:
     """One session: each round observes an event and predicts at the next one's time and place, timed together.
 
     Args:
-        anchor_every: See `Predictor.session`.
-        top_one_only: `session` in every round.
+        top_one_only: Prove only the best candidate (`session`) in every round.
     """
 
-    def __init__(
-        self,
-        bundle: Path,
-        threads: int,
-        diary: Diary,
-        scoring: str,
-        anchor_every: int,
-        top_one_only: bool = False,
-    ) -> None:
-        self._predictor = Predictor.load(bundle, threads=threads, verify=False, prefix_cache=False)
-        self._diary, self._scoring = diary, scoring
-        self._anchor_every, self._top_one_only = anchor_every, top_one_only
+    def __init__(self, bundle: Path, diary: Diary, options: BenchOptions, top_one_only: bool = False) -> None:
+        self._predictor = Predictor.load(bundle, threads=options.threads, verify=False, prefix_cache=False)
+        self._diary, self._options = diary, PredictOptions(scoring=options.scoring, source="model")
+        self._anchor_every, self._top_one_only = options.anchor_every, top_one_only
         self._session = self._start()
 
     def rehearse(self, rounds: int) -> list[list[Decode]]:
-        """Run all rounds untimed, note what they have the engine evaluate, and start over."""
+        """Run all rounds untimed, note what each has the engine evaluate, and start over."""
         seen = []
         for i in range(rounds):
             with watched_decodes() as decodes:
@@ -78,15 +83,15 @@ class SessionScenario:
         return seen
 
     def restart(self) -> None:
-        """Begin again with the diary's first question."""
+        """Begin again with the diary's first case."""
         self._session = self._start()
 
     def turn(self, i: int) -> Mapping[str, Sample]:
         """See `Scenario`."""
-        question, depth = self._diary.question(i), "session" if self._top_one_only else depth_of(i)
+        case, depth = self._diary.case(i), "session" if self._top_one_only else depth_of(i)
         started = perf_counter()
-        self._session.observe(question.observed)
-        prediction = self._session.predict(question.when, question.place, DEPTHS[depth], self._scoring, source="model")
+        self._session.observe(case.observed)
+        prediction = self._session.predict(case.when, case.place, DEPTHS[depth], options=self._options)
         ms = (perf_counter() - started) * 1000
         return {depth: Sample(ms, prediction.tokens_evaluated, prediction.decode_ms)}
 
@@ -95,23 +100,23 @@ class SessionScenario:
         self._predictor.close()
 
     def _start(self) -> Session:
-        """A session that has seen a window of events and answered once."""
+        """A session that has seen a window of events and predicted once."""
         session = self._predictor.session(self._anchor_every)
-        for event in self._diary.opening:
+        for event in self._diary.first_window:
             session.observe(event)
-        last = self._diary.opening[-1]
+        last = self._diary.first_window[-1]
         place = last.place if self._diary.places else None
-        session.predict(last.time, place, 1, self._scoring, source="model")
+        session.predict(last.time, place, 1, options=self._options)
         return session
 
 
 class WarmScenario:
     """Single-shot `predict` on a loaded bundle: the window slides, so only the prompt's static part is reused."""
 
-    def __init__(self, bundle: Path, threads: int, diary: Diary, scoring: str) -> None:
-        self._predictor = Predictor.load(bundle, threads=threads, verify=False, prefix_cache=False)
-        self._diary, self._scoring = diary, scoring
-        # Not the first question: asked again, it would cost next to nothing.
+    def __init__(self, bundle: Path, diary: Diary, options: BenchOptions) -> None:
+        self._predictor = Predictor.load(bundle, threads=options.threads, verify=False, prefix_cache=False)
+        self._diary, self._options = diary, PredictOptions(scoring=options.scoring, source="model")
+        # Not the first case: asked again, it would cost next to nothing.
         self._predict(CYCLE)
 
     def turn(self, i: int) -> Mapping[str, Sample]:
@@ -123,7 +128,45 @@ class WarmScenario:
         self._predictor.close()
 
     def _predict(self, i: int) -> Sample:
-        asked = self._diary.question(i)
+        case = self._diary.case(i)
         started = perf_counter()
-        prediction = self._predictor.predict(asked.history, asked.when, asked.place, 1, self._scoring, source="model")
+        prediction = self._predictor.predict(case.history, case.when, case.place, 1, options=self._options)
         return Sample((perf_counter() - started) * 1000, prediction.tokens_evaluated, prediction.decode_ms)
+
+
+class PrefixScenario:
+    """The prompt's static part, each time from an empty cache.
+
+    `prefix_evaluate` runs the model on it, `prefix_restore` reads its snapshot file, checks the hash and loads it, and
+    `prefix_load` is the engine's part of a restore: from bytes in memory.
+    """
+
+    def __init__(self, backend: Backend, model: str, static_ids: list[int]) -> None:
+        self._backend, self._ids = backend, static_ids
+        self._folder = tempfile.TemporaryDirectory(prefix="edgeb-bench-")
+        self._cache = PrefixCache(Path(self._folder.name), model)
+        self._cache.warm(backend, static_ids)
+        self._state = backend.save_state()
+
+    def turn(self, i: int) -> Mapping[str, Sample]:
+        """See `Scenario`."""
+        if slot(i) != 1:
+            return {}
+        return {
+            "prefix_evaluate": Sample(self._time(lambda: self._backend.prefill(self._ids)), len(self._ids)),
+            "prefix_restore": Sample(self._time(lambda: self._cache.warm(self._backend, self._ids)), 0),
+            "prefix_load": Sample(self._time(lambda: self._backend.load_state(self._ids, self._state)), 0),
+        }
+
+    def close(self) -> None:
+        """See `Scenario`."""
+        self._backend.close()
+        self._folder.cleanup()
+
+    def _time(self, work: Callable[[], object]) -> float:
+        """Milliseconds of `work` on a cache that holds nothing of the static part."""
+        # A prompt that begins otherwise leaves nothing of the one before.
+        self._backend.prefill([(self._ids[0] + 1) % self._backend.n_vocab])
+        started = perf_counter()
+        work()
+        return (perf_counter() - started) * 1000

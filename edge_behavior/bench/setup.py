@@ -4,79 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from edge_behavior.bench.diary import from_file, made_up
-from edge_behavior.bench.lower_bound import FloorScenario, SpeedScenario
-from edge_behavior.bench.native import NativeModel
-from edge_behavior.bench.peers import CompletionPeer, LabelPeer
-from edge_behavior.bench.prefix import PrefixScenario
-from edge_behavior.bench.scenarios import CYCLE, Scenario, SessionScenario, WarmScenario
+from edge_behavior.bench.diary import diary_of, synthetic_diary
+from edge_behavior.bench.lower_bound import LowerBoundScenario, SpeedScenario
+from edge_behavior.bench.options import BenchOptions
+from edge_behavior.bench.peers import PEERS, CompletionPeer, LabelPeer, PeerOptions
+from edge_behavior.bench.scenarios import PrefixScenario, Scenario, SessionScenario, Turns, WarmScenario
 from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.core.encoding import PromptEncoder
-from edge_behavior.core.scoring import check_scoring
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
-from edge_behavior.runtime.session import ANCHOR_EVERY
-from edge_behavior.util.cpus import chosen_threads
+from edge_behavior.runtime.llama.model import LlamaModel
+from edge_behavior.util.numbers import file_size
 
-PEERS = ("completion", "completion_cached", "completion_appended", "labels", "labels_cached")
-# Each opens the file for itself; those of one line share it: labels, labels_cached, floor, speed.
+# Copies of the file that scenarios hold open, without and with --compare: what uses llama.cpp directly shares one.
 _LOADS = {False: 3, True: 7}
-
-_LEAST = {"repeats": 2} | dict.fromkeys(
-    ("anchor_every", "label_repeats", "speed_repeats", "cold_starts", "pp", "tg"), 1
-)
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What to measure.
-
-    Attributes:
-        repeats: Predictions per scenario.
-        threads: CPU threads.
-        scoring: `exact` or `masked`, of edgeb's own scenarios.
-        anchor_every: Events by which a session's window may grow beyond L.
-        compare: Measure the peers, the floor and pp/tg, too.
-        label_repeats: Predictions of `labels`, which is slow.
-        speed_repeats: Runs of pp and tg.
-        cold_starts: Processes started per cold scenario.
-        pp: Prompt tokens of pp.
-        tg: Generated tokens of tg.
-        history: Events to ask about; None makes some up.
-    """
-
-    repeats: int = 30
-    threads: int = 1
-    scoring: str = "exact"
-    anchor_every: int = ANCHOR_EVERY
-    compare: bool = False
-    label_repeats: int = 3
-    speed_repeats: int = 5
-    cold_starts: int = 3
-    pp: int = 512
-    tg: int = 128
-    history: Path | None = None
-
-    def __post_init__(self) -> None:
-        check_scoring(self.scoring)
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value < least:
-                raise EdgebError(f"--{name.replace('_', '-')} is {value}", f"use {least} or more")
-        chosen_threads(self.threads, 1, "--threads")
-
-    @property
-    def rounds(self) -> int:
-        """Rounds in which scenarios take turns; one in `CYCLE` is a given scenario's own."""
-        return CYCLE * self.repeats
-
-    def every(self, wanted: int) -> int:
-        """Of a scenario's own rounds, every n-th, so that about `wanted` of them are timed."""
-        return max(1, self.repeats // wanted)
 
 
 class Setup:
@@ -88,15 +32,15 @@ class Setup:
 
     def __init__(self, bundle: Path, options: BenchOptions) -> None:
         self._bundle, self._options = bundle, options
-        self._native: NativeModel | None = None
+        self._native: LlamaModel | None = None
         self.manifest = manifest = read_manifest(bundle)
         length, places = manifest.layout.history_length, manifest.layout.places
         if options.history is None:
-            self.diary = made_up(manifest.candidates, length, options.rounds, places=places)
+            self.diary = synthetic_diary(manifest.candidates, length, options.rounds, places=places)
         else:
-            self.diary = from_file(options.history, manifest.candidates, length, options.rounds, places)
+            self.diary = diary_of(options.history, manifest.candidates, length, options.rounds, places)
         with ExitStack() as stack:
-            tokenizer = stack.enter_context(NativeModel(bundle, vocab_only=True))
+            tokenizer = stack.enter_context(LlamaModel(bundle, vocab_only=True))
             self.encoder = PromptEncoder(
                 tokenizer.tokenize, manifest.layout, manifest.candidates, manifest.bos_id, manifest.eos_id
             )
@@ -109,10 +53,10 @@ class Setup:
         self._stack.close()
 
     def check_memory(self) -> None:
-        """Refuse to swap the machine to death.
+        """Refuse a measurement that would swap.
 
         Raises:
-            EdgebError: the scenarios together hardly fit into memory.
+            EdgebError: the scenarios together do not fit into free memory.
         """
         import psutil
 
@@ -120,7 +64,7 @@ class Setup:
         free = psutil.virtual_memory().available
         if needed > free:
             raise EdgebError(
-                f"measuring side by side needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free",
+                f"measuring side by side needs {file_size(needed)} of memory, {file_size(free)} are free",
                 "leave out --compare, or close other programs",
             )
 
@@ -130,46 +74,35 @@ class Setup:
         ours = [session, self.scenario("warm"), self.prefix()]
         if not self._options.compare:
             return ours
-        return [*ours, *(self.scenario(name) for name in PEERS), self.floor(session), self.speed()]
+        return [*ours, *(self.scenario(name) for name in PEERS), self.lower_bound(session), self.speed()]
 
     def scenario(self, name: str) -> Scenario:
-        """One scenario: `session`, `warm` or a peer.
+        """One scenario: `session`, `warm` or one of PEERS.
 
         Raises:
             EdgebError: the file does not load, or a prompt does not fit the model.
         """
-        options, bundle, threads = self._options, self._bundle, self._options.threads
+        if name == "session":
+            return self.session()
+        options, threads = self._options, self._options.threads
+        slow = Turns(1, options.every(options.label_repeats))
         makers: dict[str, Callable[[], Scenario]] = {
-            "session": self.session,
-            "warm": lambda: WarmScenario(bundle, threads, self.diary, options.scoring),
-            "completion": lambda: CompletionPeer(
-                bundle, threads, name, self.windows(), self.encoder, reuse=False, due=0
+            "warm": lambda: WarmScenario(self._bundle, self.diary, options),
+            "completion": lambda: self._completion(name, self.windows(), PeerOptions(threads, Turns(0))),
+            "completion_cached": lambda: self._completion(name, self.windows(), PeerOptions(threads, Turns(1), True)),
+            "completion_appended": lambda: self._completion(
+                name, self.grown(), PeerOptions(threads, Turns(0), cached=True, follow=True)
             ),
-            "completion_cached": lambda: CompletionPeer(
-                bundle, threads, name, self.windows(), self.encoder, reuse=True, due=1
-            ),
-            "completion_appended": lambda: CompletionPeer(
-                bundle, threads, name, self.grown(), self.encoder, reuse=True, due=0, follow=True
-            ),
-            "labels": lambda: LabelPeer(
-                self._model(), threads, name, self.windows(), self.encoder,
-                cached=False, due=1, every=options.every(options.label_repeats),
-            ),
-            "labels_cached": lambda: LabelPeer(
-                self._model(), threads, name, self.windows(), self.encoder, cached=True, due=2
-            ),
-        }  # fmt: skip
+            "labels": lambda: self._labels(name, PeerOptions(threads, slow)),
+            "labels_cached": lambda: self._labels(name, PeerOptions(threads, Turns(2), cached=True)),
+        }
         made = makers[name]()
-        if name != "session":
-            self._stack.callback(made.close)
+        self._stack.callback(made.close)
         return made
 
     def session(self, top_one_only: bool = False) -> SessionScenario:
         """The session scenarios in turn, or `session` alone."""
-        options = self._options
-        made = SessionScenario(
-            self._bundle, options.threads, self.diary, options.scoring, options.anchor_every, top_one_only
-        )
+        made = SessionScenario(self._bundle, self.diary, self._options, top_one_only)
         self._stack.callback(made.close)
         return made
 
@@ -182,42 +115,45 @@ class Setup:
         self._stack.callback(made.close)
         return made
 
-    def floor(self, session: SessionScenario) -> Scenario:
-        """What lies under the session scenarios, which are rehearsed to see what they evaluate."""
+    def lower_bound(self, session: SessionScenario) -> Scenario:
+        """The lower bound of the session scenarios, which are rehearsed to see what they evaluate."""
         rounds = session.rehearse(self._options.rounds)
-        made = FloorScenario(self._model(), self._options.threads, rounds, self.windows()[0])
+        made = LowerBoundScenario(self._model(), self._options.threads, rounds, self.windows()[0])
         self._stack.callback(made.close)
         return made
 
     def speed(self) -> Scenario:
         """llama.cpp's pp and tg."""
-        options = self._options
-        made = SpeedScenario(
-            self._model(), options.threads, options.pp, options.tg, due=0, every=options.every(options.speed_repeats)
-        )
+        made = SpeedScenario(self._model(), self._options)
         self._stack.callback(made.close)
         return made
 
-    def _model(self) -> NativeModel:
+    def _completion(self, name: str, prompts: Sequence[list[int]], options: PeerOptions) -> Scenario:
+        return CompletionPeer(self._bundle, name, prompts, self.encoder, options)
+
+    def _labels(self, name: str, options: PeerOptions) -> Scenario:
+        return LabelPeer(self._model(), name, self.windows(), self.encoder, options)
+
+    def _model(self) -> LlamaModel:
         """The one open model of everything that uses llama.cpp directly."""
         if self._native is None:
-            self._native = self._stack.enter_context(NativeModel(self._bundle))
+            self._native = self._stack.enter_context(LlamaModel(self._bundle))
         return self._native
 
     def windows(self) -> Sequence[list[int]]:
-        """Per round the prompt of `Predictor.predict`: the last L events, then the question."""
-        questions = (self.diary.question(i) for i in range(self._options.rounds))
-        return [self.encoder.prompt_ids(q.history, q.when, q.place) for q in questions]
+        """Per round the prompt of `Predictor.predict`, as token ids: the last L events, then time and place."""
+        cases = (self.diary.case(i) for i in range(self._options.rounds))
+        return [self.encoder.prompt_ids(case.history, case.when, case.place) for case in cases]
 
     def grown(self) -> Sequence[list[int]]:
-        """Per round the session's prompt: it grows by an event, and starts anew when it is long."""
+        """Per round the session's prompt, as token ids: it grows by an event until the window is re-based."""
         found = []
         length = count = self.diary.length
         for i in range(self._options.rounds):
             count = count + 1 if count < length + self._options.anchor_every else length
             end = length + i + 1
-            question = self.diary.question(i)
-            before, after = self.encoder.frame_ids(question.when, question.place)
+            case = self.diary.case(i)
+            before, after = self.encoder.frame_ids(case.when, case.place)
             lines = [token for e in self.diary.events[end - count : end] for token in self.encoder.line_ids(e)]
             found.append(self.encoder.static_ids + before + lines + after)
         return found

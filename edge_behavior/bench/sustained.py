@@ -1,4 +1,4 @@
-"""Latency over time, and with other numbers of threads: session predictions without a pause."""
+"""Latency over time and by number of threads: session predictions without a pause."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
-from edge_behavior.bench.scenarios import SessionScenario
-from edge_behavior.bench.setup import BenchOptions, Setup
-from edge_behavior.bench.timing import percentile, summary
+from edge_behavior.bench.measurement import Slice, Sustained
+from edge_behavior.bench.options import BenchOptions
+from edge_behavior.bench.setup import Setup
+from edge_behavior.bench.timing import Timing, percentile
 from edge_behavior.errors import EdgebError
 
 _SLICES = 10
@@ -30,15 +30,11 @@ def check_seconds(seconds: float) -> None:
 
 def sustained(
     bundle: Path, options: BenchOptions, seconds: float, tick: Callable[[float], None] = lambda passed: None
-) -> dict[str, Any]:
+) -> Sustained:
     """Predict in one session as fast as it goes, for `seconds`, top 1 only.
 
     Args:
         tick: Called with the seconds passed since it was called last.
-
-    Returns:
-        `seconds`, `predictions`, `slices` (ten equal spans of time: `from_s`, `p50_ms`, `predictions`) and `drift`
-        (last slice's median over the first's; None where one of them has no prediction).
 
     Raises:
         EdgebError: less than a second, or the bundle does not load.
@@ -58,18 +54,20 @@ def sustained(
             tick(now - before)
             if now - started >= seconds:
                 break
-    return {"seconds": round(now - started, 1), "predictions": len(taken), **_slices(taken, now - started)}
+    slices = _slices(taken, now - started)
+    first, last = slices[0].p50_ms, slices[-1].p50_ms
+    return Sustained(round(now - started, 1), len(taken), slices, round(last / first, 4) if first and last else None)
 
 
 def threads_sweep(
     bundle: Path, options: BenchOptions, threads: Sequence[int], tick: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
+) -> dict[str, Timing]:
     """`session` (top 1) with several numbers of threads, one number after the other.
 
     They do not take turns: changing the size of the thread pool costs more than what is measured.
 
     Returns:
-        Number of threads, as text, to the scenario's summary.
+        By number of threads, as text.
 
     Raises:
         EdgebError: the bundle does not load.
@@ -77,26 +75,19 @@ def threads_sweep(
     found = {}
     for number in threads:
         with Setup(bundle, replace(options, threads=number)) as setup:
-            scenario: SessionScenario = setup.session(top_one_only=True)
+            scenario = setup.session(top_one_only=True)
             samples = []
             for i in range(options.repeats):
                 samples.append(scenario.turn(i)["session"])
                 tick()
-        found[str(number)] = summary(samples)
+        found[str(number)] = Timing.of(samples)
     return found
 
 
-def _slices(taken: Sequence[tuple[float, float]], seconds: float) -> dict[str, Any]:
-    slices: list[dict[str, Any]] = []
+def _slices(taken: Sequence[tuple[float, float]], seconds: float) -> list[Slice]:
+    slices = []
     for k in range(_SLICES):
         first, last = seconds * k / _SLICES, seconds * (k + 1) / _SLICES
         times = [ms for at, ms in taken if first < at <= last]
-        slices.append(
-            {
-                "from_s": round(first, 2),
-                "p50_ms": percentile(times, 50) if times else None,
-                "predictions": len(times),
-            }
-        )
-    ends = slices[0]["p50_ms"], slices[-1]["p50_ms"]
-    return {"slices": slices, "drift": round(ends[1] / ends[0], 4) if all(ends) else None}
+        slices.append(Slice(round(first, 2), percentile(times, 50) if times else None, len(times)))
+    return slices

@@ -1,12 +1,12 @@
-"""Samples, their summary, memory and machine: what every scenario reports in."""
+"""Samples and their summary, peak memory, and the machine they were taken on."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +30,112 @@ class Sample:
     decode_ms: float | None = None
 
 
-def summary(samples: Sequence[Sample]) -> dict[str, Any]:
-    """JSON-ready `p50_ms`, `p95_ms`, `mean_ms`, `tokens_per_prediction` (mean), `predictions`, all `samples_ms`.
+@dataclass(frozen=True)
+class Timing:
+    """A scenario's samples, summed up.
 
-    Where the engine's share is known, `overhead_ms` holds p50 and p95 of what is spent outside it.
+    Attributes:
+        tokens_per_prediction: Mean over the samples.
+        overhead_ms: p50 and p95 of the time outside the engine, where the engine's share is known.
+        parts_ms: Medians of a cold start's parts; None for other scenarios.
     """
-    times = [s.ms for s in samples]
-    outside = [s.ms - s.decode_ms for s in samples if s.decode_ms is not None]
-    result: dict[str, Any] = {
-        "p50_ms": percentile(times, 50),
-        "p95_ms": percentile(times, 95),
-        "mean_ms": round(float(np.mean(times)), 3),
-        "tokens_per_prediction": round(float(np.mean([s.tokens for s in samples])), 2),
-        "predictions": len(samples),
-    }
-    if outside:
-        result["overhead_ms"] = {"p50": percentile(outside, 50), "p95": percentile(outside, 95)}
-    result["samples_ms"] = [round(t, 3) for t in times]
-    return result
+
+    p50_ms: float
+    p95_ms: float
+    mean_ms: float
+    tokens_per_prediction: float
+    samples_ms: Sequence[float]
+    overhead_ms: Mapping[str, float] | None = None
+    parts_ms: Mapping[str, float] | None = None
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], parts_ms: Mapping[str, float] | None = None) -> Timing:
+        """Sum up samples."""
+        times = [s.ms for s in samples]
+        outside = [s.ms - s.decode_ms for s in samples if s.decode_ms is not None]
+        return cls(
+            percentile(times, 50),
+            percentile(times, 95),
+            round(float(np.mean(times)), 3),
+            round(float(np.mean([s.tokens for s in samples])), 2),
+            [round(t, 3) for t in times],
+            {"p50": percentile(outside, 50), "p95": percentile(outside, 95)} if outside else None,
+            parts_ms,
+        )
+
+    @property
+    def predictions(self) -> int:
+        """Number of samples."""
+        return len(self.samples_ms)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `overhead_ms` and `parts_ms` only where they are known."""
+        found: dict[str, Any] = {
+            "p50_ms": self.p50_ms,
+            "p95_ms": self.p95_ms,
+            "mean_ms": self.mean_ms,
+            "tokens_per_prediction": self.tokens_per_prediction,
+            "predictions": self.predictions,
+        }
+        if self.overhead_ms is not None:
+            found["overhead_ms"] = dict(self.overhead_ms)
+        found["samples_ms"] = list(self.samples_ms)
+        if self.parts_ms is not None:
+            found["parts_ms"] = dict(self.parts_ms)
+        return found
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What numbers were measured on.
+
+    Attributes:
+        load_average: Over 1, 5 and 15 minutes before the measurement; None where the system does not say.
+        load_average_after: The same at its end; None, too, where there was no measurement.
+    """
+
+    system: str
+    processor: str
+    cores: int | None
+    memory_bytes: int
+    threads: int
+    python: str
+    llama_cpp_python: str
+    llama_cpp_features: str
+    load_average: Sequence[float] | None
+    load_average_after: Sequence[float] | None = None
+
+    @classmethod
+    def here(cls, threads: int) -> Machine:
+        """This machine, for a measurement with so many threads."""
+        import llama_cpp
+        import psutil
+
+        return cls(
+            platform.system(),
+            _processor(),
+            os.cpu_count(),
+            psutil.virtual_memory().total,
+            threads,
+            platform.python_version(),
+            llama_cpp.__version__,
+            llama_cpp.llama_print_system_info().decode().strip().rstrip("|").strip(),
+            load_average(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
     """Percentile with linear interpolation, rounded to microseconds where the values are milliseconds."""
     return round(float(np.percentile(values, share)), 3)
+
+
+def load_average() -> list[float] | None:
+    """Runnable processes over 1, 5 and 15 minutes; None where the system does not count them."""
+    return [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
 def peak_rss_bytes() -> int:
@@ -72,30 +155,12 @@ def peak_rss_bytes() -> int:
 
 
 def default_threads(bundle: Path) -> int:
-    """What `threads=None` means to the runtime for this file; for one that is not there, too."""
+    """What `threads=None` means to the runtime for this file, which need not exist."""
     from edge_behavior.runtime.predictor import SMALL_BUNDLE
 
     if bundle.is_file() and bundle.stat().st_size < SMALL_BUNDLE:
         return 1
     return physical_cores()
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    import llama_cpp
-    import psutil
-
-    return {
-        "system": platform.system(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "threads": threads,
-        "python": platform.python_version(),
-        "llama_cpp_python": llama_cpp.__version__,
-        "llama_cpp_features": llama_cpp.llama_print_system_info().decode().strip().rstrip("|").strip(),
-        "load_average": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-    }
 
 
 def _processor() -> str:

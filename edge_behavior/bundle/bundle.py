@@ -1,4 +1,4 @@
-"""A bundle of either form: a GGUF file or an ONNX folder. Tells them apart and asks the module that knows the form."""
+"""A bundle in either form, a GGUF file or an ONNX folder: reading, verification, size."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from edge_behavior.errors import EdgebError
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a bundle's manifest, without reading vocabulary or tensors.
+    """Read a bundle's manifest, without vocabulary or tensors.
 
     Raises:
-        EdgebError: not there, cut short, no bundle, or a manifest this edgeb refuses.
+        EdgebError: missing, truncated, not a bundle, or a manifest that this edgeb refuses.
     """
     return read_folder_manifest(path) if path.is_dir() else read_gguf_manifest(path)
 
 
 def verify_bundle(path: Path, progress: Callable[[int], None] | None = None) -> Manifest:
-    """Check every byte of a bundle against its manifest's hashes and return the manifest.
+    """Verify every byte of a bundle against its manifest's hashes and return the manifest.
 
     Args:
         path: The bundle.
@@ -34,11 +34,11 @@ def verify_bundle(path: Path, progress: Callable[[int], None] | None = None) -> 
 
 
 def bundle_bytes(path: Path) -> int:
-    """Size of a bundle, file or folder."""
+    """Size of a bundle in bytes."""
     return folder_bytes(path) if path.is_dir() else path.stat().st_size
 
 
 def require_gguf(path: Path, why: str) -> None:
-    """Refuse a folder bundle where only a GGUF file will do."""
+    """Refuse a folder where only a GGUF file works; `why` completes "…is a folder, and"."""
     if path.is_dir():
         raise EdgebError(f"{path} is a folder, and {why}", "pass a bundle exported with --format gguf")

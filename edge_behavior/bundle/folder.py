@@ -1,8 +1,8 @@
-"""The bundle as a folder: an ONNX model with its tokenizer, and `edgeb.json` that says what it predicts.
+"""The bundle as a folder: an ONNX model, its tokenizer, and `edgeb.json` with the manifest.
 
-Reads, writes and verifies `edgeb.json`: the schema version, the manifest with its hash, and a hash of every other file.
-Only plain files lie in such a folder, beside what Finder, Explorer, network drives and editors leave in any. Stock
-onnxruntime-genai passes the additional file over. Knows nothing of what the files mean.
+Reads, writes and verifies `edgeb.json`: schema version, manifest and its hash, and a hash of every other file. The
+folder holds plain files only; what Finder, Explorer, network drives and editors leave behind is ignored. Stock
+onnxruntime-genai ignores `edgeb.json`. Knows nothing of what the files mean.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.bundle.manifest import Manifest, check_schema
+from edge_behavior.core.fields import Kind, parse_json, read_fields
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.checksums import file_sha256
-from edge_behavior.util.files import UNFINISHED, write_file
+from edge_behavior.util.files import write_file
+from edge_behavior.util.unfinished import UNFINISHED
 
 MANIFEST_FILE = "edgeb.json"
-# What a tokenizer is saved as; every other file belongs to the model.
+# Files of the tokenizer; all others belong to the model.
 _TOKENIZER_FILE = re.compile(r"(tokenizer.*|special_tokens_map|added_tokens|vocab|merges|chat_template)\.\w+")
-_FIELDS: Mapping[str, type] = {"schema_version": int, "manifest": str, "manifest_sha256": str, "files": dict}
+_FIELDS: Mapping[str, Kind] = {"schema_version": int, "manifest": str, "manifest_sha256": str, "files": dict}
 _NAME, _HASH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*"), re.compile(r"[0-9a-f]{64}")
-# What file managers, network drives and editors put into any folder; no engine reads it.
+# Left behind by file managers, network drives and editors; no inference engine reads it.
 _FOREIGN = re.compile(
     r"\.DS_Store|\.localized|\.directory|\._.*|\.AppleDouble|\.Spotlight-V100|\.Trash.*|\.fseventsd|__MACOSX|Icon\r"
     r"|Thumbs\.db|ehthumbs.*\.db|desktop\.ini|@eaDir|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.smb.*"
@@ -38,26 +40,24 @@ _DAMAGED_HINT = "the folder is damaged or was edited: copy or export it again"
 
 
 def read_folder_manifest(path: Path) -> Manifest:
-    """Read a folder's manifest, and check that the folder holds the files it names and nothing else.
-
-    The files' contents are not read.
+    """Read a folder's manifest, and check that the folder holds exactly the files listed, without reading them.
 
     Raises:
-        EdgebError: no bundle, a newer version, a damaged `edgeb.json`, a file that is missing, not named or not a plain
-            file, or a name that leads out of the folder.
+        EdgebError: not a bundle, a newer version, a damaged `edgeb.json`, a file that is missing, not listed or not a
+            plain file, or a name that leads out of the folder.
     """
     return _read(path)[0]
 
 
 def verify_folder(path: Path, progress: Callable[[int], None] | None = None) -> Manifest:
-    """Check every byte of a folder against its hashes and return the manifest.
+    """Verify every byte of a folder against its hashes and return the manifest.
 
     Args:
         path: The folder.
         progress: Called with the number of bytes just hashed.
 
     Raises:
-        EdgebError: as `read_folder_manifest`, or a file was changed since the bundle was written.
+        EdgebError: as `read_folder_manifest`, or a file has changed since the bundle was written.
     """
     manifest, files = _read(path)
     for name, expected in files.items():
@@ -67,10 +67,10 @@ def verify_folder(path: Path, progress: Callable[[int], None] | None = None) -> 
 
 
 def write_folder_manifest(path: Path, manifest: Manifest, progress: Callable[[int], None] | None = None) -> Manifest:
-    """Make a folder of model and tokenizer files a bundle, replacing the `edgeb.json` it may have had.
+    """Turn a folder of model and tokenizer files into a bundle, replacing any `edgeb.json`.
 
     Args:
-        path: Holds the finished files.
+        path: The folder with the finished files.
         manifest: Its hashes are computed here.
         progress: Called with the number of bytes just hashed.
 
@@ -100,19 +100,14 @@ def folder_bytes(path: Path) -> int:
 
 
 def _read(path: Path) -> tuple[Manifest, dict[str, str]]:
-    """Manifest and {file name: hash}, everything checked but the files' contents."""
+    """Manifest and {file name: hash}; everything is checked but the files' contents."""
     where = str(path / MANIFEST_FILE)
     fields = _fields(path / MANIFEST_FILE)
+    # First: a newer schema may have any fields.
     check_schema(fields.get("schema_version"), where)
-    for name in _FIELDS.keys() - fields.keys():
-        raise EdgebError(f"{where}: field '{name}' is missing", _DAMAGED_HINT)
-    for name, value in fields.items():
-        if name not in _FIELDS:
-            raise EdgebError(f"{where}: unknown field '{name}'", _DAMAGED_HINT)
-        if not isinstance(value, _FIELDS[name]):
-            raise EdgebError(f"{where}: field '{name}' is not {_FIELDS[name].__name__}", _DAMAGED_HINT)
+    fields = read_fields(fields, _FIELDS, where, _DAMAGED_HINT)
     text, files = fields["manifest"], fields["files"]
-    # JSON can spell halves of characters that no text has.
+    # JSON can hold lone surrogates, which UTF-8 cannot encode.
     if hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() != fields["manifest_sha256"]:
         raise EdgebError(f"{where}: the manifest does not match its hash", _DAMAGED_HINT)
     manifest = Manifest.from_json(text, where)
@@ -140,11 +135,10 @@ def _fields(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _MAX_BYTES:
             raise EdgebError(f"{file} is too large", _DAMAGED_HINT)
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
     except OSError as error:
         raise EdgebError(f"cannot read {file}: {error.strerror}", "check its permissions") from None
-    except (ValueError, RecursionError):
-        raise EdgebError(f"{file} is not JSON", _DAMAGED_HINT) from None
+    fields = parse_json(content, str(file), _DAMAGED_HINT)
     if not isinstance(fields, dict):
         raise EdgebError(f"{file} is not a JSON object", _DAMAGED_HINT)
     return fields
@@ -165,7 +159,7 @@ def _listed(path: Path) -> list[str]:
 
 
 def _combined(files: Mapping[str, str]) -> tuple[str, str]:
-    """Hashes over the names and hashes of the tokenizer's and of the model's files."""
+    """One hash over names and hashes of the tokenizer's files, and one over those of the model's files."""
     parts = hashlib.sha256(), hashlib.sha256()
     for name in sorted(files):
         part = parts[0 if _TOKENIZER_FILE.fullmatch(name) else 1]

@@ -1,4 +1,4 @@
-"""The bundle as one GGUF file: the manifest lies in its metadata, ahead of the vocabulary, with hashes of everything.
+"""The bundle as one GGUF file: manifest and hashes are metadata, placed before the vocabulary.
 
 Reads, writes and verifies that file. Knows nothing of what the manifest says.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edge_behavior.bundle.gguf_header import MAGIC, GgufFile, MetadataEntry, pack_entry, padded
-from edge_behavior.bundle.manifest import DAMAGED_HINT, Manifest, check_schema
+from edge_behavior.bundle.manifest import Manifest, check_schema
+from edge_behavior.core.fields import DAMAGED_HINT
 from edge_behavior.errors import EdgebError
 
 KEY_VERSION = "edgeb.schema_version"
@@ -23,31 +24,31 @@ _CHUNK = 1 << 22
 
 
 def read_gguf_manifest(path: Path) -> Manifest:
-    """Read the manifest from the head of the file, without reading vocabulary or tensors.
+    """Read the manifest from the file's header, without vocabulary or tensors.
 
     Raises:
-        EdgebError: not there, not GGUF, cut short, no bundle, or a manifest this edgeb refuses.
+        EdgebError: missing, not GGUF, truncated, not a bundle, or a manifest that this edgeb refuses.
     """
     with GgufFile(path) as file:
         found: dict[str, MetadataEntry] = {}
         for entry in file.metadata():
             if entry.key.startswith("edgeb."):
                 found[entry.key] = entry
-            # The writer puts them here so that the vocabulary need not be stepped over.
+            # `write_bundle` puts them before the vocabulary, which is slow to skip.
             elif found or entry.key.startswith("tokenizer."):
                 break
         return _manifest_of(file, found)
 
 
 def verify_gguf(path: Path, progress: Callable[[int], None] | None = None) -> Manifest:
-    """Check every byte of a file against its manifest's hashes and return the manifest.
+    """Verify every byte of a file against its manifest's hashes and return the manifest.
 
     Args:
         path: The file.
         progress: Called with the number of bytes just hashed.
 
     Raises:
-        EdgebError: as `read_gguf_manifest`, or the file was truncated or changed since it was written.
+        EdgebError: as `read_gguf_manifest`, or the file has changed since it was written.
     """
     manifest = read_gguf_manifest(path)
     with GgufFile(path) as file:
@@ -64,15 +65,15 @@ def verify_gguf(path: Path, progress: Callable[[int], None] | None = None) -> Ma
 def write_bundle(
     source: Path, manifest: Manifest, out: Path, progress: Callable[[int], None] | None = None
 ) -> Manifest:
-    """Copy a GGUF to `out` with the manifest in its metadata, replacing one it may have had.
+    """Copy a GGUF to `out` with the manifest in its metadata, replacing any other.
 
-    Writes `out` directly: give a temporary name and rename it once verified.
+    Writes `out` directly: pass a temporary name, and rename the file once verified.
 
     Args:
         source: A converted or quantized GGUF, or a bundle.
         manifest: Its hashes are computed here.
-        out: The file to write; the tensor data are streamed.
-        progress: Called with the number of bytes hashed or written; two passes over the file in all.
+        out: The file to write.
+        progress: Called with the number of bytes just hashed or written: twice the file in all.
 
     Returns:
         The manifest as written, hashes set.

@@ -1,8 +1,8 @@
-"""The header of a GGUF file: which metadata and tensors it holds, and at which bytes.
+"""The header of a GGUF file: its metadata and tensor table, and where each lies in the file.
 
-Every length is checked against the file before it is believed, so a damaged or hostile file ends in an
-EdgebError. Long arrays are stepped over, not read, and no third-party package is needed, so that opening a
-bundle costs a millisecond. Knows nothing of bundles, models or tokenizers.
+Every length is checked against the file's size before use, so that a damaged or hostile file ends in an EdgebError.
+Long arrays are skipped, not read, and no third-party package is needed: opening a bundle takes a millisecond. Knows
+nothing of bundles, models or tokenizers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Scalar = int | float | bool | str
 
 @dataclass(frozen=True, slots=True)
 class MetadataEntry:
-    """One key: its value's type number, and the bytes `start` (of the entry), `value` and `end`."""
+    """One key: its value's type number, and the offsets of the entry (`start`, `end`) and of its `value`."""
 
     key: str
     kind: int
@@ -42,7 +42,7 @@ class MetadataEntry:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor: `shape` as stored (fastest dimension first), ggml type number, offset in the data section."""
+    """One tensor: `shape` as stored (fastest dimension first), ggml type number `kind`, offset in the data section."""
 
     name: str
     shape: tuple[int, ...]
@@ -57,7 +57,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class TensorTable:
-    """The tensor table: its bytes `start` to `end`, where the aligned data section starts, and the tensors."""
+    """The tensor table: its offsets `start` to `end`, the start of the aligned data section, and the tensors."""
 
     start: int
     end: int
@@ -71,7 +71,7 @@ class GgufFile:
 
     Raises:
         EdgebError: on opening, if the path is not a readable file, not GGUF, or of an unknown GGUF version; from
-            every method, if the file ends before what its header promises.
+            every method, if the file ends before its header says.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,7 +105,7 @@ class GgufFile:
         self.bytes.close()
 
     def metadata(self) -> Iterator[MetadataEntry]:
-        """Metadata entries in file order; stop iterating early to leave the rest unread."""
+        """Metadata entries in file order; the rest stays unread if iteration stops early."""
         at = self._first_entry
         for number in range(self.n_entries):
             self._at = start = at
@@ -125,7 +125,7 @@ class GgufFile:
         return [self._read(kind, entry.key) for _ in range(count)]
 
     def tensor_table(self) -> TensorTable:
-        """The tensor table, after a walk over all metadata."""
+        """The tensor table; walks over all metadata first."""
         alignment, start = DEFAULT_ALIGNMENT, self._first_entry
         for entry in self.metadata():
             start = entry.end

@@ -1,9 +1,9 @@
-"""GBNF text for a candidate set: what llama.cpp's grammar sampler needs to answer with a candidate.
+"""GBNF grammars for a candidate set: they restrict llama.cpp's grammar sampler to the candidates.
 
-`token_grammar` is the label trie itself, written in token ids, so that greedy sampling under it is the greedy walk of
-`masked` scoring (`scoring.greedy_candidate`). `character_grammar` spells the answers: every llama.cpp reads it, but the
-sampler may then compose a label of other tokens than training did. Knows the trie and the bytes of its tokens; opens
-no file.
+`token_grammar` is the label trie in token ids, so that greedy sampling under it is greedy constrained decoding over the
+trie: at every node the child with the highest logit. `character_grammar` spells the answers as text: every llama.cpp
+reads it, but the sampler may then compose a label from other tokens than training did. Knows the trie and its tokens'
+bytes; opens no file.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 
-# Bytes that a token stands for in generated text.
+# Bytes that a token adds to generated text.
 Piece = Callable[[int], bytes]
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """A grammar and how far it can be trusted.
+    """A grammar, and the candidates it is not exact for.
 
     Attributes:
         text: GBNF, root rule `root`.
-        spelled: Candidates that hold a character whose tokens had to be written as text: of these the sampler may
-            choose other tokens than training did. Empty where greedy sampling equals `masked` greedy for certain.
+        spelled: Candidates of which a part had to be written as text: for these the sampler may choose other tokens
+            than training did. Empty if greedy sampling is certain to equal greedy constrained decoding.
     """
 
     text: str
@@ -37,20 +37,19 @@ class Grammar:
 def token_grammar(trie: LabelTrie, labels: Sequence[str], piece: Piece, ends: Callable[[int], bool]) -> Grammar:
     """The label trie as rules over token ids, one rule per node with a choice.
 
-    Two limits are llama.cpp's. It never matches a token literal that completes no character (a byte in the middle of
-    an emoji), so the characters around such a token are written as text; beside a longer character it even takes an
-    overlong encoding for one. And where the grammar is complete it allows every end-of-generation token, while `masked`
-    scoring of the prefix and instruct layouts looks at the end-of-sequence token alone; the stream layout ends a label
-    with ordinary tokens.
+    llama.cpp has two limits. It never matches a token literal that completes no character (a byte inside an emoji), so
+    characters around such a token are written as text; next to a longer character it even accepts an overlong encoding.
+    And a complete grammar allows every end-of-generation token, whereas `masked` scoring of the prefix and instruct
+    layouts considers the end-of-sequence token alone; the stream layout ends a label with ordinary tokens.
 
     Args:
         trie: The label trie.
         labels: The candidates, for comments.
         piece: Bytes of a token.
-        ends: Whether a token ends generation; such tokens are left out of the grammar.
+        ends: Whether a token ends generation; the grammar leaves such tokens out.
 
     Raises:
-        EdgebError: a label's tokens are not text.
+        EdgebError: a label's tokens are not valid UTF-8.
     """
     walk = _Walk(trie, piece, ends)
     lines = [f"# {len(labels)} candidates as token ids of this bundle's tokenizer; llama.cpp of 2026 or newer"]
@@ -76,7 +75,7 @@ def token_grammar(trie: LabelTrie, labels: Sequence[str], piece: Piece, ends: Ca
             # An alternative that is only the end is the empty string.
             alternatives.append((" ".join(part for part in parts if part) or '""', comment))
         last = len(alternatives) - 1
-        # The bar stands at the end of a line: a new line without one ends the rule.
+        # A line without a bar at its end would end the rule.
         rows = [f"  {text}{' |' if i < last else ''}{comment}" for i, (text, comment) in enumerate(alternatives)]
         lines += [f"{name} ::=", *rows]
     return Grammar("\n".join(lines) + "\n", tuple(sorted(walk.spelled)))
@@ -86,16 +85,16 @@ def character_grammar(answers: Sequence[str]) -> Grammar:
     """One alternative per answer text, in candidate order; for a llama.cpp without token literals.
 
     Args:
-        answers: What the model writes for each candidate: space, label and terminator, as its tokens spell them.
+        answers: The text generated for each candidate: space, label, terminator (`answer_texts`).
     """
     return Grammar("root ::=\n" + " |\n".join(f"  {quoted(a)}" for a in answers) + "\n", tuple(range(len(answers))))
 
 
 def answer_texts(trie: LabelTrie, piece: Piece, ends: Callable[[int], bool]) -> list[str]:
-    """What the model writes for each candidate, spelled by its tokens, without the end-of-generation token.
+    """The text the model generates for each candidate, without the end-of-generation token.
 
     Raises:
-        EdgebError: a label's tokens are not text.
+        EdgebError: a label's tokens are not valid UTF-8.
     """
     texts = _Walk(trie, piece, ends).texts
     return ["".join(texts[node] for node in trie.ancestors(int(leaf))) for leaf in trie.leaves]
@@ -112,15 +111,12 @@ def _code(character: str) -> str:
 
 
 class _Walk:
-    """The steps that a grammar can take through the trie.
-
-    A step is one token literal, or the text of the tokens down to the next node that no character straddles.
-    """
+    """Grammar elements along the trie: one token literal, or text down to the next node on a character boundary."""
 
     def __init__(self, trie: LabelTrie, piece: Piece, ends: Callable[[int], bool]) -> None:
         self._trie, self._ends = trie, ends
         self._children: list[list[int]] = [[] for _ in range(len(trie))]
-        # Per node: the characters its token completes, and the bytes of one that it leaves open.
+        # Per node: the characters its token completes, and the bytes of an incomplete one at its end.
         self.texts, self._open = [""] * len(trie), [b""] * len(trie)
         self.spelled: set[int] = set()
         for node in range(1, len(trie)):
@@ -133,7 +129,8 @@ class _Walk:
                 self.texts[node] = decoder.decode(self._open[parent] + piece(token))
             except UnicodeDecodeError:
                 raise EdgebError(
-                    f"token {token} of a label is no text", "the tokenizer does not fit the labels; export again"
+                    f"token {token} of a label is not valid UTF-8",
+                    "tokenizer and labels do not fit; export again",
                 ) from None
             self._open[node] = decoder.getstate()[0]
         for candidate, leaf in enumerate(trie.leaves):
@@ -141,7 +138,7 @@ class _Walk:
                 self.spelled.add(candidate)
 
     def steps(self, node: int) -> list[tuple[str, int]]:
-        """(grammar element, node it leads to) for everything that may follow `node`; an end's element is empty."""
+        """(grammar element, node it leads to) for everything that may follow `node`; empty for an end of generation."""
         found = []
         for child in self._children[node]:
             if self._ends(int(self._trie.tokens[child])):
@@ -153,11 +150,11 @@ class _Walk:
         return found
 
     def _blind(self, node: int) -> bool:
-        """Whether llama.cpp would overlook the node's literal: its token completes no character."""
+        """Whether llama.cpp never matches the node's literal: its token completes no character."""
         return not self.texts[node] and not self._ends(int(self._trie.tokens[node]))
 
     def _spans(self, node: int) -> list[tuple[str, int]]:
-        """Texts from `node` on, it included, to the nodes after which no character is open."""
+        """Texts from `node` on, inclusive, with the nodes that complete their last character."""
         if not self._open[node]:
             return [(self.texts[node], node)]
         return [

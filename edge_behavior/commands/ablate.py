@@ -1,14 +1,17 @@
-"""`edgeb ablate`: the paper's ablations and sweeps over seeds, with a report."""
+"""`edgeb ablate`: ablations and sweeps over seeds, with a report."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from edge_behavior.studies.ablation.folder import AblationFolder, Asked
+    from edge_behavior.studies.ablation.runner import PlannedWork
+    from edge_behavior.studies.ablation.studies import Plan
+    from edge_behavior.studies.ablation.summary import AblationSummary
 
 _SOME_FAILED = 1
 
@@ -16,46 +19,47 @@ _SOME_FAILED = 1
 def ablate_command(
     recipe: Annotated[
         str | None,
-        typer.Option(help="Shipped recipe or YAML file to vary. Default: that of the ablation in --out."),
+        typer.Option(help="Shipped recipe or YAML file to vary. Default: the recipe of the ablation in --out."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Dataset folder. Default: the ablation's, else the last.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Dataset folder. Default: the ablation's, else the last one made.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the ablation; an existing one is continued.")] = Path("ablation"),
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a field of the recipe: section.key=value. May be repeated."),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds per variant, from the recipe's own upwards. Default: 5.")
+        int | None, typer.Option(min=1, help="Seeds per variant, counted up from the recipe's own. Default: 5.")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Only this study. May be repeated. Default: all.")
+        list[str] | None, typer.Option("--only", help="Run only this study. May be repeated. Default: all.")
     ] = None,
     aux: Annotated[
         list[str] | None,
-        typer.Option("--aux", help="NAME=FILE, conversations for the study aux_data. May be repeated."),
+        typer.Option("--aux", help="NAME=FILE, conversations for study aux_data. May be repeated."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs and the stages they train; do nothing.")
+        bool, typer.Option("--dry-run", help="List the runs and count the stages to train; run nothing.")
     ] = False,
-    report: Annotated[bool, typer.Option("--report", help="Only make the report of what is there.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Only write the report of the runs so far.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Run ablations and sweeps of a recipe over several seeds; report means with 95 % intervals.
+    """Run the paper's ablations and sweeps of a recipe over several seeds; report means with 95 % intervals.
 
     Studies: components, targets, aux_ratio, anchor_threshold, samples_per_behavior, difficulty_weight, confusion,
-    method, layout, and aux_data with --aux. Every run is a run folder under OUT/runs. Call again to go on: finished
-    runs are skipped, an interrupted one is continued. Stages that runs have in common are trained once.
+    method, layout, and aux_data with --aux. Every run is a run folder under OUT/runs. Call again to continue: finished
+    runs are skipped, an interrupted one is resumed. Stages that runs have in common are trained once.
 
         edgeb ablate --recipe tiny --data data/synth --out ablation --only components --seeds 3
 
         edgeb ablate --out ablation --report
 
-    Exit code 1: a run failed; the others are done and the report names it.
+    Exit code 1: a run failed; the others went on, and the report names it.
     """
     from edge_behavior.commands.imports import libraries
-    from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
     from edge_behavior.studies.ablation.folder import AblationFolder
 
@@ -63,22 +67,19 @@ def ablate_command(
     if report:
         if recipe is not None or set_ or dry_run:
             raise EdgebError("--report takes what the folder has", "leave out --recipe, --set and --dry-run")
-        summary = _write(folder)
-        emit(summary, as_json, lambda: _show(summary, folder))
+        _report(folder, as_json)
         return
     asked, studies = _asked(folder, recipe, data, set_ or [], seeds, only or [], aux or [], pin=not dry_run)
     plan = asked.plan(studies, asked.seeds)
     with libraries():
-        from edge_behavior.studies.ablation.runner import run_plan, stages_needed
+        from edge_behavior.studies.ablation.runner import planned_work, run_plan
 
     if dry_run:
-        document = _dry_run(plan, stages_needed(plan, asked.fingerprint, folder), folder)
-        emit(document, as_json, lambda: _show_plan(document))
+        _dry_run(plan, planned_work(plan, asked.fingerprint, folder), folder, as_json)
         return
     folder.ask(asked)
     failed = run_plan(plan, asked.dataset, folder)
-    summary = _write(folder)
-    emit(summary, as_json, lambda: _show(summary, folder))
+    _report(folder, as_json)
     if failed:
         raise typer.Exit(_SOME_FAILED)
 
@@ -93,7 +94,7 @@ def _asked(
     aux: list[str],
     pin: bool,
 ) -> tuple[Asked, list[str]]:
-    """What this call asks for, with what the folder knows where a flag is left out; and the studies' names."""
+    """What this call asks for, flags that were left out taken from the folder; and the studies to run now."""
     from edge_behavior.commands.imports import libraries
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
@@ -102,10 +103,10 @@ def _asked(
     from edge_behavior.train.recipe import load_recipe
     from edge_behavior.util.workspace import recall
 
-    before = folder.read() if folder.begun else None
+    before = folder.read() if folder.started else None
     if recipe is None and (before is None or overrides):
         if before is not None:
-            raise EdgebError("--set without --recipe", f"name the recipe, or go on with that of {folder.path}")
+            raise EdgebError("--set without --recipe", f"name the recipe, or use that of {folder.path} as it is")
         raise EdgebError("no recipe was given", "pass --recipe, for example --recipe tiny")
     base = load_recipe(recipe, overrides) if recipe is not None else before.recipe  # type: ignore[union-attr]
     path = data or (before.dataset if before is not None else recall("dataset"))
@@ -115,7 +116,7 @@ def _asked(
     base = pinned(base) if pin else located(base)
     given = {name: str(Path(file).resolve()) for name, file in auxiliary_files(aux).items()}
     auxiliary = {**(dict(before.auxiliary) if before is not None else {}), **given}
-    # Going on without --only means what was asked for before.
+    # Continuing without --only means the studies that were asked for before.
     names = only or (list(before.studies) if before is not None and not aux else [])
     studies = [study.name for study in chosen(all_studies(auxiliary), names)]
     count = seeds or (len(before.seeds) if before is not None else DEFAULT_SEEDS)
@@ -123,40 +124,51 @@ def _asked(
     return Asked(base, path.resolve(), fingerprint, tuple(studies), wanted, auxiliary), studies
 
 
-def _write(folder: AblationFolder) -> dict[str, Any]:
-    from edge_behavior.studies.ablation.report import write_ablation
+def _dry_run(plan: Plan, work: PlannedWork, folder: AblationFolder, as_json: bool) -> None:
+    from edge_behavior.commands.output import emit
 
-    return write_ablation(folder)
+    finished = {run.name: folder.finished(run.name) for run in plan.runs}
+    document = {
+        **work.to_dict(),
+        "studies": [study.name for study in plan.studies],
+        "seeds": list(plan.seeds),
+        "list": [{"run": run.name, "seed": run.seed, "finished": finished[run.name]} for run in plan.runs],
+    }
+    emit(document, as_json, lambda: _show_plan(work, finished))
 
 
-def _dry_run(plan: Any, needed: dict[str, Any], folder: AblationFolder) -> dict[str, Any]:
-    runs = [{"run": run.name, "seed": run.seed, "finished": folder.finished(run.name)} for run in plan.runs]
-    return {**needed, "studies": [study.name for study in plan.studies], "seeds": list(plan.seeds), "list": runs}
-
-
-def _show_plan(document: dict[str, Any]) -> None:
+def _show_plan(work: PlannedWork, finished: dict[str, bool]) -> None:
     from rich.table import Table
 
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
-    for row in document["list"]:
-        console.print(f"{row['run']}{': done' if row['finished'] else ''}", markup=False, highlight=False)
-    table = Table("stage", "to train", "without sharing", title=f"{document['runs']} runs, {document['finished']} done")
-    for stage, counted in document["stages"].items():
-        table.add_row(stage, str(counted["left"]), str(counted["unshared"]))
+    for name, done in finished.items():
+        console.print(f"{name}: done" if done else name, markup=False, highlight=False)
+    table = Table("stage", "to train", "without sharing", title=f"{work.runs} runs, {work.finished} done")
+    for stage, counted in work.stages.items():
+        table.add_row(stage, str(counted.left), str(counted.unshared))
     console.print(table)
 
 
-def _show(summary: dict[str, Any], folder: AblationFolder) -> None:
+def _report(folder: AblationFolder, as_json: bool) -> None:
+    """Write the report, and show its tables."""
+    from edge_behavior.commands.output import emit
+    from edge_behavior.studies.ablation.report import write_ablation
+
+    summary = write_ablation(folder)
+    emit(summary.to_dict(), as_json, lambda: _show(summary, folder))
+
+
+def _show(summary: AblationSummary, folder: AblationFolder) -> None:
     from rich.table import Table
 
     from edge_behavior.studies.ablation.texts import columns, interval_sentence, state_sentences, value_rows
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
-    for study in summary["studies"]:
-        table = Table("", *columns(), title=f"{study['title']}, balanced windows", box=None, title_justify="left")
+    for study in summary.studies:
+        table = Table("", *columns(), title=f"{study.title}, balanced windows", box=None, title_justify="left")
         for row in value_rows(study, summary, "balanced"):
             table.add_row(row.title, *row.cells)
         console.print(table)

@@ -1,14 +1,16 @@
-"""`edgeb bench` and `edgeb doctor`: how fast a bundle is here, and what this machine can do."""
+"""`edgeb bench` and `edgeb doctor`: what a prediction costs here, and what this machine has."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from edge_behavior.bench.measurement import Measurement
 
 _HEAD_WIDTH = 9
 _NUMBER = re.compile("[0-9]{1,9}")
@@ -22,26 +24,49 @@ def bench_command(
     threads: Annotated[
         str | None,
         typer.Option(
-            help="CPU threads, or several numbers like 2,1,4: all is measured with the first, the session with each. "
+            help="CPU threads, or several numbers like 2,1,4: everything runs with the first, the session with each. "
             "Default: physical cores, one for a small bundle."
         ),
     ] = None,
-    scoring: Annotated[str, typer.Option(help="exact or masked.")] = "exact",
-    anchor_every: Annotated[int, typer.Option(help="Events by which a session's window may grow beyond L.")] = 20,
+    scoring: Annotated[str, typer.Option(help="exact (full-vocabulary) or masked (grammar-constrained).")] = "exact",
+    anchor_every: Annotated[
+        int, typer.Option(help="Events by which a session's window may grow beyond L before it is re-based.")
+    ] = 20,
     compare: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Beside it: grammar completion, scoring label by label, llama.cpp alone, pp/tg."
+            "--compare",
+            help="Also measure grammar completion, scoring label by label, llama.cpp alone (the lower bound), pp/tg.",
         ),
     ] = False,
     sustained: Annotated[
-        float | None, typer.Option(help="Also predict for so many seconds on end and show the drift.")
+        float | None, typer.Option(help="Also predict without a pause for this many seconds and show the drift.")
     ] = None,
     history: Annotated[
-        Path | None, typer.Option(help="CSV or JSON of one user's events to ask about. Default: made up.")
+        Path | None,
+        typer.Option(
+            help="CSV or JSON with timestamp, place, behavior of one user to predict from. Default: synthetic events.",
+            show_default=False,
+        ),
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Whose events to take from a history of several users.", show_default=False)
+    ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(
+            help="Zone of the user, as `edgeb predict` takes it, for times with an offset or counted from 1970.",
+            show_default=False,
+        ),
+    ] = None,
+    time_unit: Annotated[
+        str | None,
+        typer.Option(help="What the history's numbers count from 1970: s, ms, us or ns.", show_default=False),
     ] = None,
     cold_starts: Annotated[int, typer.Option(help="Processes started per kind of cold start.")] = 3,
-    label_repeats: Annotated[int, typer.Option(help="--compare: predictions scored label by label; slow.")] = 3,
+    label_repeats: Annotated[
+        int, typer.Option(help="--compare: predictions scored label by label, which is slow.")
+    ] = 3,
     pp: Annotated[int, typer.Option(help="--compare: prompt tokens of pp.")] = 512,
     tg: Annotated[int, typer.Option(help="--compare: generated tokens of tg.")] = 128,
     markdown: Annotated[Path | None, typer.Option(help="Also write the tables into this file.")] = None,
@@ -49,9 +74,9 @@ def bench_command(
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output paths.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a bundle per prediction, not per token: latency, tokens evaluated, memory, size.
+    """Measure a bundle per prediction: latency, tokens evaluated, memory, size.
 
-    Absolute times hold for this machine only; they say nothing of a phone.
+    Times hold for this machine; the phone has its own bench in android_demo.
 
         edgeb bench tiny.gguf --repeats 100 --threads 2
 
@@ -60,23 +85,24 @@ def bench_command(
         edgeb bench tiny.gguf --threads 1,2,4 --sustained 60 --json
     """
     from edge_behavior.bench.chart import draw
-    from edge_behavior.bench.latency import measure, steps
+    from edge_behavior.bench.latency import measure, tick_count
+    from edge_behavior.bench.options import BenchOptions, HistoryFile
     from edge_behavior.bench.report import markdown as as_markdown
-    from edge_behavior.bench.setup import BenchOptions
     from edge_behavior.bench.sustained import check_seconds, threads_sweep
     from edge_behavior.bench.sustained import sustained as sustain
     from edge_behavior.bundle.bundle import read_manifest, require_gguf
     from edge_behavior.commands.histories import known_events
     from edge_behavior.commands.output import emit
-    from edge_behavior.records.history import read_history
     from edge_behavior.util.files import write_file
+    from edge_behavior.util.progress import progress_bar
     from edge_behavior.util.workspace import recall
 
     bundle = bundle or recall("bundle")
     require_gguf(bundle, "bench measures llama.cpp")
-    if history is not None:
+    source = None if history is None else HistoryFile(history, user, timezone, time_unit)
+    if source is not None:
         manifest = read_manifest(bundle)
-        known_events(read_history(history, places=manifest.layout.places), manifest.candidates)
+        known_events(source.read(manifest.layout.places), manifest.candidates)
     numbers = _numbers(threads, bundle)
     options = BenchOptions(
         repeats=repeats,
@@ -88,30 +114,30 @@ def bench_command(
         cold_starts=cold_starts,
         pp=pp,
         tg=tg,
-        history=history,
+        history=source,
     )
     if sustained is not None:
         check_seconds(sustained)
     for path in (markdown, chart):
         if path is not None:
             _check_file(path, force)
-    with _bar("measure", steps(options)) as advance:
+    with progress_bar("measure", tick_count(options), transient=True) as advance:
         result = measure(bundle, options, lambda what: advance(1, what))
     if len(numbers) > 1:
-        with _bar("threads", len(numbers) * repeats) as advance:
-            result["threads"] = threads_sweep(bundle, options, numbers, lambda: advance(1, "threads"))
+        with progress_bar("threads", len(numbers) * repeats, transient=True) as advance:
+            result = replace(result, threads=threads_sweep(bundle, options, numbers, advance))
     if sustained is not None:
-        with _bar("sustained", sustained) as advance:
-            result["sustained"] = sustain(bundle, options, sustained, lambda passed: advance(passed, "sustained"))
+        with progress_bar("sustained", sustained, transient=True) as advance:
+            result = replace(result, sustained=sustain(bundle, options, sustained, advance))
     if markdown is not None:
         write_file(markdown, as_markdown(result), replace=force)
     if chart is not None:
         draw(result, chart, force)
-    emit(result, as_json, _show_bench)
+    emit(result.to_dict(), as_json, lambda: _show_bench(result))
 
 
 def doctor_command(as_json: AsJson = False) -> None:
-    """Show what is installed here and what each part of edgeb could use.
+    """Show this machine's packages, llama.cpp build, accelerator, memory and disk.
 
     edgeb doctor
     """
@@ -135,19 +161,6 @@ def _numbers(threads: str | None, bundle: Path) -> list[int]:
     return list(dict.fromkeys(chosen_threads(int(part), 1, "--threads") for part in parts))
 
 
-@contextmanager
-def _bar(what: str, total: float) -> Iterator[Callable[[float, str], None]]:
-    """A progress bar on stderr; gives a function of the amount done and what is being done."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from edge_behavior.util.terminal import open_console
-
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=open_console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, now: bar.update(task, advance=done, description=now)
-
-
 def _check_file(path: Path, force: bool) -> None:
     from edge_behavior.errors import EdgebError
     from edge_behavior.util.files import check_file
@@ -157,7 +170,7 @@ def _check_file(path: Path, force: bool) -> None:
         raise EdgebError(f"the folder of {path} does not exist", "make it first")
 
 
-def _show_bench(result: dict[str, Any]) -> None:
+def _show_bench(result: Measurement) -> None:
     from textwrap import fill
 
     from rich import box
@@ -179,12 +192,12 @@ def _show_bench(result: dict[str, Any]) -> None:
     console.print(footing(result), highlight=False, markup=False)
 
 
-def _show_doctor(found: dict[str, Any]) -> None:
+def _show_doctor(found: dict[str, str]) -> None:
     from rich.table import Table
 
     from edge_behavior.util.terminal import open_console
 
     table = Table("part", "found", title="edgeb doctor")
     for key, value in found.items():
-        table.add_row(key, str(value))
+        table.add_row(key, value)
     open_console().print(table)

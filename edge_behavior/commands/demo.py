@@ -1,4 +1,4 @@
-"""`edgeb demo`: the assistant as a page in this machine's browser."""
+"""`edgeb demo`: try a bundle in the browser."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def demo_command(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
 ) -> None:
-    """Show the assistant as a page: a day's events, suggestions for what comes next, and what each prediction cost.
+    """Try a bundle in the browser: a day's events, suggestions for what comes next, and what each prediction cost.
 
-    Add events, accept or dismiss suggestions, change time and place, and see the prediction follow. The page is served
-    to this machine only, loads nothing from elsewhere and keeps nothing. Ctrl-C ends it.
+    Add events, accept or dismiss suggestions, change time and place, and watch the prediction follow. The page is
+    served to this machine only, loads nothing from elsewhere and stores nothing. Ctrl-C ends it.
 
         edgeb demo tiny.gguf
 
@@ -82,7 +82,7 @@ def demo_command(
 
 
 def _has_screen() -> bool:
-    """Whether a browser could show itself; without this, a text browser would take over the terminal."""
+    """Whether a graphical browser can open; a text browser would take over the terminal."""
     import os
     import sys
 

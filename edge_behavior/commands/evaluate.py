@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from edge_behavior.evaluation.results import Evaluation
 
 
 def evaluate_command(
@@ -16,18 +19,18 @@ def evaluate_command(
     per_user: Annotated[int, typer.Option(help="Natural protocol: windows per user; 0 for all.")] = 20,
     per_behavior: Annotated[int, typer.Option(help="Balanced protocol: windows per behavior.")] = 500,
     limit: Annotated[int | None, typer.Option(help="At most this many windows per protocol.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of windows.")] = 0,
-    untuned: Annotated[bool, typer.Option(help="A run: score the untuned backbone, too.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed for choosing windows.")] = 0,
+    untuned: Annotated[bool, typer.Option(help="For a run: also score the untuned backbone.")] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Measure a model on users (or later days) it was not trained on, beside the counters it has to beat.
+    """Measure a model on users (or later days) it was not trained on, beside the simple counters it has to beat.
 
-    Scores are exact log-probabilities over the candidate set. Six metrics of the paper, with 95 % intervals over users;
-    over groups or blocks of days where the dataset was split so, see docs/splits.md.
-    A bundle is measured as model, as the user's habits and as both fused, also by how much of the user was seen; a
-    calibrated one also by its calibration error, its likely sets and its suggestions.
+    Every candidate is scored by its exact log-probability. Reports the paper's six metrics with 95 % intervals over
+    users, or over groups or blocks of days if the dataset was split by them, see docs/evaluate.md. Of a bundle, the
+    model, the user's habits and both fused are measured, also by how many of the user's events were seen; of a
+    calibrated one also the calibration error, the prediction sets and the suggestions.
 
         edgeb evaluate runs/tiny --data data/synth
 
@@ -45,41 +48,39 @@ def evaluate_command(
         with libraries():
             from edge_behavior.train.evaluate_run import evaluate_run
 
-        results = evaluate_run(model, data, protocol, split, choice, untuned)
+        found: Evaluation = evaluate_run(model, data, protocol, split, choice, untuned)
     else:
         from edge_behavior.evaluation.bundles import evaluate_bundle
 
-        results = evaluate_bundle(model, data, protocol, split, choice)
+        found = evaluate_bundle(model, data, protocol, split, choice)
 
-    emit(results, as_json, lambda: _show(results))
-    if not results["dataset"]["own"]:
+    emit(found.to_dict(), as_json, lambda: _show(found))
+    if not found.dataset.own:
         typer.echo(f"edgeb: {other_dataset_note(data, model)}", err=True)
 
 
-def _show(results: dict[str, Any]) -> None:
+def _show(found: Evaluation) -> None:
     from edge_behavior.core.fusion import SOURCES
     from edge_behavior.evaluation.calibration_tables import calibration_table
-    from edge_behavior.evaluation.protocols import PROTOCOLS
+    from edge_behavior.evaluation.results import BundleEvaluation
     from edge_behavior.evaluation.tables import history_table, results_table
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
-    shown = [name for name in PROTOCOLS if name in results]
-    own = "model" if "source" not in results else f"bundle_{results['source']}"
-    rows = {**results["baselines"], own: {name: results[name] for name in shown}}
-    # A bundle's sources come last, in the same order whichever is the default.
-    for name in (f"bundle_{source}" for source in SOURCES):
-        if name in rows:
-            rows[name] = rows.pop(name)
-    for name in shown:
-        console.print(results_table(rows, name))
-        if "source" in results:
-            console.print(history_table(results["by_history"][name], name), "")
-            if results["calibration"] is not None:
-                console.print(calibration_table(results["calibration"][name], name), "")
-    if "source" in results:
-        masked = results["masked_differs"]
+    bundle = found if isinstance(found, BundleEvaluation) else None
+    # What was asked about comes last; a bundle's sources in the same order whichever is its default.
+    last = [found.subject] if bundle is None else [f"bundle_{source}" for source in SOURCES]
+    names = sorted(found.results, key=lambda name: last.index(name) if name in last else -1)
+    results = {name: found.results[name] for name in names}
+    for protocol in found.protocols:
+        console.print(results_table(results, protocol))
+        if bundle is not None:
+            console.print(history_table(bundle.by_history[protocol], protocol), "")
+            if bundle.calibration is not None:
+                console.print(calibration_table(bundle.calibration[protocol], protocol), "")
+    if bundle is not None:
+        masked = bundle.masked_differs
         console.print(
-            f"the bundle predicts with {results['source']} unless told otherwise; masked scoring names another first "
-            f"candidate than exact scoring in {masked['share']:.1%} of {masked['windows']} windows"
+            f"the bundle predicts with {bundle.source} unless told otherwise; masked scoring names another first "
+            f"candidate than exact scoring in {masked.share:.1%} of {masked.windows} windows"
         )

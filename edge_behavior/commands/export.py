@@ -1,12 +1,16 @@
-"""`edgeb export` and `edgeb inspect`: make a bundle, look into one."""
+"""`edgeb export` and `edgeb inspect`: make a bundle, look inside one."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+
+if TYPE_CHECKING:
+    from edge_behavior.export.prune.check import Pruning
+    from edge_behavior.export.report import ExportReport
 
 
 def export_command(
@@ -14,8 +18,8 @@ def export_command(
     quant: Annotated[
         str | None,
         typer.Option(
-            help="q4, q4_0, q5, q8, f16, f32, or auto: the smallest that passes; ONNX has q4, q8, f16 and f32. "
-            "Default: the profile's.",
+            help="Weight format: q4, q4_0, q5, q8, f16, f32, or auto: the smallest within the limits. "
+            "ONNX: q4, q8, f16, f32. Default: the profile's.",
             show_default=False,
         ),
     ] = None,
@@ -25,12 +29,16 @@ def export_command(
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option(help="A name from export/configs or a YAML file. Default: default.", show_default=False),
+        typer.Option(
+            help="Export profile: a name from export/configs, or a YAML file. Default: default.", show_default=False
+        ),
     ] = None,
-    stage: Annotated[str, typer.Option(help="Which weights: b_tuning, a_tuning or untuned.")] = "b_tuning",
+    stage: Annotated[str, typer.Option(help="Weights of which stage: b_tuning, a_tuning or untuned.")] = "b_tuning",
     data: Annotated[
         Path | None,
-        typer.Option(help="Dataset: places, users to compare and fit on. Default: the run's.", show_default=False),
+        typer.Option(
+            help="Dataset with the places and the users to measure and fit on. Default: the run's.", show_default=False
+        ),
     ] = None,
     prune: Annotated[
         str | None,
@@ -44,14 +52,14 @@ def export_command(
     ] = None,
     habits: Annotated[
         bool | None,
-        typer.Option(help="Fit how model and habits are mixed. Default: where there is a dataset.", show_default=False),
+        typer.Option(help="Fit how model and habits mix. Default: if there is a dataset.", show_default=False),
     ] = None,
     calibrate: Annotated[
         bool | None,
-        typer.Option(help="Fit the probabilities' calibration. Default: where there is a dataset.", show_default=False),
+        typer.Option(help="Fit the probabilities' calibration. Default: if there is a dataset.", show_default=False),
     ] = None,
     allow_loss: Annotated[
-        bool, typer.Option("--allow-loss", help="Write the bundle even if it is beyond the profile's limits.")
+        bool, typer.Option("--allow-loss", help="Write the bundle even if it exceeds the profile's limits.")
     ] = False,
     execution_provider: Annotated[
         str | None,
@@ -64,22 +72,23 @@ def export_command(
     accuracy_level: Annotated[
         int | None,
         typer.Option(
-            help="ONNX: precision of products, 1 (f32) to 4 (8-bit). Default: 4 on the CPU.", show_default=False
+            help="ONNX: precision of activations, 1 (f32) to 4 (8-bit). Default: 4 on the CPU.", show_default=False
         ),
     ] = None,
     context_length: Annotated[
-        int | None, typer.Option(help="ONNX: positions to build for. Default: 2048 or more.", show_default=False)
+        int | None,
+        typer.Option(help="ONNX: context length to build for, in tokens. Default: at least 2048.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Merge the adapter, convert, quantize, compare: one GGUF file, or an ONNX folder, with everything the phone needs.
+    """Merge, prune, convert, quantize: a run becomes one GGUF file, or an ONNX folder, with everything the phone needs.
 
     Stock llama.cpp loads the file, stock onnxruntime-genai the folder; candidates, prompt layout and hashes are in the
-    file's `edgeb.*` metadata, in the folder's edgeb.json. What every step changed about the predictions is measured on
-    validation windows; beyond the profile's limits nothing is written and the exit code is 1.
+    file's `edgeb.*` metadata or the folder's edgeb.json. After every step the predictions are compared with the trained
+    model's on validation windows; beyond the profile's limits nothing is written and the exit code is 1.
 
         edgeb export runs/tiny --quant q4 --out tiny.gguf
 
@@ -110,11 +119,10 @@ def export_command(
         "context_length": context_length,
     }
     given = {name: value for name, value in onnx_flags.items() if value is not None}
-    report: dict[str, Any]
     try:
         if format == "onnx":
+            from edge_behavior.export.onnx.options import onnx_options
             from edge_behavior.export.onnx.pipeline import export_onnx
-            from edge_behavior.export.onnx.profiles import onnx_options
 
             chosen = load_profile(flags=flags)
             options = onnx_options(profile, given if quant is None else {"quant": quant, **given})
@@ -123,32 +131,32 @@ def export_command(
             source = run_source(run, stage, data)
             report = export_onnx(source, out, options, chosen, force)
         else:
-            from edge_behavior.export.pipeline import export_bundle
+            from edge_behavior.export.gguf.pipeline import export_gguf
 
             if given:
-                raise EdgebError(f"--{next(iter(given)).replace('_', '-')} belongs to ONNX", "add --format onnx")
+                raise EdgebError(f"--{next(iter(given)).replace('_', '-')} is an ONNX option", "add --format onnx")
             chosen = load_profile(profile or DEFAULT_PROFILE, {"quant": quant, **flags})
             run = (run or recall("run")).resolve()
             out = out or run.with_name(f"{run.name}-{chosen.quant}.gguf")
             source = run_source(run, stage, data)
-            report = export_bundle(source, out, chosen, force)
+            report = export_gguf(source, out, chosen, force)
     except ParityError as error:
-        show_parity(error.report, sys.stderr)
+        show_parity(error.report.to_dict(), sys.stderr)
         raise
     remember("bundle", out)
     if source.data is not None and not source.own_data:
         from edge_behavior.evaluation.protocols import other_dataset_note
 
         typer.echo(f"edgeb: {other_dataset_note(source.data, run)}", err=True)
-    note = _pruning_note(report["pruning"])
+    note = _pruning_note(report.pruning)
     if note:
         typer.echo(f"edgeb: {note}", err=True)
-    for key, what in (("habits", "habits are"), ("calibration", "calibration is")):
-        if report[key]["mode"] == "auto" and not report[key]["fitted"]:
-            typer.echo(f"edgeb: {what} not fitted: {report[key]['reason']}", err=True)
-    if report["parity"]["exceeded"]:
-        typer.echo(f"edgeb: beyond the limits: {'; '.join(report['parity']['exceeded'])}", err=True)
-    emit(report, as_json, _show_report)
+    for fit, what in ((report.habits, "habits are"), (report.calibration, "calibration is")):
+        if fit.mode == "auto" and not fit.fitted:
+            typer.echo(f"edgeb: {what} not fitted: {fit.reason}", err=True)
+    if report.parity.exceeded:
+        typer.echo(f"edgeb: beyond the limits: {'; '.join(report.parity.exceeded)}", err=True)
+    emit(report.to_dict(), as_json, lambda: _show_report(report))
 
 
 def inspect_command(
@@ -157,7 +165,7 @@ def inspect_command(
         bool, typer.Option("--gbnf", help="Print a llama.cpp grammar of the candidates, as token ids.")
     ] = False,
     gbnf_text: Annotated[
-        bool, typer.Option("--gbnf-text", help="The same as characters, for a llama.cpp from before 2026.")
+        bool, typer.Option("--gbnf-text", help="The same as characters, for a llama.cpp older than 2026.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
@@ -165,8 +173,8 @@ def inspect_command(
 ) -> None:
     """Check a bundle's hashes and show its manifest, or its candidates as a grammar for llama.cpp.
 
-    Greedy sampling under the token grammar walks the candidates as `masked` scoring does. Under the character grammar
-    the sampler may compose a candidate of other tokens than training did, so its choice can differ.
+    Greedy sampling under the token grammar chooses as `masked` scoring does. Under the character grammar the sampler
+    may spell a candidate with other tokens than training did, so its choice can differ.
 
         edgeb inspect tiny.gguf
 
@@ -179,7 +187,7 @@ def inspect_command(
     from edge_behavior.errors import EdgebError
 
     if gbnf and gbnf_text:
-        raise EdgebError("--gbnf and --gbnf-text exclude each other", "ask for one grammar")
+        raise EdgebError("--gbnf and --gbnf-text exclude each other", "pass one of them")
     manifest = verify_bundle(bundle)
     if gbnf or gbnf_text:
         require_gguf(bundle, "grammars are llama.cpp's")
@@ -192,37 +200,35 @@ def inspect_command(
     emit(json.loads(manifest.to_json()), as_json, _show_manifest)
 
 
-def _show_report(report: dict[str, Any]) -> None:
+def _show_report(report: ExportReport) -> None:
     from edge_behavior.evaluation.calibration_tables import calibration_lines
+    from edge_behavior.util.numbers import file_size
     from edge_behavior.util.terminal import open_console
 
     # GGUF files have typed tensors, ONNX folders operators that hold weights.
-    what, counts = ("operators", report["operators"]) if "operators" in report else ("tensors", report["tensor_types"])
-    types = ", ".join(f"{count} {name}" for name, count in counts.items())
+    counts, what = (report.tensor_types, "tensors") if report.operators is None else (report.operators, "operators")
+    types = ", ".join(f"{count} {name}" for name, count in (counts or {}).items())
     console = open_console()
-    console.print(
-        f"{report['bundle']}: {report['bytes'] / 1e6:.1f} MB, {report['architecture']} {report['quantization']}"
-    )
-    console.print(f"{what}: {types}; tokenization of {report['segments_checked']} segments equals training's")
-    for name, why in report["parity"]["tried"].items():
+    console.print(f"{report.bundle}: {file_size(report.bytes)}, {report.architecture} {report.quantization}")
+    console.print(f"{what}: {types}; {report.segments_checked} segments are tokenized as in training")
+    for name, why in report.parity.tried.items():
         console.print(f"not {name}: {'; '.join(why)}")
-    recovery = report["parity"]["recovery"]
-    if recovery:
-        kept = ", ".join(name.strip(".").removesuffix(".weight") for name in recovery["kept"])
+    if report.parity.recovery is not None:
+        kept = ", ".join(name.strip(".").removesuffix(".weight") for name in report.parity.recovery.kept)
         console.print(f"kept at 8 bits for the tail: {kept or 'nothing, it did not help'}")
-    show_parity(report["parity"], sys.stdout)
-    vocabulary = report["pruning"]["vocabulary"]
-    if vocabulary:
-        console.print(
-            f"vocabulary: {vocabulary['kept']} of {vocabulary['of']} tokens kept, {vocabulary['places']} places covered"
+    show_parity(report.parity.to_dict(), sys.stdout)
+    plan = report.pruning.plan
+    if plan is not None:
+        console.print(f"vocabulary: {len(plan.kept)} of {plan.rows} tokens kept, {plan.places} places covered")
+    habits = report.habits.values
+    if report.habits.fitted:
+        accuracies = ", ".join(
+            f"{name} {habits['measured'][name]['accuracy']:.3f}" for name in ("model", "habits", "fused")
         )
-    if report["habits"]["fitted"]:
-        measured = report["habits"]["measured"]
-        accuracies = ", ".join(f"{name} {measured[name]['accuracy']:.3f}" for name in ("model", "habits", "fused"))
-        console.print(f"predicts with {report['habits']['default']}; accuracy on validation windows: {accuracies}")
-    if report["calibration"]["fitted"]:
-        default = report["habits"].get("default", "model")
-        console.print(calibration_lines(report["calibration"], [default]), highlight=False)
+        console.print(f"predicts with {habits['default']}; accuracy on validation windows: {accuracies}")
+    if report.calibration.fitted:
+        default = habits.get("default", "model")
+        console.print(calibration_lines(report.calibration.values, [default]), highlight=False)
 
 
 def _mode(wanted: bool | None) -> str | None:
@@ -230,13 +236,13 @@ def _mode(wanted: bool | None) -> str | None:
 
 
 def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
-    """The gate's table."""
+    """The parity table; `parity` as manifests and `--json` have it."""
     from rich.table import Table
 
     from edge_behavior.util.terminal import open_console
 
-    drawn = f"{parity['windows']} validation windows" if parity["held_out"] else "made-up prompts"
-    table = Table(title=f"against the model before merging, {drawn}", title_justify="left")
+    drawn = f"{parity['windows']} validation windows" if parity["held_out"] else "synthetic windows"
+    table = Table(title=f"difference from the trained model, {drawn}", title_justify="left")
     for i, head in enumerate(("after", "flips", "KL", "max Δ log p", "accuracy", "head", "medium", "tail")):
         table.add_column(head, justify="right" if i else "left")
     groups = ("accuracy", "head", "medium", "tail")
@@ -256,11 +262,12 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _pruning_note(pruning: dict[str, Any]) -> str:
-    """What the user should know of pruning beyond that it was done, or not wanted."""
-    if pruning["mode"] == "off" or not pruning["reason"]:
+def _pruning_note(pruning: Pruning) -> str:
+    """Why pruning was not done, or what speaks against it; empty if it was switched off or went well."""
+    if pruning.mode == "off" or not pruning.reason:
         return ""
-    return f"{'vocabulary pruned, but' if pruning['pruned'] else 'vocabulary not pruned:'} {pruning['reason']}"
+    done = "vocabulary not pruned:" if pruning.plan is None else "vocabulary pruned, but"
+    return f"{done} {pruning.reason}"
 
 
 def _show_manifest(manifest: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a command that takes a history file tells of it: clocks that go back and events that are left out, on stderr."""
+"""Notes on stderr about a history file: clocks that go back, events that are skipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def known_events(
     history: History, candidates: CandidateSet, unknown: str = "skip"
 ) -> tuple[list[BehaviorEvent], list[Skipped]]:
-    """The events whose behaviors are candidates, and the others; what a user should know of the file goes to stderr.
+    """The events whose behaviors are candidates, and the skipped ones; prints notes about the file to stderr.
 
     Raises:
         EdgebError: as `History.known`.
@@ -29,10 +29,10 @@ def known_events(
 
 
 def asked_note(events: Sequence[BehaviorEvent], when: datetime) -> None:
-    """Tell on stderr that the time asked for is before the last event."""
+    """Print a note to stderr if the time to predict for is before the last event."""
     from edge_behavior.core.event_order import minutes_back
 
     back = minutes_back(events[-1].time, when) if events else 0
     if back:
         minutes = "1 minute" if back == 1 else f"{back} minutes"
-        typer.echo(f"note: --at is {minutes} before the last event: taken for a clock that was set back", err=True)
+        typer.echo(f"note: --at is {minutes} before the last event: read as a clock set back", err=True)

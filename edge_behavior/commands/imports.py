@@ -1,4 +1,4 @@
-"""torch and its libraries, imported in less time."""
+"""Faster imports of torch and its libraries."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def libraries() -> Iterator[None]:
-    """Imports inside the block are not interrupted by garbage collections, and nothing they made is looked at again.
+    """Suspend garbage collection while the block imports, and exempt what it made from later collections.
 
-    torch, transformers, PEFT and TRL make half a million objects that stay to the end: going through them takes
-    seconds while importing, and some tenths in every later collection.
+    torch, transformers, PEFT and TRL create half a million objects that stay to the end: scanning them takes seconds
+    during the imports, and tenths of a second in every later collection.
     """
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        # Extension modules look at exit whether their objects are gone.
+        # Extension modules check at exit that their objects are gone.
         atexit.register(gc.unfreeze)
         gc.enable()

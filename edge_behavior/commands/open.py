@@ -1,4 +1,4 @@
-"""From a path to a `Predictor`: llama.cpp for a bundle, PyTorch for a run folder."""
+"""Open a path as a `Predictor`: a bundle with its inference engine, a run folder with PyTorch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def open_predictor(path: Path, threads: int | None = None) -> Predictor:
     """Open a bundle, or the last stage of a finished run.
 
     Args:
-        path: A file that `edgeb export` wrote, or the folder of `edgeb train`.
-        threads: CPU threads; None leaves the choice to the engine.
+        path: A bundle written by `edgeb export`, or a run folder of `edgeb train`.
+        threads: CPU threads; None for the default.
 
     Raises:
-        EdgebError: neither, damaged, of a newer version, a run that is not finished or whose backbone or adapter is
-            another than that of the training, or too many threads.
+        EdgebError: neither of them, damaged, written by a newer version, a run that is not finished or whose backbone
+            or adapter has changed since training, or too many threads.
     """
     from edge_behavior.runtime.predictor import Predictor
 
@@ -29,19 +29,19 @@ def open_predictor(path: Path, threads: int | None = None) -> Predictor:
 
 def _run_predictor(path: Path, threads: int | None) -> Predictor:
     from edge_behavior.commands.imports import libraries
-    from edge_behavior.train.recipe import load_recipe
-    from edge_behavior.train.run.folder import STAGES, RunFolder, saved_recipe
+    from edge_behavior.train.run.folder import RunFolder
+    from edge_behavior.train.stage_list import TUNED
 
     run = RunFolder.open(path)
-    # Names the stage that is missing.
+    # Raises, naming the missing stage, unless the run is finished.
     _ = run.final_adapter
-    settings = load_recipe(str(saved_recipe(path))).backbone
+    settings = run.recipe.backbone
     with libraries():
         from edge_behavior.runtime.backends.torch import limit_threads
         from edge_behavior.runtime.torch_predictor import torch_predictor
         from edge_behavior.train.run.models import RunModels
         from edge_behavior.train.run.provenance import check_run
     limit_threads(threads)
-    check_run(run, STAGES[-1:], settings.revision, trust_times=True)
+    check_run(run, TUNED[-1:], settings.revision, trust_times=True)
     models = RunModels(run, settings)
-    return torch_predictor(models.load(STAGES[-1]), models.tokenizer, run.candidates, run.layout)
+    return torch_predictor(models.load(TUNED[-1]), models.tokenizer, run.candidates, run.layout)

@@ -1,4 +1,4 @@
-"""One way to answer: a JSON document for machines, or something readable for people."""
+"""Prints a command's result: one JSON document, or something for people to read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths on the command line as people write them where no shell reads them."""
+"""Expands `~` in paths on the command line, where no shell did."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edge_behavior.util.files import expand_home
 
 
 class PathCommand(TyperCommand):
-    """A command whose paths may begin with `~`, as in a Dockerfile, a unit file or quotes."""
+    """A command whose paths may begin with `~`, as in a Dockerfile, a systemd unit or quotes."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command with its paths expanded."""

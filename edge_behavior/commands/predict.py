@@ -7,25 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_behavior.core import DEFAULT_TOP_K
+
 
 def predict_command(
     bundle: Annotated[
-        Path, typer.Argument(help="Bundle made by `edgeb export`, or a run folder (slower).", show_default=False)
+        Path, typer.Argument(help="Bundle from `edgeb export`, or a run folder (slower).", show_default=False)
     ],
     at: Annotated[str, typer.Option(help="Local time to predict for, like 2012-05-01T18:00.", show_default=False)],
     place: Annotated[
         str | None,
-        typer.Option(help="Where the user is then; not for a bundle without places.", show_default=False),
+        typer.Option(help="Where the user is at that time; not for a bundle without places.", show_default=False),
     ] = None,
     history: Annotated[
         Path | None,
         typer.Option(help="CSV or JSON with timestamp, place, behavior; one user, oldest first.", show_default=False),
     ] = None,
-    no_history: Annotated[
-        bool, typer.Option("--no-history", help="Predict for a user of whom nothing is known.")
-    ] = False,
+    no_history: Annotated[bool, typer.Option("--no-history", help="Predict for a user without history.")] = False,
     user: Annotated[
-        str | None, typer.Option(help="Whose events to take from a history of several users.", show_default=False)
+        str | None, typer.Option(help="User to predict for, in a history of several users.", show_default=False)
     ] = None,
     unknown: Annotated[
         str, typer.Option(help="Events whose behavior is not in the candidate set: skip or refuse.")
@@ -33,50 +33,56 @@ def predict_command(
     timezone: Annotated[
         str | None,
         typer.Option(
-            help="Zone of the user, like Europe/Berlin, for a history whose times carry an offset or count from 1970; "
-            "as-written keeps each time's own wall clock. Default: local times.",
+            help="The user's zone, like Europe/Berlin, for times with an offset or counted from 1970; as-written keeps "
+            "the wall clock and drops the offset. Default: times are local.",
             show_default=False,
         ),
     ] = None,
     time_unit: Annotated[
         str | None,
-        typer.Option(help="What the history's numbers count from 1970: s, ms, us or ns.", show_default=False),
+        typer.Option(help="Unit of times counted from 1970: s, ms, us or ns.", show_default=False),
     ] = None,
-    top: Annotated[int, typer.Option(help="Candidates to show; 0 for all.")] = 5,
-    scoring: Annotated[str, typer.Option(help="exact (full-vocabulary) or masked (grammar-constrained).")] = "exact",
+    top: Annotated[int, typer.Option(help="Candidates to show; 0 for all.")] = DEFAULT_TOP_K,
+    scoring: Annotated[
+        str, typer.Option(help="exact (over the full vocabulary) or masked (grammar-constrained).")
+    ] = "exact",
     source: Annotated[
         str | None,
-        typer.Option(help="model, habits or fused. Default: what the bundle found best.", show_default=False),
+        typer.Option(
+            help="model, habits or fused. Default: the bundle's best on validation users.", show_default=False
+        ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Rank this candidate only; may be repeated.", show_default=False)
+        list[str] | None, typer.Option(help="Rank only this candidate; repeatable.", show_default=False)
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave this candidate out; may be repeated.", show_default=False)
+        list[str] | None, typer.Option(help="Leave this candidate out; repeatable.", show_default=False)
     ] = None,
     exhaustive: Annotated[
-        bool, typer.Option("--exhaustive", help="Evaluate every candidate, not just until the top is proven.")
+        bool, typer.Option("--exhaustive", help="Evaluate every candidate: exact probabilities, not lower bounds.")
     ] = False,
     precision: Annotated[
         float | None,
-        typer.Option(help="Say whether to suggest the first, so that it is right this often.", show_default=False),
+        typer.Option(
+            help="Decide whether to suggest the first candidate, at this precision, like 0.8.", show_default=False
+        ),
     ] = None,
     coverage: Annotated[
         float | None,
-        typer.Option(help="Name the candidates among which the truth is this often.", show_default=False),
+        typer.Option(help="List the prediction set that holds the truth this often, like 0.9.", show_default=False),
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="The source's own probabilities, not calibrated.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Uncalibrated probabilities.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Say what the user does next: candidates with their probabilities.
+    """Predict what the user does next: the top candidates with their probabilities.
 
-    Only the candidate set is decoded, so an answer is always one of its labels. Candidates are evaluated until the top
-    ones are proven; probabilities are then lower bounds that miss at most what is "not looked at". They are calibrated
-    where the bundle is; `edgeb inspect` names the precisions and coverages it knows. A bundle whose log had no places
-    takes no --place, and reads none from the history.
+    Decoding is constrained to the candidate set, so an answer is always one of its labels. Candidates are evaluated
+    until the order of the top ones is proven; probabilities are then lower bounds, short by at most the share shown as
+    not evaluated. They are calibrated if the bundle is; `edgeb inspect` lists its precision and coverage levels. A
+    bundle whose log had no places takes no --place and ignores places in the history.
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home
 
@@ -84,24 +90,33 @@ def predict_command(
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --precision 0.8 --coverage 0.9
 
-    docs/histories.md says what a history file may look like. What is odd about one is told on stderr.
+    docs/data.md describes history files. Notes about odd ones go to stderr.
     """
     from edge_behavior.commands.histories import asked_note, known_events
     from edge_behavior.commands.open import open_predictor
     from edge_behavior.commands.output import emit
     from edge_behavior.core.clock import make_clock, parse_time
-    from edge_behavior.core.scoring import check_scoring
     from edge_behavior.errors import EdgebError
     from edge_behavior.records.history import check_unknown, read_history
+    from edge_behavior.runtime.prediction import PredictOptions
 
-    check_scoring(scoring)
+    options = PredictOptions(
+        scoring=scoring,
+        source=source,
+        only=only,
+        exclude=exclude or (),
+        exhaustive=exhaustive,
+        calibrated=not raw,
+        precision=precision,
+        coverage=coverage,
+    )
     when = parse_time(at, "--at")
     if (history is None) != no_history:
-        what = "no history was named" if history is None else "both --history and --no-history"
-        raise EdgebError(what, "pass --history FILE, or --no-history for a user of whom nothing is known")
+        what = "no history given" if history is None else "both --history and --no-history given"
+        raise EdgebError(what, "pass --history FILE, or --no-history for a user without one")
     check_unknown(unknown)
     clock = make_clock(timezone, time_unit)
-    # Read before the model is: who gives no place means a bundle without, which the prediction checks.
+    # Read before the model is loaded. Without --place the bundle must have no places; `predict` checks that.
     past = None if history is None else read_history(history, user, place is not None, clock)
     with open_predictor(bundle, threads) as predictor:
         events, skipped = ([], []) if past is None else known_events(past, predictor.manifest.candidates, unknown)
@@ -110,15 +125,8 @@ def predict_command(
             events,
             when,
             place,
-            top_k=top or None,
-            scoring=scoring,
-            source=source,
-            only=only,
-            exclude=exclude or (),
-            exhaustive=exhaustive,
-            calibrated=not raw,
-            precision=precision,
-            coverage=coverage,
+            top or None,
+            options=options,
         )
     document: dict[str, Any] = {
         "predictions": [{"behavior": r.behavior, "probability": r.probability} for r in prediction.ranked],
@@ -145,14 +153,14 @@ def predict_command(
         console = open_console()
         console.print(candidates_table(document["predictions"], prediction.likely))
         if coverage is not None:
-            console.print(f"[bold]likely[/] at coverage {coverage:g}: {escape(', '.join(document['likely']))}")
+            console.print(f"[bold]prediction set[/] at coverage {coverage:g}: {escape(', '.join(document['likely']))}")
         if precision is not None:
             said = "[bold green]suggest[/] the first" if prediction.suggest else "[bold]stay silent[/]"
             console.print(f"{said} at precision {precision:g}")
         console.print(
             f"{prediction.source}{', calibrated' if prediction.calibrated else ''}, {prediction.scoring} scoring, "
             f"{prediction.tokens_evaluated} tokens, "
-            f"{prediction.latency_ms:.1f} ms; at most {prediction.unexpanded:.1%} not looked at"
+            f"{prediction.latency_ms:.1f} ms; at most {prediction.unexpanded:.1%} not evaluated"
         )
 
     emit(document, as_json, show)

@@ -1,4 +1,4 @@
-"""`edgeb relabel`: another candidate list for a bundle, without training."""
+"""`edgeb relabel`: give a bundle another candidate list, without training."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def relabel_command(
 ) -> None:
     """Give a bundle another candidate list: same weights, no training.
 
-    Labels that stay keep their training counts, new ones start at 0. The bundle's evaluation and calibration are left
-    out, because they are of the old list.
+    Labels that stay keep their training counts, new ones start at 0. Evaluation and calibration belong to the old list
+    and are dropped.
 
         edgeb relabel tiny.gguf --labels labels.txt --out mine.gguf
 
@@ -44,30 +44,29 @@ def relabel_command(
         raise EdgebError("no change was asked for", "pass --labels, --add or --drop")
     listed = read_labels(labels) if labels is not None else None
     candidates = new_candidates(read_manifest(bundle).candidates, listed, add or [], drop or [])
-    emit(relabel_bundle(bundle, candidates, out, force), as_json, _show_report)
+    emit(relabel_bundle(bundle, candidates, out, force).to_dict(), as_json, _show_report)
 
 
 def _show_report(report: dict[str, Any]) -> None:
     from rich.markup import escape
 
+    from edge_behavior.util.numbers import file_size
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
     dropped, added = report["dropped"], report["added"]
     console.print(
         f"{escape(report['bundle'])}: {report['labels']} labels, {report['kept']} kept, {len(added)} new, "
-        f"{len(dropped)} dropped; {report['bytes'] / 1e6:.1f} MB"
+        f"{len(dropped)} dropped; {file_size(report['bytes'])}"
     )
     for entry in added:
-        console.print(f"  + {escape(entry['label'])}: {entry['tokens']} tokens with its end")
+        console.print(f"  + {escape(entry['label'])}: {entry['tokens']} tokens, terminator included")
     if dropped:
         console.print(f"  - {escape(', '.join(dropped))}")
     if added and report["pruned_vocabulary"]:
-        console.print("The vocabulary was pruned without the new labels in mind: they may take more tokens than usual.")
+        console.print("The vocabulary was pruned for the old labels: new ones may take more tokens than usual.")
     if report["listed_in_prompt"]:
-        console.print("The prompt lists the candidates, so the old labels' probabilities change a little too.")
+        console.print("The prompt lists the candidates, so the old labels' probabilities change slightly, too.")
     if report["calibration_dropped"]:
-        console.print("The calibration of the old list was left out too: probabilities are the model's own.")
-    console.print(
-        "The evaluation of the old list was left out; a dataset with exactly these labels can measure the new one."
-    )
+        console.print("The calibration was dropped: probabilities are the model's own.")
+    console.print("The evaluation was dropped; `edgeb evaluate` needs a dataset with exactly the new labels.")

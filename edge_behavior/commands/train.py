@@ -1,4 +1,4 @@
-"""`edgeb train`: the two-stage recipe on a dataset."""
+"""`edgeb train`: runs a recipe on a dataset, or plans to (`--dry-run`)."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ def train_command(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Override a recipe field: section.key=value. May be repeated. With --resume: fields that no finished "
-            "stage has read, and those of memory and logging.",
+            help="Override a recipe field: section.key=value; repeatable. With --resume: fields that no finished stage "
+            "has read, and those of memory and logging.",
         ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run; finished stages are skipped.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count samples and steps, estimate memory and time; train nothing.")
+        bool, typer.Option("--dry-run", help="Count samples and steps, and estimate memory and time; train nothing.")
     ] = False,
     device_memory: Annotated[
-        str | None, typer.Option(help="--dry-run: would it fit a GPU with this memory? For example 24GiB.")
+        str | None, typer.Option(help="With --dry-run: plan for a GPU with this memory, for example 24GiB.")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="--dry-run: plan for so many processes. Default: as many as were started.")
+        int | None,
+        typer.Option(min=1, help="With --dry-run: plan for this many processes. Default: as many as were started."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Tune a model on a dataset: A-Tuning on anchors, then B-Tuning on difficult, balanced samples.
+    """Tune a model on a dataset: A-Tuning on anchors (frequent behaviors), B-Tuning on difficult, balanced samples.
 
-    The run folder gets the resolved recipe, both adapters (stock PEFT loads them), metrics.json, the selected pairs,
+    The run folder gets the resolved recipe, both adapters (stock PEFT loads them), metrics.json, the preference pairs,
     report.html and a model card.
 
         edgeb train --recipe tiny --data data/synth --out runs/tiny
@@ -60,18 +61,19 @@ def train_command(
     from edge_behavior.commands.output import emit
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
-    from edge_behavior.train.recipe import load_recipe
     from edge_behavior.util.workspace import recall, remember
 
     data = data or recall("dataset")
     if resume:
         if recipe is not None:
-            raise EdgebError("--resume takes the run's own recipe", "leave out --recipe; --set changes single fields")
+            raise EdgebError("--resume uses the run's own recipe", "leave out --recipe; --set changes single fields")
         from edge_behavior.train.run.folder import saved_recipe
 
         out = out or recall("run")
-        loaded = load_recipe(str(saved_recipe(out)), set_ or ())
+        loaded = saved_recipe(out, set_ or ())
     else:
+        from edge_behavior.train.recipe import load_recipe
+
         name = recipe or "qwen2-1.5b"
         loaded = load_recipe(name, set_ or ())
         out = out or Path("runs") / f"{loaded.name}-{data.resolve().name}"
@@ -79,7 +81,7 @@ def train_command(
         raise EdgebError("--device-memory is for planning", "add --dry-run")
     if processes is not None and not dry_run:
         raise EdgebError("--processes is for planning; a launcher such as torchrun starts them", "add --dry-run")
-    # Before the libraries: they take seconds, and a wrong path is told at once.
+    # Before the libraries, which take seconds to import: a wrong path is reported at once.
     dataset = Dataset.open(data)
     if dry_run:
         with libraries():
@@ -88,20 +90,21 @@ def train_command(
 
         found = plan(loaded, dataset, device_memory, processes)
         if is_main():
-            emit(found, as_json, _print_plan)
-        if found["refusal"]:
-            raise EdgebError(found["refusal"]["message"], found["refusal"]["hint"])
+            emit(found.document(), as_json, _print_plan)
+        if found.refusal is not None:
+            raise found.refusal
         return
     with libraries():
-        from edge_behavior.train.pipeline import metrics_of, train
+        from edge_behavior.train.pipeline import train
+        from edge_behavior.train.run.metrics import read_metrics
         from edge_behavior.train.trainer.processes import is_main
 
-    # Libraries that log a run also print; stdout is for the result.
+    # Some libraries print to stdout, which is for the result.
     with redirect_stdout(sys.stderr):
         run = train(loaded, dataset, out, resume, began=lambda: remember("run", out))
     if not is_main():
         return
-    metrics = metrics_of(run)
+    metrics = read_metrics(run)
 
     def show() -> None:
         from edge_behavior.evaluation.tables import results_table, stage_effect_table
@@ -109,11 +112,11 @@ def train_command(
 
         console = open_console()
         for protocol in ("natural", "balanced"):
-            console.print(results_table({**metrics["counters"], **metrics["models"]}, protocol))
-        console.print(stage_effect_table(metrics))
+            console.print(results_table(metrics.systems, protocol))
+        console.print(stage_effect_table(metrics.models))
         console.print(f"report: {run.path / 'report.html'}")
 
-    emit({"run": str(run.path), "metrics": metrics}, as_json, show)
+    emit({"run": str(run.path), "metrics": metrics.to_dict()}, as_json, show)
 
 
 def _print_plan(plan: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""What training, export, runtime and phone share: events, prompts, the label trie, scoring, habits.
+"""What training, export, runtime and phone share: events, prompts, label trie, scoring, search, habits, calibration.
 
-The Kotlin core ports it. Imports nothing of the package but errors; NumPy is all it needs.
+The Kotlin core is a port of it. Imports nothing of the package but errors; NumPy is all it needs.
 """
+
+# Candidates that a prediction returns unless told otherwise.
+DEFAULT_TOP_K = 5

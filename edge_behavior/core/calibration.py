@@ -1,11 +1,11 @@
-"""Calibration: from a source's scores to probabilities one can act on, and the two decisions an assistant takes.
+"""Calibration: turn a source's scores into probabilities to act on, and take the two decisions an assistant needs.
 
     p = softmax(score / temperature + bias[g(b)])
 
-over the candidates that are allowed. A *likely set* holds every candidate of at least a given probability, so that it
-contains the truth as often as wanted; an assistant *suggests* where the first candidate has at least a given
-probability, so that it is right as often as wanted. Works on arrays; knows neither model nor habits nor how the numbers
-are fitted (`export.calibrate`).
+over the allowed candidates. The *prediction set* holds every candidate whose probability reaches a threshold, chosen so
+that the set contains the truth with the wanted coverage. An assistant *suggests* the first candidate where its
+probability reaches a threshold, chosen so that suggestions are right with the wanted precision. Works on arrays; how
+temperature, biases and thresholds are fitted is in `fit.calibrate`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.core.candidates import GROUPS
-from edge_behavior.core.habits import read_fields
+from edge_behavior.core.fields import DAMAGED_HINT, is_number, naming, read_fields
 from edge_behavior.errors import EdgebError
 
-# What is fitted at export and can be asked for.
+# Levels fitted at export, the only ones that can be requested.
 COVERAGES = (0.8, 0.9, 0.95)
 PRECISIONS = (0.5, 0.7, 0.8, 0.9)
-BINS = 15
-# A threshold is told from at least so many windows and users beyond it; z of a one-sided 95 % bound.
+# A precision is estimated from at least so many windows and units; _Z gives a one-sided 95 % bound.
 SUGGEST_WINDOWS, SUGGEST_UNITS = 20, 5
 _Z = 1.6448536269514722
 _SMALLEST, _LARGEST = 1e-3, 1e3
 _SAME_LEVEL = 1e-9
 _FIELDS = ("temperature", "bias", "coverage", "precision")
-_DAMAGED_HINT = "the file is damaged or was edited: copy or make it again"
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,13 +39,13 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Calibration:
-    """How one source's scores become probabilities; the default changes nothing and offers no level.
+    """How one source's scores become probabilities; the default changes nothing and has no levels.
 
     Attributes:
-        temperature: Divides the scores, above 0; more than 1 makes the source less sure of itself.
-        bias: Per group: head, medium, tail: added after that, in nats (the prior correction).
-        coverage: Wanted coverage to the least probability of a member of the likely set.
-        precision: Wanted precision to the least probability at which to suggest; None where it is not reached.
+        temperature: Divides the scores, above 0; above 1 it makes the source less confident.
+        bias: Per group (head, medium, tail), added after that, in nats: the prior correction.
+        coverage: Coverage level to the threshold of the prediction set.
+        precision: Precision level to the threshold for suggesting; None where no threshold reaches it.
     """
 
     temperature: float = 1.0
@@ -56,37 +54,37 @@ class Calibration:
     precision: Mapping[float, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not _number(self.temperature, _SMALLEST, _LARGEST):
-            raise EdgebError(f"calibration's 'temperature' is {str(self.temperature)[:40]}", _DAMAGED_HINT)
+        if not is_number(self.temperature, _SMALLEST, _LARGEST):
+            raise EdgebError(f"calibration's 'temperature' is {str(self.temperature)[:40]}", DAMAGED_HINT)
         read_fields(dict(self.bias), GROUPS, "calibration's 'bias'")
         for group, value in self.bias.items():
-            if not _number(value, -_LARGEST, _LARGEST):
-                raise EdgebError(f"calibration's 'bias.{group}' is {str(value)[:40]}", _DAMAGED_HINT)
+            if not is_number(value, -_LARGEST, _LARGEST):
+                raise EdgebError(f"calibration's 'bias.{group}' is {str(value)[:40]}", DAMAGED_HINT)
         for name, levels in (("coverage", self.coverage), ("precision", self.precision)):
             for level, least in levels.items():
-                if not (_number(level, 0.0, 1.0) and 0 < level < 1):
-                    raise EdgebError(f"calibration's '{name}' has the level {str(level)[:40]}", _DAMAGED_HINT)
-                if not (_number(least, 0.0, 1.0) or (least is None and name == "precision")):
-                    raise EdgebError(f"calibration's '{name}.{level:g}' is {str(least)[:40]}", _DAMAGED_HINT)
+                if not (is_number(level, 0.0, 1.0) and 0 < level < 1):
+                    raise EdgebError(f"calibration's '{name}' has the level {str(level)[:40]}", DAMAGED_HINT)
+                if not (is_number(least, 0.0, 1.0) or (least is None and name == "precision")):
+                    raise EdgebError(f"calibration's '{name}.{level:g}' is {str(least)[:40]}", DAMAGED_HINT)
 
     def offsets(self, groups: Sequence[str]) -> Floats:
         """[B] bias of every candidate, by its group."""
         return np.array([self.bias[group] for group in groups], dtype=np.float64)
 
     def scores(self, scores: Floats, groups: Sequence[str]) -> Floats:
-        """Scores [..., B] to take the softmax of; affine and rising in the given ones."""
+        """Scores [..., B] to take the softmax of: increasing affine functions of the given ones."""
         return np.asarray(scores / self.temperature + self.offsets(groups))
 
-    def least_likely(self, coverage: float) -> float:
-        """Least probability of a member of the likely set.
+    def set_threshold(self, coverage: float) -> float:
+        """Least probability of a member of the prediction set.
 
         Raises:
             EdgebError: a coverage that was not fitted.
         """
         return float(self.coverage[_level(self.coverage, coverage, "coverage")])
 
-    def least_suggested(self, precision: float) -> float | None:
-        """Least probability of the first candidate at which to suggest it; None for never.
+    def suggest_threshold(self, precision: float) -> float | None:
+        """Least probability at which to suggest the first candidate; None for never.
 
         Raises:
             EdgebError: a precision that was not fitted.
@@ -115,78 +113,73 @@ class Calibration:
         found = read_fields(values, _FIELDS, where)
         bias = read_fields(found["bias"], GROUPS, f"{where}.bias")
         coverage, precision = (_read_levels(found[name], f"{where}.{name}") for name in ("coverage", "precision"))
-        try:
+        with naming(where):
             return cls(found["temperature"], bias, coverage, precision)
-        except EdgebError as error:
-            raise EdgebError(f"{where}: {error.message}", error.hint) from None
 
 
-def read_calibrations(values: object, sources: Sequence[str], where: str = "calibration") -> dict[str, Calibration]:
-    """The calibration of every source, from what a manifest's `calibration` holds.
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The calibrations of a bundle: the manifest's `calibration`.
 
-    Args:
-        sources: The sources that the bundle has; each must be there, and no other.
-
-    Raises:
-        EdgebError: as `Calibration.from_dict`, or a source is missing or unknown.
+    Attributes:
+        sources: Per source: model, habits and, where the bundle has fusion weights, fused.
+        measured: What calibration did on users it was not fitted on; carried along, not read.
     """
-    found = read_fields(values, (*sources, "measured"), where)
-    if not isinstance(found["measured"], dict):
-        raise EdgebError(f"{where}: 'measured' is not an object", _DAMAGED_HINT)
-    return {source: Calibration.from_dict(found[source], f"{where}.{source}") for source in sources}
 
+    sources: Mapping[str, Calibration]
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
-def expected_calibration_error(log_probs: Floats, truth: Ints, bins: int = BINS) -> float:
-    """Mean distance between how sure the first candidate was and how often it was right.
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields that `from_dict` reads."""
+        return {**{name: held.to_dict() for name, held in self.sources.items()}, "measured": self.measured}
 
-    Windows are sorted by the probability of their first candidate and cut into `bins` parts of equal size (sizes differ
-    by at most one), so that no bin is decided by a handful of windows as it is with bins of equal width.
+    @classmethod
+    def from_dict(cls, values: object, sources: Sequence[str], where: str = "calibration") -> CalibrationSet:
+        """Read strictly what `to_dict` gave.
 
-    Args:
-        log_probs: [n, B], normalized.
-        truth: [n].
-        bins: Fewer where there are fewer windows.
-    """
-    if not len(truth):
-        raise ValueError("no windows to measure the calibration error on")
-    right = log_probs.argmax(1) == truth
-    confidence = np.exp(log_probs.max(1))
-    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(truth)))
-    return float(sum(abs(right[part].sum() - confidence[part].sum()) for part in parts) / len(truth))
+        Args:
+            sources: The sources that the bundle has; each must be there, and no other.
+
+        Raises:
+            EdgebError: as `Calibration.from_dict`, or a source is missing or unknown.
+        """
+        found = read_fields(values, {**dict.fromkeys(sources, object), "measured": dict}, where)
+        held = {name: Calibration.from_dict(found[name], f"{where}.{name}") for name in sources}
+        return cls(held, found["measured"])
 
 
 def conformity(probs: Floats, truth: Ints) -> Floats:
-    """[n] how well the truth fits: its probability, or 1 where it is the first candidate, which every set holds."""
+    """[n] conformity of the truth: its probability, or 1 where it is the first candidate, which every set holds."""
     own = probs[np.arange(len(truth)), truth]
     return np.where(probs.argmax(1) == truth, 1.0, own)
 
 
 def conformal_threshold(scores: ArrayLike, coverage: float) -> float:
-    """Least conformity of a set's members such that the set holds the truth of a new window with that probability.
+    """Split-conformal threshold: the prediction set holds the truth of a new window with probability `coverage`.
 
-    The ⌊(n+1)·(1-coverage)⌋-th smallest score; as a quantile of the nonconformity 1 - score that is
-    ⌈(n+1)·coverage⌉/n, the finite-sample one. The guarantee is for windows that are exchangeable with these.
+    The ⌊(n+1)·(1-coverage)⌋-th smallest score, that is the finite-sample quantile ⌈(n+1)·coverage⌉/n of the
+    nonconformity 1 - score. The guarantee holds for windows exchangeable with these.
 
     Args:
         scores: [n] conformity of held-out truths.
         coverage: Between 0 and 1.
 
     Returns:
-        0, which lets everything in, where there are too few scores to promise that coverage.
+        0, which admits every candidate, where there are too few scores for that coverage.
     """
     held = np.sort(np.asarray(scores, dtype=np.float64))
-    # A coverage like .9 is no binary fraction: 10 · (1 - .9) is meant to be 1.
+    # .9 is not a binary fraction: 10 · (1 - .9) has to come out as 1.
     rank = math.floor((len(held) + 1) * (1.0 - coverage) + 1e-9)
     return float(held[rank - 1]) if rank >= 1 else 0.0
 
 
-def likely_sets(probs: Floats, least: ArrayLike) -> Bools:
-    """[n, B] members of the likely sets: candidates of at least that probability, equal ones included, and the first.
+def prediction_sets(probs: Floats, threshold: ArrayLike) -> Bools:
+    """[n, B] members of the prediction sets: candidates that reach the threshold, and always the first.
 
     Args:
-        least: The threshold, or one per window [n].
+        threshold: One for all windows, or one per window [n].
     """
-    members = probs >= np.broadcast_to(np.asarray(least, dtype=np.float64), len(probs))[:, None]
+    members = probs >= np.broadcast_to(np.asarray(threshold, dtype=np.float64), len(probs))[:, None]
     members[np.arange(len(probs)), probs.argmax(1)] = True
     return np.asarray(members)
 
@@ -194,24 +187,25 @@ def likely_sets(probs: Floats, least: ArrayLike) -> Bools:
 def suggest_thresholds(
     confidence: Floats, right: Bools, units: Ints, precisions: Sequence[float] = PRECISIONS
 ) -> dict[float, float | None]:
-    """Least probability of the first candidate from which on it is right at least as often as wanted.
+    """Per precision, the least probability of the first candidate above which suggestions are right that often.
 
-    "At least as often" is told by a one-sided 95 % lower bound of the precision of all windows from there on (Wilson's,
-    with as many windows as their spread between units is worth), from at least 20 windows of at least 5 units.
+    A threshold counts where the one-sided 95 % lower bound of the precision of all windows above it reaches the level:
+    Wilson's bound with the effective number of windows, given their spread between units; from at least 20 windows of
+    at least 5 units.
 
     Args:
         confidence: [n] probability of the first candidate.
         right: [n] whether it was the truth.
-        units: [n] what varies together, see `resampling`.
-        precisions: The precisions wanted.
+        units: [n] unit of resampling (`util.resampling`).
+        precisions: The levels.
 
     Returns:
-        Per precision the threshold; None where no threshold reaches it.
+        The threshold per level; None where none reaches it.
     """
     order = np.argsort(-confidence, kind="stable")
     _, unit = np.unique(units[order], return_inverse=True)
     steps, hits = confidence[order], right[order].astype(np.float64)
-    # Windows of equal probability are let in together.
+    # Windows of equal probability are admitted together.
     ends = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) + 1 if len(steps) else np.empty(0, dtype=np.int64)
     ends = ends[ends >= SUGGEST_WINDOWS]
     bounds = np.array([_lower_bound(hits[:end], unit[:end]) for end in ends])
@@ -222,60 +216,6 @@ def suggest_thresholds(
     return found
 
 
-def measure(
-    before: Floats,
-    after: Floats,
-    truth: Ints,
-    groups: Sequence[str],
-    coverage: Mapping[float, ArrayLike],
-    precision: Mapping[float, ArrayLike | None],
-) -> dict[str, Any]:
-    """What calibration does on windows, JSON-ready.
-
-    Args:
-        before: [n, B] log-probabilities as they come.
-        after: [n, B] calibrated ones.
-        truth: [n].
-        groups: [B] head, medium or tail.
-        coverage: Per wanted coverage the threshold of the likely sets, one or [n].
-        precision: Per wanted precision the threshold for suggesting, one or [n]; None or infinite for never.
-
-    Returns:
-        `windows`; `ece`, `nll`, `tail_nll` and `accuracy`, each `before` and `after`; `coverage`: per level the share
-        of truths inside the set, `overall` and per group, and the mean `size`; `precision`: per level the `share` of
-        windows with a suggestion, how many (`suggested`), and their `precision`. None where there is no window.
-    """
-    rows = np.arange(len(truth))
-    group = np.array(groups)[truth]
-    tail = group == "tail"
-    found: dict[str, Any] = {"windows": len(truth)}
-    pair = {"before": before, "after": after}
-    found["ece"] = {name: expected_calibration_error(x, truth) for name, x in pair.items()}
-    found["nll"] = {name: float(-x[rows, truth].mean()) for name, x in pair.items()}
-    found["tail_nll"] = {name: _mean(-x[rows, truth][tail]) for name, x in pair.items()}
-    found["accuracy"] = {name: float((x.argmax(1) == truth).mean()) for name, x in pair.items()}
-    probs = np.exp(after)
-    confidence, right = probs.max(1), probs.argmax(1) == truth
-    found["coverage"] = {}
-    for level, least in coverage.items():
-        members = likely_sets(probs, least)
-        inside = members[rows, truth]
-        found["coverage"][f"{level:g}"] = {
-            "overall": _mean(inside),
-            **{name: _mean(inside[group == name]) for name in GROUPS},
-            "size": float(members.sum(1).mean()),
-        }
-    found["precision"] = {}
-    for level, threshold in precision.items():
-        spoken = confidence >= (np.inf if threshold is None else np.asarray(threshold, dtype=np.float64))
-        found["precision"][f"{level:g}"] = {
-            "share": float(spoken.mean()),
-            "suggested": int(spoken.sum()),
-            "precision": _mean(right[spoken]),
-        }
-    return found
-
-
 def _lower_bound(hits: Floats, unit: Ints) -> float:
     """One-sided 95 % lower bound of the share of hits; -inf from too few units."""
     n, p = len(hits), float(hits.mean())
@@ -283,36 +223,27 @@ def _lower_bound(hits: Floats, unit: Ints) -> float:
     if len(np.unique(unit)) < SUGGEST_UNITS:
         return -math.inf
     spread = float((away**2).sum()) / n**2
-    # Windows of a unit are alike: they count for as many as would vary so much if they were independent.
+    # Windows of a unit are correlated: the effective number is that of independent ones with this variance.
     worth = min(float(n), p * (1 - p) / spread) if spread > 0 else float(n)
     z2 = _Z**2 / worth
     return (p + z2 / 2 - _Z * math.sqrt(p * (1 - p) / worth + z2 / (4 * worth))) / (1 + z2)
-
-
-def _mean(values: NDArray[Any]) -> float | None:
-    return float(values.mean()) if len(values) else None
 
 
 def _level(levels: Mapping[float, Any], wanted: float, what: str) -> float:
     found = next((level for level in levels if abs(level - wanted) < _SAME_LEVEL), None)
     if found is None:
         known = ", ".join(f"{level:g}" for level in levels) or "none"
-        raise EdgebError(f"the bundle is not calibrated for a {what} of {wanted:g}", f"it knows {known}")
+        raise EdgebError(f"the bundle is not calibrated for a {what} of {wanted:g}", f"its levels: {known}")
     return found
 
 
 def _read_levels(values: object, where: str) -> dict[float, Any]:
     if not isinstance(values, dict):
-        raise EdgebError(f"{where} is not an object but {type(values).__name__}", _DAMAGED_HINT)
+        raise EdgebError(f"{where} is not an object but {type(values).__name__}", DAMAGED_HINT)
     found = {}
     for name, least in values.items():
         try:
             found[float(name)] = least
         except ValueError:
-            raise EdgebError(f"{where}: the level '{str(name)[:40]}' is not a number", _DAMAGED_HINT) from None
+            raise EdgebError(f"{where}: the level '{str(name)[:40]}' is not a number", DAMAGED_HINT) from None
     return found
-
-
-def _number(value: object, low: float, high: float) -> bool:
-    """Whether it is a number (JSON's true is Python's int) from `low` to `high`."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

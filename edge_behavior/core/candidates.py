@@ -1,6 +1,7 @@
-"""The fixed label list B and its frequency groups.
+"""The candidate set: the fixed label list B and its frequency groups.
 
-Anchor/tail and head/medium/tail are computed from training counts and a threshold, never stored as flags.
+Anchors (behaviors above 1 % of training events) and the groups head, medium and tail follow from training counts and a
+threshold; they are never stored as flags.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ GROUPS = ("head", "medium", "tail")
 
 @dataclass(frozen=True)
 class CandidateSet:
-    """The labels a model may answer with, in a fixed order, and how often each occurs in training.
+    """The labels a model can predict, in a fixed order, and how often each occurs in training.
 
     Attributes:
         labels: Unique, cleaned labels; a candidate's index here is its code everywhere else.
@@ -40,18 +41,18 @@ class CandidateSet:
 
     @classmethod
     def of(cls, labels: Sequence[str], counts: Sequence[int] | None = None) -> CandidateSet:
-        """Build from raw labels, cleaning each."""
+        """Build from raw labels, each cleaned."""
         return cls(tuple(clean_label(x) for x in labels), tuple(counts) if counts is not None else (0,) * len(labels))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __contains__(self, label: str) -> bool:
-        """Whether a label is a candidate, compared as `clean_label` leaves it."""
+        """Whether a label is a candidate once cleaned (`clean_label`)."""
         return self._find(label) is not None
 
     def code(self, label: str, where: str = "") -> int:
-        """Index of a label, compared as `clean_label` leaves it.
+        """Index of a label once cleaned (`clean_label`).
 
         Raises:
             EdgebError: the label is not a candidate; the hint names the nearest one.
@@ -59,13 +60,13 @@ class CandidateSet:
         found = self._find(label)
         if found is None:
             prefix = f"{where}: " if where else ""
-            # A mark that nobody sees is what makes some labels unknown.
+            # An invisible mark can be what makes a label unknown.
             shown = f"'{label}'" if label.isprintable() else repr(label)
             raise EdgebError(f"{prefix}{shown} is not in the candidate set", nearest(label, self.labels))
         return found
 
     def named(self, event: BehaviorEvent, where: str = "") -> BehaviorEvent:
-        """The event with its behavior as the candidate is written.
+        """The event with its behavior in the candidate's spelling.
 
         Raises:
             EdgebError: as `code`.
@@ -98,16 +99,15 @@ class CandidateSet:
 
 
 def same_looking(label: str) -> str:
-    """What two labels share that differ only by case, space or joiners."""
+    """Key that labels share which differ only by case, space or joiners."""
     return "".join(c for c in label if not c.isspace() and c not in JOINERS).casefold()
 
 
 def check_labels(labels: Iterable[str]) -> None:
-    """Refuse a label list that cannot be a candidate set.
+    """Check that a label list can be a candidate set.
 
     Raises:
-        EdgebError: fewer than two labels, an uncleaned label, or two that differ only by case, space or
-            joiners.
+        EdgebError: fewer than two labels, an uncleaned label, or two that differ only by case, space or joiners.
     """
     seen: dict[str, str] = {}
     for label in labels:

@@ -1,8 +1,7 @@
-"""What a written time means: ISO 8601 in one strict grammar, numbers since 1970, and the user's local time.
+"""Parse times: ISO 8601 in one strict grammar, or numbers since 1970, into the user's local time.
 
-The grammar is edgeb's own, because `datetime.fromisoformat` takes other texts in every Python version. Events are kept
-in the user's local time without a zone, so a time with a zone needs a `Clock` that says what to make of it. Knows
-nothing of files.
+The grammar is edgeb's own, since `datetime.fromisoformat` accepts different texts in different Python versions. Events
+are kept in local time without a zone; a `Clock` says how to convert times that have one. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ _ZONE = r" ?(?P<zone>[Zz]|UTC|GMT|(?P<sign>[+-])(?P<hours>[0-9]{2})(?::?(?P<minu
 _ISO = re.compile(f"{_DATE}(?:[Tt ]{_CLOCK}(?:{_ZONE})?)?")
 _NUMBER = re.compile(r"(-?[0-9]{1,19})(?:\.([0-9]{1,19}))?")
 _FIXED = re.compile(r"(?P<sign>[+-])(?P<hours>[0-9]{2})(?::?(?P<minutes>[0-9]{2}))?")
-# Numbers that are read as a count since 1970 when nobody names the unit: from 1980 to 2286, in any unit.
+# Numbers taken for a count since 1970 in an error message: from 1980 to 2286, in any unit.
 _PLAUSIBLE = (315_360_000, 10**10)  # seconds
 _WRITE_ISO = "write ISO 8601 local time, like 2012-05-01T18:00"
-# Formats that are common in logs and are not ISO 8601: how they look, and what to do.
+# Common formats that are not ISO 8601, and what to do about each.
 _FOREIGN = (
     (
         re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [+-][0-9]{4} [0-9]{4}"),
@@ -45,12 +44,12 @@ _FOREIGN = (
 
 @dataclass(frozen=True)
 class Clock:
-    """How times become the user's local time.
+    """How written times become the user's local time.
 
     Attributes:
-        zone: Where the user is: times with an offset, and numbers since 1970, are converted to its wall clock.
-        as_written: Take the wall time that stands before an offset, and drop the offset.
-        unit: Numbers are a count of these since 1970: a key of UNITS. None: numbers are refused.
+        zone: The user's zone: times with an offset, and numbers since 1970, are converted to its wall clock.
+        as_written: Keep the wall time before an offset and drop the offset.
+        unit: Unit of numbers since 1970, a key of UNITS; None refuses numbers.
     """
 
     zone: tzinfo | None = None
@@ -67,7 +66,7 @@ LOCAL = Clock()
 
 
 def make_clock(timezone_name: str | None = None, unit: str | None = None) -> Clock:
-    """A clock from what a user writes.
+    """A clock from a user's settings.
 
     Args:
         timezone_name: An IANA name like `Europe/Berlin`, an offset like `+02:00`, `utc`, or `as-written`; None for
@@ -83,7 +82,7 @@ def make_clock(timezone_name: str | None = None, unit: str | None = None) -> Clo
     if timezone_name is None:
         if unit is not None:
             raise EdgebError(
-                f"--time-unit {unit} counts from 1970 in UTC, and nothing says where the users are",
+                f"--time-unit {unit} counts from 1970 in UTC, but the users' zone is not given",
                 "add --timezone, like Europe/Berlin",
             )
         return LOCAL
@@ -122,18 +121,17 @@ def _zone(name: str) -> tzinfo:
 
 
 def parse_time(text: str, where: str, clock: Clock = LOCAL) -> datetime:
-    """The local time that a text stands for, without a zone; digits beyond microseconds are cut.
+    """The local time a text stands for, without a zone; digits beyond microseconds are dropped.
 
-    ISO 8601: a date, or a date and a time with `T` or a space between, with or without their dashes and colons;
-    seconds and their fraction may be missing; `Z`, `UTC`, `+02:00`, `+0200` or `+02` may follow a time.
+    ISO 8601: a date, or a date and a time separated by `T` or a space, with or without dashes and colons; seconds and
+    their fraction are optional; `Z`, `UTC`, `+02:00`, `+0200` or `+02` may follow a time.
 
     Args:
         where: Names the file and line, for the error message.
         clock: What to do with offsets and numbers; by default both are refused.
 
     Raises:
-        EdgebError: the text is no time, has no offset where `clock` needs one or has one where it needs none, or lies
-            outside the years 1 to 9999.
+        EdgebError: not a time, an offset that is missing or not expected, or a year outside 1 to 9999.
     """
     trimmed = text.strip()
     number = _NUMBER.fullmatch(trimmed)
@@ -145,11 +143,11 @@ def parse_time(text: str, where: str, clock: Clock = LOCAL) -> datetime:
     if found is None or wall is None or offset is None:
         raise _refusal(trimmed, where)
     if abs(offset) > MAX_OFFSET:
-        raise EdgebError(f"{where}: '{trimmed}' has an offset beyond 14 hours", "no time zone has one; mend the row")
+        raise EdgebError(f"{where}: '{trimmed}' has an offset beyond 14 hours", "no time zone has one; correct the row")
     if found["zone"] is None and clock.zone is not None:
         raise EdgebError(
             f"{where}: '{trimmed}' has no offset that --timezone could convert from",
-            "leave --timezone out if the times are local already; write a Z behind them if they are UTC",
+            "leave --timezone out if the times are local already; append Z if they are UTC",
         )
     if found["zone"] is None or clock.as_written:
         return wall
@@ -170,7 +168,7 @@ def _wall(found: re.Match[str]) -> datetime | None:
 
 
 def _offset(found: re.Match[str]) -> timedelta | None:
-    """What follows a time; None where its minutes are none."""
+    """The offset after a time, zero without one; None where its minutes are out of range."""
     if found["sign"] is None:
         return timedelta(0)
     hours, minutes = int(found["hours"]), int(found["minutes"] or 0)
@@ -194,7 +192,7 @@ def _local(start: datetime, after: int, zone: tzinfo, text: str, where: str) -> 
 
 
 def _refusal(text: str, where: str) -> EdgebError:
-    """Why a text is no time, and what it may be instead."""
+    """Why a text is not a time, and what it may be instead."""
     number = _NUMBER.fullmatch(text)
     low, high = _PLAUSIBLE
     for unit, size in UNITS.items():

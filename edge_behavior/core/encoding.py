@@ -1,7 +1,7 @@
-"""From prompts to token ids: the one place where a layout meets a tokenizer.
+"""From prompts to token ids: where a layout meets a tokenizer.
 
-The tokenizer is any function from text to ids that adds no special tokens and parses none, so that log text can
-never become a control token.
+The tokenizer is any function from text to ids that neither adds nor parses special tokens, so that text from a log
+cannot become a control token.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Tokenize = Callable[[str], list[int]]
 
 @dataclass(frozen=True)
 class Stretch:
-    """Consecutive events as one training sequence of the stream layout.
+    """Consecutive events as one training sequence in the stream layout.
 
     Attributes:
         ids: Token ids, static part included.
-        targets: Per event the half-open span of its label and terminator in `ids`.
+        targets: Per event, the half-open span of its label and terminator in `ids`.
     """
 
     ids: list[int]
@@ -32,10 +32,10 @@ class Stretch:
 
 
 class PromptEncoder:
-    """Token ids of a layout's prompts, labels and stretches, for one tokenizer and candidate set.
+    """Token ids of a layout's prompts, labels and training sequences, for one tokenizer and candidate set.
 
-    Segments repeat endlessly (a day and hour, a place, a label), so their ids are kept; the cache is emptied
-    when it holds `cache_size` ids. Not thread-safe.
+    Segments (a day and hour with a place, a label) recur all the time, so their ids are cached; the cache is emptied
+    at `cache_size` ids. Not thread-safe.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class PromptEncoder:
         self.trie = LabelTrie.from_paths([self.label_ids(label) for label in candidates.labels])
 
     def segment(self, text: str) -> list[int]:
-        """Ids of one segment. The list is shared: do not change it."""
+        """Ids of one segment. The list is the cached one: do not change it."""
         ids = self._cache.get(text)
         if ids is None:
             if self._cached >= self._cache_size:
@@ -81,16 +81,16 @@ class PromptEncoder:
         return self.static_ids + self._join(prompt.body)
 
     def line_ids(self, event: BehaviorEvent) -> list[int]:
-        """Ids of one past event, the same wherever it stands."""
+        """Ids of one past event, the same at every position."""
         return self._join(self.layout.line(event))
 
     def frame_ids(self, when: datetime, place: str | None, format_index: int = 0) -> tuple[list[int], list[int]]:
-        """Ids between the static part and the history's lines, and ids after the lines (`PromptLayout.frame`)."""
+        """Ids between the static part and the history, and ids after the history (`PromptLayout.frame`)."""
         before, after = self.layout.frame(when, place, self.candidates.labels, format_index)
         return self._join(before), self._join(after)
 
     def stretch(self, events: Sequence[BehaviorEvent]) -> Stretch:
-        """Encode consecutive events so that every one of them can carry a loss (stream layout)."""
+        """Encode consecutive events so that each can carry a loss (stream layout)."""
         ids, targets = list(self.static_ids), []
         for event in events:
             context, answer, end = self.layout.line(event)

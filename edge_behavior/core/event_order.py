@@ -1,7 +1,7 @@
-"""The order of one user's events: that of the file or the list, because a local clock may go back.
+"""The order of one user's events is that of the file or list, not of their times: a local clock may go back.
 
-Clocks go back at the end of daylight saving time and on flights west. Compared at the minute, which is all that a
-model or the phone sees of a time.
+It does at the end of daylight saving time and on flights west. Times are compared by the minute, the resolution that
+model and phone see.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from itertools import pairwise
 
 from edge_behavior.errors import EdgebError
 
-# Local times on Earth differ by no more: UTC+14 to UTC-12.
+# The largest difference between local times: UTC+14 to UTC-12.
 MOST_BACK_HOURS = 26
 _HINT = f"a local clock goes back by {MOST_BACK_HOURS} hours at most; "
-# Steps back, and how many times the steps forward they are, from which events are listed newest first.
+# A list is newest first from this many steps back, and this many times as many as steps forward.
 _LEAST_BACK, _MOSTLY = 2, 3
 
 
 def minutes_back(earlier: datetime, later: datetime) -> int:
-    """By how many minutes the clock went back between two events that follow each other; 0 where it did not."""
+    """Minutes by which the clock went back from one event to the next; 0 where it did not."""
     gap = earlier.replace(second=0, microsecond=0) - later.replace(second=0, microsecond=0)
     return max(0, gap // timedelta(minutes=1))
 
 
 def check_step(earlier: datetime, later: datetime, what: str, hint: str = "use a later time") -> int:
-    """By how many minutes the clock went back from the last event to `later`.
+    """Minutes by which the clock went back from the last event to `later`.
 
     Args:
         what: Names `later` in the message.
         hint: What to do about it.
 
     Raises:
-        EdgebError: by more than a local clock can.
+        EdgebError: more than a local clock can go back.
     """
     back = minutes_back(earlier, later)
     if back > MOST_BACK_HOURS * 60:
@@ -46,10 +46,10 @@ def check_step(earlier: datetime, later: datetime, what: str, hint: str = "use a
 
 
 def check_order(times: Sequence[datetime], where: Callable[[int], str]) -> int:
-    """How many events are earlier than the one above them.
+    """How many events are earlier than the one before them.
 
     Args:
-        where: Index to what names the event in a message.
+        where: Names the event at an index, for error messages.
 
     Raises:
         EdgebError: the list is newest first, or a step goes back by more than a local clock can.

@@ -1,7 +1,7 @@
-"""What happened: one `BehaviorEvent`, and the cleaning of its texts.
+"""One `BehaviorEvent`, and the cleaning of its texts.
 
-Knows nothing of files, prompts, tokens or candidate sets. Text that comes from a log is cleaned here, once,
-so that nothing downstream has to distrust it.
+Text from a log is cleaned here, once, so that everything downstream can rely on it. Knows nothing of files, prompts,
+tokens or candidate sets.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from datetime import datetime
 from functools import lru_cache
 
 from edge_behavior.core.clock import LOCAL, Clock, parse_time
+from edge_behavior.core.fields import naming
 from edge_behavior.errors import EdgebError
 
 MAX_PLACE_CHARS = 48
 MAX_LABEL_CHARS = 200
 UNKNOWN_PLACE = "unknown"
-# Marks that only steer layout and that nobody sees: soft hyphen, Arabic letter mark, zero-width space, direction marks,
-# embeddings and isolates, word joiner, byte order mark. App names carry them from other programs' lists.
+# Invisible marks that only steer layout: soft hyphen, Arabic letter mark, zero-width space, direction marks,
+# embeddings and isolates, word joiner, byte order mark. App names often carry them.
 INVISIBLE = frozenset(
     "\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 )
@@ -40,28 +41,26 @@ class BehaviorEvent:
 
 
 def read_event(time: str, place: str, behavior: str, where: str, clock: Clock = LOCAL) -> BehaviorEvent:
-    """An event from the texts of a file, cleaned.
+    """An event from a file's texts, cleaned.
 
     Args:
         where: Names the file and line, for the error message.
         clock: What to do with times that carry an offset or count from 1970.
 
     Raises:
-        EdgebError: the time is none, or the behavior cannot be a label.
+        EdgebError: not a time, or a behavior that cannot be a label.
     """
     when = parse_time(time, where, clock)
-    try:
+    with naming(where):
         return BehaviorEvent(clean_place(place), when, clean_label(behavior))
-    except EdgebError as error:
-        raise EdgebError(f"{where}: {error.message}", error.hint) from None
 
 
 @lru_cache(maxsize=65_536)
 def clean_place(text: str) -> str:
     """Reduce a place name to letters, digits, single spaces and `-_.&/+`, at most 48 characters.
 
-    Brackets, commas, quotes, newlines and control characters are what gives a prompt its structure, so
-    a place name cannot contain them; an empty result becomes "unknown".
+    Brackets, commas, quotes, newlines and control characters structure a prompt, so a place name cannot contain them;
+    an empty result becomes "unknown".
     """
     kept = [
         c if unicodedata.category(c)[0] in "LMN" or c in _PLACE_PUNCTUATION else " "
@@ -71,10 +70,10 @@ def clean_place(text: str) -> str:
 
 
 def clean_label(text: str) -> str:
-    """Normalize a behavior label: NFC, invisible marks dropped, spaces of any kind made one, none outside.
+    """Normalize a behavior label: NFC, no invisible marks, single spaces, none at the ends.
 
-    Joiners (U+200C, U+200D) stay where they shape a word or an emoji: behind a letter, mark, number or symbol that
-    another one follows, and behind a combining mark.
+    Joiners (U+200C, U+200D) stay where they shape a word or an emoji: between two letters, marks, numbers or symbols,
+    and after a combining mark.
 
     Raises:
         EdgebError: the label is empty, longer than 200 characters or holds a control character.

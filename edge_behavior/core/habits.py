@@ -1,15 +1,14 @@
-"""Habits: a per-user counter over everything the user was seen to do, with decay and back-off.
+"""Habits: a per-user counter over the whole history, with decay and back-off.
 
-Four levels of context, narrowest first: place and hour, place, hour, everything. Each keeps decayed counts of what
-followed and falls back on the next wider one where it has seen little; the last resort is training's shares. Without
-places two levels are left, hour and everything: a level that repeats another would count its events twice. Knows
-nothing of models, prompts or how its distribution is mixed with a model's (see `fusion`).
+Four levels of context, narrowest first: place and hour, place, hour, all. Each keeps decayed counts of the behaviors
+seen in that context and backs off to the next wider level where counts are few; the widest backs off to the training
+shares. Without places two levels remain, hour and all: a level that repeats another would count its events twice. Knows
+nothing of models and prompts; `fusion` mixes its distribution with a model's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from itertools import chain
@@ -19,16 +18,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.core.events import clean_place
-from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.core.fields import DAMAGED_HINT, is_number, is_whole, naming, read_fields, read_list
+from edge_behavior.errors import EdgebError
 
 # Widest first: the order in which they are combined.
 LEVELS = ("all", "hour", "place", "place_hour")
-# Share of the prior spread evenly, so that a label training never saw keeps a chance.
+# Share of the prior spread evenly, so that labels unseen in training keep a probability above 0.
 _EVEN_SHARE = 0.01
 _LEAST_STRENGTH = 1e-3
 _LARGEST = 1e9
 _CONTEXT_KINDS: dict[str, tuple[type, ...]] = {"all": (), "hour": (int,), "place": (str,), "place_hour": (str, int)}
-_DAMAGED_HINT = "the file is damaged or was edited: copy or make it again"
 
 Context = tuple[Any, ...]
 # Candidate -> (weight, number of the event that last changed it).
@@ -37,15 +36,17 @@ Counts = dict[int, tuple[float, int]]
 
 @dataclass(frozen=True)
 class HabitsConfig:
-    """How habits are counted. The defaults were chosen on Foursquare-NYC's validation users (docs/habits.md).
+    """How habits are counted. The defaults were chosen on Foursquare-NYC's validation users.
+
+    The back-off strengths k say how many events the wider level's distribution weighs.
 
     Attributes:
         hour_bucket: Hours per bucket of the day; divides 24.
         half_life: Events of the user after which a count weighs half; 0 for no decay.
-        k_all: Strength of training's shares behind the counts of everything: they weigh like so many events.
-        k_hour: Strength of "everything" behind the counts of an hour bucket.
-        k_place: Strength of the hour behind the counts of a place.
-        k_place_hour: Strength of the place behind the counts of a place at an hour.
+        k_all: Back-off of all events to the training shares.
+        k_hour: Back-off of an hour bucket to all events.
+        k_place: Back-off of a place to the hour.
+        k_place_hour: Back-off of a place at an hour to the place.
     """
 
     hour_bucket: int = 2
@@ -65,7 +66,7 @@ class HabitsConfig:
         if self.half_life != 0 and self.half_life < 1:
             raise EdgebError(f"habits setting 'half_life' is {self.half_life}", "use 0 (no decay) or at least 1 event")
         for name in ("k_all", "k_hour", "k_place", "k_place_hour"):
-            # Below that, a chain of four levels can leave a candidate with no probability that a float holds.
+            # Any smaller, and the probability after four levels can underflow.
             if getattr(self, name) < _LEAST_STRENGTH:
                 raise EdgebError(
                     f"habits setting '{name}' is {getattr(self, name)}", f"use at least {_LEAST_STRENGTH:g} events"
@@ -83,23 +84,19 @@ class HabitsConfig:
             EdgebError: not an object, or a field that is missing, unknown or has a bad value.
         """
         found = read_fields(values, [f.name for f in fields(cls)], where)
-        try:
+        with naming(where):
             return cls(**found)
-        except EdgebError as error:
-            raise EdgebError(f"{where}: {error.message}", error.hint) from None
 
 
 class HabitCounter:
-    """One user's decayed counts, and the distribution that follows from them.
+    """One user's decayed counts, and the distribution they give.
 
-    Memory grows with the contexts the user was seen in, not with the number of events. Not for several threads at
-    once.
+    Memory grows with the contexts the user was seen in, not with the number of events. Not thread-safe.
 
     Args:
-        prior: [B] training events or shares per candidate (`CandidateSet.counts`); all zero for "unknown", which
-            counts as even.
+        prior: [B] training counts or shares per candidate (`CandidateSet.counts`); all zero gives an even prior.
         config: How to count.
-        places: Whether places are known. Without, the two levels that name one stay empty.
+        places: Whether events have places. Without, the two levels of places stay empty.
     """
 
     def __init__(self, prior: ArrayLike, config: HabitsConfig | None = None, places: bool = True) -> None:
@@ -118,18 +115,18 @@ class HabitCounter:
         return self._events
 
     def observe(self, code: int, when: datetime, place: str) -> None:
-        """Count one event: a dictionary update per level, however long the history is.
+        """Count one event, at a cost that does not depend on the length of the history.
 
         Args:
             code: Index in the candidate set.
             when: Local time.
-            place: Compared as `events.clean_place` leaves it; not looked at without places.
+            place: Compared once cleaned (`events.clean_place`); ignored without places.
 
         Raises:
             EdgebError: no such candidate.
         """
         if not 0 <= code < len(self._prior):
-            raise EdgebError(f"no candidate has the number {code}", f"numbers run from 0 to {len(self._prior) - 1}")
+            raise EdgebError(f"no candidate has the code {code}", f"codes run from 0 to {len(self._prior) - 1}")
         self._events += 1
         now, rate = self._events, self._rate
         for level, context in self._contexts(when, place):
@@ -138,9 +135,9 @@ class HabitCounter:
             counts[code] = (weight * math.exp(rate * (at - now)) + 1.0, now)
 
     def log_probs(self, when: datetime, place: str) -> NDArray[np.float64]:
-        """Log-probabilities [B] of what comes next at `when` in `place`: they sum to one, none is -inf.
+        """Log-probabilities [B] of the next behavior at `when` in `place`; probabilities sum to 1, none is 0.
 
-        Each level mixes its counts c with the next wider distribution q: (c + k·q) / (Σc + k).
+        Each level mixes its counts c with the distribution q of the next wider one: (c + k·q) / (Σc + k).
         """
         p = self._prior
         for level, context in self._contexts(when, place):
@@ -157,7 +154,7 @@ class HabitCounter:
         return np.asarray(np.log(p), dtype=np.float64)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready state that `from_dict` reads; the prior is not in it."""
+        """JSON-ready state that `from_dict` reads; without the prior."""
         return {
             "config": self.config.to_dict(),
             "size": len(self._prior),
@@ -173,11 +170,11 @@ class HabitCounter:
 
     @classmethod
     def from_dict(cls, values: object, prior: ArrayLike, where: str = "habits", places: bool = True) -> HabitCounter:
-        """Rebuild a counter from `to_dict`; it goes on exactly as the saved one would have.
+        """Rebuild a counter from `to_dict`; it continues as the saved one would have.
 
         Args:
             values: What `to_dict` gave, read back from JSON.
-            prior: As for the constructor, of the same candidate set.
+            prior: As for the constructor, for the same candidate set.
             where: The file, for error messages.
             places: As for the constructor.
 
@@ -191,14 +188,14 @@ class HabitCounter:
             raise EdgebError(
                 f"{where} counts {str(size)[:40]} candidates, not {len(counter)}", "use the bundle it was made with"
             )
-        if not _whole(events, 0, int(_LARGEST)):
-            raise EdgebError(f"{where}: 'events' is {str(events)[:40]}", _DAMAGED_HINT)
+        if not is_whole(events, 0, int(_LARGEST)):
+            raise EdgebError(f"{where}: 'events' is {str(events)[:40]}", DAMAGED_HINT)
         counter._events = events
         counts = read_fields(found["counts"], LEVELS, f"{where}.counts")
         for level in LEVELS:
             counter._levels[level] = counter._read_level(counts[level], level, f"{where}.counts.{level}")
             if not places and str in _CONTEXT_KINDS[level] and counter._levels[level]:
-                raise EdgebError(f"{where}.counts.{level} counts places, the bundle has none", _DAMAGED_HINT)
+                raise EdgebError(f"{where}.counts.{level} counts places, the bundle has none", DAMAGED_HINT)
         return counter
 
     def _contexts(self, when: datetime, place: str) -> tuple[tuple[str, Context], ...]:
@@ -209,62 +206,32 @@ class HabitCounter:
         place = clean_place(place)
         return *wide, ("place", (place,)), ("place_hour", (place, hour))
 
-    def _read_level(self, rows: object, level: str, where: str) -> dict[Context, Counts]:
+    def _read_level(self, contexts: object, level: str, where: str) -> dict[Context, Counts]:
         held: dict[Context, Counts] = {}
-        for row in _items(rows, where):
-            named, entries = _items(row, where, 2)
-            context = tuple(_items(named, where, len(_CONTEXT_KINDS[level])))
+        for pair in read_list(contexts, where):
+            named, entries = read_list(pair, where, length=2)
+            context = tuple(read_list(named, where, length=len(_CONTEXT_KINDS[level])))
             for part, kind in zip(context, _CONTEXT_KINDS[level], strict=True):
-                if not (isinstance(part, str) if kind is str else _whole(part, 0, 24 // self.config.hour_bucket)):
-                    raise EdgebError(f"{where}: bad context {str(named)[:80]}", _DAMAGED_HINT)
+                if not (isinstance(part, str) if kind is str else is_whole(part, 0, 24 // self.config.hour_bucket)):
+                    raise EdgebError(f"{where}: bad context {str(named)[:80]}", DAMAGED_HINT)
             if context in held:
-                raise EdgebError(f"{where}: context {str(named)[:80]} is listed twice", _DAMAGED_HINT)
+                raise EdgebError(f"{where}: context {str(named)[:80]} is listed twice", DAMAGED_HINT)
             held[context] = counts = {}
-            for entry in _items(entries, where):
-                code, weight, at = _items(entry, where, 3)
-                is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            for entry in read_list(entries, where):
+                code, weight, at = read_list(entry, where, length=3)
                 if (
-                    not (_whole(code, 0, len(self)) and _whole(at, 1, self._events + 1))
-                    or not (is_number and 1 <= weight <= self._events)
+                    not (is_whole(code, 0, len(self)) and is_whole(at, 1, self._events + 1))
+                    or not is_number(weight, 1, self._events)
                     or code in counts
                 ):
-                    raise EdgebError(f"{where}: bad count {str(entry)[:80]}", _DAMAGED_HINT)
+                    raise EdgebError(f"{where}: bad count {str(entry)[:80]}", DAMAGED_HINT)
                 counts[code] = (float(weight), at)
         return held
 
 
-def read_fields(values: object, names: Sequence[str], where: str) -> dict[str, Any]:
-    """The fields of a JSON object that has exactly these names.
-
-    Raises:
-        EdgebError: not an object, or a field is missing or unknown.
-    """
-    if not isinstance(values, dict):
-        raise EdgebError(f"{where} is not an object but {type(values).__name__}", _DAMAGED_HINT)
-    missing = next((name for name in names if name not in values), None)
-    if missing is not None:
-        raise EdgebError(f"{where}: field '{missing}' is missing", _DAMAGED_HINT)
-    unknown = next((name for name in values if name not in names), None)
-    if unknown is not None:
-        raise EdgebError(f"{where}: unknown field '{unknown}'", nearest(str(unknown), names))
-    return dict(values)
-
-
-def _items(value: object, where: str, length: int | None = None) -> list[Any]:
-    if not isinstance(value, list) or (length is not None and len(value) != length):
-        what = "a list" if length is None else f"a list of {length}"
-        raise EdgebError(f"{where}: {str(value)[:80]!r} is not {what}", _DAMAGED_HINT)
-    return value
-
-
-def _whole(value: object, low: int, stop: int) -> bool:
-    """Whether it is an int (JSON's true is Python's int) of at least `low` and below `stop`."""
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value < stop
-
-
 def _smoothed(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     if counts.ndim != 1 or not len(counts) or not np.isfinite(counts).all() or (counts < 0).any():
-        raise EdgebError("the prior of habits is not one non-negative number per candidate", "pass training counts")
+        raise EdgebError("the habits' prior needs one non-negative number per candidate", "pass training counts")
     even = np.full(len(counts), 1.0 / len(counts))
     total = counts.sum()
     return even if total == 0 else (1 - _EVEN_SHARE) * counts / total + _EVEN_SHARE * even

@@ -1,8 +1,8 @@
-"""The text contract of training, evaluation, runtime and phone: how events become a prompt.
+"""Prompt layouts: how events become a prompt, the same in training, evaluation, runtime and phone.
 
-A prompt is a sequence of *segments*. Every segment is tokenized by itself and the ids are joined, so that an
-event has the same tokens wherever it stands, a cache can be extended event by event, and a label's tokens in
-the trie are the label's tokens in training. Nothing here knows tokenizers or models.
+A prompt is a sequence of *segments*, each tokenized by itself, so that an event has the same tokens at every position,
+a cache can be extended event by event, and a label has the same tokens in the trie as in training. Knows neither
+tokenizers nor models.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent, clean_place
+from edge_behavior.core.fields import Kind, naming, read_fields
 from edge_behavior.errors import EdgebError, nearest
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -43,35 +44,36 @@ _INSTRUCT = (
         " The recommendation is",
     ),
 )
-# What the context of an instruct prompt consists of, with places and without.
+# The parts of an instruct prompt's context, with places and without.
 _PARTS = {True: "Day of the week, the hour, and the place", False: "Day of the week and the hour"}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt: `static` never changes for a bundle, `body` holds history and next context."""
+    """A rendered prompt: `static` is the same for every prediction of a bundle, `body` holds history and context."""
 
     static: tuple[str, ...]
     body: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """The whole prompt as one string (for people; models get the segments)."""
+        """The whole prompt as one string, for people; models get the segments."""
         return "".join(self.static + self.body)
 
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """Which of the three wordings, and its settings (RECIPE: `stream`, `prefix`, `instruct`).
+    """One of the three layouts, and its settings.
 
     Attributes:
-        name: `stream` (context before the behavior, one line per event), `prefix` (static part first) or
-            `instruct` (the paper's order; three formats).
-        list_candidates: Name the candidates in the prompt. Only `stream` and `prefix` may leave them out.
-        history_length: L, the number of past events a prediction sees.
+        name: `stream` (one line per event, the context before the behavior; the question is an unfinished line),
+            `prefix` (the same lines, then the question in words) or `instruct` (the paper's order and its three
+            wordings).
+        list_candidates: List the candidates in the prompt; `instruct` always does.
+        history_length: L, the number of past events the model sees.
         task: Part 1 of the prompt, the task definition.
         role: Part 2, the role-playing instruction.
-        places: Whether a context names its place. Without, no place is asked for and none is read from an event.
+        places: Whether contexts name a place. Without, a prediction takes none and places of events are ignored.
     """
 
     name: str = "stream"
@@ -88,26 +90,25 @@ class PromptLayout:
             raise EdgebError(f"history_length is {self.history_length}", "use at least 1; the paper uses 20")
         if self.name == "instruct" and not self.list_candidates:
             raise EdgebError("the instruct layout always lists its candidates", "use the prefix or stream layout")
-        if not isinstance(self.places, bool):
-            raise EdgebError(f"prompt layout has places {str(self.places)[:40]!r}", "use true or false")
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> PromptLayout:
-        """Rebuild a layout from `to_dict`'s result, refusing fields this version does not know.
+    def from_dict(cls, values: object, where: str = "prompt layout") -> PromptLayout:
+        """Read strictly what `to_dict` gave.
 
         Raises:
-            EdgebError: an unknown field, or a value that no layout has.
+            EdgebError: a field that is missing, unknown or of the wrong type, or a value that no layout has.
         """
-        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
-        if unknown:
-            raise EdgebError(f"prompt layout has the unknown field '{unknown[0]}'", "update edgeb")
-        return cls(**fields)
+        known: dict[str, Kind] = {name: type(value) for name, value in cls().to_dict().items()}
+        if isinstance(values, dict) and "places" in values:
+            known["places"] = bool
+        found = read_fields(values, known, where)
+        with naming(where):
+            return cls(**found)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain fields, as the manifest carries them.
+        """JSON-ready fields that `from_dict` reads.
 
-        `places` is there only where it is false: a layout with places is what every reader expects, also one that
-        does not know the field.
+        `places` is written only where it is false, so that readers from before the field existed read the others.
         """
         fields = asdict(self)
         if self.places:
@@ -116,12 +117,12 @@ class PromptLayout:
 
     @property
     def terminator(self) -> str | None:
-        """Text that ends a label, or None where the tokenizer's end-of-sequence token does."""
+        """Text that ends a label; None where the tokenizer's end-of-sequence token does."""
         return STREAM_TERMINATOR if self.name == "stream" else None
 
     @property
     def formats(self) -> int:
-        """Number of interchangeable wordings (the paper samples its three at random)."""
+        """Number of interchangeable wordings; the paper samples its three at random."""
         return len(_INSTRUCT) if self.name == "instruct" else 1
 
     def answer(self, label: str) -> str:
@@ -129,10 +130,10 @@ class PromptLayout:
         return f" {label}"
 
     def place_of(self, place: str | None) -> str:
-        """The place that a caller gave as prompts and habits take it; `UNKNOWN_PLACE` where the layout has none.
+        """A caller's place, cleaned; `UNKNOWN_PLACE` where the layout has no places.
 
         Raises:
-            EdgebError: no place where the layout has one, or one where it has none.
+            EdgebError: no place where the layout has places, or one where it has none.
         """
         if self.places:
             if place is None:
@@ -145,7 +146,7 @@ class PromptLayout:
         return UNKNOWN_PLACE
 
     def context(self, when: datetime, place: str | None) -> str:
-        """The line that asks for a behavior in the stream layout: day, hour and, where the layout has it, place."""
+        """Beginning of an event's line, up to its behavior: day, hour and, where the layout has places, place."""
         return f"({DAYS[when.weekday()]} {when.hour}{self._where(place)},"
 
     def static(self, labels: Sequence[str]) -> tuple[str, ...]:
@@ -158,13 +159,13 @@ class PromptLayout:
         return (head + f"History (day hour, {'place, ' if self.places else ''}behavior):\n",)
 
     def line(self, event: BehaviorEvent) -> tuple[str, str, str]:
-        """One past event: its context, its behavior, its end. The same three segments in every layout."""
+        """One past event as three segments, the same in every layout: context, behavior, end of line."""
         return self.context(event.time, event.place), self.answer(event.behavior), STREAM_TERMINATOR
 
     def frame(
         self, when: datetime, place: str | None, labels: Sequence[str], format_index: int = 0
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What stands between the static part and the history's lines, and what follows the lines.
+        """What stands between the static part and the history, and what follows the history.
 
         Args:
             labels: The candidate labels, in candidate order.
@@ -191,11 +192,11 @@ class PromptLayout:
         labels: Sequence[str],
         format_index: int = 0,
     ) -> Prompt:
-        """Render the question "what does the user do at `when` in `place`?" after the last L events of `history`.
+        """Render the prompt that asks for the behavior at `when` in `place` after the last L events of `history`.
 
         Args:
-            history: Oldest first; shorter than L, or empty, is fine.
-            place: Not looked at where the layout has no places; None only there.
+            history: Oldest first; may be shorter than L, or empty.
+            place: Required where the layout has places, ignored where not.
             labels: The candidate labels, in candidate order.
             format_index: Which wording, for `instruct`.
         """
@@ -205,5 +206,5 @@ class PromptLayout:
         return Prompt(self.static(labels), (*before, *lines, *after))
 
     def _where(self, place: str | None) -> str:
-        """The end of a context: a comma and the place, or nothing."""
+        """End of a context: a comma and the place, or nothing."""
         return f", {self.place_of(place)}" if self.places else ""

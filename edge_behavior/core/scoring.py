@@ -1,7 +1,8 @@
-"""What p(y|x) means, defined once for training, metrics, parity and runtime.
+"""The probability of a label, p(y|x), defined once for training, metrics, parity and runtime.
 
-Works on numbers a backend has read off its logits: for every trie node the logit of its token, and for every
-inner node the log-sum-exp of its full row. Leading dimensions are batch.
+`exact` scoring normalizes every token over the vocabulary, `masked` scoring over the tokens the label trie allows. Both
+work on what a backend reads off its logits: the logit of every trie node's token, and the log-sum-exp over the
+vocabulary at every inner node. Leading dimensions are batch.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from edge_behavior.errors import EdgebError, nearest
 
 Floats = NDArray[np.float64]
 SCORINGS = ("exact", "masked")
-# Of prompts and tries, where many are scored in one forward pass.
+# Bound on the tokens (prompts and tries) of one forward pass that scores many prompts.
 TOKENS_PER_PASS = 8_192
 
 
 def check_scoring(name: str) -> str:
-    """Return `name` if it is a known scoring, else raise EdgebError."""
+    """Return `name`; raises EdgebError unless it is a known scoring."""
     if name not in SCORINGS:
         raise EdgebError(f"unknown scoring '{name}'", nearest(name, SCORINGS))
     return name
@@ -32,7 +33,7 @@ def log_softmax(scores: Floats) -> Floats:
 
 
 def row_log_probs(row: NDArray[np.float32], tokens: NDArray[np.int32], scoring: str) -> Floats:
-    """Log-probability [c] of the tokens of a node's children, from the node's own logit row [V].
+    """Log-probability [c] of a node's children's tokens, from the node's logits [V].
 
     `exact` normalizes over the vocabulary, `masked` over the given tokens.
     """
@@ -49,12 +50,12 @@ def row_log_probs(row: NDArray[np.float32], tokens: NDArray[np.int32], scoring: 
 def exact_log_probs(trie: LabelTrie, token_logits: Floats, row_logsumexp: Floats) -> Floats:
     """Log-probability of each candidate's tokens and terminator under the full vocabulary.
 
-    log p(y|x) = Σ_s log P(y_s | x, y_<s), the quantity that Eq. 1 trains. Not renormalized over B and not
-    length-normalized: `log_softmax` of the result is the distribution over the candidates.
+    log p(y|x) = Σ_s log P(y_s | x, y_<s), the quantity that Eq. 1 of the paper trains. Neither renormalized over B nor
+    normalized by length: `log_softmax` of the result is the distribution over the candidates.
 
     Args:
-        token_logits: [..., N] logit of each node's token in its parent's row; the root's entry is ignored.
-        row_logsumexp: [..., M] log-sum-exp of the rows of `trie.inner`, in that order.
+        token_logits: [..., N] logit of each node's token after its parent; the root's entry is ignored.
+        row_logsumexp: [..., M] log-sum-exp over the vocabulary after each node of `trie.inner`, in that order.
 
     Returns:
         [..., B] in candidate order.
@@ -62,35 +63,6 @@ def exact_log_probs(trie: LabelTrie, token_logits: Floats, row_logsumexp: Floats
     row_of_node = np.searchsorted(trie.inner, trie.parents[1:])
     edges = token_logits[..., 1:].astype(np.float64) - row_logsumexp[..., row_of_node]
     return _path_sums(trie, edges)
-
-
-def masked_log_probs(trie: LabelTrie, token_logits: Floats) -> Floats:
-    """Log-probability of each candidate when every node's choice is renormalized over its children.
-
-    This is what grammar-constrained sampling draws from. It sums to one over the candidates by construction.
-    """
-    logits = token_logits.astype(np.float64)
-    edges = np.empty_like(logits[..., 1:])
-    bounds = np.searchsorted(trie.parents[1:], trie.inner)
-    # Breadth-first order makes siblings contiguous.
-    for start, stop in zip(bounds, [*bounds[1:], len(trie) - 1], strict=True):
-        edges[..., start:stop] = log_softmax(logits[..., start + 1 : stop + 1])
-    return _path_sums(trie, edges)
-
-
-def greedy_candidate(trie: LabelTrie, token_logits: Floats) -> int:
-    """The candidate that greedy constrained decoding ends at: from the root, the child with the highest logit.
-
-    It need not be the most probable one, under `masked` or `exact`. Of equal logits the first child's wins.
-
-    Args:
-        token_logits: [N] logit of each node's token in its parent's row; the root's entry is ignored.
-    """
-    node = 0
-    while trie.candidates[node] < 0:
-        first, stop = np.searchsorted(trie.parents[1:], [node, node + 1])
-        node = int(first) + 1 + int(np.argmax(token_logits[first + 1 : stop + 1]))
-    return int(trie.candidates[node])
 
 
 def _path_sums(trie: LabelTrie, edges: Floats) -> Floats:

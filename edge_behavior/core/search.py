@@ -1,11 +1,10 @@
-"""Best-first search over the label trie: proves the top candidates before the whole trie is paid for.
+"""Best-first search over the label trie: prove the top candidates without evaluating the whole trie.
 
-Every trie node's path probability bounds the probability of all candidates below it. A round expands the nodes that
-the answer still depends on, all in one call; the search ends when the wanted ranks are proven, the candidates that
-were not looked at hold at most `tolerance` of the probability, and what is to be compared with a probability is known
-to be above or below it. Works on candidate scores that are affine in the
-model's log-probability, so that fusion and calibration are searched as exactly as the plain model. Knows logit rows
-and the trie, no engine.
+The probability of a node's path is an upper bound for every candidate below it. Each round expands, in one call, the
+nodes the answer still depends on. The search ends when the wanted ranks are proven, the unexpanded candidates hold at
+most `tolerance` of the probability, and every threshold is decided. Ranks are then those of the whole distribution;
+probabilities are lower bounds. Candidate scores are affine in the model's log-probability, so that fusion and
+calibration are searched in the same way. Knows logits and the trie, no inference engine.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ from numpy.typing import NDArray
 from edge_behavior.core.scoring import Floats, row_log_probs
 from edge_behavior.core.trie import LabelTrie
 
-# The tolerance that stops as soon as the wanted ranks are proven.
+# Tolerance with which a search stops as soon as the ranks are proven.
 RANKS_ONLY = 1.0
-# A candidate whose bound misses the last wanted rank by this little is expanded along, in log-probability: the bounds
-# above it still fall when they are resolved, and another round costs more than a token.
+# Candidates whose bound misses the last wanted rank by less than this (log-probability) are expanded in the same round:
+# bounds above them still fall, and another round costs more than a token.
 _MARGIN = 0.1
-# Inner nodes of a small subtree are evaluated with its top, again to save rounds.
+# Subtrees with at most this many inner nodes are evaluated whole, again to save rounds.
 _LOOKAHEAD = 2
 
-Rows = Sequence[NDArray[np.float32]]
-Expand = Callable[[list[int]], Rows]
+# From trie nodes to the logits [V] after each.
+Expand = Callable[[list[int]], Sequence[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
 class Affine:
-    """Candidate scores as `slope * log p(model) + offset`, arrays [B], slope ≥ 0."""
+    """Candidate scores `slope * log p(model) + offset`, arrays [B], slope ≥ 0."""
 
     slope: Floats
     offset: Floats
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Probabilities that candidates are to be compared with; None compares nothing.
+class Thresholds:
+    """Probabilities that candidates are compared with; None compares nothing.
 
     Attributes:
         first: For the best candidate.
@@ -53,16 +52,37 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found.
+class Goal:
+    """What a search has to establish before it stops.
+
+    Attributes:
+        top_k: Ranks to prove; None expands everything.
+        tolerance: Most probability that may stay unexpanded; 0 expands everything.
+        thresholds: Comparisons to decide: a candidate's probability among the allowed ones reaches the threshold if
+            and only if the candidate is known and exp(score - log_total) reaches it.
+    """
+
+    top_k: int | None = None
+    tolerance: float = RANKS_ONLY
+    thresholds: Thresholds = Thresholds()
+
+    @property
+    def everything(self) -> bool:
+        """Whether the whole trie has to be expanded."""
+        return self.top_k is None or self.tolerance <= 0
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Result of a search.
 
     Attributes:
         log_probs: [B] log-probability of each candidate under the model; an upper bound where not `known`.
-        scores: [B] the affine scores of the same; -inf for candidates that are not allowed.
-        known: [B] whether the candidate was expanded to its end.
-        log_total: Log of the sum of exp(scores) with the unexpanded part at its upper bound.
-        unexpanded: Upper bound of the share of that sum held by candidates that are not known.
-        rounds: Calls of `expand`.
+        scores: [B] the affine scores; likewise upper bounds where not `known`; -inf for candidates not allowed.
+        known: [B] whether the candidate's whole path was evaluated.
+        log_total: Log of the sum of exp(scores), the unexpanded part at its upper bound.
+        unexpanded: Share of that sum held by the candidates not `known`, an upper bound.
+        rounds: Calls of `expand` that evaluated anything.
     """
 
     log_probs: Floats
@@ -74,7 +94,7 @@ class Found:
 
 
 class TrieSearch:
-    """Searches one trie; made once per bundle and set of allowed candidates.
+    """Searches one trie for one set of allowed candidates.
 
     Args:
         trie: The label trie.
@@ -97,7 +117,7 @@ class TrieSearch:
         starts = np.flatnonzero(np.diff(parents, prepend=-1))
         for group in np.split(alive, starts[1:]):
             self._children[int(trie.parents[group[0]])] = group
-        # A masked choice between one child is no choice: its row is never needed.
+        # Under masked scoring an only child has probability 1: no logits are needed.
         self._choosing = {node for node, children in self._children.items() if scoring == "exact" or len(children) > 1}
         self._levels = [np.flatnonzero(live & (trie.depths == d)) for d in range(1, int(trie.depths[-1]) + 1)]
         self._inner_children = {
@@ -109,23 +129,18 @@ class TrieSearch:
         self,
         root: NDArray[np.float32],
         expand: Expand,
+        goal: Goal = Goal(),
         affine: Affine | None = None,
-        top_k: int | None = None,
-        tolerance: float = RANKS_ONLY,
         ready: Collection[int] = (),
-        lines: Lines | None = None,
-    ) -> Found:
-        """Search until the `top_k` best candidates are proven.
+    ) -> SearchResult:
+        """Search until the goal is reached.
 
         Args:
             root: Logits [V] at the end of the prompt.
-            expand: Evaluates trie nodes and returns their logit rows.
-            affine: Scores to rank by; None takes the log-probability itself.
-            top_k: How many ranks to prove; None expands everything.
-            tolerance: Most probability that may stay unexpanded; 0 expands everything.
-            ready: Nodes that `expand` has at hand already.
-            lines: What the answer has to decide: a candidate's probability among the allowed ones is at least the
-                line exactly if it is known and exp(score - log_total) is.
+            expand: Evaluates trie nodes and returns the logits after each.
+            goal: What to establish.
+            affine: Scores to rank by; None ranks by the log-probability itself.
+            ready: Nodes whose logits `expand` returns without evaluating anything.
         """
         size = self._trie.n_candidates
         if affine is None:
@@ -135,31 +150,29 @@ class TrieSearch:
             self._read(state, 0, root)
         else:
             state.evaluated[0] = True
-        # Reading a row takes time by the length of the vocabulary, so of those at hand only what is wanted is read.
+        # Reading logits takes time in the size of the vocabulary, so only what is wanted of those at hand is read.
         at_hand = {node for node in ready if node in self._choosing}
         rounds = 0
-        lines = None if lines == Lines() else lines
-        everything = top_k is None or tolerance <= 0
         while True:
             state.refresh()
-            chosen = state.pending() if everything else state.choose(int(top_k or 0), tolerance, lines)
+            chosen = state.choose(goal)
             if not chosen:
                 break
             wanted = at_hand.intersection(chosen)
             nodes = sorted(wanted.union(*(at_hand.intersection(self._subtree(node)) for node in wanted)))
             if not nodes and at_hand:
-                # The next evaluation overwrites them.
+                # The next evaluation overwrites what is at hand.
                 nodes = sorted(at_hand)
             if not nodes:
-                nodes = self._with_descendants(chosen, state, everything)
+                nodes = self._with_descendants(chosen, state, goal.everything)
                 rounds += 1
             for node, row in zip(nodes, expand(nodes), strict=True):
                 self._read(state, node, row)
             at_hand.difference_update(nodes)
-        return state.found(rounds)
+        return state.result(rounds)
 
-    def likely(self, scores: Floats, count: int) -> list[int]:
-        """Nodes that have to be expanded to know the `count` best of `scores` [B], sorted."""
+    def expected_nodes(self, scores: Floats, count: int) -> list[int]:
+        """Nodes to expand to know the `count` best of `scores` [B], sorted."""
         best = np.argsort(-np.where(self._allowed, scores, -np.inf), kind="stable")[: min(count, self._allowed.sum())]
         steps = {step for b in best for step in self._trie.ancestors(int(self._trie.leaves[b]))}
         return sorted(step for step in steps if step in self._choosing)
@@ -170,7 +183,7 @@ class TrieSearch:
         state.evaluated[node] = True
 
     def _with_descendants(self, chosen: list[int], state: _State, everything: bool) -> list[int]:
-        """The chosen nodes with what is worth evaluating in the same call, sorted."""
+        """The chosen nodes and what is worth evaluating in the same call, sorted."""
         nodes: set[int] = set()
         for top in chosen:
             below = self._subtree(top)
@@ -179,7 +192,7 @@ class TrieSearch:
             node = top
             nodes.add(top)
             if take and not everything and chain:
-                # Down to the first choice, and beyond it if little is there.
+                # Down to the first branching node, and on from there if its subtree is small.
                 while len(self._inner_children[node]) == 1 and len(self._children[node]) == 1:
                     node = self._inner_children[node][0]
                     nodes.add(node)
@@ -199,7 +212,7 @@ class TrieSearch:
 
 
 class _State:
-    """What is known so far: edges of evaluated nodes, and the bounds that follow."""
+    """What is known so far: log-probabilities of evaluated steps, and the bounds they give."""
 
     def __init__(
         self,
@@ -210,13 +223,13 @@ class _State:
         choosing: set[int],
     ) -> None:
         self._trie, self._levels, self._allowed, self._affine = trie, levels, allowed, affine
-        # Log-probability of the step to each node; 0 as long as nobody looked.
+        # Log-probability of the step to each node; 0, an upper bound, until its parent is evaluated.
         self.edges = np.zeros(len(trie))
         self.evaluated = np.zeros(len(trie), dtype=np.bool_)
         self._needed = np.zeros(len(trie), dtype=np.bool_)
         self._needed[list(choosing)] = True
         self._bounds = np.zeros(len(trie))
-        # First node on the way to each node that still has to be evaluated; 0 for none.
+        # First unevaluated node on the path to each node; 0 for none.
         self._open = np.zeros(len(trie), dtype=np.int64)
 
     def refresh(self) -> None:
@@ -232,28 +245,26 @@ class _State:
         self.known = waiting == 0
         self._nodes, self._owner = np.unique(waiting[self._allowed & ~self.known], return_inverse=True)
 
-    def pending(self) -> list[int]:
-        return [int(node) for node in self._nodes]
-
-    def choose(self, top_k: int, tolerance: float, lines: Lines | None) -> list[int]:
-        """Nodes to expand next: those that may reach the wanted ranks or lines, and those that hold too much mass."""
-        if not len(self._nodes):
-            return []
+    def choose(self, goal: Goal) -> list[int]:
+        """Nodes to expand next: those that may reach a wanted rank or threshold, and those that hold too much mass."""
+        if goal.top_k is None or goal.everything or not len(self._nodes):
+            return [int(node) for node in self._nodes]
         masses, known = self._masses()
         unknown = self._allowed & ~self.known
         ranked = np.sort(self.scores[self._allowed])[::-1]
-        last = ranked[min(top_k, len(ranked)) - 1]
+        wanted = min(goal.top_k, len(ranked))
+        last = ranked[wanted - 1]
         proven = np.sort(self.scores[self._allowed & self.known])[::-1]
         open_scores = self.scores[unknown]
         best = np.full(len(self._nodes), -np.inf)
         np.maximum.at(best, self._owner, open_scores)
         total = known + masses.sum()
-        is_proven = len(proven) >= min(top_k, len(ranked)) and proven[min(top_k, len(ranked)) - 1] >= best.max()
-        spare, chosen = tolerance * total, set[int]()
-        # Before, hardly anything is known, and everything might be above a line.
-        if lines is not None and is_proven:
-            spare = min(spare, self._spare(lines, masses.sum(), known))
-            chosen = self._may_reach(lines, best, known)
+        is_proven = len(proven) >= wanted and proven[wanted - 1] >= best.max()
+        spare, chosen = goal.tolerance * total, set[int]()
+        # Before that hardly anything is known, and any candidate might reach a threshold.
+        if is_proven:
+            spare = min(spare, self._spare(goal.thresholds, masses.sum(), known))
+            chosen = self._may_reach(goal.thresholds, best, known)
         if masses.sum() > spare:
             order = np.argsort(-masses, kind="stable")
             left = masses.sum() - np.cumsum(masses[order])
@@ -262,12 +273,12 @@ class _State:
             chosen |= set(np.flatnonzero(best >= last - _MARGIN).tolist())
         return [int(self._nodes[i]) for i in sorted(chosen)]
 
-    def found(self, rounds: int) -> Found:
+    def result(self, rounds: int) -> SearchResult:
         self.refresh()
         top = self.scores.max()
         masses, known = self._masses()
         open_mass = float(masses.sum())
-        return Found(
+        return SearchResult(
             log_probs=self.log_probs,
             scores=self.scores,
             known=self.known,
@@ -276,26 +287,26 @@ class _State:
             rounds=rounds,
         )
 
-    def _spare(self, lines: Lines, open_mass: float, known: float) -> float:
-        """Open mass at which the known candidates that may now be on either side of their line would be above it."""
+    def _spare(self, thresholds: Thresholds, open_mass: float, known: float) -> float:
+        """Open mass below which every known candidate whose comparison is undecided would reach its threshold."""
         weights = np.exp(self.scores[self._allowed & self.known] - self.scores.max())
         spare = np.inf
-        for line, compared in ((lines.first, weights[weights == weights.max()]), (lines.each, weights)):
-            if line is not None:
-                # Not yet above, and not below even if nothing else were there.
-                undecided = compared[(compared < line * (known + open_mass)) & (compared >= line * known)]
-                spare = min(spare, float((undecided / line - known).min(initial=np.inf)))
+        for threshold, compared in ((thresholds.first, weights[weights == weights.max()]), (thresholds.each, weights)):
+            if threshold is not None:
+                # Not reached yet, and reached if nothing else were there.
+                undecided = compared[(compared < threshold * (known + open_mass)) & (compared >= threshold * known)]
+                spare = min(spare, float((undecided / threshold - known).min(initial=np.inf)))
         return spare
 
-    def _may_reach(self, lines: Lines, best: Floats, known: float) -> set[int]:
-        """Open nodes with a candidate that may be above the line for each."""
-        if lines.each is None:
+    def _may_reach(self, thresholds: Thresholds, best: Floats, known: float) -> set[int]:
+        """Open nodes with a candidate that may reach the threshold for each."""
+        if thresholds.each is None:
             return set()
         weights = np.exp(best - self.scores.max())
-        return set(np.flatnonzero(weights >= lines.each * (known + weights)).tolist())
+        return set(np.flatnonzero(weights >= thresholds.each * (known + weights)).tolist())
 
     def _masses(self) -> tuple[Floats, float]:
-        """Upper bound of exp(score) summed below each open node, and the known sum, both relative to the best score.
+        """Upper bound of the sum of exp(score) below each open node, and the known sum, relative to the best score.
 
         Below a node of probability P, scores a·log p + c sum to at most Σ exp(a·log P + c); and since the p there sum
         to at most P, also (Jensen) to exp(max c)·P^a·m^max(0, 1-a) over its m candidates, with the smallest a.

@@ -1,7 +1,7 @@
-"""The label trie: all candidate labels as token paths that share their beginnings.
+"""The label trie: the candidates' labels as token paths with shared prefixes.
 
-Flat arrays in breadth-first order, so that scoring is a few vectorized steps per depth and a native
-runtime can use the same layout. Knows token ids only.
+Flat arrays in breadth-first order, so that scoring takes a few vectorized steps per depth and a native runtime can use
+the same layout. Knows token ids only.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from edge_behavior.errors import EdgebError
 class LabelTrie:
     """Token paths of all candidates, each path ending in its terminator.
 
-    Node 0 is the root (the end of the prompt). Nodes are sorted by depth, so a parent precedes its children, and
+    Node 0 is the root, the end of the prompt. Nodes are sorted by depth, so that parents precede their children and
     siblings are contiguous.
 
     Attributes:
         tokens: Token id per node, shape [N]; -1 for the root.
         parents: Parent node per node, shape [N]; -1 for the root.
         depths: Depth per node, shape [N].
-        candidates: Candidate index per node where a path ends there, else -1, shape [N].
+        candidates: Candidate whose path ends at the node, else -1, shape [N].
         leaves: Node where each candidate's path ends, shape [B].
-        inner: Nodes that have children, root first, shape [M]: the positions a model must be evaluated at.
+        inner: Nodes with children, root first, shape [M]: the positions where exact scoring needs logits.
     """
 
     tokens: NDArray[np.int32]
@@ -43,8 +43,8 @@ class LabelTrie:
         """Build from one token path per candidate, in candidate order.
 
         Raises:
-            EdgebError: a path is empty, equals another, or is a prefix of another (the terminator rules this
-                out for real labels).
+            EdgebError: a path is empty, equals another, or is a prefix of another, which the terminator rules out for
+                labels that differ.
         """
         tokens, parents, depths, ends = [-1], [-1], [0], [-1]
         reached = [0] * len(paths)
@@ -94,12 +94,12 @@ class LabelTrie:
 
     @property
     def evaluated(self) -> NDArray[np.int32]:
-        """Inner nodes without the root: the tokens exhaustive exact scoring has to pay for."""
+        """Inner nodes without the root: the tokens that exhaustive `exact` scoring evaluates."""
         return self.inner[1:]
 
     @property
     def choices(self) -> NDArray[np.int32]:
-        """Nodes that masked scoring evaluates: those with several children, and the way to them; not the root."""
+        """Nodes that `masked` scoring evaluates: those with several children and their ancestors; not the root."""
         wanted = np.zeros(len(self), dtype=np.bool_)
         wanted[np.flatnonzero(np.bincount(self.parents[1:], minlength=len(self)) > 1)] = True
         for node in range(len(self) - 1, 0, -1):

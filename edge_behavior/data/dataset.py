@@ -1,15 +1,15 @@
-"""The dataset folder: Parquet events of three parts, users, places, and dataset.json.
+"""The dataset folder: events in three Parquet files, users, places and dataset.json.
 
     events/{train,validation,test}.parquet   user int32, time timestamp[s], place int32, behavior int16; sorted
-                                             (Parquet knows no seconds and keeps them as milliseconds)
+                                             (Parquet has no seconds: stored as milliseconds)
     users.parquet                            user, user_id, split, events; group where users are grouped
-    places.parquet                           place, name, events; no rows where the log has no places
-    dataset.json                             source, options, counts, candidate set
+    places.parquet                           place, name, events; empty where the log has no places
+    dataset.json                             source, options, counts, candidate set, checksums; see `info`
 
-In a dataset that was split by time every user has events in all three parts, and `split` in users.parquet is null. A
-part's file holds its own events only; `Dataset.events` puts those of the parts before in front, as history.
+In a dataset split by time every user has events in all three splits, and `split` in users.parquet is null. A file holds
+its own split's events only; `Dataset.events` prepends those of earlier splits as history.
 
-Reads and describes the format; importers write it. Knows nothing of prompts or models.
+Reads the format; importers write it. Knows nothing of prompts or models.
 """
 
 from __future__ import annotations
@@ -29,21 +29,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
+from edge_behavior.data.info import IMPORT_AGAIN, INFO_FILE, DatasetInfo, plain_json, read_info
 from edge_behavior.errors import EdgebError, nearest
 
-# 2: split by time, groups or no places. A dataset with none of them is written as 1, which is what it is.
-SCHEMA_VERSION = 2
 SPLITS = ("train", "validation", "test")
 HISTORY_LENGTH = 20
-INFO_FILE = "dataset.json"
 EVENT_SCHEMA = pa.schema(
     [("user", pa.int32()), ("time", pa.timestamp("s")), ("place", pa.int32()), ("behavior", pa.int16())]
 )
-_FIELDS = ("schema_version", "source", "options", "rows", "users", "splits", "span", "candidates", "content")
 
 
 def event_file(folder: Path, split: str) -> Path:
-    """Where a dataset folder keeps a part's events."""
+    """The file of a split's events in a dataset folder."""
     return folder / "events" / f"{split}.parquet"
 
 
@@ -63,9 +60,9 @@ class EventTable:
         behavior: int32 [N], index into the candidate set.
         places: Place names.
         candidates: The dataset's candidate set.
-        users: int32 [U], the dataset-wide number of each user (users.parquet); 0 … U-1 when not given.
-        first_targets: int64 [U], in a part of a dataset that was split by time: position of each user's first event of
-            this part; those before it are history only. None where a user's events are all in one part.
+        users: int32 [U], the number of each user in users.parquet; 0 … U-1 when not given.
+        first_targets: int64 [U], in a dataset split by time: position of each user's first event of this split; those
+            before it are history only. None where all of a user's events are in one split.
         groups: int32 [U], number of each user's group; None where users are not grouped.
     """
 
@@ -99,7 +96,7 @@ class EventTable:
         )
 
     def between(self, start: int, stop: int) -> list[BehaviorEvent]:
-        """The events at positions `start` to `stop`, the last one left out."""
+        """The events at positions `start` to `stop`, exclusive."""
         cut, labels = slice(start, stop), self.candidates.labels
         times: list[datetime] = self.time[cut].astype("datetime64[s]").tolist()
         columns = zip(self.place[cut].tolist(), times, self.behavior[cut].tolist(), strict=True)
@@ -127,7 +124,7 @@ class Dataset:
     """
 
     path: Path
-    info: dict[str, Any]
+    info: DatasetInfo
     candidates: CandidateSet
 
     @classmethod
@@ -135,41 +132,42 @@ class Dataset:
         """Open a folder written by `edgeb data import` or `edgeb data synth`.
 
         Raises:
-            EdgebError: not a dataset folder, one of a newer version, or one with a part missing or cut short.
+            EdgebError: not a dataset folder, one of a newer version, or a file of it is missing, damaged or of another
+                dataset.
         """
-        info = _read_info(path)
-        listed = info["candidates"]
-        candidates = CandidateSet(tuple(listed["labels"]), tuple(listed["counts"]))
+        info = read_info(path)
         for split in SPLITS:
-            rows, expected = _rows_in(event_file(path, split)), int(info["splits"][split]["events"])
+            if split not in info.splits:
+                raise EdgebError(f"{path / INFO_FILE} lacks 'splits.{split}'", IMPORT_AGAIN)
+            rows, expected = _count_rows(event_file(path, split)), info.splits[split].events
             if rows != expected:
-                raise EdgebError(f"{event_file(path, split)} has {rows} events, not {expected}", "import the log again")
-        for name, expected in (("users", info["users"]["kept"]), ("places", info["place"]["count"])):
-            rows = _rows_in(path / f"{name}.parquet")
-            if rows != int(expected):
-                raise EdgebError(f"{path / name}.parquet has {rows} rows, not {expected}", "import the log again")
-        return cls(path, info, candidates)
+                raise EdgebError(f"{event_file(path, split)} has {rows} events, not {expected}", IMPORT_AGAIN)
+        for name, expected in (("users", info.users.kept), ("places", info.place.count)):
+            rows = _count_rows(path / f"{name}.parquet")
+            if rows != expected:
+                raise EdgebError(f"{path / name}.parquet has {rows} rows, not {expected}", IMPORT_AGAIN)
+        return cls(path, info, info.candidates)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of what the dataset holds: events, users, places, split and candidate set.
+        """SHA-256 (hex) of the content: events, users, places, split and candidate set.
 
         Two imports with equal events agree, whatever the source file was called or how its rows were ordered.
         """
-        held = {key: self.info[key] for key in ("schema_version", "candidates", "content")}
-        text = json.dumps(held, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        info = self.info
+        held = {"schema_version": info.schema_version, "candidates": self.candidates, "content": info.content}
+        text = json.dumps(plain_json(held), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def split(self) -> str:
-        """How the parts were made: by `users`, or by `time` within every user."""
-        # Datasets of version 1 know but one way.
-        return str(self.info["options"].get("split", "users"))
+        """How the events were split: by `users`, or by `time` within every user."""
+        return self.info.options.split
 
     @property
     def has_places(self) -> bool:
         """Whether events have a place; without, every event's is `UNKNOWN_PLACE`."""
-        return bool(self.info["place"]["kind"] != "none")
+        return self.info.has_places
 
     @property
     def groups(self) -> NDArray[np.int32] | None:
@@ -180,7 +178,7 @@ class Dataset:
     @property
     def group_names(self) -> list[str]:
         """The group of every user, in the order of their numbers; empty where users are not grouped."""
-        if self.info["options"].get("group_column") is None:
+        if self.info.options.group_column is None:
             return []
         return [str(name) for name in _read(self.path / "users.parquet", ["group"]).column("group").to_pylist()]
 
@@ -190,15 +188,15 @@ class Dataset:
         return [str(name) for name in _read(self.path / "places.parquet", ["name"]).column("name").to_pylist()]
 
     def events(self, split: str) -> EventTable:
-        """Load a part into memory: 16 bytes per event.
+        """Load a split into memory: 16 bytes per event.
 
-        Where the dataset was split by time, the parts before it come along, as history of its targets.
+        In a dataset split by time the earlier splits come along, as history of its targets.
 
         Args:
             split: `train`, `validation` or `test`.
 
         Raises:
-            EdgebError: no such part, or its file is damaged.
+            EdgebError: no such split, or its file is damaged.
         """
         if split not in SPLITS:
             raise EdgebError(f"unknown split '{split}'", nearest(split, SPLITS))
@@ -206,21 +204,21 @@ class Dataset:
         by_time = self.split == "time"
         wanted = SPLITS[: SPLITS.index(split) + 1] if by_time else (split,)
         columns: dict[str, list[NDArray[Any]]] = {name: [] for name in EVENT_SCHEMA.names}
-        for part in wanted:
-            file = event_file(self.path, part)
+        for wanted_split in wanted:
+            file = event_file(self.path, wanted_split)
             for name, held in columns.items():
                 held.append(_column(file, name))
             for name, limit in (("behavior", len(self.candidates)), ("place", len(places))):
                 values = columns[name][-1]
                 if len(values) and not (values.min() >= 0 and values.max() < limit):
-                    raise EdgebError(f"{file} holds a {name} number outside 0…{limit - 1}", "import the log again")
+                    raise EdgebError(f"{file} holds a {name} number outside 0…{limit - 1}", IMPORT_AGAIN)
         own = len(columns["user"][-1])
         if len(wanted) == 1:
             user, time, place, behavior = (held[0] for held in columns.values())
             is_own = None
         else:
             joined = [np.concatenate(held) for held in columns.values()]
-            # Stable: a user's parts stay in the order in which they were read, which is that of time.
+            # Stable: a user's splits stay in the order they were read in, which is that of time.
             order = np.argsort(joined[0], kind="stable")
             user, time, place, behavior = (values[order] for values in joined)
             is_own = order >= len(order) - own
@@ -239,31 +237,7 @@ class Dataset:
         )
 
 
-def _read_info(path: Path) -> dict[str, Any]:
-    file = path / INFO_FILE
-    not_one = "make one with `edgeb data import` or `edgeb data synth`"
-    if not path.exists():
-        raise EdgebError(f"no dataset at {path}", not_one)
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EdgebError(f"{path} is not a dataset folder: it has no {INFO_FILE}", not_one) from None
-    except NotADirectoryError:
-        raise EdgebError(f"{path} is a file, not a dataset folder", not_one) from None
-    except (OSError, ValueError) as error:
-        raise EdgebError(f"cannot read {file}: {error}", "import the log again") from None
-    version = info.get("schema_version") if isinstance(info, dict) else None
-    if not isinstance(version, int):
-        raise EdgebError(f"{file} is not an edgeb dataset description", not_one)
-    if version > SCHEMA_VERSION:
-        raise EdgebError(f"{path} has dataset version {version}; this edgeb reads {SCHEMA_VERSION}", "update edgeb")
-    missing = next((name for name in _FIELDS if name not in info), None)
-    if missing is not None:
-        raise EdgebError(f"{file} lacks '{missing}'", "import the log again")
-    return dict(info)
-
-
-def _rows_in(file: Path) -> int:
+def _count_rows(file: Path) -> int:
     try:
         return int(pq.read_metadata(file).num_rows)
     except (OSError, pa.ArrowException) as error:
@@ -279,7 +253,7 @@ def _read(file: Path, columns: Sequence[str]) -> pa.Table:
 
 def _damaged(file: Path, error: Exception) -> EdgebError:
     what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged or cut short"
-    return EdgebError(f"{file} {what}", "import the log again")
+    return EdgebError(f"{file} {what}", IMPORT_AGAIN)
 
 
 def _column(file: Path, name: str) -> NDArray[Any]:

@@ -1,6 +1,6 @@
-"""What a dataset looks like: numbers for machines, a table for people, a plot of the label frequencies.
+"""What a dataset looks like: numbers for machines, tables for the terminal, a plot of the label frequencies.
 
-Reads dataset.json, and the test part for what intervals are over. Never prints; the command does.
+Reads dataset.json, and the test split for its resampling units. Never prints; the command does.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,16 @@ from rich.text import Text
 
 from edge_behavior.core.candidates import ANCHOR_THRESHOLD, GROUPS, HEAD_THRESHOLD, CandidateSet
 from edge_behavior.data.dataset import SPLITS, Dataset
+from edge_behavior.data.info import DatasetInfo
 from edge_behavior.data.resampling import resampling
 from edge_behavior.data.windows import positions
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.files import new_file
-from edge_behavior.util.resampling import counted_units
 
 DROP_REASONS = {
     "missing": "no behavior, or a word for none",
     "duplicate": "exact duplicates",
-    "repeat": "repeats of the event before",
+    "repeat": "repeats of the previous event",
     "short_user": "events of skipped users",
     "no_category": "events of apps without a category",
 }
@@ -38,8 +39,72 @@ _MAX_PLOTTED = 400
 _BAR_CELLS = 24
 
 
-def describe(dataset: Dataset, anchor: float = ANCHOR_THRESHOLD) -> dict[str, Any]:
-    """All that there is to say about a dataset, as plain JSON values.
+@dataclass(frozen=True)
+class BehaviorShare:
+    """A behavior's training events, their fraction of all, and its frequency group."""
+
+    behavior: str
+    training_events: int
+    share: float
+    group: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """A dataset in numbers.
+
+    Attributes:
+        resampling: What confidence intervals on the test split resample, like "12 users".
+        anchor_threshold: Share of training events above which a behavior is an anchor.
+        behaviors: Most frequent first.
+    """
+
+    dataset: Dataset
+    resampling: str
+    anchor_threshold: float
+    behaviors: tuple[BehaviorShare, ...]
+
+    @property
+    def days(self) -> float:
+        """Days from the first event to the last."""
+        span = self.dataset.info.span
+        start, end = datetime.fromisoformat(span.start), datetime.fromisoformat(span.end)
+        return round((end - start).total_seconds() / 86_400, 2)
+
+    @property
+    def groups(self) -> dict[str, dict[str, float]]:
+        """`behaviors` and `share` of training events per frequency group."""
+        members = {group: [b for b in self.behaviors if b.group == group] for group in GROUPS}
+        return {g: {"behaviors": len(held), "share": float(sum(b.share for b in held))} for g, held in members.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of `edgeb data describe --json`."""
+        info, recorded = self.dataset.info, self.dataset.info.to_dict()
+        return {
+            "dataset": str(self.dataset.path),
+            "fingerprint": self.dataset.fingerprint,
+            "source": recorded["source"],
+            "options": recorded["options"],
+            "split": split_text(self.dataset),
+            "resampling": self.resampling,
+            "rows": recorded["rows"],
+            "users": recorded["users"],
+            "splits": recorded["splits"],
+            "history_length": info.history_length,
+            "span": {**recorded["span"], "days": self.days},
+            "events": sum(info.splits[split].events for split in SPLITS),
+            "events_per_user": recorded["events_per_user"],
+            "place": recorded["place"],
+            "warnings": recorded["warnings"],
+            "anchor_threshold": self.anchor_threshold,
+            "head_threshold": HEAD_THRESHOLD,
+            "groups": self.groups,
+            "behaviors": [asdict(behavior) for behavior in self.behaviors],
+        }
+
+
+def describe(dataset: Dataset, anchor: float = ANCHOR_THRESHOLD) -> Description:
+    """Describe a dataset.
 
     Args:
         anchor: Share of training events above which a behavior is an anchor.
@@ -48,53 +113,24 @@ def describe(dataset: Dataset, anchor: float = ANCHOR_THRESHOLD) -> dict[str, An
         EdgebError: the threshold is not between 0 and the head threshold.
     """
     _check_threshold(anchor)
-    info, candidates = dataset.info, dataset.candidates
-    shares, names = candidates.shares, candidates.groups(anchor)
-    start, end = (datetime.fromisoformat(info["span"][key]) for key in ("start", "end"))
-    return {
-        "dataset": str(dataset.path),
-        "fingerprint": dataset.fingerprint,
-        "source": info["source"],
-        "options": info["options"],
-        "split": split_text(dataset),
-        "resampling": resampling_note(dataset),
-        "rows": info["rows"],
-        "users": info["users"],
-        "splits": info["splits"],
-        "history_length": info["history_length"],
-        "span": {**info["span"], "days": round((end - start).total_seconds() / 86_400, 2)},
-        "events": sum(info["splits"][split]["events"] for split in SPLITS),
-        "events_per_user": info["events_per_user"],
-        "place": info["place"],
-        "warnings": info.get("warnings", []),
-        "anchor_threshold": anchor,
-        "head_threshold": HEAD_THRESHOLD,
-        "groups": {
-            group: {
-                "behaviors": names.count(group),
-                "share": float(sum(s for s, n in zip(shares, names, strict=True) if n == group)),
-            }
-            for group in GROUPS
-        },
-        "behaviors": [
-            {"behavior": label, "training_events": count, "share": float(share), "group": group}
-            for label, count, share, group in zip(candidates.labels, candidates.counts, shares, names, strict=True)
-        ],
-    }
+    candidates = dataset.candidates
+    columns = (candidates.labels, candidates.counts, candidates.shares.tolist(), candidates.groups(anchor))
+    behaviors = tuple(BehaviorShare(*values) for values in zip(*columns, strict=True))
+    return Description(dataset, resampling_note(dataset), anchor, behaviors)
 
 
 def split_text(dataset: Dataset) -> str:
-    """How the parts were made, in a few words."""
+    """How the events were split, in a few words."""
     if dataset.split == "time":
         return "by time: each user's last two tenths of events are validation and test"
-    column = dataset.info["options"].get("group_column")
+    column = dataset.info.options.group_column
     return "by users" if column is None else f"by users, everyone of one {column} in one part"
 
 
 def resampling_note(dataset: Dataset) -> str:
-    """What intervals of measurements on the test part are over, in a few words."""
+    """What confidence intervals on the test split resample, in a few words."""
     table = dataset.events("test")
-    return counted_units(resampling(table, positions(table.target_starts, table.user_offsets[1:])).facts())
+    return resampling(table, positions(table.target_starts, table.user_offsets[1:])).summary().counted
 
 
 def _check_threshold(anchor: float) -> None:
@@ -104,64 +140,58 @@ def _check_threshold(anchor: float) -> None:
         )
 
 
-def import_tables(info: dict[str, Any]) -> Group:
-    """What an import did, for a terminal: rows, drops, users and parts.
-
-    Args:
-        info: What `import_log` returned, or `Dataset.info`.
-    """
+def import_tables(info: DatasetInfo) -> Group:
+    """What an import read, dropped and wrote, for the terminal."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column()
     rows.add_column(justify="right")
-    rows.add_row("rows read", f"{info['rows']['read']:,}")
-    for reason, count in info["rows"]["dropped"].items():
+    rows.add_row("rows read", f"{info.rows.read:,}")
+    for reason, count in info.rows.dropped.items():
         rows.add_row(f"  dropped: {DROP_REASONS.get(reason, reason)}", f"{count:,}")
-    rows.add_row("users read", f"{info['users']['read']:,}")
-    rows.add_row(f"  skipped: fewer than {info['options']['min_events']} events", f"{info['users']['skipped']:,}")
-    missing = info["place"].get("missing", 0)
-    if missing:
-        rows.add_row("rows without a place: unknown", f"{missing:,}")
-    notes = [Text(f"warning: {line}", style="yellow") for line in info.get("warnings", [])]
+    rows.add_row("users read", f"{info.users.read:,}")
+    rows.add_row(f"  skipped: fewer than {info.options.min_events} events", f"{info.users.skipped:,}")
+    if info.place.missing:
+        rows.add_row("rows without a place: unknown", f"{info.place.missing:,}")
+    notes = [Text(f"warning: {warning}", style="yellow") for warning in info.warnings]
     return Group(rows, Text(), _splits(info), *([Text(), *notes] if notes else []))
 
 
-def tables(description: dict[str, Any], top: int = 40) -> Group:
-    """A description for a terminal.
+def tables(description: Description, top: int = 40) -> Group:
+    """A description for the terminal.
 
     Args:
-        description: From `describe`.
         top: How many behaviors to list, most frequent first; 0 for all.
     """
-    per_user, span, place = description["events_per_user"], description["span"], description["place"]
+    dataset, info = description.dataset, description.dataset.info
+    per_user = info.events_per_user
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("source", escape(f"{description['source']['name']} ({description['source']['format']})"))
-    facts.add_row("span", f"{span['start']} to {span['end']}: {span['days']:,.0f} days")
+    facts.add_row("source", escape(f"{info.source.name} ({info.source.format})"))
+    facts.add_row("span", f"{info.span.start} to {info.span.end}: {description.days:,.0f} days")
     facts.add_row(
         "events per user",
-        f"median {per_user['median']:,.0f}, 10-90 %: {per_user['p10']:,.0f}-{per_user['p90']:,.0f}, "
-        f"min {per_user['min']:,.0f}, max {per_user['max']:,.0f}",
+        f"median {per_user.median:,.0f}, 10-90 %: {per_user.p10:,.0f}-{per_user.p90:,.0f}, "
+        f"min {per_user.min:,.0f}, max {per_user.max:,.0f}",
     )
-    facts.add_row("places", "none" if place["kind"] == "none" else f"{place['count']:,} ({place['kind']})")
-    facts.add_row("split", escape(description["split"]))
-    facts.add_row("intervals over", f"{description['resampling']} of the test part")
-    for group, held in description["groups"].items():
+    facts.add_row("places", f"{info.place.count:,} ({info.place.kind})" if info.has_places else "none")
+    facts.add_row("split", escape(split_text(dataset)))
+    facts.add_row("intervals over", f"{description.resampling} of the test split")
+    for group, held in description.groups.items():
         facts.add_row(group, f"{held['behaviors']} behaviors, {held['share']:.1%} of training events")
-    return Group(facts, Text(), import_tables(description), Text(), _behaviors(description, top))
+    return Group(facts, Text(), import_tables(info), Text(), _behaviors(description.behaviors, top))
 
 
-def _splits(info: dict[str, Any]) -> Table:
+def _splits(info: DatasetInfo) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("part")
+    table.add_column("split")
     for name in ("users", "events", "windows"):
         table.add_column(name, justify="right")
     for split in SPLITS:
-        part = info["splits"][split]
-        table.add_row(split, *(f"{part[name]:,}" for name in ("users", "events", "windows")))
+        counts = info.splits[split]
+        table.add_row(split, f"{counts.users:,}", f"{counts.events:,}", f"{counts.windows:,}")
     return table
 
 
-def _behaviors(description: dict[str, Any], top: int) -> Group:
-    listed = description["behaviors"]
+def _behaviors(listed: Sequence[BehaviorShare], top: int) -> Group:
     shown = listed if top <= 0 else listed[:top]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("behavior", overflow="fold")
@@ -169,30 +199,30 @@ def _behaviors(description: dict[str, Any], top: int) -> Group:
     table.add_column("share", justify="right")
     table.add_column("group")
     table.add_column("log scale")
-    counts = [row["training_events"] for row in listed if row["training_events"]]
-    for row in shown:
-        color = COLORS[row["group"]]
+    counts = [behavior.training_events for behavior in listed if behavior.training_events]
+    for behavior in shown:
+        color = COLORS[behavior.group]
         table.add_row(
-            escape(row["behavior"]),
-            f"{row['training_events']:,}",
-            f"{row['share']:.3%}",
-            Text(row["group"], style=color),
-            Text("█" * _cells(row["training_events"], counts[-1], counts[0]), style=color),
+            escape(behavior.behavior),
+            f"{behavior.training_events:,}",
+            f"{behavior.share:.3%}",
+            Text(behavior.group, style=color),
+            Text("█" * _cells(behavior.training_events, counts[-1], counts[0]), style=color),
         )
     rest = len(listed) - len(shown)
     return Group(table, Text(f"… and {rest} more: pass --top 0, or --json" if rest else ""))
 
 
 def _cells(count: int, least: int, most: int) -> int:
-    """Length of a bar that starts at half of the rarest behavior's count, as in the plot."""
+    """Length of a log-scale bar; the scale starts at half of the rarest behavior's count, as in the plot."""
     return round(_BAR_CELLS * math.log(2 * count / least) / math.log(2 * most / least)) if count else 0
 
 
 def plot_distribution(dataset: Dataset, png_path: Path, anchor: float = ANCHOR_THRESHOLD, force: bool = False) -> None:
     """Write a PNG of the training share of every behavior: log-scale bars, most frequent first.
 
-    Bars are colored by group; dashed lines are the thresholds between tail, medium and head. More than 50 behaviors
-    go into several columns; more than 400 are cut. An existing file is replaced with `force`.
+    Bars are colored by frequency group; lines mark the thresholds between tail, medium and head. More than 50
+    behaviors take several columns; those beyond 400 are left out. `force` replaces an existing file.
 
     Raises:
         EdgebError: the threshold is out of range, or the file cannot be written.
@@ -228,16 +258,16 @@ def plot_distribution(dataset: Dataset, png_path: Path, anchor: float = ANCHOR_T
     figure.legend(handles=handles, loc="outside lower center", ncols=3 if panels > 1 else 1, frameon=False, fontsize=8)
     anchors = len(candidates) - groups.count("tail")
     more = f", the {shown} most frequent shown" if shown < len(candidates) else ""
-    title = f"{_plain(dataset.info['source']['name'])}: {len(candidates)} behaviors{more}"
+    title = f"{_plain(dataset.info.source.name)}: {len(candidates)} behaviors{more}"
     figure.suptitle(f"{title}\n{anchors} anchors above {100 * anchor:g} %, {groups.count('tail')} tail", fontsize=10)
     with new_file(png_path, replace=force) as temporary, warnings.catch_warnings():
-        # A label in a script the font lacks shows as boxes; the table has it in full.
+        # Scripts that the font lacks show as boxes; the table has every label in full.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         figure.savefig(temporary, dpi=130, format="png")
 
 
 def _limits(candidates: CandidateSet) -> tuple[float, float]:
-    """Axis range in percent: from below the rarest behavior that occurs to the most frequent."""
+    """Axis range in percent: from half of the rarest behavior that occurs to the most frequent."""
     percent = [100 * float(share) for share in candidates.shares if share > 0]
     return min(percent, default=0.01) / 2, max(percent, default=100.0)
 
@@ -252,7 +282,7 @@ def _draw_bars(
     for position, (index, value) in enumerate(zip(members, percent, strict=True)):
         count = axis.text(max(value, lowest) * 1.08, position, f"{candidates.counts[index]:,}", va="center", fontsize=6)
         count.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})
-        count.set_in_layout(False)  # the axis leaves room for it, and measuring hundreds of texts takes seconds
+        count.set_in_layout(False)  # the axis leaves room for it; measuring hundreds of texts takes seconds
     for threshold, style, name in ((anchor, "--", "anchor"), (HEAD_THRESHOLD, ":", "head")):
         axis.axvline(100 * threshold, color="#444444", linewidth=0.9, linestyle=style)
         axis.annotate(

@@ -1,7 +1,7 @@
-"""DuckDB as this package uses it: bounded memory, spilling to a scratch folder, errors a user can act on.
+"""DuckDB with bounded memory, a scratch folder to spill to, and errors a user can act on.
 
-Knows nothing of logs or datasets. Results are always fetched whole or streamed as Arrow batches, because an open
-result owns its connection.
+Knows nothing of logs or datasets. A result is fetched whole or streamed as Arrow batches, because an open result blocks
+its connection.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DISK_FULL = re.compile(r"no space left|not enough space|max_temp_directory_size
 
 
 def default_memory_limit() -> int:
-    """Bytes DuckDB may hold before it spills: half of the memory that is free now, at most 8 GiB."""
+    """Bytes DuckDB may use before it spills to disk: half of the free memory, at most 8 GiB."""
     return min(MAX_MEMORY, int(psutil.virtual_memory().available) // 2)
 
 
@@ -47,34 +47,34 @@ def literal(text: str) -> str:
 
 
 def file_literal(path: Path) -> str:
-    """A file name as a SQL literal that names exactly this file, whatever wildcards are in it."""
+    """A file name as a SQL literal, with its wildcards escaped."""
     return literal(glob.escape(str(path)))
 
 
 def check_memory_limit(text: str) -> None:
-    """Refuse what is no size in bytes, or too little to work with.
+    """Refuse a text that is not a size, or too small a size.
 
     Raises:
-        EdgebError: `text` is not like "4GB", "512 MiB", or below 64 MB.
+        EdgebError: `text` is not like "4GB" or "512 MiB", or is below 64 MB.
     """
     found = _SIZE.fullmatch(text.strip())
     size = float(found[1]) * _BYTES[found[2].upper()] if found else 0.0
     if not found or size >= 2**62:
-        raise EdgebError(f"memory_limit is '{text}'", "write a size, like 4GB or 512MiB")
+        raise EdgebError(f"--memory-limit is '{text}'", "write a size, like 4GB or 512MiB")
     if size < MIN_MEMORY:
-        raise EdgebError(f"memory_limit is '{text}'", f"use at least {MIN_MEMORY // 10**6}MB")
+        raise EdgebError(f"--memory-limit is '{text}'", f"use at least {MIN_MEMORY // 10**6}MB")
 
 
 def check_work_folder(folder: Path) -> None:
-    """Refuse a folder that DuckDB cannot make its files in, before it tries.
+    """Refuse a folder whose path DuckDB cannot handle, before it tries.
 
     Raises:
-        EdgebError: its path is not UTF-8 or holds a character that DuckDB takes for something else.
+        EdgebError: the path is not UTF-8, or contains a character that DuckDB interprets.
     """
     text = str(folder)
     odd = next((c for c in "?\\" if c in text and c != os.sep), None)
     if odd is not None:
-        raise EdgebError(f"DuckDB cannot work in {text}: its path holds a '{odd}'", "choose another --out")
+        raise EdgebError(f"DuckDB cannot work in {text}: its path contains a '{odd}'", "choose another --out")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -82,15 +82,15 @@ def check_work_folder(folder: Path) -> None:
 
 
 def printable(path: Path) -> str:
-    """A path as text that any UTF-8 stream takes: bytes that are no character as `\\xfc`."""
+    """A path as UTF-8 text, with undecodable bytes as `\\xfc`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-class Engine:
-    """One DuckDB database in a scratch folder, gone with the folder.
+class Database:
+    """A temporary DuckDB database in a scratch folder, which the caller deletes.
 
     Args:
-        folder: An existing folder for the database and for what does not fit into memory.
+        folder: An existing folder for the database file and for what spills from memory.
         memory_limit: As DuckDB writes it ("8GB"); None for half of the free memory, at most 8 GiB.
     """
 
@@ -100,7 +100,7 @@ class Engine:
             "temp_directory": str(folder / "spill"),
             "memory_limit": memory_limit or f"{default_memory_limit() // 2**20}MiB",
             "threads": allowed_cpus(),
-            # The row ids of what is read are the order of the log.
+            # Row ids then follow the order of the log.
             "preserve_insertion_order": True,
         }
         try:
@@ -111,7 +111,7 @@ class Engine:
             raise EdgebError(f"cannot start DuckDB: {_first_line(error)}", "check --memory-limit, like 4GB") from None
         self._worker = ThreadPoolExecutor(1, "duckdb")
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Database:
         return self
 
     def __exit__(
@@ -120,37 +120,41 @@ class Engine:
         self._worker.shutdown()
         self._connection.close()
 
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """Run a statement and return all its rows. DuckDB's own errors pass through."""
+    def execute(self, sql: str) -> None:
+        """Run a statement. DuckDB's own errors pass through."""
+        self.query(sql)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a query and return all its rows. DuckDB's own errors pass through."""
         return self._waited(lambda: self._connection.execute(sql).fetchall())
 
-    def row(self, sql: str) -> tuple[Any, ...]:
+    def query_row(self, sql: str) -> tuple[Any, ...]:
         """The first row of a query that always has one."""
-        return self.rows(sql)[0]
+        return self.query(sql)[0]
 
-    def number(self, sql: str) -> int:
-        """The one number a query returns."""
-        return int(self.row(sql)[0])
+    def query_int(self, sql: str) -> int:
+        """The integer that a query returns."""
+        return int(self.query_row(sql)[0])
 
     def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
-        """Stream a query's result."""
+        """Stream the result of a query."""
         reader = self._waited(lambda: self._connection.sql(sql).to_arrow_reader(BATCH_ROWS))
         while (batch := self._waited(lambda: next(reader, None))) is not None:
             yield batch
 
-    def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Create a table from columns; the types are what Arrow makes of the values."""
+    def create_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Create a table from columns, with the types that Arrow infers."""
         self._connection.register("_columns", pa.table({key: pa.array(values) for key, values in columns.items()}))
-        self.rows(f"CREATE TABLE {name} AS SELECT * FROM _columns")
+        self.execute(f"CREATE TABLE {name} AS SELECT * FROM _columns")
         self._connection.unregister("_columns")
 
     def _waited(self, work: Callable[[], T]) -> T:
-        """Let the worker do it. A thread that waits inside DuckDB for its threads would not see Ctrl-C or SIGTERM."""
+        """Run `work` on the worker thread; inside DuckDB the main thread would not see Ctrl-C or SIGTERM."""
         future = self._worker.submit(work)
         try:
             return future.result()
         finally:
-            # Only a signal ends the wait before the work.
+            # Only a signal ends the wait early.
             if not future.done():
                 self._connection.interrupt()
 
@@ -162,10 +166,10 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def damaged_parquet(path: Path) -> Iterator[None]:
-    """Name the file where DuckDB cannot make sense of its bytes, for which it has many words and no one type.
+    """Turn DuckDB's many errors about unreadable Parquet into one that names the file.
 
     Raises:
-        EdgebError: the file is damaged, or no Parquet.
+        EdgebError: the file is damaged, or is not Parquet.
     """
     try:
         yield
@@ -180,22 +184,22 @@ def damaged_parquet(path: Path) -> Iterator[None]:
 
 
 def _not_parquet(path: Path, error: duckdb.Error) -> EdgebError:
-    hint = "pass its right --format, or fetch the log again"
-    return EdgebError(f"{path} is not a Parquet file, or a damaged one: {_first_line(error)}", hint)
+    hint = "pass the right --format, or fetch the log again"
+    return EdgebError(f"{path} is not a Parquet file, or is damaged: {_first_line(error)}", hint)
 
 
 @contextmanager
 def user_errors(what: str) -> Iterator[None]:
-    """Turn what DuckDB or the disk complains about into an EdgebError; `what` names the work being done.
+    """Turn errors of DuckDB and the disk into an EdgebError; `what` names the work being done.
 
     Raises:
-        EdgebError: disk full, not enough memory, or any other failure of the engine.
+        EdgebError: the disk is full, memory runs out, or a file cannot be read or written.
         KeyboardInterrupt: the query was interrupted.
     """
     try:
         yield
     except (duckdb.InterruptException, RuntimeError) as error:
-        # Ctrl-C during a query comes out as a plain RuntimeError.
+        # Ctrl-C during a query arrives as a plain RuntimeError.
         if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
             raise KeyboardInterrupt from None
         raise
@@ -206,7 +210,7 @@ def user_errors(what: str) -> Iterator[None]:
             raise EdgebError(f"{what}: the disk is full", _FREE_SPACE) from None
         where = f"{error.filename}: " if error.filename else ""
         raise EdgebError(f"{what}: {where}{error.strerror or error}", "check the path and its permissions") from None
-    # Other kinds of duckdb.Error are faults of this package and pass as they are.
+    # Other kinds of duckdb.Error are bugs of this package and pass as they are.
     except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InvalidInputException) as error:
         if _DISK_FULL.search(str(error)):
             raise EdgebError(f"{what}: the disk is full", _FREE_SPACE) from None

@@ -1,6 +1,6 @@
-"""Whether the files of a dataset folder still hold what its description says: the digests that importing wrote.
+"""Checks the files of a dataset folder against the checksums in its dataset.json.
 
-`Dataset.open` looks at counts; this reads every event once. Knows nothing of runs.
+`Dataset.open` compares counts; this reads every event once. Knows nothing of runs.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edge_behavior.data.dataset import EVENT_SCHEMA, SPLITS, Dataset, digest_texts, event_file
+from edge_behavior.data.info import IMPORT_AGAIN
 from edge_behavior.errors import EdgebError
 
 _BATCH = 1 << 18
 
 
 def verify(dataset: Dataset, advance: Callable[[int], None] = lambda events: None) -> None:
-    """Read all events, in batches, and compare each column with the digest in dataset.json.
+    """Compare every column with its checksum in dataset.json, reading the events in batches.
 
     Args:
         dataset: An opened folder.
         advance: Called with the number of events that were read since the last call.
 
     Raises:
-        EdgebError: naming the file and the column that hold something else, or the file that cannot be read.
+        EdgebError: naming the file and column that changed, or the file that cannot be read.
     """
-    content = dataset.info["content"]
+    content = dataset.info.content
     for split in SPLITS:
         file = event_file(dataset.path, split)
         digests = {name: hashlib.sha256() for name in EVENT_SCHEMA.names}
@@ -40,21 +41,18 @@ def verify(dataset: Dataset, advance: Callable[[int], None] = lambda events: Non
                         digests[field.name].update(_bytes(batch.column(field.name), field))
                     advance(batch.num_rows)
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise EdgebError(f"{file} cannot be read: {str(error.args[0]).splitlines()[0]}", _HINT) from None
+            raise EdgebError(f"{file} cannot be read: {str(error.args[0]).splitlines()[0]}", IMPORT_AGAIN) from None
         for name, digest in digests.items():
-            if digest.hexdigest() != content[split][name]:
+            if digest.hexdigest() != content.events(split).get(name):
                 raise _changed(f"{file}, column {name},")
-    if digest_texts(dataset.places) != content["places"]:
+    if digest_texts(dataset.places) != content.places:
         raise _changed(f"{dataset.path / 'places.parquet'}")
-    if "groups" in content and digest_texts(dataset.group_names) != content["groups"]:
+    if content.groups is not None and digest_texts(dataset.group_names) != content.groups:
         raise _changed(f"{dataset.path / 'users.parquet'}, column group,")
 
 
-_HINT = "import the log again"
-
-
 def _bytes(column: Any, field: Any) -> bytes:
-    """A column as importing hashed it: little-endian integers, times as seconds."""
+    """A column as the import hashed it: little-endian integers, times as seconds."""
     values = column.cast(field.type)
     values = values.cast(pa.int64()) if pa.types.is_timestamp(field.type) else values
     found = np.ascontiguousarray(values.to_numpy(zero_copy_only=False))
@@ -62,4 +60,6 @@ def _bytes(column: Any, field: Any) -> bytes:
 
 
 def _changed(what: str) -> EdgebError:
-    return EdgebError(f"{what} has changed since the log was imported: its checksum is not that in dataset.json", _HINT)
+    return EdgebError(
+        f"{what} has changed since the log was imported: its checksum differs from dataset.json", IMPORT_AGAIN
+    )

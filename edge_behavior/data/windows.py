@@ -1,7 +1,7 @@
-"""Windows: a target event of a part and the events of the same user before it, in whatever part they are.
+"""Windows: a target event of a split and the same user's events before it, from any split.
 
-A window is its target's index in an `EventTable`; the history follows from it. All choices are deterministic by
-seed, vectorized, and returned sorted.
+A window is its target's index in an `EventTable`; the history follows from it. All sampling is deterministic by seed,
+vectorized, and returned sorted.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 from edge_behavior.data.dataset import HISTORY_LENGTH, EventTable
 from edge_behavior.errors import EdgebError
 
-# One person's log is measured on as many windows as a split by users takes of so many test users.
+# A log of one person is evaluated on as many windows as this many test users would give.
 FEW_USERS = 10
 
 
 def eligible(table: EventTable, history_length: int = HISTORY_LENGTH) -> NDArray[np.int64]:
-    """Every event of the table's part that has a full history: the targets [W], ascending."""
+    """Every event of the table's split that has a full history: the targets [W], ascending."""
     _at_least_zero("history_length", history_length)
     sizes = np.diff(table.user_offsets)
     mask = np.ones(len(table), dtype=bool)
-    # The first events of each user, found as positions so that memory is one byte per event.
+    # Marks the first events of each user by position, so that memory is one byte per event.
     heads = np.minimum(sizes, np.maximum(history_length, table.target_starts - table.user_offsets[:-1]))
     mask[positions(table.user_offsets[:-1], table.user_offsets[:-1] + heads)] = False
     return np.flatnonzero(mask).astype(np.int64, copy=False)
 
 
 def positions(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
-    """All positions from each start to its stop, which is left out, span after span."""
+    """All positions from each start to its stop, exclusive, span after span."""
     sizes = stops - starts
     within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.asarray(np.repeat(starts, sizes) + within, dtype=np.int64)
@@ -41,13 +41,13 @@ def natural_windows(
     limit: int | None = None,
     seed: int = 0,
 ) -> NDArray[np.int64]:
-    """Targets as they occur: all eligible ones, or a random choice of them.
+    """Targets as they occur in the log: all eligible ones, or a random sample.
 
     Args:
-        per_user: At most so many of each user, chosen without replacement. Of fewer than `FEW_USERS` in a dataset that
-            was split by time, as many more as make up for those that are not there.
-        limit: At most so many in all, chosen after `per_user`.
-        seed: Of the choices.
+        per_user: At most this many per user, without replacement; more per user in a dataset split by time that has
+            fewer than `FEW_USERS` users, to make up for the missing ones.
+        limit: At most this many in all, sampled after `per_user`.
+        seed: Of the sampling.
     """
     targets = eligible(table, history_length)
     rng = np.random.default_rng(seed)
@@ -69,11 +69,11 @@ def natural_windows(
 def balanced_windows(
     table: EventTable, per_behavior: int, history_length: int = HISTORY_LENGTH, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Up to `per_behavior` eligible targets of every behavior; one that has fewer gives all it has."""
+    """Up to `per_behavior` eligible targets of every behavior; all of them where there are fewer."""
     _at_least_zero("per_behavior", per_behavior)
     targets = eligible(table, history_length)
     rng = np.random.default_rng(seed)
-    # Codes fit 16 bits, for which a stable sort is linear.
+    # Codes fit in 16 bits, which NumPy sorts in linear time (radix sort).
     codes = table.behavior[targets].astype(np.int16)
     order = np.argsort(codes, kind="stable")
     counts = np.bincount(codes, minlength=len(table.candidates))

@@ -9,6 +9,7 @@ from typing import Any
 
 from edge_behavior.core.clock import parse_time
 from edge_behavior.demo.assistant import Ask, Assistant
+from edge_behavior.demo.views import View
 from edge_behavior.errors import EdgebError, nearest
 
 _NAMES = {str: "text", bool: "true or false", float: "a number", type(None): "null"}
@@ -18,43 +19,43 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Fields of a request, all required, with the types of their values, and what to do with them."""
+    """Fields of a request, all required, with the types of their values, and the function that answers it."""
 
     fields: Mapping[str, tuple[type, ...]]
-    answer: Callable[[Assistant, Fields], dict[str, Any]]
+    answer: Callable[[Assistant, Fields], View]
 
 
-def _predict(assistant: Assistant, fields: Fields) -> dict[str, Any]:
+def _predict(assistant: Assistant, fields: Fields) -> View:
     given = dict(fields)
     given["when"] = parse_time(given["when"], "when")
     return assistant.predict(Ask(**given))
 
 
-def _add(assistant: Assistant, fields: Fields) -> dict[str, Any]:
+def _add(assistant: Assistant, fields: Fields) -> View:
     when = parse_time(fields["when"], "when")
     assistant.add(fields["behavior"], fields["place"], when, fields["accepted"])
     return assistant.state()
 
 
-def _dismiss(assistant: Assistant, fields: Fields) -> dict[str, Any]:
+def _dismiss(assistant: Assistant, fields: Fields) -> View:
     assistant.dismiss(fields["behavior"])
     return assistant.state()
 
 
-def _make_up_day(assistant: Assistant, fields: Fields) -> dict[str, Any]:
-    assistant.make_up_day(parse_time(fields["day"], "day"))
+def _fill_sample_day(assistant: Assistant, fields: Fields) -> View:
+    assistant.fill_sample_day(parse_time(fields["day"], "day"))
     return assistant.state()
 
 
-def _then_state(change: Callable[[Assistant], None]) -> Callable[[Assistant, Fields], dict[str, Any]]:
-    def answer(assistant: Assistant, _: Fields) -> dict[str, Any]:
+def _then_state(change: Callable[[Assistant], None]) -> Callable[[Assistant, Fields], View]:
+    def answer(assistant: Assistant, _: Fields) -> View:
         change(assistant)
         return assistant.state()
 
     return answer
 
 
-GET: Mapping[str, Callable[[Assistant], dict[str, Any]]] = {
+GET: Mapping[str, Callable[[Assistant], View]] = {
     "api/bundle": Assistant.bundle,
     "api/state": Assistant.state,
 }
@@ -76,7 +77,7 @@ POST: Mapping[str, Endpoint] = {
     "api/restore": Endpoint({}, _then_state(Assistant.restore)),
     "api/undo": Endpoint({}, _then_state(Assistant.undo)),
     "api/start-over": Endpoint({}, _then_state(Assistant.start_over)),
-    "api/made-up-day": Endpoint({"day": (str,)}, _make_up_day),
+    "api/made-up-day": Endpoint({"day": (str,)}, _fill_sample_day),
 }
 
 
@@ -87,9 +88,9 @@ def read_fields(body: bytes, known: Mapping[str, tuple[type, ...]]) -> dict[str,
         EdgebError: naming the field that is missing, unknown or of the wrong type.
     """
     try:
-        # Every number is a float: an integer may be too long to be made one later.
+        # All numbers as floats: a long integer could not be converted later.
         fields = json.loads(body, parse_int=float, parse_constant=_refuse)
-    # Deep nesting runs out of stack before it is seen that no field may be nested.
+    # Deep nesting overflows the stack before the check that fields are flat.
     except (ValueError, RecursionError):
         raise EdgebError("the request is not JSON", "send one JSON object in UTF-8") from None
     if not isinstance(fields, dict):

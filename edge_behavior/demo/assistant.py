@@ -1,6 +1,6 @@
-"""What the page shows and changes: one user's events on a loaded bundle, dismissed suggestions, the next prediction.
+"""The assistant behind the page: one user's events on a loaded bundle, dismissed suggestions, the next prediction.
 
-Knows nothing of HTTP. Everything lives in memory and is gone when the process ends.
+Knows nothing of HTTP. All state is in memory and gone when the process ends.
 """
 
 from __future__ import annotations
@@ -11,26 +11,32 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
-from typing import Any
 
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.calibration import Calibration
 from edge_behavior.core.events import BehaviorEvent
-from edge_behavior.core.fusion import SOURCES
+from edge_behavior.demo.views import (
+    BundleView,
+    CandidateView,
+    EventView,
+    Levels,
+    PrecisionLevel,
+    PredictionView,
+    StateView,
+)
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.engine import calibrations_of
-from edge_behavior.runtime.prediction import Prediction, RankedBehavior
+from edge_behavior.runtime.prediction import Prediction, PredictOptions, RankedBehavior
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session
 
 # Suggestions on the phone.
 SHOWN = 5
-# Events that are sent to the page, and events that a day in this page may have.
+# Events that the page lists, and events that a day may have.
 LISTED, MOST_EVENTS = 60, 20_000
-# The clock moves on by so much after an event.
+# How far the clock moves on after an event.
 STEP = timedelta(minutes=15)
 # Offered where no history names any; a bundle does not know its users' places.
 PLACES = ("home", "work", "transit", "leisure")
-_MADE_UP_DAY = (
+_SAMPLE_DAY = (
     (7, 5, "home"), (7, 30, "home"), (8, 15, "transit"), (9, 10, "work"), (12, 20, "work"), (12, 45, "work"),
     (15, 30, "work"), (18, 10, "transit"), (19, 15, "home"),
 )  # fmt: skip
@@ -38,7 +44,7 @@ _MADE_UP_DAY = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the timeline; `origin` is `history`, `added`, `accepted` or `made up`."""
+    """One event of the timeline; `origin` is `history`, `added`, `accepted` or `made up`."""
 
     event: BehaviorEvent
     origin: str
@@ -46,16 +52,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ask:
-    """The context to predict for, and the rule by which to suggest.
+    """The context to predict for, and when to suggest.
 
     Attributes:
-        when: Local time, before the last event by what a clock may go back.
+        when: Local time; may precede the last event by as much as a clock that is set back.
         place: Where the user is then; None for a bundle without places.
         threshold: Suggest candidates of at least this probability; not used together with `precision`.
-        precision: Suggest the first candidate where suggestions are right this often, see docs/calibration.md.
-        coverage: Also name the likely set.
+        precision: Suggest the first candidate where such suggestions are right this often, see docs/integrate.md.
+        coverage: Also give the prediction set: candidates among which the truth is this often.
         source: `model`, `habits` or `fused`; None takes the bundle's default.
-        exhaustive: Look at every candidate, so that every probability is exact.
+        exhaustive: Evaluate every candidate, so that probabilities are exact and not lower bounds.
     """
 
     when: datetime
@@ -94,66 +100,43 @@ class Assistant:
         self._session: Session = predictor.session()
         self.start_over()
 
-    def bundle(self) -> dict[str, Any]:
+    def bundle(self) -> BundleView:
         """What never changes: name, labels, and what may be asked of each source."""
         manifest = self._predictor.manifest
-        calibrations = calibrations_of(manifest)
-        sources: dict[str, Any] = {}
-        for source in _sources(manifest):
-            held = calibrations.get(source)
-            sources[source] = {
-                "precisions": [
-                    {"level": level, "reached": least is not None} for level, least in held.precision.items()
-                ]
-                if held
-                else [],
-                "coverages": list(held.coverage) if held else [],
-            }
-        return {
-            "name": self._name,
-            "labels": list(manifest.candidates.labels),
-            "architecture": manifest.architecture,
-            "quantization": manifest.quantization,
-            "base_model": manifest.base_model.get("name"),
-            "history_length": manifest.layout.history_length,
-            "places": manifest.layout.places,
-            "sources": sources,
-            "source": "model" if manifest.habits is None else manifest.habits["default"],
-            "step_minutes": STEP.seconds // 60,
-        }
+        calibrations = manifest.calibrations
+        return BundleView(
+            self._name,
+            manifest.candidates.labels,
+            manifest.architecture,
+            manifest.quantization,
+            manifest.base_model.name,
+            manifest.layout.history_length,
+            manifest.layout.places,
+            {source: _levels(calibrations.get(source)) for source in manifest.sources},
+            manifest.default_source,
+            STEP.seconds // 60,
+        )
 
-    def state(self) -> dict[str, Any]:
-        """The timeline, what was dismissed since its last event, and where and when the user is now.
-
-        `earlier` events are not listed, `begun` are those that starting over goes back to. Where the bundle has no
-        places, `place` and that of events are null, and `places` is empty.
-        """
+    def state(self) -> StateView:
+        """The timeline, what was dismissed since its last event, and where and when the user is now."""
         with self._lock:
             shown = self._entries[-LISTED:]
             last = self._entries[-1].event if self._entries else None
-            return {
-                "events": [
-                    {
-                        "time": entry.event.time.isoformat(timespec="seconds"),
-                        "place": self._asked(entry.event.place),
-                        "behavior": entry.event.behavior,
-                        "origin": entry.origin,
-                    }
-                    for entry in shown
-                ],
-                "earlier": len(self._entries) - len(shown),
-                "dismissed": list(self._dismissed),
-                "begun": len(self._begin),
-                "places": self._places(),
-                "now": _after(last).isoformat(timespec="minutes"),
-                "place": self._asked(last.place if last else PLACES[0]),
-            }
+            return StateView(
+                [self._shown(entry) for entry in shown],
+                len(self._entries) - len(shown),
+                list(self._dismissed),
+                len(self._begin),
+                self._places(),
+                _clock_after(last).isoformat(timespec="minutes"),
+                self._shown_place(last.place if last else PLACES[0]),
+            )
 
-    def predict(self, ask: Ask) -> dict[str, Any]:
-        """Rank the candidates and apply the rule.
+    def predict(self, ask: Ask) -> PredictionView:
+        """Rank the candidates and mark those to suggest.
 
-        Dismissed candidates are left out of what is shown, not of the probabilities: a dismissal says that the user
-        does not want to hear of it, not that it will not happen.
+        Dismissed candidates are not shown but keep their probability: the user does not want the suggestion, which
+        does not make the behavior less likely.
 
         Raises:
             EdgebError: a time too long before the last event, or something the bundle was not calibrated for.
@@ -168,30 +151,23 @@ class Assistant:
                 latency += prediction.latency_ms
                 decode += prediction.decode_ms
             ranked = [(rank, r) for rank, r in enumerate(prediction.ranked) if r.behavior not in hidden][:SHOWN]
-            return {
-                "ranked": [
-                    {
-                        "behavior": r.behavior,
-                        "probability": r.probability,
-                        "suggested": _suggested(rank, r, ask, prediction),
-                    }
-                    for rank, r in ranked
-                ],
-                "likely": None if prediction.likely is None else list(prediction.likely),
-                "source": prediction.source,
-                "calibrated": prediction.calibrated,
-                "unexpanded": prediction.unexpanded,
-                "tokens_evaluated": tokens,
-                "latency_ms": latency,
-                "decode_ms": decode,
-                "window": len(self._session.events),
-            }
+            return PredictionView(
+                [CandidateView(r.behavior, r.probability, _suggested(rank, r, ask, prediction)) for rank, r in ranked],
+                prediction.likely,
+                prediction.source,
+                prediction.calibrated,
+                prediction.unexpanded,
+                tokens,
+                latency,
+                decode,
+                len(self._session.events),
+            )
 
     def add(self, behavior: str, place: str | None, when: datetime, accepted: bool) -> None:
-        """Append what the user did; what was dismissed may be suggested again.
+        """Append an event; dismissed candidates may be suggested again.
 
         Raises:
-            EdgebError: not a candidate, a place missing or too many, too long before the last event, or too many
+            EdgebError: not a candidate, a place missing or given in vain, too long before the last event, or too many
                 events; nothing is changed.
         """
         with self._lock:
@@ -217,7 +193,7 @@ class Assistant:
                 self._dismissed.append(label)
 
     def restore(self) -> None:
-        """Suggest again what was dismissed."""
+        """Forget all dismissals."""
         with self._lock:
             self._dismissed.clear()
 
@@ -237,8 +213,8 @@ class Assistant:
         with self._lock:
             self._replay(self._begin)
 
-    def make_up_day(self, day: datetime) -> None:
-        """Fill an empty timeline with a day drawn, by a fixed seed, from what the bundle itself predicts.
+    def fill_sample_day(self, day: datetime) -> None:
+        """Fill an empty timeline with synthetic events, drawn from the bundle's own predictions with a fixed seed.
 
         Raises:
             EdgebError: the timeline is not empty.
@@ -247,12 +223,12 @@ class Assistant:
             if self._entries:
                 raise EdgebError("the day already has events", "start over first")
             rng = random.Random(0)
-            for hour, minute, place in _MADE_UP_DAY:
+            for hour, minute, place in _SAMPLE_DAY:
                 when = datetime.combine(day.date(), time(hour, minute))
-                # Each at most twice: the first candidate all day long would be no day.
+                # Each at most twice: the same candidate all day long shows nothing.
                 drawn = Counter(entry.event.behavior for entry in self._entries)
                 top_k = min(2 * SHOWN, len(self._predictor.manifest.candidates))
-                ranked = self._session.predict(when, self._asked(place), top_k=top_k).ranked
+                ranked = self._session.predict(when, self._shown_place(place), top_k=top_k).ranked
                 ranked = tuple(r for r in ranked if drawn[r.behavior] < 2) or ranked
                 label = rng.choices([r.behavior for r in ranked], [r.probability for r in ranked])[0]
                 event = BehaviorEvent(place, when, label)
@@ -265,22 +241,26 @@ class Assistant:
             ask.when,
             ask.place,
             top_k=min(top_k, len(self._predictor.manifest.candidates)),
-            source=ask.source,
-            exhaustive=exhaustive,
-            precision=ask.precision,
-            coverage=ask.coverage,
+            options=PredictOptions(
+                source=ask.source, exhaustive=exhaustive, precision=ask.precision, coverage=ask.coverage
+            ),
         )
 
     def _replay(self, entries: list[Entry]) -> None:
-        """A session cannot forget, so a new one sees the events that are left."""
+        """Show a new session the events that are left; a session cannot forget."""
         session = self._predictor.session()
         for entry in entries:
             session.observe(entry.event)
         self._session, self._entries = session, list(entries)
         self._dismissed.clear()
 
-    def _asked(self, place: str) -> str | None:
-        """A place as the predictor takes it and the page shows it."""
+    def _shown(self, entry: Entry) -> EventView:
+        event = entry.event
+        place = self._shown_place(event.place)
+        return EventView(event.time.isoformat(timespec="seconds"), place, event.behavior, entry.origin)
+
+    def _shown_place(self, place: str) -> str | None:
+        """A place as the predictor and the page take it: None where the bundle has no places."""
         return place if self._predictor.manifest.layout.places else None
 
     def _places(self) -> list[str]:
@@ -291,13 +271,15 @@ class Assistant:
         return list(dict.fromkeys([*known, *(entry.event.place for entry in self._entries[-LISTED:])]))
 
 
-def _sources(manifest: Manifest) -> list[str]:
-    """Sources that the bundle can answer from; fusing needs weights."""
-    return [source for source in SOURCES if source != "fused" or manifest.habits is not None]
+def _levels(calibration: Calibration | None) -> Levels:
+    if calibration is None:
+        return Levels((), ())
+    reached = [PrecisionLevel(level, least is not None) for level, least in calibration.precision.items()]
+    return Levels(reached, list(calibration.coverage))
 
 
-def _after(event: BehaviorEvent | None) -> datetime:
-    """When it is now: a step after the last event, or this machine's time."""
+def _clock_after(event: BehaviorEvent | None) -> datetime:
+    """The page's current time: a step after the last event, or this machine's time."""
     if event is None:
         return datetime.now().replace(second=0, microsecond=0)
     return min(event.time, datetime.max - STEP) + STEP
@@ -309,7 +291,7 @@ def _check_room(count: int) -> None:
 
 
 def _decided(prediction: Prediction, threshold: float) -> bool:
-    """Whether no candidate shown can be on either side of the threshold, given what was not looked at."""
+    """Whether each candidate shown is on one side of the threshold for sure, given what was not evaluated."""
     seen = 1 - prediction.unexpanded
     return all(r.probability >= threshold or r.probability < threshold * seen for r in prediction.ranked)
 

@@ -1,8 +1,8 @@
-"""A small HTTP server on this machine's loopback address only: the page's files and its JSON endpoints.
+"""A small HTTP server on a loopback address: the page's files and its JSON endpoints.
 
-A page that any website could reach by a browser on this machine must not answer to that website. So: the Host header
-names this server (DNS rebinding), a request that changes something comes from this page (Origin, content type), the
-address holds a key that other users of the machine do not know, and the page may load nothing but its own files.
+Other websites open in the same browser, and other users of the machine, must get no answers. So the Host header has to
+name this server (DNS rebinding), a request that changes something has to come from this page (Origin, content type),
+the address holds a random key, and the page may load nothing but its own files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 from edge_behavior.demo.api import GET, POST, read_fields
 from edge_behavior.demo.assistant import Assistant
+from edge_behavior.demo.views import View
 from edge_behavior.errors import EdgebError
 
 LOOPBACK = "127.0.0.1"
@@ -54,7 +56,7 @@ _HEADERS = {
 
 
 class DemoServer(ThreadingHTTPServer):
-    """Serves one assistant. `serve_forever` runs it, `server_close` ends it; requests under way are not waited for.
+    """Serves one assistant. `serve_forever` runs it, `server_close` ends it without waiting for open requests.
 
     Args:
         assistant: What to show.
@@ -84,12 +86,12 @@ class DemoServer(ThreadingHTTPServer):
         self.url = f"http://{own}:{self.server_address[1]}/{self.key}/"
 
     def server_bind(self) -> None:
-        """Bind without asking a name server what this machine is called, as `HTTPServer` does."""
+        """Bind without the name lookup of `HTTPServer`."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = LOOPBACK, int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away is no error."""
+        """Ignore browsers that closed the connection."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -127,11 +129,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(lambda: endpoint.answer(self.server.assistant, read_fields(body, endpoint.fields)))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base class refuses by itself (methods, malformed requests), in this server's form."""
+        """Refusals of the base class (methods, malformed requests), in this server's form."""
         self._refuse(HTTPStatus(code), message or HTTPStatus(code).phrase)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests hold places and behaviors; they are not logged."""
+        """Log nothing: requests hold places and behaviors."""
 
     def _path(self) -> str | None:
         """The path below the key, once the request is known to come from this page's address."""
@@ -149,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         return parts[2]
 
     def _is_foreign(self, origin: str | None, host: str) -> bool:
-        """Whether another site's page sent this; following a link to the page is no such thing."""
+        """Whether another site's page sent this; following a link to this page is allowed."""
         if origin is not None and origin.lower() != f"http://{host.lower()}":
             return True
         followed = self.command == "GET" and self.headers.get("Sec-Fetch-Mode") == "navigate"
@@ -165,17 +167,17 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return self.rfile.read(int(length))
 
-    def _answer(self, ask: Callable[[], dict[str, Any]]) -> None:
+    def _answer(self, ask: Callable[[], View]) -> None:
         try:
             document = ask()
         except EdgebError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, error.message, error.hint)
         except Exception:
-            # A fault of the program: for whoever runs it, not for the page.
+            # A bug: shown in the terminal, not on the page.
             traceback.print_exc()
-            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "edgeb failed; its terminal says how")
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "edgeb failed; see its terminal")
         else:
-            self._send(HTTPStatus.OK, _JSON, json.dumps(document).encode())
+            self._send(HTTPStatus.OK, _JSON, json.dumps(asdict(document)).encode())
 
     def _refuse(self, status: HTTPStatus, message: str, hint: str = "") -> None:
         said = {"error": _one_line(message), "hint": _one_line(hint)}

@@ -1,7 +1,7 @@
-"""The simple counters any learned model has to beat (RECIPE): no training beyond counting.
+"""Five simple counters that a learned model has to beat: no training beyond counting.
 
-All see what the model sees: the user's last L events and the next context. Scores are counts with ties broken by
-recency, so a counter ranks the candidates like a model does.
+They see what the model sees: the user's last L events, and the time and place of the next one. Scores are counts with
+ties broken by recency, so that a counter ranks all candidates like a model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# Of 1, 2, 3, 4, 6, 8 and 12 hours the best one for the back-off counter on Foursquare-NYC's validation users.
+# Hours; of 1, 2, 3, 4, 6, 8 and 12 the best for the back-off counter on Foursquare-NYC's validation users.
 HOUR_BUCKET = 2
 COUNTERS = ("most_frequent", "last_mode", "markov_1", "hour_mode", "place_hour_backoff")
 
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 class EventColumns(Protocol):
-    """The columns counters read: see `data.dataset.EventTable`."""
+    """The columns of `data.dataset.EventTable` that counters read."""
 
     @property
     def time(self) -> NDArray[np.datetime64]:
@@ -45,7 +45,7 @@ class Counters:
     """The five counters over windows of one table.
 
     Args:
-        train_counts: [B] training events per candidate, for `most_frequent` and as the last resort of the others.
+        train_counts: [B] training events per candidate, for `most_frequent` and as the last level of the others.
         transitions: [B, B] training counts of (previous, next), for `markov_1`.
         history_length: L; every window must have that many earlier events.
     """
@@ -56,7 +56,7 @@ class Counters:
         self._length = history_length
 
     def scores(self, name: str, table: EventColumns, targets: Ints) -> Floats:
-        """[n, B] scores of counter `name` at the windows that end before `targets`."""
+        """[n, B] scores of counter `name` at windows, given by the index of their target event."""
         if name == "most_frequent":
             return np.broadcast_to(self._prior, (len(targets), len(self._prior))).copy()
         if name == "markov_1":
@@ -75,7 +75,7 @@ class Counters:
 
     def _backed_off(self, behaviors: NDArray[np.int32], levels: tuple[NDArray[np.bool_], ...]) -> Floats:
         n, size = len(behaviors), len(self._prior)
-        # Level k outranks everything below it; recency breaks ties inside a level, the prior comes last.
+        # A level outranks all below it; recency breaks ties inside a level; the prior comes last.
         recency = np.arange(1.0, self._length + 1)
         total = np.broadcast_to(self._prior * 1e-3, (n, size)).copy()
         rows = np.repeat(np.arange(n), self._length)

@@ -1,23 +1,30 @@
-"""The six metrics of the paper, ranks, and intervals over users, groups or blocks of days.
+"""The paper's six metrics, rank metrics, NLL, and bootstrap intervals over users, groups or blocks of days.
 
-Works on arrays of scores; knows no model. Weighted precision is scikit-learn's `average="weighted"`: Eq. 5 as
-printed weighs by TP+FP, which reduces to accuracy (RECIPE).
+Works on arrays of scores; knows no model. Weighted precision is scikit-learn's `average="weighted"`: Eq. 5 as printed
+weights by TP+FP, which reduces to accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.core.candidates import GROUPS
+from edge_behavior.core.fields import read_fields
 from edge_behavior.core.scoring import log_softmax
-from edge_behavior.util.resampling import Resampling
+from edge_behavior.errors import EdgebError
+from edge_behavior.util.resampling import Resampled, Resampling
 
 SIX = ("weighted_precision", "weighted_recall", "overall", "head", "medium", "tail")
+_DAMAGED_HINT = "the file is damaged or was edited: evaluate again"
+# Absent where intervals were left out; runs of earlier versions lack `resampled` only.
+_OPTIONAL = ("interval", "resampled")
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,11 @@ class Outcome:
     """Predictions over a set of windows.
 
     Attributes:
-        scores: [n, B], higher is better; log-probabilities where `is_log_prob`.
+        scores: [n, B], higher is better; log-probabilities if `is_log_prob`.
         truth: [n] candidate codes.
         users: [n] user codes.
-        is_log_prob: Whether `scores` are log-probabilities up to a constant per row.
-        resampling: What is drawn for intervals; None for users.
+        is_log_prob: Whether `scores` are log-probabilities up to a constant per window.
+        resampling: The units that are resampled for intervals; None for users.
     """
 
     scores: NDArray[np.float64]
@@ -40,35 +47,147 @@ class Outcome:
 
     @property
     def units(self) -> Resampling:
-        """What is drawn for intervals."""
+        """The units that are resampled for intervals."""
         return Resampling(self.users) if self.resampling is None else self.resampling
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """[n] code with the highest score (the first one in candidate order among equals)."""
+        """[n] code with the highest score; the first in candidate order if several tie."""
         return np.asarray(self.scores.argmax(axis=1), dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class BehaviorMetrics:
+    """Metrics of one behavior.
+
+    Attributes:
+        behavior: Its label.
+        group: head, medium or tail.
+        support: Windows whose truth it is.
+        recall: None without such a window.
+        precision: None if it was never predicted.
+        predicted: Windows for which it was predicted.
+    """
+
+    behavior: str
+    group: str
+    support: int
+    recall: float | None
+    precision: float | None
+    predicted: int
+
+    @classmethod
+    def from_dict(cls, values: object, where: str) -> BehaviorMetrics:
+        """Read strictly what `asdict` gave.
+
+        Raises:
+            EdgebError: a field that is missing, unknown or has a bad value.
+        """
+        found = read_fields(values, [f.name for f in fields(cls)], where)
+        for name in ("behavior", "group"):
+            if not isinstance(found[name], str):
+                raise EdgebError(f"{where}: '{name}' is {str(found[name])[:40]}, not text", _DAMAGED_HINT)
+        for name in ("support", "predicted"):
+            _check_number(found[name], f"{where}: '{name}'", int)
+        for name in ("recall", "precision"):
+            _check_number(found[name], f"{where}: '{name}'", optional=True)
+        return cls(**found)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Everything measured of one system on one protocol's windows.
+
+    Attributes:
+        weighted_precision: Precision per behavior, weighted by its windows.
+        weighted_recall: Accuracy.
+        overall: Mean recall per behavior over all behaviors that occur; `head`, `medium` and `tail` over those of one
+            frequency group, None if no window has one.
+        hit_at_3: Share of windows whose truth is among the first 3; `hit_at_5` likewise.
+        mrr: Mean reciprocal rank of the truth.
+        nll: Mean negative log-likelihood in nats; None for scores that are not log-probabilities.
+        windows: Number of windows; `users`, and `behaviors_measured`, the behaviors that occur, likewise.
+        interval: 95 % intervals of accuracy, `overall` and the groups, by name; None if they were left out.
+        resampled: The units behind `interval`; None if not recorded.
+        per_behavior: One entry per candidate, in candidate order.
+    """
+
+    weighted_precision: float
+    weighted_recall: float
+    overall: float | None
+    head: float | None
+    medium: float | None
+    tail: float | None
+    hit_at_3: float
+    hit_at_5: float
+    mrr: float
+    nll: float | None
+    windows: int
+    users: int
+    behaviors_measured: int
+    interval: Mapping[str, Interval | None] | None
+    resampled: Resampled | None
+    per_behavior: tuple[BehaviorMetrics, ...]
+
+    def value(self, name: str) -> float | None:
+        """A metric by its name in `to_dict`."""
+        found: float | None = getattr(self, name)
+        return found
+
+    def interval_of(self, name: str) -> Interval | None:
+        """The 95 % interval of a metric; None if there is none."""
+        return None if self.interval is None else self.interval.get(name)
+
+    @property
+    def units(self) -> Resampled:
+        """The units behind the intervals; whole users where none are recorded."""
+        return Resampled("users", "users", self.users) if self.resampled is None else self.resampled
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields, as in metrics.json and `edgeb evaluate --json`."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name not in _OPTIONAL}
+
+    @classmethod
+    def from_dict(cls, values: object, where: str = "metrics") -> Metrics:
+        """Read strictly what `to_dict` gave; metrics of older runs lack `resampled`.
+
+        Args:
+            where: The file, for error messages.
+
+        Raises:
+            EdgebError: a field that is missing, unknown or has a bad value.
+        """
+        present = [name for name in _OPTIONAL if isinstance(values, dict) and name in values]
+        found = read_fields(values, [*_NUMBERS, *present, "per_behavior"], where)
+        for name, kind in _NUMBERS.items():
+            _check_number(found[name], f"{where}: '{name}'", kind, name in (*SIX[2:], "nll"))
+        rows = found["per_behavior"]
+        if not isinstance(rows, list | tuple):
+            raise EdgebError(f"{where}: 'per_behavior' is not a list", _DAMAGED_HINT)
+        per_behavior = (BehaviorMetrics.from_dict(row, f"{where}.per_behavior[{i}]") for i, row in enumerate(rows))
+        interval = _read_intervals(found["interval"], f"{where}.interval") if "interval" in found else None
+        resampled = _read_resampled(found["resampled"], f"{where}.resampled") if "resampled" in found else None
+        return cls(**{**found, "per_behavior": tuple(per_behavior), "interval": interval, "resampled": resampled})
+
+
+_NUMBERS: dict[str, type] = {
+    **dict.fromkeys((*SIX, "hit_at_3", "hit_at_5", "mrr", "nll"), float),
+    **dict.fromkeys(("windows", "users", "behaviors_measured"), int),
+}
+
+
 def expected_ranks(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[n] rank of the truth, 1 is best; among equal scores the mean of the ranks they share."""
+    """[n] rank of the truth, from 1; tied candidates share the mean of their ranks."""
     own = scores[np.arange(len(truth)), truth][:, None]
     return np.asarray(1.0 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2.0)
 
 
-def behavior_metrics(
-    outcome: Outcome, labels: Sequence[str], groups: Sequence[str], resamples: int = 1000
-) -> dict[str, Any]:
-    """All metrics of one evaluation.
+def behavior_metrics(outcome: Outcome, labels: Sequence[str], groups: Sequence[str], resamples: int = 1000) -> Metrics:
+    """All metrics of one system on one set of windows.
 
     Args:
         groups: head, medium or tail per label.
-        resamples: Bootstrap resamples of the outcome's units for the 95 % intervals; 0 leaves them out.
-
-    Returns:
-        The six metrics; `hit_at_3`, `hit_at_5`, `mrr`; `nll` in nats where scores are log-probabilities;
-        `interval` per metric and `resampled`, the units it is made of; `per_behavior` rows; `windows`, `users`,
-        `behaviors_measured`. A group without a
-        test window has the value None.
+        resamples: Bootstrap resamples for the 95 % intervals; 0 leaves them out.
     """
     truth, predicted = outcome.truth, outcome.predicted
     n, size = len(truth), len(labels)
@@ -79,39 +198,37 @@ def behavior_metrics(
         recall = np.where(support > 0, hits / np.maximum(support, 1), np.nan)
         precision = hits / np.maximum(answered, 1)
     ranks = expected_ranks(outcome.scores, truth)
-    result: dict[str, Any] = {
-        "weighted_precision": float((precision * support).sum() / max(n, 1)),
-        "weighted_recall": float(hits.sum() / max(n, 1)),
+    return Metrics(
+        weighted_precision=float((precision * support).sum() / max(n, 1)),
+        weighted_recall=float(hits.sum() / max(n, 1)),
         **_group_means(recall, groups),
-        "hit_at_3": float((ranks <= 3).mean()),
-        "hit_at_5": float((ranks <= 5).mean()),
-        "mrr": float((1 / ranks).mean()),
-        "nll": float(-log_softmax(outcome.scores)[np.arange(n), truth].mean()) if outcome.is_log_prob else None,
-        "windows": n,
-        "users": len(np.unique(outcome.users)),
-        "behaviors_measured": int((support > 0).sum()),
-    }
-    if resamples:
-        result["interval"] = unit_intervals(outcome, groups, resamples)
-        result["resampled"] = outcome.units.facts()
-    result["per_behavior"] = [
-        {
-            "behavior": labels[i],
-            "group": groups[i],
-            "support": int(support[i]),
-            "recall": None if support[i] == 0 else float(recall[i]),
-            "precision": None if answered[i] == 0 else float(precision[i]),
-            "predicted": int(answered[i]),
-        }
-        for i in range(size)
-    ]
-    return result
+        hit_at_3=float((ranks <= 3).mean()),
+        hit_at_5=float((ranks <= 5).mean()),
+        mrr=float((1 / ranks).mean()),
+        nll=float(-log_softmax(outcome.scores)[np.arange(n), truth].mean()) if outcome.is_log_prob else None,
+        windows=n,
+        users=len(np.unique(outcome.users)),
+        behaviors_measured=int((support > 0).sum()),
+        per_behavior=tuple(
+            BehaviorMetrics(
+                labels[i],
+                groups[i],
+                int(support[i]),
+                None if support[i] == 0 else float(recall[i]),
+                None if answered[i] == 0 else float(precision[i]),
+                int(answered[i]),
+            )
+            for i in range(size)
+        ),
+        interval=unit_intervals(outcome, groups, resamples) if resamples else None,
+        resampled=outcome.units.summary() if resamples else None,
+    )
 
 
 def unit_intervals(
     outcome: Outcome, groups: Sequence[str], resamples: int, seed: int = 0
-) -> dict[str, list[float] | None]:
-    """95 % percentile bootstrap over units of weighted recall, overall, head, medium and tail.
+) -> dict[str, Interval | None]:
+    """95 % percentile bootstrap intervals of accuracy, overall, head, medium and tail.
 
     Windows of one unit (a user, a group, a block of days) are not independent, so units are resampled, not windows.
     """
@@ -127,7 +244,7 @@ def unit_intervals(
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = drawn_hits / drawn_support
         accuracy = drawn_hits.sum(1) / drawn_support.sum(1)
-    intervals: dict[str, list[float] | None] = {"weighted_recall": _percentiles(accuracy)}
+    intervals: dict[str, Interval | None] = {"weighted_recall": _percentiles(accuracy)}
     names = np.array(groups)
     for name in ("overall", *GROUPS):
         part = recall if name == "overall" else recall[:, names == name]
@@ -148,8 +265,37 @@ def _group_means(recall: NDArray[np.float64], groups: Sequence[str]) -> dict[str
     return means
 
 
-def _percentiles(values: NDArray[np.float64]) -> list[float] | None:
+def _percentiles(values: NDArray[np.float64]) -> Interval | None:
     if not len(values):
         return None
     low, high = np.percentile(values, [2.5, 97.5])
-    return [float(low), float(high)]
+    return float(low), float(high)
+
+
+def _check_number(value: object, what: str, kind: type = float, optional: bool = False) -> None:
+    """Refuse a value that is not a number of that kind (JSON's true is Python's int), or null where `optional`."""
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
+        raise EdgebError(f"{what} is {str(value)[:40]}, not a number", _DAMAGED_HINT)
+
+
+def _read_intervals(values: object, where: str) -> dict[str, Interval | None]:
+    found: dict[str, Interval | None] = {}
+    for name, pair in read_fields(values, ("weighted_recall", "overall", *GROUPS), where).items():
+        if pair is None:
+            found[name] = None
+            continue
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise EdgebError(f"{where}: '{name}' is not a list of two numbers", _DAMAGED_HINT)
+        for end in pair:
+            _check_number(end, f"{where}: '{name}'")
+        found[name] = (pair[0], pair[1])
+    return found
+
+
+def _read_resampled(values: object, where: str) -> Resampled:
+    found = read_fields(values, [f.name for f in fields(Resampled)], where)
+    for name in ("count", "days"):
+        _check_number(found[name], f"{where}: '{name}'", int, name == "days")
+    return Resampled(**found)

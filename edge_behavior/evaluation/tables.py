@@ -1,12 +1,10 @@
-"""Tables of results for people: the same rows for the terminal, Markdown and HTML.
+"""Tables of results: the same cells for the terminal, Markdown and HTML.
 
-Takes metrics as `metrics.json` holds them and predictions as `predict` gives them. Computes no metric, and imports
-rich only where a terminal table is made.
+Takes metrics and predictions and computes none. Imports rich only for a terminal table.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -14,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.evaluation.counters import COUNTERS
-from edge_behavior.util.resampling import counted_units
+from edge_behavior.util.markdown import markdown_table, markdown_text
+from edge_behavior.util.numbers import NONE, difference, number
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-NONE = "–"
+    from edge_behavior.evaluation.habits import HistoryBin
+    from edge_behavior.evaluation.metrics import Metrics
+    from edge_behavior.evaluation.results import Results
+    from edge_behavior.util.resampling import Resampled
+
 COLUMNS = {
     "weighted_precision": "Prec_w",
     "weighted_recall": "Rec_w",
@@ -50,12 +53,10 @@ _SYMMETRIC_WITHIN = 0.005
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _BAR_CELLS = 20
 
-Protocols = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a results table: its text, its interval's text ("" for none), and whether it is the best."""
+    """One number of a results table: its text, its interval's ("" for none), and whether it is its column's best."""
 
     text: str
     interval: str = ""
@@ -66,8 +67,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One counter or model: its key, its name for people, and a cell per column."""
+class SystemRow:
+    """One system of a results table: its key, its displayed name, and a cell per column."""
 
     key: str
     name: str
@@ -80,30 +81,14 @@ class Row:
 
 
 def pretty_name(key: str) -> str:
-    """The name people see for a counter or model; an unknown key is its own name."""
+    """The displayed name of a counter or model; an unknown key is its own name."""
     return NAMES.get(key, key)
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A share as `.386`: no leading zero, three digits; None as a dash."""
-    if value is None:
-        return NONE
-    text = f"{value:.{digits}f}"
-    return re.sub(r"^(-?)0\.", r"\1.", text)
-
-
-def difference(value: float | None) -> str:
-    """A signed difference of shares, as `+.120`."""
-    if value is None:
-        return NONE
-    rounded = round(value, 3) + 0.0  # no "-.000"
-    return ("+" if rounded >= 0 else "") + number(rounded)
-
-
 def interval_text(value: float, interval: Sequence[float] | None) -> str:
-    """`±.021` where that says both ends, else `[.000,.014]`; "" without an interval, or where nothing varies.
+    """`±.021` if that gives both ends, else `[.000,.014]`; "" without an interval, or if nothing varies.
 
-    A half-width says both ends when it misses neither by more than .005 and stays inside 0 and 1.
+    A half-width is shown if it misses neither end by more than .005 and stays inside 0 and 1.
     """
     if interval is None:
         return ""
@@ -117,78 +102,65 @@ def interval_text(value: float, interval: Sequence[float] | None) -> str:
     return f"[{number(low)},{number(high)}]"
 
 
-def all_rows(metrics: Mapping[str, Any]) -> dict[str, Protocols]:
-    """Counters, then models, of a run's metrics.json: {name: {protocol: metrics}}."""
-    return {**metrics["counters"], **metrics["models"]}
-
-
-def shown_columns(rows: Mapping[str, Protocols], protocol: str) -> tuple[str, ...]:
-    """Metric names of the table's columns: the six, and NLL where a row has it."""
-    has_nll = any(row[protocol].get("nll") is not None for row in rows.values() if protocol in row)
+def shown_columns(results: Results, protocol: str) -> tuple[str, ...]:
+    """Metric names of the table's columns: the six, and NLL if a system has it."""
+    has_nll = any(held[protocol].nll is not None for held in results.values() if protocol in held)
     return tuple(c for c in COLUMNS if c != "nll" or has_nll)
 
 
-def result_rows(rows: Mapping[str, Protocols], protocol: str) -> list[Row]:
-    """The table's content: counters first, else in the order given; a row without this protocol is left out.
+def result_rows(results: Results, protocol: str) -> list[SystemRow]:
+    """The table's content: counters first, else in the order given; systems without this protocol are left out.
 
     The best number of a column is marked, as are those that look the same, unless all do.
 
     Args:
-        rows: {name: {protocol: metrics}}, metrics as `metrics.behavior_metrics` gives them.
+        results: The systems to compare.
         protocol: `natural` or `balanced`.
     """
-    columns = shown_columns(rows, protocol)
-    made = [
-        Row(key, pretty_name(key), tuple(_cell(held[protocol], column) for column in columns))
-        for key, held in sorted(rows.items(), key=lambda item: item[0] not in COUNTERS)
+    columns = shown_columns(results, protocol)
+    rows = [
+        SystemRow(key, pretty_name(key), tuple(_cell(held[protocol], column) for column in columns))
+        for key, held in sorted(results.items(), key=lambda item: item[0] not in COUNTERS)
         if protocol in held
     ]
-    best = [_best([row.cells[i].text for row in made], column) for i, column in enumerate(columns)]
+    best = [_best([row.cells[i].text for row in rows], column) for i, column in enumerate(columns)]
     return [
         replace(row, cells=tuple(replace(c, best=c.text == b) for c, b in zip(row.cells, best, strict=True)))
-        for row in made
+        for row in rows
     ]
 
 
-def protocol_caption(rows: Mapping[str, Protocols], protocol: str) -> str:
-    """One line on what was measured: windows, users, behaviors, and what the intervals are."""
-    measured = next((held[protocol] for held in rows.values() if protocol in held), None)
+def protocol_caption(results: Results, protocol: str) -> str:
+    """One line on what was measured: windows, users, behaviors, and the units of the intervals."""
+    measured = next((held[protocol] for held in results.values() if protocol in held), None)
     if measured is None:
         return "no windows measured"
-    # Metrics of runs before there was a choice lack it: whole users.
-    resampled = measured.get("resampled", {"split": "users", "unit": "users"})
-    # The part may be training's, or the dataset another than the model's: no word of what is new in these windows.
-    by_time = ", split by time" if resampled["split"] == "time" else ""
+    # The part may be training's, or the dataset another than the model's: no claim that these windows are new to it.
+    by_time = ", split by time" if measured.units.split == "time" else ""
     parts = [
-        f"{measured['windows']:,} windows of {counted(measured['users'], 'users')}{by_time}",
-        f"{measured['behaviors_measured']} of {len(measured['per_behavior'])} behaviors occur",
+        f"{measured.windows:,} windows of {counted(measured.users, 'users')}{by_time}",
+        f"{measured.behaviors_measured} of {len(measured.per_behavior)} behaviors occur",
     ]
-    if measured.get("interval"):
-        parts.append(f"95 % intervals over {units_counted(resampled)}")
+    if measured.interval:
+        parts.append(f"95 % intervals over {units_counted(measured.units)}")
     return "; ".join(parts)
 
 
-def units_counted(resampled: Mapping[str, Any]) -> str:
-    """What intervals are over: users, or so many groups or blocks of days.
-
-    Args:
-        resampled: As `Resampling.facts` gives them.
-    """
-    if resampled["unit"] == "users":
-        return "users"
-    return counted_units(resampled)
+def units_counted(resampled: Resampled) -> str:
+    """The units of intervals: users, or a number of groups or blocks of days."""
+    return "users" if resampled.unit == "users" else resampled.counted
 
 
 def counted(count: int, things: str) -> str:
-    """A number of things, of which there may be one."""
+    """A number of things, in the singular for one."""
     return f"{count:,} {things.removesuffix('s') if count == 1 else things}"
 
 
-def results_table(rows: Mapping[str, Protocols], protocol: str) -> Table:
-    """Counters and models with the six metrics (and NLL where known), for a terminal.
+def results_table(results: Results, protocol: str) -> Table:
+    """The six metrics of every system, and NLL if known, for a terminal.
 
     Args:
-        rows: {name: {protocol: metrics}}; `all_rows` makes it of a run's metrics.json.
+        results: The systems to compare.
         protocol: `natural` or `balanced`.
     """
     from rich.table import Table
@@ -196,7 +168,7 @@ def results_table(rows: Mapping[str, Protocols], protocol: str) -> Table:
 
     table = Table(
         title=f"{protocol} windows",
-        caption=protocol_caption(rows, protocol),
+        caption=protocol_caption(results, protocol),
         box=None,
         pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -205,11 +177,11 @@ def results_table(rows: Mapping[str, Protocols], protocol: str) -> Table:
         caption_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for column in shown_columns(rows, protocol):
-        # Left, so that an interval that a narrow terminal wraps stands below its number.
+    for column in shown_columns(results, protocol):
+        # Left, so that an interval wrapped by a narrow terminal stands below its number.
         table.add_column(COLUMNS[column], justify="left" if column in _WITH_INTERVAL else "right")
-    made = result_rows(rows, protocol)
-    for row, following in zip_longest(made, made[1:]):
+    rows = result_rows(results, protocol)
+    for row, following in zip_longest(rows, rows[1:]):
         cells = [
             Text.assemble(
                 (cell.text, "bold green" if cell.best else ""), (f" {cell.interval}" if cell.interval else "", "dim")
@@ -222,59 +194,57 @@ def results_table(rows: Mapping[str, Protocols], protocol: str) -> Table:
     return table
 
 
-def results_markdown(rows: Mapping[str, Protocols], protocol: str) -> str:
+def results_markdown(results: Results, protocol: str) -> str:
     """The same table in Markdown, its caption below it; ends with a newline."""
-    names = [COLUMNS[c] for c in shown_columns(rows, protocol)]
-    lines = [_line(["", *names]), _line(["---", *["---:"] * len(names)])]
-    for row in result_rows(rows, protocol):
-        cells = [f"**{c.text}** {c.interval}".rstrip() if c.best else str(c) for c in row.cells]
-        lines.append(_line([markdown_text(row.name), *cells]))
-    caption = f"{protocol.capitalize()} protocol: {protocol_caption(rows, protocol)}."
-    return "\n".join([*lines, "", caption]) + "\n"
+    names = [COLUMNS[c] for c in shown_columns(results, protocol)]
+    lines = [
+        [markdown_text(row.name), *(f"**{c.text}** {c.interval}".rstrip() if c.best else str(c) for c in row.cells)]
+        for row in result_rows(results, protocol)
+    ]
+    caption = f"{protocol.capitalize()} protocol: {protocol_caption(results, protocol)}."
+    return "\n".join([*markdown_table(["", *names], lines), "", caption]) + "\n"
 
 
-def history_table(bins: Sequence[Mapping[str, Any]], protocol: str) -> Table:
+def history_table(bins: Sequence[HistoryBin], protocol: str) -> Table:
     """Accuracy by how many events of the user came before the target, a row per bin.
 
     Args:
-        bins: As `evaluation.accuracy_by_history` gives them.
-        protocol: Which windows, for the title.
+        bins: As `accuracy_by_history` gives them.
+        protocol: Name of the windows, for the title.
     """
     from rich.table import Table
     from rich.text import Text
 
     title = f"accuracy by events seen, {protocol}"
     table = Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
-    sources = list(bins[0]["accuracy"]) if bins else []
+    sources = list(bins[0].accuracy) if bins else []
     for column in ("events", "windows", "users", *sources):
         table.add_column(column, justify="right")
     for held in bins:
-        cells = [number(held["accuracy"][source]) for source in sources]
+        cells = [number(held.accuracy[source]) for source in sources]
         best = _best(cells, "accuracy")
         shown = [Text(cell, style="bold" if cell == best else "") for cell in cells]
-        events = f"{held['from']}–{held['to'] - 1}" if held["to"] is not None else f"{held['from']}+"
-        table.add_row(events, str(held["windows"]), str(held["users"]), *shown)
+        table.add_row(held.events, str(held.windows), str(held.users), *shown)
     return table
 
 
-def stage_effects(metrics: Mapping[str, Any], protocol: str = "balanced") -> list[tuple[str, list[tuple[str, str]]]]:
-    """Per group and overall: (value, difference to the stage before) for untuned, A and B, as text."""
-    models = [metrics["models"].get(name, {}).get(protocol, {}) for name in _MODELS]
+def stage_effects(models: Results, protocol: str = "balanced") -> list[tuple[str, list[tuple[str, str]]]]:
+    """Per group and overall: (value, difference to the stage before) of untuned, A and B, as text."""
     found = []
     for group in STAGE_ROWS:
-        values = [m.get(group) for m in models]
+        values = [models[name][protocol].value(group) if name in models else None for name in _MODELS]
         before = [None, *values[:-1]]
         gains = [None if v is None or b is None else v - b for v, b in zip(values, before, strict=True)]
         found.append((group, [(number(v), difference(g)) for v, g in zip(values, gains, strict=True)]))
     return found
 
 
-def stage_effect_table(metrics: Mapping[str, Any], protocol: str = "balanced") -> Table:
-    """Mean per-class recall of head, medium, tail and overall before and after each stage, with differences.
+def stage_effect_table(models: Results, protocol: str = "balanced") -> Table:
+    """Mean recall per behavior, by group and overall, before and after each training stage.
 
     Args:
-        metrics: A run's metrics.json.
-        protocol: Which windows.
+        models: `RunMetrics.models`.
+        protocol: Name of the windows.
     """
     from rich.table import Table
     from rich.text import Text
@@ -286,7 +256,7 @@ def stage_effect_table(metrics: Mapping[str, Any], protocol: str = "balanced") -
     for name in _MODELS[1:]:
         table.add_column(NAMES[name], justify="right")
         table.add_column("", justify="left")
-    for group, cells in stage_effects(metrics, protocol):
+    for group, cells in stage_effects(models, protocol):
         shown = [Text(cells[0][0])]
         for value, gain in cells[1:]:
             shown += [Text(value), Text(gain, style=_gain_style(gain))]
@@ -299,7 +269,7 @@ def candidates_table(predictions: Sequence[Mapping[str, Any]], likely: Sequence[
 
     Args:
         predictions: `behavior` and `probability` of each, most probable first.
-        likely: Behaviors of the likely set, to be marked in a column of their own; None for no such column.
+        likely: Members of the prediction set, marked in a column of their own; None for no such column.
     """
     from rich.table import Table
     from rich.text import Text
@@ -320,20 +290,13 @@ def candidates_table(predictions: Sequence[Mapping[str, Any]], likely: Sequence[
     return table
 
 
-def markdown_text(text: str) -> str:
-    """Text from a log as Markdown that shows it literally, on one line and also inside a table cell."""
-    entities = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$]|^[#+-])", r"\\\1", entities)
-
-
-def _cell(metrics: Mapping[str, Any], column: str) -> Cell:
-    value = metrics.get(column)
+def _cell(metrics: Metrics, column: str) -> Cell:
+    value = metrics.value(column)
     if value is None:
         return Cell(NONE)
     if column == "nll":
         return Cell(f"{value:.2f}")
-    interval = metrics.get("interval", {}).get(column) if column in _WITH_INTERVAL else None
-    return Cell(number(value), interval_text(value, interval))
+    return Cell(number(value), interval_text(value, metrics.interval_of(column) if column in _WITH_INTERVAL else None))
 
 
 def _best(texts: Sequence[str], column: str) -> str | None:
@@ -341,10 +304,6 @@ def _best(texts: Sequence[str], column: str) -> str | None:
     if len(set(known)) < 2:
         return None
     return min(known, key=float) if column in _LOWER_IS_BETTER else max(known, key=float)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _gain_style(gain: str) -> str:

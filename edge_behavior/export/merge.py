@@ -1,13 +1,13 @@
-"""Fold a LoRA adapter into its backbone, and prove that nothing changed.
+"""Merge a LoRA adapter into its backbone and check that the logits stay the same.
 
-The result is an ordinary model folder. Knows PEFT and transformers; knows nothing of GGUF.
+The result is an ordinary model folder. Knows PEFT and Transformers; knows no export format.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ _OTHER_BASE = "the adapter was trained on another backbone: pass that one"
 
 @dataclass(frozen=True)
 class Probe:
-    """A few token ids and the model's logits for them, to check later stages against.
+    """A few token ids and the model's logits for them, to check later steps against.
 
     Attributes:
         ids: Token ids, length T.
@@ -44,15 +44,36 @@ class Probe:
     difference: float
 
 
+@dataclass(frozen=True)
+class MergeOptions:
+    """How to merge.
+
+    Attributes:
+        dtype: "float32", "float16" or "bfloat16": the precision to merge, check and save in.
+        stored: "f32" or "f16": what the weights have to fit into later.
+        revision: Hub revision of the backbone.
+        probe_ids: Token ids to compare logits on; by default ids spread over the vocabulary.
+    """
+
+    dtype: str = "float32"
+    stored: str = "f32"
+    revision: str | None = None
+    probe_ids: Sequence[int] = ()
+
+
+def merge_dtype(parameters: int) -> str:
+    """float32 where it fits into memory; float16 rounds once, as the converted file does anyway."""
+    import psutil
+
+    return "float32" if parameters * 4 * 1.3 < psutil.virtual_memory().available else "float16"
+
+
 def merge_adapter(
     base: str | Path,
     adapter: Path | None,
     out_dir: Path,
-    dtype: str = "float32",
-    probe_ids: list[int] | None = None,
+    options: MergeOptions | None = None,
     observe: Callable[[str, Any], None] | None = None,
-    stored: str = "f32",
-    revision: str | None = None,
 ) -> Probe:
     """Save backbone plus adapter as one model folder with its tokenizer.
 
@@ -60,11 +81,8 @@ def merge_adapter(
         base: Folder or hub name of the backbone.
         adapter: Folder of a PEFT LoRA adapter, or None to save the backbone alone.
         out_dir: Folder to write, directly.
-        dtype: "float32", "float16" or "bfloat16": the precision to merge, check and save in.
-        probe_ids: Token ids to compare logits on; ids spread over the vocabulary by default.
+        options: How to merge.
         observe: Called with "adapter" and the model before merging, then with "merge" and the merged model.
-        stored: "f32" or "f16": what the weights have to fit into later.
-        revision: Hub revision of the backbone.
 
     Returns:
         The logits before merging, which the converted file must reproduce.
@@ -77,7 +95,8 @@ def merge_adapter(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    base_dir = find_backbone(base, revision)
+    options = options or MergeOptions()
+    base_dir = find_backbone(base, options.revision)
     config = load_config(base_dir)
     weight_files(base_dir)
     tokenizer = load_tokenizer(base_dir)
@@ -87,7 +106,7 @@ def merge_adapter(
         with _no_progress_bars():
             model: Any = AutoModelForCausalLM.from_pretrained(
                 base_dir,
-                dtype=getattr(torch, dtype),
+                dtype=getattr(torch, options.dtype),
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -97,17 +116,17 @@ def merge_adapter(
             f"cannot load the backbone {base}: {first_line(error)}", "check or download its files"
         ) from None
     beyond = check_weights(model, str(base))
-    if beyond and stored == "f16":
+    if beyond and options.stored == "f16":
         raise EdgebError(beyond_f16(str(base), beyond), KEEP_F32)
-    ids = probe_ids or _spread_ids(int(config.vocab_size))
-    show = observe or (lambda stage, seen: None)
+    ids = list(options.probe_ids) or _spread_ids(int(config.vocab_size))
+    observe = observe or (lambda stage, seen: None)
     if adapter is None:
         probe = Probe(ids, _logits(model, ids), 0.0)
-        show("adapter", model)
+        observe("adapter", model)
     else:
         _check_shapes(model, adapter)
-        model, probe = _merge(model, adapter, ids, dtype, show)
-    show("merge", model)
+        model, probe = _merge(model, adapter, ids, options.dtype, observe)
+    observe("merge", model)
     try:
         with _no_progress_bars():
             model.save_pretrained(out_dir)
@@ -119,7 +138,7 @@ def merge_adapter(
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers' own bars out of ours."""
+    """Hide Transformers' own progress bars."""
     from transformers.utils import logging as module
 
     logging: Any = module  # untyped functions
@@ -175,7 +194,7 @@ def _logits(model: Any, ids: list[int]) -> NDArray[np.float32]:
 
 
 def _spread_ids(vocab_size: int) -> list[int]:
-    """Ids all over the vocabulary, the same every time."""
+    """Random ids from the whole vocabulary, the same every time."""
     return [int(i) for i in np.random.default_rng(0).integers(0, vocab_size, PROBE_LENGTH)]
 
 

@@ -1,26 +1,22 @@
-"""What of a run folder is exported."""
+"""Export from a run folder: the weights of a stage with the run's candidates, layout, recipe and metrics."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.source import ExportSource
-from edge_behavior.train.run.folder import STAGES, RunFolder, read_json
+from edge_behavior.train.run.folder import RunFolder, read_json
 from edge_behavior.train.run.provenance import check_run
-from edge_behavior.util.checksums import file_sha256
+from edge_behavior.train.stage_list import MODELS, TUNED, UNTUNED
+from edge_behavior.util.checksums import sha256_with_bar
 
 if TYPE_CHECKING:
     from edge_behavior.data.dataset import Dataset
 
-_SHOW_FROM = 256_000_000
 
-
-def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) -> ExportSource:
+def run_source(path: Path, stage: str = TUNED[-1], data: Path | None = None) -> ExportSource:
     """The weights of a stage with the run's candidates, layout, recipe and metrics.
 
     Args:
@@ -32,18 +28,17 @@ def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) ->
         EdgebError: not a run, unknown stage, a stage that is not finished, a `data` that does not belong to it, or a
             backbone, adapter, metrics or dataset that have changed since the training.
     """
-    choices = ("untuned", *STAGES)
-    if stage not in choices:
-        raise EdgebError(f"unknown stage '{stage}'", nearest(stage, choices))
+    if stage not in MODELS:
+        raise EdgebError(f"unknown stage '{stage}'", nearest(stage, MODELS))
     run = RunFolder.open(path)
     adapter = None
-    if stage != "untuned":
+    if stage != UNTUNED:
         if run.done(stage) is None:
             raise EdgebError(f"{path}: stage {stage} is not finished", "continue it with `edgeb train --resume`")
         adapter = run.adapter(stage)
-    recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
-    revision = recipe["backbone"].get("revision")
-    check_run(run, (stage, "evaluation"), revision, _shown_sha256)
+    recipe = run.recipe.model_dump()
+    revision = recipe["backbone"]["revision"]
+    check_run(run, (stage, "evaluation"), revision, sha256_with_bar)
     metrics = path / "metrics.json"
     evaluation = {}
     if metrics.is_file():
@@ -54,9 +49,9 @@ def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) ->
             for protocol, numbers in found.items()
         }
     for section, field in (("backbone", "path"), ("a_tuning", "aux_path")):
-        place = recipe.get(section, {}).get(field)
+        place = recipe[section][field]
         if place is not None and (Path(place).is_absolute() or Path(place).is_dir()):
-            # A bundle is shipped: it names backbone and conversations, not where they lay.
+            # A bundle is shipped: it names backbone and conversations, not their folders.
             recipe[section][field] = Path(place).name
     dataset, note = _dataset(run, data)
     return ExportSource(
@@ -70,12 +65,12 @@ def run_source(path: Path, stage: str = STAGES[-1], data: Path | None = None) ->
         data=None if dataset is None else dataset.path,
         places=_places(run, dataset),
         data_note=note,
-        own_data=dataset is None or dataset.fingerprint == (run.state.get("dataset") or {}).get("fingerprint"),
+        own_data=dataset is None or dataset.fingerprint == run.state.fingerprint,
     )
 
 
 def _places(run: RunFolder, dataset: Dataset | None) -> tuple[str, ...] | None:
-    """Names that prompts may hold; None where they are not known."""
+    """Place names that prompts may hold; None if they are not known."""
     if not run.layout.places:
         return ()
     return None if dataset is None else tuple(dataset.places)
@@ -83,9 +78,9 @@ def _places(run: RunFolder, dataset: Dataset | None) -> tuple[str, ...] | None:
 
 def _dataset(run: RunFolder, chosen: Path | None) -> tuple[Dataset | None, str]:
     """The dataset to export with, or None and the reason."""
-    recorded = run.state.get("dataset") or {}
-    path = chosen or Path(str(recorded.get("path")))
-    if chosen is None and not path.exists():
+    recorded = run.state.dataset
+    path = chosen or (None if recorded is None else Path(recorded.path))
+    if path is None or (chosen is None and not path.exists()):
         return None, "the run's dataset is gone"
     # Here, since an export without a dataset needs no pyarrow.
     from edge_behavior.data.dataset import Dataset
@@ -95,19 +90,10 @@ def _dataset(run: RunFolder, chosen: Path | None) -> tuple[Dataset | None, str]:
     dataset = Dataset.open(path)
     if chosen is not None:
         check_dataset_fits(run.candidates, run.layout, dataset, str(run.path))
-    elif dataset.fingerprint != recorded.get("fingerprint"):
+    elif recorded is None or dataset.fingerprint != recorded.fingerprint:
         raise EdgebError(
             f"the dataset {path} has changed since {run.path} was trained",
             "put it back, or name a dataset with the same labels with --data",
         )
     verify(dataset)
     return dataset, ""
-
-
-def _shown_sha256(file: Path) -> str:
-    """SHA-256 of a file, with a progress bar for a large one."""
-    size = file.stat().st_size
-    if size < _SHOW_FROM:
-        return file_sha256(file)
-    with progress_bar(f"Checking {file.name}", size, unit_bytes=True) as advance:
-        return file_sha256(file, advance)

@@ -1,4 +1,4 @@
-"""What is exported."""
+"""What is exported: backbone, adapter, candidates, layout and the dataset to measure and fit on."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class ExportSource:
         layout: The layout it was trained with.
         training: The resolved recipe, kept in the manifest.
         evaluation: The run's metrics, kept in the manifest.
-        base_license: Licence of the backbone, kept in the manifest.
-        special_ids: (id that prompts start with or None, end-of-sequence id) as training used them; None takes the
-            tokenizer's own rule.
+        base_license: License of the backbone, kept in the manifest.
+        special_ids: (id that prompts start with or None, end-of-sequence id) as training used them; None follows the
+            tokenizer.
         revision: Hub revision of the backbone; None takes the newest. A folder has none.
         data: Dataset folder with the same candidates, or None.
-        places: Place names of the domain, or None where they are not known.
-        data_note: Why there is no dataset, for the report; "" where there is one.
-        own_data: Whether `data` is what the model was trained with. In another dataset's validation part may be events
-            that it was trained on, which flatter it.
+        places: Place names that prompts may hold, or None if they are not known.
+        data_note: Why there is no dataset, for the report; "" if there is one.
+        own_data: Whether the model was trained with `data`. Another dataset's validation part may hold events that it
+            was trained on, which flatter it.
     """
 
     base: str | Path

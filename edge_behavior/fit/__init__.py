@@ -1,1 +1,1 @@
-"""What is fitted on held-out users: calibration, and how model and habits are mixed."""
+"""What is fitted on held-out users at export: calibration, and the mixture of model and habits."""

@@ -1,16 +1,16 @@
-"""Fit on held-out users how a bundle's scores become probabilities, and measure on users not fitted on what it brings.
+"""Fit on held-out users how a bundle's scores become probabilities, and measure it by nested cross-validation.
 
-Everything that is reported for a user comes from weights, temperature, biases and thresholds that were fitted without
-that user: a fold of users is measured with what the other folds gave, and the thresholds that these give are taken from
-windows scored without their own fold in turn. What goes into the bundle is fitted in the same way on all of them; only
-the choice between the three ways to calibrate is made with every user, again by losses of users not fitted on. Where
-the dataset has groups, or was split by time, groups or blocks of days stand in the place of users (`HeldOut.units`).
+What is reported for a user comes from weights, temperature, biases and thresholds that were fitted without that user:
+a fold of users is measured with what the other folds give, whose thresholds in turn come from windows scored without
+their own fold. What goes into the bundle is fitted in the same way on all folds; only the choice between the three ways
+to calibrate uses every user, again by losses on users that were not fitted on. If the dataset has groups, or was split
+by time, groups or blocks of days take the place of users (`HeldOut.units`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,89 +22,133 @@ from edge_behavior.core.calibration import (
     Calibration,
     conformal_threshold,
     conformity,
-    expected_calibration_error,
-    measure,
     suggest_thresholds,
 )
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.fusion import SOURCES
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
+from edge_behavior.evaluation.calibration import CalibrationMetrics, expected_calibration_error, measure_calibration
 from edge_behavior.fit.mixture import Floats, HeldOut, Ints, fit_weights, unit_folds
-from edge_behavior.util.resampling import units_text
+from edge_behavior.util.resampling import Resampled
 
 WAYS = ("raw", "temperature", "bias")
 MIN_UNITS, MIN_WINDOWS = 10, 100
-# Pull of the biases towards 0, per squared nat, in nats of mean loss.
+# L2 penalty on the biases, in nats of mean loss per squared nat.
 L2 = 0.01
-# Fewer windows with a tail truth say nothing of what the biases do to the tail.
+# Fewer windows with a tail truth cannot tell what the biases do to the tail.
 TAIL_WINDOWS = 20
 _SHARPEST = 20.0
 
 
 class TooFewToCalibrateError(EdgebError):
-    """There are not enough held-out users (groups, blocks of days) or windows to fit a calibration."""
+    """Too few held-out users (groups, blocks of days) or windows to fit a calibration."""
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """A source as it is fitted without some of the folds.
+class WayMetrics:
+    """One way to calibrate, on units it was not fitted on.
 
     Attributes:
-        raw: [n, B] the source's scores of all windows; of `fused` by weights that were fitted without these folds.
-        ways: Per way: as it comes (`raw`), with a temperature, with a temperature and biases.
+        nll: Mean negative log-likelihood in nats.
+        tail_nll: That of tail truths; None without one.
+        ece: Expected calibration error.
     """
 
-    raw: Floats
-    ways: Mapping[str, Calibration]
+    nll: float
+    tail_nll: float | None
+    ece: float
 
 
-def fit_calibration(held: HeldOut, fused: bool = True, seed: int = 0) -> dict[str, Any]:
-    """What a manifest's `calibration` holds.
+@dataclass(frozen=True)
+class FittedSource:
+    """The calibration of one source.
+
+    Attributes:
+        calibration: What the bundle gets.
+        measured: What it does, each fold by what the other folds give.
+        way: The chosen way: `raw`, `temperature` or `bias`.
+        ways: Every way that was tried.
+    """
+
+    calibration: Calibration
+    measured: CalibrationMetrics
+    way: str
+    ways: Mapping[str, WayMetrics]
+
+
+@dataclass(frozen=True)
+class FittedCalibration:
+    """The calibration of a bundle's sources.
+
+    Attributes:
+        sources: Per source.
+        windows: Held-out windows.
+        users: Users they are of.
+        resampled: The units that were left out whole.
+        folds: Number of folds.
+    """
+
+    sources: Mapping[str, FittedSource]
+    windows: int
+    users: int
+    resampled: Resampled
+    folds: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a manifest's `calibration` holds."""
+        return {
+            **{source: found.calibration.to_dict() for source, found in self.sources.items()},
+            "measured": {
+                "split": "validation",
+                "windows": self.windows,
+                "users": self.users,
+                "resampled": self.resampled.to_dict(),
+                "folds": self.folds,
+                **{
+                    source: {
+                        **found.measured.to_dict(),
+                        "way": found.way,
+                        "ways": {way: asdict(held) for way, held in found.ways.items()},
+                    }
+                    for source, found in self.sources.items()
+                },
+            },
+        }
+
+
+def fit_calibration(held: HeldOut, fused: bool = True, seed: int = 0) -> FittedCalibration:
+    """Fit the calibration of every source, and measure it on units that nothing was fitted on.
 
     Args:
-        held: Scores of held-out users, see `heldout.score_held_out`.
+        held: Scores of held-out windows, see `mixture.score_held_out`.
         fused: Whether the bundle has fusion weights.
-        seed: Of the folds.
-
-    Returns:
-        Per source what `calibration.Calibration` reads, and under `measured`: `split`, `windows`, `users`, `resampled`
-        (the units), `folds` and per source what `calibration.measure` gives on users that nothing was fitted on, with
-        the `way` chosen (`raw`, `temperature` or `bias`) and what was known of each of the `ways`.
+        seed: For the folds.
 
     Raises:
         TooFewToCalibrateError: fewer than 10 units or 100 windows.
     """
     fold, folds = unit_folds(held.units, seed)
-    resampled = held.units.facts()
-    if resampled["count"] < MIN_UNITS or len(held) < MIN_WINDOWS:
+    resampled = held.units.summary()
+    if resampled.count < MIN_UNITS or len(held) < MIN_WINDOWS:
         raise TooFewToCalibrateError(
-            f"{len(held)} validation windows of {resampled['count']} {units_text(resampled)} are too few, "
+            f"{len(held)} validation windows of {resampled.count} {resampled.text} are too few, "
             f"{MIN_WINDOWS} of {MIN_UNITS} are needed",
             f"import {'a longer log' if held.units.split == 'time' else 'more users'}, or export with --no-calibrate",
         )
-    counted = {
-        "split": "validation",
-        "windows": len(held),
-        "users": len(np.unique(held.users)),
-        "resampled": resampled,
-        "folds": folds,
-    }
-    found: dict[str, Any] = {}
-    measured: dict[str, Any] = {}
+    sources = {}
     for source in (name for name in SOURCES if fused or name != "fused"):
-        fitted = _Source(held, source, fold)
-        way, known = fitted.choose()
-        found[source] = fitted.calibration(way, frozenset()).to_dict()
-        measured[source] = {**fitted.measured(way), "way": way, "ways": known}
-    return {**found, "measured": {**counted, **measured}}
+        fits = _SourceFits(held, source, fold)
+        way, ways = fits.choose()
+        sources[source] = FittedSource(fits.calibration(way, frozenset()), fits.measured(way), way, ways)
+    return FittedCalibration(sources, len(held), len(np.unique(held.users)), resampled, folds)
 
 
 def fit_scores(scores: Floats, truth: Ints, groups: tuple[str, ...], biased: bool) -> Calibration:
-    """Temperature, and biases per group if `biased`, with the lowest mean loss; biases are pulled towards 0.
+    """Temperature, and biases per group if `biased`, with the lowest mean loss; biases are regularized towards 0.
 
-    Convex in 1/temperature and the biases. Biases are given with their mean over the groups that have candidates at
-    0, since a constant added to all changes nothing.
+    The problem is convex in 1/temperature and the biases. The mean bias over groups that have candidates is 0, since a
+    constant added to all of them changes nothing.
     """
     from scipy.optimize import minimize
 
@@ -133,22 +177,35 @@ def fit_scores(scores: Floats, truth: Ints, groups: tuple[str, ...], biased: boo
     return Calibration(float(1 / best[0]), {name: float(b) for name, b in zip(GROUPS, bias, strict=True)})
 
 
-class _Source:
-    """One source's fits without one, two or no folds, each made once."""
+@dataclass(frozen=True)
+class _Fit:
+    """A source as it is fitted without some of the folds.
+
+    Attributes:
+        raw: [n, B] the source's scores of all windows; of `fused` by weights that were fitted without these folds.
+        ways: Calibration per way: uncalibrated (`raw`), with a temperature, with a temperature and biases.
+    """
+
+    raw: Floats
+    ways: Mapping[str, Calibration]
+
+
+class _SourceFits:
+    """One source's fits without one, two or no folds, each computed once."""
 
     def __init__(self, held: HeldOut, source: str, fold: Ints) -> None:
         self._held, self._source, self._fold = held, source, fold
         self._folds = range(int(fold.max()) + 1)
         self._fits: dict[frozenset[int], _Fit] = {}
 
-    def choose(self) -> tuple[str, dict[str, Any]]:
+    def choose(self) -> tuple[str, dict[str, WayMetrics]]:
         """See `choose_way`."""
         log_probs = {way: self._left_out(way, frozenset()) for way in WAYS}
         tail = np.array(self._held.groups)[self._held.truth] == "tail"
         return choose_way(log_probs, self._held.truth, self._held.units.codes, tail)
 
     def calibration(self, way: str, without: frozenset[int]) -> Calibration:
-        """What the folds not in `without` give, thresholds included."""
+        """Fitted on the folds not in `without`, thresholds included."""
         rows = ~np.isin(self._fold, list(without))
         probs, truth = np.exp(self._left_out(way, without)), self._held.truth[rows]
         scores, right = conformity(probs, truth), probs.argmax(1) == truth
@@ -158,8 +215,8 @@ class _Source:
             precision=suggest_thresholds(probs.max(1), right, self._held.units.codes[rows], PRECISIONS),
         )
 
-    def measured(self, way: str) -> dict[str, Any]:
-        """`calibration.measure` over all windows, each by what the other folds give."""
+    def measured(self, way: str) -> CalibrationMetrics:
+        """Measurements over all windows, each by what the other folds give."""
         held, n = self._held, len(self._held)
         before, after = np.empty_like(held.model), np.empty_like(held.model)
         coverage: Mapping[float, Floats] = {level: np.empty(n) for level in COVERAGES}
@@ -175,7 +232,7 @@ class _Source:
             for level in PRECISIONS:
                 least = chosen.precision[level]
                 precision[level][mine] = np.inf if least is None else least
-        return measure(before, after, held.truth, held.groups, coverage, precision)
+        return measure_calibration(before, after, held.truth, held.groups, coverage, precision)
 
     def _left_out(self, way: str, without: frozenset[int]) -> Floats:
         """Log-probabilities of the windows not in `without`, each by a fit without its own fold either."""
@@ -200,46 +257,46 @@ class _Source:
 
 def choose_way(
     log_probs: Mapping[str, Floats], truth: Ints, units: Ints, tail: NDArray[np.bool_]
-) -> tuple[str, dict[str, Any]]:
-    """The simplest way that nothing beats, on units it was not fitted on.
+) -> tuple[str, dict[str, WayMetrics]]:
+    """The simplest way that no other beats, on units it was not fitted on.
 
-    A temperature is taken where it lowers the mean loss by more than the standard error of that difference over units.
-    Biases are taken in addition where they do the same to the loss of tail truths, of which there must be 20, and do
-    not raise the mean loss. Neither is taken where the expected calibration error is above that of the raw values.
+    A temperature is used if it lowers the mean loss by more than the standard error of that difference over units.
+    Biases are used in addition if they do the same to the loss of tail truths, of which there must be 20, and do not
+    raise the mean loss. Neither is used if its expected calibration error is above the uncalibrated one.
 
     Args:
         log_probs: [n, B] per way.
         truth: [n].
-        units: [n] what varies together, see `resampling`.
+        units: [n] unit of each window, see `Resampling`.
         tail: [n] whether the truth is in the tail.
 
     Returns:
-        The way, and per way `nll`, `tail_nll` (None without a tail truth) and `ece`.
+        The way, and the metrics of every way.
     """
     losses = {way: -x[np.arange(len(truth)), truth] for way, x in log_probs.items()}
-    known: dict[str, Any] = {
-        way: {
-            "nll": float(loss.mean()),
-            "tail_nll": float(loss[tail].mean()) if tail.any() else None,
-            "ece": expected_calibration_error(log_probs[way], truth),
-        }
+    known = {
+        way: WayMetrics(
+            nll=float(loss.mean()),
+            tail_nll=float(loss[tail].mean()) if tail.any() else None,
+            ece=expected_calibration_error(log_probs[way], truth),
+        )
         for way, loss in losses.items()
     }
     chosen = "raw"
-    if _lowers(losses["raw"], losses["temperature"], units) and known["temperature"]["ece"] <= known["raw"]["ece"]:
+    if _lowers(losses["raw"], losses["temperature"], units) and known["temperature"].ece <= known["raw"].ece:
         chosen = "temperature"
     if (
         tail.sum() >= TAIL_WINDOWS
         and _lowers(losses[chosen][tail], losses["bias"][tail], units[tail])
-        and known["bias"]["nll"] <= known[chosen]["nll"]
-        and known["bias"]["ece"] <= known["raw"]["ece"]
+        and known["bias"].nll <= known[chosen].nll
+        and known["bias"].ece <= known["raw"].ece
     ):
         chosen = "bias"
     return chosen, known
 
 
 def _lowers(before: Floats, after: Floats, units: Ints) -> bool:
-    """Whether the mean falls by more than the standard error of the difference, windows of a unit taken together."""
+    """Whether the mean falls by more than the standard error of the difference, clustered by unit."""
     gain = before - after
     _, unit = np.unique(units, return_inverse=True)
     away = np.bincount(unit, gain - gain.mean())

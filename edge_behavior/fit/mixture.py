@@ -1,13 +1,14 @@
-"""Fit on held-out windows how a bundle mixes its model with the user's habits, and decide which source it starts with.
+"""Fit on held-out windows how a bundle mixes its model with the user's habits, and which source it predicts with.
 
-Scores validation windows with the finished bundle itself, so that the weights fit the weights that are shipped; the
-same scores serve `calibrate`. The users of these windows, or in a split by time the days, are new to the model; whether
-fusion wins is measured by cross-validation over them, the weights that go into the bundle are then fitted on all.
+Validation windows are scored with the finished bundle itself, so that the fusion weights fit the model that ships;
+`calibrate` uses the same scores. The users of these windows (in a split by time: the days) are new to the model.
+Whether fusion wins is decided by cross-validation over them; the weights that ship are then fitted on all of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,17 @@ from edge_behavior.data.resampling import resampling
 from edge_behavior.data.windows import natural_windows
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.bundles import bundle_log_probs
-from edge_behavior.evaluation.protocols import check_labels_match, habit_log_probs
+from edge_behavior.evaluation.habits import habit_log_probs
+from edge_behavior.evaluation.protocols import check_labels_match
 from edge_behavior.runtime.predictor import SMALL_BUNDLE, Predictor
-from edge_behavior.util.resampling import Resampling, units_text
+from edge_behavior.util.resampling import Resampled, Resampling
 
-# Strength of the pull towards the model alone, per squared unit of a weight, in nats of mean loss.
+# L2 penalty towards the model alone, in nats of mean loss per squared unit of a weight.
 L2 = 0.01
 FOLDS = 5
 PER_USER = 20
-# Windows scored: at most and at least; in between so many candidates, fewer by every `SMALL_BUNDLE` bytes.
-# 300 lose .01 nats to 1,400 on Foursquare-NYC (docs/habits.md).
+# Fewest and most windows to score; in between, as many as give `CANDIDATES_SCORED` scores of a small bundle.
+# 300 windows lose .01 nats to 1,400 on Foursquare-NYC (benchmarks/results/habits.md).
 WINDOWS = (300, 1500)
 CANDIDATES_SCORED = 200_000
 
@@ -42,7 +44,7 @@ Ints = NDArray[np.int64]
 
 
 class TooFewUsersError(EdgebError):
-    """There are not enough validation users, groups or days to tell whether habits help."""
+    """Too few validation users, groups or days to tell whether habits help."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class HeldOut:
         truth: [n] candidate codes.
         users: [n] user codes.
         groups: [B] head, medium or tail.
-        resampling: What is left out together in cross-validation; None for users.
+        resampling: The units that cross-validation leaves out whole; None for users.
     """
 
     model: Floats
@@ -67,7 +69,7 @@ class HeldOut:
 
     @property
     def units(self) -> Resampling:
-        """What is left out together in cross-validation."""
+        """The units that cross-validation leaves out whole."""
         return Resampling(self.users) if self.resampling is None else self.resampling
 
     def __len__(self) -> int:
@@ -85,6 +87,73 @@ class HeldOut:
         )
 
 
+@dataclass(frozen=True)
+class SourceMetrics:
+    """Accuracy of one source and its mean negative log-likelihood in nats."""
+
+    accuracy: float
+    nll: float
+
+
+@dataclass(frozen=True)
+class MixtureMetrics:
+    """Every source on held-out windows, `fused` by weights fitted on the other folds.
+
+    Attributes:
+        windows: Number of windows.
+        users: Users they are of.
+        resampled: The units that were left out whole.
+        folds: Number of folds.
+        sources: Per source.
+    """
+
+    windows: int
+    users: int
+    resampled: Resampled
+    folds: int
+    sources: Mapping[str, SourceMetrics]
+
+    @property
+    def best(self) -> str:
+        """The source with the highest accuracy; of equals the one with the lower loss."""
+        return max(SOURCES, key=lambda name: (self.sources[name].accuracy, -self.sources[name].nll))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields, as a manifest has them."""
+        return {
+            "split": "validation",
+            "windows": self.windows,
+            "users": self.users,
+            "resampled": self.resampled.to_dict(),
+            "folds": self.folds,
+            **{name: asdict(found) for name, found in self.sources.items()},
+        }
+
+
+@dataclass(frozen=True)
+class FittedHabits:
+    """How a bundle counts habits and mixes them with its model.
+
+    Attributes:
+        config: How habits are counted.
+        fusion: Weights per group.
+        measured: Every source on held-out windows; the best is the bundle's default.
+    """
+
+    config: HabitsConfig
+    fusion: Fusion
+    measured: MixtureMetrics
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a manifest's `habits` holds."""
+        return {
+            "config": self.config.to_dict(),
+            "fusion": self.fusion.to_dict(),
+            "default": self.measured.best,
+            "measured": self.measured.to_dict(),
+        }
+
+
 def score_held_out(
     bundle: Path,
     data: Path,
@@ -99,7 +168,7 @@ def score_held_out(
         data: Dataset folder.
         windows: Validation windows to score; None for 300 to 1,500, fewer for many candidates or a large model.
         config: How to count; None for the defaults.
-        seed: Of the choice of windows.
+        seed: For the choice of windows.
 
     Raises:
         TooFewUsersError: fewer than two validation users (groups, blocks of days) have a full history.
@@ -119,7 +188,7 @@ def score_held_out(
         if units.count < 2:
             by_time = units.split == "time"
             raise TooFewUsersError(
-                f"{units.count} of {data}'s validation {units_text(units.facts())} have more than {length} events"
+                f"{units.count} of {data}'s validation {units.summary().text} have more than {length} events"
                 f"{' before them' if by_time else ''}",
                 f"two or more are needed: import {'a longer log' if by_time else 'more users'}, or export with "
                 "--no-habits --no-calibrate",
@@ -130,39 +199,29 @@ def score_held_out(
     return HeldOut(model, habits, truth, users, candidates.groups(), units)
 
 
-def fit_habits(held: HeldOut, config: HabitsConfig | None = None, seed: int = 0) -> dict[str, Any]:
-    """What a manifest's `habits` holds.
+def fit_habits(held: HeldOut, config: HabitsConfig | None = None, seed: int = 0) -> FittedHabits:
+    """Fit the fusion weights, and measure them by cross-validation.
 
     Args:
         held: Scores of held-out windows.
         config: How habits were counted; None for the defaults.
-        seed: Of the folds.
-
-    Returns:
-        `config`, `fusion` (weights per group), `default` (the source with the highest accuracy on units that the
-        weights were not fitted on; of equals the one with the lower loss) and `measured`.
+        seed: For the folds.
     """
-    measured = cross_validate(held, seed)
-    return {
-        "config": (config or HabitsConfig()).to_dict(),
-        "fusion": fit_weights(held).to_dict(),
-        "default": best_source(measured),
-        "measured": measured,
-    }
+    return FittedHabits(config or HabitsConfig(), fit_weights(held), cross_validate(held, seed))
 
 
 def unit_folds(units: Resampling, seed: int = 0) -> tuple[Ints, int]:
-    """The fold [n] of every window, whole units each, and how many folds there are: five, or as many as units."""
+    """The fold [n] of every window, and the number of folds: five, or as many as units. No unit is in two folds."""
     codes, unit = np.unique(units.codes, return_inverse=True)
     folds = min(FOLDS, len(codes))
     return (np.random.default_rng(seed).permutation(len(codes)) % folds)[unit], folds
 
 
 def fit_weights(held: HeldOut, l2: float = L2) -> Fusion:
-    """The weights per group with the lowest mean loss, pulled towards the model alone.
+    """The weights per group with the lowest mean loss, regularized towards the model alone.
 
-    Convex, so that the start does not matter. A group without candidates keeps (1, 0, 0), as does everything where
-    there are no windows.
+    The problem is convex, so the start does not matter. A group without candidates keeps (1, 0, 0), as do all groups
+    if there are no windows.
     """
     from scipy.optimize import minimize
 
@@ -190,33 +249,23 @@ def fit_weights(held: HeldOut, l2: float = L2) -> Fusion:
     return Fusion(weights, held.groups)
 
 
-def cross_validate(held: HeldOut, seed: int = 0) -> dict[str, Any]:
-    """Accuracy and mean loss of every source; `fused` by weights fitted on the other units.
-
-    Returns:
-        `split`, `windows`, `users`, `resampled` (the units), `folds`, and per source `accuracy` and `nll` in nats.
-    """
+def cross_validate(held: HeldOut, seed: int = 0) -> MixtureMetrics:
+    """Accuracy and mean loss of every source; `fused` by weights fitted on the other folds."""
     fold, folds = unit_folds(held.units, seed)
     fused = np.empty_like(held.model)
     for k in range(folds):
         fusion = fit_weights(held.take(fold != k))
         fused[fold == k] = fusion.scores(held.model[fold == k], held.habits[fold == k])
     scores = {"model": held.model, "habits": held.habits, "fused": fused}
-    return {
-        "split": "validation",
-        "windows": len(held),
-        "users": len(np.unique(held.users)),
-        "resampled": held.units.facts(),
-        "folds": folds,
-        **{name: _accuracy_and_loss(scores[name], held.truth) for name in SOURCES},
-    }
+    return MixtureMetrics(
+        windows=len(held),
+        users=len(np.unique(held.users)),
+        resampled=held.units.summary(),
+        folds=folds,
+        sources={name: _accuracy_and_loss(scores[name], held.truth) for name in SOURCES},
+    )
 
 
-def best_source(measured: dict[str, Any]) -> str:
-    """The source with the highest accuracy; of equals the one with the lower loss."""
-    return max(SOURCES, key=lambda name: (measured[name]["accuracy"], -measured[name]["nll"]))
-
-
-def _accuracy_and_loss(scores: Floats, truth: Ints) -> dict[str, float]:
+def _accuracy_and_loss(scores: Floats, truth: Ints) -> SourceMetrics:
     own = log_softmax(scores)[np.arange(len(truth)), truth]
-    return {"accuracy": float((scores.argmax(1) == truth).mean()), "nll": float(-own.mean())}
+    return SourceMetrics(float((scores.argmax(1) == truth).mean()), float(-own.mean()))

@@ -1,1 +1,1 @@
-"""What training and export both need to know of a Hugging Face model folder."""
+"""What training and export share about Hugging Face models: folders, tokenizers, tensors, scoring."""

@@ -1,11 +1,12 @@
-"""Which backbones can be exported: the list, and every question that is asked of one.
+"""The architectures that can be trained and exported, and every check of a backbone.
 
-Export asks before it converts, training before it begins, so that no training ends in a model that cannot be exported.
-Reads configuration, tokenizer and the headers of the weights. Knows nothing of adapters' weights and of bundles.
+Export checks before it converts, training before it begins, so that no training ends in a model that cannot be
+exported. Reads configuration, tokenizer and the headers of the weights; knows nothing of adapters and bundles.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,23 @@ from typing import Any
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.folder import first_line, read_model_json, weight_files
 from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError, read_vocab
-from edge_behavior.hf.tensors import check_tensors, head_dim, stored_shapes
+from edge_behavior.hf.tensors import TensorLayout, TensorSpec, check_tensors, head_dim, stored_shapes, tensor_specs
 from edge_behavior.hf.tokenizers import special_ids
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One kind of backbone, and what the engines compute of it.
+    """One architecture, and how the engines compute it.
 
     Attributes:
         gguf: llama.cpp's name.
         model_type: `model_type` in config.json.
-        ropes: Scalings of the rotary embedding that llama.cpp has for it.
-        onnx_ropes: Those that onnxruntime-genai's builder honors, none where it does not know the architecture. For
-            Llama it takes `linear` and leaves it out.
-        fixed: Settings that the engines have no other value for, with the values that they take.
-        window_period: Every how many layers one attends to the whole context, the others to a sliding window; 0 where
-            all attend to the whole.
+        ropes: RoPE scalings that llama.cpp has for it.
+        onnx_ropes: RoPE scalings that onnxruntime-genai's builder honors. For Llama it accepts `linear` and ignores it.
+        fixed: Settings that the engines support only with these values.
+        tensors: What its tensors have beyond Llama's.
+        window_period: Every how many layers one attends to the whole context, the others to a sliding window; 0 if all
+            attend to the whole.
     """
 
     gguf: str
@@ -37,6 +38,7 @@ class Architecture:
     ropes: tuple[str, ...]
     onnx_ropes: tuple[str, ...]
     fixed: tuple[tuple[str, tuple[Any, ...]], ...]
+    tensors: TensorLayout
     window_period: int = 0
 
 
@@ -48,22 +50,33 @@ _GEMMA3 = (
     ("use_bidirectional_attention", (False, None)),
     ("attention_bias", (False,)),
 )
-# By Hugging Face class. What a new one needs beside its row: tensor names in `tensors`.
+_PLAIN = ("default", "linear")
+# By Hugging Face class. A new one may also need tensor names in `tensors` and a tokenizer in `gguf_vocab`.
 ARCHITECTURES = {
-    "Qwen2ForCausalLM": Architecture("qwen2", "qwen2", ("default", "linear"), ("default", "linear"), _SILU),
-    "Qwen3ForCausalLM": Architecture("qwen3", "qwen3", ("default", "linear"), ("default", "linear"), _SILU),
-    "LlamaForCausalLM": Architecture("llama", "llama", ("default", "linear", "llama3"), ("default", "llama3"), _SILU),
-    "Gemma3ForCausalLM": Architecture("gemma3", "gemma3_text", ("default", "linear"), ("default",), _GEMMA3, 6),
+    "Qwen2ForCausalLM": Architecture("qwen2", "qwen2", _PLAIN, _PLAIN, _SILU, TensorLayout(qkv_biases=True)),
+    "Qwen3ForCausalLM": Architecture("qwen3", "qwen3", _PLAIN, _PLAIN, _SILU, TensorLayout(head_norms=True)),
+    "LlamaForCausalLM": Architecture(
+        "llama", "llama", (*_PLAIN, "llama3"), ("default", "llama3"), _SILU, TensorLayout(adjacent_pairs=True)
+    ),
+    "Gemma3ForCausalLM": Architecture(
+        "gemma3",
+        "gemma3_text",
+        _PLAIN,
+        ("default",),
+        _GEMMA3,
+        TensorLayout(head_norms=True, sandwich_norms=True, norm_offset=1.0),
+        window_period=6,
+    ),
 }
 _SUPPORTED = f"supported: {', '.join(ARCHITECTURES)}"
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model folder that can be exported, before its weights are read.
+    """A model folder that can be exported; its weights are not read yet.
 
     Attributes:
-        folder: Where it is.
+        folder: The folder.
         config: Its Transformers configuration.
         tokenizer: Its fast tokenizer, as Transformers loads it.
     """
@@ -74,15 +87,15 @@ class Backbone:
 
 
 def check_backbone(folder: Path, weights: bool = True) -> Backbone:
-    """Ask everything that export to GGUF needs of a backbone.
+    """Check everything that GGUF export needs of a backbone.
 
     Args:
         folder: The model folder.
-        weights: Look at the headers of its weight files, too; without them only configuration and tokenizer are there.
+        weights: Check the headers of its weight files, too; without them configuration and tokenizer suffice.
 
     Raises:
         EdgebError: see `load_config`, `load_tokenizer`, `gguf_vocab.read_vocab`, `folder.weight_files` and
-            `tensors.check_tensors`.
+            `tensor_plan`.
     """
     config = load_config(folder)
     if (folder / "adapter_config.json").is_file():
@@ -91,15 +104,44 @@ def check_backbone(folder: Path, weights: bool = True) -> Backbone:
     read_vocab(tokenizer, int(config.vocab_size))
     special_ids(tokenizer)
     if weights:
-        check_tensors(config, stored_shapes(weight_files(folder)), folder)
+        tensor_plan(config, weight_files(folder), folder)
     return Backbone(folder, config, tokenizer)
 
 
-def load_config(model_dir: Path) -> Any:
-    """The transformers configuration of a model folder, checked for what conversion to GGUF supports.
+def tensor_plan(config: Any, files: Iterable[Path], model_dir: Path) -> list[TensorSpec]:
+    """Every tensor to convert, in file order, after checking that the weight files hold exactly these.
+
+    Args:
+        config: A configuration that `load_config` accepted.
+        files: Its weight files.
+        model_dir: Their folder, for messages.
 
     Raises:
-        EdgebError: no or unreadable config.json, an unsupported architecture (named, with the list), code of its own,
+        EdgebError: a tensor that is missing, misshapen or unknown; a damaged file.
+    """
+    return check_tensors(config, stored_shapes(files), model_dir, _tensor_layout(config))
+
+
+def backbone_tensors(config: Any) -> list[TensorSpec]:
+    """Every tensor that a backbone may have, in GGUF's order; biases also where this one has none."""
+    return list(tensor_specs(config, _tensor_layout(config)))
+
+
+def tensor_names(config: Any) -> dict[str, str]:
+    """GGUF name of every matrix and vector by its Hugging Face name."""
+    return {tensor.source: tensor.gguf for tensor in backbone_tensors(config)}
+
+
+def _tensor_layout(config: Any) -> TensorLayout:
+    # By model type: a configuration made in memory names no class.
+    return next(known.tensors for known in ARCHITECTURES.values() if known.model_type == config.model_type)
+
+
+def load_config(model_dir: Path) -> Any:
+    """The Transformers configuration of a model folder that GGUF export supports.
+
+    Raises:
+        EdgebError: no readable config.json, an unsupported architecture (named, with the list), custom code,
             quantized weights, or a setting that GGUF cannot express.
     """
     from transformers import AutoConfig
@@ -112,7 +154,7 @@ def load_config(model_dir: Path) -> Any:
     if found is None:
         raise UnsupportedBackboneError(f"{model_dir}: unsupported architecture {name}", _SUPPORTED)
     if raw.get("auto_map"):
-        raise EdgebError(f"{where}: auto_map names code of the model's own, which is never run", _SUPPORTED)
+        raise EdgebError(f"{where}: auto_map names custom code, which is never run", _SUPPORTED)
     if raw.get("model_type") != found.model_type:
         raise EdgebError(f"{where}: model_type {raw.get('model_type')!r} is not that of a {name}", "check config.json")
     if raw.get("quantization_config"):
@@ -131,10 +173,10 @@ def load_config(model_dir: Path) -> Any:
 
 
 def check_rope(config: Any) -> None:
-    """Refuse rotary embeddings that llama.cpp computes otherwise.
+    """Refuse rotary embeddings that llama.cpp computes differently.
 
     Raises:
-        EdgebError: a scaling that it lacks for this architecture, or one of a part of each head.
+        EdgebError: a scaling that it lacks for this architecture, or a partial rotary embedding.
     """
     found = ARCHITECTURES[config.architectures[0]]
     rope = rope_parameters(config)
@@ -189,13 +231,13 @@ def _check_windows(config: Any, found: Architecture, where: str) -> None:
 
 
 def check_onnx(config: Any) -> None:
-    """Refuse a model that the ONNX builder would get wrong without a word, or not build at all.
+    """Refuse a model that the ONNX builder would silently get wrong, or not build.
 
     Args:
-        config: One that `load_config` accepts.
+        config: A configuration that `load_config` accepted.
 
     Raises:
-        EdgebError: a scaling of the rotary embedding that the builder lacks for this architecture.
+        EdgebError: a RoPE scaling that the builder lacks for this architecture.
     """
     found, kind = ARCHITECTURES[config.architectures[0]], rope_parameters(config)["rope_type"]
     if kind not in found.onnx_ropes:

@@ -1,4 +1,4 @@
-"""Whether a model's weights are numbers, and numbers that f16 can hold: asked once they are in memory anyway."""
+"""Whether a model's weights are finite and fit f16, checked once they are in memory."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ KEEP_F32 = "export with --quant f32"
 
 
 def check_weights(model: Any, base: str) -> dict[str, float]:
-    """See that the weights of a backbone in memory are finite.
+    """Check that the weights of a backbone in memory are finite.
 
     Args:
-        model: A Transformers model without an adapter. Packed 4-bit weights are passed over.
-        base: What the user calls it, for messages.
+        model: A Transformers model without an adapter. Packed 4-bit weights are skipped.
+        base: The backbone's name, for messages.
 
     Returns:
-        Largest magnitude of every matrix that f16 cannot hold, by the tensor's name.
+        Largest magnitude of every matrix that does not fit f16, by tensor name.
 
     Raises:
-        EdgebError: naming the first tensor with a value that is not finite.
+        EdgebError: a value that is not finite; the message names the first such tensor.
     """
     beyond = {}
     for name, parameter in model.named_parameters():
@@ -44,7 +44,7 @@ def check_weights(model: Any, base: str) -> dict[str, float]:
 
 
 def beyond_f16(base: str, beyond: dict[str, float]) -> str:
-    """Say which of a backbone's own weights f16 cannot hold, for an error or a note."""
+    """A line for an error or a note on weights of the backbone that do not fit f16."""
     name, value = next(iter(beyond.items()))
     others = f" and {len(beyond) - 1} others" if len(beyond) > 1 else ""
     return f"the backbone {base} has values up to {value:.3g} in its own weight '{name}'{others}: does not fit f16"

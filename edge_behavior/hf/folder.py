@@ -1,6 +1,6 @@
-"""A backbone's files: where they are, which belong to it, and what their headers say.
+"""A backbone's files: where they are, which belong to it, and what their headers hold.
 
-Reads configuration and file headers only. Knows nothing of architectures, adapters and GGUF.
+Reads configuration and file headers only. Knows nothing of architectures, adapters or GGUF.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _HINT = "give a Hugging Face folder with safetensors, or a hub name like org/mod
 
 
 def local_folder(base: str | Path, revision: str | None = None) -> Path | None:
-    """The folder that a backbone's name means, as an absolute path; None for a name to ask the hub for.
+    """The absolute path of a backbone's folder; None for a hub name.
 
-    `~` is the home folder. A hub name whose folder exists here means the folder, unless a revision is named.
+    `~` is expanded. A name that is both a hub name and an existing folder means the folder, unless a revision is given.
 
     Raises:
-        EdgebError: no such folder, and no hub name.
+        EdgebError: neither an existing folder nor a hub name.
     """
     is_name = isinstance(base, str) and _HUB_NAME.fullmatch(base) is not None
     if is_name and revision is not None:
@@ -47,15 +47,15 @@ def local_folder(base: str | Path, revision: str | None = None) -> Path | None:
 
 
 def find_backbone(base: str | Path, revision: str | None = None, weights: bool = True) -> Path:
-    """The local folder of a backbone given by path or hub name; from the hub it is fetched into the hub's cache.
+    """The local folder of a backbone given by path or hub name; from the hub it is downloaded into the hub's cache.
 
     Args:
         base: Folder or hub name.
-        revision: Hub revision; None takes the newest.
-        weights: Fetch the weights, too, not just configuration and tokenizer.
+        revision: Hub revision; None for the newest.
+        weights: Download the weights, too, not only configuration and tokenizer.
 
     Raises:
-        EdgebError: no such folder, and not a hub name that can be fetched.
+        EdgebError: no such folder, and no hub model that can be downloaded.
     """
     folder = local_folder(base, revision)
     if folder is not None:
@@ -63,7 +63,7 @@ def find_backbone(base: str | Path, revision: str | None = None, weights: bool =
     from huggingface_hub import snapshot_download
 
     if is_commit(revision):
-        # A commit never changes: where it is here whole, no network is needed.
+        # A commit never changes: a complete copy in the cache needs no network.
         cached = fetched_before(base, revision)
         if cached is not None and (not weights or _has_weights(cached)):
             return cached
@@ -73,35 +73,35 @@ def find_backbone(base: str | Path, revision: str | None = None, weights: bool =
     except Exception as error:  # the hub client raises many unrelated types
         at = f" at revision {revision}" if revision else ""
         raise EdgebError(
-            f"'{base}' is no folder here, and the hub did not give it{at}: {first_line(error)}",
+            f"'{base}' is not a folder, and the hub download{at} failed: {first_line(error)}",
             "check the name, the network and HF_TOKEN",
         ) from None
 
 
 def fetched_before(base: str | Path, revision: str | None = None) -> Path | None:
-    """The folder of a backbone where it needs no network: a local folder, or what the hub's cache has; else None."""
+    """The folder of a backbone that needs no network, a local one or one in the hub's cache; else None."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = local_folder(base, revision)
         return folder or Path(snapshot_download(str(base), revision=revision, local_files_only=True))
-    except (EdgebError, OSError, ValueError):  # not here, no readable cache, no possible name
+    except (EdgebError, OSError, ValueError):  # not cached, cache unreadable, or not a hub name
         return None
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision names one commit, which never changes."""
+    """Whether a revision is a commit hash, which never changes."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
 def is_model_file(name: str) -> bool:
-    """Whether a file of this name in a model folder says what the model is: configuration, tokenizer or weights."""
+    """Whether a file of this name defines a model: configuration, tokenizer or weights."""
     hidden = name.startswith(".")
     return not hidden and any(fnmatch(name, pattern) for pattern in (*_SMALL_FILES, *_WEIGHT_FILES))
 
 
 def model_files(folder: Path) -> list[str]:
-    """Names of the files in a folder that say what the model is, in order."""
+    """Sorted names of the files in a folder that define the model."""
     return sorted(path.name for path in folder.iterdir() if is_model_file(path.name) and path.is_file())
 
 
@@ -116,9 +116,9 @@ def weight_files(model_dir: Path) -> list[Path]:
     """The safetensors files of a model folder, in name order.
 
     Raises:
-        EdgebError: there are none (pickled weights are not read), or a shard that the index names is missing.
+        EdgebError: there are none (pickled weights are not read), or a shard in the index is missing.
     """
-    # Transformers, too, looks for the single file first.
+    # In Transformers' order: the single file first.
     if (model_dir / WEIGHTS_INDEX).is_file() and not (model_dir / WEIGHTS).is_file():
         index = read_model_json(model_dir / WEIGHTS_INDEX).get("weight_map")
         if not isinstance(index, dict) or not index:
@@ -136,7 +136,7 @@ def weight_files(model_dir: Path) -> list[Path]:
 
 @contextmanager
 def open_weights(file: Path) -> Iterator[Any]:
-    """Open a safetensors file for reading single tensors.
+    """Open a safetensors file to read single tensors.
 
     Raises:
         EdgebError: a damaged or truncated file.
@@ -182,6 +182,6 @@ def read_model_json(file: Path) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type: third-party messages run to pages."""
+    """The first line of an error's text, or its type: third-party messages can run to pages."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

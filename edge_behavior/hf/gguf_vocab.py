@@ -1,8 +1,8 @@
 """From a Hugging Face fast tokenizer to GGUF's tokenizer metadata.
 
-Reads the tokenizer's own JSON description and refuses whatever llama.cpp would tokenize differently. Knows two
-families: byte-level BPE as Qwen, Llama 3 and SmolLM2 define it, and SentencePiece-style BPE as Llama 2 and Gemma do.
-Knows nothing of models.
+Reads the tokenizer's own JSON and refuses whatever llama.cpp would tokenize differently. Two families are supported:
+byte-level BPE as in Qwen, Llama 3 and SmolLM2, and SentencePiece-style BPE as in Llama 2 and Gemma. Knows nothing of
+models.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "Me
 
 
 class UnsupportedBackboneError(EdgebError):
-    """The engines that predict compute something otherwise; training and evaluation in PyTorch would work."""
+    """The engines would compute this backbone differently; training and evaluation in PyTorch work."""
 
 
 @dataclass(frozen=True)
 class GgufVocab:
-    """Everything GGUF stores about a tokenizer.
+    """What GGUF stores about a tokenizer.
 
     Attributes:
         model: "gpt2" (byte-level BPE) or "llama" (SentencePiece).
@@ -69,7 +69,7 @@ class GgufVocab:
         eos_id: End-of-sequence token.
         pad_id: Padding token, or None.
         unk_id: Unknown token, or None.
-        adds_bos: The tokenizer starts every sequence with `bos_id`.
+        adds_bos: Whether the tokenizer starts every sequence with `bos_id`.
     """
 
     model: str
@@ -90,11 +90,11 @@ def read_vocab(tokenizer: Any, rows: int) -> GgufVocab:
     """Translate a fast tokenizer.
 
     Args:
-        tokenizer: As transformers loads it.
+        tokenizer: A Transformers fast tokenizer.
         rows: Embedding rows of the model; ids above the tokenizer's become unused [PAD…] tokens.
 
     Raises:
-        EdgebError: a tokenizer that llama.cpp has no counterpart for (the part is named), no merge table, or more
+        EdgebError: a part that llama.cpp has no counterpart for (named in the message), no merge table, or more
             tokens than embedding rows.
     """
     fields = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -132,7 +132,7 @@ def read_vocab(tokenizer: Any, rows: int) -> GgufVocab:
         merges=merges,
         scores=scores,
         add_space_prefix=prefix,
-        # llama.cpp's own default for a missing id is a letter.
+        # llama.cpp's default for a missing id is an ordinary letter.
         bos_id=eos_id if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id),
         eos_id=eos_id,
         pad_id=tokenizer.pad_token_id,
@@ -167,9 +167,9 @@ def _pairs(model: dict[str, Any]) -> list[list[str]]:
 
 
 def _pre_tokenizer(fields: dict[str, Any]) -> str:
-    """llama.cpp's name of the byte-level pre-tokenizer, after checking that nothing else differs."""
+    """llama.cpp's name for the byte-level pre-tokenizer, after checking that nothing else differs."""
     normalizer = (fields["normalizer"] or {"type": None})["type"]
-    # Logs are NFC already (events.py), so a tokenizer that normalizes to NFC changes nothing.
+    # Logs are NFC already (core/events), so NFC normalization changes nothing.
     if normalizer not in (None, "NFC"):
         raise UnsupportedBackboneError(f"unsupported tokenizer normalizer {normalizer}", _UNSUPPORTED_HINT)
     model = fields["model"]
@@ -226,7 +226,7 @@ def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
 
 
 def _scores(model: dict[str, Any], tokens: list[str]) -> list[float]:
-    """SentencePiece merges the pair whose joined token scores highest: the negated merge rank orders alike."""
+    """SentencePiece merges the pair whose joined token scores highest; negated merge ranks give the same order."""
     best: dict[str, int] = {}
     for rank, (left, right) in enumerate(_pairs(model)):
         best.setdefault(left + right, rank)

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.architectures import ARCHITECTURES, Architecture
+from edge_behavior.hf.architectures import ARCHITECTURES, Architecture, backbone_tensors
 from edge_behavior.hf.folder import WEIGHTS, first_line
 from edge_behavior.hf.gguf_tokenizer import write_tokenizer
 from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError
-from edge_behavior.hf.tensors import TensorSpec, tensor_specs
+from edge_behavior.hf.tensors import TensorSpec
 
 # What a file that says nothing means, by llama.cpp.
 _ROPE_BASE, _LOCAL_ROPE_BASE = 10_000.0, 10_000.0
@@ -200,7 +200,7 @@ def _write_weights(file: Path, config: dict[str, Any], tensors: dict[str, Any], 
     known = AutoConfig.for_model(config["model_type"], **arguments)
     found: dict[str, NDArray[Any]] = {}
     unused = set(tensors) - {"rope_freqs.weight"}
-    for spec in tensor_specs(known):
+    for spec in backbone_tensors(known):
         if spec.gguf not in tensors:
             if spec.gguf.endswith(".bias"):
                 continue

@@ -1,4 +1,4 @@
-"""Hugging Face tokenizers as edgeb's `Tokenize` functions, the same for training, export and checks."""
+"""Hugging Face tokenizers as plain text-to-ids functions, the same for training, export and checks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from edge_behavior.errors import EdgebError
 
 
 def plain_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """Text → ids, adding no special tokens and recognizing none, not even those that are not flagged special.
+    """Text to ids; no special or added tokens are added or recognized.
 
-    This is what the exported file's tokenizer does with user text: `<|im_end|>` in a label stays text.
+    So does the exported file's tokenizer with user text: `<|im_end|>` in a label stays text.
     """
     return _plain(tokenizer.backend_tokenizer)
 
 
 def file_encoder(path: Path) -> Callable[[str], list[int]]:
-    """`plain_encoder` of a tokenizer.json, without transformers.
+    """`plain_encoder` for a tokenizer.json, without Transformers.
 
     Raises:
         EdgebError: the file is missing or not a tokenizer.
@@ -38,7 +38,7 @@ def file_encoder(path: Path) -> Callable[[str], list[int]]:
 def _plain(source: Any) -> Callable[[str], list[int]]:
     from tokenizers import Tokenizer
 
-    # The model alone, without the table of added tokens. It is shared, not copied.
+    # The bare model, without added tokens; shared, not copied.
     plain = Tokenizer(source.model)
     if source.normalizer is not None:
         plain.normalizer = source.normalizer
@@ -52,7 +52,7 @@ def _plain(source: Any) -> Callable[[str], list[int]]:
 
 
 def special_ids(tokenizer: Any) -> tuple[int | None, int]:
-    """The id every prompt starts with (None where the tokenizer adds none) and the end-of-sequence id.
+    """Beginning-of-sequence id (None where the tokenizer adds none) and end-of-sequence id.
 
     Raises:
         EdgebError: the tokenizer names no end-of-sequence token.

@@ -1,9 +1,9 @@
-"""Batched exact scoring with a Transformers model: pool scores, evaluation and the parity oracle.
+"""Batched exact scoring of all labels with a Transformers model: for the pool, evaluation and parity checks.
 
-One forward pass per batch evaluates every prompt and its whole label trie. The static part of the prompt is
-evaluated once and its keys and values are shared; trie nodes attend to the prompt and to their own ancestors only.
-The output layer runs on a few rows at a time, so that no memory grows with vocabulary times positions, and the keys and
-values of a batch live for one layer. Imports torch, so nothing else in the runtime imports this module.
+One forward pass per batch evaluates every prompt together with its label trie, under a tree mask: trie nodes attend to
+the prompt and to their own ancestors. The static part of the prompt is evaluated once, and its keys and values are
+shared. The output layer runs on a few rows at a time, so memory does not grow with vocabulary times positions; a
+batch's keys and values live for one layer.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers import Cache, DynamicCache, DynamicLayer
 
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.scoring import TOKENS_PER_PASS, exact_log_probs
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf.internals import attention_of
 
-# Flash kernels take no mask of their own.
+# Flash kernels do not take a custom mask.
 _TAKE_TREE_MASKS = ("sdpa", "eager")
-# Rows of logits, each as wide as the vocabulary, that exist at one time.
+# Rows of logits, each as wide as the vocabulary, in memory at once.
 TILE_ROWS = 256
 
 
@@ -42,13 +43,12 @@ class PromptScores:
 
 
 class TorchScorer:
-    """Scores prompts that share one encoder's static part and label trie.
+    """Scores prompts that share an encoder's static part and label trie.
 
     Args:
-        model: A causal LM (a PEFT model is fine). While it scores, its attention is one that takes a 4D mask.
+        model: A causal LM, with or without PEFT. While scoring, its attention is switched to one that takes a 4D mask.
         encoder: Supplies the static ids and the trie.
-        max_tokens: Bound on prompt plus trie tokens per forward pass; batches are cut to fit. A pass has at least one
-            prompt.
+        max_tokens: Most prompt and trie tokens per forward pass; a pass has at least one prompt.
     """
 
     def __init__(self, model: Any, encoder: PromptEncoder, max_tokens: int = TOKENS_PER_PASS) -> None:
@@ -63,15 +63,15 @@ class TorchScorer:
         """Score prompts given as full token ids (`PromptEncoder.prompt_ids`), in any order and of any lengths.
 
         Raises:
-            EdgebError: the model scales or caps its logits behind the output layer, or has layers that attend in
-                another way than to the whole context or to a sliding window.
+            EdgebError: the model scales or caps its logits after the output layer, or has layers that attend neither to
+                the whole context nor to a sliding window.
         """
         static = len(self._encoder.static_ids)
         bodies = [list(p[static:]) for p in prompts]
         order = sorted(range(len(bodies)), key=lambda i: len(bodies[i]))
         log_probs = np.empty((len(bodies), self._encoder.trie.n_candidates))
         embeddings: dict[int, NDArray[np.float32]] = {}
-        was_training, attention = self._model.training, self._model.config._attn_implementation
+        was_training, attention = self._model.training, attention_of(self._model)
         self._model.eval()
         if attention not in _TAKE_TREE_MASKS:
             self._model.set_attn_implementation("sdpa")
@@ -111,8 +111,8 @@ class TorchScorer:
             watch.remove()
         if not made or not torch.allclose(made[-1].float(), output.logits.float(), equal_nan=True):
             raise EdgebError(
-                f"a backbone of type {self._model.config.model_type} changes its logits behind the output layer",
-                "take one that does not scale or cap them, such as Qwen2 or Llama",
+                f"a backbone of type {self._model.config.model_type} changes its logits after the output layer",
+                "use one that does not scale or cap them, such as Qwen2 or Llama",
             )
         return shared_cache(output.past_key_values)
 
@@ -127,7 +127,7 @@ class TorchScorer:
             real[row, length - len(body) :] = True
         ids[:, length:] = torch.from_numpy(trie.tokens[self._nodes].astype(np.int64))
         ids, real = ids.to(device), real.to(device)
-        # Position of each body token counts from its prompt's first real one; padding sits at the first position.
+        # Positions count from each prompt's first real token; padding sits at the first position.
         in_body = (real.cumsum(1) - 1).clamp(min=0)
         depths = torch.from_numpy(trie.depths[self._nodes].astype(np.int64)).to(device)
         positions = static + torch.cat([in_body, in_body[:, -1:] + depths], 1)
@@ -149,7 +149,7 @@ class TorchScorer:
         return exact_log_probs(trie, token_logits, logsumexp), found.first_states.float().cpu().numpy()
 
     def _mask(self, real: torch.Tensor, static: int, nodes: int) -> torch.Tensor:
-        """[n, 1, body + nodes, static + body + nodes], true where a query may look."""
+        """[n, 1, body + nodes, static + body + nodes], true where a query may attend."""
         n, length = real.shape
         size = length + nodes
         mask = torch.zeros((n, 1, size, static + size), dtype=torch.bool, device=real.device)
@@ -200,13 +200,13 @@ def attention_windows(config: Any) -> dict[str, int | None]:
 
 @dataclass(frozen=True)
 class HeadScores:
-    """What scoring needs of the logits of n prompts at E positions each.
+    """What scoring keeps of the logits of n prompts at E positions each.
 
     Attributes:
         token_logits: [n, nodes - 1] logit of every trie node but the root after its parent, in the order of
             `TiledHead.nodes`.
         logsumexp: [n, E] over the vocabulary, at every inner node.
-        first_states: [n, H] what the output layer saw at the first position, the end of the prompt.
+        first_states: [n, H] input of the output layer at the first position, the end of the prompt.
     """
 
     token_logits: torch.Tensor
@@ -215,14 +215,14 @@ class HeadScores:
 
 
 class TiledHead:
-    """A model's output layer that returns no logits: it makes them a tile of rows at a time and keeps what is asked.
+    """Replaces a model's output layer: computes logits a tile of rows at a time and keeps only what scoring needs.
 
-    While it is entered, calls of the layer come here. The layer is called by its model as ever, so that hooks which
-    move, gather or cast weights (PEFT, accelerate, FSDP) see nothing unusual; only its `forward` is another.
+    A context manager: inside it, the layer's `forward` is this object's. The model still calls the layer itself, so
+    hooks that move, gather or cast weights (PEFT, accelerate, FSDP) keep working.
 
     Args:
         head: The output layer, `model.get_output_embeddings()`.
-        trie: Says which tokens are asked at which row.
+        trie: Determines which tokens are needed at which row.
         device: The layer's.
 
     Attributes:
@@ -237,7 +237,7 @@ class TiledHead:
         self._found: HeadScores | None = None
         self._rows = torch.from_numpy(row_of_node[order].astype(np.int64)).to(device)
         self._tokens = torch.from_numpy(trie.tokens[self.nodes].astype(np.int64)).to(device)
-        # Of each row, and one more: how many tokens are asked at the rows before.
+        # Tokens needed at all rows before each row, and in total.
         self._before = np.searchsorted(row_of_node[order], np.arange(len(trie.inner) + 1)).tolist()
 
     def __enter__(self) -> TiledHead:
@@ -253,13 +253,13 @@ class TiledHead:
             self._head.forward = self._own
 
     def found(self) -> HeadScores:
-        """Of the last forward pass; they are held here no longer."""
+        """The scores of the last forward pass, which are released."""
         found, self._found = self._found, None
-        assert found is not None, "no forward pass was made"
+        assert found is not None, "no forward pass"
         return found
 
     def _score(self, states: torch.Tensor) -> torch.Tensor:
-        """Score hidden states [n, E, H]; the logits that are returned are empty."""
+        """Score hidden states [n, E, H]; the returned logits are empty."""
         n, kept = states.shape[:2]
         flat = states.reshape(n * kept, -1)
         rows = (torch.arange(n, device=self._rows.device)[:, None] * kept + self._rows).reshape(-1)
@@ -269,20 +269,20 @@ class TiledHead:
         for start in range(0, len(flat), TILE_ROWS):
             stop = min(start + TILE_ROWS, len(flat))
             logits = self._forward(flat[start:stop]).float()
-            asked = slice(self._asked_before(start), self._asked_before(stop))
-            token_logits[asked] = logits[rows[asked] - start, tokens[asked]]
+            needed = slice(self._needed_before(start), self._needed_before(stop))
+            token_logits[needed] = logits[rows[needed] - start, tokens[needed]]
             logsumexp[start:stop] = torch.logsumexp(logits, -1)
         self._found = HeadScores(token_logits.view(n, -1), logsumexp.view(n, kept), states[:, 0])
         return states[..., :0]
 
-    def _asked_before(self, row: int) -> int:
-        """How many tokens are asked at the rows of all prompts before `row`."""
+    def _needed_before(self, row: int) -> int:
+        """Tokens needed at all rows of all prompts before `row`."""
         prompt, at = divmod(row, len(self._before) - 1)
         return int(prompt * len(self._tokens) + self._before[at])
 
 
 class _SharedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """One layer's keys and values of a prefix. They are joined to those of a batch, and nothing is kept of these."""
+    """One layer's keys and values of a prefix. A batch's are appended for one pass and not kept."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -292,19 +292,19 @@ class _SharedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [n, heads, prefix + own, width] that a layer attends to."""
+        """Keys and values [n, heads, prefix + own, width] to attend to."""
         n = len(key_states)
         keys, values = (t.expand(n, -1, -1, -1) for t in self._prefix)
         return torch.cat([keys, key_states], -2), torch.cat([values, value_states], -2)
 
 
 def shared_cache(prefix: Any) -> Cache:
-    """A cache of one sequence for any number of batches of any size, each of which leaves it as it was."""
+    """A cache of one sequence that any number of batches of any size can share; none changes it."""
     return Cache(layers=[_SharedLayer(layer) for layer in prefix.layers])
 
 
 def _reach(trie: LabelTrie) -> NDArray[np.bool_]:
-    """[E, E] over `trie.evaluated`: which evaluated nodes are a node's ancestors or itself."""
+    """[E, E] over `trie.evaluated`: whether the column's node is the row's node or its ancestor."""
     slot = {int(node): i for i, node in enumerate(trie.evaluated)}
     reach = np.zeros((len(slot), len(slot)), dtype=np.bool_)
     for node, i in slot.items():

@@ -1,1 +1,1 @@
-"""A log or history file's records, found by content: delimited text, JSON lines, JSON lists; and history files."""
+"""Records of log and history files: delimited text, JSON lines and JSON lists, told apart by content."""

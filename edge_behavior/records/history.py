@@ -1,7 +1,6 @@
-"""History files: one user's past events, in the order in which they happened.
+"""History files: one user's past events, oldest first.
 
-What a file may look like is `records`' business; docs/histories.md says what is done with clocks that go back and with
-behaviors that are no candidates.
+`reader` detects the file's format. docs/data.md says how clocks that go back and unknown behaviors are treated.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ class Skipped:
 
 @dataclass(frozen=True)
 class History:
-    """A history file's content.
+    """The content of a history file.
 
     Attributes:
         events: In the order of the file.
-        lines: Line of each event.
-        back: How many events are earlier than the one above them.
+        lines: Line number of each event.
+        back: Number of events that are earlier than the one before them.
     """
 
     path: Path
@@ -50,13 +49,13 @@ class History:
     back: int
 
     def known(self, candidates: CandidateSet, unknown: str = "skip") -> tuple[list[BehaviorEvent], list[Skipped]]:
-        """The events whose behaviors are candidates, named as the candidates are, and those that are left out.
+        """The events whose behaviors are candidates, and those that are skipped.
 
         Args:
-            unknown: `skip` leaves events out; `refuse` takes none that would be.
+            unknown: What to do with other behaviors: `skip` or `refuse`.
 
         Raises:
-            EdgebError: an event would be left out and `unknown` is `refuse`, or no event is left.
+            EdgebError: an event is refused, or all are skipped.
         """
         check_unknown(unknown)
         events, skipped = [], []
@@ -70,22 +69,22 @@ class History:
         if skipped and not events:
             raise EdgebError(
                 f"{self.path}: no event's behavior is in the candidate set: {_listed(skipped)}",
-                f"is this the history of another bundle? {nearest(skipped[0].behavior, candidates.labels)}",
+                f"is this history for another bundle? {nearest(skipped[0].behavior, candidates.labels)}",
             )
         return events, skipped
 
     def notes(self, skipped: Sequence[Skipped] = ()) -> list[str]:
-        """What a user should be told of the file, a line each; nothing for one in order."""
+        """What the user should know about the file, one sentence each."""
         notes = []
         if not self.events:
-            notes.append(f"{self.path} holds no event: nothing is known of the user")
+            notes.append(f"{self.path} has no events: nothing is known about the user")
         if self.back:
             events = (
-                "1 event is earlier than the one above it"
+                "1 event is earlier than the one before it"
                 if self.back == 1
-                else (f"{self.back} events are earlier than the ones above them")
+                else (f"{self.back} events are earlier than the ones before them")
             )
-            notes.append(f"{self.path}: {events}; local clocks may go back: kept in file order")
+            notes.append(f"{self.path}: {events}; kept in file order, because local clocks may go back")
         if skipped:
             events = "1 event was" if len(skipped) == 1 else f"{len(skipped)} events were"
             notes.append(f"{self.path}: {events} skipped, not in the candidate set: {_listed(skipped)}")
@@ -96,20 +95,20 @@ def read_history(path: Path, user: str | None = None, places: bool = True, clock
     """Read one user's events, oldest first.
 
     Args:
-        path: CSV with a header, JSON lines or a JSON list of objects; see `records`.
-        user: Whose events to take from a file of several users.
-        places: Whether events have a place. Without, none is looked for and every event's is unknown.
-        clock: What to do with times that carry an offset or count from 1970; by default they are refused.
+        path: CSV with a header, JSON lines or a JSON list of objects.
+        user: The user whose events to take from a file of several users.
+        places: Whether events have a place. If not, no place is read and every event's is unknown.
+        clock: How to read times that have an offset or count from 1970; by default they are refused.
 
     Raises:
-        EdgebError: naming file and line, on a file that is none of these, a missing field, a bad time, several users
-            and none of them asked for, events listed newest first or further back than a local clock goes. A header
-            that nothing follows is a history without events.
+        EdgebError: naming file and line: another kind of file, a missing field, a bad time, several users without
+            `user`, events listed newest first, or a step back that no local clock makes. A file with only a header
+            is a history without events.
     """
     fields = [name for name in FIELDS if places or name != "place"]
     file = open_records(path, FIELDS)
     require_fields(path, file.names, fields, [f"a history has the fields {', '.join(fields)}"] * len(fields))
-    wanted = [*fields, USER] if file.optional or USER in file.names else fields
+    wanted = [*fields, USER] if file.has_optional_fields or USER in file.names else fields
     events: list[BehaviorEvent] = []
     lines: list[int] = []
     users: Counter[str] = Counter()
@@ -121,7 +120,7 @@ def read_history(path: Path, user: str | None = None, places: bool = True, clock
         if user is None and len(users) > 1:
             raise EdgebError(
                 f"{where}: a second user, '{owner}', after '{next(iter(users))}'",
-                "a history holds one user's events; --user picks one",
+                "a history has one user's events; pick one with --user",
             )
         if user is not None and owner != user:
             continue
@@ -144,10 +143,10 @@ def write_history(path: Path, events: Sequence[BehaviorEvent]) -> None:
 
 
 def check_unknown(unknown: str) -> str:
-    """The word for what to do with unknown behaviors.
+    """Refuse an unknown value of --unknown, and return a known one.
 
     Raises:
-        EdgebError: there is no such word.
+        EdgebError: it is not one of UNKNOWN.
     """
     if unknown not in UNKNOWN:
         raise EdgebError(f"--unknown is '{unknown}'", nearest(unknown, UNKNOWN))

@@ -1,8 +1,7 @@
-"""Records of JSON: an object per line, or one array of objects. Knows what text a value is.
+"""Records of JSON: one object per line, or one array of objects; values become text.
 
-A field of an object inside the object is named by both: `data.app`. Numbers are text as they are written, whole ones
-without a fraction: 7, 7.0 and "7" are the same label. null is an empty field. true, false, objects and arrays are no
-text.
+A nested field is named by its path: `data.app`. Numbers become text as written, whole ones without a fraction: 7, 7.0
+and "7" are the same label. null is an empty field. true, false, objects and arrays are refused.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ class JsonFile:
     """A file of JSON objects.
 
     Attributes:
-        names: Fields of the first object, and behind them those of objects inside it, like `data.app`.
-        nested: Which of the names are such.
-        array: Whether the objects are the elements of one array, rather than a line each.
+        names: Fields of the first object, then those of nested objects, like `data.app`.
+        nested: The names that are paths into nested objects.
+        array: Whether the objects are elements of one array, rather than one per line.
     """
 
     text: TextFile
@@ -35,31 +34,31 @@ class JsonFile:
     nested: frozenset[str]
     array: bool
 
-    def way(self, name: str) -> tuple[str, ...]:
-        """The keys that lead to a field."""
+    def key_path(self, name: str) -> tuple[str, ...]:
+        """The keys on the path to a field."""
         return tuple(name.split(".")) if name in self.nested else (name,)
 
     @property
-    def optional(self) -> bool:
+    def has_optional_fields(self) -> bool:
         """Whether a later record may have a field that `names` lacks."""
         return True
 
     def records(self, wanted: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-        """Each object's line and the text of its `wanted` fields; a missing field is empty.
+        """The line number and the text of the `wanted` fields of each object; a missing field is empty.
 
         Raises:
-            EdgebError: naming the line that is no JSON object, or the field that holds no text.
+            EdgebError: naming the line that is not a JSON object, or the field whose value is not text.
         """
         for line, found in _objects(self.text, self.array):
             where = f"{self.text.path}:{line}"
-            yield line, [_text(_at(found, self.way(name)), name, where) for name in wanted]
+            yield line, [_text(_at(found, self.key_path(name)), name, where) for name in wanted]
 
 
 def open_json(text: TextFile, first: str) -> JsonFile:
-    """Look at a file whose first character other than space is `first`: "{" or "[".
+    """Open a file whose first character after white space is `first`: "{" or "[".
 
     Raises:
-        EdgebError: its beginning is not JSON, or it holds no object.
+        EdgebError: its beginning is not JSON, or it has no object.
     """
     array = first == "["
     found = next(_objects(text, array), None)
@@ -74,14 +73,14 @@ def _nested(found: dict[str, Any], before: str = "") -> Iterator[str]:
     for key, value in found.items():
         if before:
             yield before + key
-        # A key with a dot of its own would have two readings.
+        # A key that itself contains a dot would be ambiguous.
         if isinstance(value, dict) and "." not in key:
             yield from _nested(value, f"{before}{key}.")
 
 
-def _at(found: dict[str, Any], way: tuple[str, ...]) -> Any:
+def _at(found: dict[str, Any], path: tuple[str, ...]) -> Any:
     value: Any = found
-    for key in way:
+    for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
@@ -101,13 +100,13 @@ def _lines(text: TextFile) -> Iterator[tuple[int, Any]]:
                 try:
                     value = _DECODER.decode(line.strip())
                 except (ValueError, RecursionError) as error:
-                    hint = "write every object on one line" if line.strip() in ("{", "{}") else _PER_LINE
+                    hint = "write each object on one line" if line.strip() in ("{", "{}") else _PER_LINE
                     raise _not_json(text, number, error, hint) from None
                 yield number, value
 
 
 def _array(text: TextFile) -> Iterator[tuple[int, Any]]:
-    """Elements one by one: as Python objects, a long array would take many times its text's memory."""
+    """Elements one by one, because a whole array as Python objects takes many times the memory of its text."""
     with text.open() as file:
         content = file.read()
     line, counted = 1, 0
@@ -118,7 +117,7 @@ def _array(text: TextFile) -> Iterator[tuple[int, Any]]:
         counted = at
         return line
 
-    at = _skip(content, 0) + 1  # behind the bracket
+    at = _skip(content, 0) + 1  # after the bracket
     at = _skip(content, at)
     if content[at : at + 1] != "]":
         while True:
@@ -157,7 +156,10 @@ def _text(value: Any, name: str, where: str) -> str:
         return ""
     if isinstance(value, str):
         if any("\ud800" <= c <= "\udfff" for c in value):
-            raise EdgebError(f"{where}: field '{name}' holds half a character", "the log was cut between two bytes")
+            raise EdgebError(
+                f"{where}: field '{name}' holds half a surrogate pair",
+                "the log was cut inside a character; correct the line",
+            )
         return value
     kind = {bool: str(value).lower(), dict: "an object", list: "a list"}[type(value)]
     inside = [key for key, held in value.items() if isinstance(held, str)] if isinstance(value, dict) else []
@@ -177,8 +179,8 @@ def _whole(written: str) -> str:
 
 
 def _refused(written: str) -> None:
-    raise ValueError(f"{written} is no JSON value")
+    raise ValueError(f"{written} is not a JSON value")
 
 
-# Numbers become text at once: a long integer stays as it is written.
+# Numbers become text while parsing, so that a long integer stays as written.
 _DECODER = json.JSONDecoder(parse_int=_whole, parse_float=_fraction, parse_constant=_refused)

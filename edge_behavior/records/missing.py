@@ -1,11 +1,10 @@
-"""Words for "no value" that programs write into logs, the same for importers and history files."""
+"""Words that programs write for a missing value; importers and history files share them."""
 
 from __future__ import annotations
 
 from edge_behavior.core.events import INVISIBLE
 
-# What programs write where they have no value, in lower case. "unknown" and "other" are not among them: people mean
-# something by those.
+# In lower case. "unknown" and "other" are not among them, because people use them as values.
 MISSING_WORDS = frozenset(
     [
         *("", "null", "none", "nil", "na", "n/a", "n.a.", "nan", "nat", "undefined", "\\n", "-", "--", "?"),
@@ -15,5 +14,5 @@ MISSING_WORDS = frozenset(
 
 
 def is_missing(text: str) -> bool:
-    """Whether a text says that there is no value, or nothing at all."""
+    """Whether a text is a word for a missing value, or has nothing visible."""
     return "".join(c for c in text if c not in INVISIBLE).strip().lower() in MISSING_WORDS

@@ -1,6 +1,6 @@
-"""From a path to the records of a log: the file's shape is found by its content, never by its name.
+"""Opens a file of records in the format that its content shows, whatever its name.
 
-Histories and imports read their files here, so that both take the same ones. Knows nothing of what the fields mean.
+Histories and imports share it, so that both accept the same files. Knows nothing of what the fields mean.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.records.delimited import open_table
 from edge_behavior.records.json_objects import open_json
-from edge_behavior.records.text_files import TextFile, describe
+from edge_behavior.records.text_files import TextFile, detect
 
 
 class RecordFile(Protocol):
@@ -24,23 +24,23 @@ class RecordFile(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Fields of the header or the first object."""
+        """Fields of the header or of the first object."""
 
     @property
-    def optional(self) -> bool:
+    def has_optional_fields(self) -> bool:
         """Whether a later record may have a field that `names` lacks."""
 
     def records(self, wanted: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-        """Line and `wanted` fields of every record, in the order of the file."""
+        """Line number and `wanted` fields of every record, in the order of the file."""
 
 
 def open_records(path: Path, wanted: Sequence[str]) -> RecordFile:
-    """Find out what a file is; `wanted` are the fields that tell its delimiter.
+    """Detect the format of a file; the delimiter is the one that gives most of the `wanted` fields.
 
     Raises:
-        EdgebError: it cannot be read, is empty, is no text, or its beginning is broken.
+        EdgebError: the file cannot be read, is empty, is not text, or its beginning is broken.
     """
-    text = describe(path)
+    text = detect(path)
     with text.open() as file:
         first = next((line.lstrip()[0] for line in file if line.strip()), None)
     if first is None:
@@ -49,11 +49,11 @@ def open_records(path: Path, wanted: Sequence[str]) -> RecordFile:
 
 
 def require_fields(path: Path, names: Sequence[str], wanted: Sequence[str], hints: Sequence[str]) -> None:
-    """Refuse a file whose header or first object lacks a field, or names it twice.
+    """Refuse a file that lacks a wanted field, or has it twice.
 
     Args:
-        names: Those that the file has.
-        hints: What to do where the field of the same place in `wanted` is missing.
+        names: Fields of the file.
+        hints: Per field in `wanted`, what to do if it is missing.
 
     Raises:
         EdgebError: naming the field.

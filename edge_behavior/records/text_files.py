@@ -1,4 +1,4 @@
-"""Text files as people have them: packed with gzip or not, UTF-8 or UTF-16, told by content and never by name.
+"""Text files, plain or gzipped, UTF-8 or UTF-16, detected by content and not by name.
 
 Knows nothing of records, fields or delimiters.
 """
@@ -18,9 +18,9 @@ from edge_behavior.errors import EdgebError
 
 GZIP_MAGIC = b"\x1f\x8b"
 _HEAD = 1 << 16
-_UNPACK = "unpack it first"
+_UNPACK = "decompress it first"
 _AS_CSV = "save its table as CSV (UTF-8)"
-# How a file begins that is no text, what it is, and the way out.
+# First bytes of files that are not text, what they are, and what to do.
 _FORMATS = (
     (b"PAR1", "a Parquet file", "import it with --format parquet, or save it as CSV"),
     (b"PK\x03\x04", "a zip archive or an Excel workbook", f"{_UNPACK}, or {_AS_CSV}"),
@@ -30,11 +30,11 @@ _FORMATS = (
     (b"ARROW1", "an Arrow file", _AS_CSV),
     (b"Obj\x01", "an Avro file", _AS_CSV),
     (b"%PDF-", "a PDF", _AS_CSV),
-    (b"BZh91AY&SY", "packed with bzip2", _UNPACK),
-    (b"\xfd7zXZ\0", "packed with xz", _UNPACK),
-    (b"\x28\xb5\x2f\xfd", "packed with zstd", _UNPACK),
+    (b"BZh91AY&SY", "compressed with bzip2", _UNPACK),
+    (b"\xfd7zXZ\0", "compressed with xz", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
-    (GZIP_MAGIC, "packed with gzip twice", _UNPACK),
+    (GZIP_MAGIC, "compressed with gzip twice", _UNPACK),
     (b"\xff\xfe\0\0", "UTF-32 text", "save it as UTF-8"),
     (b"\0\0\xfe\xff", "UTF-32 text", "save it as UTF-8"),
 )
@@ -46,35 +46,35 @@ class TextFile:
     """A text file and how to read it.
 
     Attributes:
-        path: Its name, for messages.
-        packed: Whether it is gzip.
-        encoding: Python's name: `utf-8-sig`, `utf-16-le` or `utf-16-be`; `start` bytes of a byte order mark come first.
-        content: The bytes of what can be read only once, like a pipe; None for a file.
+        gzipped: Whether it is compressed with gzip.
+        encoding: `utf-8-sig`, `utf-16-le` or `utf-16-be`.
+        start: Bytes of a UTF-16 byte order mark to skip.
+        content: The bytes of a pipe, which can be read only once; None for a file.
     """
 
     path: Path
-    packed: bool
+    gzipped: bool
     encoding: str
     start: int = 0
     content: bytes | None = None
 
     @property
     def is_utf8(self) -> bool:
-        """Whether the characters are UTF-8."""
+        """Whether the encoding is UTF-8."""
         return self.encoding == "utf-8-sig"
 
     def open_bytes(self) -> IO[bytes]:
-        """The unpacked bytes."""
-        return _opened(self.path, self.content, self.packed)
+        """The decompressed bytes."""
+        return _opened(self.path, self.content, self.gzipped)
 
     @contextmanager
     def open(self) -> Iterator[io.TextIOWrapper]:
-        """The text with its line ends left as they are, for a `with` statement whose body reads it.
+        """The text, with line ends as they are, to be read inside a `with` block.
 
         Raises:
-            EdgebError: a byte that is no text, named with its line; a damaged gzip file; a file that cannot be read.
+            EdgebError: naming the line of a byte that is not text; a damaged gzip file; a file that cannot be read.
         """
-        with readable(self.path):
+        with file_errors(self.path):
             raw = self.open_bytes()
             raw.read(self.start)
             with io.TextIOWrapper(raw, encoding=self.encoding, newline="") as text:
@@ -98,17 +98,17 @@ class TextFile:
         return EdgebError(f"{self.path} is not UTF-8 text ({error.reason})", hint)
 
 
-def describe(path: Path) -> TextFile:
-    """Look at a file's first bytes. What is no regular file (a pipe) is read into memory at once.
+def detect(path: Path) -> TextFile:
+    """Detect compression and encoding from a file's first bytes. A pipe is read into memory.
 
     Raises:
-        EdgebError: it cannot be read, or is no text; the message says what it looks like.
+        EdgebError: the file cannot be read, or is not text; the message says what it looks like.
     """
-    with readable(path):
+    with file_errors(path):
         content = None if path.is_file() else path.read_bytes()
-        with _opened(path, content, packed=False) as raw:
-            packed = raw.read(2) == GZIP_MAGIC
-        with _opened(path, content, packed) as raw:
+        with _opened(path, content, gzipped=False) as raw:
+            gzipped = raw.read(2) == GZIP_MAGIC
+        with _opened(path, content, gzipped) as raw:
             head = raw.read(_HEAD)
     for magic, what, hint in _FORMATS:
         if head.startswith(magic):
@@ -117,12 +117,12 @@ def describe(path: Path) -> TextFile:
     text = head[start:].decode(encoding, "replace").lstrip("\ufeff \t\r\n")[:16].lower()
     if text.startswith(_MARKUP):
         raise EdgebError(f"{path} is a web page or XML", "fetch the log itself, or save its table as CSV (UTF-8)")
-    return TextFile(path, packed, encoding, start, content)
+    return TextFile(path, gzipped, encoding, start, content)
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn the faults of a file into an EdgebError.
+def file_errors(path: Path) -> Iterator[None]:
+    """Turn errors of reading a file into an EdgebError.
 
     Raises:
         EdgebError: a damaged gzip file, or one that cannot be opened or read.
@@ -135,20 +135,20 @@ def readable(path: Path) -> Iterator[None]:
         raise EdgebError(f"cannot read {path}: {error.strerror or error}", "check the path") from None
 
 
-def _opened(path: Path, content: bytes | None, packed: bool) -> IO[bytes]:
+def _opened(path: Path, content: bytes | None, gzipped: bool) -> IO[bytes]:
     source = path if content is None else io.BytesIO(content)
-    if packed:
+    if gzipped:
         return cast("IO[bytes]", gzip.open(source, "rb"))
     return source.open("rb") if isinstance(source, Path) else source
 
 
 def _encoding(head: bytes) -> tuple[str, int]:
-    """The encoding that these first bytes are written in, and the length of the mark that says so."""
+    """The encoding of these first bytes, and the length of their UTF-16 byte order mark."""
     if head.startswith(b"\xff\xfe"):
         return "utf-16-le", 2
     if head.startswith(b"\xfe\xff"):
         return "utf-16-be", 2
-    # Digits and delimiters have a zero byte in UTF-16, always on the same side, and never in UTF-8.
+    # In UTF-16 ASCII characters have a zero byte, always on the same side; UTF-8 text has none.
     even, odd = head[::2].count(0), head[1::2].count(0)
     most = max(even, odd)
     if most * 20 > len(head) and min(even, odd) * 10 <= most:

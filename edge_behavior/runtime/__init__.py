@@ -1,1 +1,1 @@
-"""The runtime: load a bundle, predict over the candidate set."""
+"""The Python runtime: load a bundle, predict over its candidate set."""

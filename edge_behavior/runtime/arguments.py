@@ -1,6 +1,6 @@
-"""What callers of the Python API pass, looked at before anything is computed: types, and times that carry a zone.
+"""Checks of the Python API's arguments, before anything is computed.
 
-Bad values must not get as far as prompts, native code or a user's habits.
+Bad values must not reach prompts, native code or a user's habits.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from edge_behavior.errors import EdgebError
 _SHOWN = 40
 
 
-def check_question(history: object, when: object, place: object) -> None:
-    """Refuse what is no history, no local time or no place.
+def check_query(history: object, when: object, place: object) -> None:
+    """Refuse a history, a local time or a place of the wrong type.
 
     Raises:
         EdgebError: naming the argument, or the event.
@@ -35,7 +35,7 @@ def check_question(history: object, when: object, place: object) -> None:
 
 
 def check_place(place: object) -> None:
-    """Refuse what is neither text nor None; whether a bundle wants one is the layout's to say.
+    """Refuse a place that is neither text nor None; whether one is required depends on the layout.
 
     Raises:
         EdgebError: it is something else.
@@ -45,7 +45,7 @@ def check_place(place: object) -> None:
 
 
 def check_event(event: object, what: str) -> None:
-    """Refuse what is no `BehaviorEvent` of texts and a local time.
+    """Refuse anything but a `BehaviorEvent` of texts and a local time.
 
     Raises:
         EdgebError: naming `what`, and the field.
@@ -58,12 +58,12 @@ def check_event(event: object, what: str) -> None:
 
 
 def check_time(when: object, what: str) -> None:
-    """Refuse what is no local time without a zone.
+    """Refuse anything but a datetime without a zone.
 
     Raises:
         EdgebError: naming `what`.
     """
-    # pandas' NaT is a datetime, and the only one that does not equal itself.
+    # pandas' NaT is a datetime that does not equal itself.
     if not isinstance(when, datetime) or when != when:
         raise EdgebError(f"{what} is {described(when)}", "pass a datetime in local time")
     if when.tzinfo is not None:
@@ -71,7 +71,7 @@ def check_time(when: object, what: str) -> None:
 
 
 def check_text(text: object, what: str) -> None:
-    """Refuse what is no text.
+    """Refuse anything but text.
 
     Raises:
         EdgebError: naming `what`.
@@ -81,7 +81,7 @@ def check_text(text: object, what: str) -> None:
 
 
 def check_labels(labels: object, what: str) -> None:
-    """Refuse what is no list of texts; one text is a sequence of letters, and not meant.
+    """Refuse anything but a list of texts; a single text, though a sequence of letters, is a mistake.
 
     Raises:
         EdgebError: naming `what`.
@@ -93,7 +93,7 @@ def check_labels(labels: object, what: str) -> None:
 
 
 def check_flag(value: object, what: str) -> None:
-    """Refuse what is neither True nor False.
+    """Refuse anything but True or False.
 
     Raises:
         EdgebError: naming `what`.
@@ -103,18 +103,18 @@ def check_flag(value: object, what: str) -> None:
 
 
 def check_level(value: object, what: str) -> None:
-    """Refuse what is no number from 0 to 1.
+    """Refuse anything but a number from 0 to 1.
 
     Raises:
         EdgebError: naming `what`.
     """
-    # NaN is on no side of anything.
+    # Comparisons with NaN are false.
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise EdgebError(f"{what} is {described(value)}", "pass a share between 0 and 1, like 0.8")
 
 
 def whole_number(value: object, what: str, least: int, of: str) -> int:
-    """A whole number of at least `least`; NumPy's integers are whole numbers, too.
+    """A whole number of at least `least`; NumPy's integers count.
 
     Args:
         of: What is counted, for the hint.
@@ -127,11 +127,20 @@ def whole_number(value: object, what: str, least: int, of: str) -> int:
     return int(value)
 
 
+def checked_top_k(top_k: object) -> int | None:
+    """How many candidates to return; None for all.
+
+    Raises:
+        EdgebError: not a whole number, or below 1.
+    """
+    return None if top_k is None else whole_number(top_k, "top_k", 1, "candidates")
+
+
 def as_path(path: object, what: str) -> Path:
     """A path given as `Path` or text.
 
     Raises:
-        EdgebError: naming `what`; it is no path, or one that no file can have.
+        EdgebError: naming `what`: not a path, or one that no file can have.
     """
     if not isinstance(path, str | os.PathLike):
         raise EdgebError(f"{what} is {described(path)}", "pass a path")
@@ -145,7 +154,7 @@ def as_path(path: object, what: str) -> Path:
 
 
 def _is_event(event: object) -> bool:
-    """What `check_event` lets pass; histories are long, so nothing is worded before it is needed."""
+    """What `check_event` accepts, without wording a message: histories are long."""
     return (
         isinstance(event, BehaviorEvent)
         and isinstance(event.time, datetime)
@@ -157,7 +166,7 @@ def _is_event(event: object) -> bool:
 
 
 def described(value: object) -> str:
-    """A wrong value in few words: numbers and None as they are, with the type where it is not plain from that."""
+    """A wrong value for an error message, with its type unless that is obvious."""
     if value is None or isinstance(value, bool | int | float):
         return f"{value}"[:_SHOWN]
     return f"{value!r}"[:_SHOWN] + f" ({type(value).__name__})"

@@ -1,4 +1,4 @@
-"""What a caller asks of a prediction, and what it gets."""
+"""What a caller can ask of a prediction, and what it returns."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.fusion import SOURCES
 from edge_behavior.core.scoring import check_scoring
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.runtime.arguments import check_flag, check_labels, check_level, check_text, whole_number
+from edge_behavior.runtime.arguments import check_flag, check_labels, check_level, check_text
 
 
 @dataclass(frozen=True)
 class RankedBehavior:
-    """One candidate and its probability among the candidates asked for."""
+    """One candidate and its probability among the candidates ranked."""
 
     behavior: str
     probability: float
@@ -25,20 +25,20 @@ class RankedBehavior:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a prediction says and what it cost.
+    """The ranked candidates, the decisions asked for, and what the prediction cost.
 
     Attributes:
-        ranked: Candidates by falling probability, `top_k` of them. Their order is proven; where candidates were left
-            unexpanded, probabilities are lower bounds that miss at most `unexpanded` in all.
+        ranked: The first `top_k` candidates. Their order is proven. Where candidates were left unexpanded, the
+            probabilities are lower bounds, short of the true ones by at most `unexpanded` in all.
         scoring: `exact` or `masked`.
         source: `model`, `habits` or `fused`.
         tokens_evaluated: Tokens the model was run on.
         latency_ms: Wall time of the call, milliseconds.
         decode_ms: Part of it spent inside the inference engine.
-        unexpanded: Upper bound of the probability held by candidates that were not looked at to their end.
-        calibrated: Whether the probabilities are calibrated; False for a bundle without calibration, too.
-        suggest: Whether to suggest the first candidate at the precision asked for; None if none was.
-        likely: The likely set at the coverage asked for, by falling probability; None if none was.
+        unexpanded: Upper bound of the probability that candidates not fully evaluated hold; 0 means exact.
+        calibrated: Whether the probabilities are calibrated.
+        suggest: Whether to suggest the first candidate at the requested precision; None if none was requested.
+        likely: The prediction set at the requested coverage, most probable first; None if none was requested.
     """
 
     ranked: tuple[RankedBehavior, ...]
@@ -54,27 +54,25 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Request:
-    """How a prediction is wanted.
+class PredictOptions:
+    """What a caller may choose of a prediction beyond history, context and `top_k`.
 
     Raises:
         EdgebError: a value of the wrong type or out of range, or two that do not go together.
 
     Attributes:
-        top_k: How many candidates to return; None for all, which expands the whole trie.
-        scoring: `exact` or `masked`, see `scoring`.
+        scoring: `exact` or `masked`, see `core.scoring`.
         source: `model`, `habits` or `fused`; None takes the bundle's default.
         only: Labels to rank; None for all.
         exclude: Labels to leave out.
-        exhaustive: Expand the whole trie, so that every probability is exact.
-        calibrated: Calibrate the probabilities where the bundle can; False gives the source's own.
-        precision: Decide whether to suggest the first candidate so that suggestions are right this often; a level of
-            the manifest's `calibration`. Costs the candidates without which that cannot be told.
-        coverage: Name the candidates that hold the truth this often; a level of the manifest's `calibration`. Costs
-            the candidates that may be among them, for a high coverage most of the trie.
+        exhaustive: Expand the whole trie, so that probabilities are exact and not lower bounds.
+        calibrated: Calibrate the probabilities where the bundle can; False returns the source's own.
+        precision: Decide whether to suggest the first candidate, so that suggestions are right this often; a level of
+            the manifest's `calibration`. Candidates that could change the decision are evaluated too.
+        coverage: Return the prediction set that holds the truth this often; a level of the manifest's `calibration`.
+            Candidates that could belong to it are evaluated too: for a high coverage, most of the trie.
     """
 
-    top_k: int | None = None
     scoring: str = "exact"
     source: str | None = None
     only: Sequence[str] | None = None
@@ -85,8 +83,6 @@ class Request:
     coverage: float | None = None
 
     def __post_init__(self) -> None:
-        if self.top_k is not None:
-            object.__setattr__(self, "top_k", whole_number(self.top_k, "top_k", 1, "candidates"))
         check_text(self.scoring, "scoring")
         check_scoring(self.scoring)
         if self.source is not None:
@@ -103,7 +99,7 @@ class Request:
                 check_level(getattr(self, name), name)
         if self.precision is not None or self.coverage is not None:
             if not self.calibrated:
-                raise EdgebError("precision and coverage were measured on calibrated values", "do not ask for raw ones")
+                raise EdgebError("precision and coverage were measured on calibrated values", "ask for calibrated ones")
             if self.only is not None or self.exclude:
                 raise EdgebError(
                     "precision and coverage were measured over all candidates", "leave out only and exclude"
@@ -123,3 +119,6 @@ class Request:
         if not mask.any():
             raise EdgebError("no candidate is left to rank", "name fewer labels in exclude or more in only")
         return mask
+
+
+DEFAULT_OPTIONS = PredictOptions()

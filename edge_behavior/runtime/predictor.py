@@ -1,4 +1,4 @@
-"""The public runtime: load a bundle once, then rank the candidates for a history and a next context."""
+"""The public Python runtime: load a bundle once, then rank the candidates for a history and a next context."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from types import TracebackType
 
 from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, verify_bundle
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core import DEFAULT_TOP_K
 from edge_behavior.core.event_order import check_order, check_step
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.scoring import Floats, check_scoring
-from edge_behavior.runtime.arguments import as_path, check_flag, check_question, check_text
+from edge_behavior.runtime.arguments import as_path, check_flag, check_query, check_text, checked_top_k
 from edge_behavior.runtime.backends.base import Backend
-from edge_behavior.runtime.engine import Engine
-from edge_behavior.runtime.prediction import Prediction, RankedBehavior, Request
-from edge_behavior.runtime.session import ANCHOR_EVERY, Session
+from edge_behavior.runtime.prediction import DEFAULT_OPTIONS, Prediction, PredictOptions, RankedBehavior
+from edge_behavior.runtime.ranker import Ranker
+from edge_behavior.runtime.session import REBASE_EVERY, Session
 from edge_behavior.util.cpus import physical_cores, usable_threads
 from edge_behavior.util.workspace import home
 
-__all__ = ["Prediction", "Predictor", "RankedBehavior", "Session"]
+__all__ = ["PredictOptions", "Prediction", "Predictor", "RankedBehavior", "Session"]
 
-# Tokens of a context line besides its label: day, hour, punctuation, and a place of at most 48 characters.
+# Tokens of an event's line without its label: day, hour, punctuation, and a place of at most 48 characters.
 _LINE_TOKENS = 64
-# Below so many bytes threads wait for each other longer than they compute.
+# Bytes below which one thread is faster than several.
 SMALL_BUNDLE = 10_000_000
 
 
 class Predictor:
     """Predicts a user's next behavior over the candidate set of one bundle.
 
-    May be shared between threads: calls take turns. A process forked after loading cannot use it and has to load the
-    bundle itself. Consecutive prompts that begin alike share that beginning in the model's cache. Use as a context
-    manager, or call `close`; its memory is freed, too, when the last reference to it and its sessions is gone.
+    May be shared between threads: calls take turns. A process forked after loading has to load the bundle itself.
+    Consecutive prompts reuse their common prefix in the model's cache. Use as a context manager, or call `close`;
+    memory is also freed when the last reference to the predictor and its sessions is gone.
     """
 
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
         self.manifest = manifest
-        self._engine = Engine(manifest, backend)
+        self._ranker = Ranker(manifest, backend)
 
     @classmethod
     def load(
@@ -54,15 +55,15 @@ class Predictor:
         """Open a bundle: a GGUF file with llama.cpp, a folder with onnxruntime-genai.
 
         Args:
-            threads: CPU threads, no more than this process may use (affinity, quota of its control group); None takes
-                the physical cores among these, one for a bundle below 10 MB.
-            verify: Check the file against its hashes first.
+            threads: CPU threads, at most what affinity and the control group's quota allow this process; None uses the
+                physical cores among these, or one thread for a bundle below 10 MB.
+            verify: Check the bundle against its hashes first.
             exact_math: F32 cache, for parity checks; an ONNX model's cache has the precision it was built with.
-            prefix_cache: Folder of snapshots of the static prompt; True takes edgeb's own, False keeps none.
-                onnxruntime-genai cannot save a cache: the static prompt is evaluated at every start.
+            prefix_cache: Folder for snapshots of the evaluated static prompt; True uses edgeb's own, False none.
+                onnxruntime-genai cannot save its cache: there the static prompt is evaluated at every start.
 
         Raises:
-            EdgebError: not a bundle, damaged, of a newer version, or not loadable; too many threads.
+            EdgebError: not a bundle, damaged, written by a newer version, or not loadable; too many threads.
         """
         bundle = as_path(bundle, "bundle")
         check_flag(verify, "verify")
@@ -80,97 +81,84 @@ class Predictor:
         return predictor
 
     def warm(self, folder: Path | str) -> bool:
-        """Hold the static prompt, from a snapshot in `folder` where there is one; says whether there was."""
-        with self._engine.turn():
-            return self._engine.warm(as_path(folder, "folder"))
+        """Load the static prompt into the cache; returns whether a snapshot in `folder` was used."""
+        with self._ranker.turn():
+            return self._ranker.warm(as_path(folder, "folder"))
 
     def predict(
         self,
         history: Sequence[BehaviorEvent],
         when: datetime,
         place: str | None = None,
-        top_k: int | None = None,
-        scoring: str = "exact",
+        top_k: int | None = DEFAULT_TOP_K,
         *,
-        source: str | None = None,
-        only: Sequence[str] | None = None,
-        exclude: Sequence[str] = (),
-        exhaustive: bool = False,
-        calibrated: bool = True,
-        precision: float | None = None,
-        coverage: float | None = None,
+        options: PredictOptions = DEFAULT_OPTIONS,
     ) -> Prediction:
         """Rank the candidates for the behavior at `when` in `place` after `history`.
 
         Args:
-            history: Oldest first, any length; the model sees the layout's last L events, habits count all. Its order
-                counts: a local clock may go back, see `event_order`. The places of its events are not read where the
-                bundle has none.
-            place: Needed where the bundle's prompts name a place (`manifest.layout.places`), refused where not.
-            top_k: How many candidates to return; None for all.
-            scoring: `exact` or `masked`, see `scoring`.
-            source: `model`, `habits` or `fused`; None takes the bundle's default.
-            only: Labels to rank; None for all.
-            exclude: Labels to leave out.
-            exhaustive: Expand the whole trie, so that every probability is exact.
-            calibrated: Calibrate the probabilities where the bundle can; False gives the source's own.
-            precision: Also decide whether to suggest the first candidate, see `Request`.
-            coverage: Also name the candidates that hold the truth this often, see `Request`.
+            history: Oldest first, any length: the model sees the layout's last L events, habits count all. A local
+                clock may go back from one event to the next (`core.event_order`). Places are ignored where the bundle
+                has none.
+            when: Local time, without a zone.
+            place: Required where the bundle's prompts name a place (`manifest.layout.places`), refused where not.
+            top_k: How many candidates to return; None returns all, which expands the whole trie.
+            options: Scoring, source, restrictions, decisions.
 
         Raises:
-            EdgebError: a behavior outside the candidate set, a clock that goes back too far, a place missing or too
-                many, a prompt that does not fit, a precision or coverage that the bundle is not calibrated for.
+            EdgebError: a behavior outside the candidate set, a clock that goes back too far, a place that is missing or
+                not wanted, a prompt that does not fit, a precision or coverage that the bundle is not calibrated for.
         """
         started = perf_counter()
-        check_question(history, when, place)
-        request = Request(top_k, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
+        check_query(history, when, place)
+        top_k = checked_top_k(top_k)
         history = self._checked(history, when)
         where = self.manifest.layout.place_of(place)
-        with self._engine.turn():
-            wanted = self._engine.source(request)
-            habits = None if wanted == "model" else self._habits(history, when, where)
-            ids = [] if wanted == "habits" else self._engine.encoder.prompt_ids(history, when, where)
-            return self._engine.answer(ids, habits, request, started)
+        with self._ranker.turn():
+            source = self._ranker.source(options)
+            habits = None if source == "model" else self._habits(history, when, where)
+            ids = [] if source == "habits" else self._ranker.encoder.prompt_ids(history, when, where)
+            return self._ranker.answer(ids, habits, top_k, options, started)
 
     def log_probs(
         self, history: Sequence[BehaviorEvent], when: datetime, place: str | None = None, scoring: str = "exact"
     ) -> Floats:
-        """The model's log-probabilities [B] in candidate order; `place` as for `predict`.
+        """The model's log-probabilities [B] in candidate order; arguments as for `predict`.
 
-        Under the full vocabulary for `exact`, so not renormalized over the candidates.
+        With `exact` scoring over the full vocabulary, that is not renormalized over the candidates.
         """
-        check_question(history, when, place)
+        check_query(history, when, place)
         check_text(scoring, "scoring")
         history = self._checked(history, when)
         where = self.manifest.layout.place_of(place)
-        with self._engine.turn():
-            ids = self._engine.encoder.prompt_ids(history, when, where)
-            return self._engine.log_probs(ids, check_scoring(scoring))
+        with self._ranker.turn():
+            ids = self._ranker.encoder.prompt_ids(history, when, where)
+            return self._ranker.log_probs(ids, check_scoring(scoring))
 
-    def session(self, anchor_every: int = ANCHOR_EVERY) -> Session:
-        """A new session: events are appended as they happen, and predictions pay only for what is new.
+    def session(self, rebase_every: int = REBASE_EVERY) -> Session:
+        """A new session: append events as they happen; a prediction evaluates only what is new.
 
         Args:
-            anchor_every: Events by which the window may grow beyond the layout's L before it is anchored anew.
+            rebase_every: Events by which the window may grow beyond the layout's L before it is re-based (`Session`).
         """
-        with self._engine.turn():
-            return Session(self._engine, anchor_every)
+        with self._ranker.turn():
+            return Session(self._ranker, rebase_every)
 
     def restore(self, path: Path | str) -> Session:
-        """Continue a session that `Session.save` wrote.
+        """Restore a session that `Session.save` wrote.
 
         Raises:
-            EdgebError: damaged, of another version, of another model or of another candidate list.
+            EdgebError: damaged, or saved by another version, with another model or with another candidate set.
         """
-        return Session.restore(as_path(path, "path"), self._engine)
+        return Session.restore(as_path(path, "path"), self._ranker)
 
     def close(self) -> None:
-        """Free native memory, when the call that another thread is in has ended. Closing twice is no error.
+        """Free native memory, after the call another thread may be in. Closing twice is no error.
 
-        Afterwards everything that would compute, predictor and sessions alike, raises EdgebError; what a session has
-        seen (`events`, `habits`) can still be read.
+        Afterwards predictor and sessions raise EdgebError from everything that computes; a session's `events` and
+        `habits` can still be read.
         """
-        self._engine.close()
+        self._ranker.close()
 
     def __enter__(self) -> Predictor:
         return self
@@ -179,13 +167,13 @@ class Predictor:
         self.close()
 
     def _habits(self, history: Sequence[BehaviorEvent], when: datetime, place: str) -> Floats:
-        counter, candidates = self._engine.counter(), self.manifest.candidates
+        counter, candidates = self._ranker.counter(), self.manifest.candidates
         for event in history:
             counter.observe(candidates.code(event.behavior), event.time, event.place)
         return counter.log_probs(when, place)
 
     def _checked(self, history: Sequence[BehaviorEvent], when: datetime) -> list[BehaviorEvent]:
-        """The history with its behaviors named as the candidates are; refuses an order that no clock gives."""
+        """The history with behaviors in the candidates' spelling; refuses an order that no local clock produces."""
         known = [self.manifest.candidates.named(e, f"history event {i}") for i, e in enumerate(history, 1)]
         check_order([event.time for event in known], lambda i: f"history event {i + 1}")
         if known:
@@ -194,7 +182,7 @@ class Predictor:
 
 
 def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bool = False) -> Backend:
-    """The engine of a bundle, arguments as `Predictor.load` takes them; only the one that is needed is imported."""
+    """The bundle's inference engine, arguments as for `Predictor.load`; imports the one that is needed."""
     threads = usable_threads(threads, 1 if bundle_bytes(bundle) < SMALL_BUNDLE else physical_cores())
     if bundle.is_dir():
         from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
@@ -206,7 +194,7 @@ def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bo
 
 
 def context_needed(manifest: Manifest) -> int:
-    """Positions for the longest usual prompt and its trie, rounded up; never more than the model was built for."""
+    """Context length for the longest usual prompt and its trie, rounded up; at most what the model was built for."""
     labels = [len(label.encode()) for label in manifest.candidates.labels]
     line = _LINE_TOKENS + max(labels)
     static = len(manifest.static_prompt.encode()) // 2 + 64

@@ -1,6 +1,6 @@
-"""The static part of a bundle's prompt, evaluated once and kept on disk.
+"""Snapshots of a bundle's evaluated static prompt, kept on disk.
 
-A snapshot is keyed by model, prompt and engine. One that is damaged or belongs to something else is evaluated again
+A snapshot is keyed by model, prompt and inference engine. One that is damaged, or keyed differently, is evaluated again
 and replaced.
 """
 
@@ -22,15 +22,15 @@ class PrefixCache:
     """Snapshots in a folder.
 
     Args:
-        folder: Made when the first snapshot is written.
-        model: Hash of everything that decides the model's logits.
+        folder: Created with the first snapshot.
+        model: Hash of everything that decides the model's logits (`Manifest.tensors_sha256`).
     """
 
     def __init__(self, folder: Path, model: str) -> None:
         self._folder, self._model = folder, model
 
     def warm(self, backend: Backend, ids: Sequence[int]) -> bool:
-        """Make the backend hold `ids`: from the snapshot, else by evaluating them and writing one.
+        """Load `ids` into the backend's cache: from a snapshot, or else evaluated and saved as one.
 
         Returns:
             Whether the snapshot was used.
@@ -42,21 +42,21 @@ class PrefixCache:
             if header == key and backend.load_state(ids, state):
                 return True
         except EdgebError:
-            pass  # not there, not to be read, or damaged: rebuilt below
+            pass  # missing, unreadable or damaged: rebuilt below
         backend.prefill(ids)
         state = backend.save_state()
         if not state:
-            return False  # an engine that saves nothing
+            return False  # an inference engine that cannot save its cache
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_state(path, key, state, durable=False)
             self._limit()
         except (EdgebError, OSError):
-            pass  # a disk that takes no snapshot is no reason to fail
+            pass  # a snapshot that cannot be written is no reason to fail
         return False
 
     def _limit(self) -> None:
-        """Delete the oldest snapshots: those of bundles that were exported again are of no use."""
+        """Delete the oldest snapshots: those of bundles exported again are never used."""
         files = sorted(self._folder.glob("*.state"), key=lambda file: file.stat().st_mtime)
         for file in files[:-KEPT_SNAPSHOTS]:
             file.unlink(missing_ok=True)

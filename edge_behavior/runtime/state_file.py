@@ -1,6 +1,6 @@
-"""A file of engine state: a JSON header and a blob of bytes, hashed and written atomically.
+"""State files: a JSON header and a blob of bytes, hashed, written atomically.
 
-Damage is noticed before anything is handed to native code. Knows nothing of what header and blob mean.
+Damage is detected before anything reaches native code. Knows nothing of what header and blob mean.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edge_behavior.core.fields import parse_json
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.files import write_file
 
@@ -20,16 +21,16 @@ _DAMAGED_HINT = "the file is damaged: delete it"
 
 
 def write_state(path: Path, header: dict[str, Any], blob: bytes, *, durable: bool = True) -> None:
-    """Write a state file whole, in the place of one that may be there.
+    """Write a state file atomically, replacing any other.
 
     Args:
-        path: A file, a link to one, or nothing.
-        header: What `read_state` gives back, as JSON.
+        path: A file, a link to one, or a new name.
+        header: JSON-ready; `read_state` returns it.
         blob: Bytes that belong to it.
-        durable: Have the bytes on the disk before the old file goes.
+        durable: Sync to disk before the old file is replaced.
 
     Raises:
-        EdgebError: the file cannot be written; what was there before is kept.
+        EdgebError: the file cannot be written; the old one is kept.
     """
     text = json.dumps(header, allow_nan=False).encode()
     body = MAGIC + len(text).to_bytes(_LENGTH_BYTES, "little") + text + blob
@@ -40,7 +41,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], bytes]:
     """Header and blob of a state file.
 
     Raises:
-        EdgebError: unreadable, not a state file of this version, cut short or changed, or its header is no JSON.
+        EdgebError: unreadable, not a state file of this version, truncated or changed, or a header that is not JSON.
     """
     try:
         content = path.read_bytes()
@@ -55,14 +56,9 @@ def read_state(path: Path) -> tuple[dict[str, Any], bytes]:
     length = int.from_bytes(body[len(MAGIC) : start], "little")
     if digest != _digest(body) or start + length > len(body):
         raise EdgebError(f"{path} was changed or cut short", _DAMAGED_HINT)
-    try:
-        header = json.loads(body[start : start + length])
-    # Deep nesting runs out of stack.
-    except (ValueError, RecursionError):
-        raise EdgebError(f"{path} has a header that is not JSON", _DAMAGED_HINT) from None
-    return header, body[start + length :]
+    return parse_json(body[start : start + length], f"{path}: the header", _DAMAGED_HINT), body[start + length :]
 
 
 def _digest(body: bytes) -> bytes:
-    # Twice as fast as SHA-256 where the CPU has no instruction for it.
+    # Twice as fast as SHA-256 on CPUs without SHA instructions.
     return hashlib.blake2b(body, digest_size=_HASH_BYTES).digest()

@@ -1,12 +1,13 @@
-"""A `Predictor` over a Transformers model in memory, with a manifest made on the spot. Imports torch."""
+"""A `Predictor` for a Transformers model in memory, without a bundle. Imports torch."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from edge_behavior import __version__
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.fusion import Mixture
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.hf.tokenizers import special_ids
 from edge_behavior.runtime.backends.torch import TorchBackend, weights_hash
@@ -18,19 +19,19 @@ def torch_predictor(
     tokenizer: Any,
     candidates: CandidateSet,
     layout: PromptLayout,
-    habits: dict[str, Any] | None = None,
+    habits: Mixture | None = None,
 ) -> Predictor:
-    """A `Predictor` over a model in memory, its manifest made up from what is given.
+    """A `Predictor` for a model in memory.
 
     Args:
         model: A Transformers or PEFT model.
         tokenizer: Its fast tokenizer.
         candidates: The labels to predict.
         layout: The layout that the model was trained with.
-        habits: As in a bundle's manifest; None for the model alone.
+        habits: As in a manifest; None for the model alone.
 
     Raises:
-        EdgebError: a tokenizer without an end-of-sequence token or that cannot tell two labels apart.
+        EdgebError: the tokenizer has no end-of-sequence token, or gives two labels the same tokens.
     """
     bos_id, eos_id = special_ids(tokenizer)
     backend = TorchBackend(model, tokenizer)
@@ -43,7 +44,7 @@ def torch_predictor(
         architecture=str(model.config.model_type),
         quantization=str(model.dtype).removeprefix("torch."),
         context_length=backend.capacity,
-        base_model={"name": str(model.config.name_or_path), "license": None, "weights_sha256": None},
+        base_model=BaseModelInfo(str(model.config.name_or_path), license=None, weights_sha256=None),
         habits=habits,
         tensors_sha256=weights_hash(model),
     )

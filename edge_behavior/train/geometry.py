@@ -1,12 +1,8 @@
-"""What a backbone's configuration alone says of its size: parameters, bytes in memory, and its adapter.
-
-Models are built on the meta device, so that counts are those of the real classes and no weight is read.
-"""
+"""Sizes of a backbone and its adapter, counted on the real classes without memory for weights."""
 
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +14,8 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import LoraSettings
 from edge_behavior.train.trainer.lora import lora_config
 
-# bitsandbytes' NF4: weights per scale, scales per scale of the scales.
-_BLOCK, _NESTED_BLOCK = 64, 256
-# Per weight: tables of 16 and 256 float32 levels, and the mean of the scales.
-_NF4_TABLES = 4 * (16 + 256 + 1)
+# NF4 with double quantization: 4-bit levels, an 8-bit scale per 64 weights, a float32 per 256 scales.
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 
 @dataclass(frozen=True)
@@ -30,51 +24,34 @@ class Geometry:
 
     Attributes:
         config: The Transformers configuration.
-        linears: Elements of every weight that `quantize: 4bit` would pack; the output head stays.
+        linears: (outputs, inputs) of every linear layer, without the output head.
         parameters: All parameters; tied weights once.
         adapter: Trainable parameters of the adapter.
     """
 
     config: Any
-    linears: tuple[int, ...]
+    linears: tuple[tuple[int, int], ...]
     parameters: int
     adapter: int
 
     @property
-    def layers(self) -> int:
-        """Depth."""
-        return int(self.config.num_hidden_layers)
-
-    @property
-    def hidden(self) -> int:
-        """Width of the residual stream."""
-        return int(self.config.hidden_size)
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of the output head."""
-        return int(self.config.vocab_size)
-
-    def weight_bytes(self, dtype: torch.dtype, quantize: bool) -> int:
-        """Bytes of the frozen weights."""
-        if not quantize:
-            return self.parameters * dtype.itemsize
-        packed = sum(self.linears)
-        return (self.parameters - packed) * dtype.itemsize + sum(nf4_bytes(n) for n in self.linears)
+    def packable(self) -> int:
+        """Weights of the linear layers, which `quantize: 4bit` packs."""
+        return sum(outputs * inputs for outputs, inputs in self.linears)
 
 
 def geometry(config: Any, lora: LoraSettings) -> Geometry:
-    """Count a backbone's parameters and those of its adapter, without memory for either.
+    """Count the parameters of a backbone and of its adapter.
 
     Raises:
-        EdgebError: the configuration is of no causal language model.
+        EdgebError: the configuration is not a causal language model's.
     """
     model = empty_model(config, int(config.num_hidden_layers), torch.float32)
-    parameters = int(model.num_parameters())
-    head = model.get_output_embeddings()
-    linears = tuple(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
-    tuned = with_adapter(model, lora)
-    return Geometry(config, linears, parameters, sum(p.numel() for p in tuned.parameters() if p.requires_grad))
+    parameters, head = int(model.num_parameters()), model.get_output_embeddings()
+    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    shapes = tuple((m.out_features, m.in_features) for m in linears)
+    adapter = sum(p.numel() for p in with_adapter(model, lora).parameters() if p.requires_grad)
+    return Geometry(config, shapes, parameters, adapter)
 
 
 def empty_model(config: Any, layers: int, dtype: torch.dtype) -> Any:
@@ -87,30 +64,20 @@ def build_model(config: Any, layers: int, dtype: torch.dtype) -> Any:
     """The backbone with its first `layers` layers and random weights, on the current device.
 
     Raises:
-        EdgebError: the configuration is of no causal language model.
+        EdgebError: the configuration is not a causal language model's.
     """
-    make: Any = AutoModelForCausalLM
-    try:
-        return make.from_config(shortened(config, layers), dtype=dtype, attn_implementation="sdpa")
-    except ValueError as error:
-        raise EdgebError(f"the backbone is no causal language model: {str(error).splitlines()[0]}") from None
-
-
-def with_adapter(model: Any, lora: LoraSettings) -> Any:
-    """The model under a fresh adapter, as A-Tuning makes it: float32 factors."""
-    return get_peft_model(model, lora_config(lora)).train()
-
-
-def shortened(config: Any, layers: int) -> Any:
-    """A copy of a configuration with its first `layers` layers."""
     short = copy.deepcopy(config)
     short.num_hidden_layers = layers
     if getattr(short, "layer_types", None):
         short.layer_types = list(short.layer_types)[:layers]
-    return short
+    make: Any = AutoModelForCausalLM
+    try:
+        return make.from_config(short, dtype=dtype, attn_implementation="sdpa")
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise EdgebError(f"the backbone is not a causal language model: {reason}", "use another backbone") from None
 
 
-def nf4_bytes(elements: int) -> int:
-    """Bytes of one weight as NF4 with double quantization (bitsandbytes): 4-bit levels, 8-bit scales, their scales."""
-    scales = math.ceil(elements / _BLOCK)
-    return math.ceil(elements / 2) + scales + 4 * math.ceil(scales / _NESTED_BLOCK) + _NF4_TABLES
+def with_adapter(model: Any, lora: LoraSettings) -> Any:
+    """The model under a fresh adapter with float32 factors, as A-Tuning starts with."""
+    return get_peft_model(model, lora_config(lora)).train()

@@ -1,4 +1,4 @@
-"""What can be known to fail before anything is written or any time is spent."""
+"""Preflight checks: refuses, before anything is written, a run that is bound to fail."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _SAMPLED_WINDOWS = 200
 
 
 def check_inputs(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -> None:
-    """Everything this module knows, as far as a stage that is not `done` needs it.
+    """All preflight checks of the stages that are not `done`.
 
     Raises:
-        EdgebError: a backbone or a conversation file that cannot be read, a batch that the processes cannot share, a
-            package that is not there, more threads than this process may use; and see `check_model` and `check_data`.
+        EdgebError: a backbone or conversation file that cannot be read, a batch that the processes cannot share, a
+            missing package, more threads than this process may use; and see `check_model` and `check_data`.
     """
     chosen_threads(recipe.threads, 1)
     check_shares(recipe, world_size())
     if recipe.backbone.path is None:
         if "backbone" not in done and shards_weights():
-            raise EdgebError("a stand-in is not trained with FSDP", "give backbone.path, or launch without FSDP")
+            raise EdgebError("a stand-in cannot be trained with FSDP", "set backbone.path, or launch without FSDP")
     else:
         config, tokenizer = open_backbone(recipe.backbone)
         encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places), dataset.candidates)
@@ -57,7 +57,7 @@ def check_inputs(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -
 
 
 def check_model(recipe: Recipe) -> None:
-    """See that the stand-in's shape is possible and that the adapter finds its modules; no weight is made or read.
+    """Check that the stand-in's shape is possible and that the adapter finds its modules; no weights are needed.
 
     Raises:
         EdgebError: naming the field.
@@ -67,7 +67,7 @@ def check_model(recipe: Recipe) -> None:
         _check_heads(settings)
     if wanted == _EVERY_LINEAR:
         return
-    # The names of a stand-in's modules do not depend on its tokenizer.
+    # Module names do not depend on the stand-in's tokenizer.
     config: Any = (
         Qwen2Config(**sizes(settings))
         if settings.path is None
@@ -82,7 +82,7 @@ def check_model(recipe: Recipe) -> None:
         raise EdgebError(f"lora.target_modules = {wanted!r}: {str(error).splitlines()[0]}", hint) from None
     if reached:
         raise EdgebError(
-            f"lora.target_modules = {wanted!r} reaches '{min(reached)}': adapters go on the linear layers between "
+            f"lora.target_modules = {wanted!r} matches '{min(reached)}': adapters go on the linear layers between "
             "embedding and output",
             hint,
         )
@@ -93,10 +93,10 @@ def _ends(model: Any) -> tuple[Any, Any]:
 
 
 def check_context(dataset: Dataset, encoder: PromptEncoder, config: Any) -> None:
-    """See that the backbone has positions for the prompts: a sample of test windows, with the longest label.
+    """Check that prompts fit the backbone's context, on a sample of test windows with the longest label.
 
     Raises:
-        EdgebError: a prompt is longer.
+        EdgebError: a prompt does not fit.
     """
     table, length = dataset.events("test"), encoder.layout.history_length
     windows = eligible(table, length)
@@ -113,10 +113,10 @@ def check_context(dataset: Dataset, encoder: PromptEncoder, config: Any) -> None
 
 
 def check_data(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -> None:
-    """See that every stage left finds what it learns from or is measured on.
+    """Check that every stage that is not `done` has data to train on or to be evaluated on.
 
     Raises:
-        EdgebError: naming the field that leaves nothing, or that asks for places where there are none.
+        EdgebError: naming the field that leaves no data, or that asks for places where there are none.
     """
     recipe.layout.layout(dataset.has_places)
     tables = {split: dataset.events(split) for split in SPLITS}
@@ -133,7 +133,7 @@ def check_data(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -> 
 
 
 def preference_pairs(recipe: Recipe, train: EventTable) -> int:
-    """How many pairs stage 2 will have: F of every behavior, or what the pool has of it."""
+    """Number of preference pairs that B-Tuning will have: F of every behavior, or as many as the pool has."""
     settings = recipe.b_tuning
     windows = eligible(train, recipe.layout.history_length)
     counts = np.bincount(train.behavior[windows], minlength=len(train.candidates))
@@ -163,7 +163,7 @@ def _check_targets(recipe: Recipe, table: EventTable, split: str) -> None:
     settings, layout = recipe.a_tuning, recipe.layout
     mask = target_mask(settings, table)
     if layout.name == "stream":
-        # The first event of a stretch carries no loss, and a stretch needs its least length.
+        # The first event of a stretch carries no loss, and a stretch has a minimum length.
         firsts = np.maximum(table.user_offsets[:-1] + 1, table.target_starts)
         ends = table.user_offsets[1:]
         windows = positions(firsts, np.where(ends - firsts + 1 >= settings.stretch_min, ends, firsts))
@@ -172,7 +172,7 @@ def _check_targets(recipe: Recipe, table: EventTable, split: str) -> None:
         windows = eligible(table, layout.history_length)
     if not mask[table.behavior[windows]].any():
         raise EdgebError(
-            f"a_tuning.targets is {settings.targets}, and no {split} user shows such a behavior behind other events",
+            f"a_tuning.targets is {settings.targets}, and no {split} user shows such a behavior after other events",
             "import more events, or widen a_tuning.targets",
         )
 
@@ -180,12 +180,12 @@ def _check_targets(recipe: Recipe, table: EventTable, split: str) -> None:
 def _check_heads(settings: BackboneConfig) -> None:
     if settings.heads % settings.kv_heads:
         raise EdgebError(
-            f"backbone.heads {settings.heads} is no multiple of backbone.kv_heads {settings.kv_heads}",
-            "every key/value head serves the same number of heads",
+            f"backbone.heads {settings.heads} is not a multiple of backbone.kv_heads {settings.kv_heads}",
+            "every key/value head serves the same number of attention heads",
         )
     width = settings.hidden_size // settings.heads
     if width % 2 or not width:
         raise EdgebError(
             f"backbone.hidden_size {settings.hidden_size} gives each of {settings.heads} heads a width of {width}",
-            "rotary positions need an even one: change backbone.hidden_size or backbone.heads",
+            "rotary positions need an even width: change backbone.hidden_size or backbone.heads",
         )

@@ -1,4 +1,4 @@
-"""Typed training recipes: every number of the method, its check, and where the recipe files are.
+"""Typed training recipes: every setting of a run with its default and its bounds, and where recipe files are found.
 
 Precedence is flag > recipe file > default; the resolved recipe is saved with the run. Knows no trainer.
 """
@@ -20,17 +20,17 @@ from edge_behavior.util.fields import Section, config_folders, field_names, find
 
 
 class BackboneConfig(Section):
-    """The model that is tuned."""
+    """The model to tune."""
 
     path: str | None = Field(None, description="Hub name or local folder; null builds the stand-in below")
     revision: str | None = Field(None, description="Hub revision")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Weights in memory")
-    quantize: Literal["none", "4bit"] = Field("none", description="4bit: QLoRA, the frozen weights as NF4")
+    quantize: Literal["none", "4bit"] = Field("none", description="4bit: QLoRA, with the frozen weights as NF4")
     attention: Literal["auto", "sdpa", "flash_attention_2"] = Field(
-        "auto", description="Training kernels; auto: FlashAttention where it is installed and the GPU has it"
+        "auto", description="Training kernels; auto: FlashAttention where package and GPU have it"
     )
     export: Literal["gguf", "onnx", "none"] = Field(
-        "gguf", description="What the backbone must be fit for, asked at the start; none: the run is never exported"
+        "gguf", description="Export format the backbone is checked for at the start; none: the run is never exported"
     )
     hidden_size: int = Field(256, ge=16, description="Stand-in: width")
     layers: int = Field(4, ge=1, description="Stand-in: depth")
@@ -38,9 +38,11 @@ class BackboneConfig(Section):
     kv_heads: int = Field(2, ge=1, description="Stand-in: key/value heads")
     intermediate_size: int = Field(768, ge=16, description="Stand-in: feed-forward width")
     vocab_size: int = Field(2048, ge=300, description="Stand-in: tokenizer size")
-    pretrain_tokens: int = Field(4_000_000, ge=0, description="Stand-in: tokens of everyday text it is trained on")
+    pretrain_tokens: int = Field(
+        4_000_000, ge=0, description="Stand-in: tokens of generated everyday text to pretrain on"
+    )
     pretrain_tail_contexts: bool = Field(
-        True, description="Stand-in: the text tells when, where and beside what labels below 1 % happen"
+        True, description="Stand-in: the text shows when, where and next to what labels below 1 % occur"
     )
     pretrain_learning_rate: float = Field(2e-3, gt=0, description="Stand-in: peak learning rate")
     pretrain_batch_size: int = Field(16, ge=1, description="Stand-in: sequences per step")
@@ -50,18 +52,21 @@ class BackboneConfig(Section):
 class LayoutConfig(Section):
     """How events become prompts."""
 
-    name: Literal["stream", "prefix", "instruct"] = Field("stream", description="See docs/layouts.md")
-    list_candidates: bool = Field(True, description="Name the candidates in the prompt's static part")
-    history_length: int = Field(20, ge=1, description="L, past events a prediction sees")
-    task: str = Field(TASK, description="Part 1 of the prompt")
-    role: str = Field(ROLE, description="Part 2 of the prompt")
+    name: Literal["stream", "prefix", "instruct"] = Field("stream", description="See docs/train.md")
+    list_candidates: bool = Field(True, description="List the candidates in the prompt's static part")
+    history_length: int = Field(20, ge=1, description="L, past events that a prediction sees")
+    task: str = Field(TASK, description="Part 1 of the prompt: the task")
+    role: str = Field(ROLE, description="Part 2 of the prompt: the role")
     places: bool | None = Field(None, description="Name places in prompts; null: where the dataset has them")
 
     def layout(self, dataset_places: bool) -> PromptLayout:
-        """The layout these fields describe, for a dataset that has places or not.
+        """The layout these fields describe.
+
+        Args:
+            dataset_places: Whether the dataset has places.
 
         Raises:
-            EdgebError: places are asked for, and the dataset has none.
+            EdgebError: places are asked for and the dataset has none.
         """
         if self.places and not dataset_places:
             raise EdgebError("layout.places is true, but the dataset has no places", "set layout.places=null")
@@ -69,7 +74,7 @@ class LayoutConfig(Section):
 
 
 class LoraSettings(Section):
-    """The adapter; the paper names no rank."""
+    """The LoRA adapter; the paper states no rank."""
 
     rank: int = Field(8, ge=1)
     alpha: int = Field(16, ge=1)
@@ -78,46 +83,50 @@ class LoraSettings(Section):
 
 
 class StageConfig(Section):
-    """What both stages share: schedule, batch and stopping."""
+    """Settings that both tuning stages have: schedule, batches and stopping."""
 
     learning_rate: float = Field(1e-4, gt=0, description="Peak of the cosine schedule")
-    min_learning_rate: float = Field(1e-6, ge=0, description="End of the cosine and start of the warm-up")
-    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps that warms up")
+    min_learning_rate: float = Field(1e-6, ge=0, description="Start of the warm-up and end of the cosine")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps")
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(8, ge=1, description="Sequences per optimizer step")
     micro_batch_size: int | None = Field(None, ge=1, description="Sequences per forward pass; null: batch_size")
-    epochs: float = Field(8, gt=0, description="At most this many passes")
-    max_steps: int | None = Field(None, ge=1, description="Stop after this many steps; null: by epochs")
-    patience: int = Field(2, ge=1, description="Stop after this many evaluations without a better validation loss")
-    evals_per_epoch: float = Field(1, gt=0, description="Validation losses per epoch")
-    gradient_checkpointing: bool = Field(False, description="Less memory, about a third more time")
+    epochs: float = Field(8, gt=0, description="Passes over the data, at most")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps, at most; null: by epochs")
+    patience: int = Field(2, ge=1, description="Stop after this many evaluations without improvement")
+    evals_per_epoch: float = Field(1, gt=0, description="Evaluations on validation users per epoch")
+    gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time")
     padding_free: bool | None = Field(
-        None, description="SFT: sequences end to end instead of padded; null: where FlashAttention runs"
+        None, description="SFT: concatenate sequences instead of padding them; null: where FlashAttention runs"
     )
 
 
 class ATuning(StageConfig):
-    """Stage 1, §3.2: supervised tuning on anchors plus some conversation."""
+    """A-Tuning, §3.2: supervised tuning on anchors (frequent behaviors) plus some conversation."""
 
-    method: Literal["sft", "none"] = Field("sft", description="none leaves the adapter untrained (w/o A-Tuning)")
+    method: Literal["sft", "none"] = Field("sft", description="none: the adapter stays untrained (w/o A-Tuning)")
     targets: Literal["anchors", "all", "tail", "medium_and_tail"] = Field("anchors", description="Labels with a loss")
-    anchor_threshold: float = Field(ANCHOR_THRESHOLD, gt=0, lt=1, description="Share above which a label is an anchor")
-    max_targets: int = Field(200_000, ge=1, description="Supervised targets drawn from the training users")
+    anchor_threshold: float = Field(
+        ANCHOR_THRESHOLD, gt=0, lt=1, description="Share of training events above which a label is an anchor"
+    )
+    max_targets: int = Field(200_000, ge=1, description="Supervised targets per epoch, at most")
     stretch_min: int = Field(2, ge=2, description="stream: fewest events in a training sequence")
     stretch_max: int = Field(40, ge=2, description="stream: most events in a training sequence")
     aux_ratio: float = Field(0.05, ge=0, description="ε, conversations per anchor training sequence")
     aux_path: str | None = Field(None, description="ShareGPT or question/answer JSONL; null: generated small talk")
-    aux_max_tokens: int | None = Field(None, ge=16, description="Longer conversations are left out; null: longest row")
+    aux_max_tokens: int | None = Field(
+        None, ge=16, description="Skip longer conversations; null: the longest training sequence"
+    )
 
 
 class BTuning(StageConfig):
-    """Stage 2, §3.3: balanced tuning on difficult samples."""
+    """B-Tuning, §3.3: balanced tuning on difficult samples."""
 
-    method: Literal["dpo", "sft", "none"] = Field("dpo", description="none keeps the stage 1 model")
+    method: Literal["dpo", "sft", "none"] = Field("dpo", description="none: keep the A-tuned model")
     pool_per_behavior: int | None = Field(200, ge=1, description="Samples scored per behavior; null: all")
-    samples_per_behavior: int = Field(20, ge=1, description="F")
+    samples_per_behavior: int = Field(20, ge=1, description="F, preference pairs per behavior, at most")
     difficulty_weight: float = Field(0.5, ge=0, le=1, description="λ of Eq. 3")
-    confusion: Literal["intended", "as-printed"] = Field("intended", description="Sign of the confusion term")
+    confusion: Literal["intended", "as-printed"] = Field("intended", description="Sign of Eq. 3's confusion term")
     selection: Literal["weighted-kmeans++", "difficulty", "uniform"] = Field("weighted-kmeans++")
     dpo_beta: float = Field(0.1, gt=0, description="β of Eq. 4")
     epochs: float = Field(3, gt=0)
@@ -125,19 +134,19 @@ class BTuning(StageConfig):
 
 
 class ScoringConfig(Section):
-    """How windows are scored: the pool, validation users and test users."""
+    """How windows of the pool, validation users and test users are scored."""
 
     tokens_per_pass: int = Field(
-        TOKENS_PER_PASS, ge=1, description="Tokens of prompts and label tries in one forward pass; fewer: less memory"
+        TOKENS_PER_PASS, ge=1, description="Tokens of prompts and label tries per forward pass; fewer need less memory"
     )
 
 
 class EvaluationConfig(Section):
-    """What the run measures on test users."""
+    """What the run is evaluated on."""
 
     per_user: int = Field(20, ge=0, description="Natural protocol: windows per user; 0: all")
     per_behavior: int = Field(500, ge=1, description="Balanced protocol: windows per behavior")
-    limit: int | None = Field(None, ge=1, description="At most this many windows per protocol")
+    limit: int | None = Field(None, ge=1, description="Windows per protocol, at most")
     validation_targets: int = Field(2_000, ge=10, description="Validation targets for early stopping")
 
 
@@ -146,9 +155,9 @@ class Recipe(Section):
 
     name: str = "default"
     seed: int = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1, description="CPU threads; null: as many as the process may use")
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: all that the process may use")
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
-        ["tensorboard"], description="Where the trainers log; wandb is Weights & Biases, set up by its own variables"
+        ["tensorboard"], description="Where trainers log; wandb (Weights & Biases) is configured by its own variables"
     )
     backbone: BackboneConfig = BackboneConfig()
     layout: LayoutConfig = LayoutConfig()
@@ -158,9 +167,13 @@ class Recipe(Section):
     scoring: ScoringConfig = ScoringConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    def tuning(self, stage: str) -> StageConfig:
+        """The section of a tuning stage, `a_tuning` or `b_tuning`."""
+        return {"a_tuning": self.a_tuning, "b_tuning": self.b_tuning}[stage]
+
 
 def recipe_folders() -> list[Path]:
-    """Where named recipes are looked up: inside the wheel, else the checkout."""
+    """Where named recipes are looked up: in the wheel, else in the checkout."""
     return config_folders("train")
 
 
@@ -193,7 +206,16 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = ()) -> Recipe:
-    """Validate plain fields; errors name `source`, or `--set` for the keys in `flags`."""
+    """Validate a recipe's fields.
+
+    Args:
+        fields: As a recipe file has them.
+        source: Named in error messages.
+        flags: Keys that `--set` gave; errors about them name `--set`.
+
+    Raises:
+        EdgebError: an unknown key (with the nearest valid one), a wrong value, or fields that contradict each other.
+    """
     try:
         recipe = Recipe.model_validate(fields)
     except ValidationError as error:

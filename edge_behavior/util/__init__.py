@@ -1,1 +1,1 @@
-"""Files, fields, threads, the terminal and the workspace: what every room may use. Knows nothing of behavior."""
+"""What every room may use: files, YAML fields, numbers, Markdown, threads, the terminal. Knows nothing of behavior."""

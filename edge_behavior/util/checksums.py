@@ -6,12 +6,25 @@ import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from edge_behavior.util.progress import progress_bar
+
 _BLOCK = 1 << 20
+# Bytes from which on hashing takes long enough for a progress bar.
+_SHOWN_FROM = 256_000_000
 
 
 def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
     """SHA-256 (hex) of a file's content; `advance` is called with the bytes read since the last call."""
     return files_sha256([path], advance)
+
+
+def sha256_with_bar(path: Path, hidden: bool = False) -> str:
+    """SHA-256 (hex) of a file, with a progress bar for a large one; `hidden` as in `ProgressBar`."""
+    size = path.stat().st_size
+    if size < _SHOWN_FROM:
+        return file_sha256(path)
+    with progress_bar(f"Checking {path.name}", size, unit_bytes=True, hidden=hidden) as advance:
+        return file_sha256(path, advance)
 
 
 def files_sha256(paths: Iterable[Path], advance: Callable[[int], None] | None = None) -> str:

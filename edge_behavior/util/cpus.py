@@ -1,6 +1,6 @@
-"""CPUs and threads: how many this process may keep busy, by affinity and by the quota of its control group.
+"""How many threads pay: the CPUs this process may use, by affinity and by the quota of its control group (cgroup).
 
-A thread more than that makes every one of them slower: they wait for each other at every step.
+One thread too many slows all of them down, because they wait for each other at every step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ROOT = Path("/")
 
 
 def allowed_cpus(root: Path = _ROOT) -> int:
-    """CPUs that this process may keep busy: those it may run on, and no more than its quota rounded up; at least 1.
+    """CPUs that this process may use: its affinity, capped by its quota rounded up; at least 1.
 
     Args:
         root: Where /proc and /sys lie.
@@ -43,12 +43,12 @@ def physical_cores(root: Path = _ROOT) -> int:
 
 
 def chosen_threads(asked: int | None, own: int, what: str = "threads") -> int:
-    """Threads to use: those asked for, else `own`, as far as this process may use them.
+    """Threads to use: those asked for, else `own`, capped by what this process may use.
 
     Args:
-        asked: What the user wants; None leaves the choice.
-        own: What is best where nobody asks.
-        what: The option's name, for the error message.
+        asked: The user's choice; None for none.
+        own: The default.
+        what: The option's name, for error messages.
 
     Raises:
         EdgebError: not a whole number, less than 1, or more than this process may use.
@@ -66,7 +66,7 @@ def chosen_threads(asked: int | None, own: int, what: str = "threads") -> int:
 
 
 def usable_threads(asked: int | None, own: int) -> int:
-    """`chosen_threads` of an engine that computes with OpenMP: 1 in a process whose pool was lost in a fork.
+    """`chosen_threads` for an engine that uses OpenMP: 1 in a process that lost OpenMP's thread pool in a fork.
 
     Raises:
         EdgebError: as `chosen_threads`, or several threads are asked for after such a fork.
@@ -82,7 +82,7 @@ def usable_threads(asked: int | None, own: int) -> int:
     return chosen
 
 
-# OpenMP's threads are started once and kept. A forked child has none of them, but would wait for them for ever.
+# OpenMP starts its threads once and keeps them. A forked child has none of them, but would wait for them forever.
 _pooled = _pool_lost = False
 
 
@@ -103,7 +103,7 @@ def _affinity() -> Sequence[int]:
 
 
 def _quotas(root: Path) -> Iterator[int]:
-    """CPUs that the control groups of this process grant it, those of them that set a limit; rounded up."""
+    """CPUs that each control group with a limit grants this process, rounded up."""
     for folder in _group_folders(root):
         # Version 2: "150000 100000" or "max 100000".
         both = (_read(folder / "cpu.max") or "").split()
@@ -115,7 +115,7 @@ def _quotas(root: Path) -> Iterator[int]:
 
 
 def _group_folders(root: Path) -> Iterator[Path]:
-    """Folders of the control groups that this process is in, and of those above them: each may set a limit."""
+    """Folders of this process's control groups and of their parents: each may set a limit."""
     # Root within the hierarchy, mount point, version, controllers.
     mounts: list[tuple[PurePosixPath, PurePosixPath, str, set[str]]] = []
     for line in (_read(root / "proc/self/mountinfo") or "").splitlines():
@@ -134,7 +134,7 @@ def _group_folders(root: Path) -> Iterator[Path]:
 
 
 def _upwards(root: Path, place: PurePosixPath, inner: PurePosixPath, path: PurePosixPath) -> Iterator[Path]:
-    """From a group's folder up to where its hierarchy is mounted; a container sees its own group as the top."""
+    """From a group's folder up to the mount point; a container sees its own group as the top."""
     top = root / place.relative_to("/")
     below = path.relative_to(inner) if path.is_relative_to(inner) and ".." not in path.parts else PurePosixPath()
     for part in (below, *below.parents):

@@ -1,27 +1,22 @@
-"""Outputs that appear whole or not at all: how every module writes a file and puts a folder in place.
+"""Atomic output: files and folders appear whole or not at all, for every module that writes one.
 
-What is being made lies beside its target under a hidden name of its own and is locked meanwhile. So no two processes
-share one, and what a killed process left behind is told from what a living one is making. A link to a file or folder is
-kept, and what it leads to is written. Knows nothing of what is in a file.
+Work under way lies beside its target under a hidden name, see `unfinished`. A symbolic link is kept, and its target is
+written.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from edge_behavior.errors import EdgebError, system_error
+from edge_behavior.util.unfinished import REPLACED, UNFINISHED, reserved
 
-UNFINISHED = ".edgeb-partial"
-REPLACED = "replaced"
 _MAX_LINKS = 40
-_NAME_BYTES = 200
 _FORCE_HINT = "choose another name, or pass --force to replace it"
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -33,17 +28,17 @@ _KINDS = (
 
 
 def expand_home(path: str | Path) -> Path:
-    """A path as given, `~` and `~user` replaced: Docker, systemd and .env files hand them on as they are."""
+    """A path with `~` and `~user` expanded, which Docker, systemd and .env files leave as they are."""
     return Path(os.path.expanduser(path))
 
 
 def check_file(path: Path, force: bool) -> None:
-    """Refuse a place where no file can be written, before the work that makes its content.
+    """Refuse an output path where no file can be written, before the work that makes its content.
 
     Raises:
-        EdgebError: a folder, a device, a pipe, a link that leads nowhere, or a file that is there without `force`.
+        EdgebError: a folder, a device, a pipe, a dangling link, or an existing file without `force`.
     """
-    with _told(path):
+    with _named_errors(path):
         target = _target(path)
         if _mode(target) is not None and not force:
             raise EdgebError(f"{path} already exists", _FORCE_HINT)
@@ -51,82 +46,66 @@ def check_file(path: Path, force: bool) -> None:
 
 @contextmanager
 def new_file(path: Path, *, replace: bool, durable: bool = False) -> Iterator[Path]:
-    """Write a file under a hidden name in the block; it takes its place, with the old one's permissions, at the end.
+    """Write a file under a hidden name; at the end of the block it moves to `path`, with the old file's permissions.
 
     Args:
-        path: Where the file is to be.
-        replace: Whether a file may be there; otherwise one that another process makes meanwhile is kept, too.
-        durable: Have the bytes on the disk before the old file goes, for what cannot be made again quickly.
+        replace: Whether to replace an existing file. If not, one that another process makes meanwhile is kept, too.
+        durable: Sync to disk before the old file goes, for what takes long to make again.
 
     Yields:
         The file to write.
 
     Raises:
-        EdgebError: see `check_file`; or a system error in the block, as one line. What was there before is kept.
+        EdgebError: see `check_file`; or a system error in the block, as one line. The old file is kept.
     """
     check_file(path, replace)
-    with _told(path):
+    with _named_errors(path):
         target = _target(path)
-        _sweep(target)
-        temporary, lock = _reserve(target, _make_file)
-        try:
+        with reserved(target, folder=False) as temporary:
             yield temporary
             _put(temporary, target, replace, durable)
-        finally:
-            try:
-                with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-            finally:
-                _release(lock)
 
 
 def write_file(path: Path, content: str | bytes, *, replace: bool = True, durable: bool = False) -> None:
-    """Write a file at once, see `new_file`. Text is UTF-8; of a name that is not, the odd bytes become escapes."""
+    """Write a file in one go, see `new_file`. Text becomes UTF-8, with escapes for bytes of undecodable file names."""
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     with new_file(path, replace=replace, durable=durable) as temporary:
         temporary.write_bytes(data)
 
 
 def put_file(made: Path, path: Path, *, replace: bool) -> None:
-    """Move a finished file, of the same disk, to its place; see `new_file` with `durable`."""
+    """Move a finished file to `path` on the same disk; see `new_file` with `durable`."""
     check_file(path, replace)
-    with _told(path):
+    with _named_errors(path):
         _put(made, _target(path), replace, durable=True)
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out`, on its disk, for all that making `out` takes. It is gone afterwards.
+    """A hidden work folder beside `out`, on the same disk; removed at the end of the block.
 
-    What killed processes left of earlier tries goes first; a folder they had set aside comes back.
+    Leftovers of killed processes are removed first; an old folder they had set aside is put back.
     """
-    with _told(out):
-        target = _target(out)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
-        temporary, lock = _reserve(target, _make_folder)
-    try:
+    with ExitStack() as stack:
+        with _named_errors(out):
+            target = _target(out)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(reserved(target, folder=True))
         yield temporary
-    finally:
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-        finally:
-            _release(lock)
 
 
 def put_folder(made: Path, out: Path, *, replace: bool, durable: bool = False) -> None:
-    """Move a finished folder from within its `new_folder` to its place.
+    """Move a finished folder out of its `new_folder` to `out`.
 
     Args:
-        made: The finished folder.
-        out: Its place; an empty folder may be there.
-        replace: Whether one that is not empty may be there. Otherwise one that another process makes is kept.
+        out: May be an empty folder.
+        replace: Whether to replace a folder that is not empty. If not, one that another process makes is kept.
         durable: See `new_file`.
 
     Raises:
-        EdgebError: something else is there, or a system error. What was there before is kept.
+        EdgebError: something else is there, or a system error. The old folder is kept.
     """
-    with _told(out):
+    with _named_errors(out):
         target, aside = _target(out), made.with_name(REPLACED)
         if durable:
             for file in (path for path in made.rglob("*") if path.is_file()):
@@ -146,19 +125,19 @@ def put_folder(made: Path, out: Path, *, replace: bool, durable: bool = False) -
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """System errors as one line that names what was to be written, not the hidden file."""
+def _named_errors(path: Path) -> Iterator[None]:
+    """System errors as one line that names the output, not the hidden file."""
     try:
         yield
     except OSError as error:
         file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-        # What was read meanwhile may be at fault.
+        # An input that is read meanwhile may be at fault.
         other = f": {file}" if file and UNFINISHED not in file and Path(file) != path else ""
         raise system_error(error, f"cannot write {path}{other}") from None
 
 
 def _target(path: Path) -> Path:
-    """The place that `path` and the links there lead to."""
+    """The path that `path` resolves to through symbolic links."""
     here = path
     for hops in range(_MAX_LINKS):
         whole = here.name in ("", "..")
@@ -174,10 +153,10 @@ def _target(path: Path) -> Path:
 
 
 def _mode(target: Path) -> int | None:
-    """Mode of the file that is at a target; None where there is nothing.
+    """Permissions of the file at a target; None where there is nothing.
 
     Raises:
-        EdgebError: it is no file.
+        EdgebError: not a regular file.
     """
     try:
         mode = target.lstat().st_mode
@@ -192,7 +171,7 @@ def _mode(target: Path) -> int | None:
 def _put(made: Path, target: Path, replace: bool, durable: bool) -> None:
     mode = _mode(target)
     if mode is not None and replace:
-        # Disks without permissions refuse this.
+        # File systems without permissions refuse this.
         with suppress(OSError):
             made.chmod(mode)
     if durable:
@@ -206,13 +185,13 @@ def _put(made: Path, target: Path, replace: bool, durable: bool) -> None:
 
 
 def _put_new(made: Path, target: Path) -> None:
-    """Unlike a rename, a link does not replace what is there."""
+    """Move without replacing: unlike a rename, making a hard link fails where there is a file."""
     try:
         os.link(made, target)
     except FileExistsError:
         raise _taken(target) from None
     except OSError:
-        # A disk without hard links, as SD cards have: an empty file reserves the name.
+        # File systems without hard links, as on SD cards: an empty file reserves the name.
         try:
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
@@ -230,7 +209,7 @@ def _sync(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
-        # Windows opens no folder.
+        # Windows does not open folders.
         return
     try:
         os.fsync(handle)
@@ -239,85 +218,3 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _short(target: Path) -> str:
-    """A target's name, or as much of it as leaves room for more."""
-    name = target.name
-    while len(os.fsencode(name)) > _NAME_BYTES:
-        name = name[:-1]
-    return name
-
-
-def _make_file(path: Path) -> None:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-
-
-def _make_folder(path: Path) -> None:
-    path.mkdir()
-
-
-def _reserve(target: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
-    """Make a hidden file or folder that no other process has; the handle holds its lock."""
-    while True:
-        temporary = target.with_name(f".{_short(target)}.{os.urandom(4).hex()}{UNFINISHED}")
-        try:
-            make(temporary)
-            lock = _locked(temporary, wait=True)
-        except FileExistsError:
-            continue
-        except FileNotFoundError:
-            if not target.parent.is_dir():
-                raise
-            # Swept before it was locked.
-            continue
-        if temporary.exists():
-            return temporary, lock
-        _release(lock)
-
-
-def _locked(path: Path, wait: bool) -> int | None:
-    """A handle that holds the lock of a file or folder; None where it is taken, or where the disk has no locks."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
-
-
-def _release(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
-
-
-def _sweep(target: Path) -> None:
-    """Remove what killed processes left of this target: what nobody has locked."""
-    start = f".{_short(target)}."
-    with suppress(OSError):
-        for entry in os.scandir(target.parent):
-            middle = entry.name[len(start) : -len(UNFINISHED)]
-            if not entry.name.startswith(start) or not entry.name.endswith(UNFINISHED) or "." in middle:
-                continue
-            with suppress(OSError):
-                _remove(Path(entry.path), target)
-
-
-def _remove(left: Path, target: Path) -> None:
-    lock = _locked(left, wait=False)
-    if lock is None:
-        return
-    try:
-        if not left.is_dir():
-            left.unlink()
-            return
-        if (left / REPLACED).exists() and not os.path.lexists(target):
-            os.rename(left / REPLACED, target)
-        shutil.rmtree(left)
-    finally:
-        _release(lock)

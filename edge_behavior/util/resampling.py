@@ -1,18 +1,50 @@
-"""What varies together in a measurement, and so is drawn together when an interval is made or a fold is left out.
+"""Resampling units: which windows vary together, so that bootstraps draw and folds leave out whole units.
 
-Knows windows by their numbers only; `data.resampling` says which of them belong together.
+Knows windows by number only; `data.resampling` decides which belong together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-UNITS = ("users", "groups", "day_blocks")
+
+@dataclass(frozen=True)
+class Resampled:
+    """The units behind a report's intervals or folds.
+
+    Attributes:
+        split: How the dataset was split: `users` or `time`.
+        unit: `users`, `groups` or `day_blocks`.
+        count: Number of units.
+        days: Length of a block of days; None for other units.
+    """
+
+    split: str
+    unit: str
+    count: int
+    days: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The units in words that follow a number or "over": users, groups, blocks of 7 days."""
+        if self.unit != "day_blocks":
+            return self.unit
+        return "blocks of a day" if self.days == 1 else f"blocks of {self.days} days"
+
+    @property
+    def counted(self) -> str:
+        """How many units of what: 12 users, 1 group, 26 blocks of 7 days."""
+        name, _, rest = self.text.partition(" ")
+        name = name.removesuffix("s") if self.count == 1 else name
+        return f"{self.count:,} {name} {rest}".rstrip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -20,8 +52,8 @@ class Resampling:
     """The units of some windows.
 
     Attributes:
-        codes: [n] unit of each window; equal numbers are drawn together.
-        unit: One of UNITS.
+        codes: [n] number of each window's unit.
+        unit: `users`, `groups` or `day_blocks`.
         days: Length of a block of days; None for other units.
     """
 
@@ -36,31 +68,13 @@ class Resampling:
 
     @property
     def split(self) -> str:
-        """How the dataset was split: blocks of days are of one split by `time`, the others of one by `users`."""
+        """How the dataset was split: blocks of days come from a split by `time`, other units from one by `users`."""
         return "time" if self.unit == "day_blocks" else "users"
 
     def take(self, rows: NDArray[np.bool_]) -> Resampling:
-        """Those of some of the windows."""
+        """The units of some of the windows."""
         return replace(self, codes=self.codes[rows])
 
-    def facts(self) -> dict[str, Any]:
-        """JSON-ready, for reports: `split`, `unit`, `count` and `days`."""
-        return {"split": self.split, "unit": self.unit, "count": self.count, "days": self.days}
-
-
-def units_text(facts: Mapping[str, Any]) -> str:
-    """What the units are, in words that follow a number or "over": users, groups, blocks of 7 days.
-
-    Args:
-        facts: As `Resampling.facts` gives them.
-    """
-    if facts["unit"] != "day_blocks":
-        return str(facts["unit"])
-    return "blocks of a day" if facts["days"] == 1 else f"blocks of {facts['days']} days"
-
-
-def counted_units(facts: Mapping[str, Any]) -> str:
-    """How many units of what: 12 users, 1 group, 26 blocks of 7 days."""
-    name, _, rest = units_text(facts).partition(" ")
-    name = name.removesuffix("s") if facts["count"] == 1 else name
-    return f"{facts['count']:,} {name} {rest}".rstrip()
+    def summary(self) -> Resampled:
+        """The units as a report names them."""
+        return Resampled(self.split, self.unit, self.count, self.days)

@@ -1,4 +1,4 @@
-"""Signals that arrive while native code runs which calls back into Python: their handlers run afterwards."""
+"""Delays Python's signal handlers while native code runs that calls back into Python."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# What asks a program to end; those of them that the system has.
+# Signals that ask a program to end, where the system has them.
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @contextmanager
 def held_back_signals() -> Iterator[None]:
-    """Have Python's handlers of Ctrl-C and the like run at the end of the block and not within it.
+    """Run Python's handlers of Ctrl-C and the like at the end of the block, not within it.
 
-    Other threads than the main one have no handlers, so there nothing is done.
+    Only the main thread has handlers; in others this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -27,7 +27,7 @@ def held_back_signals() -> Iterator[None]:
         arrived.append(number)
 
     handlers = {number: signal.getsignal(number) for number in _ENDING}
-    # Those that ignore a signal, or let it end the process, do not run Python code.
+    # Ignored signals and those that end the process run no Python code.
     held = {number: handler for number, handler in handlers.items() if callable(handler) and handler is not note}
     try:
         for number in held:

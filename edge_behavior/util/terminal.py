@@ -1,4 +1,4 @@
-"""What people and pipes see: streams that never fail on a character, tables of any width, JSON that every stream takes.
+"""Standard streams: any encoding, closed or not, and JSON that fits each of them.
 
 Loads rich only where something is drawn.
 """
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _READABLE = "edgeb.readable"
-# What tables and messages of this package hold beyond ASCII.
+# Non-ASCII characters of this package's tables and messages, and what stands for them.
 _PLAIN = {
     "–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "·": ".", "±": "+-", "≤": "<=", "≥": ">=", "→": "->", "Δ": "d",
     "λ": "lambda", "ε": "epsilon", "β": "beta", "²": "^2", "█": "#", "▉": "#", "▊": "#", "▋": "#", "▌": "|", "▍": "|",
     "▎": "|", "▏": "|", "\N{NO-BREAK SPACE}": " ", "’": "'", "“": '"', "”": '"', "•": "*", "✓": "yes", "✗": "no",
 }  # fmt: skip
-# Bounds beside which rich draws nothing, or pads lines to gigabytes.
+# Outside of these, rich draws nothing or pads lines to gigabytes.
 _SIZES = {"COLUMNS": (20, 2000), "TERMINAL_WIDTH": (20, 2000), "LINES": (1, 10_000)}
 
 
 def prepare_streams() -> None:
-    """Make stdin, stdout and stderr usable, whatever encoding and size the environment claims, and if they are closed.
+    """Make stdin, stdout and stderr usable: closed ones, any encoding, and sizes that the environment gets wrong.
 
-    Characters that a stream cannot hold are written as ASCII look-alikes or escapes.
+    Characters that a stream cannot encode are written as ASCII look-alikes or escapes.
     """
     for name, (least, most) in _SIZES.items():
         value = os.environ.get(name, "")
@@ -38,13 +38,13 @@ def prepare_streams() -> None:
     _open_closed()
     codecs.register_error(_READABLE, _readable)
     for stream in (sys.stdout, sys.stderr):
-        # In tests and notebooks something else stands there.
+        # Tests and notebooks put other objects there.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_READABLE)
 
 
 def silence_stdout() -> None:
-    """Nobody reads any more: let what is still buffered go, without an error at exit."""
+    """Drop what is still buffered once the reader has gone, so that exiting raises no error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:
@@ -56,14 +56,14 @@ def silence_stdout() -> None:
 
 
 def open_console(*, stderr: bool = False, quiet: bool = False, file: Any = None) -> Console:
-    """A rich console on stdout, stderr or `file` that shows tables whole where the terminal is too narrow for them."""
+    """A rich console on stdout, stderr or `file` that shows tables whole even where the terminal is too narrow."""
     from edge_behavior.util.wide_console import WideConsole
 
     return WideConsole(stderr=stderr, quiet=quiet, file=file)
 
 
 def json_text(document: Any, encoding: str | None) -> str:
-    """A JSON document, indented; with escapes where `encoding` cannot hold its characters."""
+    """A JSON document, indented; in ASCII with escapes where `encoding` lacks one of its characters."""
     text = json.dumps(document, ensure_ascii=False, indent=1)
     try:
         text.encode(encoding or "utf-8")
@@ -73,7 +73,7 @@ def json_text(document: Any, encoding: str | None) -> str:
 
 
 def _open_closed() -> None:
-    """A file opened later must not take the number of a closed stream: libraries write messages there."""
+    """Open closed streams: a file opened later would get their number, and libraries write messages there."""
     closed = [n for n, name in enumerate(("stdin", "stdout", "stderr")) if getattr(sys, name) is None]
     for number in closed:
         try:
@@ -85,7 +85,7 @@ def _open_closed() -> None:
                 os.close(handle)
             os.set_inheritable(number, True)
     for number in closed:
-        # Not the number itself: something else may have had it since before this program began.
+        # Not on the descriptor itself: it may be something else's since before this program began.
         stream = open(os.devnull, "r" if number == 0 else "w", encoding="utf-8")  # noqa: SIM115
         name = ("stdin", "stdout", "stderr")[number]
         setattr(sys, name, stream)

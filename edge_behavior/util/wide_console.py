@@ -1,4 +1,4 @@
-"""A rich console that shows every cell of a table, wider than the terminal if need be."""
+"""A rich console that shows every cell of a table, wider than the terminal if necessary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WIDEST = 100_000
 
 
 class WideConsole(Console):
-    """Lines of a table that is too wide wrap in the terminal; rich alone would cut its cells."""
+    """Lets the terminal wrap lines of a table that is too wide; rich alone would cut cells."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as rich does, with room for the words and numbers of every table."""
@@ -27,7 +27,7 @@ class WideConsole(Console):
             self._width = known
 
     def on_broken_pipe(self) -> None:
-        """Leave it to the command line, which knows the exit code."""
+        """Leave the exit code to the command line."""
         self.quiet = True
         raise BrokenPipeError
 
@@ -39,7 +39,7 @@ class WideConsole(Console):
             return 0
         folded = sum(map(self._keep_whole, shown.columns))
         width = max(self.width, self._measured(shown).minimum - folded)
-        # Rich narrows the widest columns first and then gives them back what they need at least.
+        # Rich narrows the widest columns first, then widens them again to their minimum.
         for _ in shown.columns:
             lines = Segment.split_lines(self.render(shown, self.options.update(width=width)))
             drawn = max(map(Segment.get_line_length, lines), default=0)
@@ -49,7 +49,7 @@ class WideConsole(Console):
         return width
 
     def _keep_whole(self, column: Column) -> int:
-        """Give a column room for its words; returns by how much it is narrower than its longest, which is folded."""
+        """Give a column room for its words; returns how much narrower it is than its longest word, which is folded."""
         sizes = [self._measured(cell) for cell in (column.header, *column.cells, column.footer)]
         # A column that may not wrap is as wide as its longest line.
         whole = max(size.maximum if column.no_wrap else size.minimum for size in sizes)
@@ -61,5 +61,5 @@ class WideConsole(Console):
         return whole - least
 
     def _measured(self, shown: Any) -> Measurement:
-        # Not with the terminal's width, which would bound what is measured.
+        # Not with the terminal's width, which would cap the measurement.
         return Measurement.get(self, self.options.update(max_width=_WIDEST), shown)

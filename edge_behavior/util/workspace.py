@@ -1,4 +1,4 @@
-"""What the user made last, so that a bare `edgeb train` or `edgeb export` knows what to work on."""
+"""The last dataset, run and bundle: the defaults of `edgeb train`, `edgeb export` and other commands."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _HINTS = {
 
 
 def home() -> Path:
-    """edgeb's own folder: $EDGEB_HOME, else in the user's cache folder; made by whoever writes there.
+    """edgeb's own folder: $EDGEB_HOME, else in the user's cache folder; whoever writes there makes it.
 
-    A process may have no home, or one of another user. What lies here is a convenience, so callers go on without it
-    when it cannot be read or written; where there is none at all, the path is one that no system can make.
+    It only holds conveniences, so callers go on where it cannot be read or written. Without any home folder, the path
+    is one that no system can create.
     """
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    # Its specification says that a relative one is to be ignored.
+    # The XDG specification ignores relative paths.
     chosen = os.environ.get("EDGEB_HOME") or os.path.join(cache if os.path.isabs(cache) else "~/.cache", "edgeb")
     found = expand_home(chosen)
     return Path(os.devnull, "edgeb") if found.parts[:1] and found.parts[0].startswith("~") else found
@@ -38,7 +38,7 @@ def _read() -> dict[str, str]:
 
 
 def remember(kind: str, path: Path) -> None:
-    """Note the dataset, run or bundle that was just made. A home that cannot be written is no reason to fail."""
+    """Note the dataset, run or bundle that was just made; does nothing where the home cannot be written."""
     try:
         last = {**_read(), kind: str(path.resolve())}
         home().mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def recall(kind: str) -> Path:
     path = _read().get(kind)
     if path is None:
         raise EdgebError(f"no {kind} was given and none was made before", _HINTS[kind])
-    # Not Path.exists: it raises where the folder above is another user's.
+    # Not Path.exists: it raises where the parent folder is not readable.
     if not os.path.exists(path):
         raise EdgebError(f"the last {kind}, {path}, is gone", _HINTS[kind])
     return Path(path)

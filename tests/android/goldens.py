@@ -13,26 +13,28 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edge_behavior.bench.report import TITLES
-from edge_behavior.bench.timing import Sample, summary
+from edge_behavior.bench.timing import Sample, Timing
 from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.bundle.gguf_file import KEY_MANIFEST_HASH, KEY_VERSION, write_bundle
-from edge_behavior.bundle.manifest import Manifest
-from edge_behavior.core.calibration import Calibration
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
+from edge_behavior.core import DEFAULT_TOP_K
+from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.event_order import check_order
 from edge_behavior.core.events import BehaviorEvent, clean_label, clean_place
-from edge_behavior.core.fusion import Fusion, GroupWeights
+from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.quantize import quantize
 from edge_behavior.export.gguf.writer import write_gguf
-from edge_behavior.runtime.prediction import Prediction
+from edge_behavior.runtime.prediction import Prediction, PredictOptions
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session
 from tests import helpers
@@ -75,7 +77,7 @@ STEPS = [
 BAD_TIMES = [
     "", "2024-02-30T00:00", "2100-02-29T00:00", "2024-13-01T00:00", "2024-01-01T24:00", "2024-01-01T10:00Z", "x",
 ]  # fmt: skip
-# Of `edge_behavior.bench.latency.measure`, without what a phone does not measure.
+# Of `edge_behavior.bench.measurement.Measurement`, without what a phone does not measure.
 BENCH_FIELDS = (
     "bundle", "architecture", "quantization", "candidates", "trie_nodes", "layout", "static_tokens", "scoring",
     "anchor_every", "file_bytes", "peak_rss_bytes", "scenarios", "machine",
@@ -140,7 +142,8 @@ class Recorder:
         session = self.session
         assert session is not None
         asked = place if self.places else None
-        self._ask({"do": "ask"}, lambda: session.predict(when, asked, **wanted), when, asked, wanted)
+        wanted = {"top_k": DEFAULT_TOP_K, **wanted}
+        self._ask({"do": "ask"}, partial(session.predict, when, asked), when, asked, wanted)
 
     def prepare(self) -> None:
         assert self.session is not None
@@ -162,21 +165,23 @@ class Recorder:
         self, history: Sequence[BehaviorEvent], when: datetime, place: str | None, wanted: dict[str, Any]
     ) -> None:
         call = {"do": "predict", "history": [event_row(e) for e in history]}
-        self._ask(call, lambda: self.predictor.predict(history, when, place, **wanted), when, place, wanted)
+        # Kotlin's `predict` returns every candidate unless told otherwise.
+        self._ask(call, partial(self.predictor.predict, history, when, place), when, place, {"top_k": None, **wanted})
 
     def _ask(
         self,
         call: dict[str, Any],
-        run: Callable[[], Prediction],
+        run: Callable[..., Prediction],
         when: datetime,
         place: str | None,
         wanted: dict[str, Any],
     ) -> None:
         call |= {"when": when.isoformat(timespec="minutes"), "place": place}
         error = wanted.pop("error", None)
-        call["wanted"] = {"top_k": 5 if call["do"] == "ask" else None, **wanted}
+        call["wanted"] = wanted
+        top_k, options = wanted["top_k"], {name: value for name, value in wanted.items() if name != "top_k"}
         try:
-            found = run()
+            found = run(top_k, options=PredictOptions(**options))
         except EdgebError as raised:
             call["error"] = _expected(raised, error)
         else:
@@ -222,7 +227,7 @@ def write_goldens(folder: Path) -> Path:
             _bundle(folder, f"no-place-{layout.name}", layout, "plain.gguf", eos, labels=LABELS[:8])
             for layout in (replace(prefix, places=False), PromptLayout("instruct", history_length=5, places=False))
         ),
-        # A session's window outgrows the context before it is anchored.
+        # A session's window outgrows the context before it is re-based.
         _bundle(folder, "tight", PromptLayout(list_candidates=False), "plain.gguf", eos, context_length=512),
     ]
     golden = {
@@ -236,7 +241,7 @@ def write_goldens(folder: Path) -> Path:
         "refused": _refused(folder),
         "bench": {
             "result": list(BENCH_FIELDS),
-            "row": list(summary([Sample(1.0, 1, 0.5)])),
+            "row": list(Timing.of([Sample(1.0, 1, 0.5)]).to_dict()),
             "scenarios": list(TITLES),
             "own": ["whole_prompt", "session_restore"],
         },
@@ -286,19 +291,16 @@ def _bundle(
     manifest = Manifest(
         created_with="edgeb test", candidates=CandidateSet(tuple(labels), counts), layout=layout, bos_id=bos_id,
         eos_id=eos, architecture="qwen2", quantization="F32", context_length=context_length,
-        base_model={"name": "x", "license": None, "weights_sha256": "00"},
+        base_model=BaseModelInfo("x", None, "00"),
         training={"note": "Zürich ☕ 東京", "rate": 1e-4},
     )  # fmt: skip
     if full:
-        held = {"config": HabitsConfig(half_life=7.0).to_dict(), "fusion": Fusion(WEIGHTS, ()).to_dict()}
-        calibrations = {source: c.to_dict() for source, c in CALIBRATIONS.items()}
-        manifest = replace(
-            manifest, habits={**held, "default": "fused", "measured": {}}, calibration={**calibrations, "measured": {}}
-        )
+        mixture = Mixture(HabitsConfig(half_life=7.0), WEIGHTS, "fused")
+        manifest = replace(manifest, habits=mixture, calibration=CalibrationSet(CALIBRATIONS))
     path = folder / f"{name}.gguf"
     manifest = write_bundle(folder / weights, manifest, path)
     recorder = Recorder(path, exact_math=not full)
-    engine = recorder.predictor._engine
+    ranker = recorder.predictor._ranker
     described = {
         "file": path.name,
         "exact_math": not full,
@@ -306,11 +308,11 @@ def _bundle(
             "labels": list(manifest.candidates.labels), "counts": list(manifest.candidates.counts), "bos_id": bos_id,
             "eos_id": eos, "layout": layout.to_dict(), "static_prompt": manifest.static_prompt,
             "tensors_sha256": manifest.tensors_sha256, "tokenizer_sha256": manifest.tokenizer_sha256,
-            "groups": list(manifest.candidates.groups()), "default_source": engine.default_source,
+            "groups": list(manifest.candidates.groups()), "default_source": manifest.default_source,
         },
-        "texts": [[text, engine.backend.tokenize(text)] for text in TEXTS],
-        "trie": _trie(engine.encoder),
-        "prompts": [_prompt(engine.encoder, labels, n, PLACES[3 + i]) for i, n in enumerate((0, 1, 4, 30))],
+        "texts": [[text, ranker.backend.tokenize(text)] for text in TEXTS],
+        "trie": _trie(ranker.encoder),
+        "prompts": [_prompt(ranker.encoder, labels, n, PLACES[3 + i]) for i, n in enumerate((0, 1, 4, 30))],
     }  # fmt: skip
     if tuple(labels) == tuple(LABELS):
         _calls(recorder, folder, full, long_window=context_length < 2048)

@@ -224,7 +224,7 @@ def test_time_place_and_rule(page: Page) -> None:
     ]  # fmt: skip
     page.tab_to("coverage")
     page.settle("ArrowDown")
-    assert page.text("likely-title").startswith("Likely, 80 % of the time: ")
+    assert page.text("likely-title").startswith("Prediction set at 80 % coverage: ")
     page.tab_to("source")
     page.settle("ArrowUp")
     assert page.text("answered") == "habits"
@@ -269,7 +269,7 @@ def test_nothing_happens_at_a_time_that_is_not_whole(page: Page) -> None:
     page.tab_to("when")
     page.settle("Delete")
     assert page.browser.run("document.getElementById('when').value") == ""
-    assert "not complete" in page.text("problem")
+    assert "incomplete" in page.text("problem")
     assert page.browser.run("document.getElementById('when').getAttribute('aria-invalid')") == "true"
     assert page.text("verdict").startswith("No prediction")
     assert page.ranking() == []
@@ -288,7 +288,7 @@ def test_nothing_happens_at_a_time_that_is_not_whole(page: Page) -> None:
     assert page.events() == []
     assert predictions() == before
     assert page.browser.run("document.getElementById('when').value") == ""
-    assert "not complete" in page.text("problem")
+    assert "incomplete" in page.text("problem")
 
     page.browser.press("Tab")
     page.settle("3")

@@ -77,7 +77,7 @@ def resume(data: Path, tmp_path: Path) -> Resume:
         out = tmp_path / name
         if run != out:
             shutil.copytree(run, out)
-        return train(load_recipe(str(saved_recipe(out)), overrides), Dataset.open(data), out, resume=True)
+        return train(saved_recipe(out, overrides), Dataset.open(data), out, resume=True)
 
     return act
 
@@ -95,8 +95,8 @@ def test_less_memory_from_a_checkpoint_on_is_the_same_training(
     assert difference(run.path, finished, "a_tuning") < 1e-5
     for key in ("steps", "best_step"):
         assert (run.done("a_tuning") or {})[key] == (RunFolder(finished).done("a_tuning") or {})[key]
-    [entry] = run.state["changes"]
-    assert entry["fields"] == {"report_to": [["tensorboard"], []], "a_tuning.gradient_checkpointing": [False, True]}
+    [entry] = run.state.changes
+    assert entry.fields == {"report_to": (["tensorboard"], []), "a_tuning.gradient_checkpointing": (False, True)}
 
 
 def test_smaller_micro_batches_from_a_checkpoint_on_are_the_same_training(
@@ -120,7 +120,7 @@ def test_another_method_starts_the_stage_over_and_keeps_what_is_finished(
     assert difference(run.path, afresh.path, "b_tuning") == 0.0
     assert difference(run.path, finished, "b_tuning") > 1e-4
     assert difference(run.path, finished, "a_tuning") == 0.0
-    assert [entry["started_over"] for r in (run, afresh) for entry in r.state["changes"]] == [True, False]
+    assert [entry.started_over for r in (run, afresh) for entry in r.state.changes] == [True, False]
     assert "0.01" in (run.path / "recipe.yaml").read_text()
 
 
@@ -153,7 +153,7 @@ def test_a_damaged_adapter_of_a_finished_stage_is_named(in_b_tuning: Path, resum
 
 def test_a_recipe_edited_by_hand_is_no_way_around(finished: Path, data: Path, resume: Resume, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
-    file = saved_recipe(tmp_path / "run")
+    file = tmp_path / "run" / "recipe.yaml"
     file.write_text(file.read_text().replace("rank: 8", "rank: 4"))
     with pytest.raises(EdgebError, match=r"lora\.rank was 8 when a_tuning ran"):
         resume(tmp_path / "run")

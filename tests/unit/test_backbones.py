@@ -14,7 +14,7 @@ from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.pipeline import export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.architectures import ARCHITECTURES, check_backbone, check_onnx
 from edge_behavior.train.plan.plan import plan
@@ -63,14 +63,14 @@ def refusal(action: Any, *arguments: Any, **named: Any) -> EdgebError:
 
 def exported(base: Path, out: Path) -> EdgebError:
     source = ExportSource(base, None, CandidateSet.of(helpers.LABELS), PromptLayout())
-    return refusal(export_bundle, source, out / "x.gguf")
+    return refusal(export_gguf, source, out / "x.gguf")
 
 
 @pytest.mark.parametrize("name", ["qwen2", "llama"])
 def test_a_good_one_passes(name: str, bases: Path, data: Path) -> None:
     assert check_backbone(bases / name).config.model_type == name
     check_inputs(recipe(bases / name), Dataset.open(data))
-    assert plan(recipe(bases / name), Dataset.open(data), "24GiB")["refusal"] is None
+    assert plan(recipe(bases / name), Dataset.open(data), "24GiB").refusal is None
 
 
 @pytest.mark.parametrize("name", bad_backbones.ALL)
@@ -150,7 +150,7 @@ def test_a_hub_name_that_cannot_be_had_is_a_line(data: Path, tmp_path: Path) -> 
     words = ["train", *flags("no-such-org/no-such-model"), "--data", data, "--out", tmp_path / "run"]
     for more in ([], ["--dry-run"]):
         said = edgeb_here(*words, *more, code=2).stderr.strip().splitlines()[-1]
-        assert said.startswith("edgeb: 'no-such-org/no-such-model' is no folder here, and the hub did not give it: ")
+        assert said.startswith("edgeb: 'no-such-org/no-such-model' is not a folder, and the hub download failed: ")
     assert not (tmp_path / "run").exists()
 
 
@@ -167,7 +167,7 @@ def test_adapters_on_embedding_or_output_are_refused(wanted: str, tied: bool, da
     chosen = recipe(base, f"lora.target_modules={wanted}")
     said = refusal(plan, chosen, Dataset.open(data), "24GiB")
     assert said.message == refusal(check_inputs, chosen, Dataset.open(data)).message
-    assert f"reaches '{'lm_head' if 'lm_head' in wanted else 'model.embed_tokens'}'" in said.message
+    assert f"matches '{'lm_head' if 'lm_head' in wanted else 'model.embed_tokens'}'" in said.message
     check_inputs(recipe(base, "lora.target_modules=.*(q_proj|up_proj)"), Dataset.open(data))
 
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from edge_behavior.cli import app
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
+from edge_behavior.evaluation.results import RunMetrics
 from edge_behavior.records.history import read_history
 from edge_behavior.train.recipe import load_recipe
 from edge_behavior.train.run.folder import RunFolder
@@ -50,8 +51,8 @@ def test_the_default_run_folder_has_the_whole_recipe_name(monkeypatch, any_datas
         monkeypatch,
         "edge_behavior.train.pipeline",
         train=lambda recipe, dataset, out, resume, began: seen.append(out) or SimpleNamespace(path=out),
-        metrics_of=lambda r: {},
     )
+    put(monkeypatch, "edge_behavior.train.run.metrics", read_metrics=lambda r: RunMetrics({}, {}, 0.01, 0))
     run("train", "--recipe", "qwen2-1.5b", "--data", "data", "--json")
     assert seen == [Path("runs/qwen2-1.5b-data")]
 
@@ -61,7 +62,7 @@ def test_a_train_that_never_began_is_not_the_last_run(monkeypatch, tmp_path, any
     def train(*_, **__):
         raise EdgebError("r already exists", "choose another --out")
 
-    put(monkeypatch, "edge_behavior.train.pipeline", train=train, metrics_of=lambda r: {})
+    put(monkeypatch, "edge_behavior.train.pipeline", train=train)
     (tmp_path / "good").mkdir()
     (tmp_path / "r").mkdir()
     remember("run", tmp_path / "good")
@@ -71,10 +72,14 @@ def test_a_train_that_never_began_is_not_the_last_run(monkeypatch, tmp_path, any
 
 
 def test_export_of_the_folder_one_stands_in(monkeypatch, tmp_path):
-    report = {"pruning": {"mode": "off", "pruned": False, "reason": ""}}
-    report |= {key: {"mode": "auto", "fitted": True} for key in ("habits", "calibration")}
-    report["parity"] = {"exceeded": []}
-    put(monkeypatch, "edge_behavior.export.pipeline", export_bundle=lambda *a, **k: report)
+    report = SimpleNamespace(
+        pruning=SimpleNamespace(mode="off"),
+        habits=SimpleNamespace(mode="off"),
+        calibration=SimpleNamespace(mode="off"),
+        parity=SimpleNamespace(exceeded=[]),
+        to_dict=dict,
+    )
+    put(monkeypatch, "edge_behavior.export.gguf.pipeline", export_gguf=lambda *a, **k: report)
     put(monkeypatch, "edge_behavior.export.run_source", run_source=lambda *a, **k: SimpleNamespace(data=None))
     run("export", ".", "--json")
 

@@ -333,8 +333,8 @@ class TestBadInput:
             (["--recipe", "tinny"], "did you mean 'tiny'"),
             (["--recipe", "tiny", "--set", "a_tuning.epoch=1"], "unknown recipe key 'a_tuning.epoch'"),
             (["--recipe", "tiny", "--set", "lora.rank=x"], "lora.rank = 'x'"),
-            (["--resume", "--recipe", "tiny", "--out", tmp_path], "--resume takes the run's own recipe"),
-            (["--resume", "--out", tmp_path], "holds no run to resume"),
+            (["--resume", "--recipe", "tiny", "--out", tmp_path], "--resume uses the run's own recipe"),
+            (["--resume", "--out", tmp_path], "is not a run folder: it has no recipe.yaml"),
         ):
             assert message in one_line_error(edgeb("train", "--data", tmp_path, *words))
 

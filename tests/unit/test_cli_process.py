@@ -70,7 +70,7 @@ class TestStreams:
 
     def test_progress_bars_in_ascii(self):
         body = (
-            "from edge_behavior.export.progress import progress_bar\n"
+            "from edge_behavior.util.progress import progress_bar\n"
             "    with progress_bar('Gr\\xf6\\xdfe', 2) as advance: advance(2)\n"
             "    return {}"
         )

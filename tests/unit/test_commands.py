@@ -18,20 +18,40 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
 from edge_behavior.commands.output import emit
-from edge_behavior.core.calibration import Calibration
+from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
+from edge_behavior.evaluation.calibration import CalibrationMetrics
+from edge_behavior.evaluation.habits import HistoryBin
+from edge_behavior.evaluation.metrics import Metrics, Outcome, behavior_metrics
 from edge_behavior.evaluation.protocols import WindowChoice
-from edge_behavior.export.parity.gate import ParityError
+from edge_behavior.evaluation.results import (
+    BundleEvaluation,
+    EvaluatedDataset,
+    Evaluation,
+    MaskedDifference,
+    RunMetrics,
+)
+from edge_behavior.export.fits import FitReport
+from edge_behavior.export.parity.gate import (
+    Accuracies,
+    Difference,
+    ParityError,
+    ParityReport,
+    Recovery,
+    StageParity,
+)
 from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.export.prune.check import Pruning
+from edge_behavior.export.prune.vocabulary import PrunePlan
+from edge_behavior.export.report import ExportReport
 from edge_behavior.records.history import write_history
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.train.recipe import Recipe, load_recipe
@@ -137,7 +157,7 @@ MANIFEST = Manifest(
     architecture="qwen2",
     quantization="Q4_K_M",
     context_length=4096,
-    base_model={"name": "tiny", "license": None, "weights_sha256": "00"},
+    base_model=BaseModelInfo("tiny", None, "00"),
 )
 
 
@@ -225,8 +245,7 @@ class TestPredict:
     def calibrated(self, model, monkeypatch) -> ByteModel:
         """The same model in a bundle that is calibrated."""
         own = Calibration(3.0, {"head": 0.0, "medium": 0.0, "tail": 0.0}, {0.8: 0.2}, {0.5: 0.01, 0.9: None})
-        held = {"model": own.to_dict(), "habits": own.to_dict(), "measured": {}}
-        manifest = replace(MANIFEST, calibration=held)
+        manifest = replace(MANIFEST, calibration=CalibrationSet({"model": own, "habits": own}))
         monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(manifest, model)))
         return model
 
@@ -252,7 +271,7 @@ class TestPredict:
         found = document(*question, "--coverage", 0.8)
         out = run(*question, "--precision", 0.5, "--coverage", 0.8).stdout
         assert "suggest the first at precision 0.5" in out
-        assert f"likely at coverage 0.8: {', '.join(found['likely'])}" in out
+        assert f"prediction set at coverage 0.8: {', '.join(found['likely'])}" in out
         assert out.count("✓") == len(found["likely"])
         assert "model, calibrated, exact scoring" in out
         out = run(*question, "--precision", 0.9, "--top", 1).stdout
@@ -276,7 +295,7 @@ class TestPredict:
     def test_an_empty_history(self, model, question, tmp_path):
         (tmp_path / "h.csv").write_text("timestamp,place,behavior\n")
         assert len(document(*question, "--top", 0)["predictions"]) == 4
-        assert "holds no event" in run(*question).stderr
+        assert "has no events" in run(*question).stderr
         for text in ("", "[]", "timestamp,place\n"):
             (tmp_path / "h.csv").write_text(text)
             with pytest.raises(EdgebError):
@@ -300,10 +319,10 @@ class TestPredict:
         found = run(*question, "--at", "2024-05-01T07:10", "--json")
         assert json.loads(found.stdout)["skipped_events"] == [{"line": 3, "behavior": "Vidoe"}]
         assert found.stderr.splitlines() == [
-            f"note: {tmp_path / 'h.csv'}: 1 event is earlier than the one above it; local clocks may go back: kept in "
-            "file order",
+            f"note: {tmp_path / 'h.csv'}: 1 event is earlier than the one before it; kept in file order, "
+            "because local clocks may go back",
             f"note: {tmp_path / 'h.csv'}: 1 event was skipped, not in the candidate set: 'Vidoe' (line 3)",
-            "note: --at is 20 minutes before the last event: taken for a clock that was set back",
+            "note: --at is 20 minutes before the last event: read as a clock set back",
         ]
         with pytest.raises(EdgebError, match=r"h\.csv:3: 'Vidoe' is not in the candidate set"):
             run(*question, "--unknown", "refuse")
@@ -331,7 +350,7 @@ class TestPredict:
     def test_no_history_is_said(self, model, question):
         without = [*question[:2], *question[4:]]
         assert document(*without, "--no-history", "--top", 0)["predictions"]
-        with pytest.raises(EdgebError, match="no history was named"):
+        with pytest.raises(EdgebError, match="no history given"):
             run(*without)
         with pytest.raises(EdgebError, match="both --history and --no-history"):
             run(*question, "--no-history")
@@ -343,26 +362,39 @@ class TestPredict:
         assert "did you mean 'Video'?" in caught.value.hint
 
 
-def metrics(seed: int = 0) -> dict[str, Any]:
+def metrics(seed: int = 0) -> Metrics:
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 4, 50)
     outcome = Outcome(rng.normal(size=(50, 4)), truth, rng.integers(0, 5, 50))
     return behavior_metrics(outcome, LABELS, ("head", "medium", "tail", "tail"), resamples=20)
 
 
-RESULTS = {
-    "natural": metrics(1),
-    "balanced": metrics(2),
-    "baselines": {
+FOUND = Evaluation(
+    {
+        "model": {"natural": metrics(1), "balanced": metrics(2)},
         "place_hour_backoff": {"natural": metrics(3), "balanced": metrics(4)},
         "untuned": {"natural": metrics(5), "balanced": metrics(6)},
+    },
+    "model",
+    EvaluatedDataset("d", "f", True),
+)
+RESULTS = {
+    "natural": metrics(1).to_dict(),
+    "balanced": metrics(2).to_dict(),
+    "baselines": {
+        "place_hour_backoff": {"natural": metrics(3).to_dict(), "balanced": metrics(4).to_dict()},
+        "untuned": {"natural": metrics(5).to_dict(), "balanced": metrics(6).to_dict()},
     },
     "dataset": {"path": "d", "fingerprint": "f", "own": True},
 }
 
 
 MEASURED = {
+    "windows": 100,
     "ece": {"before": 0.21, "after": 0.04},
+    "nll": {"before": 2.5, "after": 2.25},
+    "tail_nll": {"before": 4.5, "after": 4.25},
+    "accuracy": {"before": 0.4, "after": 0.4},
     "coverage": {"0.9": {"overall": 0.91, "head": 0.95, "medium": 0.9, "tail": None, "size": 3.21}},
     "precision": {
         "0.5": {"share": 0.6, "suggested": 60, "precision": 0.57},
@@ -383,9 +415,9 @@ class TestEvaluate:
         seen: dict[str, tuple[object, ...]] = {}
 
         def engine(kind: str) -> Any:
-            def evaluate(*arguments: object) -> dict[str, Any]:
+            def evaluate(*arguments: object) -> Evaluation:
                 seen[kind] = arguments
-                return RESULTS
+                return FOUND
 
             return evaluate
 
@@ -395,7 +427,7 @@ class TestEvaluate:
 
     def test_a_folder_is_a_run(self, asked, tmp_path):
         (tmp_path / "r").mkdir()
-        assert document("evaluate", "r", "--data", "d", "--no-untuned") == RESULTS
+        assert document("evaluate", "r", "--data", "d", "--no-untuned") == json.loads(json.dumps(RESULTS))
         assert asked == {"run": (Path("r"), Path("d"), "both", "test", WindowChoice(20, 500, None, 0), False)}
 
     def test_a_file_is_a_bundle(self, asked, tmp_path):
@@ -416,20 +448,21 @@ class TestEvaluate:
         out = run("evaluate", "m.gguf", "--data", "d").stdout
         for words in ("natural windows", "balanced windows", "place+hour back-off", "untuned", "model", "Prec_w"):
             assert words in out
-        assert f"{RESULTS['natural']['overall']:.3f}".lstrip("0") in out
+        assert f"{metrics(1).overall:.3f}".lstrip("0") in out
 
     def test_a_bundles_sources_come_last_and_in_order(self, module):
-        bins = [{"from": 5, "to": 10, "windows": 50, "users": 4, "accuracy": {"model": 0.1, "habits": 0.2}}]
-        own = {"bundle_fused": {"natural": metrics(7)}, "bundle_model": {"natural": metrics(8)}}
-        found = {
-            "source": "habits",
-            "natural": metrics(1),
-            "baselines": {**own, "last_mode": {"natural": metrics(9)}},
-            "by_history": {"natural": bins},
-            "masked_differs": {"share": 0.025, "windows": 200},
-            "calibration": {"natural": {"model": MEASURED, "habits": MEASURED}},
-            "dataset": {"path": "d", "fingerprint": "f", "own": False},
-        }
+        bins = [HistoryBin(5, 10, 50, 4, {"model": 0.1, "habits": 0.2})]
+        systems = {"bundle_fused": 7, "bundle_habits": 1, "bundle_model": 8, "last_mode": 9}
+        calibrated = CalibrationMetrics.from_dict(MEASURED)
+        found = BundleEvaluation(
+            results={name: {"natural": metrics(seed)} for name, seed in systems.items()},
+            subject="bundle_habits",
+            dataset=EvaluatedDataset("d", "f", False),
+            source="habits",
+            by_history={"natural": bins},
+            masked_differs=MaskedDifference(0.025, 200),
+            calibration={"natural": {"model": calibrated, "habits": calibrated}},
+        )
         module("edge_behavior.evaluation.bundles", evaluate_bundle=lambda *arguments: found)
         done = run("evaluate", "m.gguf", "--data", "d", "--protocol", "natural")
         assert "d is not the dataset that m.gguf was trained on" in done.stderr
@@ -448,8 +481,20 @@ class TestEvaluate:
         words = " ".join(out.split())
         assert "2.5% of 200 windows" in words
         assert "before → after .210 → .040 .210 → .040" in words
-        assert "likely set 0.9: holds / candidates .910 / 3.2" in words
-        assert document("evaluate", "m.gguf", "--data", "d") == found
+        assert "prediction set 0.9: covers / candidates .910 / 3.2" in words
+        others = {name: {"natural": metrics(seed).to_dict()} for name, seed in systems.items() if seed != 1}
+        expected = {
+            "source": "habits",
+            "natural": metrics(1).to_dict(),
+            "baselines": others,
+            "by_history": {
+                "natural": [{"from": 5, "to": 10, "windows": 50, "users": 4, "accuracy": {"model": 0.1, "habits": 0.2}}]
+            },
+            "masked_differs": {"share": 0.025, "windows": 200},
+            "calibration": {"natural": {"model": MEASURED, "habits": MEASURED}},
+            "dataset": {"path": "d", "fingerprint": "f", "own": False},
+        }
+        assert document("evaluate", "m.gguf", "--data", "d") == json.loads(json.dumps(expected))
 
 
 @needs_torch
@@ -458,7 +503,7 @@ class TestTrain:
     def asked(self, module, tmp_path, monkeypatch) -> list[tuple[Any, ...]]:
         seen: list[tuple[Any, ...]] = []
         models = {name: {"natural": metrics(1), "balanced": metrics(2)} for name in ("untuned", "a_tuning", "b_tuning")}
-        found = {"models": models, "counters": {"last_mode": RESULTS["baselines"]["untuned"]}}
+        found = RunMetrics(models, {"last_mode": FOUND.results["untuned"]}, 0.01, 0)
 
         def train(recipe: Recipe, dataset: Path, out: Path, resume: bool, began: Callable[[], None]) -> Any:
             began()
@@ -466,7 +511,8 @@ class TestTrain:
             out.mkdir(parents=True, exist_ok=True)
             return SimpleNamespace(path=out)
 
-        module("edge_behavior.train.pipeline", train=train, metrics_of=lambda made: found)
+        module("edge_behavior.train.pipeline", train=train)
+        module("edge_behavior.train.run.metrics", read_metrics=lambda made: found)
         module("edge_behavior.train.plan.plan", plan=self.plan)
         (tmp_path / "data").mkdir()
         # These tests see which path was opened, not what it holds.
@@ -479,7 +525,7 @@ class TestTrain:
         )
         assert asked == [(load_recipe("tiny", ["seed=5", "lora.rank=2"]), Path("data"), Path("r"), False)]
         assert made["run"] == "r"
-        assert set(made["metrics"]) == {"models", "counters"}
+        assert set(made["metrics"]) == {"models", "counters", "anchor_threshold", "seed"}
         assert recall("run") == tmp_path / "r"
 
     def test_bare(self, asked, tmp_path):
@@ -516,24 +562,25 @@ class TestTrain:
         ):
             assert words in out
 
-    def plan(self, recipe: Recipe, dataset: Path, device_memory: str | None, processes: int | None) -> dict[str, Any]:
+    def plan(self, recipe: Recipe, dataset: Path, device_memory: str | None, processes: int | None) -> SimpleNamespace:
         need = {"weights": 3 * 2**30, "adapter": 2**28, "activations": 2**30, "logits": 2**29, "working": 0}
         stages = {"a_tuning": {**need, "total": sum(need.values())}, "scoring": {"scoring": 2**30, "total": 2**32}}
         memory = {"stages": stages, "available": 2**34, "device_name": "this CPU"}
         time = {"stages": {"a_tuning": 9000.0, "scoring": 42.0}, "total": 9042.0, "measured_on": "CPU, 2 threads"}
-        refusal = {"message": "training needs more", "hint": "set x=1"}
-        return {
+        refusal = EdgebError("training needs more", "set x=1") if device_memory == "1GiB" else None
+        shown = {
             "recipe": recipe.name,
             "a_tuning_steps": 1234,
             "processes": processes,
             "memory": memory,
             "time": None if device_memory else time,
-            "refusal": refusal if device_memory == "1GiB" else None,
+            "refusal": refusal and {"message": refusal.message, "hint": refusal.hint},
         }
+        return SimpleNamespace(document=lambda: shown, refusal=refusal)
 
     def test_dry_run_trains_nothing(self, asked, tmp_path):
         words = ["train", "--recipe", "tiny", "--data", "data", "--out", "r", "--dry-run"]
-        assert document(*words) == self.plan(load_recipe("tiny"), Path("data"), None, None)
+        assert document(*words) == self.plan(load_recipe("tiny"), Path("data"), None, None).document()
         assert document(*words, "--processes", "4")["processes"] == 4
         out = run(*words).stdout
         for shown in ("1,234", "3.00", "4.75", "this CPU has 16.0 GiB", "2 h 30 min", "42 s", "CPU, 2 threads"):
@@ -573,45 +620,52 @@ class TestExport:
     def asked(self, module) -> list[tuple[object, ...]]:
         seen: list[tuple[object, ...]] = []
 
-        def export_bundle(source: object, out: Path, profile: Any, force: bool) -> dict[str, Any]:
+        def export_gguf(source: object, out: Path, profile: Any, force: bool) -> ExportReport:
             seen.append((source, out, profile, force))
             out.write_bytes(b"x")
-            report = {"bundle": str(out), "bytes": 1_500_000, "architecture": "qwen2", "quantization": "Q4_K_M"}
-            kept = {"kept": 4736, "of": 151_936, "places": 4, "domain_tokens": 128, "extra_tokens": 4116}
-            pruning = {
-                "mode": profile.prune,
-                "pruned": True,
-                "reason": "",
-                "vocabulary": kept,
-                "parity": None,
-            }
+            pruning = Pruning(profile.prune, PrunePlan(np.arange(4736), 151_936, 4, 128, 4116, {}))
             if profile.prune == "auto":
-                pruning |= {"pruned": False, "reason": "predictions change", "vocabulary": None}
-            habits = {"mode": profile.habits, "fitted": False, "reason": "too few users"}
+                pruning = Pruning(profile.prune, None, "predictions change")
+            habits = FitReport(profile.habits, reason="too few users")
             if profile.habits == "on":
                 found = {name: {"accuracy": a} for name, a in (("model", 0.31), ("habits", 0.5), ("fused", 0.52))}
-                habits |= {"fitted": True, "reason": "", "default": "fused", "measured": found}
-            calibration = {"mode": profile.calibrate, "fitted": False, "reason": "fewer users still"}
+                habits = habits.done({"default": "fused", "measured": found})
+            calibration = FitReport(profile.calibrate, reason="fewer users still")
             if profile.calibrate == "on":
-                calibration |= {"fitted": True, "reason": "", **CALIBRATED}
-            tensors = {"tensor_types": {"Q4_K": 3, "F32": 2}, "segments_checked": 12}
-            shares = {"accuracy": 0.5, "head": 0.6, "medium": None, "tail": 0.125}
-            stage = {"flips": 0.021, "mean_kl": 0.0034, "max_log_prob": 0.4, **shares}
-            parity = {"windows": 9, "held_out": True, "reference": shares, "stages": {"quantize": stage}}
-            beyond = [] if profile.parity.enforce else ["KL 3"]
-            parity |= {"exceeded": beyond, "tried": {"q4_0": ["KL 2"]}, "recovery": {"kept": [".attn_v.weight"]}}
+                calibration = calibration.done(CALIBRATED)
+            shares, moved = Accuracies(0.5, 0.6, None, 0.125), Difference(0.021, 0.0034, 0.01, 0.4)
+            parity = ParityReport(
+                windows=9,
+                natural=9,
+                balanced=0,
+                held_out=True,
+                reference=shares,
+                stages={"quantize": StageParity(moved, shares, moved)},
+                limits={},
+                exceeded=[] if profile.parity.enforce else ["KL 3"],
+                tried={"q4_0": ["KL 2"]},
+                recovery=Recovery((), (".attn_v.weight",)),
+            )
             if out.name == "bad.gguf":
-                raise ParityError("Q4_K_M", parity | {"exceeded": ["KL 5"]})
-            return {
-                **report,
-                **tensors,
-                "pruning": pruning,
-                "habits": habits,
-                "calibration": calibration,
-                "parity": parity,
-            }
+                raise ParityError("Q4_K_M", replace(parity, exceeded=["KL 5"]))
+            return ExportReport(
+                bundle=out,
+                bytes=1_500_000,
+                architecture="qwen2",
+                quantization="Q4_K_M",
+                parameters=1000,
+                pruning=pruning,
+                habits=habits,
+                calibration=calibration,
+                segments_checked=12,
+                parity=parity,
+                logit_difference={},
+                logit_scale=1.0,
+                seconds={},
+                tensor_types={"Q4_K": 3, "F32": 2},
+            )
 
-        module("edge_behavior.export.pipeline", export_bundle=export_bundle)
+        module("edge_behavior.export.gguf.pipeline", export_gguf=export_gguf)
         module("edge_behavior.export.run_source", run_source=Chosen)
         return seen
 
@@ -712,12 +766,12 @@ class TestInspect:
             assert words in out
 
     def test_a_calibration_is_a_few_lines(self, monkeypatch):
-        manifest = replace(MANIFEST, calibration=CALIBRATED)
+        manifest = replace(MANIFEST, calibration=CalibrationSet.from_dict(CALIBRATED, ("model", "habits")))
         monkeypatch.setattr("edge_behavior.bundle.bundle.verify_bundle", lambda path: manifest)
         out = " ".join(run("inspect", "m.gguf").stdout.replace("│", " ").split())
         for words in (
             "model: temperature 1.50, bias medium -0.10, tail +0.40; calibration error .210 → .040",
-            "likely sets 0.9: cover .910 with 3.2 candidates",
+            "prediction sets 0.9: cover .910 with 3.2 candidates",
             "suggest 0.5/0.9: right .570/– in 60%/0% of windows",
             "habits: temperature 1.00, bias none",
         ):

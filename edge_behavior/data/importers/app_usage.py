@@ -1,9 +1,9 @@
-"""The Tsinghua App-Usage dataset: a trace of network requests and three small tables beside it.
+"""The Tsinghua App-Usage dataset: a trace of network requests with three small tables beside it.
 
 App_usage_trace.txt: user, time (YYYYMMDDhhmmss, local), base station, app, traffic, separated by spaces.
-App2Category.txt: app, category. Categorys.txt: category, name. base_poi.txt (may be missing): a header, then per
-base station the number of points of interest of each type. Apps become their categories' names, base stations the
-type they have most of.
+App2Category.txt: app, category. Categorys.txt: category, name. base_poi.txt (optional): a header, then for each base
+station the number of points of interest per type. The behavior is the name of the app's category; the place is the
+base station's most frequent type.
 """
 
 from __future__ import annotations
@@ -14,49 +14,55 @@ from datetime import datetime
 from pathlib import Path
 
 from edge_behavior.core.events import UNKNOWN_PLACE, clean_label, clean_place
-from edge_behavior.data.duck import Engine
-from edge_behavior.data.importers.source import Source
-from edge_behavior.data.importers.text import Delimited, explained, first_line, open_text
+from edge_behavior.data.duck import Database
+from edge_behavior.data.importers.checks import require_users
+from edge_behavior.data.importers.fixed_layout import Delimited, explain_faults, first_line, open_text
+from edge_behavior.data.importers.loaded_log import LoadedLog
 from edge_behavior.data.importers.times import settle_times
-from edge_behavior.data.importers.values import require_users
+from edge_behavior.data.info import PlaceInfo
 from edge_behavior.data.simulator.place_names import letters, width_for
 from edge_behavior.errors import EdgebError
 
 TRACE, APPS, CATEGORIES, STATIONS = "App_usage_trace", "App2Category", "Categorys", "base_poi"
 
 
-def load_app_usage(engine: Engine, path: Path) -> Source:
+def load_app_usage(database: Database, path: Path) -> LoadedLog:
     """Load the dataset from its folder, or from its trace file with the tables beside it.
 
-    A station with no point of interest is the place "unknown". Without base_poi.txt a place is the station itself,
-    as capital letters.
+    A station without points of interest is the place "unknown". Without base_poi.txt the place is the station itself,
+    in capital letters.
 
     Raises:
-        EdgebError: a table that is missing or unreadable, a bad time, an empty user.
+        EdgebError: a missing or unreadable table, a bad time, or a missing user.
     """
     folder = path if path.is_dir() else path.parent
     trace = _required(folder, TRACE) if path.is_dir() else path
     apps, categories = _required(folder, APPS), _required(folder, CATEGORIES)
     stations = _beside(folder, STATIONS)
     labels = _labels(apps, categories)
-    file = _load_trace(engine, trace)
-    settle_times(engine, file.where, _no_time)
-    require_users(engine, file.where, "user")
+    file = _load_trace(database, trace)
+    settle_times(database, file.locate, _no_time)
+    require_users(database, file.locate, "user")
     files: tuple[Path, ...] = (trace, apps, categories)
     if stations is None:
-        names = _station_letters(engine)
-        place: dict[str, object] = {"kind": "station"}
+        names = _station_letters(database)
+        kind = "station"
     else:
         names = _station_types(stations)
-        place = {"kind": "poi"}
+        kind = "poi"
         files = (*files, stations)
-    return Source(
-        files, file.where, place, lambda text: names.get(text, UNKNOWN_PLACE), labels.get, no_label="no_category"
+    return LoadedLog(
+        files,
+        file.locate,
+        PlaceInfo(kind=kind, count=0),
+        lambda text: names.get(text, UNKNOWN_PLACE),
+        labels.get,
+        no_label="no_category",
     )
 
 
 def _beside(folder: Path, name: str) -> Path | None:
-    """The file of that name, whatever its case (copies differ), plain or gzip."""
+    """The file of that name in any case (copies differ), plain or gzipped."""
     wanted = (f"{name}.txt".lower(), f"{name}.txt.gz".lower())
     return next((entry for entry in sorted(folder.iterdir()) if entry.name.lower() in wanted), None)
 
@@ -68,18 +74,19 @@ def _required(folder: Path, name: str) -> Path:
     return found
 
 
-def _load_trace(engine: Engine, path: Path) -> Delimited:
+def _load_trace(database: Database, path: Path) -> Delimited:
     line = first_line(path)
     delimiter = "\t" if "\t" in line else " "
     columns = line.count(delimiter) + 1
     if columns not in (4, 5):
         raise EdgebError(
-            f"{path}:1: {columns} columns where the trace has 5", "they are user, time, base station, app and traffic"
+            f"{path}:1: {columns} columns where the trace has 5",
+            "the columns are user, time, base station, app and traffic",
         )
     file = Delimited(path, columns, delimiter, quote="")
     clock = "CASE WHEN regexp_full_match(c1, '[0-9]{14}') THEN try_strptime(c1, '%Y%m%d%H%M%S') END"
-    with explained(file):
-        engine.rows(
+    with explain_faults(file):
+        database.execute(
             f"CREATE TABLE log AS SELECT c0 AS user, {clock} AS time, "
             f"CASE WHEN ({clock}) IS NULL THEN c1 END AS odd, c2 AS place, c3 AS behavior FROM {file.sql()}"
         )
@@ -87,11 +94,11 @@ def _load_trace(engine: Engine, path: Path) -> Delimited:
 
 
 def _no_time(text: str, where: str) -> datetime:
-    raise EdgebError(f"{where}: '{text}' is not a time", "the trace writes YYYYMMDDhhmmss, like 20160420000018")
+    raise EdgebError(f"{where}: '{text}' is not a time", "write YYYYMMDDhhmmss, like 20160420000018")
 
 
 def _labels(apps: Path, categories: Path) -> dict[str, str]:
-    """App id to category name. A category that is not listed leaves its apps without a label."""
+    """App id to category name; apps of an unlisted category are left out."""
     names: dict[str, str] = {}
     for _, key, value in _pairs(categories):
         if key.isdigit():  # the first line may be a header
@@ -100,15 +107,15 @@ def _labels(apps: Path, categories: Path) -> dict[str, str]:
             except EdgebError as error:
                 raise EdgebError(f"{categories}: {error.message}", error.hint) from None
     if not names:
-        raise EdgebError(f"{categories} names no category", "its lines are a category id, a tab and a name")
+        raise EdgebError(f"{categories} names no category", "write one category per line: its id, a tab, its name")
     found = {app: names[category] for _, app, category in _pairs(apps) if category in names}
     if not found:
-        raise EdgebError(f"no app of {apps} has a category of {categories}", "the two tables must belong together")
+        raise EdgebError(f"no app of {apps} has a category of {categories}", "use two tables of the same dataset")
     return found
 
 
 def _pairs(path: Path) -> list[tuple[int, str, str]]:
-    """(line, key, value) of a small table: the key ends at the first tab, comma or space, the value at the next tab."""
+    """(line number, key, value) of a small table: the key ends at the first tab, comma or space, the value at a tab."""
     first_line(path)  # refuses an empty file
     pairs = []
     with open_text(path) as file:
@@ -125,7 +132,7 @@ def _pairs(path: Path) -> list[tuple[int, str, str]]:
 
 
 def _station_types(path: Path) -> dict[str, str]:
-    """Base station to the type it has most points of; the first column wins a tie."""
+    """Base station to its most frequent type; the first column wins a tie."""
     first_line(path)
     names: dict[str, str] = {}
     with open_text(path) as file:
@@ -140,8 +147,8 @@ def _station_types(path: Path) -> dict[str, str]:
                 counts = []
             if len(counts) != len(types) or not types or not all(map(math.isfinite, counts)):
                 raise EdgebError(
-                    f"{path}:{reader.line_num}: not one number for each of {len(types)} types",
-                    "the first line names the types; the others hold a station and its counts, tab-separated",
+                    f"{path}:{reader.line_num}: expected a number for each of {len(types)} types",
+                    "write the types in the first line, then a station and its counts per line, tab-separated",
                 )
             most = max(counts)
             if most > 0:
@@ -149,10 +156,10 @@ def _station_types(path: Path) -> dict[str, str]:
     return names
 
 
-def _station_letters(engine: Engine) -> dict[str, str]:
-    """Base station to letters: its number where all are numbers, else its rank."""
+def _station_letters(database: Database) -> dict[str, str]:
+    """Base station to letters, from its number where all are numbers, else from its rank."""
     stations = [
-        text for (text,) in engine.rows("SELECT DISTINCT place FROM log WHERE place IS NOT NULL ORDER BY place")
+        text for (text,) in database.query("SELECT DISTINCT place FROM log WHERE place IS NOT NULL ORDER BY place")
     ]
     if all(text.isdigit() for text in stations):
         numbers = {text: int(text) for text in stations}

@@ -1,7 +1,7 @@
-"""Which part of a dataset an event belongs to: 8:1:1 by users, by groups of users, or by each user's own time.
+"""Splits: 8:1:1 of the users, of groups of users, or of each user's events by time.
 
-One description serves all: per user, how many of the first events are training's, and how many more validation's. Knows
-counts and names, no events.
+Either way a split is two bounds per user: where the training events end, and where the validation events end. Knows
+counts and names, not events.
 """
 
 from __future__ import annotations
@@ -13,61 +13,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.data.dataset import SPLITS
+from edge_behavior.data.info import SplitCounts
 from edge_behavior.errors import EdgebError
-
-# By users (or whole groups of them), or by time within every user.
-SPLIT_KINDS = ("users", "time")
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Where every user's events go.
+class SplitBounds:
+    """Which of every user's events, in time order, are in which split.
 
     Attributes:
         counts: [U] events of each user.
-        bounds: [U, 2] of a user's events in time order, those before the first bound are training's, those from there
-            to the second validation's, the rest test's.
+        bounds: [U, 2] training events come before the first bound, validation events before the second, then test.
     """
 
     counts: Ints
     bounds: Ints
 
     def of(self, users: NDArray[np.integer], ranks: Ints) -> Ints:
-        """[n] index into SPLITS of each user's event with that number, from 0."""
+        """[n] index into SPLITS of each event, given its user and its rank among that user's events, from 0."""
         held = self.bounds[users]
         return np.asarray((ranks >= held[:, 0]).astype(np.int64) + (ranks >= held[:, 1]), dtype=np.int64)
 
-    def begins(self, part: int) -> Ints:
-        """[U] number of each user's first event of a part."""
-        return np.zeros_like(self.counts) if part == 0 else self.bounds[:, part - 1]
+    def begins(self, split: int) -> Ints:
+        """[U] rank of each user's first event in a split."""
+        return np.zeros_like(self.counts) if split == 0 else self.bounds[:, split - 1]
 
-    def ends(self, part: int) -> Ints:
-        """[U] number of the event after each user's last one of a part."""
-        return self.counts if part == 2 else self.bounds[:, part]
+    def ends(self, split: int) -> Ints:
+        """[U] rank after each user's last event in a split."""
+        return self.counts if split == 2 else self.bounds[:, split]
 
-    def facts(self, part: int, history_length: int) -> dict[str, int]:
-        """`users`, `events` and `windows` of a part; a window's history may begin in an earlier part."""
-        begins, ends = self.begins(part), self.ends(part)
+    def sizes(self, split: int, history_length: int) -> SplitCounts:
+        """Users, events and windows of a split; a window's history may begin in an earlier split."""
+        begins, ends = self.begins(split), self.ends(split)
         sizes = ends - begins
         windows = np.maximum(ends - np.maximum(begins, history_length), 0)
-        return {"users": int((sizes > 0).sum()), "events": int(sizes.sum()), "windows": int(windows.sum())}
+        return SplitCounts(int((sizes > 0).sum()), int(sizes.sum()), int(windows.sum()))
 
     def names(self) -> list[str | None]:
-        """[U] the part that has all of a user's events; None where they are in several."""
+        """[U] the split that has all of a user's events; None where they are in several."""
         whole = np.stack([self.ends(i) - self.begins(i) == self.counts for i in range(len(SPLITS))])
         return [SPLITS[int(column.argmax())] if column.any() else None for column in whole.T]
 
 
-def split_users(counts: Ints, groups: Sequence[str], seed: int, log: str, at_least: int) -> Parts:
-    """Whole users, and all users of a group alike: 8:1:1 of the groups, at least one each.
+def split_users(counts: Ints, groups: Sequence[str], seed: int, log: str, at_least: int) -> SplitBounds:
+    """Split 8:1:1 by groups of users, with at least one group per split.
 
     Args:
         counts: [U] events per user.
-        groups: [U] the group of each user; the users' own names where each is a group of its own.
+        groups: [U] the group of each user; the users' own names where users are not grouped.
         log: The file, for error messages.
-        at_least: Events that a user needed to be kept, for error messages.
+        at_least: The minimum number of events per user, for error messages.
 
     Raises:
         EdgebError: fewer than three groups.
@@ -77,23 +74,23 @@ def split_users(counts: Ints, groups: Sequence[str], seed: int, log: str, at_lea
         raise _too_few(counts, len(names), log, at_least)
     held_out = max(1, round(len(names) / 10))
     order = np.random.default_rng(seed).permutation(len(names))
-    part = np.zeros(len(names), dtype=np.int64)
-    part[order[len(names) - 2 * held_out : len(names) - held_out]] = 1
-    part[order[len(names) - held_out :]] = 2
-    of_user = part[group]
-    return Parts(counts, np.stack([np.where(of_user == 0, counts, 0), np.where(of_user == 2, 0, counts)], axis=1))
+    split = np.zeros(len(names), dtype=np.int64)
+    split[order[len(names) - 2 * held_out : len(names) - held_out]] = 1
+    split[order[len(names) - held_out :]] = 2
+    of_user = split[group]
+    return SplitBounds(counts, np.stack([np.where(of_user == 0, counts, 0), np.where(of_user == 2, 0, counts)], axis=1))
 
 
-def split_time(counts: Ints, log: str, at_least: int) -> Parts:
-    """The last two tenths of every user's events, at least one each, are validation and test.
+def split_time(counts: Ints, log: str, at_least: int) -> SplitBounds:
+    """Split by time: validation and test are the last two tenths of every user's events, at least one event each.
 
     Raises:
-        EdgebError: no user was kept.
+        EdgebError: there is no user.
     """
     if not len(counts):
         raise _too_few(counts, 0, log, at_least)
     held_out = np.maximum(1, np.rint(counts / 10).astype(np.int64))
-    return Parts(counts, np.stack([counts - 2 * held_out, counts - held_out], axis=1))
+    return SplitBounds(counts, np.stack([counts - 2 * held_out, counts - held_out], axis=1))
 
 
 def _too_few(counts: Ints, groups: int, log: str, at_least: int) -> EdgebError:
@@ -106,5 +103,5 @@ def _too_few(counts: Ints, groups: int, log: str, at_least: int) -> EdgebError:
     return EdgebError(
         f"{log}: {few}",
         f"a split by users needs three {'groups' if groups < users else 'such users'}: pass a longer log, lower "
-        "--min-events, or split each user's events by time with --split time",
+        "--min-events, or split every user's events by time with --split time",
     )

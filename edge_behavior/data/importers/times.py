@@ -1,8 +1,8 @@
-"""The times of a log in bulk: `clock.parse_time` as DuckDB expressions.
+"""`clock.parse_time` as DuckDB expressions, to parse the times of a log in bulk.
 
-SQL reads the usual forms, row by row and in the order of the log; what it leaves NULL goes through `parse_time`, which
-decides. The two agree wherever SQL gives an answer. DuckDB's own time zones are not used: `zoneinfo` says the offsets,
-so that a log and a history file are converted alike.
+SQL parses the common formats; what it leaves NULL goes to `parse_time`, which has the last word. The two agree wherever
+SQL gives a time. Offsets come from `zoneinfo`, not from DuckDB's time zones, so that logs and history files convert
+alike.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone, tzinfo
 
 from edge_behavior.core.clock import UNITS, Clock
-from edge_behavior.data.duck import Engine
-from edge_behavior.data.importers.text import Where
+from edge_behavior.data.duck import Database
+from edge_behavior.data.importers.loaded_log import Locate
 from edge_behavior.errors import EdgebError
 
 _WALL = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?"
 _DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _OFFSET = r" ?(Z|z|UTC|GMT|[+-](0[0-9]|1[0-3])(:?[0-5][0-9])?)"
-_MICROSECONDS = len("2024-03-18T07:05:00.123456")  # DuckDB takes no more digits
-_DIGITS = {"s": 10, "ms": 13, "us": 16, "ns": 19}  # of a count that ends within some centuries
-# Offsets are looked up for these years; SQL leaves other instants to parse_time.
+_MICROSECONDS = len("2024-03-18T07:05:00.123456")  # DuckDB parses no more digits
+_DIGITS = {"s": 10, "ms": 13, "us": 16, "ns": 19}  # of a count that stays within a few centuries of 1970
+# Offsets are tabulated for these years; SQL leaves other instants to parse_time.
 _FIRST, _END = datetime(1970, 1, 1), datetime(2100, 1, 1)
-_STEP = timedelta(hours=12)  # no zone has changed its offset there and back within one
+_STEP = timedelta(hours=12)  # no zone has changed its offset twice within one
 
 
 def time_sql(stamp: str, clock: Clock) -> str:
-    """A DuckDB expression: the local time that the trimmed text `stamp` stands for, or NULL where `parse_time` decides.
+    """A DuckDB expression: the local time of the trimmed text `stamp`, or NULL where `parse_time` must decide.
 
-    `stamp` is a column's name: it occurs many times.
+    `stamp` is a column name, because it occurs many times.
     """
     plain = f"regexp_full_match({stamp}, '{_DATE}|{_WALL}') AND NOT starts_with({stamp}, '0000')"
     written = f"regexp_full_match({stamp}, '{_WALL}{_OFFSET}') AND NOT starts_with({stamp}, '0000')"
@@ -49,17 +49,17 @@ def time_sql(stamp: str, clock: Clock) -> str:
 
 
 def local_sql(instant: str, clock: Clock) -> str:
-    """A DuckDB expression: the wall clock in the clock's zone at a UTC timestamp; NULL beyond the years looked up."""
+    """A DuckDB expression: the clock's local time at a UTC timestamp; NULL outside the tabulated years."""
     if clock.zone is None:
         raise ValueError("a clock without a zone converts nothing")
     bounds = f"t >= TIMESTAMP '{_FIRST}' AND t < TIMESTAMP '{_END}'"
     shift = _tree("t", offsets(clock.zone))
-    # A list of one names the instant, which is a long expression, for the many places that need it.
+    # list_transform over one element binds the long expression `instant` to a name.
     return f"list_transform([{instant}], lambda t: CASE WHEN {bounds} THEN t + to_seconds({shift}) END)[1]"
 
 
 def offsets(zone: tzinfo) -> list[tuple[datetime, int]]:
-    """From when (UTC, 1970 to 2099) which offset in seconds holds."""
+    """The zone's offsets in seconds from 1970 to 2099, each with the UTC time from which it holds."""
 
     def at(instant: datetime) -> int:
         return round(_delta(zone, instant).total_seconds())
@@ -83,7 +83,7 @@ def _delta(zone: tzinfo, instant: datetime) -> timedelta:
 
 
 def _tree(name: str, steps: list[tuple[datetime, int]]) -> str:
-    """A search tree of CASE expressions over the instants at which the offset changes."""
+    """A binary search over the offset changes, as nested CASE expressions."""
     if len(steps) == 1:
         return str(steps[0][1])
     middle = len(steps) // 2
@@ -94,7 +94,7 @@ def _tree(name: str, steps: list[tuple[datetime, int]]) -> str:
 
 
 def _offset_sql(stamp: str) -> str:
-    """The interval that ends a text which has one."""
+    """The offset at the end of a time, as an interval."""
     hours, minutes = (f"regexp_extract({stamp}, '([+-][0-9]{{2}}):?([0-9]{{2}})?$', {i})" for i in (1, 2))
     sign = f"CASE WHEN starts_with({hours}, '-') THEN -1 ELSE 1 END"
     size = f"TRY_CAST({hours} AS INTEGER) * 60 + {sign} * coalesce(TRY_CAST({minutes} AS INTEGER), 0)"
@@ -111,33 +111,33 @@ def _fraction_sql(stamp: str, unit: str) -> str:
     return f"make_timestamp(CAST(floor({number} * {UNITS[unit] // 1000}) AS BIGINT))"
 
 
-def settle_times(engine: Engine, where: Where, parse: Callable[[str, str], datetime]) -> None:
-    """Parse the times that SQL left NULL with `parse`, and drop the column `odd` that holds their texts.
+def settle_times(database: Database, locate: Locate, parse: Callable[[str, str], datetime]) -> None:
+    """Parse with `parse` the times that SQL left NULL, and drop the column `odd` that holds their texts.
 
     Args:
         parse: (text, file:line) to time; raises EdgebError.
 
     Raises:
-        EdgebError: the first text in the log that is no time, or no local one.
+        EdgebError: naming the first text in the log that is not a time, or not a local one.
     """
-    first = engine.rows("SELECT coalesce(odd, ''), rowid FROM log WHERE time IS NULL ORDER BY rowid LIMIT 1")
+    first = database.query("SELECT coalesce(odd, ''), rowid FROM log WHERE time IS NULL ORDER BY rowid LIMIT 1")
     if first:
-        _parsed(first[0][0], first[0][1], where, parse)  # a log whose times are all of a wrong kind ends here
-        odd = engine.rows(
+        _parsed(first[0][0], first[0][1], locate, parse)  # fails early if all times are in a wrong format
+        odd = database.query(
             "SELECT coalesce(odd, '') AS text, min(rowid) AS first FROM log WHERE time IS NULL "
             "GROUP BY text ORDER BY first"
         )
-        times = [_parsed(text, row, where, parse) for text, row in odd]
-        engine.table("odd_times", {"text": [text for text, _ in odd], "value": times})
-        engine.rows("UPDATE log SET time = value FROM odd_times WHERE log.odd = odd_times.text")
-        engine.rows("DROP TABLE odd_times")
-    engine.rows("ALTER TABLE log DROP COLUMN odd")
+        times = [_parsed(text, row, locate, parse) for text, row in odd]
+        database.create_table("odd_times", {"text": [text for text, _ in odd], "value": times})
+        database.execute("UPDATE log SET time = value FROM odd_times WHERE log.odd = odd_times.text")
+        database.execute("DROP TABLE odd_times")
+    database.execute("ALTER TABLE log DROP COLUMN odd")
 
 
-def _parsed(text: str, row: int, where: Where, parse: Callable[[str, str], datetime]) -> datetime:
+def _parsed(text: str, row: int, locate: Locate, parse: Callable[[str, str], datetime]) -> datetime:
     try:
         return parse(text, "log")
     except EdgebError:
-        # Finding the line means reading the file up to it: only for the one that fails.
-        parse(text, where(row))
+        # Finding the line means reading the file up to it, so only for the text that fails.
+        parse(text, locate(row))
         raise

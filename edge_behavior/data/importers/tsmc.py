@@ -1,8 +1,8 @@
-"""Foursquare check-ins in the TSMC2014 layout: eight tab-separated columns, no header; or a copy with one.
+"""Foursquare check-ins in the TSMC2014 layout: eight tab-separated columns without a header, or a copy with one.
 
-user, venue id, category id, category name, latitude, longitude, time-zone offset in minutes, UTC time. Copies that go
-round as CSV have a header and name them userId, venueId, …: they are read by its names. The behavior is the category;
-the place is a coarse cell of the map, never the venue, which would give the category away.
+user, venue id, category id, category name, latitude, longitude, time-zone offset in minutes, UTC time. Copies in CSV
+have a header (userId, venueId, …) and are read by its names. The behavior is the category; the place is a coarse map
+cell, never the venue, which would give the category away.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import math
 from datetime import datetime
 from pathlib import Path
 
-from edge_behavior.data.duck import Engine
-from edge_behavior.data.importers.source import Source
-from edge_behavior.data.importers.text import Delimited, explained, first_line
+from edge_behavior.data.duck import Database
+from edge_behavior.data.importers.checks import require_users
+from edge_behavior.data.importers.fixed_layout import Delimited, explain_faults, first_line
+from edge_behavior.data.importers.loaded_log import LoadedLog
 from edge_behavior.data.importers.times import settle_times
-from edge_behavior.data.importers.values import require_users
+from edge_behavior.data.info import PlaceInfo
 from edge_behavior.data.simulator.place_names import letters_sql, width_for
 from edge_behavior.errors import EdgebError
 
 COLUMNS = ("user", "venue", "category id", "category", "latitude", "longitude", "offset", "UTC time")
-# The needed ones as copies with a header name them, in lower case and without what is no letter.
+# Names of the required columns in copies with a header: lower case, letters only.
 _HEADER = {
     "user": ("userid", "user"),
     "category": ("venuecategory", "venuecategoryname", "category"),
@@ -35,14 +36,14 @@ _TIME = "%a %b %d %H:%M:%S +0000 %Y"
 _MAX_OFFSET = 14 * 60  # minutes
 
 
-def load_tsmc(engine: Engine, path: Path, cell_degrees: float) -> Source:
+def load_tsmc(database: Database, path: Path, cell_degrees: float) -> LoadedLog:
     """Load a TSMC2014 file in UTF-8, as published or with a header.
 
-    A cell is `cell_degrees` high and wide; its name is its row's letters, then its column's, counted from the
+    A cell is `cell_degrees` high and wide. Its name is the letters of its row, then of its column, counted from the
     south-west corner of the log: row 3, column 10 is "DK".
 
     Raises:
-        EdgebError: another number of columns, a bad time, offset or position, no user.
+        EdgebError: a wrong number of columns, a bad time, offset or position, or a missing user.
     """
     file, index = _layout(path)
     c = {name: f"c{i}" for name, i in index.items()}
@@ -51,29 +52,31 @@ def load_tsmc(engine: Engine, path: Path, cell_degrees: float) -> Source:
         f"CASE WHEN {minutes} BETWEEN {-_MAX_OFFSET} AND {_MAX_OFFSET} "
         f"THEN try_strptime({c['UTC time']}, '{_TIME}') + to_minutes({minutes}) END"
     )
-    with explained(file):
-        engine.rows(
+    with explain_faults(file):
+        database.execute(
             f"CREATE TABLE checkins AS SELECT trim({c['user']}) AS user, {clock} AS time, "
             f"CASE WHEN ({clock}) IS NULL THEN concat({c['UTC time']}, ' ', {c['offset']}) END AS odd, "
             f"{c['category']} AS behavior, TRY_CAST({c['latitude']} AS DOUBLE) AS lat, "
             f"TRY_CAST({c['longitude']} AS DOUBLE) AS lon FROM {file.sql()}"
         )
-    if engine.number("SELECT count(*) FROM checkins") == 0:
+    if database.query_int("SELECT count(*) FROM checkins") == 0:
         raise EdgebError(f"{path} has no rows", "pass a log with one row per event")
-    bad = engine.row("SELECT min(rowid) FROM checkins WHERE coalesce(NOT (abs(lat) <= 90 AND abs(lon) <= 180), true)")[
-        0
-    ]
+    bad = database.query_row(
+        "SELECT min(rowid) FROM checkins WHERE coalesce(NOT (abs(lat) <= 90 AND abs(lon) <= 180), true)"
+    )[0]
     if bad is not None:
         columns = " and ".join(str(index[name] + 1) for name in ("latitude", "longitude"))
-        raise EdgebError(f"{file.where(bad)}: no latitude and longitude in columns {columns}", "drop or mend the row")
-    place = _name_cells(engine, cell_degrees)
-    settle_times(engine, file.where, _no_time)
-    require_users(engine, file.where, "user")
-    return Source((path,), file.where, place)
+        raise EdgebError(
+            f"{file.locate(bad)}: columns {columns} are not a latitude and longitude", "drop or correct the row"
+        )
+    place = _name_cells(database, cell_degrees)
+    settle_times(database, file.locate, _no_time)
+    require_users(database, file.locate, "user")
+    return LoadedLog((path,), file.locate, place)
 
 
 def _layout(path: Path) -> tuple[Delimited, dict[str, int]]:
-    """How to read the file, and the position of each needed column."""
+    """How to read the file, and the position of each required column."""
     line = first_line(path)
     delimiter = max(_DELIMITERS, key=line.count)
     names = ["".join(c for c in name.lower() if c.isalpha()) for name in next(csv.reader([line], delimiter=delimiter))]
@@ -96,32 +99,33 @@ def _layout(path: Path) -> tuple[Delimited, dict[str, int]]:
     return plain, {name: COLUMNS.index(name) for name in _HEADER}
 
 
-def _name_cells(engine: Engine, degrees: float) -> dict[str, object]:
-    """Turn `checkins` into `log`, positions into cell names; returns what dataset.json says of the cells."""
-    south, north, west, east = engine.row("SELECT min(lat), max(lat), min(lon), max(lon) FROM checkins")
+def _name_cells(database: Database, degrees: float) -> PlaceInfo:
+    """Turn `checkins` into `log`, with cell names for positions."""
+    south, north, west, east = database.query_row("SELECT min(lat), max(lat), min(lon), max(lon) FROM checkins")
     rows = math.floor((north - south) / degrees) + 1
     columns = math.floor((east - west) / degrees) + 1
     row_width, column_width = width_for(rows), width_for(columns)
     row = f"CAST(floor((lat - ({south!r})) / {degrees!r}) AS BIGINT)"
     column = f"CAST(floor((lon - ({west!r})) / {degrees!r}) AS BIGINT)"
-    engine.rows(
+    database.execute(
         f"CREATE TABLE log AS SELECT user, time, odd, behavior, "
         f"{letters_sql(row, row_width)} || {letters_sql(column, column_width)} AS place FROM checkins"
     )
-    engine.rows("DROP TABLE checkins")
-    return {
-        "kind": "cell",
-        "origin": {"latitude": south, "longitude": west},
-        "cell_degrees": degrees,
-        "rows": rows,
-        "columns": columns,
-        "row_letters": row_width,
-        "column_letters": column_width,
-    }
+    database.execute("DROP TABLE checkins")
+    return PlaceInfo(
+        kind="cell",
+        origin={"latitude": south, "longitude": west},
+        cell_degrees=degrees,
+        rows=rows,
+        columns=columns,
+        row_letters=row_width,
+        column_letters=column_width,
+        count=0,
+    )
 
 
 def _no_time(text: str, where: str) -> datetime:
     raise EdgebError(
         f"{where}: '{text}' is not a UTC time and an offset of at most 14 hours in minutes",
-        "TSMC2014 writes them like 'Sun Apr 08 18:20:29 +0000 2012' and -240",
+        "they look like 'Sun Apr 08 18:20:29 +0000 2012' and -240 in TSMC2014",
     )

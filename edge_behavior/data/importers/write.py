@@ -1,14 +1,14 @@
-"""From a DuckDB table of raw events to the files of a dataset folder.
+"""From the loaded log in DuckDB to the Parquet files of a dataset.
 
-Codes texts, drops duplicates and repeats, skips users with too few events, splits by user or time, streams the sorted
-events to Parquet. Every row that does not arrive is counted.
+Drops duplicates and repeats, skips users with too few events, splits by users or by time, and streams the sorted events
+to Parquet. Every dropped row is counted.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,252 +17,204 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from edge_behavior.core.candidates import CandidateSet, check_labels, same_looking
-from edge_behavior.core.events import UNKNOWN_PLACE, clean_label
+from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.data.dataset import EVENT_SCHEMA, HISTORY_LENGTH, SPLITS, digest_texts, event_file
-from edge_behavior.data.duck import Engine
-from edge_behavior.data.importers.source import Source
-from edge_behavior.data.importers.split import Parts, split_time, split_users
-from edge_behavior.data.importers.text import Where
-from edge_behavior.data.importers.values import missing_behaviors
+from edge_behavior.data.duck import Database
+from edge_behavior.data.importers.coding import code_texts
+from edge_behavior.data.importers.loaded_log import LoadedLog
+from edge_behavior.data.importers.split import SplitBounds, split_time, split_users
 from edge_behavior.data.importers.warnings import warn, without_hours
+from edge_behavior.data.info import (
+    SCHEMA_VERSION,
+    Checksums,
+    DatasetInfo,
+    EventsPerUser,
+    LogSource,
+    RecordedOptions,
+    RowCounts,
+    Span,
+    UserCounts,
+)
 from edge_behavior.errors import EdgebError
-from edge_behavior.records.missing import is_missing
 
-MAX_LABELS = 2**15 - 1  # behavior is an int16
 _QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What to keep of a log.
+class _KeptUsers:
+    """Users with enough events, sorted by name; all fields have one entry per user.
 
     Attributes:
-        seed: Of the split.
-        min_events: Users with fewer are skipped.
-        merge_seconds: An event that repeats the user's previous behavior at the same place within so many seconds
-            is dropped; 0 keeps all.
-        missing: What to do with events that have no behavior: one of `_values.POLICIES`.
-        split: `users` or `time`, see `_split`.
+        codes: Their codes in `events`.
+        groups: Their groups; None each where users are not grouped.
+        counts: int64, events.
     """
 
-    seed: int
-    min_events: int
-    merge_seconds: int
-    missing: str
-    split: str = "users"
+    codes: list[int]
+    names: list[str]
+    groups: list[Any]
+    counts: NDArray[np.int64]
 
 
 def write_dataset(
-    engine: Engine, source: Source, rules: Rules, out: Path, step: Callable[[str], None]
-) -> dict[str, Any]:
+    database: Database,
+    log: LoadedLog,
+    source: LogSource,
+    options: RecordedOptions,
+    out: Path,
+    step: Callable[[str], None],
+) -> DatasetInfo:
     """Write the Parquet files for the table `log` into the existing folder `out`.
 
     Args:
         step: Called with a few words when a stage of the work begins.
 
     Returns:
-        The fields of dataset.json that describe the content.
+        The content of dataset.json, which is left to write.
 
     Raises:
         EdgebError: bad labels, or too few users to split.
     """
-    name = str(source.files[0])
     dropped: dict[str, int] = {}
-    rows = engine.number("SELECT count(*) FROM log")
+    rows = database.query_int("SELECT count(*) FROM log")
     step("cleaning labels and places")
-    labels, places, missing, missing_places = _code_texts(engine, source, rules.missing)
+    coded = code_texts(database, log, options.missing)
     step("dropping duplicates")
-    kept_rows = engine.number("SELECT count(*) FROM coded")
-    if rules.missing == "drop":
-        dropped["missing"] = missing
-    if source.label_name is not None:
-        dropped[source.no_label] = rows - kept_rows - missing
-    engine.rows("DROP TABLE log")
-    engine.rows(
+    kept_rows = database.query_int("SELECT count(*) FROM coded")
+    if options.missing == "drop":
+        dropped["missing"] = coded.missing_behaviors
+    if log.label_name is not None:
+        dropped[log.no_label] = rows - kept_rows - coded.missing_behaviors
+    database.execute("DROP TABLE log")
+    database.execute(
         "CREATE TABLE events AS SELECT user, time, place, behavior, min(position) AS position FROM coded GROUP BY ALL"
     )
-    engine.rows("DROP TABLE coded")
-    dropped["duplicate"], kept_rows = _lost(engine, kept_rows)
-    if rules.merge_seconds:
-        _merge_repeats(engine, rules.merge_seconds)
-        dropped["repeat"], kept_rows = _lost(engine, kept_rows)
+    database.execute("DROP TABLE coded")
+    dropped["duplicate"], kept_rows = _lost(database, kept_rows)
+    if options.merge_seconds:
+        _merge_repeats(database, options.merge_seconds)
+        dropped["repeat"], kept_rows = _lost(database, kept_rows)
 
-    step(f"splitting by {rules.split}")
-    users = engine.rows(
-        "SELECT code, text, n, text_group FROM users JOIN (SELECT user, count(*) AS n FROM events GROUP BY user) "
-        "ON code = user ORDER BY text"
-    )
-    kept = [row for row in users if row[2] >= rules.min_events]
-    ids, groups = [row[1] for row in kept], [row[3] for row in kept]
-    counts = np.array([row[2] for row in kept], dtype=np.int64)
-    try:
-        if rules.split == "time":
-            parts = split_time(counts, name, rules.min_events)
-        else:
-            parts = split_users(counts, groups if source.grouped else ids, rules.seed, name, rules.min_events)
-    except EdgebError as error:
-        notes = [f"{dropped['duplicate']:,} rows were exact duplicates"] if dropped["duplicate"] else []
-        notes += ["no time has an hour"] if without_hours(engine) else []
-        raise EdgebError("; ".join([error.message, *notes]), error.hint) from None
-    codes = [row[0] for row in kept]
-    dropped["short_user"] = kept_rows - int(counts.sum())
-    total_users = engine.number("SELECT count(*) FROM users")
-    number = _number(codes, total_users)
-    engine.table("kept", {"code": pa.array(codes, pa.int64()), "training": pa.array(parts.ends(0))})
-    engine.rows("DELETE FROM events WHERE user NOT IN (SELECT code FROM kept)")
+    step(f"splitting by {options.split}")
+    users = _kept_users(database, options.min_events)
+    bounds = _split(database, log, users, options, dropped["duplicate"])
+    dropped["short_user"] = kept_rows - int(users.counts.sum())
+    total_users = database.query_int("SELECT count(*) FROM users")
+    database.create_table("kept", {"code": pa.array(users.codes, pa.int64()), "training": pa.array(bounds.ends(0))})
+    database.execute("DELETE FROM events WHERE user NOT IN (SELECT code FROM kept)")
 
-    candidates, label_number = _candidates(engine, labels, rules.split, name)
-    place_names, place_counts, place_number = _rank_places(engine, places)
-    placed = source.place["kind"] != "none"
-    warnings = warn(engine, dropped["duplicate"], placed)
+    candidates, label_number = _candidates(database, coded.labels, options.split, str(log.files[0]))
+    placed = log.place.kind != "none"
+    warnings = warn(database, dropped["duplicate"], placed)
     step("sorting and writing")
-    content = _write_events(engine, out, number, parts, label_number, place_number)
-    if not placed:
-        # Every event's place is the same empty text, which is the name of no place.
-        place_names, place_counts = [], []
-    content["users"] = digest_texts(ids)
-    content["places"] = digest_texts(place_names)
-    columns: dict[str, Any] = {
-        "user": pa.array(range(len(kept)), pa.int32()),
-        "user_id": pa.array(ids, pa.string()),
-        "split": pa.array(parts.names(), pa.string()),
-        "events": counts,
-    }
-    if source.grouped:
-        content["groups"] = digest_texts(groups)
-        columns["group"] = pa.array(groups, pa.string())
-    pq.write_table(pa.table(columns), out / "users.parquet")
-    pq.write_table(
-        pa.table(
-            {
-                "place": pa.array(range(len(place_names)), pa.int32()),
-                "name": pa.array(place_names, pa.string()),
-                "events": pa.array(place_counts, pa.int64()),
-            }
-        ),
-        out / "places.parquet",
+    place_names, place_counts, place_number = _rank_places(database, coded.places)
+    checksums = _write_events(
+        database, out, _positions_of(users.codes, total_users), bounds, label_number, place_number
     )
-    start, end = engine.row("SELECT min(time), max(time) FROM events")
-    return {
-        "rows": {"read": rows, "dropped": dropped},
-        "users": {
-            "read": total_users,
-            "skipped": total_users - len(kept),
-            "kept": len(kept),
-            **({"groups": len(set(groups))} if source.grouped else {}),
-        },
-        "history_length": HISTORY_LENGTH,
-        "splits": {split: parts.facts(i, HISTORY_LENGTH) for i, split in enumerate(SPLITS)},
-        "span": {"start": start.isoformat(timespec="seconds"), "end": end.isoformat(timespec="seconds")},
-        "events_per_user": {
-            **{key: float(np.quantile(counts, q)) for key, q in _QUANTILES.items()},
-            "mean": float(counts.mean()),
-        },
-        "place": {**source.place, "count": len(place_names), **({"missing": missing_places} if placed else {})},
-        "candidates": {"labels": list(candidates.labels), "counts": list(candidates.counts)},
-        "content": content,
-        "warnings": warnings,
-    }
+    if not placed:
+        # Every event has the same empty place text, which is not the name of a place.
+        place_names, place_counts = [], []
+    _write_users(out, users, bounds, log.grouped)
+    _write_places(out, place_names, place_counts)
+    start, end = database.query_row("SELECT min(time), max(time) FROM events")
+    return DatasetInfo(
+        # Older versions of edgeb can read a dataset that needs nothing of version 2.
+        schema_version=SCHEMA_VERSION if options.split != "users" or log.grouped or not placed else 1,
+        source=source,
+        options=options,
+        rows=RowCounts(rows, dropped),
+        users=UserCounts(
+            total_users,
+            total_users - len(users.names),
+            len(users.names),
+            len(set(users.groups)) if log.grouped else None,
+        ),
+        history_length=HISTORY_LENGTH,
+        splits={split: bounds.sizes(i, HISTORY_LENGTH) for i, split in enumerate(SPLITS)},
+        span=Span(start.isoformat(timespec="seconds"), end.isoformat(timespec="seconds")),
+        events_per_user=EventsPerUser(
+            **{name: float(np.quantile(users.counts, q)) for name, q in _QUANTILES.items()},
+            mean=float(users.counts.mean()),
+        ),
+        place=replace(log.place, count=len(place_names), missing=coded.missing_places if placed else None),
+        candidates=candidates,
+        content=Checksums(
+            **checksums,
+            users=digest_texts(users.names),
+            places=digest_texts(place_names),
+            groups=digest_texts(users.groups) if log.grouped else None,
+        ),
+        warnings=tuple(warnings),
+    )
 
 
-def _lost(engine: Engine, before: int) -> tuple[int, int]:
-    after = engine.number("SELECT count(*) FROM events")
+def _lost(database: Database, before: int) -> tuple[int, int]:
+    after = database.query_int("SELECT count(*) FROM events")
     return before - after, after
 
 
-def _code_texts(engine: Engine, source: Source, missing: str) -> tuple[list[str], list[str], int, int]:
-    """Make `coded` (user, time, place, behavior, position) and `users`.
-
-    Returns:
-        The label names, the place names, and how many rows have no behavior and are left out, and how many no place.
-    """
-    distinct = engine.number("SELECT count(DISTINCT behavior) FROM log")
-    if source.label_name is None and distinct > MAX_LABELS:
-        raise EdgebError(
-            f"{source.files[0]}: {distinct} distinct behaviors, more than {MAX_LABELS}",
-            "is --behavior-column the right column? Merge rare behaviors",
-        )
-    rows = engine.rows(
-        "SELECT coalesce(behavior, '') AS text, count(*) AS n, min(rowid) AS first FROM log "
-        "GROUP BY text ORDER BY first"
+def _kept_users(database: Database, min_events: int) -> _KeptUsers:
+    users = database.query(
+        "SELECT code, text, n, text_group FROM users JOIN (SELECT user, count(*) AS n FROM events GROUP BY user) "
+        f"ON code = user WHERE n >= {min_events} ORDER BY text"
     )
-    found = {text: source.label_name(text) if source.label_name else text for text, _, _ in rows}
-    named = [(text, label, n, first) for text, n, first in rows if (label := found[text]) is not None]
-    gone, missing_rows = missing_behaviors(named, missing, source.where)
-    texts = [(text, first) for text, _, _, first in named if text not in gone]
-    if source.label_name is None:
-        labels = _clean_labels(texts, source.where, str(source.files[0]))
-    else:
-        labels = {text: label for text, label, _, _ in named if text not in gone}
-        check_labels(sorted(set(labels.values())))
-    raw_places = engine.rows("SELECT coalesce(place, '') AS text, count(*) FROM log GROUP BY text")
-    places = {text: UNKNOWN_PLACE if is_missing(text) else source.place_name(text) for text, _ in raw_places}
-    missing_places = sum(n for text, n in raw_places if is_missing(text))
-    label_names, place_names = sorted(set(labels.values())), sorted(set(places.values()))
-    for table, mapping, names in (("labels", labels, label_names), ("place_names", places, place_names)):
-        codes = {text: code for code, text in enumerate(names)}
-        engine.table(
-            table,
-            {
-                "text": pa.array(list(mapping), pa.string()),
-                "code": pa.array([codes[text] for text in mapping.values()], pa.int32()),
-            },
-        )
-    group = "any_value(user_group)" if source.grouped else "NULL"
-    engine.rows(
-        f"CREATE TABLE users AS SELECT user AS text, {group} AS text_group, "
-        "CAST(row_number() OVER (ORDER BY user) - 1 AS INTEGER) AS code FROM log GROUP BY user"
-    )
-    engine.rows(
-        "CREATE TABLE coded AS SELECT users.code AS user, log.time AS time, place_names.code AS place, "
-        "labels.code AS behavior, log.rowid AS position FROM log JOIN users ON log.user = users.text "
-        "JOIN place_names ON coalesce(log.place, '') = place_names.text "
-        "JOIN labels ON coalesce(log.behavior, '') = labels.text"
-    )
-    return label_names, place_names, missing_rows, missing_places
+    counts = np.array([n for _, _, n, _ in users], dtype=np.int64)
+    return _KeptUsers([user[0] for user in users], [user[1] for user in users], [user[3] for user in users], counts)
 
 
-def _clean_labels(texts: list[tuple[Any, ...]], where: Where, name: str) -> dict[str, str]:
-    """Raw behavior text to label; refuses what cannot be one, and two that differ only by case, space or joiners."""
-    labels: dict[str, str] = {}
-    seen: dict[str, str] = {}
-    for text, first in texts:
-        try:
-            label = clean_label(text)
-        except EdgebError as error:
-            raise EdgebError(f"{where(first)}: {error.message}", error.hint) from None
-        key = same_looking(label)
-        if seen.setdefault(key, label) != label:
-            raise EdgebError(
-                f"{where(first)}: behavior '{label}' differs from '{seen[key]}' only by case or space",
-                "merge the two under one name in the log",
-            )
-        labels[text] = label
+def _split(
+    database: Database, log: LoadedLog, users: _KeptUsers, options: RecordedOptions, duplicates: int
+) -> SplitBounds:
+    name = str(log.files[0])
     try:
-        check_labels(sorted(set(labels.values())))
+        if options.split == "time":
+            return split_time(users.counts, name, options.min_events)
+        groups = users.groups if log.grouped else users.names
+        return split_users(users.counts, groups, options.seed, name, options.min_events)
     except EdgebError as error:
-        raise EdgebError(f"{name}: {error.message}", error.hint) from None
-    return labels
+        notes = [f"{duplicates:,} rows were exact duplicates"] if duplicates else []
+        notes += ["no time has an hour"] if without_hours(database) else []
+        raise EdgebError("; ".join([error.message, *notes]), error.hint) from None
 
 
-def _merge_repeats(engine: Engine, seconds: int) -> None:
-    engine.rows(
+def _write_users(out: Path, users: _KeptUsers, bounds: SplitBounds, grouped: bool) -> None:
+    columns = {
+        "user": pa.array(range(len(users.names)), pa.int32()),
+        "user_id": pa.array(users.names, pa.string()),
+        "split": pa.array(bounds.names(), pa.string()),
+        "events": pa.array(users.counts),
+    }
+    if grouped:
+        columns["group"] = pa.array(users.groups, pa.string())
+    pq.write_table(pa.table(columns), out / "users.parquet")
+
+
+def _write_places(out: Path, names: Sequence[str], counts: Sequence[int]) -> None:
+    columns = {
+        "place": pa.array(range(len(names)), pa.int32()),
+        "name": pa.array(names, pa.string()),
+        "events": pa.array(counts, pa.int64()),
+    }
+    pq.write_table(pa.table(columns), out / "places.parquet")
+
+
+def _merge_repeats(database: Database, seconds: int) -> None:
+    database.execute(
         "CREATE TABLE merged AS SELECT user, time, place, behavior, position FROM events "
         "WINDOW w AS (PARTITION BY user ORDER BY time, position) "
         "QUALIFY NOT coalesce(lag(behavior) OVER w = behavior AND lag(place) OVER w = place "
         f"AND time - lag(time) OVER w <= to_seconds({seconds}), false)"
     )
-    engine.rows("DROP TABLE events")
-    engine.rows("ALTER TABLE merged RENAME TO events")
+    database.execute("DROP TABLE events")
+    database.execute("ALTER TABLE merged RENAME TO events")
 
 
-def _candidates(engine: Engine, labels: list[str], split: str, name: str) -> tuple[CandidateSet, NDArray[np.int16]]:
-    """The candidate set of what was kept, and raw label code to candidate."""
+def _candidates(database: Database, labels: list[str], split: str, name: str) -> tuple[CandidateSet, NDArray[np.int16]]:
+    """The candidate set of the kept events, and the candidate of each label code."""
     training, present = np.zeros(len(labels), np.int64), np.zeros(len(labels), bool)
-    # Numbering the events sorts them, which a split by users does not need.
+    # Numbering sorts the events, which a split by users does not need.
     numbered = "row_number() OVER (PARTITION BY user ORDER BY time, position)" if split == "time" else "1"
-    for batch in engine.batches(
+    for batch in database.batches(
         "SELECT behavior, count(*) AS n, count(*) FILTER (nth <= training) AS training_n "
         f"FROM (SELECT user, behavior, {numbered} AS nth FROM events) JOIN kept ON user = code GROUP BY behavior"
     ):
@@ -274,38 +226,38 @@ def _candidates(engine: Engine, labels: list[str], split: str, name: str) -> tup
         candidates = CandidateSet(tuple(labels[c] for c in order), tuple(int(training[c]) for c in order))
     except EdgebError as error:
         raise EdgebError(f"{name}: {error.message} among the users kept", error.hint) from None
-    return candidates, _number(order, len(labels)).astype(np.int16)
+    return candidates, _positions_of(order, len(labels)).astype(np.int16)
 
 
-def _rank_places(engine: Engine, places: list[str]) -> tuple[list[str], list[int], NDArray[np.int32]]:
-    """Names and counts of the places that occur, most frequent first, and raw place code to number."""
-    rows = engine.rows("SELECT place, count(*) FROM events GROUP BY place")
+def _rank_places(database: Database, places: list[str]) -> tuple[list[str], list[int], NDArray[np.int32]]:
+    """Names and counts of the kept places, most frequent first, and the rank of each place code."""
+    rows = database.query("SELECT place, count(*) FROM events GROUP BY place")
     ranked = sorted(rows, key=lambda row: (-row[1], places[row[0]]))
-    return [places[c] for c, _ in ranked], [n for _, n in ranked], _number([c for c, _ in ranked], len(places))
+    return [places[c] for c, _ in ranked], [n for _, n in ranked], _positions_of([c for c, _ in ranked], len(places))
 
 
-def _number(codes: list[int], size: int) -> NDArray[np.int32]:
-    """The inverse of a list of codes: code to its position, -1 where absent."""
-    number = np.full(size, -1, np.int32)
-    number[codes] = np.arange(len(codes), dtype=np.int32)
-    return number
+def _positions_of(codes: list[int], size: int) -> NDArray[np.int32]:
+    """[size] position of each code in the list, -1 where absent."""
+    found = np.full(size, -1, np.int32)
+    found[codes] = np.arange(len(codes), dtype=np.int32)
+    return found
 
 
 def _write_events(
-    engine: Engine,
+    database: Database,
     out: Path,
     user_number: NDArray[np.int32],
-    kept: Parts,
+    bounds: SplitBounds,
     label_number: NDArray[np.int16],
     place_number: NDArray[np.int32],
-) -> dict[str, Any]:
-    """Stream the events, sorted by user, time and position, to their part's file; returns a digest per column."""
+) -> dict[str, dict[str, str]]:
+    """Stream the events, sorted by user, time and position, to their split's file; returns a checksum per column."""
     event_file(out, "train").parent.mkdir()
     digests = {split: {column: hashlib.sha256() for column in EVENT_SCHEMA.names} for split in SPLITS}
-    written = np.zeros(len(kept.counts), dtype=np.int64)
+    written = np.zeros(len(bounds.counts), dtype=np.int64)
     writers = [pq.ParquetWriter(event_file(out, split), EVENT_SCHEMA, compression="zstd") for split in SPLITS]
     try:
-        for batch in engine.batches(
+        for batch in database.batches(
             "SELECT user, CAST(date_trunc('second', time) AS TIMESTAMP_S) AS time, place, behavior FROM events "
             "ORDER BY user, events.time, position"
         ):
@@ -316,9 +268,9 @@ def _write_events(
                 place_number[batch.column(2).to_numpy()],
                 label_number[batch.column(3).to_numpy()],
             ]
-            parts = kept.of(users, _ranks(users, written))
+            splits = bounds.of(users, _ranks(users, written))
             for i, split in enumerate(SPLITS):
-                mask = parts == i
+                mask = splits == i
                 if not mask.any():
                     continue
                 chosen = [np.ascontiguousarray(column[mask]) for column in columns]
@@ -333,7 +285,7 @@ def _write_events(
 
 
 def _ranks(users: NDArray[np.int32], written: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers of events among their user's, of a batch of the sorted events; counts the batch in `written` [U]."""
+    """Rank of each event of a sorted batch among its user's events; adds the batch to `written` [U]."""
     starts = np.flatnonzero(np.append(True, users[1:] != users[:-1]))
     sizes = np.diff(np.append(starts, len(users)))
     ranks = np.arange(len(users)) - np.repeat(starts - written[users[starts]], sizes)

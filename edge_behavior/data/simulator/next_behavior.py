@@ -1,6 +1,6 @@
-"""How likely each behavior is next: the conditional distribution that the simulator draws from.
+"""The conditional distribution of the next behavior, which the simulator draws from.
 
-One function, `next_distribution`, and what it looks up. Knows neither users' calendars nor files; `synth` does.
+One function, `next_distribution`, and its lookup tables. Knows neither users' calendars nor files; `simulator` does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NONE = len(LABELS)  # no previous behavior
 
 
 class Tables:
-    """The behavior table as arrays: what `next_distribution` looks up. A code is an index into LABELS."""
+    """The behavior table as arrays. A code is an index into LABELS."""
 
     def __init__(self, behaviors: Sequence[Behavior]) -> None:
         code = {b.label: i for i, b in enumerate(behaviors)}
@@ -70,15 +70,15 @@ class Tables:
 
 @dataclass(frozen=True)
 class State:
-    """What the next behavior depends on, for n events drawn side by side.
+    """What the next behavior depends on, for n events drawn at once.
 
     Attributes:
         fresh: The user's distribution of a fresh behavior at this place, daypart and kind of day, [n, B].
         usual: The behavior that usually opens the user's bursts there, [n].
-        first: The events open a burst.
-        previous: The behavior before it, possibly of an earlier burst that day, or NONE, [n].
-        before: The one before that, inside the same burst, or NONE, [n].
-        active: Habits whose slot this is and that are not done for today, [n, habits].
+        first: Whether the events open a burst.
+        previous: The previous behavior, possibly of an earlier burst that day, or NONE, [n].
+        before: The one before that in the same burst, or NONE, [n].
+        active: Habits whose slot this is and that were not done today, [n, habits].
     """
 
     fresh: Floats
@@ -90,7 +90,7 @@ class State:
 
 
 def next_distribution(state: State, tables: Tables) -> Floats:
-    """The true distribution of the next behavior, [n, B]: the whole model in one function."""
+    """The true distribution of the next behavior, [n, B]: the whole model of behavior."""
     rows, fresh = np.arange(len(state.fresh)), state.fresh
     known = state.previous < NONE
     if state.first:

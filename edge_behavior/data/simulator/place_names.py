@@ -1,4 +1,4 @@
-"""Place names out of numbers: short, capital letters only, so that a tokenizer needs one or two tokens for them."""
+"""Place names from numbers: short and in capital letters, which take a tokenizer one or two tokens."""
 
 from __future__ import annotations
 

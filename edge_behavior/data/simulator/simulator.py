@@ -1,9 +1,8 @@
-"""A seeded simulator of phone users, for trying everything without a private log.
+"""A seeded simulator of phone users, for demos and tests without a private log.
 
-Writes a plain log (user_id, timestamp, place, behavior) that `import` reads like any other. Knows the behavior
-table and nothing of prompts or models. `docs/simulator.md` describes the process; the names here follow it:
-users have traits, a day has a place per hour and bursts of events, and `next_distribution` says how likely each
-behavior is.
+Writes a plain log (user_id, timestamp, place, behavior) that is imported like any other. Users have traits; each hour
+of a day has a place and perhaps a burst (a run of events minutes apart); `next_distribution` gives the probability of
+each behavior. Knows nothing of prompts or models. docs/data.md describes the process.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ Bools = NDArray[np.bool_]
 
 START = date(2024, 3, 1)  # the first day of the paper's log
 
-# Per place: chance of a burst in an hour, and chance that a burst goes on.
+# Per place: probability of a burst in an hour, and of one more event in a burst.
 BUSY = np.array([0.42, 0.26, 0.65, 0.36])
-EVENING_AT_HOME = 1.35  # and from 19:00 on at home, times this
+EVENING_AT_HOME = 1.35  # factor on BUSY at home from 19:00
 GO_ON = np.array([0.74, 0.66, 0.72, 0.68])
 MAX_BURST, MAX_GAP = 8, 4  # events, minutes
 MAX_USERS = 10**7
-LANES_PER_BLOCK = 12_000  # user-days drawn side by side; bounds memory and is part of what a seed means
+LANES_PER_BLOCK = 12_000  # user-days drawn at once; bounds memory, and changing it changes what a seed gives
 
 HOME, WORK, TRANSIT, LEISURE = range(len(PLACES))
 HEADER = "user_id,timestamp,place,behavior\n"
@@ -46,18 +45,18 @@ class Events:
         minutes: Minutes since 00:00 of the first day.
         places: Indices into PLACES.
         behaviors: Indices into LABELS.
-        likeliest: The behavior that was most probable, given everything the simulator knew.
-        fairest: The one whose probability stood out most against its share: the best answer where every behavior
-            counts alike.
-        probabilities: The probability that the simulator gave to the behavior that it drew.
+        most_likely: The behavior with the highest probability, given the full state of the simulator.
+        highest_lift: The behavior with the highest ratio of probability to overall share: the best guess when all
+            behaviors count equally.
+        probabilities: Probability of the behavior that was drawn.
     """
 
     users: Ints
     minutes: Ints
     places: Ints
     behaviors: Ints
-    likeliest: Ints
-    fairest: Ints
+    most_likely: Ints
+    highest_lift: Ints
     probabilities: Floats
 
 
@@ -66,11 +65,11 @@ class _Users:
     """Persistent traits of n users.
 
     Attributes:
-        worker: Has a workplace, [n].
+        worker: Whether the user has a workplace, [n].
         wake, leave, back, sleep: Hours of the simulated day, [n].
-        out: Chance of going out, per day of the week, [n, 7].
-        late: Chance that going out lasts into the night, [n, 7].
-        busy: Chance of a burst, per hour, before the place counts, [n, HOURS].
+        out: Probability of going out, per day of the week, [n, 7].
+        late: Probability that going out lasts into the night, [n, 7].
+        busy: Factor on the probability of a burst, per hour, [n, HOURS].
         base: Distribution of a fresh behavior per place, daypart, weekend, [n, places, dayparts, 2, B].
         usual: The behavior that usually opens a burst there, [n, places, dayparts, 2].
         habit_hour: First hour of a habit's slot, or -1 where the user lacks the habit, [n, habits].
@@ -98,7 +97,7 @@ def _draw_codes(probabilities: Floats, rng: np.random.Generator) -> Ints:
 
 
 def _integers(rng: np.random.Generator, low: int, high: int, shape: int | tuple[int, ...]) -> Ints:
-    """Uniform integers in [low, high], from `random` alone: its stream is the stable one."""
+    """Uniform integers in [low, high], made of `random`, whose stream is the same in every NumPy version."""
     return low + (rng.random(shape) * (high - low + 1)).astype(np.int64)
 
 
@@ -108,7 +107,7 @@ def _draw_users(count: int, tables: Tables, rng: np.random.Generator) -> _Users:
     leave = _integers(rng, 7, 9, count)
     back = _integers(rng, 17, 19, count)
     sleep = _integers(rng, 22, 25, count)
-    # Going out is a habit too: two or so fixed days, and rarely on the others.
+    # Users go out on about two fixed days of the week, and rarely on others.
     weekend = np.array([d >= 5 for d in range(7)])
     goes = rng.random((count, 7)) < np.where(weekend, 0.6, 0.25)
     out = np.where(goes, 0.8, 0.08)
@@ -159,9 +158,9 @@ def _draw_bursts(users: _Users, who: Ints, places: Ints, ends: Ints, rng: np.ran
     evening = np.where((hour >= 19) & (places == HOME), EVENING_AT_HOME, 1.0)
     chance = np.minimum(BUSY[places] * evening * users.busy[who], 0.95) * awake
     going = rng.random((n, HOURS)) < chance
-    reach = np.cumprod(np.repeat(GO_ON[:, None], MAX_BURST - 1, axis=1), axis=1)  # chance of more than k events
+    reach = np.cumprod(np.repeat(GO_ON[:, None], MAX_BURST - 1, axis=1), axis=1)  # probability of more than k events
     lengths = going * (1 + (rng.random((n, HOURS, 1)) < reach[places]).sum(axis=2))
-    # A burst stays inside its clock hour, so a history shows where one begins.
+    # A burst stays inside its clock hour, so that a history shows where it begins.
     gaps = _integers(rng, 1, MAX_GAP, (n, HOURS, MAX_BURST))
     gaps[:, :, 0] = _integers(rng, 0, 59 - MAX_GAP * (MAX_BURST - 1), (n, HOURS))
     return lengths, np.cumsum(gaps, axis=2)
@@ -170,7 +169,7 @@ def _draw_bursts(users: _Users, who: Ints, places: Ints, ends: Ints, rng: np.ran
 def _simulate_block(
     users: _Users, first_user: int, days: int, start: date, tables: Tables, rng: np.random.Generator
 ) -> Events:
-    """All events of one block of users. A lane is one day of one user; lanes are drawn side by side."""
+    """All events of one block of users. A lane is one day of one user; all lanes are drawn at once."""
     count = len(users.wake)
     who = np.repeat(np.arange(count), days)
     day = np.tile(np.arange(days), count)
@@ -180,7 +179,7 @@ def _simulate_block(
     lengths, minutes = _draw_bursts(users, who, places, ends, rng)
     shape = minutes.shape
     behaviors = np.full(shape, -1, dtype=np.int64)
-    likeliest, fairest = np.zeros((2, *shape), dtype=np.int64)
+    most_likely, highest_lift = np.zeros((2, *shape), dtype=np.int64)
     probabilities = np.zeros(shape)
     previous = np.full(len(who), NONE)
     done = np.zeros((len(who), len(tables.habits)), dtype=np.bool_)
@@ -211,8 +210,8 @@ def _simulate_block(
             chances = next_distribution(state, tables)
             drawn = _draw_codes(chances, rng)
             behaviors[lanes, h, k] = drawn
-            likeliest[lanes, h, k] = chances.argmax(axis=1)
-            fairest[lanes, h, k] = (chances / tables.share).argmax(axis=1)
+            most_likely[lanes, h, k] = chances.argmax(axis=1)
+            highest_lift[lanes, h, k] = (chances / tables.share).argmax(axis=1)
             probabilities[lanes, h, k] = chances[np.arange(len(lanes)), drawn]
             done[lanes] |= drawn[:, None] == tables.tail
             before[lanes] = previous[lanes] if k else NONE
@@ -224,8 +223,8 @@ def _simulate_block(
         when[kept],
         np.broadcast_to(places[:, :, None], shape)[kept],
         behaviors[kept],
-        likeliest[kept],
-        fairest[kept],
+        most_likely[kept],
+        highest_lift[kept],
         probabilities[kept],
     )
 
@@ -241,7 +240,7 @@ def generate(
 
     Args:
         users: Number of users.
-        days: Days from `start` on; nothing happens before 05:00 of the first or after midnight of the last.
+        days: Days from `start` on; there are no events before 05:00 of the first or after midnight of the last.
         seed: The same arguments give the same events.
         start: The first day; its day of the week matters.
 
@@ -250,11 +249,11 @@ def generate(
     """
     for name, value, least, most in (("users", users, 1, MAX_USERS), ("days", days, 1, None), ("seed", seed, 0, None)):
         if value < least:
-            raise EdgebError(f"{name} is {value}", f"use {least} or more")
+            raise EdgebError(f"--{name} is {value}", f"use {least} or more")
         if most is not None and value > most:
-            raise EdgebError(f"{name} is {value}", f"use at most {most}")
+            raise EdgebError(f"--{name} is {value}", f"use at most {most}")
     if days > (date.max - start).days:
-        raise EdgebError(f"{days} days from {start} end beyond the year {date.max.year}", "use fewer days")
+        raise EdgebError(f"{days} days from {start} end after the year {date.max.year}", "use fewer days")
     return _blocks(users, days, seed, start, behaviors)
 
 
@@ -270,7 +269,7 @@ def _blocks(users: int, days: int, seed: int, start: date, behaviors: Sequence[B
 def simulate(users: int, days: int, seed: int, out_csv: Path, start: date = START, force: bool = False) -> None:
     """Write a simulated log: user_id, timestamp (local, to the minute), place, behavior; sorted by user and time.
 
-    The same arguments give the same bytes. The file appears under its name only when it is complete.
+    The same arguments give the same bytes. The file appears only when it is complete.
 
     Raises:
         EdgebError: an argument out of range, the file exists (and not `force`), or it cannot be written.

@@ -72,7 +72,7 @@ function setTime(next) {
 function timely() {
   if (clock.valid(find("when").value)) return true;
   shown = [];
-  view.showProblem("The time is not complete: fill in day, month, year, hour and minute.", "when");
+  view.showProblem("The time is incomplete: fill in day, month, year, hour and minute.", "when");
   view.showNoPrediction("the reason stands under 'Now'.");
   return false;
 }
@@ -180,8 +180,8 @@ function fillRules() {
   find("coverage").disabled = coverages.length === 0;
   if (precisions.length === 0) find("rule-threshold").checked = true;
   find("rule-note").textContent = precisions.length
-    ? "Precision and likely sets were measured on validation users when the bundle was exported."
-    : "This bundle has no calibration, so precision and likely sets cannot be asked for.";
+    ? "Precision and prediction sets were measured on validation users when the bundle was exported."
+    : "This bundle has no calibration: no target precision, no prediction sets.";
 }
 
 function onSuggestionKey(event) {

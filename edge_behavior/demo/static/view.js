@@ -150,12 +150,12 @@ export function showPrediction(prediction, settings, ranks, total) {
   find("answered").textContent = prediction.source;
   const kind = prediction.calibrated ? "Calibrated probabilities" : "Probabilities, not calibrated";
   find("bounds").textContent = exact(prediction)
-    ? `${kind}: every candidate was looked at.`
-    : `${kind}, each at least as shown: candidates that hold at most ${percent(prediction.unexpanded)} were not looked at.`;
+    ? `${kind}: every candidate was evaluated.`
+    : `${kind}, lower bounds: candidates with at most ${percent(prediction.unexpanded)} together were not evaluated.`;
   find("likely-box").hidden = prediction.likely === null;
   if (prediction.likely !== null) {
     const share = `${prediction.likely.length} of ${total} candidates`;
-    find("likely-title").textContent = `Likely, ${percent(settings.coverage)} of the time: ${share}`;
+    find("likely-title").textContent = `Prediction set at ${percent(settings.coverage)} coverage: ${share}`;
     find("likely").replaceChildren(...prediction.likely.map((label) => element("li", {}, name(label))));
   }
 }

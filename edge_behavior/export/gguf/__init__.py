@@ -1,1 +1,1 @@
-"""The GGUF format: writing, quantizing, the importance matrix, checking against llama.cpp."""
+"""The GGUF format: the export pipeline, writing, quantizing, the importance matrix, grammars."""

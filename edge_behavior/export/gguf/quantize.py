@@ -1,6 +1,6 @@
 """Quantize a GGUF file with llama.cpp's own quantizer.
 
-Knows the names a user may ask for and llama.cpp's numbers for them. Knows nothing of bundles.
+Knows edgeb's names of weight formats and llama.cpp's numbers for them; knows nothing of bundles.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 
 from edge_behavior.bundle.gguf_header import GgufFile
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.runtime.llama.log import captured_log
 from edge_behavior.util.cpus import allowed_cpus, chosen_threads
+from edge_behavior.util.progress import progress_bar
 
 _COUNTER = re.compile(r"^\s*\[\s*(\d+)\s*/\s*(\d+)\s*\]")
 
 
 @dataclass(frozen=True)
 class Quant:
-    """A weight format: llama.cpp's name and number for it, and about how many bytes a weight takes."""
+    """A weight format: llama.cpp's name and number for it, and the approximate bytes per weight."""
 
     name: str
     ftype: int
@@ -44,7 +44,7 @@ QUANTS = {
     "f16": Quant("F16", llama_cpp.LLAMA_FTYPE_MOSTLY_F16, 2.0),
     "f32": Quant("F32", llama_cpp.LLAMA_FTYPE_ALL_F32, 4.0),
 }
-# What conversion writes as it is, and its bytes per weight.
+# Formats that conversion writes directly, and their bytes per weight.
 UNQUANTIZED = {"f16": 2.0, "f32": 4.0}
 
 
@@ -74,8 +74,8 @@ def quantize(
         dst_gguf: File to write, directly.
         quant: A key of `QUANTS`.
         imatrix: Importance per tensor name: mean squared input of each column, shape [columns].
-        threads: CPU threads; by default as many as this process may use.
-        kept: Names of tensors, or beginnings and ends of names like `.attn_v.weight`, that stay at 8 bits.
+        threads: CPU threads; by default all that this process may use.
+        kept: Tensors that stay at 8 bits: names, or parts of names like `.attn_v.weight`.
 
     Returns:
         How many tensors got each type, like {"Q4_K": 12, "F32": 9}.

@@ -1,6 +1,6 @@
-"""From a Hugging Face model folder to an unquantized GGUF file, one tensor in memory at a time.
+"""Convert a Hugging Face model folder to an unquantized GGUF file, one tensor in memory at a time.
 
-Knows the hyperparameters of Qwen2, Qwen3, Llama and Gemma 3. Knows nothing of adapters, quantization or bundles.
+Knows the hyperparameters of Qwen2, Qwen3, Llama and Gemma 3; knows nothing of adapters, quantization or bundles.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.hf.architectures import (
     architecture,
     load_config,
     load_tokenizer,
     local_rope,
     rope_parameters,
+    tensor_plan,
     window_period,
 )
 from edge_behavior.hf.finite import KEEP_F32
 from edge_behavior.hf.folder import open_weights, weight_files
 from edge_behavior.hf.gguf_vocab import read_vocab, write_vocab
 from edge_behavior.hf.rope import llama3_divisors
-from edge_behavior.hf.tensors import TensorSpec, check_tensors, head_dim, stored_shapes
+from edge_behavior.hf.tensors import TensorSpec, head_dim
+from edge_behavior.util.progress import progress_bar
 
 DTYPES: dict[str, np.dtype[Any]] = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
 _FILE_TYPES = {"f16": 1, "f32": 0}
@@ -54,7 +55,7 @@ def write_gguf(model_dir: Path, out: Path, dtype: str = "f16") -> None:
         for file in files:
             weights = stack.enter_context(open_weights(file))
             sources.update(dict.fromkeys(weights.keys(), weights))
-        plan = check_tensors(config, stored_shapes(files), model_dir)
+        plan = tensor_plan(config, files, model_dir)
         writer = GGUFWriter(str(out), architecture(config))
         stack.callback(writer.close)
         _write_settings(writer, config, dtype)
@@ -124,7 +125,7 @@ def _read(tensor: TensorSpec, weights: Any, dtype: str) -> NDArray[Any]:
     target = torch.float16 if _stored_dtype(tensor, dtype) == np.float16 else torch.float32
     values = loaded.to(target)
     if not bool(torch.isfinite(values).all()):
-        # The backbone's own weights were looked at before merging.
+        # The backbone's own weights were checked before merging.
         rate = "train again with a lower learning rate"
         if bool(torch.isfinite(loaded).all()):
             raise EdgebError(f"the tensor '{tensor.source}' does not fit f16", f"{KEEP_F32}, or {rate}")

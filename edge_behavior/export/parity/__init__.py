@@ -1,1 +1,1 @@
-"""Is it still the same model? The gate after every step, and what is tried when it fails."""
+"""Parity: how far the exported model's predictions are from the trained one's, step by step, and what is too far."""

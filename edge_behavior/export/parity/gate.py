@@ -1,281 +1,257 @@
-"""The parity gate: what every step of the export changed about the predictions, and whether that is too much.
+"""The parity gate: how far every step of an export moved the predictions, and whether that is too far.
 
-The reference is the PyTorch model with its adapter, before merging. All numbers are of the exact distribution over
-the candidates on windows of validation users. Knows distributions only: `score_torch` and `score_bundle` make them.
+The reference is the PyTorch model with its adapter, before merging. All numbers are of the distribution over the
+candidates, computed in full, on windows of validation users. Knows distributions only; `scores` computes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_behavior.bundle.manifest import Manifest
-from edge_behavior.core.candidates import GROUPS, CandidateSet
-from edge_behavior.core.encoding import PromptEncoder
-from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
-from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.core.scoring import Floats, log_softmax
+from edge_behavior.core.candidates import GROUPS
+from edge_behavior.core.scoring import Floats
 from edge_behavior.errors import GateError
 from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
+from edge_behavior.export.parity.samples import Samples
+from edge_behavior.export.parity.scores import REFERENCE
 from edge_behavior.export.profiles import ParitySettings
 
-REFERENCE = "adapter"
-# A GGUF file is converted, pruned and quantized, an ONNX folder built.
-STAGES = ("merge", "convert", "prune", "quantize", "build")
-# Windows as they occur and per behavior, where the profile does not say; the first for backbones up to so many weights.
-SMALL_BACKBONE = 100_000_000
-WINDOWS, PER_BEHAVIOR = (200, 60), (5, 1)
-# Made-up questions at most.
-_MADE_UP = 60
-# Below so much probability in the reference, a candidate's log-probability decides nothing.
+# Candidates below this probability in the reference do not count for `max_log_prob`: they decide nothing.
 _COUNTED = 1e-3
-_CHUNK = 16
-
-Ints = NDArray[np.int64]
+_LIMITS = {"max_flips", "max_kl", "max_accuracy_loss", "max_tail_loss"}
 
 
 @dataclass(frozen=True)
-class Question:
-    """A history and the context asked about."""
-
-    history: tuple[BehaviorEvent, ...]
-    when: datetime
-    place: str
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Held-out windows to compare models on.
+class Difference:
+    """How far the distributions of one model are from another's.
 
     Attributes:
-        questions: n of them.
-        truth: [n] candidate codes of what happened; None where the questions are made up.
-        users: [n] user codes.
-        natural: [n] whether the window was drawn as windows occur.
-        balanced: [n] whether it was drawn for its behavior.
-        labels: [B].
-        groups: [B] head, medium or tail.
+        flips: Share of windows with another first candidate.
+        mean_kl: Mean KL(reference ‖ found), nats.
+        max_kl: The largest.
+        max_log_prob: Largest difference of a log-probability, of candidates with .001 or more in the reference.
     """
 
-    questions: tuple[Question, ...]
-    truth: Ints | None
-    users: Ints
-    natural: NDArray[np.bool_]
-    balanced: NDArray[np.bool_]
-    labels: tuple[str, ...]
-    groups: tuple[str, ...]
+    flips: float
+    mean_kl: float
+    max_kl: float
+    max_log_prob: float
 
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    def take(self, rows: NDArray[np.bool_]) -> Samples:
-        """Some of the windows."""
-        return replace(
-            self,
-            questions=tuple(q for q, kept in zip(self.questions, rows, strict=True) if kept),
-            truth=None if self.truth is None else self.truth[rows],
-            users=self.users[rows],
-            natural=self.natural[rows],
-            balanced=self.balanced[rows],
+    @classmethod
+    def between(cls, reference: Floats, found: Floats) -> Difference:
+        """Compare two [n, B] arrays of log-probabilities."""
+        divergences = (np.exp(reference) * (reference - found)).sum(1)
+        counted = np.exp(reference) >= _COUNTED
+        return cls(
+            flips=float((reference.argmax(1) != found.argmax(1)).mean()),
+            mean_kl=float(divergences.mean()),
+            max_kl=float(divergences.max()),
+            max_log_prob=float(np.abs(reference - found)[counted].max()),
         )
 
-    def prompts(self, encoder: PromptEncoder) -> list[list[int]]:
-        """Token ids of every question; wordings of a layout that has several take turns."""
-        formats = encoder.layout.formats
-        return [encoder.prompt_ids(q.history, q.when, q.place, i % formats) for i, q in enumerate(self.questions)]
+
+@dataclass(frozen=True)
+class Accuracies:
+    """How often the first candidate is the true one; None where it was not measured.
+
+    Attributes:
+        accuracy: On natural windows.
+        head: Mean recall of frequent behaviors, on balanced windows.
+        medium: The same for those of medium frequency.
+        tail: And for rare ones.
+    """
+
+    accuracy: float | None = None
+    head: float | None = None
+    medium: float | None = None
+    tail: float | None = None
+
+    @classmethod
+    def of(cls, scores: Floats, samples: Samples) -> Accuracies:
+        """Measure [n, B] log-probabilities; nothing is known on synthetic windows."""
+        if samples.truth is None:
+            return cls()
+        accuracy, recalls, balanced = None, {}, samples.balanced
+        if samples.natural.any():
+            accuracy = float((scores.argmax(1) == samples.truth)[samples.natural].mean())
+        if balanced.any():
+            outcome = Outcome(scores[balanced], samples.truth[balanced], samples.users[balanced])
+            metrics = behavior_metrics(outcome, samples.labels, samples.groups, resamples=0)
+            recalls = {group: metrics.value(group) for group in GROUPS}
+        return cls(accuracy, **recalls)
+
+    def loss(self, after: Accuracies, name: str) -> float | None:
+        """How much of an accuracy (`accuracy`, `tail`) is lost in `after`; None where it was not measured."""
+        before, found = getattr(self, name), getattr(after, name)
+        return None if before is None or found is None else float(before - found)
 
 
-def draw_samples(
-    candidates: CandidateSet,
-    layout: PromptLayout,
-    data: Path | None,
-    windows: int,
-    per_behavior: int,
-    split: str = "validation",
-    places: Sequence[str] = (),
-    seed: int = 0,
-) -> Samples:
-    """Windows of a dataset's users, or made-up questions where there is no dataset or it has no full history.
+@dataclass(frozen=True)
+class StageParity:
+    """The model after one step of the export.
+
+    Attributes:
+        total: Against the reference.
+        accuracies: Its own.
+        step: Against the step before.
+    """
+
+    total: Difference
+    accuracies: Accuracies
+    step: Difference
+
+    def to_dict(self) -> dict[str, Any]:
+        """As manifests and `--json` have it: the total and the accuracies flat, then `step`."""
+        return {**asdict(self.total), **asdict(self.accuracies), "step": asdict(self.step)}
+
+
+@dataclass(frozen=True)
+class RecoveryTrial:
+    """A quantized file with some kinds of tensors kept at 8 bits.
+
+    Attributes:
+        kept: Kinds of tensors, as `quantize` takes them.
+        loss: Mean KL divergence from the unquantized model on windows of training users, nats.
+        size: Bytes.
+    """
+
+    kept: tuple[str, ...]
+    loss: float
+    size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As manifests and `--json` have it."""
+        return {"kept": list(self.kept), "mean_kl": self.loss, "bytes": self.size}
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What was tried where quantization hurt the tail.
+
+    Attributes:
+        trials: All measurements, in order.
+        kept: Kinds of tensors that stayed at 8 bits; empty if that did not help.
+        before: The quantized model without them; None if none is kept.
+    """
+
+    trials: tuple[RecoveryTrial, ...]
+    kept: tuple[str, ...] = ()
+    before: StageParity | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As manifests and `--json` have it."""
+        return {
+            "trials": [trial.to_dict() for trial in self.trials],
+            "kept": list(self.kept),
+            "adopted": bool(self.kept),
+            "before": None if self.before is None else self.before.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What the gate measured.
+
+    Attributes:
+        windows: How many windows.
+        natural: How many of them are natural ones.
+        balanced: How many were drawn for their behavior.
+        held_out: Whether they are of held-out users; synthetic otherwise.
+        reference: Accuracies of the model before merging.
+        stages: The model after every step that took place, in order.
+        limits: The profile's.
+        exceeded: What of the finished model is beyond them, in words.
+        tried: Formats that were beyond the limits before this one, with what they exceeded.
+        recovery: What was tried to help the tail; None if nothing was.
+    """
+
+    windows: int
+    natural: int
+    balanced: int
+    held_out: bool
+    reference: Accuracies
+    stages: Mapping[str, StageParity]
+    limits: Mapping[str, float]
+    exceeded: list[str]
+    tried: Mapping[str, list[str]] = field(default_factory=dict)
+    recovery: Recovery | None = None
+
+    @property
+    def last(self) -> StageParity:
+        """The finished model."""
+        return list(self.stages.values())[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As manifests and `--json` have it."""
+        return {
+            "windows": self.windows,
+            "natural": self.natural,
+            "balanced": self.balanced,
+            "held_out": self.held_out,
+            "reference": asdict(self.reference),
+            "stages": {name: stage.to_dict() for name, stage in self.stages.items()},
+            "limits": dict(self.limits),
+            "exceeded": self.exceeded,
+            "tried": dict(self.tried),
+            "recovery": None if self.recovery is None else self.recovery.to_dict(),
+        }
+
+
+def parity_report(by_stage: Mapping[str, Floats], samples: Samples, settings: ParitySettings) -> ParityReport:
+    """Measure every stage.
 
     Args:
-        data: Dataset folder with the same candidates, or None.
-        windows: As they occur.
-        per_behavior: Of each behavior besides.
-        places: For made-up questions.
+        by_stage: [n, B] log-probabilities by stage in order, `REFERENCE` first.
+        samples: The windows.
+        settings: The limits.
     """
-    if data is not None:
-        # Here, since an export without a dataset needs no pyarrow.
-        from edge_behavior.data.dataset import Dataset
-        from edge_behavior.data.windows import balanced_windows, natural_windows
-
-        table, length = Dataset.open(data).events(split), layout.history_length
-        natural = natural_windows(table, length, limit=windows, seed=seed)
-        balanced = balanced_windows(table, per_behavior, length, seed=seed)
-        targets = np.union1d(natural, balanced)
-        if len(targets):
-            events = [table.event(int(i)) for i in targets]
-            histories = [tuple(table.history(int(i), length)) for i in targets]
-            return Samples(
-                tuple(Question(h, e.time, e.place) for h, e in zip(histories, events, strict=True)),
-                table.behavior[targets].astype(np.int64),
-                table.user_of(targets),
-                np.isin(targets, natural),
-                np.isin(targets, balanced),
-                candidates.labels,
-                candidates.groups(),
-            )
-    from edge_behavior.export.synthetic_events import questions
-
-    count = min(windows, _MADE_UP)
-    made = [Question(*q) for q in questions(candidates, layout, places or (UNKNOWN_PLACE,), count, seed)]
-    no, yes = np.zeros(len(made), dtype=bool), np.ones(len(made), dtype=bool)
-    return Samples(tuple(made), None, np.arange(len(made)), yes, no, candidates.labels, candidates.groups())
+    reference = before = by_stage[REFERENCE]
+    stages = {}
+    for name, scores in by_stage.items():
+        if name != REFERENCE:
+            total, step = Difference.between(reference, scores), Difference.between(before, scores)
+            stages[name] = StageParity(total, Accuracies.of(scores, samples), step)
+            before = scores
+    known = Accuracies.of(reference, samples)
+    return ParityReport(
+        windows=len(samples),
+        natural=int(samples.natural.sum()),
+        balanced=int(samples.balanced.sum()),
+        held_out=samples.truth is not None,
+        reference=known,
+        stages=stages,
+        limits=settings.model_dump(include=_LIMITS),
+        exceeded=exceeded(known, list(stages.values())[-1], settings),
+    )
 
 
-def sample_sizes(settings: ParitySettings, parameters: int) -> tuple[int, int]:
-    """(windows as they occur, windows per behavior) for a backbone of so many weights."""
-    large = int(parameters > SMALL_BACKBONE)
-    windows = WINDOWS[large] if settings.windows is None else settings.windows
-    return windows, PER_BEHAVIOR[large] if settings.per_behavior is None else settings.per_behavior
-
-
-def score_torch(model: Any, encoder: PromptEncoder, samples: Samples, advance: Callable[[float], None]) -> Floats:
-    """[n, B] log-probabilities among the candidates by a Transformers or PEFT model; `advance` counts windows."""
-    from edge_behavior.hf.tree_scoring import TorchScorer
-
-    scorer, prompts = TorchScorer(model, encoder), samples.prompts(encoder)
-    rows = []
-    for start in range(0, len(prompts), _CHUNK):
-        rows.append(scorer.score(prompts[start : start + _CHUNK]).log_probs)
-        advance(len(rows[-1]))
-    return log_softmax(np.concatenate(rows))
-
-
-def score_bundle(path: Path, manifest: Manifest, samples: Samples, advance: Callable[[float], None]) -> Floats:
-    """[n, B] log-probabilities among the candidates by a GGUF file or ONNX folder, as the runtime computes them.
-
-    Args:
-        path: It need not carry a manifest yet.
-        manifest: With the start and end ids of its vocabulary.
-    """
-    from edge_behavior.runtime.engine import Engine
-    from edge_behavior.runtime.predictor import context_needed, open_backend
-
-    engine = Engine(manifest, open_backend(path, context_needed(manifest)))
-    try:
-        prompts = samples.prompts(engine.encoder)
-        scores = np.empty((len(prompts), len(samples.labels)))
-        # Equal beginnings are evaluated once.
-        for i in sorted(range(len(prompts)), key=prompts.__getitem__):
-            scores[i] = engine.log_probs(prompts[i], "exact")
-            advance(1)
-    finally:
-        engine.close()
-    return log_softmax(scores)
-
-
-def difference(reference: Floats, found: Floats) -> dict[str, float]:
-    """How one distribution per window differs from another.
-
-    Returns:
-        `flips`: share of windows with another first candidate; `mean_kl`, `max_kl`: KL(reference ‖ found) in nats;
-        `max_log_prob`: largest difference of a log-probability, over candidates that the reference gives .001 or more.
-    """
-    divergences = (np.exp(reference) * (reference - found)).sum(1)
-    counted = np.exp(reference) >= _COUNTED
-    return {
-        "flips": float((reference.argmax(1) != found.argmax(1)).mean()),
-        "mean_kl": float(divergences.mean()),
-        "max_kl": float(divergences.max()),
-        "max_log_prob": float(np.abs(reference - found)[counted].max()),
-    }
-
-
-def accuracies(scores: Floats, samples: Samples) -> dict[str, float | None]:
-    """`accuracy` on natural windows, mean recall of `head`, `medium`, `tail` on balanced ones; None without one."""
-    found: dict[str, float | None] = dict.fromkeys(("accuracy", *GROUPS))
-    if samples.truth is None:
-        return found
-    hits = scores.argmax(1) == samples.truth
-    if samples.natural.any():
-        found["accuracy"] = float(hits[samples.natural].mean())
-    if samples.balanced.any():
-        rows = samples.balanced
-        outcome = Outcome(scores[rows], samples.truth[rows], samples.users[rows])
-        metrics = behavior_metrics(outcome, samples.labels, samples.groups, resamples=0)
-        found.update({group: metrics[group] for group in GROUPS})
-    return found
-
-
-def parity_report(scores: Mapping[str, Floats], samples: Samples, settings: ParitySettings) -> dict[str, Any]:
-    """The gate's table.
-
-    Args:
-        scores: [n, B] log-probabilities by stage, `REFERENCE` first, then those of `STAGES` that took place, in order.
-
-    Returns:
-        JSON-ready: `windows`, `natural`, `balanced`, `held_out` (false where the questions were made up), `reference`
-        (accuracies), `stages`: per stage `difference` to the reference and accuracies of all that was done up to
-        there, and `step`, the difference to the stage before; `limits`, `exceeded` (what is beyond them, in words).
-    """
-    reference = scores[REFERENCE]
-    before, stages = reference, {}
-    for name in STAGES:
-        if name in scores:
-            stages[name] = {
-                **difference(reference, scores[name]),
-                **accuracies(scores[name], samples),
-                "step": difference(before, scores[name]),
-            }
-            before = scores[name]
-    report: dict[str, Any] = {
-        "windows": len(samples),
-        "natural": int(samples.natural.sum()),
-        "balanced": int(samples.balanced.sum()),
-        "held_out": samples.truth is not None,
-        "reference": accuracies(reference, samples),
-        "stages": stages,
-        "limits": settings.model_dump(include={"max_flips", "max_kl", "max_accuracy_loss", "max_tail_loss"}),
-    }
-    report["exceeded"] = exceeded(report["reference"], list(stages.values())[-1], settings)
-    return report
-
-
-def exceeded(reference: Mapping[str, float | None], last: Mapping[str, Any], settings: ParitySettings) -> list[str]:
+def exceeded(reference: Accuracies, last: StageParity, settings: ParitySettings) -> list[str]:
     """What of the finished model is beyond the limits, in words; empty if nothing is."""
-    found = []
-    if last["flips"] > settings.max_flips:
-        found.append(f"another first candidate in {last['flips']:.1%} of the windows (limit {settings.max_flips:.1%})")
-    if last["mean_kl"] > settings.max_kl:
-        found.append(f"KL {last['mean_kl']:.2g} (limit {settings.max_kl:.2g})")
+    found, total = [], last.total
+    if total.flips > settings.max_flips:
+        found.append(f"another first candidate in {total.flips:.1%} of the windows (limit {settings.max_flips:.1%})")
+    if total.mean_kl > settings.max_kl:
+        found.append(f"KL {total.mean_kl:.2g} (limit {settings.max_kl:.2g})")
     for key, name, limit in (
         ("accuracy", "accuracy", settings.max_accuracy_loss),
         ("tail", "the tail's mean recall", settings.max_tail_loss),
     ):
-        loss = lost(reference, last, key)
+        loss = reference.loss(last.accuracies, key)
         if loss is not None and loss > limit:
             found.append(f"{name} lower by {loss:.3f} (limit {limit:.3f})")
     return found
 
 
-def lost(reference: Mapping[str, float | None], last: Mapping[str, Any], key: str) -> float | None:
-    """How much of a share was lost; None where it was not measured."""
-    before, after = reference[key], last[key]
-    return None if before is None or after is None else float(before - after)
-
-
 class ParityError(GateError):
-    """The finished model differs too much from the trained one. `report` is the gate's table."""
+    """The finished model is too far from the trained one. `report` says by how much."""
 
-    def __init__(self, quant: str, report: dict[str, Any]) -> None:
+    def __init__(self, quant: str, report: ParityReport) -> None:
         super().__init__(
-            f"{quant} changes the predictions: {'; '.join(report['exceeded'])}",
+            f"{quant} changes the predictions: {'; '.join(report.exceeded)}",
             "try --quant auto or a finer format, or accept it with --allow-loss",
         )
         self.report = report

@@ -1,1 +1,1 @@
-"""A smaller vocabulary: which tokens stay, and whether predictions do."""
+"""Vocabulary pruning: which tokens stay, and whether the predictions stay the same."""

@@ -1,7 +1,7 @@
-"""Whether a pruned vocabulary predicts like the whole one, and whether to use it.
+"""Does a pruned vocabulary predict like the full one, and is it used?
 
-The pruned model's logits are a subset of the whole model's (its rows are copies), so one pass of the whole model gives
-both distributions: normalized over all rows and over the kept ones. Knows llama.cpp's backend, the encoder and the
+The pruned model's logits are a subset of the full model's (its rows are copies), so one pass of the full model gives
+both distributions: normalized over all tokens and over the kept ones. Knows llama.cpp's backend, the encoder and the
 dataset; writes no model.
 """
 
@@ -22,18 +22,18 @@ from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.prune.vocabulary import CannotPrune, PrunePlan, plan_pruning
 from edge_behavior.export.prune.words import domain_texts
-from edge_behavior.export.synthetic_events import HISTORY_LENGTHS, made_up_events
+from edge_behavior.export.synthetic_events import HISTORY_LENGTHS, synthetic_windows
 from edge_behavior.runtime.backends.base import Backend, Row
 from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 from edge_behavior.runtime.predictor import SMALL_BUNDLE
 
 MODES = ("auto", "on", "off")
 PROMPTS = 32
-# In nats. 4-bit weights cost 1e-4 to 4e-3 on small trained models, pruning them 4e-7 to 2e-5.
+# KL in nats. On small trained models 4-bit weights cost 1e-4 to 4e-3, pruning 4e-7 to 2e-5.
 MAX_FLIPS, MAX_KL = 0.02, 1e-3
-# Candidates whose probabilities differ by less are level.
+# Probabilities that differ by less are a tie.
 TIE = 1e-3
-# Dropping fewer rows is not worth a changed vocabulary.
+# Dropping a smaller share is not worth a changed vocabulary.
 MIN_DROPPED = 0.05
 _ROWS_AT_ONCE = 48
 # Share of the candidates' probability below which a branch of the trie is not followed.
@@ -42,14 +42,14 @@ _NEGLIGIBLE = 1e-3
 
 @dataclass(frozen=True)
 class PruneParity:
-    """The whole and the pruned vocabulary's exact candidate distributions on the same prompts.
+    """How far the candidate distributions of the pruned vocabulary are from the full one's, on the same prompts.
 
     Attributes:
         prompts: How many were compared.
-        flips: Share of prompts whose most probable candidate differs, other than between two that are level.
-        mean_kl: Mean over prompts of KL(whole ‖ pruned) in nats.
+        flips: Share of prompts with another most probable candidate, ties aside.
+        mean_kl: Mean KL(full ‖ pruned) over prompts, nats.
         max_kl: The largest.
-        least_mass: Smallest share of probability that the kept tokens had, over all rows looked at.
+        least_mass: Smallest probability of all kept tokens together, over all next-token distributions seen.
     """
 
     prompts: int
@@ -60,13 +60,13 @@ class PruneParity:
 
     @property
     def holds(self) -> bool:
-        """Whether the two may be exchanged."""
+        """Whether the pruned vocabulary may take the place of the full one."""
         return self.flips <= MAX_FLIPS and self.mean_kl <= MAX_KL
 
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """What the user wants and what is known of the domain; fields as in `pipeline.ExportSource`."""
+    """What the user asks for and what is known of the domain; fields as in `ExportProfile` and `ExportSource`."""
 
     mode: str
     extra_tokens: int
@@ -77,13 +77,13 @@ class PruneRequest:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What became of the wish to prune.
+    """What became of the vocabulary.
 
     Attributes:
         mode: auto, on or off.
-        plan: What to keep, or None where nothing is pruned.
-        reason: Why nothing is pruned, or what is wrong with pruning nevertheless; "" if all is well.
-        parity: What the comparison said, or None where there was none.
+        plan: What to keep; None if nothing is pruned.
+        reason: Why nothing is pruned, or what speaks against a pruning that was forced; "" otherwise.
+        parity: The comparison; None if there was none.
     """
 
     mode: str
@@ -91,13 +91,13 @@ class Pruning:
     reason: str = ""
     parity: PruneParity | None = None
 
-    def report(self) -> dict[str, Any]:
-        """JSON-ready, for the export's report."""
+    def to_dict(self) -> dict[str, Any]:
+        """As `--json` has it."""
         return {
             "mode": self.mode,
             "pruned": self.plan is not None,
             "reason": self.reason,
-            "vocabulary": None if self.plan is None else self.plan.facts(),
+            "vocabulary": None if self.plan is None else self.plan.summary(),
             "parity": None if self.parity is None else asdict(self.parity),
         }
 
@@ -110,10 +110,10 @@ def check_mode(mode: str) -> str:
 
 
 def decide_pruning(request: PruneRequest, plain: Path, tokenizer: Any, config: Any, encoder: PromptEncoder) -> Pruning:
-    """Plan the pruning of a model, compare, and say whether to go through with it.
+    """Plan the pruning of a model, compare predictions, and decide.
 
-    `auto` prunes where the places are known, at least `MIN_DROPPED` of the rows go and the predictions stay the same.
-    `on` prunes whatever can be pruned, and the reason says what speaks against it.
+    `auto` prunes if the places are known, at least `MIN_DROPPED` of the tokens go and the predictions stay the same.
+    `on` prunes whatever can be pruned; the reason says what speaks against it.
 
     Args:
         plain: The model's unquantized GGUF.
@@ -155,7 +155,7 @@ def decide_pruning(request: PruneRequest, plain: Path, tokenizer: Any, config: A
 
 
 def _named_ids(tokenizer: Any, config: Any) -> list[int | None]:
-    """Every id that tokenizer and configuration give a role."""
+    """Ids with a role in tokenizer or configuration."""
     found = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id]
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(config, name, None)
@@ -166,32 +166,29 @@ def _named_ids(tokenizer: Any, config: Any) -> list[int | None]:
 def sample_prompts(
     encoder: PromptEncoder, places: Sequence[str], data: Path | None, count: int = PROMPTS
 ) -> list[list[int]]:
-    """Token ids of prompts from validation users with short and long histories, or made up where there is no dataset.
+    """Token ids of prompts with short and long histories, of validation users or synthetic without a dataset.
 
     Raises:
         EdgebError: `data` is no dataset.
     """
     from edge_behavior.data.dataset import Dataset
 
-    rng = np.random.default_rng(0)
     table = None if data is None else Dataset.open(data).events("validation")
-    prompts = []
-    for i in range(count):
-        length = min(HISTORY_LENGTHS[i % len(HISTORY_LENGTHS)], encoder.layout.history_length)
-        if table is not None and len(table):
+    if table is not None and len(table):
+        rng, windows = np.random.default_rng(0), []
+        for i in range(count):
+            length = min(HISTORY_LENGTHS[i % len(HISTORY_LENGTHS)], encoder.layout.history_length)
             target = int(rng.integers(len(table)))
-            history, next_event = table.history(target, length), table.event(target)
-        else:
-            *history, next_event = made_up_events(
-                encoder.candidates.labels, places or (UNKNOWN_PLACE,), length + 1, rng
-            )
-        wording = i % encoder.layout.formats
-        prompts.append(encoder.prompt_ids(history, next_event.time, next_event.place, wording))
-    return prompts
+            event = table.event(target)
+            windows.append((tuple(table.history(target, length)), event.time, event.place))
+    else:
+        windows = synthetic_windows(encoder.candidates, encoder.layout, places or (UNKNOWN_PLACE,), count)
+    formats = encoder.layout.formats
+    return [encoder.prompt_ids(*window, i % formats) for i, window in enumerate(windows)]
 
 
 def compare(path: Path, encoder: PromptEncoder, kept: NDArray[np.int64], prompts: Sequence[list[int]]) -> PruneParity:
-    """Run the unpruned file once and score the candidates over all rows and over the kept ones.
+    """Run the unpruned file once and score the candidates over all tokens and over the kept ones.
 
     Args:
         path: Unpruned, unquantized GGUF.
@@ -199,12 +196,12 @@ def compare(path: Path, encoder: PromptEncoder, kept: NDArray[np.int64], prompts
         kept: Old ids that pruning keeps, ascending.
         prompts: Token ids, at least one prompt.
     """
-    # Room for the nodes of one evaluation; more are looked at in turns.
+    # Room for the trie nodes of one evaluation; more are evaluated in turns.
     n_ctx = max(len(prompt) for prompt in prompts) + min(len(encoder.trie), 512)
     threads = 1 if path.stat().st_size < SMALL_BUNDLE else None
     backend = LlamaBackend(path, LlamaOptions(-(-n_ctx // 256) * 256, threads, exact=True))
     try:
-        # Equal beginnings are evaluated once.
+        # Sorted, so that a shared prefix is evaluated once.
         pairs = [_both(backend, encoder.trie, kept, prompt) for prompt in sorted(prompts)]
     finally:
         backend.close()
@@ -223,9 +220,9 @@ def _flipped(whole: Floats, pruned: Floats) -> bool:
 
 
 def _both(backend: Backend, trie: LabelTrie, kept: NDArray[np.int64], prompt: Sequence[int]) -> tuple[Floats, float]:
-    """Log-distributions [2, outcomes] with the whole and the kept vocabulary, and the least kept mass of a row.
+    """Log-distributions [2, outcomes] over the full and the kept vocabulary, and the least mass of the kept tokens.
 
-    Outcomes are candidates; those below an unlikely node are taken together.
+    Outcomes are candidates; those below an unlikely node count as one.
     """
     paths = np.zeros((2, len(trie)))
     masses: list[float] = []

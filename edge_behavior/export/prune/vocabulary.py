@@ -1,18 +1,18 @@
 """Vocabulary pruning: the same model with embedding and output rows for the domain's tokens only.
 
 Kept are all 256 byte tokens, all added tokens, every token of the domain's texts, the most basic everyday word pieces
-(so that places named after the export mostly keep their pieces too), and with each token its *history*: every symbol
-that byte-pair merging makes on the way from its bytes to it. Merges whose two parts and result are kept stay, in their
-order. Any text still encodes, at worst byte by byte, and decodes to itself.
+(so that places named after the export mostly keep their pieces too), and with each token its *derivation*: every symbol
+that byte-pair merging makes on the way from its bytes to it. Merges whose parts and result are kept stay, in order. Any
+text still encodes, at worst byte by byte, and decodes to itself.
 
-Why a domain text keeps its pieces. Split words are merged one by one; at each step the leftmost pair of the lowest rank
-joins. Symbols join only with neighbors inside the token that they end in, so the word's whole history is that of its
-final tokens, and all merges that it applies are kept. Assume that both tables have led to the same symbols. The pruned
-one offers a subset of the full one's merges, in the same order, and holds the full one's choice: it makes that choice
-too. Where the full table offers nothing more, neither does its subset. With `ignore_merges` (Llama 3) a word that is in
-the vocabulary is one token at once: such a word of a domain text is kept, and pruning adds no words.
+Why a domain text keeps its pieces: words are merged one by one, and at each step the leftmost pair of the lowest rank
+joins. Symbols join only with neighbors inside the token that they end in, so a word's derivation is that of its final
+tokens, and all merges that it applies are kept. Assume that the full and the pruned merge table have led to the same
+symbols so far. The pruned one offers a subset of the full one's merges, in the same order, that holds the full one's
+choice: it makes the same choice. When the full table has no merge left, neither has its subset. With `ignore_merges`
+(Llama 3) a word of the vocabulary is one token at once: such words of domain texts are kept, and pruning adds no words.
 
-Reads and writes model folders; knows nothing of GGUF. SentencePiece vocabularies are not pruned: llama.cpp merges them
+Reads and writes model folders; knows no export format. SentencePiece vocabularies are not pruned: llama.cpp merges them
 by score instead of by rule, and they are small.
 """
 
@@ -29,14 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.progress import progress_bar
 from edge_behavior.export.prune.words import byte_alphabet, everyday_pieces
 from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.folder import WEIGHTS_INDEX, open_weights, weight_files
 from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.train.run.folder import read_json
+from edge_behavior.util.progress import progress_bar
 
-# Everyday word pieces beside the domain's own; README, "Pruning", has the measured trade.
+# Everyday word pieces beside the domain's own; benchmarks/results/pruning.md has what they cost and keep.
 EXTRA_TOKENS = 4096
 # Kernels take rows in blocks (llama.cpp's of 8, GPUs' of 64); everyday pieces fill up.
 _ROW_MULTIPLE = 64
@@ -47,7 +47,7 @@ _KEEP_HINT = "export with --prune off"
 
 
 class CannotPrune(EdgebError):
-    """This tokenizer or model cannot be pruned; it can be exported as it is."""
+    """The tokenizer or model cannot be pruned; it can be exported unpruned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,8 @@ class PrunePlan:
         kept: Old ids that stay, ascending, shape [K]; a token's new id is its position here.
         rows: Embedding rows before, N.
         places: Number of places whose names are covered.
-        domain_tokens: How many distinct tokens the domain's texts hold.
-        extra_tokens: How many rows were added for everyday word pieces.
+        domain_tokens: Distinct tokens in the domain's texts.
+        extra_tokens: Rows added for everyday word pieces.
         tokenizer: The pruned tokenizer.json.
     """
 
@@ -83,8 +83,8 @@ class PrunePlan:
             raise EdgebError(f"token {int(lost[0])} was pruned", _KEEP_HINT)
         return [int(i) for i in at]
 
-    def facts(self) -> dict[str, Any]:
-        """What the manifest says of the vocabulary."""
+    def summary(self) -> dict[str, int]:
+        """What the manifest records of the vocabulary."""
         return {
             "kept": len(self.kept),
             "of": self.rows,
@@ -102,7 +102,7 @@ def plan_pruning(
     extra_tokens: int = EXTRA_TOKENS,
     needed: Iterable[int | None] = (),
 ) -> PrunePlan:
-    """Choose the rows to keep, and prove that `texts` keep their pieces.
+    """Choose the rows to keep, and check that `texts` keep their pieces.
 
     Args:
         tokenizer: The model's, as transformers loads it.
@@ -110,10 +110,10 @@ def plan_pruning(
         texts: Segments, see `domain_texts`.
         places: Number of places in them, for the record.
         extra_tokens: How many everyday word pieces to keep beside them.
-        needed: Further ids that the runtime uses; None and ids without a row are passed over.
+        needed: Further ids that the runtime uses; None and ids without a row are ignored.
 
     Raises:
-        CannotPrune: not byte-level BPE, byte tokens missing, or a text that would be cut otherwise.
+        CannotPrune: not byte-level BPE, byte tokens missing, or a text that would be tokenized differently.
         EdgebError: `extra_tokens` is negative.
     """
     if extra_tokens < 0:
@@ -129,11 +129,11 @@ def plan_pruning(
     kept.update(int(token["id"]) for token in fields["added_tokens"])
     kept.update(vocab[char] for char in byte_alphabet())
     for i in domain:
-        kept.update(vocab[symbol] for symbol in (*_history(names[i], ranks), names[i]))
+        kept.update(vocab[symbol] for symbol in (*_derivation(names[i], ranks), names[i]))
     base = len(kept)
     merged = (left + right for left, right in ranks)
     pieces = everyday_pieces(merged, lambda text: (names[i] for i in encode(text)), texts)
-    symbols = (symbol for piece in pieces for symbol in (*_history(piece, ranks), piece))
+    symbols = (symbol for piece in pieces for symbol in (*_derivation(piece, ranks), piece))
     while len(kept) - base < extra_tokens or len(kept) % _ROW_MULTIPLE:
         symbol = next(symbols, None)
         if symbol is None:
@@ -149,11 +149,11 @@ def write_pruned(model_dir: Path, plan: PrunePlan, out_dir: Path) -> None:
     """Write the pruned copy of a model folder, one block of rows in memory at a time.
 
     Args:
-        model_dir: config.json, safetensors weights and a fast tokenizer, as the plan's tokenizer and rows.
+        model_dir: config.json, safetensors weights and the fast tokenizer that the plan was made for.
         out_dir: Folder to write, directly.
 
     Raises:
-        EdgebError: missing or damaged files, or a tokenizer that does not come back from its files as planned.
+        EdgebError: missing or damaged files, or a tokenizer that does not read back from its files as planned.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "generation_config.json"):
@@ -163,7 +163,7 @@ def write_pruned(model_dir: Path, plan: PrunePlan, out_dir: Path) -> None:
     _write_json(out_dir / "tokenizer.json", plan.tokenizer)
     settings = read_json(out_dir / "tokenizer_config.json")
     if settings.pop("added_tokens_decoder", None) is not None:
-        # tokenizer.json says the same; two tables of ids are one too many.
+        # tokenizer.json has the same table; one is enough.
         _write_json(out_dir / "tokenizer_config.json", settings)
     _check_tokenizer(load_tokenizer(out_dir), plan)
     files = weight_files(model_dir)
@@ -185,7 +185,7 @@ def _byte_level_model(fields: dict[str, Any]) -> dict[str, Any]:
         raise CannotPrune(f"a {kind} vocabulary is not pruned, only byte-level BPE is", _KEEP_HINT)
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "unk_token"):
         if model.get(name):
-            raise CannotPrune(f"the tokenizer has {name} = {model[name]!r}, which pruning does not know", _KEEP_HINT)
+            raise CannotPrune(f"pruning does not support a tokenizer with {name} = {model[name]!r}", _KEEP_HINT)
     steps = fields["pre_tokenizer"] or {}
     if "ByteLevel" not in [step["type"] for step in steps.get("pretokenizers", [steps] if steps else [])]:
         raise CannotPrune("the tokenizer does not split text into bytes", _KEEP_HINT)
@@ -204,10 +204,10 @@ def _pairs(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield left, right
 
 
-def _history(token: str, ranks: dict[tuple[str, str], int]) -> list[str]:
-    """Every symbol that merging makes from the bytes of a token, in order, bytes and result included.
+def _derivation(token: str, ranks: dict[tuple[str, str], int]) -> list[str]:
+    """Every symbol that merging makes from a token's bytes, in order, bytes and result included.
 
-    With `ignore_merges` the result may be other symbols than the token.
+    With `ignore_merges` the result may be several symbols instead of the token.
     """
     symbols, made = list(token), list(token)
     while len(symbols) > 1:
@@ -258,18 +258,18 @@ def _check_pieces(plan: PrunePlan, encode: Callable[[str], list[int]], texts: Se
     plain = Tokenizer.from_str(json.dumps({**plan.tokenizer, "added_tokens": [], "post_processor": None}))
     for text in texts:
         if plain.encode(text, add_special_tokens=False).ids != plan.new_ids(encode(text)):
-            raise CannotPrune(f"the pruned tokenizer would cut {text[:60]!r} otherwise", _KEEP_HINT)
+            raise CannotPrune(f"the pruned tokenizer would split {text[:60]!r} differently", _KEEP_HINT)
 
 
 def _check_tokenizer(tokenizer: Any, plan: PrunePlan) -> None:
     found = json.loads(tokenizer.backend_tokenizer.to_str())
     ids, expected = ({(token["content"], token["id"]) for token in f["added_tokens"]} for f in (found, plan.tokenizer))
     if ids != expected or any(found["model"][key] != plan.tokenizer["model"][key] for key in ("vocab", "merges")):
-        raise EdgebError("the pruned tokenizer does not come back from its files as written", _KEEP_HINT)
+        raise EdgebError("the pruned tokenizer does not read back from its files as written", _KEEP_HINT)
 
 
 def _renumbered(settings: dict[str, Any], plan: PrunePlan) -> dict[str, Any]:
-    """A config with its size and token ids renumbered; ids without a row become null."""
+    """A config with the new size and token ids; ids without a row become null."""
     new = {int(old): i for i, old in enumerate(plan.kept)}
     found = dict(settings)
     for name, value in settings.items():
@@ -281,7 +281,7 @@ def _renumbered(settings: dict[str, Any], plan: PrunePlan) -> dict[str, Any]:
 
 
 def _write_weights(source: Path, target: Path, plan: PrunePlan, advance: Callable[[float], None]) -> int:
-    """Copy a safetensors file, taking only the kept rows of embedding and output. Returns the bytes of its data."""
+    """Copy a safetensors file with only the kept rows of embedding and output. Returns the bytes of its data."""
     with source.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

@@ -1,4 +1,4 @@
-"""Which text a vocabulary must cover: the domain's own, and what places named after the export are likely to hold.
+"""Texts that a pruned vocabulary must cover: the domain's own, and words likely in places named after the export.
 
 Knows layouts, place names and byte-level alphabets; knows nothing of models or of how a vocabulary is pruned.
 """
@@ -13,7 +13,7 @@ from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
 from edge_behavior.core.prompts import PromptLayout
 
-# Kinds of places, as the names of places hold them. On a phone most places are called after their kind.
+# Words for kinds of places: on a phone most places are named after their kind.
 PLACE_WORDS = """
 of the and at in on by for to near & / - de la le del el san santa saint st 1st 2nd 3rd 4th 5th
 home house apartment apartments flat dorm garage garden gardens work office desk meeting room studio lab factory
@@ -45,7 +45,7 @@ american italian french chinese japanese korean thai indian mexican spanish gree
 
 
 def domain_texts(layout: PromptLayout, candidates: CandidateSet, places: Sequence[str]) -> list[str]:
-    """Segments that hold every word of every prompt: wordings, labels, all hours of the week, all places.
+    """Segments with every word of every prompt: wordings, labels, all hours of the week, all places.
 
     A place stands between a space and punctuation, so one time per place and one place per time cover all pairs.
     """
@@ -68,11 +68,11 @@ def domain_texts(layout: PromptLayout, candidates: CandidateSet, places: Sequenc
 def everyday_pieces(
     merged: Iterable[str], encode: Callable[[str], Iterable[str]], domain: Iterable[str]
 ) -> Iterator[str]:
-    """Tokens for place names to come, the most useful first; some come more than once.
+    """Tokens for place names to come, the most useful first, with repetitions.
 
-    Kinds of places in lower and title case, numbers of two digits, then word beginnings in the order in which the
-    tokenizer learned them: capitalized ones in ASCII letters, and any in the other scripts that the domain uses. On
-    13,451 proper names from dialogues this order keeps the pieces of 33 % with 4,096 tokens; merge order alone of 6 %.
+    Kinds of places in lower and title case, two-digit numbers, then word beginnings in the tokenizer's merge order:
+    capitalized ones in ASCII letters, and any in the other scripts of the domain. Of 13,451 proper names from dialogues
+    this order keeps the pieces of 33 % with 4,096 tokens; merge order alone of 6 %.
 
     Args:
         merged: The results of a byte-level tokenizer's merges in order, in its alphabet.
@@ -109,7 +109,7 @@ def _begins_a_name(text: str, scripts: set[str]) -> bool:
     word = text.removeprefix(" ")
     if not word or not all(_is_letter(char, scripts) for char in word):
         return False
-    # Scripts without case are often written without spaces, too.
+    # Scripts without case are often written without spaces.
     if word.lower() == word.upper():
         return True
     return word != text and word[0].isupper() and not any(char.isupper() for char in word[1:])

@@ -1,1 +1,1 @@
-"""One engine each, behind one interface (`base`): llama.cpp, onnxruntime-genai, PyTorch."""
+"""Inference engines behind one interface (`base`): llama.cpp, onnxruntime-genai, PyTorch."""

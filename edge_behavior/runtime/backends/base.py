@@ -1,4 +1,4 @@
-"""What a predictor needs of an inference engine: tokens in, logit rows out, one held prompt and a look ahead of it."""
+"""The interface of inference engines: tokens in, logits out, one prompt in the cache, trie nodes evaluated after it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from numpy.typing import NDArray
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 
+# Logits [V] after one token; [n, V] where a docstring says so.
 Row = NDArray[np.float32]
 
 
 class Backend(Protocol):
-    """An engine that holds one prompt in its cache and can look along a label trie from its end.
+    """An inference engine that holds one prompt in its cache and evaluates label trie nodes after it.
 
-    Not thread-safe: `Predictor` takes one call at a time. Everything but `close` raises EdgebError once it is closed,
-    and in a process that was forked after it was opened. A call that an exception interrupts, Ctrl-C included, leaves
-    the prompt held as it was, or an empty cache.
+    Not thread-safe: `Predictor` makes one call at a time. Everything but `close` raises EdgebError once closed, and in
+    a process forked after opening. A call interrupted by an exception, Ctrl-C included, leaves the prompt as it was or
+    an empty cache.
     """
 
     @property
     def n_vocab(self) -> int:
-        """Width of a logit row."""
+        """Size of the vocabulary V."""
 
     @property
     def capacity(self) -> int:
-        """Most tokens of a prompt and the trie nodes looked at."""
+        """Most tokens that the cache holds: the prompt and the trie nodes evaluated."""
 
     @property
     def held(self) -> list[int]:
@@ -36,23 +37,23 @@ class Backend(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Engine, version and every option that decides what `save_state` writes."""
+        """Engine, version and every option that affects what `save_state` writes."""
 
     @property
     def decode_seconds(self) -> float:
-        """Wall time spent inside the engine's evaluation since it was opened."""
+        """Wall time spent evaluating since the engine was opened."""
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text: no special token is added or parsed."""
 
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
-        """Make the cache hold exactly `ids`, paying only for what follows the common prefix with what it held.
+        """Make the cache hold `ids`, evaluating only what follows the common prefix with what it held.
 
         Args:
             ids: The prompt.
             trie: The label trie of `nodes`.
-            nodes: A hint: trie nodes that `branch` will probably be asked for, so that an engine can evaluate them in
-                the same pass. `branch` then returns them without evaluating anything.
+            nodes: A hint: trie nodes that `branch` will probably be called for, so that an engine can evaluate them in
+                the same pass. `branch` then returns their logits at no cost.
 
         Returns:
             Logits [V] after the last id, valid until the next call, and the number of tokens evaluated (at least 1),
@@ -65,8 +66,7 @@ class Backend(Protocol):
     def branch(self, trie: LabelTrie, nodes: Sequence[int]) -> tuple[Sequence[Row], int]:
         """Evaluate trie nodes after the held prompt, each seeing the prompt and its own ancestors only.
 
-        Ancestors that are not evaluated yet are evaluated with them; all are reused by later calls until the prompt
-        changes.
+        Ancestors not evaluated yet are evaluated with them; all are reused until the prompt changes.
 
         Returns:
             Logits [V] per node, valid until the next call, and the number of tokens evaluated.
@@ -76,20 +76,20 @@ class Backend(Protocol):
         """
 
     def at_hand(self, trie: LabelTrie) -> Collection[int]:
-        """Nodes whose rows `branch` returns without evaluating anything; others go when it evaluates something."""
+        """Nodes whose logits `branch` returns at no cost; they may be lost when it evaluates others."""
 
     def save_state(self) -> bytes:
-        """The held prompt's cache as bytes that `load_state` of an equal fingerprint reads; b"" where it cannot."""
+        """The prompt's cache as bytes for `load_state` of an equal fingerprint; b"" if the engine cannot save it."""
 
     def load_state(self, ids: Sequence[int], state: bytes) -> bool:
-        """Hold `ids` from saved bytes; False, and an empty cache, where the engine does not take them."""
+        """Restore `ids` from saved bytes; False, and an empty cache, if the engine refuses them."""
 
     def close(self) -> None:
-        """Free native memory, rows included; no error the second time. Also done when the backend is gone."""
+        """Free native memory, logits included; also done on garbage collection. Closing twice is no error."""
 
 
 def reusable(held: Sequence[int], ids: Sequence[int], capacity: int) -> int:
-    """How many tokens of a prompt are held already; fewer than all, since the last one's logits are asked for.
+    """Length of the common prefix of `held` and `ids`; the last token of `ids`, whose logits are needed, never counts.
 
     Raises:
         EdgebError: the prompt is empty or does not fit.

@@ -1,4 +1,4 @@
-"""onnxruntime-genai as this package uses it: loaded late, telemetry off, a clear error where it is missing."""
+"""Loading of onnxruntime-genai: on first use, telemetry off, a clear error where it is missing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def load_genai() -> Any:
     """The onnxruntime_genai module.
 
     Raises:
-        EdgebError: it is not installed, or its native library does not load.
+        EdgebError: not installed, or its native library does not load.
     """
-    # Its Linux builds carry a telemetry client, too; prompts are about people.
+    # Its builds contain a telemetry client, on Linux too; prompts are personal data.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime_genai as module

@@ -1,8 +1,9 @@
 """The llama.cpp backend, over the C API that every platform's llama.cpp has.
 
-Sequence 0 holds the prompt. Every tip of the trie nodes to evaluate gets a sequence id that shares the cells of the
-prompt and of its evaluated ancestors, and a new node belongs to the sequences of the tips below it, so that one
-decode computes what tree attention would. Knows tokens and logits, not labels or prompts.
+Sequence 0 holds the prompt. Every trie path to evaluate gets a sequence id that shares the cells of the prompt and of
+its evaluated ancestors; a new node belongs to the sequences of all paths through it, so that one decode computes what
+tree attention would. (`llama.context` is the plain context of one sequence, for checks and comparisons.) Knows tokens
+and logits, not labels or prompts.
 """
 
 from __future__ import annotations
@@ -21,19 +22,18 @@ import numpy as np
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.base import Row, reusable
-from edge_behavior.runtime.backends.lifetime import Lifetime
+from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.llama.log import captured_log, quietly
-from edge_behavior.runtime.llama.model import load_model
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.llama.plan import Plan
-from edge_behavior.runtime.llama.tokens import tokenize
 from edge_behavior.util.cpus import physical_cores as _physical_cores
 from edge_behavior.util.cpus import usable_threads
 
-# Logit rows of one decode, and sequences: llama.cpp reserves memory for so many rows of the whole vocabulary, and wants
-# as many as there are sequences. One sequence is the prompt.
+# Logit rows of one decode, and sequences: llama.cpp reserves memory for this many rows of the whole vocabulary, and
+# requires at least one per sequence. One sequence is the prompt.
 _MAX_ROWS = 64
-# Quantized weights are multiplied with so many tokens at once, and with those left over one by one: 15 tokens take
-# longer than 16 (docs/bench.md).
+# Quantized matrices are multiplied with this many tokens at once, and with the remaining ones one by one: 15 tokens
+# take longer than 16 (docs/operate.md).
 _TOKENS_AT_ONCE = 4
 _UNQUANTIZED = (llama_cpp.LLAMA_FTYPE_ALL_F32, llama_cpp.LLAMA_FTYPE_MOSTLY_F16)
 
@@ -43,9 +43,9 @@ class LlamaOptions:
     """How llama.cpp evaluates.
 
     Attributes:
-        n_ctx: Positions of the cache; a prompt and the nodes looked at must fit.
-        threads: CPU threads; None takes the physical cores that this process may use.
-        exact: F32 cache: slower, agrees with PyTorch to rounding.
+        n_ctx: Positions of the cache, for the prompt and the trie nodes evaluated beyond it.
+        threads: CPU threads; by default the physical cores that this process may use.
+        exact: F32 cache: slower, equal to PyTorch to rounding.
     """
 
     n_ctx: int
@@ -57,7 +57,7 @@ class LlamaBackend:
     """A GGUF file opened by llama.cpp on the CPU; see `Backend` for its methods.
 
     Raises:
-        EdgebError: llama.cpp cannot load the file; its own message is passed on.
+        EdgebError: llama.cpp cannot load the file, with its own message.
     """
 
     def __init__(self, path: Path, options: LlamaOptions) -> None:
@@ -67,7 +67,7 @@ class LlamaBackend:
         self._rows: dict[int, int] = {}
         self._trie: LabelTrie | None = None
         self._sequences = self._cells = 0
-        # Whether the cache is what these say: not while it is changed, nor after a change that failed half-way.
+        # Whether the fields above describe the cache: not during a change, nor after one that failed half-way.
         self._known = True
         self._seconds = 0.0
         self._options = options
@@ -82,27 +82,22 @@ class LlamaBackend:
 
     def _open(self, path: Path, options: Any) -> None:
         keep = self._lifetime.keep
+        self._model = keep(LlamaModel(path), LlamaModel.close)
         with captured_log() as errors:
-            model: Any = load_model(path)
-            context: Any = None
-            if model:
-                keep(model, quietly(llama_cpp.llama_model_free))
-                context = llama_cpp.llama_init_from_model(model, options)
+            context: Any = llama_cpp.llama_init_from_model(self._model.handle, options)
         if not context:
             reason = errors[0] if errors else "no reason given"
-            raise EdgebError(f"llama.cpp cannot load {path}: {reason}", "export the bundle again")
+            raise EdgebError(f"llama.cpp cannot load {path}: {reason}", "export it again")
         self._context = keep(context, quietly(llama_cpp.llama_free))
         self._memory = llama_cpp.llama_get_memory(context)
-        self._vocab = llama_cpp.llama_model_get_vocab(model)
-        self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
-        self._quantized = _file_type(model) not in _UNQUANTIZED
+        self._quantized = _file_type(self._model.handle) not in _UNQUANTIZED
         self._batch = keep(llama_cpp.llama_batch_init(options.n_ctx, 0, self._max_rows), llama_cpp.llama_batch_free)
 
     @property
     def n_vocab(self) -> int:
         """Width of a logit row."""
         self._lifetime.check()
-        return self._n_vocab
+        return self._model.n_vocab
 
     @property
     def capacity(self) -> int:
@@ -132,10 +127,10 @@ class LlamaBackend:
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text; see `Backend`."""
         self._lifetime.check()
-        return tokenize(self._vocab, text)
+        return self._model.tokenize(text)
 
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
-        """Hold `ids`, in one decode with the nodes hinted at; see `Backend`."""
+        """Hold `ids`, evaluating the hinted nodes in the same decode; see `Backend`."""
         common = reusable(self.held, ids, self._options.n_ctx)
         with self._changing():
             self._drop_nodes()
@@ -151,7 +146,7 @@ class LlamaBackend:
         return self._row(len(new) - 1), count
 
     def branch(self, trie: LabelTrie, nodes: Sequence[int]) -> tuple[Sequence[Row], int]:
-        """Look along the trie; see `Backend`. More nodes than one decode takes are evaluated in several."""
+        """Evaluate trie nodes, in several decodes if need be; see `Backend`."""
         self._lifetime.check()
         self._restore_order()
         if trie is not self._trie:
@@ -162,7 +157,7 @@ class LlamaBackend:
         if plan.tips and rows:
             # The next decode overwrites them.
             rows = {node: row.copy() for node, row in rows.items()}
-        # A node that was evaluated only on the way to others has no logits any more.
+        # A node that was evaluated only as an ancestor has no logits.
         if any(node in self._branches for node in plan.wanted):
             self._release()
         tips, tokens = plan.tips, 0
@@ -219,7 +214,7 @@ class LlamaBackend:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Around what changes the cache: where it does not end well, the next change begins with an empty cache."""
+        """Guard a change of the cache: if it fails, the next change begins with an empty cache."""
         self._restore_order()
         self._known = False
         yield
@@ -248,7 +243,7 @@ class LlamaBackend:
         self._sequences = self._cells = 0
 
     def _fitting(self, tips: list[int], plan: Plan, spare: int = 0) -> list[int]:
-        """As many of the first tips as one decode takes, beside `spare` other tokens."""
+        """The first tips, as many as one decode takes beside `spare` other tokens."""
         taken: list[int] = []
         steps: set[int] = set()
         for tip in tips:
@@ -265,7 +260,7 @@ class LlamaBackend:
         return taken
 
     def _evaluate(self, new: list[int], trie: LabelTrie | None, plan: Plan) -> int:
-        """One decode of new prompt ids and of the missing nodes on the way to the plan's tips; tokens evaluated."""
+        """Decode new prompt ids and the missing nodes of the plan at once; returns the number of tokens."""
         start = len(self._held)
         end = start + len(new)
         below: dict[int, list[int]] = {}
@@ -302,7 +297,7 @@ class LlamaBackend:
         return len(new) + len(order)
 
     def _padding(self, count: int) -> int:
-        """Tokens that nobody needs, but with which the batch is done sooner; 0 where there is no room for them."""
+        """Padding tokens with which the batch is faster; 0 if there is no room for them."""
         padding = -count % _TOKENS_AT_ONCE
         if not self._quantized or count <= _TOKENS_AT_ONCE // 2 or padding > _TOKENS_AT_ONCE // 2:
             return 0
@@ -327,7 +322,7 @@ class LlamaBackend:
 
     def _row(self, i: int) -> Row:
         pointer = llama_cpp.llama_get_logits_ith(self._context, i)
-        return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(self._n_vocab,))
+        return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape=(self._model.n_vocab,))
 
 
 def _context_options(options: LlamaOptions) -> Any:
@@ -335,11 +330,11 @@ def _context_options(options: LlamaOptions) -> Any:
     chosen.n_ctx = chosen.n_batch = options.n_ctx
     chosen.n_ubatch = min(options.n_ctx, 512)
     chosen.n_outputs_max = chosen.n_seq_max = min(_MAX_ROWS, options.n_ctx)
-    # Tokens that belong to several sequences need one shared buffer.
+    # Tokens of several sequences need one shared buffer.
     chosen.kv_unified = True
     chosen.n_threads = chosen.n_threads_batch = usable_threads(options.threads, _physical_cores())
     chosen.no_perf = True
-    # On the CPU flash attention pays from 64 tokens on; below, where predictions live, it is slower (docs/bench.md).
+    # On the CPU flash attention is slower below 64 tokens, as most predictions are (docs/operate.md).
     chosen.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if options.exact:
         chosen.type_k = chosen.type_v = llama_cpp.GGML_TYPE_F32
@@ -347,7 +342,7 @@ def _context_options(options: LlamaOptions) -> Any:
 
 
 def _file_type(model: Any) -> int:
-    """llama.cpp's number of the file's weight format; -1 where the file does not say."""
+    """llama.cpp's number of the file's weight format; -1 if the file does not say."""
     buffer = ctypes.create_string_buffer(16)
     found = llama_cpp.llama_model_meta_val_str(model, b"general.file_type", buffer, len(buffer))
     return int(buffer.value) if found > 0 else -1

@@ -1,9 +1,9 @@
 """The ONNX backend: a folder bundle opened by onnxruntime-genai.
 
-The engine holds one sequence and can cut it back exactly, but knows no tree attention. So the label trie is walked
-depth first behind the prompt: the nodes up to the next tip are appended in one pass, which gives a logit row for each
-of them, and the sequence is cut back to where the next path branches off. Knows tokens and logits, not labels or
-prompts.
+The engine holds one sequence, which can be rewound, and has no tree attention. So the label trie is walked depth first
+after the prompt: the nodes down to the next tip (a node wanted that has none below it) are appended in one pass, which
+gives the logits after each, and the sequence is rewound to where the next path branches off. Knows tokens and logits,
+not labels or prompts.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tokenizers import file_encoder
 from edge_behavior.runtime.backends.base import Row, reusable
 from edge_behavior.runtime.backends.genai import load_genai
-from edge_behavior.runtime.backends.lifetime import Lifetime
+from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.util.cpus import chosen_threads, physical_cores
 
 CONFIG_FILE, TOKENIZER_FILE = "genai_config.json", "tokenizer.json"
-# Bound on the logits (rows times vocabulary) of one pass: the engine computes them for every token appended.
+# Bound on the logits (tokens times vocabulary) of one pass: the engine computes them for every token appended.
 _MAX_LOGITS = 1 << 26
 
 
@@ -39,9 +39,9 @@ class OnnxRunOptions:
 
     Attributes:
         n_ctx: Positions of the cache; a prompt and the longest label must fit.
-        threads: CPU threads; None takes onnxruntime's own choice, the physical cores, or fewer where the process may
-            not use them all.
-        cpu: Run on the CPU, whatever execution provider the folder was made for.
+        threads: CPU threads; None leaves onnxruntime its choice, the physical cores, or fewer where the process may not
+            use them all.
+        cpu: Run on the CPU, whatever execution provider the folder was built for.
     """
 
     n_ctx: int
@@ -50,10 +50,10 @@ class OnnxRunOptions:
 
 
 class OnnxBackend:
-    """A folder of an ONNX model opened by onnxruntime-genai; see `Backend` for its methods.
+    """A folder bundle opened by onnxruntime-genai; see `Backend` for its methods.
 
     Raises:
-        EdgebError: onnxruntime-genai is missing or cannot load the model; its own message is passed on.
+        EdgebError: onnxruntime-genai is missing or cannot load the model, with its own message.
     """
 
     def __init__(self, folder: Path, options: OnnxRunOptions) -> None:
@@ -64,7 +64,7 @@ class OnnxBackend:
         self._n_vocab = _vocabulary_size(folder)
         self._encode = file_encoder(folder / TOKENIZER_FILE)
         self._held: list[int] = []
-        # Trie nodes in the cache behind the prompt, one path, and the logits of all nodes evaluated so far.
+        # Trie nodes in the cache after the prompt, one path, and the logits after every node evaluated so far.
         self._trie: LabelTrie | None = None
         self._path: list[int] = []
         self._rows: dict[int, Row] = {}
@@ -90,7 +90,7 @@ class OnnxBackend:
 
     @property
     def n_vocab(self) -> int:
-        """Width of a logit row."""
+        """Size of the vocabulary."""
         self._lifetime.check()
         return self._n_vocab
 
@@ -124,7 +124,7 @@ class OnnxBackend:
         return self._encode(text)
 
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
-        """Hold `ids`, the way to the first node hinted at in the same pass; see `Backend`."""
+        """Hold `ids`; see `Backend`. The path to the first hinted node is evaluated in the same pass."""
         self._lifetime.check()
         size = self._options.n_ctx
         common = reusable(self._held, ids, size)
@@ -133,7 +133,7 @@ class OnnxBackend:
         self._held = self._held[:common]
         tips = [] if trie is None else _tips(trie, nodes)
         if trie is not None and len(ids) + max((int(trie.depths[tip]) for tip in tips), default=0) > size:
-            # A hint is no request.
+            # A hint may be ignored.
             tips = []
         first = trie.ancestors(tips[0]) if trie is not None and tips else []
         rows = self._append(common, [*new, *_tokens(trie, first)], 1 + len(first))
@@ -145,10 +145,10 @@ class OnnxBackend:
         return rows[0], count
 
     def branch(self, trie: LabelTrie, nodes: Sequence[int]) -> tuple[Sequence[Row], int]:
-        """Look along the trie; see `Backend`.
+        """Evaluate trie nodes; see `Backend`.
 
-        Nodes that were evaluated before are not again, unless they are on the way to new ones and the cache has moved
-        on to another path; the number of tokens counts these.
+        Nodes on the path to new ones are evaluated again where the cache has moved on to another path; the number of
+        tokens counts these.
         """
         self._lifetime.check()
         if trie is not self._trie:
@@ -169,7 +169,7 @@ class OnnxBackend:
         return self._rows.keys() if trie is self._trie else ()
 
     def logits(self, ids: Sequence[int]) -> Row:
-        """Next-token logits [T, V] after every id, to check a model by; the prompt held is `ids` afterwards."""
+        """Logits [T, V] after every id, for checks of a model; holds `ids` afterwards."""
         self._lifetime.check()
         self._rows, self._path, self._held = {}, [], []
         rows = self._append(0, list(ids), len(ids))
@@ -177,12 +177,12 @@ class OnnxBackend:
         return rows
 
     def save_state(self) -> bytes:
-        """Nothing: onnxruntime-genai gives its cache to nobody."""
+        """b"": onnxruntime-genai cannot save its cache."""
         self._lifetime.check()
         return b""
 
     def load_state(self, ids: Sequence[int], state: bytes) -> bool:
-        """Take no state and hold nothing; the next prompt is evaluated anew."""
+        """False, and an empty cache: there is no saved state."""
         self._lifetime.check()
         self._rows, self._path, self._held = {}, [], []
         return False
@@ -194,13 +194,13 @@ class OnnxBackend:
         self._rows, self._path, self._held = {}, [], []
 
     def _walk(self, trie: LabelTrie, tip: int) -> int:
-        """Evaluate the way to a tip behind the prompt; number of tokens."""
+        """Evaluate the path to a tip after the prompt; returns the number of tokens."""
         way = trie.ancestors(tip)
         common = 0
         while common < min(len(way), len(self._path)) and way[common] == self._path[common]:
             common += 1
         new = way[common:]
-        # First: an interrupt may come between the pass and what is written down of it.
+        # First: an interrupt may come between the pass and the bookkeeping after it.
         self._path = way[:common]
         rows = self._append(len(self._held) + common, _tokens(trie, new), len(new))
         self._keep(new, rows)
@@ -211,7 +211,7 @@ class OnnxBackend:
         self._path = [*self._path, *nodes]
 
     def _append(self, start: int, ids: list[int], rows: int) -> Row:
-        """Cut the sequence back to `start` tokens and append ids; logits [rows, V] after the last of them."""
+        """Rewind the sequence to `start` tokens and append ids; logits [rows, V] after the last of them."""
         at, most = 0, max(rows, _MAX_LOGITS // self._n_vocab)
         begun = perf_counter()
         try:
@@ -227,7 +227,7 @@ class OnnxBackend:
             found = self._generator.get_logits()[0] if rows == 1 else self._generator.get_output("logits")[0, -rows:]
             result: Row = np.array(found, dtype=np.float32)
         except BaseException as error:
-            # What the cache holds now is unknown: start over with the next prompt.
+            # The cache's content is unknown now: the next prompt starts over.
             self._generator = None
             self._held, self._path, self._rows = [], [], {}
             if isinstance(error, RuntimeError):
@@ -245,8 +245,8 @@ class OnnxBackend:
         return self._genai.Generator(self._model, params)
 
 
-# onnxruntime waits for its threads when a model is freed, at exit, too. A forked child has none of them, so there the
-# models of its parent are never freed.
+# Freeing a model waits for onnxruntime's threads, at exit too. A forked child has none of them, so it never frees its
+# parent's models.
 _opened: WeakSet[OnnxBackend] = WeakSet()
 
 
@@ -261,7 +261,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _threads(options: OnnxRunOptions) -> int | None:
-    """None where onnxruntime's own choice is right: it knows of no affinity or quota."""
+    """None where onnxruntime's own choice is right; it ignores affinity and quota."""
     import psutil
 
     own = physical_cores()
@@ -271,7 +271,7 @@ def _threads(options: OnnxRunOptions) -> int | None:
 
 
 def _tips(trie: LabelTrie, nodes: Sequence[int]) -> list[int]:
-    """Nodes that are on no other node's way, in the order of a depth-first walk."""
+    """Nodes without another of the nodes below them, in depth-first order."""
     ways = {node: trie.ancestors(node) for node in nodes}
     passed = {step for way in ways.values() for step in way[:-1]}
     return sorted((node for node in ways if node not in passed), key=ways.__getitem__)
@@ -282,7 +282,7 @@ def _tokens(trie: LabelTrie | None, nodes: Sequence[int]) -> list[int]:
 
 
 def _vocabulary_size(folder: Path) -> int:
-    """Width of a logit row; refuses a configuration that leads out of the folder."""
+    """Size of the vocabulary; refuses a configuration that refers to files outside the folder."""
     where = folder / CONFIG_FILE
     hint = "export the bundle again"
     try:

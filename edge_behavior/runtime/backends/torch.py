@@ -1,8 +1,8 @@
 """The reference backend: a Transformers model behind the same `Predictor` as llama.cpp.
 
-Made to be compared with, not to be fast: it says what the weights say, in their own precision, on CPU or GPU. One
-label trie is evaluated as a tree: nodes attend to the prompt and to their own ancestors. Imports torch, so nothing else
-in the runtime imports this module; knows nothing of run folders and adapters (a PEFT model is fine).
+Made for comparison, not for speed: it runs the weights in their own precision, on CPU or GPU. The label trie is
+evaluated with tree attention: nodes attend to the prompt and to their ancestors. Imports torch, so only
+`torch_predictor` and commands import this module. Knows nothing of run folders or adapters (a PEFT model is fine).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.runtime.backends.base import Row, reusable
-from edge_behavior.runtime.backends.lifetime import Lifetime
+from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.util.cpus import usable_threads
 
-# Bound on the logits (rows times vocabulary) of one forward pass.
+# Bound on the logits (nodes times vocabulary) of one forward pass.
 _MAX_LOGITS = 1 << 26
-# And on its trie nodes, for the sake of the attention matrix.
+# Bound on its trie nodes: the attention matrix grows with them.
 _MAX_NODES = 512
 _HASHED_VALUES = 1024
 
@@ -38,10 +38,10 @@ class TorchBackend:
     """A causal language model in memory; see `Backend` for its methods.
 
     Args:
-        model: A Transformers or PEFT model with an attention that takes a mask (sdpa, eager). It is put into
-            evaluation mode and stays on its device.
+        model: A Transformers or PEFT model whose attention takes a mask (sdpa, eager). It is put into evaluation mode
+            and stays on its device.
         tokenizer: Its fast tokenizer.
-        capacity: Positions of prompt and longest label; None takes what the model was built for.
+        capacity: Positions for the prompt and the longest label; None for what the model was built for.
     """
 
     def __init__(self, model: Any, tokenizer: Any, capacity: int | None = None) -> None:
@@ -54,23 +54,23 @@ class TorchBackend:
         self._n_vocab = int(model.config.vocab_size)
         self._cache: Any = DynamicCache()
         self._held: list[int] = []
-        # Trie nodes in the cache behind the prompt, in this order, and the logits after each.
+        # Trie nodes in the cache after the prompt, in order, and the logits after each.
         self._trie: LabelTrie | None = None
         self._slots: dict[int, int] = {}
         self._rows: dict[int, Row] = {}
-        # Whether the cache is what these say: not while it is changed, nor after a change that failed half-way.
+        # Whether the cache matches the fields above: not during a change, nor after one that failed.
         self._known = True
         self._seconds = 0.0
 
     @property
     def n_vocab(self) -> int:
-        """Width of a logit row."""
+        """Size of the vocabulary."""
         self._lifetime.check()
         return self._n_vocab
 
     @property
     def capacity(self) -> int:
-        """Positions that the model was built for, or fewer."""
+        """Positions for the prompt and the longest label."""
         self._lifetime.check()
         return self._capacity
 
@@ -99,7 +99,7 @@ class TorchBackend:
         return self._encode(text)
 
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
-        """Hold `ids`; see `Backend`. The hint is not taken: nodes are evaluated when `branch` asks for them."""
+        """Hold `ids`; see `Backend`. The hint is ignored: `branch` evaluates the nodes."""
         common = reusable(self.held, ids, self._capacity)
         new = list(ids[common:])
         with self._changing():
@@ -110,16 +110,16 @@ class TorchBackend:
         return rows[0], len(new)
 
     def branch(self, trie: LabelTrie, nodes: Sequence[int]) -> tuple[Sequence[Row], int]:
-        """Look along the trie; see `Backend`."""
+        """Evaluate trie nodes; see `Backend`."""
         self._lifetime.check()
         self._restore_order()
         if trie is not self._trie:
             self._release()
             self._trie = trie
-        # Breadth-first numbers: a parent comes before its children.
+        # Nodes are numbered breadth-first: a parent comes before its children.
         new = sorted({step for node in nodes for step in trie.ancestors(node)} - self._slots.keys())
         end, deepest = len(self._held), max((int(trie.depths[node]) for node in new), default=0)
-        # Only positions are scarce: the cache grows as it must.
+        # Positions are what is limited: the cache itself grows.
         if end + deepest > self._capacity:
             raise EdgebError(
                 f"the prompt has {end} tokens and a label {deepest}, the context holds {self._capacity}",
@@ -137,7 +137,7 @@ class TorchBackend:
         return self._rows.keys() if trie is self._trie and self._known else ()
 
     def save_state(self) -> bytes:
-        """The cache of the held prompt, in safetensors' format; see `Backend`."""
+        """The prompt's cache in the safetensors format; see `Backend`."""
         self._lifetime.check()
         self._release()
         tensors = {}
@@ -168,21 +168,21 @@ class TorchBackend:
         return True
 
     def close(self) -> None:
-        """Let go of model and cache."""
+        """Release model and cache."""
         self._lifetime.close()
         self._clear()
         self._model = None
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Around what changes the cache: where it does not end well, the next change begins with an empty cache."""
+        """Mark a change of the cache: if it fails, the next change starts with an empty cache."""
         self._restore_order()
         self._known = False
         yield
         self._known = True
 
     def _restore_order(self) -> None:
-        """Empty the cache if a change of it failed half-way."""
+        """Empty the cache if a change of it failed."""
         if not self._known:
             self._clear()
 
@@ -192,7 +192,7 @@ class TorchBackend:
         self._known = True
 
     def _evaluate(self, trie: LabelTrie, nodes: list[int]) -> None:
-        """Append nodes, whose parents come before them, to the cache."""
+        """Append nodes to the cache; parents come first."""
         end, known = len(self._held), len(self._slots)
         reach = torch.zeros((1, 1, len(nodes), end + known + len(nodes)), dtype=torch.bool)
         reach[..., :end] = True
@@ -238,7 +238,7 @@ class TorchBackend:
 
 
 def limit_threads(asked: int | None = None) -> None:
-    """Give torch the threads asked for, else its own choice as far as this process may use so many.
+    """Limit torch's threads to those requested, or else to what this process may use.
 
     Raises:
         EdgebError: see `usable_threads`.
@@ -250,7 +250,7 @@ def limit_threads(asked: int | None = None) -> None:
 
 
 def weights_hash(model: Any) -> str:
-    """Tells models apart for sessions and snapshots. Of large tensors a sample is hashed; training changes that too."""
+    """Hash that tells models apart, for sessions and snapshots; of large tensors it covers a sample."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         flat = parameter.detach().reshape(-1)

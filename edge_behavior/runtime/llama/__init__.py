@@ -1,1 +1,1 @@
-"""What the llama.cpp backend needs of the library: loading models, its log, the trial of a new build."""
+"""llama.cpp: models and plain contexts, its log, and the trial of a build that this CPU has not seen."""

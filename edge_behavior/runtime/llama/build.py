@@ -1,8 +1,8 @@
-"""Whether the llama.cpp that is installed can be trusted with this CPU's AMX units.
+"""Can the installed llama.cpp be trusted with this CPU's AMX units?
 
 Some builds cannot: Debian 12's GCC 12.2 miscompiles llama.cpp's AMX code, which then crashes on every decode of
-several tokens of a quantized file. Where the library has such code and the CPU the units, a trial in a process of its
-own tells, once for every library. Knows nothing of bundles or predictions.
+several tokens of a quantized file. If the library has such code and the CPU has AMX, a trial in a process of its own
+tells, once per library. Knows nothing of bundles or predictions.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from edge_behavior.runtime.llama import trial as llama_trial
 from edge_behavior.runtime.llama.log import captured_log
 from edge_behavior.runtime.llama.verdicts import VerdictFile
 
-# Outcomes. Not needed: there is no AMX in the library, in the CPU, or in what llama.cpp makes of them.
+# Outcomes. Not needed: library or CPU have no AMX, or llama.cpp does not use it here.
 NOT_NEEDED, WORKS, CRASHES, WRONG, UNUSABLE, UNTRIED = "not needed", "works", "crashes", "wrong", "unusable", "untried"
 REBUILD = (
     'CMAKE_ARGS="-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8" '
     f"pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python=={llama_cpp.__version__}"
 )
-# What it costs: benchmarks/results/extra_buffers.md.
+# The cost is measured in benchmarks/results/extra_buffers.md.
 REMEDY = (
     "models are loaded without its extra buffers: same answers, but q4_0 bundles at half the speed of a sound build; "
-    f"to mend it: {REBUILD}"
+    f"to fix it: {REBUILD}"
 )
-# Decided by library and CPU alone, so that it holds the next time.
+# Decided by library and CPU alone, so they hold next time.
 _LASTING = (WORKS, CRASHES, WRONG)
 _UNITS = {"amx_int8", "amx_tile"}
-# Libraries for other devices may be large, and nothing is evaluated there.
+# The CPU's alone: libraries for other devices may be large, and nothing runs on those.
 _LIBRARY = re.compile(r"lib(?:llama|ggml|ggml-base|ggml-cpu[\w-]*)\.so[.\d]*")
 _LOCK = Lock()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of this llama.cpp on this CPU: one of the outcomes above, and what was seen."""
+    """What is known of this llama.cpp on this CPU: one of the outcomes above, and what was observed."""
 
     outcome: str
     detail: str
 
     @property
     def extra_buffers(self) -> bool:
-        """Whether models may be loaded with llama.cpp's extra buffers: weights laid out anew for the CPU, or AMX."""
+        """Whether models may be loaded with llama.cpp's extra buffers: weights repacked for the CPU, or for AMX."""
         return self.outcome in (NOT_NEEDED, WORKS)
 
     @property
     def fault(self) -> str:
-        """What is wrong with this build, in one line; only where there is something."""
+        """What is wrong with this build, in one line; only for outcomes that are faults."""
         return {
             CRASHES: f"this build of llama.cpp crashes on this CPU's AMX units ({self.detail})",
             WRONG: f"this build of llama.cpp computes wrong numbers on this CPU's AMX units ({self.detail})",
@@ -68,15 +68,15 @@ class Verdict:
 def verdict() -> Verdict:
     """The verdict on this process's llama.cpp.
 
-    At the first sight of a library, on a CPU with AMX, this starts the trial (half a second) and, if AMX is not to be
-    used, says so on stderr. Later calls and later processes know.
+    For a library not seen before, on a CPU with AMX, this runs the trial (half a second) and says on stderr if AMX is
+    not to be used. Later calls and later processes remember.
     """
     with _LOCK:
         return _verdict()
 
 
 def amx_flags() -> tuple[str, ...]:
-    """The CPU's AMX features as Linux names them, sorted; none where there is no /proc/cpuinfo."""
+    """The CPU's AMX features as Linux names them, sorted; empty without /proc/cpuinfo."""
     with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.startswith("flags"):
@@ -85,14 +85,14 @@ def amx_flags() -> tuple[str, ...]:
 
 
 def has_amx_code() -> bool:
-    """Whether llama.cpp was built with AMX kernels, as it says itself."""
+    """Whether llama.cpp was built with AMX kernels, by its own account."""
     with captured_log():
         llama_cpp.llama_backend_init()
     return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
 
 
 def library_files() -> list[Path]:
-    """The files of llama.cpp's CPU code that this process runs, sorted; none where Linux does not tell."""
+    """Files of llama.cpp's CPU code in this process, sorted; empty without /proc."""
     try:
         mapped = Path("/proc/self/maps").read_bytes().splitlines()
     except OSError:
@@ -132,7 +132,7 @@ def _judged(ending: llama_trial.Ending) -> Verdict:
 
 
 def _say(found: Verdict) -> None:
-    # A prediction does not fail because nobody can be told.
+    # A prediction does not fail for lack of a stderr.
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             print(f"edgeb: {found.fault}, so {REMEDY}", file=sys.stderr)

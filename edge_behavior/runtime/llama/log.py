@@ -1,4 +1,4 @@
-"""llama.cpp's log, kept off the user's terminal."""
+"""Capture llama.cpp's log, so that it does not reach the user's terminal."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class _Capture:
 
 
 class _Captures(threading.local):
-    """The blocks that capture in a thread, the innermost last."""
+    """Capturing blocks of a thread, the innermost last."""
 
     def __init__(self) -> None:
         self.open: list[_Capture] = []
 
 
 _captures = _Captures()
-# The callback is global to the process: it is put in place by the first block of any thread and taken out by the last,
-# and the lines go to the thread that they are written in.
+# llama.cpp has one callback per process: the first block of any thread sets it and the last one restores the old one.
+# A line goes to the block of the thread that logs it.
 _lock = threading.RLock()
 _blocks = 0
 _before: tuple[Any, Any] = (None, None)
@@ -40,10 +40,10 @@ _before: tuple[Any, Any] = (None, None)
 
 @contextmanager
 def captured_log(listener: Callable[[str], None] | None = None) -> Iterator[list[str]]:
-    """Keep what llama.cpp logs in this thread off the terminal while the block runs; yields its error lines.
+    """Capture what llama.cpp logs in this thread while the block runs; yields its error lines.
 
-    A signal's handler runs at the end of the block: within llama.cpp, which calls back for every line, what a handler
-    raises would be lost.
+    Signal handlers run at the end of the block: llama.cpp calls back for every line, and an exception that a handler
+    raises within the callback would be lost.
 
     Args:
         listener: Called with every line of any level.
@@ -53,7 +53,7 @@ def captured_log(listener: Callable[[str], None] | None = None) -> Iterator[list
 
 
 def quietly(free: Callable[[Any], None]) -> Callable[[Any], None]:
-    """A function of llama.cpp that is over at once, called with its log captured."""
+    """A short function of llama.cpp, like a free, with its log captured."""
 
     def call(handle: Any) -> None:
         with _capturing(_Capture()):
@@ -84,7 +84,7 @@ def _collect(level: int, text: bytes, data: object) -> None:
     elif _before[0]:
         _before[0](level, text, _before[1])
     else:
-        # As llama.cpp does it by itself.
+        # llama.cpp's default.
         sys.stderr.write(text.decode("utf-8", "replace"))
 
 

@@ -1,4 +1,4 @@
-"""Which trie nodes one decode evaluates. Knows nothing of llama.cpp."""
+"""Which label-trie nodes one decode evaluates. Knows nothing of llama.cpp."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from edge_behavior.core.trie import LabelTrie
 
 @dataclass
 class Plan:
-    """Trie nodes to evaluate: the last of each path, the paths, and the nodes whose logits are wanted."""
+    """Trie nodes to evaluate.
+
+    Attributes:
+        tips: The last node of each path.
+        paths: For each node the nodes from below the root down to it.
+        wanted: Nodes whose logits are wanted.
+    """
 
     tips: list[int]
     paths: dict[int, list[int]]
@@ -18,11 +24,11 @@ class Plan:
 
     @classmethod
     def of(cls, trie: LabelTrie, nodes: Sequence[int]) -> Plan:
-        """What it takes to evaluate `nodes`."""
+        """The plan that evaluates `nodes`."""
         paths = {node: trie.ancestors(node) for node in nodes}
         passed = {step for path in paths.values() for step in path[:-1]}
         return cls([node for node in nodes if node not in passed], paths, set(nodes))
 
     def part(self, tips: list[int]) -> Plan:
-        """The part that ends at some of the tips."""
+        """The same plan for some of the tips."""
         return Plan(tips, self.paths, self.wanted)

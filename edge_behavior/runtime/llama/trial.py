@@ -1,6 +1,7 @@
-"""The process that may die: evaluates a tiny quantized model twice, without llama.cpp's extra buffers and with them.
+"""The trial: a child process, which may crash, evaluates a tiny quantized model without and with extra buffers.
 
-`run` starts it and says how it ended; `main` is what runs in it. Knows nothing of what follows from the answer.
+`run` starts the child and reports how it ended; `main` runs in it. It calls llama.cpp directly, since `LlamaModel` asks
+for the verdict that the trial is to find. Knows nothing of what follows from the result.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from numpy.typing import NDArray
 
 from edge_behavior.runtime.llama.trial_file import POSITIONS, VOCABULARY, write_trial_file
 
-# What a processor does to a program that misuses it. Other signals come from people, limits and a lack of memory.
+# Signals for faults of the code. Other signals come from people, limits and a lack of memory.
 _CRASHES = {signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGFPE}
 _PATIENCE = 60
-# AMX has one kernel for up to 32 tokens and another one for 32; one token alone goes past both.
+# AMX has a kernel for fewer than 32 tokens and one for 32; a single token uses neither.
 _TOKENS = (8, 40)
-# Both ways quantize activations to 8 bits and round differently: they are 0.3 % apart, noise is 140 %.
+# Both ways quantize activations to 8 bits and round differently: 0.3 % apart here; unrelated results would be 140 %.
 _APART = 0.1
-# The child imports the same files as this process, and nothing from the folder it happens to run in.
+# The child imports the same files as this process, and nothing from its working folder.
 _CODE = "import sys; sys.path[:] = sys.argv[2:]; from edge_behavior.runtime.llama.trial import main; main(sys.argv[1])"
 
 
@@ -38,11 +39,11 @@ class Ending:
     """How the trial ended.
 
     Attributes:
-        plain: Evaluating without extra buffers went well.
-        amx: llama.cpp laid weights out for AMX.
-        crash: Name of the signal by which the processor ended it, "SIGSEGV" for example.
-        apart: Distance of the two results, relative to the first; None if there was no second, infinite if it has
-            values that are no numbers.
+        plain: Evaluating without extra buffers succeeded.
+        amx: llama.cpp repacked weights for AMX.
+        crash: Name of the fault's signal, like "SIGSEGV".
+        apart: Distance of the two results, relative to the first; None without a second, infinite if that has values
+            that are not finite.
         reason: Why there is neither a crash nor a result.
     """
 
@@ -54,12 +55,12 @@ class Ending:
 
     @property
     def agree(self) -> bool:
-        """Whether both results are there and are the same but for rounding."""
+        """Whether there are both results and they are equal to rounding."""
         return self.apart is not None and self.apart < _APART
 
 
 def run() -> Ending:
-    """Try it in a process of its own; takes half a second."""
+    """Run the trial; takes half a second."""
     if getattr(sys, "frozen", False) or not sys.executable:
         return Ending(reason="there is no Python to start")
     try:
@@ -78,10 +79,10 @@ def run() -> Ending:
 
 
 def main(model: str) -> None:
-    """Evaluate the file both ways: a line "plain" after the first, a line of JSON after the second."""
+    """Evaluate the file both ways; prints "plain" after the first, a line of JSON after the second."""
     import resource
 
-    # A crash that was expected leaves no core file.
+    # An expected crash leaves no core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     expected, _ = _logits(model, extra=False)
     print("plain", flush=True)
@@ -113,7 +114,7 @@ def _signal_name(number: int) -> str:
 
 
 def _logits(path: str, extra: bool) -> tuple[NDArray[np.float32], bool]:
-    """Logits [tokens, VOCABULARY] of the trial's decodes, and whether weights were laid out for AMX."""
+    """Logits [tokens, VOCABULARY] of the trial's decodes, and whether weights were repacked for AMX."""
     import llama_cpp
 
     from edge_behavior.runtime.llama.log import captured_log

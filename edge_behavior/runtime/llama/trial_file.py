@@ -1,8 +1,8 @@
-"""A tiny quantized model, made on the spot: one Llama layer with matrices in the formats that edgeb exports.
+"""The trial's model: one Llama layer of random weights in the quantized formats that edgeb exports.
 
-Its weights are noise. Rows and columns suit the kernels that processors have for quantized weights (AMX takes rows in
-thirty-twos, and columns in blocks of 256), so that evaluating it runs them. It has no tokenizer: its tokens are the
-numbers below `VOCABULARY`.
+Rows and columns suit the CPU's kernels for quantized weights (AMX takes 32 rows at a time, and columns in blocks of
+256), so that evaluating the model runs these kernels. It has no tokenizer: its tokens are the numbers below
+`VOCABULARY`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FLOAT32 = 6
 class _Format:
     """How ggml stores weights: its number of the format, weights in a block, the block, and values of its scales.
 
-    What is no scale may be any bytes. The scales make weights of about 1/16, which keeps activations near 1.
+    All bytes but the scales are random. The scales make weights of about 1/16, which keeps activations near 1.
     """
 
     number: int
@@ -85,14 +85,14 @@ def write_trial_file(out: Path) -> None:
     table, data = b"", b""
     for name, (form, shape) in _TENSORS.items():
         table += pack_string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, form.number, len(data))
-        stored = _made_up(form, prod(shape), noise)
+        stored = _random_weights(form, prod(shape), noise)
         data += stored + bytes(padded(len(stored), DEFAULT_ALIGNMENT) - len(stored))
     head = MAGIC + struct.pack("<IQQ", VERSIONS[-1], len(_TENSORS), len(entries)) + b"".join(entries) + table
     out.write_bytes(head + bytes(padded(len(head), DEFAULT_ALIGNMENT) - len(head)) + data)
 
 
-def _made_up(form: _Format, count: int, noise: np.random.Generator) -> bytes:
-    """So many weights: ones where the format has no blocks (they are norms), else noise."""
+def _random_weights(form: _Format, count: int, noise: np.random.Generator) -> bytes:
+    """`count` weights: random; ones in f32, since those are norms."""
     if form is _F32:
         return np.ones(count, form.block).tobytes()
     blocks = np.frombuffer(noise.bytes(count // form.weights * form.block.itemsize), form.block).copy()

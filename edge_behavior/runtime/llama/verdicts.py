@@ -1,7 +1,7 @@
-"""What was found out about builds of llama.cpp, kept in edgeb's home: by the library's hash and the CPU's features.
+"""Verdicts on builds of llama.cpp, kept in edgeb's home by the library's hash and the CPU's features.
 
-The state of the files (size, inode, times) spares the hashing as long as nothing touches them. Nothing here fails: what
-cannot be read was not found out, and what cannot be written is found out again.
+While size, inode and times of the files are unchanged, they are not hashed again. Nothing here fails: a verdict that
+cannot be read is unknown, one that cannot be written is found again.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from edge_behavior.util.workspace import home
 
 NAME = "llama-cpp.json"
 _KEPT = 16
-# Raised when a trial sees more than the one before: its verdicts no longer count.
+# Raised with every trial that tests more, so that older verdicts no longer count.
 _TRIAL = 1
 
 
 @dataclass(frozen=True)
 class VerdictFile:
-    """The kept verdicts as one library on one CPU sees them.
+    """The kept verdicts on one library and one CPU.
 
     Attributes:
-        files: The library's files; without any, nothing is recalled or remembered.
+        files: The library's files; nothing is recalled or remembered without any.
         cpu: The CPU's features that matter.
     """
 
@@ -37,7 +37,7 @@ class VerdictFile:
     cpu: str
 
     def recall(self) -> tuple[str, str] | None:
-        """Outcome and detail that were remembered; None if nothing was."""
+        """The remembered outcome and its detail, or None."""
         mine = [entry for entry in _read() if entry.get("cpu") == self.cpu and entry.get("trial") == _TRIAL]
         state = self._state()
         if state is None or not mine:
@@ -52,7 +52,7 @@ class VerdictFile:
         return str(entry.get("outcome")), str(entry.get("detail"))
 
     def remember(self, outcome: str, detail: str) -> None:
-        """Keep what was found out, atomically."""
+        """Keep an outcome; the file is replaced atomically."""
         state, library = self._state(), self._hash()
         if state is not None and library is not None:
             about = {"library": library, "cpu": self.cpu, "trial": _TRIAL, "files": state}

@@ -1,1 +1,1 @@
-"""Ablations and sweeps: which recipes to compare, running them over seeds, and what came out."""
+"""Ablations and sweeps: the recipes to compare, their runs over seeds, and the results."""

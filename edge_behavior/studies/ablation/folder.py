@@ -1,12 +1,11 @@
-"""An ablation's folder: what was asked for, where its runs are, and which of them are done.
+"""An ablation's folder: what was asked for, its runs, and which of them are done.
 
-    ablation.json    what was asked for and what came out
-    asked.json       base recipe, dataset, studies, seeds: what a later call goes on with
-    runs/NAME/       one ordinary run folder per variant and seed
+    asked.json       base recipe, dataset, studies and seeds, for later calls
+    runs/NAME/       an ordinary run folder per variant and seed
     errors/NAME.txt  why a run failed
-    ablation.md, ablation.html
+    ablation.json, ablation.md, ablation.html   the results
 
-Knows no trainer.
+Trains nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.studies.ablation.studies import Plan, all_studies, chosen, make_plan
-from edge_behavior.train.recipe import Recipe, load_recipe, parse_recipe
+from edge_behavior.train.recipe import Recipe, parse_recipe
 from edge_behavior.train.run.folder import RunFolder, read_json, write_json, write_text
 
 SCHEMA_VERSION = 1
@@ -27,7 +26,7 @@ _LAST_STAGE = "report"
 
 @dataclass(frozen=True)
 class Asked:
-    """What an ablation was asked for, over all calls.
+    """What an ablation was asked for, over all calls to it.
 
     Attributes:
         recipe: The base recipe.
@@ -46,7 +45,7 @@ class Asked:
     auxiliary: Mapping[str, str]
 
     def plan(self, only: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> Plan:
-        """The runs of some studies and seeds; of all that were asked for without arguments."""
+        """The runs of some studies and seeds; by default of all that were asked for."""
         studies = all_studies(self.auxiliary)
         wanted = chosen(studies, self.studies if only is None else only)
         return make_plan(self.recipe, studies, wanted, self.seeds if seeds is None else seeds)
@@ -59,22 +58,22 @@ class AblationFolder:
         self.path = path
 
     @property
-    def begun(self) -> bool:
-        """Whether an ablation was begun here."""
+    def started(self) -> bool:
+        """Whether an ablation was started here."""
         return (self.path / "asked.json").is_file()
 
     def read(self) -> Asked:
         """What was asked for so far.
 
         Raises:
-            EdgebError: no ablation, a damaged one, or one of a newer version.
+            EdgebError: no ablation, a damaged one, or one from a newer version.
         """
-        if not self.begun:
+        if not self.started:
             raise EdgebError(f"{self.path} holds no ablation", "start one with `edgeb ablate --recipe … --data …`")
         file = self.path / "asked.json"
         held = read_json(file)
         if held.get("schema_version") != SCHEMA_VERSION:
-            raise EdgebError(f"{file} has schema version {held.get('schema_version')}", "update edgeb, or start anew")
+            raise EdgebError(f"{file} has schema version {held.get('schema_version')}", "update edgeb, or start over")
         try:
             return Asked(
                 parse_recipe(held["recipe"], str(file)),
@@ -85,27 +84,29 @@ class AblationFolder:
                 held["auxiliary"],
             )
         except (KeyError, TypeError) as error:
-            raise EdgebError(f"{file} lacks {error}", "the file is damaged; start anew in another folder") from None
+            raise EdgebError(f"{file} lacks {error}", "the file is damaged; start over in another folder") from None
 
     def ask(self, asked: Asked) -> Asked:
-        """Note what is asked for, beside what was asked for before.
+        """Add what is asked for to what was asked for before.
 
         Raises:
-            EdgebError: the folder holds something else, or was begun with another recipe, dataset or file.
+            EdgebError: the folder holds something else, or was started with another recipe, dataset or file.
         """
-        if self.begun:
+        if self.started:
             before = self.read()
             if before.recipe != asked.recipe:
                 raise EdgebError(
-                    f"{self.path} was begun with another recipe",
-                    "go on without --recipe and --set, or use another --out",
+                    f"{self.path} was started with another recipe",
+                    "continue without --recipe and --set, or use another --out",
                 )
             if before.fingerprint != asked.fingerprint:
-                raise EdgebError(f"{asked.dataset} is not the dataset {self.path} was begun with", "use another --out")
+                raise EdgebError(
+                    f"{asked.dataset} is not the dataset {self.path} was started with", "use another --out"
+                )
             for name, file in asked.auxiliary.items():
                 if before.auxiliary.get(name, file) != file:
                     raise EdgebError(
-                        f"--aux {name}: was {before.auxiliary[name]} when {self.path} was begun", "give another name"
+                        f"--aux {name}: was {before.auxiliary[name]} when {self.path} was started", "give another name"
                     )
             auxiliary = {**before.auxiliary, **asked.auxiliary}
             known = [study.name for study in all_studies(auxiliary)]
@@ -135,11 +136,11 @@ class AblationFolder:
         return asked
 
     def run_path(self, name: str) -> Path:
-        """Folder of a run, made or not."""
+        """Folder of a run, whether or not it exists."""
         return self.path / "runs" / name
 
     def run(self, name: str) -> RunFolder | None:
-        """A run that was begun, finished or not; what a kill left of a run's very first moment is cleared away."""
+        """A run that was started, finished or not. A folder whose start was interrupted is removed."""
         folder = self.run_path(name)
         if not folder.is_dir():
             return None
@@ -149,31 +150,31 @@ class AblationFolder:
         return RunFolder.open(folder)
 
     def finished(self, name: str) -> bool:
-        """Whether a run has done all its stages."""
+        """Whether a run has finished all its stages."""
         run = self.run(name)
         return run is not None and run.done(_LAST_STAGE) is not None
 
-    def begun_runs(self) -> list[tuple[RunFolder, Recipe]]:
-        """All runs that were begun, with their recipes."""
+    def started_runs(self) -> list[tuple[RunFolder, Recipe]]:
+        """All runs that were started, with their recipes."""
         found = []
         for folder in sorted((self.path / "runs").glob("*")):
             run = self.run(folder.name)
             if run is not None:
-                found.append((run, load_recipe(str(folder / "recipe.yaml"))))
+                found.append((run, run.recipe))
         return found
 
     def error(self, name: str) -> str | None:
-        """First line of why a run failed, if it did and was not finished since."""
+        """First line of why a run failed; None if it did not, or has finished since."""
         file = self.path / "errors" / f"{name}.txt"
         if not file.is_file() or self.finished(name):
             return None
         return file.read_text(encoding="utf-8").split("\n", 1)[0]
 
     def note_error(self, name: str, text: str) -> None:
-        """Keep why a run failed."""
+        """Record why a run failed."""
         (self.path / "errors").mkdir(exist_ok=True)
         write_text(self.path / "errors" / f"{name}.txt", text.rstrip() + "\n")
 
     def forget_error(self, name: str) -> None:
-        """The run did not fail after all."""
+        """Remove the record of a failure."""
         (self.path / "errors" / f"{name}.txt").unlink(missing_ok=True)

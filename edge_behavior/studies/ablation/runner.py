@@ -1,9 +1,10 @@
-"""Runs a plan: each run an ordinary run folder, finished ones skipped, equal stages trained once."""
+"""Runs a plan: every run is an ordinary run folder, finished ones are skipped, stages in common are trained once."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,50 @@ from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.inputs import digests, read_inputs
 from edge_behavior.train.run.stage_record import stage_key
-from edge_behavior.train.run.stage_reuse import SHARED_STAGES, take_over
+from edge_behavior.train.run.stage_reuse import take_over
 from edge_behavior.train.run.start import start_run
+from edge_behavior.train.stage_list import STAGES
 from edge_behavior.train.trainer.processes import release_memory, world_size
 from edge_behavior.util.terminal import open_console
 
 Runner = Callable[[Recipe, Dataset, Path], RunFolder]
 
 
+@dataclass(frozen=True)
+class StageCount:
+    """How often a stage remains to be trained: `left` with sharing between runs, `unshared` without."""
+
+    left: int
+    unshared: int
+
+
+@dataclass(frozen=True)
+class PlannedWork:
+    """What a plan would train.
+
+    Attributes:
+        runs: Number of runs.
+        finished: How many of them are finished.
+        stages: Per stage.
+    """
+
+    runs: int
+    finished: int
+    stages: Mapping[str, StageCount]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return asdict(self)
+
+
 def run_plan(plan: Plan, data: Path, folder: AblationFolder, execute: Runner | None = None) -> list[str]:
-    """Do every run of the plan that is not finished. One that fails is noted, and the others go on.
+    """Do every unfinished run of the plan. A failure is noted, and the other runs go on.
 
     Args:
         plan: What to run.
         data: The dataset folder.
-        folder: Where; asked for this plan before.
-        execute: Continues a begun run to its end; `pipeline.train` with `resume` by default.
+        folder: Where; `AblationFolder.ask` has noted the plan there.
+        execute: Continues a started run to its end; `pipeline.train` with `resume` by default.
 
     Returns:
         Names of the runs that failed.
@@ -50,11 +79,11 @@ def run_plan(plan: Plan, data: Path, folder: AblationFolder, execute: Runner | N
     for number, planned in enumerate(plan.runs, 1):
         title = f"run {number} of {len(plan.runs)}: {planned.name}"
         if folder.finished(planned.name):
-            console.print(f"{title}: done before", markup=False)
+            console.print(f"{title}: already done", markup=False)
             continue
         console.print(title, markup=False)
         try:
-            _one(planned, dataset, folder, execute or _train)
+            _do(planned, dataset, folder, execute or _train)
         except Exception as error:
             failed.append(planned.name)
             reason = _reason(error)
@@ -65,42 +94,41 @@ def run_plan(plan: Plan, data: Path, folder: AblationFolder, execute: Runner | N
     return failed
 
 
-def stages_needed(plan: Plan, fingerprint: str, folder: AblationFolder | None = None) -> dict[str, Any]:
+def planned_work(plan: Plan, fingerprint: str, folder: AblationFolder | None = None) -> PlannedWork:
     """What a plan would train, for a dry run.
 
     Args:
         plan: What would be run.
         fingerprint: The dataset's.
         folder: Its finished runs and stages are not counted as work left.
-
-    Returns:
-        `runs`, `finished`, and per stage how often it is trained: `left` with sharing, `unshared` without.
     """
     finished = {run.name for run in plan.runs if folder is not None and folder.finished(run.name)}
     left = [run for run in plan.runs if run.name not in finished]
-    done_keys: dict[str, set[str]] = {stage: set() for stage in SHARED_STAGES}
-    for run, recipe in folder.begun_runs() if folder is not None and folder.begun else ():
-        for stage in SHARED_STAGES:
-            if run.done(stage) is not None:
-                known = run.state.get("made", {}).get(stage, {}).get("key")
-                done_keys[stage].add(known or stage_key(stage, recipe, fingerprint))
-    stages: dict[str, dict[str, int]] = {}
-    for stage in SHARED_STAGES:
+    shared = [stage.name for stage in STAGES if stage.shareable]
+    done_keys: dict[str, set[str]] = {stage: set() for stage in shared}
+    for run, recipe in folder.started_runs() if folder is not None and folder.started else ():
+        state = run.state
+        for stage in shared:
+            if stage in state.done:
+                record = state.made.get(stage)
+                done_keys[stage].add(stage_key(stage, recipe, fingerprint) if record is None else record.key)
+    stages = {}
+    for stage in shared:
         trained = [run for run in left if not _nothing_to_train(stage, run.recipe)]
         keys = {stage_key(stage, run.recipe, fingerprint, digests(read_inputs(run.recipe))) for run in trained}
-        stages[stage] = {"left": len(keys - done_keys[stage]), "unshared": len(trained)}
+        stages[stage] = StageCount(len(keys - done_keys[stage]), len(trained))
     tuned = sum(run.recipe.b_tuning.method != "none" for run in left)
-    stages["b_tuning"] = {"left": tuned, "unshared": tuned}
-    return {"runs": len(plan.runs), "finished": len(finished), "stages": stages}
+    stages["b_tuning"] = StageCount(tuned, tuned)
+    return PlannedWork(len(plan.runs), len(finished), stages)
 
 
-def _one(planned: PlannedRun, dataset: Dataset, folder: AblationFolder, execute: Runner) -> None:
+def _do(planned: PlannedRun, dataset: Dataset, folder: AblationFolder, execute: Runner) -> None:
     path = folder.run_path(planned.name)
     run = folder.run(planned.name) or start_run(planned.recipe, dataset, path, resume=False)
-    others = [(other, recipe) for other, recipe in folder.begun_runs() if other.path != path]
+    others = [(other, recipe) for other, recipe in folder.started_runs() if other.path != path]
     taken = take_over(run, planned.recipe, others)
     if taken:
-        open_console(stderr=True).print(f"{', '.join(taken)}: taken over", markup=False)
+        open_console(stderr=True).print(f"reused from another run: {', '.join(taken)}", markup=False)
     execute(planned.recipe, dataset, path)
 
 

@@ -1,4 +1,4 @@
-"""What is varied: the paper's ablations (Table 4, Figure 5) and sweeps, as changes to a base recipe.
+"""The studies: the paper's ablations (Table 4, Figure 5) and sweeps, as changes to a base recipe.
 
 Recipes in, recipes out; trains nothing.
 """
@@ -21,7 +21,7 @@ DEFAULT_SEEDS = 5
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe to try: `changes` maps `section.field` to its value; `value` is the swept number, if it is one."""
+    """A recipe to compare: `changes` maps `section.field` to its value; `value` is the swept number, if any."""
 
     name: str
     title: str
@@ -31,7 +31,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """Variants that are read together, beside the recipe as it is."""
+    """Variants that are compared with each other and with the full recipe, which has no change."""
 
     name: str
     title: str
@@ -46,7 +46,7 @@ class Study:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training run of a plan; `name` is its folder."""
+    """One training run of a plan; `name` is its folder's."""
 
     name: str
     seed: int
@@ -61,7 +61,7 @@ class Plan:
         studies: What was asked for.
         seeds: Seeds of every variant.
         runs: Each needed run once, all of the first seed before the next.
-        run_of: Folder name of the run of (variant name, seed). Variants that come to the same recipe share runs.
+        run_of: Name of the run of (variant name, seed). Variants that result in the same recipe share runs.
     """
 
     studies: tuple[Study, ...]
@@ -74,13 +74,13 @@ def all_studies(auxiliary: Mapping[str, str] | None = None) -> tuple[Study, ...]
     """Every study there is.
 
     Args:
-        auxiliary: Conversation files of the study of auxiliary data, by name; without one there is no such study.
+        auxiliary: Conversation files for the study of auxiliary data, by name; without one that study is left out.
     """
     studies = (
         Study(
             "components",
             "Without one component (Table 4)",
-            "Each row takes one thing out of the recipe. Without A-Tuning, stage 2 starts from a fresh adapter.",
+            "Each row removes one component from the recipe. Without A-Tuning, stage 2 starts from a new adapter.",
             (
                 Variant("without_aux", "w/o auxiliary task", {"a_tuning.aux_ratio": 0.0}),
                 Variant("without_dds", "w/o DDS (uniform)", {"b_tuning.selection": "uniform"}),
@@ -92,7 +92,7 @@ def all_studies(auxiliary: Mapping[str, str] | None = None) -> tuple[Study, ...]
         Study(
             "targets",
             "What stage 1 learns (Figure 5)",
-            "Tail first is medium and tail behaviors, as in the paper: the tail alone is too rare.",
+            "Tail first means medium and tail behaviors, as in the paper: the tail alone is too rare.",
             (
                 Variant("targets_anchors", "anchors only", {"a_tuning.targets": "anchors"}),
                 Variant("targets_all", "all behaviors", {"a_tuning.targets": "all"}),
@@ -109,7 +109,7 @@ def all_studies(auxiliary: Mapping[str, str] | None = None) -> tuple[Study, ...]
         _sweep(
             "anchor_threshold",
             "Anchor threshold",
-            "Share of events above which a behavior is an anchor. Groups in the tables stay those of the base recipe.",
+            "Share of events above which a behavior is an anchor. The tables keep the base recipe's groups.",
             "a_tuning.anchor_threshold",
             (0.005, 0.01, 0.02),
         ),
@@ -123,28 +123,28 @@ def all_studies(auxiliary: Mapping[str, str] | None = None) -> tuple[Study, ...]
         _sweep(
             "difficulty_weight",
             "Difficulty weight λ",
-            "1 is the probability term alone, 0 the confusion term alone.",
+            "At 1 the probability term alone counts, at 0 the confusion term alone.",
             "b_tuning.difficulty_weight",
             (0.0, 0.25, 0.5, 0.75, 1.0),
         ),
         _choice(
             "confusion",
             "Confusion rule",
-            "Sign of the confusion term in Eq. 3.",
+            "The sign of the confusion term in Eq. 3.",
             "b_tuning.confusion",
             {"intended": "intended", "as-printed": "as printed"},
         ),
         _choice(
             "method",
             "Stage 2 method",
-            "none keeps the stage 1 model.",
+            "With `none`, the model of stage 1 is kept.",
             "b_tuning.method",
             {"dpo": "DPO", "sft": "SFT", "none": "none"},
         ),
         Study(
             "layout",
             "Prompt layout",
-            "A stand-in backbone is pretrained anew for each layout.",
+            "A stand-in backbone is pretrained separately for each layout.",
             (
                 Variant("layout_stream", "stream", {"layout.name": "stream"}),
                 Variant("layout_prefix", "prefix", {"layout.name": "prefix"}),
@@ -155,7 +155,7 @@ def all_studies(auxiliary: Mapping[str, str] | None = None) -> tuple[Study, ...]
     )
     if not auxiliary:
         return studies
-    note = "Conversations of stage 1 from these files. Only those no longer than the longest row are used."
+    note = "Stage 1 takes its conversations from these files. Those longer than the longest training row are left out."
     variants = tuple(Variant(f"aux_{name}", name, {"a_tuning.aux_path": path}) for name, path in auxiliary.items())
     return (*studies, Study(AUXILIARY, "Auxiliary data (Table 7)", note, variants))
 
@@ -164,7 +164,7 @@ def auxiliary_files(texts: Sequence[str]) -> dict[str, str]:
     """`NAME=FILE` or `FILE` (named by its stem) as {name: file}.
 
     Raises:
-        EdgebError: two files of one name.
+        EdgebError: no name, or two files with the same one.
     """
     found: dict[str, str] = {}
     for text in texts:
@@ -172,13 +172,13 @@ def auxiliary_files(texts: Sequence[str]) -> dict[str, str]:
         if not equals:
             name, path = Path(text).name.split(".")[0], text
         if not name or not path or name in found:
-            raise EdgebError(f"--aux {text}: no name, or one that is taken", "write --aux NAME=FILE")
+            raise EdgebError(f"--aux {text}: no name, or a name already taken", "write --aux NAME=FILE")
         found[name] = str(expand_home(path))
     return found
 
 
 def chosen(studies: Sequence[Study], only: Sequence[str]) -> tuple[Study, ...]:
-    """The studies named by `only`; all of them where it is empty.
+    """The studies named by `only`; all of them if it is empty.
 
     Raises:
         EdgebError: an unknown name.
@@ -207,11 +207,11 @@ def varied(base: Recipe, variant: Variant, seed: int) -> Recipe:
 
 
 def make_plan(base: Recipe, studies: Sequence[Study], wanted: Sequence[Study], seeds: Sequence[int]) -> Plan:
-    """The runs of `wanted`, the recipe as it is among them.
+    """The runs that `wanted` needs, those of the full recipe among them.
 
     Args:
-        base: What is varied.
-        studies: All studies: a run is named by the first variant of these that needs it, so that its folder does
+        base: The recipe to vary.
+        studies: All studies: a run is named after the first variant among them that needs it, so that its folder does
             not depend on what was asked for.
         wanted: Some of `studies`.
         seeds: Seeds of every variant.

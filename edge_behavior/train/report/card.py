@@ -1,6 +1,6 @@
 """RUN/README.md: the model card of a run, in the style of Hugging Face.
 
-Its code blocks work in the run folder with stock PEFT. States what `facts` and `tables` say; measures nothing.
+Its code blocks work in the run folder with stock PEFT. Measures nothing.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ import yaml
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
 from edge_behavior.core.prompts import Prompt
 from edge_behavior.data.dataset import Dataset
-from edge_behavior.evaluation.tables import all_rows, markdown_text, results_markdown
+from edge_behavior.evaluation.tables import results_markdown
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.report.summary import (
     b_tuning_sentence,
     backbone_sentence,
     changed_settings,
-    dataset_facts,
-    resolved_recipe,
+    dataset_rows,
     split_sentence,
     templates,
     units_of,
     verdict,
     versions,
 )
-from edge_behavior.train.run.folder import RunFolder, read_json, write_text
+from edge_behavior.train.run.folder import RunFolder, write_text
+from edge_behavior.train.run.metrics import read_metrics
+from edge_behavior.util.markdown import markdown_text
 
 _LISTED = 12
 _EXAMPLE_START = datetime(2024, 5, 14, 18, 5)
@@ -48,10 +49,9 @@ def write_card(run: RunFolder, dataset: Dataset) -> None:
 
 def render_card(run: RunFolder, dataset: Dataset) -> str:
     """The card as Markdown with YAML front matter."""
-    metrics, recipe = read_json(run.path / "metrics.json"), resolved_recipe(run)
-    rows = all_rows(metrics)
-    standin = bool(run.state["backbone"]["standin"])
-    base = str(run.state["backbone"]["path"])
+    metrics, recipe = read_metrics(run), run.recipe
+    standin = run.state.backbone.standin
+    base = run.state.backbone.path
     prompt = example_prompt(run, dataset)
     text = templates(autoescape=False)
     text.filters["md"] = markdown_text
@@ -64,9 +64,9 @@ def render_card(run: RunFolder, dataset: Dataset) -> str:
         revision=json.dumps(recipe.backbone.revision) if recipe.backbone.revision else None,
         verdict=verdict(metrics),
         kept=b_tuning_sentence(run.done("b_tuning")),
-        natural=results_markdown(rows, "natural"),
-        balanced=results_markdown(rows, "balanced"),
-        facts=dataset_facts(dataset, metrics["anchor_threshold"]),
+        natural=results_markdown(metrics.systems, "natural"),
+        balanced=results_markdown(metrics.systems, "balanced"),
+        facts=dataset_rows(dataset, metrics.anchor_threshold),
         labels=dataset.candidates.labels,
         listed=_LISTED,
         recipe=recipe,
@@ -85,7 +85,7 @@ def render_card(run: RunFolder, dataset: Dataset) -> str:
 
 
 def example_prompt(run: RunFolder, dataset: Dataset) -> Prompt:
-    """A prompt of made-up events over the dataset's labels and places: a card shows no user's history."""
+    """A prompt of synthetic events with the dataset's labels and places: a card shows no user's history."""
     labels, places = dataset.candidates.labels, dataset.places or [UNKNOWN_PLACE]
     history = [
         BehaviorEvent(places[i % len(places)], _EXAMPLE_START + timedelta(minutes=50 * i), labels[i % len(labels)])
@@ -96,7 +96,7 @@ def example_prompt(run: RunFolder, dataset: Dataset) -> Prompt:
 
 
 def _front_matter(run: RunFolder, recipe: Recipe) -> dict[str, Any]:
-    base = str(run.state["backbone"]["path"])
+    base = run.state.backbone.path
     method = [recipe.b_tuning.method] if recipe.b_tuning.method != "none" else []
     return {
         "library_name": "peft",
@@ -108,7 +108,7 @@ def _front_matter(run: RunFolder, recipe: Recipe) -> dict[str, Any]:
 
 
 def _base_license(base: Path) -> str:
-    """The license that a local backbone's own card states, else "unknown"."""
+    """The license that a local backbone's own card states, or "unknown"."""
     card = base / "README.md"
     if not card.is_file():
         return "unknown"
@@ -122,7 +122,7 @@ def _base_license(base: Path) -> str:
 
 
 def _shortened(prompt: Prompt, labels: tuple[str, ...]) -> str:
-    """The prompt's text with a long candidate list cut; the code block has it in full."""
+    """The prompt's text with a long candidate list shortened; the code block has it in full."""
     text = prompt.text
     if len(labels) > _LISTED:
         for separator in ("; ", ", "):
@@ -137,5 +137,5 @@ def _fence(text: str) -> str:
 
 
 def _python_literal(text: str) -> str:
-    """Python source of a string, one line of the text per line."""
+    """Python source of a string, one line of text per line."""
     return "\n".join(f"    {json.dumps(line, ensure_ascii=False)}" for line in text.splitlines(keepends=True))

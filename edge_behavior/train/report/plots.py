@@ -1,7 +1,7 @@
 """The report's plots as inline SVG whose colors are the page's CSS variables.
 
-Plain numbers and labels in, SVG text out; knows no run folder. Text stays text (any script, the page's font), and
-every plot is 420 units wide, so that it reads on a phone.
+Plain numbers and labels in, SVG text out; knows no run folder. Text stays text (in any script, in the page's font).
+Every plot is 420 units wide, so that it is readable on a phone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from edge_behavior.core.candidates import GROUPS
 
-# Matplotlib draws in these, the page says what they look like. Never pure black, which Matplotlib leaves unsaid.
+# Placeholders that Matplotlib draws in; the page defines the real colors. Never pure black, which Matplotlib omits.
 _COLORS = {
     name: f"#0a0b{i:02x}"
     for i, name in enumerate(
@@ -30,14 +30,14 @@ _FONT = 11
 _ROW, _MARGIN = 15, 46
 _PANEL_ROWS = 50
 _MAX_LABEL = 26
-# Of decreasing size, so that points at one place are all seen.
+# Of decreasing size, so that points at the same place all show.
 _STAGE_MARKERS = {"untuned": ("|", 70), "a_tuning": ("o", 30), "b_tuning": ("D", 11)}
 _GROUP_MARKERS = {"head": "o", "medium": "s", "tail": "^", "overall": "D"}
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a plot; `color` is a name of the page's colors, `points` draws its points too."""
+    """One curve of a plot; `color` names one of the page's colors, `points` marks its points."""
 
     name: str
     x: Sequence[float]
@@ -48,18 +48,18 @@ class Series:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its 95 % interval, either None where not measured."""
+    """A value and its 95 % interval; None where not measured."""
 
     value: float | None
     interval: Sequence[float] | None = None
 
 
 def curves(title: str, series: Sequence[Series], ylabel: str, mark: tuple[float, str] | None = None) -> str:
-    """Lines over training steps.
+    """Curves over training steps.
 
     Args:
-        title: What a screen reader says.
-        series: The lines.
+        title: For screen readers.
+        series: The curves.
         ylabel: What the values are.
         mark: (step, text) of a vertical line.
     """
@@ -83,10 +83,10 @@ def curves(title: str, series: Sequence[Series], ylabel: str, mark: tuple[float,
 def group_effects(
     title: str, stages: Sequence[str], values: Mapping[str, Sequence[Estimate]], counter: Mapping[str, Estimate]
 ) -> str:
-    """Head, medium, tail and overall at each stage with intervals, and a counter's beside them.
+    """Head, medium, tail and overall at each stage with intervals, next to those of a counter.
 
     Args:
-        title: What a screen reader says.
+        title: For screen readers.
         stages: Names of the stages.
         values: Per group one estimate per stage.
         counter: Per group the estimate of the counter to compare with.
@@ -109,7 +109,7 @@ def group_effects(
 
 
 def recall_panels(labels: Sequence[str], recalls: Mapping[str, Sequence[float | None]]) -> list[str]:
-    """Recall of every behavior at each stage, one row per behavior in the order given; several plots when many.
+    """Recall of every behavior at each stage, a row per behavior in the order given; several plots if there are many.
 
     Args:
         labels: Behaviors, most frequent first.
@@ -119,19 +119,19 @@ def recall_panels(labels: Sequence[str], recalls: Mapping[str, Sequence[float | 
 
 
 def share_panels(labels: Sequence[str], counts: Sequence[int], groups: Sequence[str], anchor: float) -> list[str]:
-    """Share of training events of every behavior on a log scale, colored by group; several plots when many.
+    """Share of training events of every behavior on a log scale, colored by group; several plots if there are many.
 
     Args:
         labels: Behaviors, most frequent first.
         counts: Training events of each.
         groups: head, medium or tail of each.
-        anchor: Threshold of the anchors, drawn as a line.
+        anchor: Threshold for anchors, drawn as a line.
     """
     return [_share_panel(labels, counts, groups, anchor, rows, members) for rows, members in _panels(len(labels))]
 
 
 def selected_bars(title: str, selected: Sequence[int], groups: Sequence[str], wanted: int) -> str:
-    """Selected samples per behavior, most frequent behavior first, with the number asked for as a line."""
+    """Selected samples per behavior, most frequent behavior first, with the wanted number as a line."""
 
     def draw(figure: Any, axis: Any) -> None:
         for group in GROUPS:
@@ -166,7 +166,7 @@ def variant_rows(title: str, names: Sequence[str], values: Mapping[str, Sequence
     """One row per variant, a point with its interval per group.
 
     Args:
-        title: What a screen reader says.
+        title: For screen readers.
         names: The variants, first on top.
         values: Per group one estimate per variant.
     """
@@ -191,7 +191,7 @@ def sweep(title: str, names: Sequence[str], values: Mapping[str, Sequence[Estima
     """A line per group over the values of one setting, evenly spaced, with intervals.
 
     Args:
-        title: What a screen reader says.
+        title: For screen readers.
         names: The setting's values.
         values: Per group one estimate per value.
     """
@@ -261,12 +261,12 @@ def _share_panel(
 
 
 def _svg(title: str, height: float, draw: Callable[[Any, Any], None]) -> str:
-    """Draw on fresh axes and return an SVG element for a page: no XML head, no links, no fixed size, CSS colors."""
+    """Draw on new axes and return an SVG element for a page: no XML header, no links, no fixed size, CSS colors."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(_style(title)), warnings.catch_warnings():
-        # The page draws the text; Matplotlib only has to guess its width.
+        # The browser draws the text; Matplotlib only estimates its width.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
         draw(figure, figure.subplots())
@@ -274,7 +274,7 @@ def _svg(title: str, height: float, draw: Callable[[Any, Any], None]) -> str:
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
-    # A style element would style the whole page; fonts are the page's.
+    # A style element would apply to the whole page; fonts are the page's.
     body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
     body = re.sub(r" font-family: [^;\"]*;", "", body)
     # Group ids repeat from plot to plot; nothing refers to them.
@@ -316,7 +316,7 @@ def _legend(figure: Any) -> None:
 
 
 def _errors(axis: Any, start: float, estimates: Sequence[Estimate], group: str, label: str | None) -> None:
-    """Points joined by a line, a bar for each interval; hollow points where there is no label for the legend."""
+    """Points joined by a line, with a bar per interval; hollow points without a legend label."""
     known = [(start + i, e.value, e.interval) for i, e in enumerate(estimates) if e.value is not None]
     color = _COLORS[group]
     axis.plot(
@@ -335,7 +335,7 @@ def _errors(axis: Any, start: float, estimates: Sequence[Estimate], group: str, 
 
 
 def _sideways(axis: Any, start: float, estimates: Sequence[Estimate], group: str) -> None:
-    """Points below each other, a bar for each interval."""
+    """Points below each other, with a bar per interval."""
     known = [(start + i, e.value, e.interval) for i, e in enumerate(estimates) if e.value is not None]
     color = _COLORS[group]
     axis.scatter(
@@ -347,14 +347,14 @@ def _sideways(axis: Any, start: float, estimates: Sequence[Estimate], group: str
 
 
 def _panels(count: int) -> list[tuple[int, range]]:
-    """(rows per plot, members) of each plot: an even number of plots, so that two columns fill."""
+    """(rows per plot, members) of each plot: one, or an even number that fills two columns."""
     panels = 1 if count <= 12 else 2 * -(-count // (2 * _PANEL_ROWS))
     rows = -(-count // panels)
     return [(rows, range(start, min(start + rows, count))) for start in range(0, count, rows)]
 
 
 def _label_rows(axis: Any, labels: Sequence[str], rows: int, strong: Sequence[bool]) -> None:
-    """Labels as ticks, in a muted color where not `strong`; room for `rows` rows."""
+    """Labels as ticks, muted unless `strong`; room for `rows` rows."""
     axis.set_yticks(range(len(labels)), [_short(label) for label in labels])
     for tick, is_strong in zip(axis.get_yticklabels(), strong, strict=True):
         tick.set_color(_COLORS["ink" if is_strong else "muted"])

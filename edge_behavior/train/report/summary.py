@@ -1,4 +1,4 @@
-"""What a run is, in words and numbers that both its report and its model card state.
+"""The sentences and numbers that a run's report and its model card share.
 
 Reads the run folder and dataset.json; loads no model.
 """
@@ -11,69 +11,55 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.describe import split_text
-from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation.tables import difference, number, pretty_name, units_counted
-from edge_behavior.train.recipe import Recipe, parse_recipe
+from edge_behavior.data.info import SplitCounts
+from edge_behavior.evaluation.metrics import Metrics
+from edge_behavior.evaluation.results import RunMetrics
+from edge_behavior.evaluation.tables import pretty_name, units_counted
+from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder
+from edge_behavior.util.numbers import difference, number
 
 STANDIN_NOTE = (
-    "A stand-in takes the place of a pretrained model where none can be had. Its numbers say that the path works; "
-    "they do not transfer to a pretrained backbone such as Qwen2-1.5B or Llama-3.1-8B."
+    "A stand-in replaces a pretrained model where none is available. Its numbers show that the pipeline works; they do "
+    "not transfer to a pretrained backbone such as Qwen2-1.5B or Llama-3.1-8B."
 )
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "tokenizers", "scikit-learn", "numpy")
 
 
-def resolved_recipe(run: RunFolder) -> Recipe:
-    """The resolved recipe of the run.
-
-    Raises:
-        EdgebError: it is missing or was damaged.
-    """
-    path = run.path / "recipe.yaml"
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raise EdgebError(f"cannot read {path}", "is the run folder complete?") from None
-    if not isinstance(fields, dict):
-        raise EdgebError(f"{path} is not a mapping of sections", "the file is damaged; train again")
-    return parse_recipe(fields, str(path))
-
-
 def backbone_sentence(run: RunFolder, recipe: Recipe) -> str:
     """What was tuned; says so where it is the stand-in."""
-    if not run.state["backbone"]["standin"]:
+    if not run.state.backbone.standin:
         revision = f", revision {recipe.backbone.revision}" if recipe.backbone.revision else ""
-        return f"The backbone is {run.state['backbone']['path']}{revision}."
+        return f"The backbone is {run.state.backbone.path}{revision}."
     report = run.done("backbone") or {}
     parameters = report.get("parameters")
     size = f" with {millions(parameters)} parameters" if parameters else ""
     tokens = report.get("pretrain_tokens")
-    taught = f"pretrained there on {millions(tokens)} tokens of generated everyday text" if tokens else "not pretrained"
+    pretrained = f"pretrained on {millions(tokens)} tokens of generated everyday text" if tokens else "not pretrained"
     return (
-        f"The backbone is the stand-in: a Qwen2-architecture model{size}, made on the machine that ran this "
-        f"and {taught}. {STANDIN_NOTE}"
+        f"The backbone is the stand-in: a Qwen2-architecture model{size}, created by this run and {pretrained}. "
+        f"{STANDIN_NOTE}"
     )
 
 
 def changed_settings(run: RunFolder) -> list[str]:
-    """A sentence per time that the run was resumed with other settings: the saved recipe holds the last ones only."""
+    """A sentence per resume with other settings: the saved recipe holds only the last ones."""
     found = []
-    for entry in run.state.get("changes", []):
-        fields = ", ".join(f"{name} from {old} to {new}" for name, (old, new) in entry["fields"].items())
-        during = f"during {entry['during']}" if entry["during"] else "after the last stage"
-        over = ", which started over" if entry["started_over"] else ""
+    for change in run.state.changes:
+        fields = ", ".join(f"{name} from {old} to {new}" for name, (old, new) in change.fields.items())
+        during = f"during {change.during}" if change.during else "after the last stage"
+        over = ", which started over" if change.started_over else ""
         found.append(f"Changed {during}{over}: {fields}.")
     return found
 
 
 def b_tuning_sentence(report: Mapping[str, Any] | None) -> str:
-    """Which weights B-Tuning ended with."""
+    """Which weights B-Tuning kept."""
     if report is None:
         return "B-Tuning has not run."
     if report["method"] == "none":
@@ -88,50 +74,47 @@ def b_tuning_sentence(report: Mapping[str, Any] | None) -> str:
     )
 
 
-def verdict(metrics: Mapping[str, Any]) -> str:
-    """How the final model stands against the best counter on natural windows, as a sceptic would ask."""
-    protocol, metric = "natural", "weighted_recall"
-    final = metrics["models"]["b_tuning"][protocol]
-    best = max(metrics["counters"], key=lambda name: metrics["counters"][name][protocol][metric])
-    counter = metrics["counters"][best][protocol]
-    ahead = final[metric] > counter[metric]
-    if number(final[metric]) == number(counter[metric]):
-        outcome = "They are level."
-    else:
-        outcome = "The model is ahead" if ahead else "The counter is ahead"
-        intervals = [m.get("interval", {}).get(metric) for m in (final, counter)]
-        if all(intervals):
-            (low_a, high_a), (low_b, high_b) = intervals
-            overlap = low_a <= high_b and low_b <= high_a
-            outcome += (
-                ", but their 95 % intervals overlap." if overlap else ", and their 95 % intervals do not overlap."
-            )
-        else:
-            outcome += "."
+def verdict(metrics: RunMetrics) -> str:
+    """Whether the final model beats the best counter on natural windows."""
+    counters = {name: held["natural"] for name, held in metrics.counters.items()}
+    best = max(counters, key=lambda name: counters[name].weighted_recall)
+    final, counter = metrics.final["natural"], counters[best]
     return (
-        f"On natural test windows the final model is right {number(final[metric])} of the time; the best simple "
-        f"counter, {pretty_name(best)}, {number(counter[metric])}. {outcome}"
+        f"Accuracy on natural test windows is {number(final.weighted_recall)} for the final model and "
+        f"{number(counter.weighted_recall)} for the best simple counter, {pretty_name(best)}. "
+        f"{_outcome(final, counter)}"
     )
 
 
+def _outcome(final: Metrics, counter: Metrics) -> str:
+    if number(final.weighted_recall) == number(counter.weighted_recall):
+        return "They are level."
+    ahead = "The model is ahead" if final.weighted_recall > counter.weighted_recall else "The counter is ahead"
+    ours, theirs = (m.interval_of("weighted_recall") for m in (final, counter))
+    if ours is None or theirs is None:
+        return f"{ahead}."
+    overlap = ours[0] <= theirs[1] and theirs[0] <= ours[1]
+    return f"{ahead}, {'but their 95 % intervals overlap' if overlap else 'and their 95 % intervals do not overlap'}."
+
+
 def split_sentence(dataset: Dataset) -> str:
-    """What the test part is new in."""
+    """How the test part differs from the training part."""
     if dataset.split == "time":
         return (
-            "Test windows are the last tenth of every user's events; earlier events of the same users were seen in "
-            "training, so nothing is said of people who were not."
+            "Test windows are the last tenth of every user's events. Earlier events of the same users were seen in "
+            "training, so the results do not cover new users."
         )
-    column = dataset.info["options"].get("group_column")
-    also = f", nor anyone of the same {column}" if column is not None else ""
+    column = dataset.info.options.group_column
+    also = f", nor was anyone of the same {column}" if column is not None else ""
     return f"No test user was seen in training{also}."
 
 
-def units_of(metrics: Mapping[str, Any]) -> str:
-    """What the intervals of a run are over."""
-    return units_counted(metrics["models"]["b_tuning"]["natural"].get("resampled", {"unit": "users"}))
+def units_of(metrics: RunMetrics) -> str:
+    """The units of a run's intervals."""
+    return units_counted(metrics.final["natural"].units)
 
 
-def dataset_facts(dataset: Dataset, anchor: float) -> list[tuple[str, str]]:
+def dataset_rows(dataset: Dataset, anchor: float) -> list[tuple[str, str]]:
     """(name, value) rows that describe the training data."""
     info, groups = dataset.info, dataset.candidates.groups(anchor)
     shares = dataset.candidates.shares
@@ -140,18 +123,18 @@ def dataset_facts(dataset: Dataset, anchor: float) -> list[tuple[str, str]]:
         for g in GROUPS
     )
     return [
-        ("Source", f"{info['source']['name']} ({info['source']['format']})"),
-        ("Time", f"{info['span']['start'][:10]} to {info['span']['end'][:10]}"),
+        ("Source", f"{info.source.name} ({info.source.format})"),
+        ("Time", f"{info.span.start[:10]} to {info.span.end[:10]}"),
         ("Split", split_text(dataset)),
-        *((f"{s.capitalize()} users", _part(info["splits"][s])) for s in SPLITS),
+        *((f"{s.capitalize()} users", _part(info.splits[s])) for s in SPLITS),
         ("Behaviors", f"{len(groups)}: {counted}"),
         ("Fingerprint", dataset.fingerprint),
     ]
 
 
 def versions(run: RunFolder) -> list[tuple[str, str]]:
-    """edgeb's version when the run began, and those of Python and the libraries now."""
-    found = [("edgeb", str(run.state["edgeb"])), ("Python", platform.python_version())]
+    """edgeb's version when the run started, and those of Python and the libraries now."""
+    found = [("edgeb", str(run.state.edgeb)), ("Python", platform.python_version())]
     for package in _PACKAGES:
         try:
             found.append((package, version(package)))
@@ -161,14 +144,14 @@ def versions(run: RunFolder) -> list[tuple[str, str]]:
 
 
 def millions(count: int) -> str:
-    """A count as people say it: 3.3 M, 812 k, 90."""
+    """A count for reading: 3.3 M, 812 k, 9,000."""
     if count >= 1_000_000:
         return f"{count / 1e6:.1f} M"
     return f"{count / 1e3:.0f} k" if count >= 10_000 else f"{count:,}"
 
 
 def templates(autoescape: bool) -> Environment:
-    """The shipped templates; a name that a template uses and nobody gave is an error."""
+    """The shipped templates; a name that is not given to a template is an error."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=autoescape,
@@ -179,5 +162,5 @@ def templates(autoescape: bool) -> Environment:
     )
 
 
-def _part(split: Mapping[str, Any]) -> str:
-    return f"{split['users']:,} with {split['events']:,} events, {split['windows']:,} windows"
+def _part(split: SplitCounts) -> str:
+    return f"{split.users:,} with {split.events:,} events, {split.windows:,} windows"

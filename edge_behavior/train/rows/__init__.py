@@ -1,1 +1,1 @@
-"""Tables become token rows, made when their batch comes."""
+"""Event tables become training rows, tokenized batch by batch."""

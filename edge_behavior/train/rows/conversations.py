@@ -1,4 +1,4 @@
-"""The auxiliary conversations C of A-Tuning (§3.2): read, tokenize, filter by length, sample."""
+"""The auxiliary conversations C of A-Tuning (§3.2): read, tokenized, filtered by length, sampled."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def read_conversations(path: Path) -> list[Turns]:
     """Read ShareGPT-style or question/answer JSONL (gzip accepted) as (role, text) turns.
 
     Raises:
-        EdgebError: the file cannot be read, is cut short or not UTF-8, or has a line of neither form; names the line.
+        EdgebError: the file cannot be read, is truncated or not UTF-8, or has a line of neither form; names the line.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     found: list[Turns] = []
     number = 0
     try:
-        # Bytes, decoded line by line: a text file reads ahead, and could not tell where a wrong byte stands.
+        # Decoded line by line: a text file reads ahead, and could not tell which line a wrong byte is on.
         with opener(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
@@ -43,36 +43,36 @@ def read_conversations(path: Path) -> list[Turns]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         where = f"{path} after line {number}"
         raise EdgebError(
-            f"a_tuning.aux_path {where}: cut short or damaged: {error}", "make the .gz file again, or give null"
+            f"a_tuning.aux_path {where}: truncated or damaged: {error}", "compress the file again, or set null"
         ) from None
     except OSError as error:
-        raise EdgebError(f"cannot read a_tuning.aux_path {path}: {error}", "give a JSONL file, or null") from None
+        raise EdgebError(f"cannot read a_tuning.aux_path {path}: {error}", "name a JSONL file, or set null") from None
     if not found:
-        raise EdgebError(f"{path} holds no conversation", "give ShareGPT or question/answer JSONL, or null")
+        raise EdgebError(f"{path} holds no conversation", "name ShareGPT or question/answer JSONL, or set null")
     return found
 
 
 def _turns(line: str, where: str) -> Turns:
     hint = 'write {"conversations": [{"from": "human", "value": …}, …]} or {"question": …, "answer": …}'
     try:
-        row = json.loads(line)
-        if "conversations" in row:
-            return [(_ROLES[turn["from"]], str(turn["value"])) for turn in row["conversations"]]
-        return [("user", str(row["question"])), ("assistant", str(row["answer"]))]
+        held = json.loads(line)
+        if "conversations" in held:
+            return [(_ROLES[turn["from"]], str(turn["value"])) for turn in held["conversations"]]
+        return [("user", str(held["question"])), ("assistant", str(held["answer"]))]
     except (ValueError, KeyError, TypeError):
         raise EdgebError(f"{where}: not a conversation", hint) from None
 
 
 def generated_conversations(labels: Sequence[str], seed: int) -> list[Turns]:
-    """Small talk about the labels, where no conversation file is given."""
+    """Generated small talk about the labels, for recipes without a conversation file."""
     text = EverydayText(labels, (), seed)
     return [text.small_talk() for _ in range(_GENERATED)]
 
 
 class Conversations:
-    """Conversations as training rows with a loss on the last assistant turn, the completion.
+    """Conversations as training rows with a loss on the last assistant turn.
 
-    Each is tokenized when it is first asked for and kept at 4 bytes a token.
+    Each is tokenized when it is first needed, and kept at 4 bytes a token.
     """
 
     def __init__(self, turns: Sequence[Turns], tokenizer: Any) -> None:
@@ -80,7 +80,7 @@ class Conversations:
         self._tokenized: dict[int, _Tokenized | None] = {}
 
     def sample(self, wanted: int, max_tokens: int, seed: int) -> ConversationRows:
-        """Rows of `wanted` conversations of at most `max_tokens` tokens, fewer where fewer are short enough."""
+        """Rows of `wanted` random conversations of at most `max_tokens` tokens, or of as many as there are."""
         chosen: list[_Tokenized] = []
         for i in np.random.default_rng(seed).permutation(len(self._turns)).tolist():
             if len(chosen) >= wanted:
@@ -121,7 +121,7 @@ def _tokenized(turns: Turns, tokenizer: Any) -> _Tokenized | None:
         whole = tokenizer.apply_chat_template(messages, tokenize=False)
         if not whole.startswith(prompt):
             return None
-        # The template's own control tokens have to be parsed here; this is not log text.
+        # Unlike log text, this holds the template's control tokens, which must be parsed as such.
         prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         answer_ids = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
     else:

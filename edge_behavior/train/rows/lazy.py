@@ -1,7 +1,7 @@
 """Training rows that are made when they are read.
 
-A run holds the rows of all its epochs as a few bytes each: which row comes when, and how long it is. Token ids and
-labels exist for the batch under way only.
+A row is what a trainer takes as one example: token ids, and labels that mask what carries no loss. A run holds all its
+epochs at a few bytes per row, its position and length; token ids exist only for the batch being trained on.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Rows(ABC):
         """Make one row."""
 
 
-class KeptRows(Rows):
-    """Few rows, held as they are."""
+class RowList(Rows):
+    """A few rows, held in memory."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
@@ -66,18 +66,23 @@ class JoinedRows(Rows):
         self.labelled = np.concatenate([part.labelled for part in parts])
 
     def read(self, index: int) -> Row:
-        """Make one row of the part that has it."""
+        """Make one row, of the part it is in."""
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._parts[part].read(index - int(self._starts[part]))
 
 
 class OrderedRows(Rows):
-    """Rows in another order, in which some may come twice."""
+    """Rows in another order, in which some may occur twice."""
 
     def __init__(self, rows: Rows, order: ArrayLike) -> None:
         self._rows, self._order = rows, np.asarray(order, dtype=np.int32)
         self.lengths, self.labelled = rows.lengths[self._order], rows.labelled[self._order]
 
     def read(self, index: int) -> Row:
-        """Make the row that comes at this place."""
+        """Make the row at this position of the order."""
         return self._rows.read(int(self._order[index]))
+
+
+def joined(epochs: Sequence[Rows | Sequence[Row]]) -> Rows:
+    """Rows of all epochs, one after the other."""
+    return JoinedRows([epoch if isinstance(epoch, Rows) else RowList(epoch) for epoch in epochs])

@@ -1,7 +1,7 @@
-"""Training sequences of A-Tuning: event tables in, token rows with masked labels out, made when they are read.
+"""A user's events as training rows of A-Tuning.
 
-In the `stream` layout one row is a stretch of a user's events with a loss at every eligible behavior from the
-second on; in the other layouts one row is one prompt with the loss on its label.
+In the `stream` layout a row is a stretch of consecutive events with a loss at every eligible behavior from the second
+on; in the other layouts a row is one prompt with a loss on its label.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from edge_behavior.train.recipe import ATuning
 from edge_behavior.train.rows.lazy import IGNORED, Row, Rows
 
 _WEEK = 168  # hours
-_BLOCK = 10_000  # random numbers at once
+_BLOCK = 10_000  # random numbers drawn at once
 
 
 def target_mask(settings: ATuning, table: EventTable) -> NDArray[np.bool_]:
-    """[B] mask of the labels that carry a loss in stage 1.
+    """[B] mask of the labels that carry a loss in A-Tuning.
 
     Raises:
         EdgebError: no label is left.
@@ -52,8 +52,8 @@ def target_mask(settings: ATuning, table: EventTable) -> NDArray[np.bool_]:
 class BehaviorRows(Rows):
     """Rows over the events of one table: which events, and how long each row is.
 
-    Segments are tokenized by themselves, so a row's length is a sum over its events, and events that share place,
-    weekday and hour share their context's length.
+    Segments are tokenized one by one, so a row's length is a sum over its events, and events of the same place,
+    weekday and hour have contexts of the same length.
 
     Attributes:
         starts: int64 [n], the first event of each row.
@@ -74,7 +74,7 @@ class BehaviorRows(Rows):
         """Tokens of the past events from `starts` to `stops`, [n]."""
         table, encoder = self.table, self.encoder
         behavior = np.array([len(encoder.segment(encoder.layout.answer(label))) for label in table.candidates.labels])
-        # Above zero from where a row begins to where it ends.
+        # Above zero between the start and the end of any row.
         depth = np.zeros(len(table) + 1, dtype=np.int32)
         np.add.at(depth, self.starts, 1)
         np.subtract.at(depth, stops, 1)
@@ -140,7 +140,7 @@ class PromptRows(BehaviorRows):
 
 
 def _contexts(table: EventTable, events: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One number for all that a layout says of an event beside its behavior: place, weekday and hour."""
+    """One number for all a layout says of an event besides its behavior: place, weekday and hour."""
     hours = table.time[events].astype("datetime64[h]").astype(np.int64)
     return np.asarray(table.place[events].astype(np.int64) * _WEEK + hours % _WEEK)
 
@@ -155,7 +155,7 @@ def _frame(encoder: PromptEncoder, event: BehaviorEvent, format_index: int) -> i
 
 
 def _counted(keys: NDArray[np.int64], tokens: Callable[[int], int]) -> NDArray[np.int64]:
-    """`tokens(i)` for every position i of `keys` [n], worked out once per distinct key."""
+    """`tokens(i)` for every position i of `keys` [n], computed once per distinct key."""
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
     found = np.fromiter((tokens(i) for i in first.tolist()), dtype=np.int64, count=len(first))
     return np.asarray(found[which])
@@ -193,17 +193,17 @@ def _cuts(
     """Stretches [start, stop) of all users, each at least `stretch_min` events long."""
     starts, stops = array("q"), array("q")
     low, high = settings.stretch_min, settings.stretch_max + 1
-    # Drawn in blocks by a copy, since how many are needed shows only at the end; then `rng` draws as many.
+    # A copy draws in blocks, since only the end shows how many are needed; then `rng` draws that many.
     ahead = deepcopy(rng)
     sizes = chain.from_iterable(ahead.integers(low, high, _BLOCK).tolist() for _ in count())
-    # From the event before the first target on: a stretch's first event carries no loss.
+    # From the event before the first target: a stretch's first event carries no loss.
     begins = np.maximum(table.user_offsets[:-1], table.target_starts - 1)
     for at, end in zip(begins.tolist(), table.user_offsets[1:].tolist(), strict=True):
         while end - at >= settings.stretch_min:
             size = min(next(sizes), end - at)
             starts.append(at)
             stops.append(at + size)
-            # The next stretch starts at this one's last event: a stretch's first event carries no loss.
+            # The next stretch starts at this one's last event, for the same reason.
             at += size - 1
     rng.integers(low, high, len(starts))
     return np.array(starts, dtype=np.int64), np.array(stops, dtype=np.int64)
@@ -225,7 +225,7 @@ def prompt_rows(
 def behavior_rows(
     table: EventTable, encoder: PromptEncoder, settings: ATuning, targets: int, seed: int
 ) -> BehaviorRows:
-    """One epoch of stage 1 rows in the encoder's layout.
+    """One epoch of A-Tuning rows in the encoder's layout.
 
     Raises:
         EdgebError: the table has no target the settings allow.
@@ -242,7 +242,7 @@ def behavior_rows(
 
 
 def supervised_targets(rows: Iterable[Row], encoder: PromptEncoder) -> int:
-    """Number of behaviors that carry a loss in behavior rows, counted on their labels."""
+    """Number of behaviors with a loss, counted on the labels of behavior rows."""
     end = encoder.terminator_ids[-1]
     return sum(
         label == end and (i + 1 == len(row["labels"]) or row["labels"][i + 1] == IGNORED)

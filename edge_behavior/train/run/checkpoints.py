@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.train.run.folder import read_json, write_json
+from edge_behavior.train.run.folder import read_json, replaced_folder, write_json
 from edge_behavior.train.trainer.processes import is_main, wait
 from edge_behavior.util.checksums import folder_sha256
 
@@ -26,7 +26,7 @@ class MarkComplete(TrainerCallback):
         wait()
         if is_main():
             folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            # A folder that is saved into again may still carry the mark of before.
+            # A folder that is saved into again may still carry its earlier mark.
             (folder / _MARK).unlink(missing_ok=True)
             write_json(folder / _MARK, {"files": folder_sha256(folder)})
         wait()
@@ -52,19 +52,15 @@ def last_checkpoint(folder: Path) -> Path | None:
         if now.get(name) != checksum:
             raise EdgebError(
                 f"checkpoint {last} is damaged: {name} is not the file that was saved",
-                "delete that folder; --resume then goes on from the checkpoint before it, or from the stage's start",
+                "delete that folder; --resume then continues from the checkpoint before it, or from the stage's start",
             )
     return last
 
 
-def take_adapter(checkpoint: Path, out: Path) -> None:
-    """Copy the PEFT adapter of a checkpoint to the folder `out`, whole or not at all."""
+def copy_adapter(checkpoint: Path, out: Path) -> None:
+    """Copy the PEFT adapter of a checkpoint to the folder `out`, replacing it."""
     if is_main():
-        building = out.with_name(f".{out.name}")
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
-            shutil.copy2(checkpoint / name, building / name)
-        shutil.rmtree(out, ignore_errors=True)
-        building.rename(out)
+        with replaced_folder(out) as made:
+            for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
+                shutil.copy2(checkpoint / name, made / name)
     wait()

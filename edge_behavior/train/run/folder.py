@@ -1,8 +1,7 @@
-"""A run folder: where a training run keeps what it made, and which stages are done.
+"""A run folder: where a training run keeps what it makes, and which stages are done.
 
     recipe.yaml      the resolved recipe
-    run.json         backbone, dataset, candidates, layout, versions; recipe as in force and what was changed when;
-                     finished stages, with checksums of what they made
+    run.json         see `run.state`: backbone, dataset, candidates, layout, recipe in force, finished stages
     backbone/        only where the recipe builds a stand-in
     a_tuning/adapter, b_tuning/adapter
     pairs.jsonl, metrics.json, report.html, README.md
@@ -13,18 +12,21 @@ Knows no trainer and no model.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.util.files import expand_home, write_file
-
-STAGES = ("a_tuning", "b_tuning")
-SCHEMA_VERSION = 1
+from edge_behavior.train.recipe import Recipe, load_recipe, parse_recipe
+from edge_behavior.train.run.state import SCHEMA_VERSION, RunState, StageRecord
+from edge_behavior.train.stage_list import TUNED
+from edge_behavior.util.files import expand_home, new_folder, put_folder, write_file
 
 
 @dataclass(frozen=True)
@@ -38,41 +40,37 @@ class RunFolder:
         """An existing run.
 
         Raises:
-            EdgebError: the folder is not a run, or of a newer version.
+            EdgebError: not a run folder, a damaged one, or one of a newer version.
         """
-        run = cls(path)
         if not (path / "run.json").is_file():
             raise EdgebError(f"{path} is not a run folder: it has no run.json", "pass the --out of `edgeb train`")
-        state = run.state
-        if state.get("schema_version") != SCHEMA_VERSION:
-            raise EdgebError(
-                f"{path}/run.json has schema version {state.get('schema_version')}", "update edgeb, or train again"
-            )
-        missing = [key for key in ("done", "backbone", "candidates", "layout") if key not in state]
-        if missing:
-            raise EdgebError(f"{path}/run.json lacks '{missing[0]}'", "the file is damaged; train again")
+        run = cls(path)
+        _ = run.state
         return run
 
     @property
-    def state(self) -> dict[str, Any]:
-        """Content of run.json."""
-        return read_json(self.path / "run.json")
+    def state(self) -> RunState:
+        """Content of run.json, read anew.
+
+        Raises:
+            EdgebError: unreadable, of another schema version, or a field that is missing, unknown or of a wrong type.
+        """
+        return _state(self._file, read_json(self._file))
 
     def update(self, **fields: Any) -> None:
-        """Merge fields into run.json."""
-        old = self.state if (self.path / "run.json").is_file() else {"schema_version": SCHEMA_VERSION, "done": {}}
-        write_json(self.path / "run.json", {**old, **fields})
+        """Set fields of run.json, a new one included; see `RunState`."""
+        held = self.state.to_dict() if self._file.is_file() else {"schema_version": SCHEMA_VERSION, "done": {}}
+        write_json(self._file, _state(self._file, {**held, **fields}).to_dict())
 
     def done(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage reported, or None."""
-        found = self.state["done"].get(stage)
-        return dict(found) if found is not None else None
+        """Report of a finished stage, or None."""
+        return self.state.done.get(stage)
 
-    def finish(self, stage: str, report: Mapping[str, Any], made: Mapping[str, Any] | None = None) -> None:
-        """Mark a stage as done, and note what it has made (see `train.stage_record`)."""
+    def finish(self, stage: str, report: Mapping[str, Any], made: StageRecord | None = None) -> None:
+        """Mark a stage as done; `made` records what it has made."""
         state = self.state
-        record = {} if made is None else {"made": {**state.get("made", {}), stage: dict(made)}}
-        self.update(done={**state["done"], stage: dict(report)}, **record)
+        record = {} if made is None else {"made": {**state.made, stage: made}}
+        self.update(done={**state.done, stage: dict(report)}, **record)
 
     def adapter(self, stage: str) -> Path:
         """Folder of a stage's PEFT adapter."""
@@ -80,42 +78,82 @@ class RunFolder:
 
     @property
     def final_adapter(self) -> Path:
-        """Adapter of the last stage.
+        """Adapter of the last tuning stage.
 
         Raises:
             EdgebError: the run is not finished.
         """
-        missing = [stage for stage in STAGES if self.done(stage) is None]
+        missing = [stage for stage in TUNED if self.done(stage) is None]
         if missing:
             raise EdgebError(
                 f"{self.path}: stage {missing[0]} is not finished", "continue it with `edgeb train --resume`"
             )
-        return self.adapter(STAGES[-1])
+        return self.adapter(TUNED[-1])
 
     @property
     def backbone(self) -> str:
         """Hub name or path of the backbone; a stand-in's path is inside the run."""
-        held = self.state["backbone"]
-        name = str(held["path"])
-        if held["standin"]:
-            return str(self.path / name)
-        # A hub name is on record with its revision, a folder by its whole path.
-        return name if held.get("revision") else found_beside(name, self.path)
+        record = self.state.backbone
+        if record.standin:
+            return str(self.path / record.path)
+        # A hub name is recorded with its revision, a folder with its absolute path.
+        return record.path if record.revision else found_beside(record.path, self.path)
 
     @property
     def candidates(self) -> CandidateSet:
         """The candidate set of the run's dataset."""
-        rows = self.state["candidates"]
-        return CandidateSet(tuple(r["label"] for r in rows), tuple(r["count"] for r in rows))
+        held = self.state.candidates
+        return CandidateSet(tuple(c.label for c in held), tuple(c.count for c in held))
 
     @property
     def layout(self) -> PromptLayout:
         """The prompt layout the run was trained with."""
-        return PromptLayout.from_dict(self.state["layout"])
+        return PromptLayout.from_dict(self.state.layout)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of recipe.yaml, see `saved_recipe`."""
+        return saved_recipe(self.path)
+
+    @property
+    def recipe_in_force(self) -> Recipe:
+        """The recipe that the stages so far were trained with, whatever recipe.yaml says now."""
+        held = self.state.recipe
+        # Runs of older versions have no copy.
+        return self.recipe if held is None else parse_recipe(held, str(self._file))
+
+    @property
+    def _file(self) -> Path:
+        return self.path / "run.json"
+
+
+def _state(file: Path, fields: Mapping[str, Any]) -> RunState:
+    version = fields.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise EdgebError(f"{file} has schema version {version}", "update edgeb, or train again")
+    try:
+        return RunState.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        what = f"lacks '{field}'" if first["type"] == "missing" else f"has a wrong '{field}': {first['msg'].lower()}"
+        raise EdgebError(f"{file} {what}", "the file is damaged; train again") from None
+
+
+def saved_recipe(out: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The resolved recipe in a run folder, with `section.key=value` overrides.
+
+    Raises:
+        EdgebError: no recipe.yaml there, or not a recipe.
+    """
+    path = out / "recipe.yaml"
+    if not path.is_file():
+        raise EdgebError(f"{out} is not a run folder: it has no recipe.yaml", "start a run with `edgeb train`")
+    return load_recipe(str(path), overrides)
 
 
 def found_beside(name: str, run: Path) -> str:
-    """A path in a run of an older version, which kept it as it was given: from here, or from a folder above the run.
+    """A path as older versions recorded it, relative: looked up from here, then from the folders above the run.
 
     Returns:
         The absolute path where there is such a folder or file, else `name`.
@@ -125,18 +163,6 @@ def found_beside(name: str, run: Path) -> str:
         if (folder / given).exists():
             return str((folder / given).resolve())
     return name
-
-
-def saved_recipe(out: Path) -> Path:
-    """The resolved recipe of a run, for `--resume`.
-
-    Raises:
-        EdgebError: there is no run at `out`.
-    """
-    path = out / "recipe.yaml"
-    if not path.is_file():
-        raise EdgebError(f"{out} holds no run to resume", "start one with `edgeb train`")
-    return path
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -157,10 +183,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole, as `write_text` does."""
+    """Write JSON atomically, see `write_text`."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole, and have it on the disk: a run of days hangs on it."""
+    """Write UTF-8 text atomically and sync it to disk: days of training may depend on it."""
     write_file(path, text, durable=True)
+
+
+@contextmanager
+def replaced_folder(out: Path) -> Iterator[Path]:
+    """An empty folder to fill in the block; at its end it takes the place of `out`, whole or not at all."""
+    with new_folder(out) as work:
+        made = work / out.name
+        made.mkdir()
+        yield made
+        put_folder(made, out, replace=True)

@@ -16,11 +16,12 @@ from edge_behavior.hf.folder import find_backbone
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.recipe import BackboneConfig
 from edge_behavior.train.run.folder import RunFolder
+from edge_behavior.train.stage_list import UNTUNED
 from edge_behavior.train.trainer.backbone import damaged_file, load_model, load_tokenizer
 
 
 class RunModels:
-    """Loads what a run's stages share. Nothing is loaded before it is asked for."""
+    """Loads the models of a run, each when it is first asked for."""
 
     def __init__(self, run: RunFolder, settings: BackboneConfig) -> None:
         self._run, self._settings = run, settings
@@ -40,17 +41,21 @@ class RunModels:
         return encoder_for(self.tokenizer, self._run.layout, self._run.candidates)
 
     def load(self, stage: str, trainable: bool = False) -> Any:
-        """The backbone itself for `untuned`, else the backbone with the stage's adapter.
+        """The backbone itself for `untuned`, else the backbone with a stage's adapter.
+
+        Args:
+            stage: One of `MODELS`.
+            trainable: Whether the adapter will be trained on.
 
         Raises:
             EdgebError: weights that are missing or damaged; names the file.
         """
-        if stage == "untuned":
+        if stage == UNTUNED:
             return self._backbone()
         adapter = self._run.adapter(stage)
         hint = f"delete {adapter.parent}: `edgeb train --resume` makes it again"
         for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
-            # PEFT would look for it on the hub.
+            # PEFT would look for a missing one on the hub.
             if not (adapter / name).is_file():
                 raise EdgebError(f"{adapter / name} is missing", hint)
         base = self._backbone()

@@ -1,27 +1,20 @@
 """Whether a run's backbone, adapters and metrics are still the files that run.json has checksums of.
 
-Runs of older versions have fewer checksums; what has none is not looked at. Knows no trainer.
+Runs of older versions have fewer checksums; files without one are not checked. Knows no trainer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.folder import find_backbone, is_model_file, model_files
 from edge_behavior.train.run.folder import RunFolder
+from edge_behavior.train.run.state import InputFile
+from edge_behavior.train.stage_list import BACKBONE_FIELD, STAGE_NAMES, stage_named
 from edge_behavior.util.checksums import file_sha256
 
-# What later stages or the user read. The report is nobody's input, and its texts may be edited.
-MADE = {
-    "backbone": "backbone",
-    "a_tuning": "a_tuning/adapter",
-    "b_tuning": "b_tuning/adapter",
-    "evaluation": "metrics.json",
-}
-BACKBONE_FIELD = "backbone.path"
 _HINT = "put it back, or train again"
 
 
@@ -32,53 +25,54 @@ def check_run(
     checksum: Callable[[Path], str] = file_sha256,
     trust_times: bool = False,
 ) -> None:
-    """See that a run's backbone, and what some of its stages made, are the files of the training.
+    """Check that a run's backbone, and what some of its stages made, are the files of the training.
 
     Args:
         run: The run.
-        stages: Whose files to look at, beside the backbone's.
+        stages: Whose output to check, beside the backbone.
         revision: Hub revision of the backbone.
         checksum: SHA-256 of a file; it may show progress.
-        trust_times: Take a backbone's file of the same size and time of change for the same file, unread.
+        trust_times: Take a backbone file of the same size and mtime for the same file, without reading it.
 
     Raises:
-        EdgebError: naming the first file that is another, that is gone, or that is new.
+        EdgebError: naming the first file that has changed, is gone, or is new.
     """
     state = run.state
-    made = state.get("made", {})
-    for stage in MADE:
-        recorded = made.get(stage, {}).get("files", {})
-        if recorded and stage in {"backbone", *stages}:
-            _compare(recorded, made_files(run, stage, checksum), run.path, run)
-    before = state.get("inputs", {}).get(BACKBONE_FIELD)
+    for stage in STAGE_NAMES:
+        if stage in {"backbone", *stages} and stage in state.made and state.made[stage].files:
+            _compare(state.made[stage].files, made_files(run, stage, checksum), run.path, run)
+    before = state.inputs.get(BACKBONE_FIELD)
     if before is None:
         return
     folder = find_backbone(run.backbone, revision)
-    recorded = {name: entry["sha256"] for name, entry in before.items()}
-    now = {name: _checksum(folder / name, before.get(name, {}), checksum, trust_times) for name in model_files(folder)}
+    recorded = {name: file.sha256 for name, file in before.items()}
+    now = {name: _checksum(folder / name, before.get(name), checksum, trust_times) for name in model_files(folder)}
     _compare(recorded, now, folder, run)
 
 
+def output_of(run: RunFolder, stage: str) -> Path | None:
+    """File or folder of a stage's output; None where it leaves nothing that others read."""
+    output = stage_named(stage).output
+    if output is None or (stage == "backbone" and not run.state.backbone.standin):
+        return None
+    return run.path / output
+
+
 def made_files(run: RunFolder, stage: str, checksum: Callable[[Path], str] = file_sha256) -> dict[str, str]:
-    """Checksums of what a stage left, by path in the run folder."""
-    if not leaves_files(run, stage):
+    """Checksums of a stage's output, by path in the run folder."""
+    place = output_of(run, stage)
+    if place is None:
         return {}
-    place = run.path / MADE[stage]
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
     return {path.relative_to(run.path).as_posix(): checksum(path) for path in files}
 
 
-def leaves_files(run: RunFolder, stage: str) -> bool:
-    """Whether a stage makes files that others read."""
-    return stage in MADE and (stage != "backbone" or bool(run.state["backbone"]["standin"]))
-
-
-def _checksum(file: Path, before: Mapping[str, Any], checksum: Callable[[Path], str], trust_times: bool) -> str:
+def _checksum(file: Path, before: InputFile | None, checksum: Callable[[Path], str], trust_times: bool) -> str:
     status = file.stat()
-    if before and before["size"] != status.st_size:
+    if before is not None and before.size != status.st_size:
         return "another size"
-    if trust_times and before and before["mtime_ns"] == status.st_mtime_ns:
-        return str(before["sha256"])
+    if before is not None and trust_times and before.mtime_ns == status.st_mtime_ns:
+        return before.sha256
     return checksum(file)
 
 
@@ -88,7 +82,7 @@ def _compare(recorded: Mapping[str, str], now: Mapping[str, str], folder: Path, 
         if recorded.get(name) == now.get(name) or not is_model_file(Path(name).name):
             continue
         if name not in now:
-            raise EdgebError(f"{folder / name} is gone, which {run.path} was trained with", _HINT)
+            raise EdgebError(f"{folder / name} is gone; {run.path} was trained with it", _HINT)
         if name not in recorded:
             raise EdgebError(f"{folder / name} was not there when {run.path} was trained", "move it elsewhere")
         raise EdgebError(f"{folder / name} has changed since {run.path} was trained", _HINT)

@@ -1,4 +1,4 @@
-"""Which recipe fields each stage reads, and so what a run in progress may still change.
+"""Which recipe fields a run in progress may still change: those that no finished stage has read.
 
 Knows no trainer; decides by recipes alone.
 """
@@ -12,29 +12,9 @@ from pydantic import BaseModel
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import Recipe
+from edge_behavior.train.stage_list import BACKBONE_FIELD, FREE, stage_named
 
-STAGES_IN_ORDER = ("backbone", "a_tuning", "b_tuning", "evaluation", "report")
-_REPORTED = ("evaluation.per_user", "evaluation.per_behavior", "evaluation.limit")
-# What a stage does not read. Everything else counts, so that a field added later is not overlooked.
-_UNREAD: dict[str, tuple[str, ...]] = {
-    "backbone": ("name", "backbone.export", "lora.", "a_tuning.", "b_tuning.", "scoring.", "evaluation."),
-    "a_tuning": ("name", "backbone.export", "b_tuning.", "scoring.", *_REPORTED),
-    "b_tuning": ("name", "backbone.export", *_REPORTED),
-    "evaluation": ("name", "backbone.export"),
-    "report": (),
-}
-# How a stage is computed, not what: memory, kernels, logs. The result is the same up to rounding.
-_COMPUTING = ("gradient_checkpointing", "micro_batch_size", "padding_free")
-FREE = frozenset(
-    (
-        *("threads", "report_to", "backbone.attention", "backbone.export", "scoring.tokens_per_pass"),
-        *(f"{s}_tuning.{name}" for s in "ab" for name in _COMPUTING),
-    )
-)
-# Of these A-Tuning's checkpoints do not survive: padding-free rows come in another order, and validation losses are
-# means over micro-batches, of which the best is looked for.
-_STARTS_OVER = {"a_tuning": frozenset(("backbone.attention", "a_tuning.padding_free", "a_tuning.micro_batch_size"))}
-
+# Old and new value by field.
 Changes = Mapping[str, tuple[Any, Any]]
 
 
@@ -55,13 +35,8 @@ def changed_fields(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
     return {name: (old[name], new[name]) for name in old if old[name] != new[name]}
 
 
-def reads(stage: str, field: str) -> bool:
-    """Whether a stage depends on a field."""
-    return not any(field.startswith(part) if part.endswith(".") else field == part for part in _UNREAD[stage])
-
-
 def check_changes(changes: Changes, before: Recipe, done: Sequence[str]) -> None:
-    """Refuse what a finished stage has read already.
+    """Refuse to change what a finished stage has read.
 
     Raises:
         EdgebError: naming the first such field, and the stage.
@@ -75,13 +50,8 @@ def check_changes(changes: Changes, before: Recipe, done: Sequence[str]) -> None
             )
 
 
-def starts_over(stage: str, changes: Changes) -> bool:
-    """Whether what a stage in progress has done so far belongs to other settings."""
-    return any(field in _STARTS_OVER.get(stage, ()) if field in FREE else reads(stage, field) for field in changes)
-
-
 def _has_read(stage: str, field: str, recipe: Recipe) -> bool:
-    # With a backbone that is given, there is nothing to build.
+    # Where the recipe names a backbone, none is built.
     if stage == "backbone" and recipe.backbone.path is not None:
-        return field == "backbone.path"
-    return reads(stage, field)
+        return field == BACKBONE_FIELD
+    return stage_named(stage).reads(field)

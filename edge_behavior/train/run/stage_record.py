@@ -1,6 +1,6 @@
-"""What a finished stage has made, as run.json records it: checksums of its files, and the key of its work.
+"""What run.json records of a finished stage: checksums of its output, and the key of its work.
 
-A stage whose folder was deleted counts as not done, and so does every later one.
+A stage whose output was deleted counts as not done, and so does every later one.
 """
 
 from __future__ import annotations
@@ -9,84 +9,89 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.inputs import digests
-from edge_behavior.train.run.provenance import MADE, leaves_files, made_files
-from edge_behavior.train.run.recipe_changes import STAGES_IN_ORDER, field_values, reads
+from edge_behavior.train.run.provenance import made_files, output_of
+from edge_behavior.train.run.recipe_changes import field_values
+from edge_behavior.train.run.state import StageRecord
+from edge_behavior.train.stage_list import STAGE_NAMES, stage_named
 
-SCRATCH = ("checkpoints", "pool", "best")
 
-
-def stage_key(stage: str, recipe: Recipe, fingerprint: str, inputs: Mapping[str, str] | None = None) -> str:
+def stage_key(stage: str, recipe: Recipe, fingerprint: str | None, inputs: Mapping[str, str] | None = None) -> str:
     """A hash that two runs share exactly when `stage` is the same work for both.
 
     Args:
-        stage: One of `STAGES_IN_ORDER`.
+        stage: A name of `STAGES`.
         recipe: The run's recipe, seed included.
         fingerprint: The dataset's.
-        inputs: Digest of what lies at a field's path, by field (`inputs.digests`).
+        inputs: Digest of the files that a field points to, by field (`inputs.digests`).
     """
-    fields = {name: value for name, value in field_values(recipe).items() if reads(stage, name)}
-    contents = {name: digest for name, digest in (inputs or {}).items() if reads(stage, name)}
+    reads = stage_named(stage).reads
+    fields = {name: value for name, value in field_values(recipe).items() if reads(name)}
+    contents = {name: digest for name, digest in (inputs or {}).items() if reads(name)}
     text = json.dumps([stage, fields, fingerprint, contents], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def finish(run: RunFolder, stage: str, report: Mapping[str, Any], recipe: Recipe) -> None:
-    """Mark a stage as done, and note what it has made."""
+    """Mark a stage as done and record what it has made."""
     state = run.state
-    key = stage_key(stage, recipe, state["dataset"]["fingerprint"], digests(state.get("inputs", {})))
-    run.finish(stage, report, {"key": key, "files": made_files(run, stage)})
+    key = stage_key(stage, recipe, state.fingerprint, digests(state.inputs))
+    run.finish(stage, report, StageRecord(key=key, files=made_files(run, stage)))
 
 
 def done_stages(run: RunFolder) -> list[str]:
     """Finished stages, in order."""
-    return [stage for stage in STAGES_IN_ORDER if run.done(stage) is not None]
+    done = run.state.done
+    return [stage for stage in STAGE_NAMES if stage in done]
+
+
+def drop_scratch(run: RunFolder, stage: str) -> None:
+    """Delete what only an unfinished stage needs: checkpoints, which hold pickled state, and scored windows."""
+    for name in stage_named(stage).scratch:
+        shutil.rmtree(run.path / name, ignore_errors=True)
 
 
 def forget_deleted(run: RunFolder) -> list[str]:
-    """Take back the first stage whose folder is gone, and all after it: they lie on its weights.
+    """Undo the first stage whose output is gone and all stages after it, which build on its weights.
 
     Returns:
         Names of the stages that are no longer done.
     """
-    done, made = done_stages(run), run.state.get("made", {})
-    gone = [stage for stage in done if leaves_files(run, stage) and not _place(run, stage).exists()]
+    done = done_stages(run)
+    outputs = {stage: output_of(run, stage) for stage in done}
+    gone = [stage for stage, output in outputs.items() if output is not None and not output.exists()]
     if not gone:
         return []
-    undone = done[done.index(gone[0]) :]
-    for stage in STAGES_IN_ORDER[STAGES_IN_ORDER.index(gone[0]) :]:
-        for name in SCRATCH:
-            shutil.rmtree(run.path / stage / name, ignore_errors=True)
+    undone = STAGE_NAMES[STAGE_NAMES.index(gone[0]) :]
+    for stage in undone:
+        drop_scratch(run, stage)
     state = run.state
     run.update(
-        done={stage: report for stage, report in state["done"].items() if stage not in undone},
-        made={stage: entry for stage, entry in made.items() if stage not in undone},
+        done={stage: report for stage, report in state.done.items() if stage not in undone},
+        made={stage: record for stage, record in state.made.items() if stage not in undone},
     )
-    return undone
+    return [stage for stage in done if stage in undone]
 
 
 def check_made(run: RunFolder) -> None:
-    """See that every finished stage's files are those that it wrote; runs of older versions have no record.
+    """Check that the output of every finished stage is what it wrote; runs of older versions have no record.
 
     Raises:
         EdgebError: naming the first file that is not.
     """
-    made = run.state.get("made", {})
+    made = run.state.made
     for stage in done_stages(run):
-        recorded = made.get(stage, {}).get("files", {})
-        now = made_files(run, stage) if recorded else {}
-        for name, checksum in recorded.items():
+        output = output_of(run, stage)
+        if output is None or stage not in made:
+            continue
+        now = made_files(run, stage)
+        for name, checksum in made[stage].files.items():
             if now.get(name) != checksum:
                 what = "is not the file that" if name in now else "is missing, which"
-                hint = f"put it back, or delete {_place(run, stage)}: --resume then does {stage} and what follows again"
+                hint = f"put it back, or delete {output}: --resume then redoes {stage} and what follows"
                 raise EdgebError(f"{run.path / name} {what} {stage} wrote", hint)
-
-
-def _place(run: RunFolder, stage: str) -> Path:
-    return run.path / MADE[stage]

@@ -1,8 +1,7 @@
-"""Finished stages that one run may take over from another, so that equal work is done once.
+"""Copies finished stages from one run to another that would do the same work.
 
-A stage is a function of the recipe fields it reads, the seed and the dataset. Two runs that agree in these get the
-same stage; a run that begins can then start from a copy. Every run folder stays complete: deleting one harms no other.
-Knows no trainer; decides by recipes and files alone.
+A stage is a function of the recipe fields it reads, the seed and the dataset; runs that agree on these get the same
+result. Every run folder stays complete: deleting one harms no other. Knows no trainer; decides by recipes and files.
 """
 
 from __future__ import annotations
@@ -14,28 +13,27 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edge_behavior.train.recipe import Recipe
-from edge_behavior.train.run.folder import RunFolder
+from edge_behavior.train.run.folder import RunFolder, replaced_folder
 from edge_behavior.train.run.inputs import digests
 from edge_behavior.train.run.stage_record import finish, stage_key
-
-SHARED_STAGES = ("backbone", "a_tuning")
+from edge_behavior.train.stage_list import STAGES
 
 
 def take_over(run: RunFolder, recipe: Recipe, others: Iterable[tuple[RunFolder, Recipe]]) -> list[str]:
-    """Copy stages that `run` has not done from runs that have, and mark them done.
+    """Copy shareable stages that `run` has not done from another run, and mark them done.
 
-    All stages come from one run, so that an adapter always lies on the very backbone it was trained on; a backbone
-    that is here already must be the other run's byte for byte.
+    All stages come from one run, so that an adapter always belongs to the very backbone it was trained on; a backbone
+    that `run` has already must equal the other run's byte for byte.
 
     Args:
         run: A run that was begun with `recipe`.
         recipe: Its recipe.
-        others: Runs to take from, with theirs.
+        others: Runs to copy from, with their recipes.
 
     Returns:
-        Names of the stages taken over.
+        Names of the copied stages.
     """
-    wanted = [stage for stage in SHARED_STAGES if run.done(stage) is None]
+    wanted = [stage.name for stage in STAGES if stage.shareable and run.done(stage.name) is None]
     best: tuple[list[str], RunFolder] | None = None
     for other, its_recipe in others:
         found = _offered(wanted, run, recipe, other, its_recipe)
@@ -52,24 +50,25 @@ def take_over(run: RunFolder, recipe: Recipe, others: Iterable[tuple[RunFolder, 
 
 
 def _offered(wanted: list[str], run: RunFolder, recipe: Recipe, other: RunFolder, its_recipe: Recipe) -> list[str]:
-    """The wanted stages that `other` has finished and that are the same work; none after the first it lacks."""
-    fingerprint = run.state["dataset"]["fingerprint"]
-    if other.state["dataset"]["fingerprint"] != fingerprint:
+    """The wanted stages that are finished in `other` and the same work there, up to the first that is not."""
+    state, held = run.state, other.state
+    if held.fingerprint != state.fingerprint:
         return []
     found: list[str] = []
     for stage in wanted:
-        if other.done(stage) is None:
+        if stage not in held.done:
             break
-        # As it was when the stage was done; the file at a path may be another by now.
-        known = other.state.get("made", {}).get(stage, {}).get("key") or stage_key(stage, its_recipe, fingerprint)
-        if stage_key(stage, recipe, fingerprint, digests(run.state.get("inputs", {}))) != known:
+        # The key on record, since the file at a path may be another by now.
+        record = held.made.get(stage)
+        known = stage_key(stage, its_recipe, held.fingerprint) if record is None else record.key
+        if stage_key(stage, recipe, state.fingerprint, digests(state.inputs)) != known:
             break
         found.append(stage)
     return found
 
 
 def _backbone_fits(run: RunFolder, other: RunFolder, stages: list[str]) -> bool:
-    if "backbone" in stages or not run.state["backbone"]["standin"]:
+    if "backbone" in stages or not run.state.backbone.standin:
         return True
     ours, theirs = (sorted(Path(r.backbone).glob("*.safetensors")) for r in (run, other))
     return [p.name for p in ours] == [p.name for p in theirs] and all(
@@ -80,23 +79,18 @@ def _backbone_fits(run: RunFolder, other: RunFolder, stages: list[str]) -> bool:
 def _copy_stage(stage: str, donor: RunFolder, run: RunFolder) -> None:
     for part in (Path(stage), Path("logs") / stage):
         source, target = donor.path / part, run.path / part
-        if not source.is_dir():
-            continue
-        making = target.with_name(f".{target.name}.copy")
-        shutil.rmtree(making, ignore_errors=True)
-        making.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, making, copy_function=_link_or_copy)
-        shutil.rmtree(target, ignore_errors=True)
-        making.rename(target)
+        if source.is_dir():
+            with replaced_folder(target) as made:
+                shutil.copytree(source, made, copy_function=_link_or_copy, dirs_exist_ok=True)
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Weights of a finished stage are never written again, so two runs may share their bytes on disk."""
+    """Hard-link weights: those of a finished stage are never written again, so runs may share them on disk."""
     if source.endswith(".safetensors"):
         try:
             os.link(source, target)
         except OSError:
-            # Another file system, or one without links.
+            # Another file system, or one without hard links.
             pass
         else:
             return

@@ -1,1 +1,1 @@
-"""The stages of the method: A-Tuning, the pool, selection, B-Tuning."""
+"""The work of every stage, and what it is made of: trainers, scoring passes, the choice of preference pairs."""

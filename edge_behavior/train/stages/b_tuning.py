@@ -1,97 +1,53 @@
-"""B-Tuning by DPO (§3.3, Eq. 4): the A-tuned adapter goes on training against what it said before."""
+"""The B-Tuning stage (§3.3): balanced tuning on difficult samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypedDict
+from dataclasses import asdict
+from typing import Any
 
-from datasets import Dataset as HubDataset
-from transformers import TrainerCallback
-from trl import DPOConfig, DPOTrainer
+import numpy as np
 
-from edge_behavior.train.recipe import Recipe
-from edge_behavior.train.run.checkpoints import MarkComplete, last_checkpoint
-from edge_behavior.train.trainer.arguments import batching, bookkeeping, hardware, on_one_device, schedule
-from edge_behavior.train.trainer.lora import in_float32
-from edge_behavior.train.trainer.progress import mean_loss, run, trainer_callbacks
-
-_REFERENCE = "ref"
-
-
-class PairRow(TypedDict):
-    """One preference pair as TRL's collator takes it: token ids, and the reference's log-probability of each answer."""
-
-    prompt_ids: list[int]
-    chosen_ids: list[int]
-    rejected_ids: list[int]
-    ref_chosen_logps: float
-    ref_rejected_logps: float
+from edge_behavior.train.rows.batches import batched, batched_rows, steps_of
+from edge_behavior.train.rows.lazy import RowList, joined
+from edge_behavior.train.stages.context import StageContext
+from edge_behavior.train.stages.dpo import train_dpo
+from edge_behavior.train.stages.keep_best import KeepBest
+from edge_behavior.train.stages.pool import choose_pairs, chosen_rows, score_pool, tokenized, write_pairs
+from edge_behavior.train.stages.sft import train_sft
+from edge_behavior.train.stages.tuning import Tuning
+from edge_behavior.train.trainer.processes import console, is_main
 
 
-class _ScoredDPOTrainer(DPOTrainer):
-    """TRL's trainer on rows that are token ids already and carry their reference log-probabilities.
-
-    TRL tokenizes prompt and completion as one text and appends EOS, which would give the stream layout other
-    tokens than the runtime's; the collator itself takes prompt_ids, chosen_ids and rejected_ids.
-    """
-
-    def _prepare_dataset(self, dataset: HubDataset, *_: Any, **__: Any) -> HubDataset:
-        return dataset
-
-
-def train_dpo(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[PairRow],
-    recipe: Recipe,
-    max_steps: int,
-    folder: Path,
-    logs: Path,
-    callbacks: Sequence[TrainerCallback],
-) -> dict[str, Any]:
-    """Run DPO on a PEFT model that carries the A-tuned adapter, on rows that come in whole batches.
-
-    The reference is the A-tuned model; its log-probabilities come with the rows, so the first loss is ln 2 and no
-    reference forward pass is paid for. The callbacks decide when to save and what to keep. An interrupted call is
-    continued from its last finished checkpoint in `folder/checkpoints`.
-
-    Args:
-        logs: Folder of the TensorBoard files.
-
-    Returns:
-        Steps done, final training loss and the log history.
-
-    Raises:
-        EdgebError: the loss is lost, a checkpoint is damaged, or the batch does not fit the processes.
-    """
-    stage = recipe.b_tuning
-    arguments = DPOConfig(
-        max_steps=max_steps,
-        beta=stage.dpo_beta,
-        save_strategy="no",
-        logging_steps=max(1, max_steps // 50),
-        **bookkeeping(recipe, folder),
-        **schedule(stage),
-        **batching(stage, "b_tuning"),
-        **hardware(model.dtype),
-    )
-    watch = trainer_callbacks("B-Tuning (DPO)", "b_tuning.learning_rate", recipe, logs)
-    trainer = _ScoredDPOTrainer(
-        model=model,
-        ref_model=None,
-        args=on_one_device(arguments),
-        train_dataset=HubDataset.from_list([dict(row) for row in rows]),
-        processing_class=tokenizer,
-        callbacks=[*watch, *callbacks, MarkComplete()],
-    )
-    # As an argument it would hash the whole model first. The adapter's copy is for reference passes that never happen.
-    trainer.precompute_ref_logps = True
-    model.delete_adapter(_REFERENCE)
-    in_float32(model)
-    state = run(trainer, last_checkpoint(Path(str(arguments.output_dir))))
-    return {
-        "steps": state.global_step,
-        "train_loss": mean_loss(state),
-        "log": state.log_history,
-    }
+def tune_on_difficult(context: StageContext) -> dict[str, Any]:
+    """Score the pool, pair truths with mistakes, and go on tuning; the best adapter goes to `b_tuning/adapter`."""
+    recipe, stage, models = context.recipe, context.recipe.b_tuning, context.models
+    folder = context.folder("b_tuning")
+    model = models.load("a_tuning", trainable=True)
+    if stage.method == "none":
+        if is_main():
+            model.save_pretrained(folder / "adapter")
+        return {"method": "none"}
+    pool = score_pool(model, models.encoder, context.train, recipe, folder / "pool")
+    pairs, summary = choose_pairs(pool, context.train, recipe)
+    if summary.without_sample:
+        console().print(f"no training window shows {', '.join(summary.without_sample)}: B-Tuning cannot balance them")
+    if is_main():
+        write_pairs(context.run.path / "pairs.jsonl", pairs, context.train, models.encoder)
+    examples = tokenized(pairs, context.train, models.encoder)
+    per_epoch, steps = steps_of(stage, len(examples), stage.epochs)
+    every = max(1, round(per_epoch / stage.evals_per_epoch))
+    keep = KeepBest(model, models.encoder, context.validation, recipe, folder / "best", every)
+    seeds = range(recipe.seed, recipe.seed + max(1, int(np.ceil(stage.epochs))))
+    tuning = Tuning(recipe, "b_tuning", per_epoch, steps, folder, context.logs("b_tuning"))
+    if stage.method == "dpo":
+        lengths = [len(pair["prompt_ids"]) for pair in examples]
+        ordered = [pair for seed in seeds for pair in batched(examples, lengths, stage.batch_size, seed, False)]
+        result = train_dpo(model, models.tokenizer, ordered, tuning, [keep])
+    else:
+        answers = RowList(chosen_rows(examples))
+        epochs = joined([batched_rows(answers, stage, seed, by_length=False) for seed in seeds])
+        result = train_sft(model, models.tokenizer, epochs, None, tuning, [keep])
+    keep.recall(result["steps"])
+    keep.keep(folder / "adapter")
+    kept = {"method": stage.method, "best_step": keep.best_step, "validation": [asdict(m) for m in keep.history]}
+    return {**asdict(summary), **result, **kept}

@@ -1,8 +1,9 @@
-"""Keeps the adapter that predicts validation users best during B-Tuning, through kills and restarts."""
+"""Keeps B-Tuning's best adapter by a score on validation users, through kills and restarts."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,40 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import balanced_windows, natural_windows
+from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import Recipe
-from edge_behavior.train.run.checkpoints import take_adapter
-from edge_behavior.train.run.folder import read_json, write_json
-from edge_behavior.train.stages.scoring import draw_formats, score_windows
+from edge_behavior.train.run.checkpoints import copy_adapter
+from edge_behavior.train.run.folder import read_json, replaced_folder, write_json
+from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
 from edge_behavior.train.trainer.processes import console, is_main, wait
 
 _PER_BEHAVIOR = 20
 _HISTORY = "history.json"
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """Scores of the validation users at one step.
+
+    Attributes:
+        step: A whole number; 0 is the A-tuned model.
+        accuracy: On natural windows.
+        overall: Mean recall per behavior on balanced windows.
+        score: Mean of both, so that the tail is not bought with the head.
+    """
+
+    step: float
+    accuracy: float
+    overall: float
+    score: float
+
+
 class KeepBest(TrainerCallback):
     """Scores validation users before, during and after B-Tuning and keeps the best adapter in a folder.
 
-    The score is the mean of accuracy on natural windows and mean per-class recall on balanced ones, so that the
-    tail cannot be bought with the head. The A-tuned weights take part: if no step beats them, they are kept.
-    A checkpoint is saved at every measurement, and every best adapter stays until the stage's end, so that a stage
-    resumed at any checkpoint knows what was best before.
+    The A-tuned weights take part: if no step beats them, they are kept. A checkpoint is saved at every measurement, and
+    every adapter that was the best stays until the stage ends, so that a stage resumed at any checkpoint knows what was
+    best before it.
 
     Args:
         model: The PEFT model that is trained.
@@ -51,12 +69,12 @@ class KeepBest(TrainerCallback):
         if len(balanced) > wanted:
             balanced = np.sort(np.random.default_rng(recipe.seed).choice(balanced, wanted, replace=False))
         self._balanced = balanced
-        self.history: list[dict[str, float]] = []
+        self.history: list[Measurement] = []
 
     @property
     def best_step(self) -> int:
-        """Step with the best score; the earliest among equals."""
-        return int(max(self.history, key=lambda row: (row["score"], -row["step"]))["step"])
+        """Step with the best score; the earliest of equal ones."""
+        return int(max(self.history, key=lambda m: (m.score, -m.step)).step)
 
     @property
     def best(self) -> Path:
@@ -64,7 +82,7 @@ class KeepBest(TrainerCallback):
         return self._folder / f"step-{self.best_step}"
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Score the A-tuned weights, or read what was measured before the checkpoint that is resumed."""
+        """Score the A-tuned weights, or read what was measured up to the checkpoint that is resumed."""
         if state.global_step:
             self.recall(state.global_step)
         else:
@@ -78,59 +96,55 @@ class KeepBest(TrainerCallback):
         if state.global_step % self._every == 0 or state.global_step == state.max_steps:
             self._measure(state.global_step)
             control.should_save = True
-            since = [row["step"] for row in self.history if row["step"] > self.best_step]
-            if len(since) >= self._patience:
+            if sum(m.step > self.best_step for m in self.history) >= self._patience:
                 control.should_training_stop = True
 
     def recall(self, step: int) -> None:
-        """Take the measurements up to a step from the folder."""
-        rows = read_json(self._folder / _HISTORY)["measured"]
-        self.history = [row for row in rows if row["step"] <= step]
+        """Read the measurements up to a step from the folder.
+
+        Raises:
+            EdgebError: they are missing or damaged.
+        """
+        file = self._folder / _HISTORY
+        try:
+            measured = [Measurement(**fields) for fields in read_json(file)["measured"]]
+        except (KeyError, TypeError) as error:
+            hint = f"delete {self._folder.parent}: --resume then redoes the stage"
+            raise EdgebError(f"{file} is damaged: {error}", hint) from None
+        self.history = [m for m in measured if m.step <= step]
 
     def keep(self, out: Path) -> None:
         """Copy the best adapter to `out`."""
-        take_adapter(self.best, out)
+        copy_adapter(self.best, out)
 
     def _measure(self, step: int) -> None:
         both = np.concatenate([self._natural, self._balanced])
-        formats = draw_formats(self._encoder, len(both), self._seed)
-        scores = score_windows(
-            self._model,
-            self._encoder,
-            self._table,
-            both,
-            formats,
-            f"validate at step {step}",
-            lockstep=self._sharded,
-            tokens_per_pass=self._tokens_per_pass,
-        )
+        windows = WindowSet(self._table, both, draw_formats(self._encoder, len(both), self._seed))
+        scoring = ScoringPass(f"validate at step {step}", self._tokens_per_pass, lockstep=self._sharded)
+        scores = score_windows(self._model, self._encoder, windows, scoring)
         truth = self._table.behavior[both].astype(np.int64)
         right = scores.log_probs.argmax(1) == truth
         accuracy = float(right[: len(self._natural)].mean())
         overall = _mean_recall(right[len(self._natural) :], truth[len(self._natural) :])
-        row = {"step": float(step), "accuracy": accuracy, "overall": overall, "score": (accuracy + overall) / 2}
-        self.history.append(row)
+        self.history.append(Measurement(float(step), accuracy, overall, (accuracy + overall) / 2))
         if self.best_step == step:
             self._save(self.best)
         if is_main():
-            write_json(self._folder / _HISTORY, {"measured": self.history})
+            write_json(self._folder / _HISTORY, {"measured": [asdict(m) for m in self.history]})
         console().print(f"step {step}: validation accuracy {accuracy:.3f}, mean recall {overall:.3f}")
 
     @property
     def _sharded(self) -> bool:
-        """Whether the weights are spread over processes (FSDP), which must then all compute the same."""
+        """Whether the weights are spread over processes (FSDP), which must then all score the same windows."""
         return any(isinstance(p, DTensor) for p in self._model.parameters())
 
     def _save(self, out: Path) -> None:
         weights = get_peft_model_state_dict(self._model, adapter_name="default")
-        # Gathering is a joint act of all processes.
+        # Every process takes part in gathering.
         whole = {n: (t.full_tensor() if isinstance(t, DTensor) else t).detach().cpu() for n, t in weights.items()}
         if is_main():
-            building = out.with_name(f".{out.name}")
-            shutil.rmtree(building, ignore_errors=True)
-            self._model.save_pretrained(str(building), state_dict=whole, selected_adapters=["default"])
-            shutil.rmtree(out, ignore_errors=True)
-            building.rename(out)
+            with replaced_folder(out) as made:
+                self._model.save_pretrained(str(made), state_dict=whole, selected_adapters=["default"])
         wait()
 
 

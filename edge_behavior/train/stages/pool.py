@@ -1,8 +1,12 @@
-"""The data of B-Tuning: score the pool, select difficult samples, pair truths with mistakes."""
+"""The preference pairs of B-Tuning: the pool is scored, difficult samples selected, truths paired with mistakes.
+
+The pool is a sample of the training windows of every behavior.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +20,52 @@ from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.rows.lazy import IGNORED, Row
 from edge_behavior.train.rows.samples import window_prompt
 from edge_behavior.train.run.folder import write_text
-from edge_behavior.train.stages.b_tuning import PairRow
-from edge_behavior.train.stages.scoring import draw_formats, score_windows
+from edge_behavior.train.stages.dpo import TokenPair
+from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
 from edge_behavior.train.stages.select import Pair, Pool, build_pairs, confusion, difficulty, per_behavior, select
+
+
+@dataclass(frozen=True)
+class PoolSummary:
+    """What the stage's report says of the pool and the pairs.
+
+    Attributes:
+        pool: Scored windows.
+        pool_per_behavior: By label.
+        pool_accuracy: Of the A-tuned model on the pool.
+        within_category_mistakes: Share of the pool where a label of the truth's category was predicted.
+        selected: Pairs.
+        selected_per_behavior: By label.
+        without_sample: Labels that no training window ends with.
+        selected_wrong: Share of the pairs where the model was wrong.
+        mean_difficulty: Of the pool, by rule of the confusion term.
+        mean_selected_difficulty: Of the pairs.
+        shared_by_both_rules: Share of the pairs that the other rule would have selected as well.
+    """
+
+    pool: int
+    pool_per_behavior: dict[str, int]
+    pool_accuracy: float
+    within_category_mistakes: float
+    selected: int
+    selected_per_behavior: dict[str, int]
+    without_sample: list[str]
+    selected_wrong: float
+    mean_difficulty: dict[str, float]
+    mean_selected_difficulty: float
+    shared_by_both_rules: float
 
 
 def score_pool(model: Any, encoder: PromptEncoder, table: EventTable, recipe: Recipe, shards: Path) -> Pool:
     """Score up to `pool_per_behavior` training windows of every behavior with the A-tuned model (step 2.1).
 
     One pass gives all that B-Tuning needs: p(y|x), ŷ, the runner-up, E(x) and DPO's reference log-probabilities.
-    What is scored is kept in `shards`, from where an interrupted pass goes on.
+
+    Args:
+        shards: Folder that keeps the scores, so that an interrupted pass can be resumed.
+
+    Raises:
+        EdgebError: no window, or see `score_windows`.
     """
     cap = recipe.b_tuning.pool_per_behavior
     length = encoder.layout.history_length
@@ -33,15 +73,13 @@ def score_pool(model: Any, encoder: PromptEncoder, table: EventTable, recipe: Re
     if not len(targets):
         raise EdgebError(f"no training user has more than {length} events", "import a longer log")
     formats = draw_formats(encoder, len(targets), recipe.seed)
-    tokens = recipe.scoring.tokens_per_pass
-    scores = score_windows(
-        model, encoder, table, targets, formats, "score the pool", shards, embeddings=True, tokens_per_pass=tokens
-    )
+    scoring = ScoringPass("score the pool", recipe.scoring.tokens_per_pass, shards, embeddings=True)
+    scores = score_windows(model, encoder, WindowSet(table, targets, formats), scoring)
     return Pool(targets, table.behavior[targets].astype(np.int64), formats, scores.log_probs, scores.embeddings)
 
 
-def choose_pairs(pool: Pool, table: EventTable, recipe: Recipe) -> tuple[list[Pair], dict[str, Any]]:
-    """Selected pairs, and a summary of the pool and of what each confusion rule would have done."""
+def choose_pairs(pool: Pool, table: EventTable, recipe: Recipe) -> tuple[list[Pair], PoolSummary]:
+    """Selected pairs, and a summary of them and of the pool."""
     settings, anchors = recipe.b_tuning, table.candidates.anchors(recipe.a_tuning.anchor_threshold)
     d = confusion(pool.truth, pool.predicted, anchors)
     hardness = {
@@ -53,29 +91,29 @@ def choose_pairs(pool: Pool, table: EventTable, recipe: Recipe) -> tuple[list[Pa
     labels, size = table.candidates.labels, len(table.candidates)
     pool_counts = np.bincount(pool.truth, minlength=size)
     common = np.intersect1d(chosen["intended"], chosen["as-printed"])
-    summary = {
-        "pool": len(pool.truth),
-        "pool_per_behavior": {label: int(pool_counts[i]) for i, label in enumerate(labels)},
-        "pool_accuracy": float((pool.predicted == pool.truth).mean()),
-        "within_category_mistakes": float((d == 0).mean()),
-        "selected": len(pairs),
-        "selected_per_behavior": per_behavior(pool.truth, chosen[rule], labels),
-        "without_sample": [label for i, label in enumerate(labels) if not pool_counts[i]],
-        "selected_wrong": float((pool.predicted[chosen[rule]] != pool.truth[chosen[rule]]).mean()),
-        "mean_difficulty": {name: float(h.mean()) for name, h in hardness.items()},
-        "mean_selected_difficulty": float(hardness[rule][chosen[rule]].mean()),
-        "shared_by_both_rules": len(common) / max(len(chosen[rule]), 1),
-    }
+    summary = PoolSummary(
+        pool=len(pool.truth),
+        pool_per_behavior={label: int(pool_counts[i]) for i, label in enumerate(labels)},
+        pool_accuracy=float((pool.predicted == pool.truth).mean()),
+        within_category_mistakes=float((d == 0).mean()),
+        selected=len(pairs),
+        selected_per_behavior=per_behavior(pool.truth, chosen[rule], labels),
+        without_sample=[label for i, label in enumerate(labels) if not pool_counts[i]],
+        selected_wrong=float((pool.predicted[chosen[rule]] != pool.truth[chosen[rule]]).mean()),
+        mean_difficulty={name: float(h.mean()) for name, h in hardness.items()},
+        mean_selected_difficulty=float(hardness[rule][chosen[rule]].mean()),
+        shared_by_both_rules=len(common) / max(len(chosen[rule]), 1),
+    )
     return pairs, summary
 
 
 def write_pairs(path: Path, pairs: list[Pair], table: EventTable, encoder: PromptEncoder) -> None:
-    """The selected pairs as JSON lines: context, chosen, rejected, p(y|x), D. For people and for resuming."""
+    """The selected pairs as JSON lines: context, chosen, rejected, p(y|x), D. The report shows some of them."""
     labels = table.candidates.labels
     lines = []
     for pair in pairs:
         event = table.event(pair.target)
-        row = {
+        record = {
             "target": pair.target,
             "time": event.time.isoformat(timespec="minutes"),
             "place": event.place,
@@ -85,12 +123,12 @@ def write_pairs(path: Path, pairs: list[Pair], table: EventTable, encoder: Promp
             "probability": pair.probability,
             "difficulty": pair.difficulty,
         }
-        lines.append(json.dumps(row, ensure_ascii=False))
+        lines.append(json.dumps(record, ensure_ascii=False))
     write_text(path, "\n".join(lines) + "\n")
 
 
-def preference_rows(pairs: list[Pair], table: EventTable, encoder: PromptEncoder) -> list[PairRow]:
-    """Token ids and reference log-probabilities of the pairs, each in the wording that the pool pass scored."""
+def tokenized(pairs: list[Pair], table: EventTable, encoder: PromptEncoder) -> list[TokenPair]:
+    """Token ids and reference log-probabilities of the pairs, each in the wording in which the pool was scored."""
     labels = table.candidates.labels
     return [
         {
@@ -104,12 +142,12 @@ def preference_rows(pairs: list[Pair], table: EventTable, encoder: PromptEncoder
     ]
 
 
-def chosen_rows(rows: list[PairRow]) -> list[Row]:
+def chosen_rows(pairs: list[TokenPair]) -> list[Row]:
     """The chosen answers alone as SFT rows (v1 of the paper; ablation "w/o DPO")."""
     return [
         {
-            "input_ids": row["prompt_ids"] + row["chosen_ids"],
-            "labels": [IGNORED] * len(row["prompt_ids"]) + row["chosen_ids"],
+            "input_ids": pair["prompt_ids"] + pair["chosen_ids"],
+            "labels": [IGNORED] * len(pair["prompt_ids"]) + pair["chosen_ids"],
         }
-        for row in rows
+        for pair in pairs
     ]

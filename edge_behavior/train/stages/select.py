@@ -1,6 +1,6 @@
 """Difficulty-based data selection of B-Tuning (§3.3): score, weigh, spread, pair.
 
-Pure arrays in, indices and pairs out; the scores come from `TorchScorer`.
+Arrays in, indices and pairs out; the scores come from `TorchScorer`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Pool:
     Attributes:
         targets: [n] event index of each sample's next behavior in the training table.
         truth: [n] candidate code y.
-        formats: [n] which wording of the layout each sample was asked in.
+        formats: [n] wording of the layout in which each sample was asked.
         log_probs: [n, B] exact log-probabilities under the A-tuned model.
         embeddings: [n, H] E(x).
     """
@@ -49,7 +49,7 @@ class Pool:
 
     @property
     def best_wrong(self) -> Ints:
-        """[n] highest-scored candidate other than the truth: ŷ where the model errs, its runner-up where not."""
+        """[n] highest-scored candidate other than the truth: ŷ where the model errs, else its runner-up."""
         scores = self.log_probs.copy()
         scores[np.arange(len(self.truth)), self.truth] = -np.inf
         return np.asarray(scores.argmax(1), dtype=np.int64)
@@ -59,7 +59,7 @@ class Pool:
 class Pair:
     """One preference pair: at event `target`, `chosen` (the truth) is preferred to `rejected` (codes).
 
-    The pool pass has scored both answers already: their log-probabilities under the A-tuned model are DPO's reference.
+    DPO's reference is the log-probabilities that the A-tuned model gave both answers when the pool was scored.
     """
 
     target: int
@@ -81,8 +81,8 @@ def confusion(truth: Ints, predicted: Ints, anchors: NDArray[np.bool_]) -> Float
 def difficulty(probability: Floats, d_confusion: Floats, weight: float, rule: str) -> Floats:
     """Difficulty D in [0, 1] of each sample, Eq. 3 with λ = `weight`.
 
-    `as-printed` is λ(1-p) + (1-λ)d; `intended` is λ(1-p) + (1-λ)(1-d), which ranks within-category mistakes as
-    the hardest, as the paper's text asks for (RECIPE).
+    `as-printed` is λ(1-p) + (1-λ)d; `intended` is λ(1-p) + (1-λ)(1-d), which ranks mistakes within the category as
+    the hardest, as the paper's text says (docs/train.md).
     """
     term = d_confusion if rule == "as-printed" else 1.0 - d_confusion
     return weight * (1.0 - probability) + (1.0 - weight) * term
@@ -111,7 +111,7 @@ def _spread(pool: Pool, members: Ints, hardness: Floats, settings: BTuning, rng:
         return hardest_first[:size]
     if settings.selection == "uniform":
         return np.asarray(rng.choice(len(members), size, replace=False))
-    # A weight of zero would forbid a sample outright; D is zero only where p is 1.
+    # A weight of zero would exclude a sample; D is zero only where p is 1.
     weights = np.maximum(hardness / max(float(hardness.max()), 1e-12), 1e-6)
     _, seeds = kmeans_plusplus(
         pool.embeddings[members].astype(np.float64),
@@ -119,7 +119,7 @@ def _spread(pool: Pool, members: Ints, hardness: Floats, settings: BTuning, rng:
         sample_weight=weights,
         random_state=int(rng.integers(2**31)),
     )
-    # Equal embeddings can be drawn twice; the hardest unused samples take their places.
+    # Equal embeddings can be drawn twice; the hardest unused samples replace them.
     unique = list(dict.fromkeys(int(i) for i in seeds))
     unique += [int(i) for i in hardest_first if int(i) not in set(unique)][: size - len(unique)]
     return np.asarray(unique)
@@ -144,6 +144,6 @@ def build_pairs(pool: Pool, chosen: Ints, hardness: Floats) -> list[Pair]:
 
 
 def per_behavior(truth: Ints, indices: Ints, labels: Sequence[str]) -> dict[str, int]:
-    """How many of the selected samples each behavior has, zero included."""
+    """Number of selected samples by label, zeros included."""
     counts = np.bincount(truth[indices], minlength=len(labels))
     return {label: int(counts[i]) for i, label in enumerate(labels)}

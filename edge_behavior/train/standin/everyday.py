@@ -1,9 +1,9 @@
-"""Generated everyday-life text: what the stand-in backbone reads in place of a pretraining corpus.
+"""Synthetic everyday text: the stand-in backbone's pretraining corpus.
 
-Sentences about when and where activities happen, diaries of fictional people with habits of their own, and small
-talk. Label and place *names* come from the caller; how often they occur in a dataset is never looked at, so the
-stand-in knows what labels mean and how people repeat themselves, and nothing of the users it will be tuned on.
-For controlled experiments some labels can be kept bare: their names occur, and nothing of when, where or beside what.
+Sentences on when and where activities happen, diaries of fictional people with habits, and small talk. Only the names
+of labels and places come from the dataset, not their frequencies: the stand-in learns what labels mean and that people
+repeat themselves, and nothing of the users it will be tuned on. For controlled experiments some labels can be kept
+bare: they are named, without any time, place or related label.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class EverydayText:
     """A seeded source of sentences, diaries and small talk over a list of activity labels.
 
     Args:
-        labels: Activity names; their words decide what is said of them.
+        labels: Activity names; their words decide what the text says of them.
         places: Place names of the diaries, besides home, work, transit and leisure.
         seed: Same seed, same text.
-        bare: Labels that are only ever named: in no diary, no talk, and no sentence beside a time, a place or
-            another label.
+        bare: Labels that are only named: never in a diary or a talk, nor in a sentence with a time, a place or another
+            label.
 
     Raises:
-        EdgebError: fewer than two labels are not bare.
+        EdgebError: fewer than two labels are left that are not bare.
     """
 
     def __init__(self, labels: Sequence[str], places: Sequence[str], seed: int, bare: Collection[str] = ()) -> None:
@@ -45,7 +45,7 @@ class EverydayText:
         self._bare = np.array([label in bare for label in labels], dtype=np.bool_)
         self._told = np.flatnonzero(~self._bare)
         if self._bare.any() and len(self._told) < 2:
-            raise EdgebError("everyday text needs two labels with a context", "keep fewer labels bare")
+            raise EdgebError("everyday text needs two labels that are not bare", "keep fewer labels bare")
         self._names = sorted({*places, *PLACES})
         self._rng = np.random.default_rng(seed)
         self._senses = [senses_of(label) for label in labels]
@@ -53,7 +53,7 @@ class EverydayText:
         self._alike = _likeness(self._senses, self._told)
 
     def sentence(self) -> str:
-        """One line about an activity and, where its words are known, its time, place and neighbours."""
+        """One line about an activity and, if the lexicon knows its words, its time, place and related labels."""
         rng, i = self._rng, int(self._rng.integers(len(self._labels)))
         label = self._labels[i]
         if self._bare[i]:
@@ -78,10 +78,10 @@ class EverydayText:
         )
 
     def diary(self, n_events: int) -> list[BehaviorEvent]:
-        """Consecutive events of one fictional person with places, routines and favourite activities.
+        """Consecutive events of one fictional person with places, routines and favorite activities.
 
-        Most people do the same thing in the same place, some also by the time of day; the rest of the time they do
-        something they like, something like what they just did, or anything that suits the hour.
+        Most of the time people repeat what they do in a place, some also by time of day; else they do something they
+        like, something related to what they just did, or anything that suits the hour.
         """
         rng = self._rng
         n_places = int(min(1 + rng.geometric(0.35), 7))
@@ -136,7 +136,7 @@ class EverydayText:
         return turns
 
     def documents(self) -> Iterator[str | list[BehaviorEvent]]:
-        """An endless mix: paragraphs of sentences or talk (text), and diaries (events)."""
+        """An endless mix of paragraphs and small talk (text), and diaries (events)."""
         while True:
             draw = self._rng.random()
             if draw < 0.1:
@@ -172,7 +172,7 @@ def _hour_profile(senses: tuple[Sense, ...]) -> NDArray[np.float64]:
 
 
 def _likeness(senses: Sequence[tuple[Sense, ...]], told: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Per label the codes among `told` that share a sense with it; all others where none does."""
+    """Per label the indices among `told` that share a sense with it; all others if none does."""
     member = np.array([[sense in own for sense in SENSES] for own in senses])
     shared = (member[:, None, :] & member[None, :, :]).any(-1)
     np.fill_diagonal(shared, False)

@@ -1,7 +1,7 @@
-"""What everybody knows about everyday activities: when, where and beside what they happen.
+"""Common knowledge about everyday activities: when and where they happen, and which are related.
 
-A stand-in backbone has read no books, so this short table of words plays the part of a pretrained model's world
-knowledge. It knows words, not any dataset: a label is placed by the words it is made of.
+This short table of words takes the place of a pretrained model's world knowledge. It knows no dataset: a label is
+placed by the words in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DAYPARTS = {"night": (0, 5), "morning": (6, 10), "midday": (11, 14), "afternoon"
 
 @dataclass(frozen=True)
 class Sense:
-    """One kind of activity: its words, the dayparts it belongs to, weekday or weekend, and typical places."""
+    """One kind of activity: its words, its dayparts, weekday or weekend, and typical places."""
 
     name: str
     words: str
@@ -130,7 +130,7 @@ _OF_WORD = {word: i for i, sense in enumerate(SENSES) for word in reversed(sense
 
 
 def senses_of(label: str) -> tuple[Sense, ...]:
-    """The senses a label's words point to, in reading order; none for words the table does not know."""
+    """The senses of a label's words, in reading order; none for unknown words."""
     found: dict[int, None] = {}
     for word in re.findall(r"[\w-]+", label.lower()):
         for form in (word, word.removesuffix("s"), word.removesuffix("es")):

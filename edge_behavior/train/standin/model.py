@@ -1,8 +1,8 @@
-"""The stand-in backbone: a small Qwen2-architecture model and its tokenizer, made locally.
+"""The stand-in backbone: a small model of Qwen2's architecture and its tokenizer, trained locally.
 
-It takes the place of a pretrained model where none can be had (tests, CI, a demo on a laptop). It is trained as a
-plain language model on generated everyday-life text (`everyday.py`) and on nothing of the dataset's users. Results
-on it say that the path works, not what Qwen2-1.5B would reach.
+It replaces a pretrained model in tests, CI and the demo. It is trained as a plain language model on synthetic everyday
+text (`everyday`), on nothing of the dataset's users. Results with it show that the pipeline works, not what Qwen2-1.5B
+would reach.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from edge_behavior.train.recipe import BackboneConfig, Recipe
 from edge_behavior.train.standin.everyday import EverydayText
 from edge_behavior.train.trainer.processes import is_main, share_of
 
-# Qwen2's pre-tokenizer: AutoTokenizer puts it into any tokenizer beside a qwen2 model, and llama.cpp knows it.
+# Qwen2's pre-tokenizer: AutoTokenizer gives it to the tokenizer of any qwen2 model, and llama.cpp has it.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -42,7 +42,7 @@ _TOKENIZER_DOCUMENTS = 3000
 
 
 def train_tokenizer(text: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer of Qwen2's kind."""
+    """Train a byte-level BPE tokenizer like Qwen2's."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -68,7 +68,7 @@ def standin_tokenizer(recipe: Recipe, candidates: CandidateSet, places: Sequence
     """The stand-in's tokenizer, trained on a sample of its text.
 
     Args:
-        places: The dataset's; empty where it has none.
+        places: The dataset's place names; empty if it has none.
     """
     layout = recipe.layout.layout(bool(places))
     sample = EverydayText(candidates.labels, places, recipe.seed + 1, _bare_labels(recipe, candidates))
@@ -81,13 +81,13 @@ def standin_tokenizer(recipe: Recipe, candidates: CandidateSet, places: Sequence
 def build_standin(
     recipe: Recipe, candidates: CandidateSet, places: Sequence[str], out: Path, log_dir: Path
 ) -> dict[str, Any]:
-    """Make the tokenizer, pretrain the model, save both to `out` as a Hugging Face folder.
+    """Train the tokenizer, pretrain the model, and save both to `out` as a Hugging Face folder.
 
     Args:
-        places: The dataset's; empty where it has none.
+        places: The dataset's place names; empty if it has none.
 
     Returns:
-        What was done: parameters, tokens, final loss.
+        `parameters`, `pretrain_tokens` and `pretrain_loss`.
     """
     settings, layout = recipe.backbone, recipe.layout.layout(bool(places))
     tokenizer = standin_tokenizer(recipe, candidates, places)
@@ -106,16 +106,16 @@ def build_standin(
 
 
 def _bare_labels(recipe: Recipe, candidates: CandidateSet) -> tuple[str, ...]:
-    """Labels of which the text tells the name only: none, or the tail."""
+    """Labels that the text only names: none, or the tail."""
     if recipe.backbone.pretrain_tail_contexts:
         return ()
-    # At the default threshold, whatever the recipe's is: the backbone is not a function of stage 1's settings.
+    # At the default threshold: the backbone must not depend on A-Tuning's settings.
     anchors = candidates.anchors(ANCHOR_THRESHOLD)
     return tuple(label for label, anchor in zip(candidates.labels, anchors, strict=True) if not anchor)
 
 
 def sizes(settings: BackboneConfig) -> dict[str, Any]:
-    """Of a stand-in's configuration what does not depend on its tokenizer."""
+    """The part of a stand-in's configuration that does not depend on its tokenizer."""
     return {
         "hidden_size": settings.hidden_size,
         "intermediate_size": settings.intermediate_size,
@@ -126,7 +126,7 @@ def sizes(settings: BackboneConfig) -> dict[str, Any]:
 
 
 def architecture(settings: BackboneConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
-    """Configuration of a stand-in of the recipe's size for a tokenizer."""
+    """A stand-in's configuration, of the recipe's size, for a tokenizer."""
     return Qwen2Config(
         **sizes(settings),
         vocab_size=len(tokenizer),
@@ -139,14 +139,14 @@ def architecture(settings: BackboneConfig, tokenizer: PreTrainedTokenizerFast) -
 
 
 def document_text(document: str | list[BehaviorEvent], layout: PromptLayout) -> str:
-    """A document of `EverydayText` as text; diaries in the words of the layout."""
+    """A document of `EverydayText` as text; diaries in the prompt layout."""
     if isinstance(document, str):
         return document
     return "".join(segment for event in document for segment in layout.line(event))
 
 
 class _Blocks(IterableDataset[dict[str, list[int]]]):
-    """Documents joined by end-of-text and cut into blocks, endlessly. Diaries keep the runtime's segments."""
+    """Endless blocks of documents joined by end-of-text. Diaries are tokenized in the runtime's segments."""
 
     def __init__(self, text: EverydayText, encoder: PromptEncoder, block: int) -> None:
         self._text, self._encoder, self._block = text, encoder, block

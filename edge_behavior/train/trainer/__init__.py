@@ -1,1 +1,1 @@
-"""How this project drives Transformers' Trainer: arguments, LoRA, batches, processes, failures, progress."""
+"""Everything around Transformers' Trainer: arguments, LoRA, backbone, batches, processes, failures, progress."""

@@ -1,4 +1,4 @@
-"""Load the model and tokenizer that are tuned, from a hub name, a local folder or a run's stand-in."""
+"""Load the backbone's model and tokenizer from a hub name, a local folder or a run's stand-in."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from edge_behavior.train.recipe import BackboneConfig
 
 
 def open_backbone(settings: BackboneConfig, fetch: bool = True) -> tuple[Any, Any]:
-    """Configuration and tokenizer of a recipe's backbone, after asking what `backbone.export` needs of it.
+    """Configuration and tokenizer of a recipe's backbone, after the checks that `backbone.export` needs.
 
     Args:
-        settings: With a path.
-        fetch: Have the hub's weights, too; without them only what is here or small is looked at.
+        settings: Their `path` is set.
+        fetch: Download the hub's weights, too; else only configuration, tokenizer and local weights are checked.
 
     Raises:
-        EdgebError: what export would refuse, in the same words; with `export: none` only what cannot be loaded.
+        EdgebError: what export would refuse, with the same message; with `export: none` only what cannot be loaded.
     """
     path = str(settings.path)
     folder = find_backbone(path, settings.revision, weights=fetch)
     if settings.export == "none":
         return read_config(folder), load_tokenizer(folder)
     try:
-        # A plan needs no weights, but those that are there are looked at.
+        # A plan needs no weights, but checks those that are there.
         found = check_backbone(folder, weights=fetch or any(folder.glob("*.safetensors")))
         if settings.export == "onnx":
             check_onnx(found.config)
@@ -47,12 +47,12 @@ def read_config(folder: Path) -> Any:
     """A backbone's configuration.
 
     Raises:
-        EdgebError: none there, or of no known kind.
+        EdgebError: there is none, or its model type is unknown.
     """
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # validation errors of many types
-        hint = "give backbone.path a Hugging Face folder, or a hub name you have access to"
+        hint = "set backbone.path to a Hugging Face folder, or a hub name you have access to"
         raise EdgebError(f"no configuration at backbone '{folder}': {first_line(error)}", hint) from None
 
 
@@ -60,7 +60,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     """A backbone's tokenizer, with a padding token.
 
     Raises:
-        EdgebError: it cannot be loaded, or has no words.
+        EdgebError: it cannot be loaded, or is empty.
     """
     return _padded(load_fast_tokenizer(Path(folder)))
 
@@ -74,13 +74,11 @@ def _padded(tokenizer: Any) -> Any:
 def load_model(folder: str | Path, settings: BackboneConfig, name: str | None = None) -> Any:
     """The backbone's weights, from safetensors only, in the recipe's dtype, on this process's device.
 
-    Adapters and cards call it `name`, by default the folder.
-
-    `auto` is the checkpoint's own dtype on a GPU that supports it and float32 on a CPU. With `quantize: 4bit` the
-    linear layers are held as NF4 with double quantization (QLoRA).
+    `auto` is the checkpoint's dtype on a GPU and float32 on a CPU. With `quantize: 4bit` the linear layers are NF4 with
+    double quantization (QLoRA). Adapters and model cards record `name`, by default the folder.
 
     Raises:
-        EdgebError: nothing loadable there, a damaged file, a GPU without bfloat16, or a missing package.
+        EdgebError: no loadable model, a damaged file, a GPU without bfloat16, or a missing package.
     """
     path = str(folder)
     dtype = settings.dtype
@@ -110,20 +108,20 @@ def load_model(folder: str | Path, settings: BackboneConfig, name: str | None = 
             f"backbone '{path}' has bfloat16 weights and this GPU has no bfloat16",
             "set backbone.dtype=float16 or float32",
         )
-    model.name_or_path = model.config._name_or_path = name or path
+    model.name_or_path = model.config.name_or_path = name or path
     return model
 
 
 def attention(settings: BackboneConfig) -> str:
-    """Transformers' name of the attention that training runs.
+    """Transformers' name of the attention that training uses.
 
     Raises:
-        EdgebError: FlashAttention is asked for and not there.
+        EdgebError: FlashAttention is requested but unavailable.
     """
-    there = torch.cuda.is_available() and is_flash_attn_2_available() and settings.dtype != "float32"
+    available = torch.cuda.is_available() and is_flash_attn_2_available() and settings.dtype != "float32"
     if settings.attention == "auto":
-        return "flash_attention_2" if there else "sdpa"
-    if settings.attention == "flash_attention_2" and not there:
+        return "flash_attention_2" if available else "sdpa"
+    if settings.attention == "flash_attention_2" and not available:
         raise EdgebError(
             "backbone.attention is flash_attention_2, which needs the package flash-attn, a GPU and 16-bit weights",
             "set backbone.attention=auto, or install it",
@@ -132,7 +130,7 @@ def attention(settings: BackboneConfig) -> str:
 
 
 def check_four_bits() -> None:
-    """See that QLoRA can run: bitsandbytes' CPU kernels cannot go from evaluation back to training.
+    """Check that QLoRA can run; not on a CPU, where bitsandbytes cannot go from evaluation back to training.
 
     Raises:
         EdgebError: no GPU, or bitsandbytes is not installed.
@@ -144,7 +142,7 @@ def check_four_bits() -> None:
 
 
 def damaged_file(folder: Path) -> Path | None:
-    """The first safetensors file of a folder that is cut short or no such file."""
+    """The first safetensors file of a folder that is truncated or not valid."""
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt"):
@@ -165,4 +163,4 @@ def _four_bits(dtype: str, bf16: bool) -> Any:
     )
 
 
-_HINT = "give backbone.path a Hugging Face folder with safetensors, or a hub name you have access to"
+_HINT = "set backbone.path to a Hugging Face folder with safetensors, or a hub name you have access to"

@@ -1,6 +1,6 @@
-"""How a batch is cut: into the shares of several processes, and these into micro-batches.
+"""How a batch is split: into one share per process, and each share into micro-batches.
 
-Arithmetic alone, so that planning a run and training it cut alike. Knows no trainer and no process group.
+Pure arithmetic, so that the dry run and training split alike. Knows nothing of trainers and process groups.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from edge_behavior.train.recipe import Recipe, StageConfig
 
 
 def equal_share(batch_size: int, processes: int, what: str) -> int:
-    """How many of a batch's sequences one process takes.
+    """How many of a batch's sequences each process takes.
 
     Args:
-        what: The recipe field of the batch size, for messages.
+        what: The batch size's recipe field, for messages.
 
     Raises:
-        EdgebError: the batch cannot be shared equally.
+        EdgebError: the batch cannot be split equally.
     """
     if batch_size % processes:
         raise EdgebError(
@@ -27,10 +27,10 @@ def equal_share(batch_size: int, processes: int, what: str) -> int:
 
 
 def check_shares(recipe: Recipe, processes: int) -> None:
-    """See that every batch of a recipe can be shared.
+    """Check that every batch of a recipe can be split equally among processes.
 
     Raises:
-        EdgebError: naming the field of one that cannot.
+        EdgebError: one cannot; the message names its field.
     """
     equal_share(recipe.a_tuning.batch_size, processes, "a_tuning.batch_size")
     equal_share(recipe.b_tuning.batch_size, processes, "b_tuning.batch_size")
@@ -39,7 +39,7 @@ def check_shares(recipe: Recipe, processes: int) -> None:
 
 
 def micro_batch_of(stage: StageConfig, processes: int = 1) -> int:
-    """Samples in one forward pass of one process: the largest divisor of its share that the recipe allows."""
+    """Samples per forward pass of one process: the largest divisor of its share that the recipe allows."""
     share = stage.batch_size // processes
     most = min(stage.micro_batch_size or share, share)
     return next(size for size in range(most, 0, -1) if share % size == 0)

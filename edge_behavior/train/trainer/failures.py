@@ -1,4 +1,4 @@
-"""What goes wrong in long training, said in one line: no memory, no space, a loss that runs away."""
+"""Training failures as one-line errors: out of memory, disk full, training diverged."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import Recipe
+from edge_behavior.train.stage_list import TUNED
 from edge_behavior.train.trainer.batch_split import micro_batch_of
 from edge_behavior.train.trainer.processes import world_size
 
@@ -21,13 +22,13 @@ _WORSE = 2.0
 
 
 class LossGuard(TrainerCallback):
-    """Stops a stage whose loss is no number or has left its start behind for good.
+    """Stops a stage whose loss is not finite or has diverged.
 
-    Diverged means: the median of the last ten logged losses is more than twice the larger of the first two. One alone
-    says little: with one label per row a batch's loss may well be half of the next one's.
+    Diverged: the median of the last ten logged losses is more than twice the larger of the first two. Single losses
+    are noisy: with one label per row, one batch's loss may well be half of the next one's.
 
     Args:
-        title: Name of the stage in messages.
+        title: The stage's name, for messages.
         knob: The recipe field of its learning rate.
     """
 
@@ -42,7 +43,7 @@ class LossGuard(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Look at a logged training loss; those before a `--resume` count too.
+        """Check a logged training loss; those before a `--resume` count, too.
 
         Raises:
             EdgebError: the loss is not finite, or has diverged.
@@ -64,9 +65,9 @@ class LossGuard(TrainerCallback):
 
 
 def explained(error: BaseException, stage: str, recipe: Recipe, run: Path) -> EdgebError | None:
-    """The one-line form of an error of the machine (memory, disk) in a stage, or None for any other error.
+    """A one-line error for memory or disk that ran out in a stage; None for any other error.
 
-    Scoring, in whatever stage, says for itself what it needs.
+    Scoring raises its own.
     """
     if _disk_is_full(error):
         hint = f"free some space, then go on with `edgeb train --resume --out {run}`"
@@ -77,10 +78,10 @@ def explained(error: BaseException, stage: str, recipe: Recipe, run: Path) -> Ed
 
 
 def _knobs(stage: str, recipe: Recipe) -> str:
-    """What would need less memory in a stage, the cheapest first, as far as the recipe does not have it yet."""
+    """Settings that would save memory in a stage and are not in use yet, the cheapest first."""
     knobs = []
-    if stage in ("a_tuning", "b_tuning"):
-        settings = recipe.a_tuning if stage == "a_tuning" else recipe.b_tuning
+    if stage in TUNED:
+        settings = recipe.tuning(stage)
         micro = micro_batch_of(settings, world_size())
         if not settings.gradient_checkpointing:
             knobs.append(f"set {stage}.gradient_checkpointing=true")
@@ -96,7 +97,7 @@ def _knobs(stage: str, recipe: Recipe) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: the allocators' own, or of the driver and its libraries in words."""
+    """Whether memory ran out: an allocator's error, or one of a driver or library, known by its text."""
     if isinstance(error, EdgebError):
         return False
     text = str(error).lower()
@@ -105,7 +106,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _disk_is_full(error: BaseException) -> bool:
-    """Safetensors, torch and `files` put an error of their own in the system's place; only the text says so."""
+    """By errno, or by text: safetensors, torch and util/files raise errors of their own."""
     text = str(error).lower()
     full = "no space left" in text or "the disk is full" in text
     return full or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

@@ -1,4 +1,4 @@
-"""The adapter that a recipe puts on a backbone."""
+"""The LoRA adapter of a recipe."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def lora_config(settings: LoraSettings) -> LoraConfig:
 
 
 def in_float32(model: Any) -> None:
-    """Hold the trained weights in float32, whatever the backbone's type is.
+    """Hold the trained weights in float32, whatever the backbone's dtype.
 
-    TRL makes a quantized model's adapter bfloat16. Near 0.01 its neighbours are 6e-5 apart: steps at the ends of the
-    cosine from 1e-4 to 1e-6 would round to nothing.
+    TRL casts a quantized model's adapter to bfloat16, whose numbers near 0.01 are 6e-5 apart: steps at both ends of
+    the cosine schedule would round to zero.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:

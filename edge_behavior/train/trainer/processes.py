@@ -1,7 +1,7 @@
-"""Which of several training processes this one is, and how they share work.
+"""Distributed training: this process's rank, and what the processes exchange.
 
-`accelerate launch` and `torchrun` start one process per GPU and tell each its rank; alone, this process is rank 0 of 1.
-Every process runs the whole pipeline on the same rows; the main one writes the run folder.
+`accelerate launch` and `torchrun` start one process per GPU and set its rank; without them this is rank 0 of 1. Every
+process runs the whole pipeline on the same rows; the main one writes the run folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def state() -> PartialState:
-    """Accelerate's view of the processes; the first call joins the group."""
+    """Accelerate's process state; the first call joins the group."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 
@@ -31,7 +31,7 @@ def is_main() -> bool:
 
 
 def rank() -> int:
-    """This process's number among `world_size`."""
+    """This process's rank, below `world_size`."""
     return int(state().process_index)
 
 
@@ -41,41 +41,41 @@ def world_size() -> int:
 
 
 def wait() -> None:
-    """Return when every process has come here."""
+    """Barrier: return when every process has called this."""
     state().wait_for_everyone()
 
 
 def gathered(items: list[T]) -> list[T]:
-    """The items of all processes, in order of rank, on every process."""
+    """The items of all processes, by rank, on every process."""
     return list(gather_object(items)) if world_size() > 1 else items
 
 
 def share_of(batch_size: int, what: str) -> int:
-    """How many of a batch's sequences one process takes.
+    """How many of a batch's sequences each process takes.
 
     Raises:
-        EdgebError: the batch cannot be shared equally.
+        EdgebError: the batch cannot be split equally.
     """
     return equal_share(batch_size, world_size(), what)
 
 
 def idle_gpus() -> int:
-    """GPUs of this machine that no process of this group uses; 0 where a launcher has started several."""
+    """GPUs of this machine that no process uses; 0 where a launcher has started several processes."""
     return max(torch.cuda.device_count() - 1, 0) if world_size() == 1 else 0
 
 
 def shards_weights() -> bool:
-    """Whether the launcher asked for weights that are spread over the processes (FSDP)."""
+    """Whether the launcher shards weights over the processes (FSDP)."""
     return bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))
 
 
 def release_memory() -> None:
-    """Give back what finished models held: trainers hold theirs in circles, and the allocator keeps freed blocks."""
+    """Free the memory of finished models: trainers form reference cycles, and the allocator caches freed blocks."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def console() -> Console:
-    """stderr of the main process; the others stay silent."""
+    """A console on the main process's stderr; silent on the others."""
     return open_console(stderr=True, quiet=not is_main())

@@ -1,4 +1,4 @@
-"""Live progress of a Hugging Face trainer on stderr."""
+"""Run a trainer with progress on stderr."""
 
 from __future__ import annotations
 
@@ -6,53 +6,31 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch.utils.tensorboard import SummaryWriter
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import PrinterCallback
 
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.trainer.failures import LossGuard
-from edge_behavior.train.trainer.processes import console, is_main
-
-
-def progress_bar() -> Progress:
-    """The progress bar all long work uses: on stderr, with the time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console(),
-        disable=not is_main(),
-    )
+from edge_behavior.train.trainer.processes import is_main
+from edge_behavior.util.progress import ProgressBar
 
 
 class _Progress(TrainerCallback):
     def __init__(self, title: str) -> None:
-        self._title, self._bar = title, progress_bar()
-        self._task: TaskID | None = None
+        self._bar = ProgressBar(title, hidden=not is_main())
+        self._done: int | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            self._bar.start()
-            self._task = self._bar.add_task(self._title, total=state.max_steps, completed=state.global_step, note="")
+            self._done = state.global_step
+            self._bar.start(state.max_steps, self._done)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._task is not None:
-            self._bar.update(self._task, completed=state.global_step)
+        if self._done is not None:
+            self._bar.advance(state.global_step - self._done)
+            self._done = state.global_step
 
     def on_log(
         self,
@@ -62,10 +40,10 @@ class _Progress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if self._task is not None and logs:
+        if self._done is not None and logs:
             shown = ", ".join(f"{k} {float(logs[k]):.3f}" for k in ("loss", "eval_loss") if k in logs)
             if shown:
-                self._bar.update(self._task, note=shown)
+                self._bar.advance(0, note=shown)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.stop()
@@ -75,11 +53,11 @@ class _Progress(TrainerCallback):
 
 
 def trainer_callbacks(title: str, knob: str, recipe: Recipe, logs: Path) -> list[TrainerCallback]:
-    """Callbacks of every trainer run: progress under `title`, the guard of its loss, and TensorBoard files.
+    """Callbacks of every trainer: progress under `title`, the loss guard, and TensorBoard files.
 
     Args:
         knob: The recipe field of the stage's learning rate.
-        logs: Folder of the TensorBoard files, where the recipe asks for them.
+        logs: Folder for TensorBoard files, if the recipe wants them.
     """
     found: list[TrainerCallback] = [_Progress(title), LossGuard(title, knob)]
     if "tensorboard" in recipe.report_to and is_main():
@@ -89,9 +67,9 @@ def trainer_callbacks(title: str, knob: str, recipe: Recipe, logs: Path) -> list
 
 
 def run(trainer: Any, resume_from: Path | None = None) -> TrainerState:
-    """Train, or go on from a checkpoint, and leave the terminal in order however that ends.
+    """Train, or resume from a checkpoint, and restore the terminal however that ends.
 
-    Trainer's callback that prints raw log dictionaries to stdout is taken out: stdout belongs to `--json`.
+    Trainer's callback that prints logs to stdout is removed: stdout is for `--json`.
 
     Returns:
         The trainer's state at the end.
@@ -100,7 +78,7 @@ def run(trainer: Any, resume_from: Path | None = None) -> TrainerState:
         before = TrainerState.load_from_json(str(resume_from / TRAINER_STATE_NAME))
         callbacks: Any = before.stateful_callbacks
         stopped = callbacks["TrainerControl"]["args"]["should_training_stop"]
-        # Trainer would forget that early stopping had ended the stage, and train on.
+        # Trainer would forget that the stage had stopped early, and continue.
         if stopped or before.global_step >= trainer.args.max_steps:
             done: TrainerState = before
             return done
@@ -112,7 +90,7 @@ def run(trainer: Any, resume_from: Path | None = None) -> TrainerState:
             if isinstance(callback, _Progress):
                 callback.stop()
         if "wandb" in trainer.args.report_to and is_main():
-            # Else the next trainer of this process goes on in the same run.
+            # Else this process's next trainer would continue the same run.
             import wandb
 
             wandb.finish()
@@ -121,5 +99,5 @@ def run(trainer: Any, resume_from: Path | None = None) -> TrainerState:
 
 
 def mean_loss(state: TrainerState) -> float:
-    """Mean of the logged training losses; the same whether or not the stage was interrupted."""
+    """Mean of the logged training losses, interrupted or not."""
     return fmean(float(row["loss"]) for row in state.log_history if "loss" in row)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from edge_behavior.bench.native import NativeModel
-from edge_behavior.bench.setup import BenchOptions, Setup
+from edge_behavior.bench.options import BenchOptions
+from edge_behavior.bench.setup import Setup
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.source import ExportSource
+from edge_behavior.runtime.llama.model import LlamaModel
 from tests import helpers
 
 LAYOUT = PromptLayout(history_length=6)
@@ -32,7 +34,7 @@ def export(backbone: Path) -> Callable[[Path, PromptLayout], Path]:
     """Writes a bundle of the tiny model with a layout."""
 
     def write(path: Path, layout: PromptLayout) -> Path:
-        export_bundle(
+        export_gguf(
             ExportSource(backbone, None, CandidateSet.of(helpers.LABELS), layout),
             path,
             helpers.profile("f16", prune="off"),
@@ -48,8 +50,8 @@ def bundle(export: Callable[[Path, PromptLayout], Path], tmp_path_factory: pytes
 
 
 @pytest.fixture(scope="session")
-def native(bundle: Path) -> Iterator[NativeModel]:
-    with NativeModel(bundle) as model:
+def native(bundle: Path) -> Iterator[LlamaModel]:
+    with LlamaModel(bundle) as model:
         yield model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,29 +12,35 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_behavior.bench import latency, sustained
-from edge_behavior.bench.setup import BenchOptions
+from edge_behavior.bench.measurement import Measurement, Slice, Sustained
+from edge_behavior.bench.options import BenchOptions, HistoryFile
+from edge_behavior.bench.timing import Machine, Timing
 from edge_behavior.bundle import bundle
 from edge_behavior.cli import app
 from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.util import cpus
 from edge_behavior.util.workspace import remember
 
-ROW = {"p50_ms": 1.25, "p95_ms": 9.5, "mean_ms": 2.5, "tokens_per_prediction": 33.0, "predictions": 5}
-RESULT: dict[str, Any] = {
-    "bundle": "m.gguf",
-    "architecture": "qwen2",
-    "quantization": "Q4_K_M",
-    "candidates": 4,
-    "static_tokens": 77,
-    "scoring": "exact",
-    "anchor_every": 20,
-    "file_bytes": 3 << 20,
-    "peak_rss_bytes": {"session": 50 << 20},
-    "scenarios": {"session": ROW, "warm": ROW},
-    "machine": {"processor": "an abacus", "cores": 2, "threads": 1, "llama_cpp_python": "0.3.36"},
-}
+TIMING = Timing(1.25, 9.5, 2.5, 33.0, [1.0, 1.25, 9.5])
+HERE = Machine("Linux", "an abacus", 2, 1 << 30, 1, "3.11.0", "0.3.36", "AVX2 = 1", None)
+MEASURED = Measurement(
+    bundle="m.gguf",
+    architecture="qwen2",
+    quantization="Q4_K_M",
+    candidates=4,
+    trie_nodes=9,
+    layout="grammar",
+    static_tokens=77,
+    scoring="exact",
+    anchor_every=20,
+    file_bytes=3 << 20,
+    peak_rss_bytes={"session": 50 << 20},
+    scenarios={"session": TIMING, "warm": TIMING},
+    machine=HERE,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,10 +52,10 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, B
     monkeypatch.setattr(cpus, "allowed_cpus", lambda root=None: 4)
     seen = []
 
-    def measure(bundle: Path, options: BenchOptions, tick: Any) -> dict[str, Any]:
+    def measure(bundle: Path, options: BenchOptions, tick: Any) -> Measurement:
         seen.append((bundle, options))
         tick("take turns")
-        return dict(RESULT)
+        return MEASURED
 
     monkeypatch.setattr(latency, "measure", measure)
     return seen
@@ -62,7 +69,9 @@ def run(*arguments: object) -> str:
 
 
 def test_json_is_the_result_and_nothing_else(asked: list[tuple[Path, BenchOptions]]) -> None:
-    assert json.loads(run("m.gguf", "--repeats", 5, "--threads", 2, "--scoring", "masked", "--json")) == RESULT
+    assert (
+        json.loads(run("m.gguf", "--repeats", 5, "--threads", 2, "--scoring", "masked", "--json")) == MEASURED.to_dict()
+    )
     assert asked == [(Path("m.gguf"), BenchOptions(repeats=5, threads=2, scoring="masked"))]
 
 
@@ -85,7 +94,14 @@ def test_all_options_arrive(monkeypatch: pytest.MonkeyPatch, asked: list[tuple[P
     assert "1 event is earlier" in notes
     assert "'Tennis' (line 3)" in notes
     expected = BenchOptions(
-        threads=1, compare=True, anchor_every=7, history=Path("h.csv"), cold_starts=2, label_repeats=4, pp=8, tg=9
+        threads=1,
+        compare=True,
+        anchor_every=7,
+        history=HistoryFile(Path("h.csv")),
+        cold_starts=2,
+        label_repeats=4,
+        pp=8,
+        tg=9,
     )
     assert asked == [(Path("m.gguf"), expected)]
 
@@ -97,7 +113,27 @@ def test_a_history_without_places_for_a_bundle_without(
     monkeypatch.setattr(bundle, "read_manifest", lambda _: manifest)
     Path("h.csv").write_text("timestamp,behavior\n2024-03-18T07:05,Video\n2024-03-18T08:00,Mail\n")
     run("m.gguf", "--threads", 1, "--history", "h.csv")
-    assert asked == [(Path("m.gguf"), BenchOptions(threads=1, history=Path("h.csv")))]
+    assert asked == [(Path("m.gguf"), BenchOptions(threads=1, history=HistoryFile(Path("h.csv"))))]
+
+
+def test_a_history_of_several_users_in_seconds_since_1970(
+    monkeypatch: pytest.MonkeyPatch, asked: list[tuple[Path, BenchOptions]]
+) -> None:
+    manifest = SimpleNamespace(candidates=CandidateSet.of(["Video", "Mail"]), layout=PromptLayout())
+    monkeypatch.setattr(bundle, "read_manifest", lambda _: manifest)
+    rows = "1710743400,home,Video,ada\n1710743500,home,Mail,bob\n1710747000,work,Mail,ada\n"
+    Path("h.csv").write_text("timestamp,place,behavior,user_id\n" + rows)
+    arguments = ("m.gguf", "--threads", 1, "--history", "h.csv")
+    with pytest.raises(EdgebError, match="--time-unit"):
+        run(*arguments, "--user", "ada")
+    zone = ("--timezone", "Europe/Berlin", "--time-unit", "s")
+    with pytest.raises(EdgebError, match="a second user"):
+        run(*arguments, *zone)
+    assert asked == []
+    run(*arguments, *zone, "--user", "ada")
+    history = HistoryFile(Path("h.csv"), "ada", "Europe/Berlin", "s")
+    assert asked == [(Path("m.gguf"), BenchOptions(threads=1, history=history))]
+    assert history.read(places=True).events[0] == BehaviorEvent("home", datetime(2024, 3, 18, 7, 30), "Video")
 
 
 def test_for_people() -> None:
@@ -109,16 +145,15 @@ def test_for_people() -> None:
 def test_threads_and_sustained(monkeypatch: pytest.MonkeyPatch, asked: list[tuple[Path, BenchOptions]]) -> None:
     calls: list[object] = []
 
-    def sweep(bundle: Path, options: BenchOptions, threads: list[int], tick: Any) -> dict[str, Any]:
+    def sweep(bundle: Path, options: BenchOptions, threads: list[int], tick: Any) -> dict[str, Timing]:
         calls.append(threads)
         tick()
-        return {str(n): ROW for n in threads}
+        return dict.fromkeys(map(str, threads), TIMING)
 
-    def sustain(bundle: Path, options: BenchOptions, seconds: float, tick: Any) -> dict[str, Any]:
+    def sustain(bundle: Path, options: BenchOptions, seconds: float, tick: Any) -> Sustained:
         calls.append(seconds)
         tick(0.5)
-        slices = [{"from_s": 0.0, "p50_ms": 1.5, "predictions": 3}, {"from_s": 1.0, "p50_ms": None, "predictions": 0}]
-        return {"seconds": 2.0, "predictions": 3, "slices": slices, "drift": None}
+        return Sustained(2.0, 3, [Slice(0.0, 1.5, 3), Slice(1.0, None, 0)], None)
 
     monkeypatch.setattr(sustained, "threads_sweep", sweep)
     monkeypatch.setattr(sustained, "sustained", sustain)

@@ -1,4 +1,4 @@
-"""What is asked while measuring."""
+"""The predictions that are timed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_behavior.bench.diary import Question, from_file, made_up
+from edge_behavior.bench.diary import Case, diary_of, synthetic_diary
+from edge_behavior.bench.options import HistoryFile
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.errors import EdgebError
@@ -16,25 +17,25 @@ from edge_behavior.records.history import write_history
 CANDIDATES = CandidateSet.of(["Video", "Mail", "Rare"], [900, 99, 1])
 
 
-def test_questions_follow_each_other_event_by_event() -> None:
-    diary = made_up(CANDIDATES, length=5, questions=12)
+def test_cases_follow_each_other_event_by_event() -> None:
+    diary = synthetic_diary(CANDIDATES, length=5, cases=12)
     assert len(diary) == 12
-    assert diary.opening == diary.events[:5]
-    seen = list(diary.opening)
+    assert diary.first_window == diary.events[:5]
+    seen = list(diary.first_window)
     for i in range(12):
-        question = diary.question(i)
-        seen.append(question.observed)
-        assert question.history == seen[-5:]
+        case = diary.case(i)
+        seen.append(case.observed)
+        assert case.history == seen[-5:]
         following = diary.events[len(seen)]
-        assert (question.when, question.place) == (following.time, following.place)
-        assert question.when >= question.observed.time
+        assert (case.when, case.place) == (following.time, following.place)
+        assert case.when >= case.observed.time
 
 
-def test_made_up_labels_are_as_frequent_as_in_training() -> None:
-    labels = [event.behavior for event in made_up(CANDIDATES, 5, 2000).events]
+def test_synthetic_labels_are_as_frequent_as_in_training() -> None:
+    labels = [event.behavior for event in synthetic_diary(CANDIDATES, 5, 2000).events]
     assert labels.count("Video") > 0.8 * len(labels)
     assert 0 < labels.count("Mail") < 0.2 * len(labels)
-    assert made_up(CANDIDATES, 5, 50) == made_up(CANDIDATES, 5, 50)
+    assert synthetic_diary(CANDIDATES, 5, 50) == synthetic_diary(CANDIDATES, 5, 50)
 
 
 def test_a_file_is_repeated_in_whole_weeks(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_a_file_is_repeated_in_whole_weeks(tmp_path: Path) -> None:
     events = [BehaviorEvent("home", start + timedelta(days=3 * i, hours=i), "Video") for i in range(4)]
     events[2] = BehaviorEvent("work", events[2].time, "Mail")
     write_history(tmp_path / "h.csv", events)
-    diary = from_file(tmp_path / "h.csv", CANDIDATES, length=3, questions=9)
+    diary = diary_of(HistoryFile(tmp_path / "h.csv"), CANDIDATES, length=3, cases=9)
     assert len(diary) == 9
     assert diary.events[:4] == events
     times = [event.time for event in diary.events]
@@ -56,26 +57,26 @@ def test_bad_files(tmp_path: Path) -> None:
     path = tmp_path / "h.csv"
     write_history(path, [BehaviorEvent("home", datetime(2024, 3, 1), "Video")])
     with pytest.raises(EdgebError, match="1 event"):
-        from_file(path, CANDIDATES, 3, 3)
+        diary_of(HistoryFile(path), CANDIDATES, 3, 3)
     write_history(path, [BehaviorEvent("home", datetime(2024, 3, d), "Vidoe") for d in (1, 2)])
     with pytest.raises(EdgebError, match=r"no event's behavior is in the candidate set: 'Vidoe' \(line 2\)"):
-        from_file(path, CANDIDATES, 3, 3)
+        diary_of(HistoryFile(path), CANDIDATES, 3, 3)
     write_history(path, [BehaviorEvent("home", datetime(y, 3, 1), "Video") for y in (1990, 9000)])
     with pytest.raises(EdgebError, match="cannot be repeated"):
-        from_file(path, CANDIDATES, 3, 30)
+        diary_of(HistoryFile(path), CANDIDATES, 3, 30)
 
 
-def test_a_question_survives_the_way_to_another_process() -> None:
-    question = made_up(CANDIDATES, 4, 2).question(1)
-    assert Question.from_dict(question.to_dict()) == question
+def test_a_case_survives_the_way_to_another_process() -> None:
+    case = synthetic_diary(CANDIDATES, 4, 2).case(1)
+    assert Case.from_dict(case.to_dict()) == case
 
 
 def test_a_bundle_without_places_is_asked_for_none(tmp_path: Path) -> None:
     (tmp_path / "h.csv").write_text("timestamp,behavior\n2024-05-01T18:00,Video\n2024-05-01T19:00,Video\n")
     for diary in (
-        made_up(CandidateSet.of(["Video", "Bar"]), 4, 2, places=False),
-        from_file(tmp_path / "h.csv", CandidateSet.of(["Video", "Bar"]), 4, 2, places=False),
+        synthetic_diary(CandidateSet.of(["Video", "Bar"]), 4, 2, places=False),
+        diary_of(HistoryFile(tmp_path / "h.csv"), CandidateSet.of(["Video", "Bar"]), 4, 2, places=False),
     ):
-        question = diary.question(1)
-        assert question.place is None
-        assert Question.from_dict(question.to_dict()) == question
+        case = diary.case(1)
+        assert case.place is None
+        assert Case.from_dict(case.to_dict()) == case

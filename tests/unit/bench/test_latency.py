@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -11,35 +12,43 @@ import pytest
 
 from edge_behavior.bench import latency
 from edge_behavior.bench.chart import bars, draw
-from edge_behavior.bench.diary import made_up
-from edge_behavior.bench.isolated import run_alone
-from edge_behavior.bench.latency import measure, steps
+from edge_behavior.bench.diary import synthetic_diary
+from edge_behavior.bench.isolated import COLD, Isolated, IsolatedRun, run_isolated
+from edge_behavior.bench.latency import measure, tick_count
+from edge_behavior.bench.measurement import Measurement
+from edge_behavior.bench.options import BenchOptions, HistoryFile
+from edge_behavior.bench.peers import PEERS
 from edge_behavior.bench.report import RATIOS, TITLES, footing, grids, heading, markdown
-from edge_behavior.bench.setup import PEERS, BenchOptions
 from edge_behavior.bench.sustained import check_seconds, sustained, threads_sweep
 from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.cpus import allowed_cpus
+from tests import helpers
 
 # Two threads where the process may have two.
 SWEPT = sorted({1, min(2, allowed_cpus())})
+HISTORY = "timestamp,place,behavior,user_id\n" + "".join(
+    f"{1_710_000_000 + 3600 * i},home,{helpers.LABELS[i % 2]},{user}\n" for i in range(4) for user in ("ada", "bob")
+)
 OPTIONS = BenchOptions(repeats=2, compare=True, cold_starts=1, pp=16, tg=4)
 
 
 @pytest.fixture(scope="module")
-def result(bundle: Path) -> dict[str, Any]:
-    def alone(spec: dict[str, Any]) -> dict[str, Any]:
-        parts = dict.fromkeys(latency._COLD_PARTS, 1.5)
-        return {"process_ms": 9.0, **parts, "tokens": 70, "peak_rss_bytes": 50 << 20}
+def measured(bundle: Path) -> Measurement:
+    def alone(spec: Isolated) -> IsolatedRun:
+        return IsolatedRun(9.0, 50 << 20, 70, dict.fromkeys(latency._COLD_PARTS, 1.5))
 
     ticks: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "run_alone", alone)
+        patch.setattr(latency, "run_isolated", alone)
         found = measure(bundle, OPTIONS, ticks.append)
-    assert len(ticks) == steps(OPTIONS)
-    found["threads"] = threads_sweep(bundle, OPTIONS, SWEPT)
-    found["sustained"] = sustained(bundle, OPTIONS, 1.0)
-    return found
+    assert len(ticks) == tick_count(OPTIONS)
+    return replace(found, threads=threads_sweep(bundle, OPTIONS, SWEPT), sustained=sustained(bundle, OPTIONS, 1.0))
+
+
+@pytest.fixture(scope="module")
+def result(measured: Measurement) -> dict[str, Any]:
+    return measured.to_dict()
 
 
 def test_every_scenario_is_there_in_plain_keys(result: dict[str, Any], bundle: Path) -> None:
@@ -68,26 +77,27 @@ def test_ratios_are_of_medians_and_the_floors_are_paired(result: dict[str, Any])
         assert row["over_floor"] == pytest.approx(expected, rel=2e-2)
 
 
-def test_tables(result: dict[str, Any]) -> None:
-    page = markdown(result)
-    for text in (*TITLES.values(), *RATIOS.values(), heading(result), footing(result), "pp16", "last slice"):
+def test_tables(measured: Measurement) -> None:
+    page = markdown(measured)
+    for text in (*TITLES.values(), *RATIOS.values(), heading(measured), footing(measured), "pp16", "last slice"):
         assert text in page
-    for grid in grids(result):
+    for grid in grids(measured):
         assert all(len(row) == len(grid.heads) for row in grid.rows)
-    plain = {k: v for k, v in result.items() if k not in ("floor", "native", "ratios", "threads", "sustained")}
+    plain = replace(measured, comparison=None, threads=None, sustained=None)
     assert len(grids(plain)) == 1
+    assert not {"floor", "native", "ratios", "threads", "sustained"} & set(plain.to_dict())
 
 
-def test_chart(result: dict[str, Any], tmp_path: Path) -> None:
-    found = bars(result)
+def test_chart(measured: Measurement, tmp_path: Path) -> None:
+    found = bars(measured)
     assert [p50 for _, p50, _, _ in found] == sorted(p50 for _, p50, _, _ in found)
     assert len(found) == len(TITLES) - 3 + 1
     assert len({color for *_, color in found}) == 3
-    draw(result, tmp_path / "c.png")
+    draw(measured, tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 1
     with pytest.raises(EdgebError, match="cannot write"):
-        draw(result, tmp_path / "no" / "c.png")
+        draw(measured, tmp_path / "no" / "c.png")
 
 
 def test_sustained(result: dict[str, Any]) -> None:
@@ -108,25 +118,27 @@ def test_threads(result: dict[str, Any]) -> None:
 
 
 def test_cold_start_in_a_process_of_its_own(bundle: Path, tmp_path: Path) -> None:
-    question = made_up(read_manifest(bundle).candidates, 6, 2).question(0)
-    spec = {"scenario": "cold", "bundle": str(bundle), "threads": 1, "scoring": "exact", "question": question.to_dict()}
-    first = run_alone({**spec, "snapshots": None})
-    run_alone({**spec, "snapshots": str(tmp_path)})
+    case = synthetic_diary(read_manifest(bundle).candidates, 6, 2).case(0)
+    spec = Isolated(COLD, str(bundle), 1, "exact", case=case.to_dict())
+    first = run_isolated(spec)
+    run_isolated(replace(spec, snapshots=str(tmp_path)))
     assert len(list(tmp_path.iterdir())) == 1
-    restored = run_alone({**spec, "snapshots": str(tmp_path)})
+    restored = run_isolated(replace(spec, snapshots=str(tmp_path)))
     for found in (first, restored):
-        parts = sum(found[part] for part in latency._COLD_PARTS)
-        assert 0 < parts < found["process_ms"]
-        assert 10 << 20 < found["peak_rss_bytes"] < 1 << 30
-    assert first["prefix_ms"] < 1
-    assert restored["tokens"] < first["tokens"]
+        assert tuple(found.parts_ms) == latency._COLD_PARTS
+        assert 0 < sum(found.parts_ms.values()) < found.process_ms
+        assert 10 << 20 < found.peak_rss_bytes < 1 << 30
+    assert first.parts_ms["prefix_ms"] < 1
+    assert restored.tokens < first.tokens
 
 
-def test_memory_of_one_scenario(bundle: Path) -> None:
-    spec = {"scenario": "completion", "bundle": str(bundle), "threads": 1, "scoring": "exact", "history": None}
-    assert run_alone(spec)["peak_rss_bytes"] > 10 << 20
+def test_memory_of_one_scenario(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "h.csv").write_text(HISTORY)
+    history = HistoryFile(tmp_path / "h.csv", "ada", "Europe/Berlin", "s")
+    spec = Isolated("completion", str(bundle), 1, "exact", history=history.to_dict())
+    assert run_isolated(spec).peak_rss_bytes > 10 << 20
     with pytest.raises(EdgebError, match="in a process of its own failed"):
-        run_alone({**spec, "bundle": str(bundle) + "x"})
+        run_isolated(replace(spec, bundle=str(bundle) + "x"))
 
 
 def test_a_new_llama_cpp_is_tried_before_the_clock_runs(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,5 +151,5 @@ def test_a_new_llama_cpp_is_tried_before_the_clock_runs(bundle: Path, monkeypatc
 
     monkeypatch.setattr("edge_behavior.runtime.llama.build.verdict", lambda: order.append("verdict"))
     monkeypatch.setattr("edge_behavior.bench.isolated.perf_counter", clock)
-    run_alone({"scenario": "completion", "bundle": str(bundle), "threads": 1, "scoring": "exact", "history": None})
+    run_isolated(Isolated("completion", str(bundle), 1, "exact"))
     assert order[:2] == ["verdict", "clock"]

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_behavior.bench.native import NativeModel
-from edge_behavior.bench.peers import CompletionPeer, LabelPeer
-from edge_behavior.bench.scenarios import slot
+from edge_behavior.bench.peers import CompletionPeer, LabelPeer, PeerOptions
+from edge_behavior.bench.scenarios import Turns, slot
 from edge_behavior.bench.setup import Setup
+from edge_behavior.runtime.llama.model import LlamaModel
 from tests import helpers
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_labels_one_by_one_have_the_models_probabilities(
-    cached: bool, tokens: object, native: NativeModel, setup: Setup
+    cached: bool, tokens: object, native: LlamaModel, setup: Setup
 ) -> None:
     prompts = setup.windows()
-    peer = LabelPeer(native, 1, "labels", prompts, setup.encoder, cached=cached, due=0)
+    peer = LabelPeer(native, "labels", prompts, setup.encoder, PeerOptions(1, Turns(0), cached))
     model = helpers.model(tokens)
     try:
         for prompt in prompts[:3]:
@@ -36,9 +36,9 @@ def test_labels_one_by_one_have_the_models_probabilities(
 
 def test_completions_are_labels_and_the_cache_changes_only_the_cost(bundle: Path, setup: Setup) -> None:
     prompts, grown = setup.windows(), setup.grown()
-    cold = CompletionPeer(bundle, 1, "cold", prompts, setup.encoder, reuse=False)
-    cached = CompletionPeer(bundle, 1, "cached", prompts, setup.encoder, reuse=True)
-    appended = CompletionPeer(bundle, 1, "appended", grown, setup.encoder, reuse=True, due=1, follow=True)
+    cold = CompletionPeer(bundle, "cold", prompts, setup.encoder, PeerOptions(1, Turns(0)))
+    cached = CompletionPeer(bundle, "cached", prompts, setup.encoder, PeerOptions(1, Turns(0), cached=True))
+    appended = CompletionPeer(bundle, "appended", grown, setup.encoder, PeerOptions(1, Turns(1), True, follow=True))
     try:
         for prompt in prompts[:4]:
             cold._llama.reset()
@@ -54,7 +54,7 @@ def test_completions_are_labels_and_the_cache_changes_only_the_cost(bundle: Path
         for (i, full), (_, shared) in zip(samples["cold"], samples["cached"], strict=True):
             assert full >= len(prompts[i])
             assert full - shared >= static
-        # One event, one question and the answer.
+        # One event, the time and place asked for, and the answer.
         line = max(len(setup.encoder.line_ids(event)) for event in setup.diary.events)
         longest = max(len(label.encode()) for label in helpers.LABELS)
         assert all(tokens <= 2 * line + longest + 3 for _, tokens in samples["appended"])

@@ -1,4 +1,4 @@
-"""edgeb's own scenarios, the floor under them, and their turns."""
+"""edgeb's own scenarios, their lower bound, and their turns."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from pathlib import Path
 import pytest
 
 from edge_behavior.bench.latency import take_turns
-from edge_behavior.bench.scenarios import CYCLE, DEPTHS, depth_of, slot
-from edge_behavior.bench.setup import PEERS, BenchOptions, Setup
+from edge_behavior.bench.options import CYCLE, DEPTHS, BenchOptions
+from edge_behavior.bench.peers import PEERS
+from edge_behavior.bench.scenarios import depth_of, slot
+from edge_behavior.bench.setup import Setup
 from edge_behavior.bench.timing import Sample
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 
 
 def test_everything_takes_its_turns(setup: Setup) -> None:
     session = setup.session()
     shapes = session.rehearse(9)
-    made = [session, setup.scenario("warm"), setup.prefix(), setup.floor(session), setup.speed()]
+    made = [session, setup.scenario("warm"), setup.prefix(), setup.lower_bound(session), setup.speed()]
     samples = take_turns(made, 9)
     for name in (*DEPTHS, "warm", "prefix_evaluate", "prefix_restore", "prefix_load", "pp16", "tg4"):
         assert len(samples[name]) == 3, name
         assert all(sample.ms > 0 for sample in samples[name])
-    # The floor is of the same number of tokens, step by step, however they are called.
+    # The lower bound is of the same number of tokens, step by step, however they are called.
     for depth in DEPTHS:
         asked = [s.tokens for s in samples[depth]]
         assert asked == [sum(d.tokens for d in shape) for i, shape in enumerate(shapes) if depth_of(i) == depth]
@@ -53,7 +55,7 @@ def test_kinds_of_rounds_are_even_and_follow_no_period() -> None:
     kinds = [slot(i) for i in range(21 * CYCLE)]
     for block in range(0, len(kinds), CYCLE):
         assert sorted(kinds[block : block + CYCLE]) == list(range(CYCLE))
-    # A session of the usual length is anchored every 21 events.
+    # A session of the usual length is re-based every 21 events.
     assert {kinds[i] for i in range(20, len(kinds), 21)} == set(range(CYCLE))
 
 
@@ -84,14 +86,14 @@ def test_grown_prompts_are_the_sessions(bundle: Path) -> None:
         Predictor.load(bundle, threads=1) as predictor,
     ):
         session = predictor.session(4)
-        for event in setup.diary.opening:
+        for event in setup.diary.first_window:
             session.observe(event)
         lengths = []
         for i, prompt in enumerate(setup.grown()):
-            question = setup.diary.question(i)
-            session.observe(question.observed)
-            session.predict(question.when, question.place, source="model")
-            assert predictor._engine.backend.held == prompt
+            case = setup.diary.case(i)
+            session.observe(case.observed)
+            session.predict(case.when, case.place, top_k=None, options=PredictOptions(source="model"))
+            assert predictor._ranker.backend.held == prompt
             lengths.append(len(session.events))
         assert lengths == [7, 8, 9, 10, 6] * 3
 
@@ -119,5 +121,5 @@ def test_too_little_memory_is_said_beforehand(setup: Setup, monkeypatch: pytest.
         available = 1000
 
     monkeypatch.setattr("psutil.virtual_memory", Little)
-    with pytest.raises(EdgebError, match=r"needs .* GB of memory"):
+    with pytest.raises(EdgebError, match=r"needs .* of memory"):
         setup.check_memory()

@@ -10,20 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_behavior.bench.timing import Sample, default_threads, machine, peak_rss_bytes, percentile, summary
+from edge_behavior.bench.timing import Machine, Sample, Timing, default_threads, peak_rss_bytes, percentile
 from edge_behavior.runtime.predictor import SMALL_BUNDLE
 
 
 def test_summary() -> None:
     times = [5.0, 1.0, 2.0, 4.0, 3.0]
-    found = summary([Sample(t, tokens, t - 0.5) for t, tokens in zip(times, (10, 20, 20, 20, 30), strict=True)])
+    samples = [Sample(t, tokens, t - 0.5) for t, tokens in zip(times, (10, 20, 20, 20, 30), strict=True)]
+    found = Timing.of(samples).to_dict()
     assert found["p50_ms"] == 3.0
     assert found["p95_ms"] == pytest.approx(np.percentile(times, 95))
     assert found["tokens_per_prediction"] == 20
     assert found["predictions"] == 5
     assert found["overhead_ms"] == {"p50": 0.5, "p95": 0.5}
     assert found["samples_ms"] == times
-    assert "overhead_ms" not in summary([Sample(1.0, 1)])
+    assert not {"overhead_ms", "parts_ms"} & set(Timing.of([Sample(1.0, 1)]).to_dict())
+    assert Timing.of([Sample(1.0, 1)], {"open_ms": 0.5}).to_dict()["parts_ms"] == {"open_ms": 0.5}
     assert percentile([1.0, 2.0], 50) == 1.5
 
 
@@ -38,7 +40,7 @@ def test_a_child_reports_its_own_peak_and_not_its_parents() -> None:
 
 
 def test_machine() -> None:
-    found = machine(3)
+    found = Machine.here(3).to_dict()
     assert found["threads"] == 3
     assert found["llama_cpp_python"]
     assert found["memory_bytes"] > 1 << 28

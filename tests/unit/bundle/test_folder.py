@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, require_gguf, verify_bundle
 from edge_behavior.bundle.folder import MANIFEST_FILE, write_folder_manifest
-from edge_behavior.bundle.manifest import SCHEMA_VERSION, Manifest
+from edge_behavior.bundle.manifest import SCHEMA_VERSION, BaseModelInfo, Manifest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
@@ -33,7 +33,7 @@ FILES = {
 MANIFEST = Manifest(
     created_with="edgeb test", candidates=CandidateSet.of(["Bar", "Café"], [3, 1]), layout=PromptLayout(), bos_id=None,
     eos_id=0, architecture="qwen2", quantization="INT4 block 32", context_length=512,
-    base_model={"name": "x", "license": None, "weights_sha256": "00"}, training={"recipe": "tiny"},
+    base_model=BaseModelInfo("x", None, "00"), training={"recipe": "tiny"},
 )  # fmt: skip
 
 
@@ -206,12 +206,12 @@ def _manifest(**changes: Any) -> Callable[[dict[str, Any]], None]:
         (lambda fields: fields.pop("files"), "field 'files' is missing"),
         (lambda fields: fields.pop("schema_version"), "'schema_version' is None"),
         (_edit(extra=1), "unknown field 'extra'"),
-        (_edit(manifest={}), "field 'manifest' is not str"),
-        (_edit(files=[]), "field 'files' is not dict"),
+        (_edit(manifest={}), "field 'manifest' is {}, not str"),
+        (_edit(files=[]), r"field 'files' is \[\], not an object"),
         (_edit(manifest="{}"), "the manifest does not match its hash"),
         (_edit(manifest="\ud800"), "the manifest does not match its hash"),
         (_edit(manifest_sha256="0" * 64), "the manifest does not match its hash"),
-        (_manifest(eos_id="0"), "manifest field 'eos_id' is '0'"),
+        (_manifest(eos_id="0"), "manifest: field 'eos_id' is '0'"),
         (_manifest(schema_version=2), "written by a newer edgeb"),
         (_manifest(tensors_sha256="0" * 64), "the files' hashes do not match the manifest's"),
         (_manifest(tokenizer_sha256=""), "the files' hashes do not match the manifest's"),

@@ -21,17 +21,18 @@ from typer.testing import CliRunner
 from edge_behavior.bench.native import stock_llama
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.grammar import answer_texts, character_grammar, quoted, token_grammar
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.core.scoring import greedy_candidate, masked_log_probs
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.gguf.grammar import Vocabulary, bundle_grammar
+from edge_behavior.export.gguf.grammar import bundle_grammar
 from edge_behavior.export.gguf.writer import write_gguf
+from edge_behavior.runtime.llama.model import LlamaModel
 from tests import helpers
 from tests.label_sets import label_sets
+from tests.masked_scoring import greedy_candidate, masked_log_probs
 
 WHEN = datetime(2024, 3, 18, 20)
 SLOW_FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -93,8 +94,8 @@ def gguf(tokens: Any, model: Any, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def vocabulary(gguf: Path) -> Iterator[Vocabulary]:
-    with Vocabulary(gguf) as found:
+def vocabulary(gguf: Path) -> Iterator[LlamaModel]:
+    with LlamaModel(gguf, vocab_only=True) as found:
         yield found
 
 
@@ -130,7 +131,7 @@ def token_logits(model: Any, prompt: list[int], trie: LabelTrie) -> np.ndarray:
 @settings(max_examples=40, deadline=None, suppress_health_check=SLOW_FIXTURES)
 @given(labels=label_sets(), name=st.sampled_from(["stream", "prefix", "instruct"]))
 @example(labels=["🎮", "🎮 x", "🎲", "東京", "東", "a#b", 'a"b', "a\\n"], name="stream")
-def test_the_sentences_are_the_labels(tokens: Any, vocabulary: Vocabulary, labels: list[str], name: str) -> None:
+def test_the_sentences_are_the_labels(tokens: Any, vocabulary: LlamaModel, labels: list[str], name: str) -> None:
     encoder = helpers.encoder(tokens, PromptLayout(name=name), labels)
     trie, layout = encoder.trie, encoder.layout
     expected = [layout.answer(label) + (layout.terminator or "") for label in labels]
@@ -159,7 +160,7 @@ def one_width(labels: list[str]) -> bool:
 @example(labels=helpers.LABELS, name="stream", seed=0)
 @example(labels=helpers.LABELS, name="prefix", seed=0)
 def test_greedy_under_the_grammar_is_masked_greedy(
-    tokens: Any, model: Any, vocabulary: Vocabulary, llama: Any, labels: list[str], name: str, seed: int
+    tokens: Any, model: Any, vocabulary: LlamaModel, llama: Any, labels: list[str], name: str, seed: int
 ) -> None:
     encoder = helpers.encoder(tokens, PromptLayout(name=name), labels)
     history = helpers.diary(seed % 6, seed, labels)
@@ -176,7 +177,7 @@ def test_greedy_under_the_grammar_is_masked_greedy(
 @settings(max_examples=10, deadline=None, suppress_health_check=SLOW_FIXTURES)
 @given(labels=label_sets(6).filter(one_width), seed=st.integers(0, 99))
 def test_the_character_grammar_answers_with_a_label(
-    tokens: Any, vocabulary: Vocabulary, llama: Any, labels: list[str], seed: int
+    tokens: Any, vocabulary: LlamaModel, llama: Any, labels: list[str], seed: int
 ) -> None:
     encoder = helpers.encoder(tokens, PromptLayout(), labels)
     prompt = encoder.prompt_ids(helpers.diary(seed % 4, seed, labels), WHEN.replace(year=2030), "AB")
@@ -227,7 +228,7 @@ def test_quoting() -> None:
 
 
 def test_tokens_that_are_no_text() -> None:
-    with pytest.raises(EdgebError, match="token 7 of a label is no text"):
+    with pytest.raises(EdgebError, match="token 7 of a label is not valid UTF-8"):
         token_grammar(LabelTrie.from_paths([[7, 9], [8, 9]]), ["a", "b"], lambda t: b"\xff", lambda t: False)
 
 
@@ -258,7 +259,7 @@ class TestInspect:
         manifest = Manifest(
             created_with="edgeb test", candidates=CandidateSet.of([*helpers.LABELS, "🎮"]), layout=PromptLayout(),
             bos_id=None, eos_id=int(tokens.eos_token_id), architecture="qwen2", quantization="F32",
-            context_length=4096, base_model={"name": "x", "license": None, "weights_sha256": "00"},
+            context_length=4096, base_model=BaseModelInfo("x", None, "00"),
         )  # fmt: skip
         write_bundle(gguf, manifest, tmp_path / "b.gguf")
         return tmp_path / "b.gguf"

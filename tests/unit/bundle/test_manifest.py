@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.bundle.gguf_file import write_bundle
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
@@ -35,7 +35,7 @@ def manifest(**changes: Any) -> Manifest:
         architecture="qwen2",
         quantization="Q4_K_M",
         context_length=512,
-        base_model={"name": "tiny", "license": None, "weights_sha256": "ab" * 32},
+        base_model=BaseModelInfo("tiny", None, "ab" * 32),
         training={"recipe": "tiny", "a_tuning": {"lr": 1e-4}},
         evaluation={"overall": 0.25},
     )
@@ -189,23 +189,23 @@ def _without(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without, "x: manifest field 'eos_id' is missing"),
-        (lambda f: f.update(extra=1), "unknown manifest field 'extra'"),
+        (_without, "x: manifest: field 'eos_id' is missing"),
+        (lambda f: f.update(extra=1), "x: manifest: unknown field 'extra'"),
         (lambda f: f.update(eos_id="7"), "'eos_id' is '7', not int"),
         (lambda f: f.update(eos_id=True), "'eos_id' is True, not int"),
         (lambda f: f.update(bos_id=1.5), "'bos_id' is 1.5, not int or null"),
         (lambda f: f.update(schema_version="1"), "'schema_version' is '1'"),
         (lambda f: f.update(schema_version=0), "'schema_version' is 0"),
-        (lambda f: f["candidates"].pop("counts"), "'candidates.counts' is missing"),
-        (lambda f: f["candidates"]["labels"].__setitem__(1, 5), r"'candidates.labels\[1\]' is 5, not str"),
+        (lambda f: f["candidates"].pop("counts"), "x: manifest.candidates: field 'counts' is missing"),
+        (lambda f: f["candidates"]["labels"].__setitem__(1, 5), r"x: manifest\.candidates\.labels\[1\] is 5, not str"),
         (lambda f: f["candidates"]["counts"].pop(), "3 counts for 4 labels"),
         (lambda f: f["candidates"]["labels"].__setitem__(1, "Check  email"), "stray space"),
         (lambda f: f["layout"].update(colour="red"), "unknown field 'colour'"),
-        (lambda f: f["layout"].update(history_length="20"), "'layout.history_length' is '20', not int"),
-        (lambda f: f["layout"].update(list_candidates=1), "'layout.list_candidates' is 1, not bool"),
-        (lambda f: f["layout"].pop("role"), "'layout.role' is missing"),
-        (lambda f: f["base_model"].pop("license"), "'base_model.license' is missing"),
-        (lambda f: f.update(static_prompt="Guess."), "words the prompt otherwise than edgeb 0.1.0"),
+        (lambda f: f["layout"].update(history_length="20"), "manifest.layout: field 'history_length' is '20', not int"),
+        (lambda f: f["layout"].update(list_candidates=1), "'list_candidates' is 1, not bool"),
+        (lambda f: f["layout"].pop("role"), "x: manifest.layout: field 'role' is missing"),
+        (lambda f: f["base_model"].pop("license"), "x: manifest.base_model: field 'license' is missing"),
+        (lambda f: f.update(static_prompt="Guess."), "words the prompt differently from edgeb 0.1.0"),
     ],
 )
 def test_manifest_fields_are_strict(change: Any, message: str) -> None:
@@ -215,7 +215,7 @@ def test_manifest_fields_are_strict(change: Any, message: str) -> None:
         Manifest.from_json(json.dumps(fields), "x")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "null"])
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100_000])
 def test_manifest_that_is_no_object(text: str) -> None:
     with pytest.raises(EdgebError, match="manifest"):
         Manifest.from_json(text)

@@ -1,4 +1,4 @@
-"""Calibration: the formulas against naive ones, the promise of likely sets, and what comes from a file is checked."""
+"""Calibration: formulas against naive ones, the promise of prediction sets, and what is read from files is checked."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from hypothesis import strategies as st
 from edge_behavior.core.calibration import (
     SUGGEST_WINDOWS,
     Calibration,
+    CalibrationSet,
     conformal_threshold,
     conformity,
-    expected_calibration_error,
-    likely_sets,
-    measure,
-    read_calibrations,
+    prediction_sets,
     suggest_thresholds,
 )
 from edge_behavior.core.candidates import GROUPS
@@ -60,52 +58,17 @@ class TestScores:
         np.testing.assert_array_equal(Calibration().scores(scores, NAMES), scores)
 
     def test_levels(self):
-        assert WHOLE.least_likely(0.9) == 0.05
-        assert WHOLE.least_suggested(0.5) == 0.3
-        assert WHOLE.least_suggested(0.95) is None
+        assert WHOLE.set_threshold(0.9) == 0.05
+        assert WHOLE.suggest_threshold(0.5) == 0.3
+        assert WHOLE.suggest_threshold(0.95) is None
         with pytest.raises(EdgebError, match=r"not calibrated for a coverage of 0\.85") as caught:
-            WHOLE.least_likely(0.85)
-        assert caught.value.hint == "it knows 0.8, 0.9"
+            WHOLE.set_threshold(0.85)
+        assert caught.value.hint == "its levels: 0.8, 0.9"
         with pytest.raises(EdgebError, match=r"not calibrated for a precision of 0\.9"):
-            WHOLE.least_suggested(0.9)
+            WHOLE.suggest_threshold(0.9)
 
 
-class TestError:
-    @settings(deadline=None)
-    @given(st.integers(1, 60), st.integers(2, 5), st.integers(1, 20), st.integers(0, 999))
-    def test_against_a_naive_one(self, n, size, bins, seed):
-        log_probs, truth = windows(n, size, seed)
-        rows = sorted(((math.exp(max(row)), i) for i, row in enumerate(log_probs.tolist())), key=lambda r: r[0])
-        bins_used, total, at = min(bins, n), 0.0, 0
-        for k in range(bins_used):
-            # The first n % bins parts hold one more.
-            part = rows[at : at + n // bins_used + (k < n % bins_used)]
-            at += len(part)
-            accuracy = sum(int(np.argmax(log_probs[i])) == truth[i] for _, i in part) / len(part)
-            confidence = sum(c for c, _ in part) / len(part)
-            total += len(part) / n * abs(accuracy - confidence)
-        assert at == n
-        assert expected_calibration_error(log_probs, truth, bins) == pytest.approx(total)
-
-    def test_by_hand(self):
-        log_probs = np.log([[0.6, 0.4], [0.7, 0.3], [0.2, 0.8], [0.1, 0.9]])
-        truth = np.array([1, 0, 1, 1])
-        # Two bins: {.6 wrong, .7 right} and {.8 right, .9 right}.
-        assert expected_calibration_error(log_probs, truth, 2) == pytest.approx((0.15 + 0.15) / 2)
-        assert expected_calibration_error(log_probs, truth, 1) == pytest.approx(0.0)
-
-    def test_small_where_truths_follow_the_probabilities(self):
-        log_probs, truth = windows(20_000, 6, 0)
-        sharper = log_softmax(3 * log_probs)
-        assert expected_calibration_error(log_probs, truth) < 0.02
-        assert expected_calibration_error(sharper, truth) > 0.1
-
-    def test_no_windows(self):
-        with pytest.raises(ValueError, match="no windows"):
-            expected_calibration_error(np.empty((0, 3)), np.empty(0, dtype=np.int64))
-
-
-class TestLikelySets:
+class TestPredictionSets:
     @given(
         st.lists(st.sampled_from([0.0, 0.1, 0.1000001, 0.5, 1.0]) | st.floats(0, 1), min_size=2, max_size=60),
         st.sampled_from([0.5, 0.8, 0.9, 0.95, 0.99]),
@@ -139,22 +102,22 @@ class TestLikelySets:
     def test_a_truth_is_inside_where_it_conforms(self, n, least, seed):
         log_probs, truth = windows(n, 5, seed)
         probs = np.exp(log_probs)
-        members = likely_sets(probs, least)
+        members = prediction_sets(probs, least)
         assert members.any(1).all()
         assert members[np.arange(n), probs.argmax(1)].all()
         np.testing.assert_array_equal(members[np.arange(n), truth], conformity(probs, truth) >= least)
-        np.testing.assert_array_equal(likely_sets(probs, np.full(n, least)), members)
+        np.testing.assert_array_equal(prediction_sets(probs, np.full(n, least)), members)
 
     def test_equal_candidates_go_together(self):
-        assert likely_sets(np.array([[0.4, 0.3, 0.3]]), 0.3).tolist() == [[True, True, True]]
-        assert likely_sets(np.array([[0.4, 0.3, 0.3]]), 0.31).tolist() == [[True, False, False]]
+        assert prediction_sets(np.array([[0.4, 0.3, 0.3]]), 0.3).tolist() == [[True, True, True]]
+        assert prediction_sets(np.array([[0.4, 0.3, 0.3]]), 0.31).tolist() == [[True, False, False]]
 
     def test_new_windows_are_covered(self):
         held, truth = windows(4000, 8, 1)
         new, answers = windows(4000, 8, 2)
         for coverage in (0.8, 0.9, 0.95):
             least = conformal_threshold(conformity(np.exp(held), truth), coverage)
-            inside = likely_sets(np.exp(new), least)[np.arange(4000), answers]
+            inside = prediction_sets(np.exp(new), least)[np.arange(4000), answers]
             assert inside.mean() == pytest.approx(coverage, abs=0.02)
 
 
@@ -209,35 +172,6 @@ class TestSuggest:
         assert suggest_thresholds(confidence[:19], right[:19], np.arange(19), [0.5]) == {0.5: None}
 
 
-class TestMeasure:
-    def test_by_hand(self):
-        before = np.log([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.5, 0.4, 0.1], [0.1, 0.2, 0.7]])
-        truth = np.array([0, 2, 1, 2])
-        found = measure(before, before, truth, ("head", "medium", "tail"), {0.8: 0.35}, {0.5: 0.6, 0.9: None})
-        assert found["windows"] == 4
-        assert found["accuracy"] == {"before": 0.5, "after": 0.5}
-        assert found["tail_nll"]["after"] == pytest.approx(-(math.log(0.3) + math.log(0.7)) / 2)
-        # Sets: {0}, {1}, {0, 1}, {2}; the second lacks its truth.
-        assert found["coverage"] == {"0.8": {"overall": 0.75, "head": 1.0, "medium": 1.0, "tail": 0.5, "size": 1.25}}
-        assert found["precision"]["0.5"] == {"share": 0.5, "suggested": 2, "precision": 1.0}
-        assert found["precision"]["0.9"] == {"share": 0.0, "suggested": 0, "precision": None}
-        json.dumps(found, allow_nan=False)
-
-    def test_thresholds_may_differ_between_windows(self):
-        log_probs, truth = windows(6, 3, 0)
-        never = np.full(6, np.inf)
-        never[2] = 0.0
-        found = measure(log_probs, log_probs, truth, GROUPS, {0.9: np.linspace(0, 1, 6)}, {0.5: never})
-        assert found["precision"]["0.5"]["suggested"] == 1
-        assert 1 < found["coverage"]["0.9"]["size"] < 3
-
-    def test_a_group_that_is_never_the_truth(self):
-        log_probs, _ = windows(6, 3, 0)
-        found = measure(log_probs, log_probs, np.zeros(6, dtype=np.int64), GROUPS, {0.9: 0.1}, {})
-        assert found["coverage"]["0.9"]["tail"] is None
-        assert found["tail_nll"] == {"before": None, "after": None}
-
-
 class TestFiles:
     @given(calibrations)
     def test_round_trip(self, calibration):
@@ -286,12 +220,14 @@ class TestFiles:
 
     def test_the_sources_of_a_bundle(self):
         held = {"model": WHOLE.to_dict(), "habits": Calibration().to_dict(), "measured": {}}
-        assert read_calibrations(held, ["model", "habits"]) == {"model": WHOLE, "habits": Calibration()}
+        found = CalibrationSet.from_dict(held, ["model", "habits"])
+        assert found == CalibrationSet({"model": WHOLE, "habits": Calibration()})
+        assert found.to_dict() == held
         with pytest.raises(EdgebError, match="field 'fused' is missing"):
-            read_calibrations(held, ["model", "habits", "fused"])
+            CalibrationSet.from_dict(held, ["model", "habits", "fused"])
         with pytest.raises(EdgebError, match="unknown field 'habits'"):
-            read_calibrations(held, ["model"])
-        with pytest.raises(EdgebError, match="'measured' is not an object"):
-            read_calibrations({**held, "measured": 1}, ["model", "habits"])
+            CalibrationSet.from_dict(held, ["model"])
+        with pytest.raises(EdgebError, match="field 'measured' is 1, not an object"):
+            CalibrationSet.from_dict({**held, "measured": 1}, ["model", "habits"])
         with pytest.raises(EdgebError, match=r"m\.model is not an object"):
-            read_calibrations({**held, "model": 1}, ["model", "habits"], "m")
+            CalibrationSet.from_dict({**held, "model": 1}, ["model", "habits"], "m")

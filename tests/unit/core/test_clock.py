@@ -145,7 +145,7 @@ def test_beyond_the_calendar(text):
         ("../etc/passwd", None, "unknown time zone", "IANA name"),
         ("", None, "unknown time zone", "IANA name"),
         ("+15:00", None, "beyond 14 hours", "+02:00"),
-        (None, "ms", "nothing says where", "--timezone"),
+        (None, "ms", "zone is not given", "--timezone"),
         ("as-written", "ms", "does not apply to numbers", "zone"),
         ("UTC", "minutes", "unknown time unit", "s, ms, us, ns"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_behavior.core.candidates import GROUPS
-from edge_behavior.core.fusion import Fusion, GroupWeights
+from edge_behavior.core.fusion import Fusion, GroupWeights, read_weights
 from edge_behavior.errors import EdgebError
 
 NAMES = ("head", "tail", "medium", "tail", "head")
@@ -52,7 +52,7 @@ class TestFiles:
     @given(weights)
     def test_round_trip(self, table):
         fusion = Fusion(table, NAMES)
-        assert Fusion.from_dict(json.loads(json.dumps(fusion.to_dict())), NAMES) == fusion
+        assert Fusion(read_weights(json.loads(json.dumps(fusion.to_dict()))), NAMES) == fusion
 
     @pytest.mark.parametrize(
         ("group", "name", "value", "message"),
@@ -71,12 +71,12 @@ class TestFiles:
         held = Fusion(WEIGHTS, NAMES).to_dict()
         held[group] = {**held[group], name: value}
         with pytest.raises(EdgebError, match=message):
-            Fusion.from_dict(held, NAMES, "m.gguf")
+            read_weights(held, "m.gguf")
 
     @pytest.mark.parametrize("held", [None, [], {"head": {}}, dict.fromkeys((*GROUPS, "neck"))])
     def test_not_the_three_groups(self, held):
         with pytest.raises(EdgebError, match=r"m\.gguf"):
-            Fusion.from_dict(held, NAMES, "m.gguf")
+            read_weights(held, "m.gguf")
 
     def test_an_unknown_group_of_a_candidate(self):
         with pytest.raises(EdgebError, match="unknown group 'neck'"):

@@ -158,13 +158,13 @@ class TestCounting:
     @pytest.mark.parametrize("code", [-1, B])
     def test_no_such_candidate(self, code):
         counter = counted([(0, START, "home")])
-        with pytest.raises(EdgebError, match=f"no candidate has the number {code}"):
+        with pytest.raises(EdgebError, match=f"no candidate has the code {code}"):
             counter.observe(code, START, "home")
         assert counter.events == 1
 
     @pytest.mark.parametrize("prior", [[], [1, -1], [1, math.nan], [[1, 2]]])
     def test_a_prior_that_is_none(self, prior):
-        with pytest.raises(EdgebError, match="prior of habits"):
+        with pytest.raises(EdgebError, match="prior needs one"):
             HabitCounter(prior)
 
     def test_extreme_settings_leave_every_candidate_a_chance(self):
@@ -203,13 +203,13 @@ class TestSaving:
             (lambda d: d.update(size="4"), "counts 4 candidates"),
             (lambda d: d.update(counts=[]), "counts is not an object but list"),
             (lambda d: d["counts"].pop("hour"), "field 'hour' is missing"),
-            (lambda d: d["counts"].update(hour={}), "counts.hour: '{}' is not a list"),
+            (lambda d: d["counts"].update(hour={}), "counts.hour is {}, not a list"),
             (lambda d: d["counts"].update(hour=[[[12], [[0, 1.0, 1]]]]), "bad context"),
             (lambda d: d["counts"].update(hour=[[["8"], [[0, 1.0, 1]]]]), "bad context"),
             (lambda d: d["counts"].update(place=[[[8], [[0, 1.0, 1]]]]), "bad context"),
-            (lambda d: d["counts"].update(place=[[["a", "b"], []]]), "is not a list of 1"),
+            (lambda d: d["counts"].update(place=[[["a", "b"], []]]), "not a list of 1"),
             (lambda d: d["counts"]["all"].append(d["counts"]["all"][0]), "listed twice"),
-            (lambda d: d["counts"].update(all=[[[], [[0, 1.0]]]]), "is not a list of 3"),
+            (lambda d: d["counts"].update(all=[[[], [[0, 1.0]]]]), "not a list of 3"),
             (lambda d: d["counts"].update(all=[[[], [[4, 1.0, 1]]]]), "bad count"),
             (lambda d: d["counts"].update(all=[[[], [[0, 0.5, 1]]]]), "bad count"),
             (lambda d: d["counts"].update(all=[[[], [[0, math.nan, 1]]]]), "bad count"),

@@ -219,7 +219,7 @@ class TestSettings:
     )
     def test_bad_settings(self, fields, message):
         with pytest.raises(EdgebError, match=message) as caught:
-            PromptLayout.from_dict(fields)
+            PromptLayout.from_dict({**PromptLayout().to_dict(), **fields})
         assert caught.value.hint
 
 
@@ -265,5 +265,5 @@ class TestWithoutPlaces:
         assert without.to_dict()["places"] is False
         assert PromptLayout.from_dict(without.to_dict()) == without
         for bad in ("no", 0, None):
-            with pytest.raises(EdgebError, match="has places"):
+            with pytest.raises(EdgebError, match="'places' is"):
                 PromptLayout.from_dict({**PromptLayout().to_dict(), "places": bad})

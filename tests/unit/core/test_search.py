@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_behavior.core.scoring import exact_log_probs, log_softmax, masked_log_probs
-from edge_behavior.core.search import RANKS_ONLY, Affine, Lines, TrieSearch
+from edge_behavior.core.scoring import exact_log_probs, log_softmax
+from edge_behavior.core.search import RANKS_ONLY, Affine, Goal, Thresholds, TrieSearch
 from edge_behavior.core.trie import LabelTrie
+from tests.masked_scoring import masked_log_probs
 
 VOCAB = 12
 
@@ -91,8 +92,8 @@ def test_top_k_is_proven(
         scores = expected if affine is None else affine.slope * expected + affine.offset
     scores = np.where(allowed, scores, -np.inf)
     search = TrieSearch(trie, scoring, allowed if restricted else None)
-    ready = search.likely(rng.standard_normal(size), data.draw(st.integers(0, 3)))
-    found = search.run(model.root, model.expand, affine, top_k, tolerance, ready)
+    ready = search.expected_nodes(rng.standard_normal(size), data.draw(st.integers(0, 3)))
+    found = search.run(model.root, model.expand, Goal(top_k, tolerance), affine, ready)
 
     known = found.known & allowed
     np.testing.assert_allclose(found.log_probs[known], expected[known], atol=1e-5)
@@ -119,7 +120,7 @@ def test_top_k_is_proven(
     fused=st.booleans(),
     temperature=st.sampled_from([0.4, 1.0, 2.5]),
 )
-def test_every_line_is_decided(
+def test_every_threshold_is_decided(
     trie: LabelTrie,
     seed: int,
     spread: float,
@@ -129,13 +130,13 @@ def test_every_line_is_decided(
     fused: bool,
     temperature: float,
 ) -> None:
-    """Which candidates are above their line is what the whole distribution says, however little was looked at."""
+    """Which candidates reach their threshold is what the whole distribution says, however little was looked at."""
     rng = np.random.default_rng(seed)
     size, model = trie.n_candidates, Model(trie, seed, spread)
     slope, offset = (rng.choice([0.0, 0.4, 1.7], size), rng.standard_normal(size)) if fused else (1.0, 0.0)
     affine = Affine(np.full(size, slope) / temperature, np.full(size, offset) / temperature + rng.standard_normal(size))
     whole = np.exp(log_softmax(affine.slope * model.log_probs(trie, scoring) + affine.offset))
-    found = TrieSearch(trie, scoring).run(model.root, model.expand, affine, 1, lines=Lines(first, each))
+    found = TrieSearch(trie, scoring).run(model.root, model.expand, Goal(1, thresholds=Thresholds(first, each)), affine)
     shown = np.where(found.known, np.exp(found.scores - found.log_total), 0.0)
     best = int(np.argmax(np.where(found.known, found.scores, -np.inf)))
     assert whole[best] == pytest.approx(whole.max(), abs=1e-5)
@@ -146,14 +147,14 @@ def test_every_line_is_decided(
         np.testing.assert_array_equal((shown >= each)[clear], (whole >= each)[clear])
 
 
-def test_a_line_that_is_clear_costs_nothing() -> None:
+def test_a_threshold_that_is_clearly_missed_or_met_costs_nothing() -> None:
     trie = LabelTrie.from_paths([(i // 6 + 1, i % 6 + 1, 7, 0) for i in range(36)])
     asked = []
-    for lines in (None, Lines(first=0.9), Lines(first=0.9, each=0.01)):
+    for thresholds in (Thresholds(), Thresholds(first=0.9), Thresholds(first=0.9, each=0.01)):
         model = Model(trie, 0, 0.0)
         for node in trie.ancestors(int(trie.leaves[8])):
             model.rows[trie.parents[node], trie.tokens[node]] = 20.0
-        TrieSearch(trie, "exact").run(model.root, model.expand, top_k=1, lines=lines)
+        TrieSearch(trie, "exact").run(model.root, model.expand, Goal(1, thresholds=thresholds))
         asked.append(len(model.asked))
     assert asked == [3, 3, 3]
 
@@ -192,7 +193,7 @@ def test_a_sure_model_is_cheap() -> None:
     model = Model(trie, 0, 0.0)
     for node in trie.ancestors(int(trie.leaves[8])):
         model.rows[trie.parents[node], trie.tokens[node]] = 20.0
-    found = TrieSearch(trie, "exact").run(model.root, model.expand, top_k=1)
+    found = TrieSearch(trie, "exact").run(model.root, model.expand, Goal(1))
     assert int(np.argmax(np.where(found.known, found.scores, -np.inf))) == 8
     assert len(model.asked) == 3
     assert found.unexpanded < 1e-6
@@ -201,7 +202,7 @@ def test_a_sure_model_is_cheap() -> None:
 def test_a_choice_between_one_is_free() -> None:
     trie = LabelTrie.from_paths([(1, 2, 3, 0), (4, 0), (5, 6, 0)])
     model = Model(trie, 1, 1.0)
-    found = TrieSearch(trie, "masked").run(model.root, model.expand, top_k=1)
+    found = TrieSearch(trie, "masked").run(model.root, model.expand, Goal(1))
     assert model.asked == []
     np.testing.assert_allclose(found.log_probs, model.log_probs(trie, "masked"), atol=1e-6)
 
@@ -212,7 +213,7 @@ def test_many_labels(size: int) -> None:
     labels = {tuple(rng.integers(1, 9, rng.integers(1, 7))) for _ in range(3 * size)}
     trie = LabelTrie.from_paths([(*label, 0) for label in sorted(labels)[:size]])
     model = Model(trie, 3, 1.5)
-    found = TrieSearch(trie, "exact").run(model.root, model.expand, top_k=5)
+    found = TrieSearch(trie, "exact").run(model.root, model.expand, Goal(5))
     expected = model.log_probs(trie, "exact")
     assert (
         np.argsort(-expected)[:5].tolist()
@@ -226,14 +227,14 @@ def test_many_labels(size: int) -> None:
 def test_rows_at_hand_are_read_when_wanted_and_before_they_go(trie: LabelTrie, seed: int, top_k: int) -> None:
     model = Model(trie, seed, 4.0)
     search = TrieSearch(trie, "exact")
-    ready = set(search.likely(np.random.default_rng(seed).standard_normal(trie.n_candidates), top_k + 1))
+    ready = set(search.expected_nodes(np.random.default_rng(seed).standard_normal(trie.n_candidates), top_k + 1))
     calls: list[list[int]] = []
 
     def expand(nodes: list[int]) -> object:
         calls.append(nodes)
         return model.expand(nodes)
 
-    found = search.run(model.root, expand, None, top_k, RANKS_ONLY, ready)
+    found = search.run(model.root, expand, Goal(top_k, RANKS_ONLY), None, ready)
     evaluating = [nodes for nodes in calls if not ready.issuperset(nodes)]
     assert found.rounds == len(evaluating)
     if evaluating:

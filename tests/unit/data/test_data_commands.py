@@ -86,7 +86,7 @@ def test_one_persons_log_without_places(tmp_path, make_rows, write_csv):
     assert "4 behaviors, no places" in run("import", log, *flags, "--split", "time", "--out", tmp_path / "data")
     text = run("describe", tmp_path / "data")
     assert "by time" in text
-    assert "blocks of a day of the test part" in text
+    assert "blocks of a day of the test split" in text
     shown = json.loads(run("describe", tmp_path / "data", "--json"))
     assert shown["place"] == {"kind": "none", "count": 0}
     with pytest.raises(EdgebError, match="exclude each other"):

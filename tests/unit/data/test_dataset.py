@@ -15,6 +15,7 @@ from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
 from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.info import read_info
 from edge_behavior.errors import EdgebError
 
 
@@ -46,7 +47,7 @@ def test_columns_have_the_documented_types(imported):
     assert (table.user_offsets.dtype, table.time.dtype) == (np.int64, "datetime64[s]")
     assert (table.place.dtype, table.behavior.dtype, table.users.dtype) == (np.int32, np.int32, np.int32)
     assert table.user_offsets[0] == 0
-    assert table.user_offsets[-1] == len(table) == dataset.info["splits"]["train"]["events"]
+    assert table.user_offsets[-1] == len(table) == dataset.info.splits["train"].events
     for user in range(len(table.users)):
         times = table.time[table.user_offsets[user] : table.user_offsets[user + 1]]
         assert (np.diff(times.astype(np.int64)) >= 0).all()
@@ -107,6 +108,41 @@ def test_refuses_what_it_cannot_trust(folder, tmp_path):
     refused("lacks 'span'")
     (folder / "dataset.json").write_text((folder / "dataset.json").read_text()[:200])
     refused("cannot read")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda info: info.pop("place"), r"dataset\.json lacks 'place'"),
+        (lambda info: info["place"].pop("count"), r"dataset\.json lacks 'place\.count'"),
+        (lambda info: info["splits"].pop("test"), r"dataset\.json lacks 'splits\.test'"),
+        (lambda info: info["content"].pop("users"), r"dataset\.json lacks 'content\.users'"),
+        (lambda info: info.update(rows=[]), r"dataset\.json: 'rows' is not an object"),
+        (lambda info: info["users"].update(kept="10"), "'users.kept' is not a whole number"),
+        (lambda info: info["users"].update(kept=True), "'users.kept' is not a whole number"),
+        (lambda info: info["splits"]["test"].update(events=None), "'splits.test.events' is not a whole number"),
+        (lambda info: info["events_per_user"].update(mean="many"), "'events_per_user.mean' is not a number"),
+        (lambda info: info["candidates"]["labels"].append(7), r"'candidates.labels\[4\]' is not text"),
+        (lambda info: info["candidates"]["labels"].append("Extra"), r"dataset\.json: 4 counts for 5 labels"),
+        (lambda info: info.update(warnings="none"), "'warnings' is not a list"),
+    ],
+)
+def test_a_description_with_a_bad_field_is_one_line(folder, change, message):
+    file = folder / "dataset.json"
+    info = json.loads(file.read_text())
+    change(info)
+    file.write_text(json.dumps(info))
+    with pytest.raises(EdgebError, match=message) as caught:
+        Dataset.open(folder)
+    assert caught.value.hint == "import the log again"
+
+
+def test_the_description_reads_back_to_the_same_file(folder):
+    text = (folder / "dataset.json").read_text()
+    assert json.dumps(read_info(folder).to_dict(), ensure_ascii=False, indent=1) + "\n" == text
+    # What an older edgeb left out, and what a newer one added.
+    edit(folder, warnings=None, later=[1])
+    assert read_info(folder).to_dict() == json.loads(text)
 
 
 @pytest.mark.parametrize("name", ["events/train.parquet", "users.parquet", "places.parquet"])

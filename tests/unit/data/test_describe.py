@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -33,7 +34,7 @@ def printed(renderable: object) -> str:
 
 
 def test_numbers_add_up(dataset):
-    found = describe(dataset)
+    found = describe(dataset).to_dict()
     assert json.loads(json.dumps(found)) == found
     assert found["events"] == 12 * 30 + 1 == found["rows"]["read"] - found["rows"]["dropped"]["short_user"]
     train = found["splits"]["train"]["events"]
@@ -47,10 +48,10 @@ def test_numbers_add_up(dataset):
 
 
 def test_the_threshold_moves_labels_between_groups(dataset):
-    rare = next(row for row in describe(dataset)["behaviors"] if "Rare" in row["behavior"])
+    rare = next(row for row in describe(dataset).to_dict()["behaviors"] if "Rare" in row["behavior"])
     assert rare["group"] == "tail"
     if rare["training_events"]:
-        low = describe(dataset, anchor=0.001)
+        low = describe(dataset, anchor=0.001).to_dict()
         assert next(row for row in low["behaviors"] if "Rare" in row["behavior"])["group"] == "medium"
     with pytest.raises(EdgebError, match=r"threshold is 0\.5"):
         describe(dataset, anchor=0.5)
@@ -66,7 +67,7 @@ def test_tables_show_every_fact_and_no_markup(dataset):
 
 
 def with_labels(dataset: Dataset, labels: list[str], counts: list[int]) -> Dataset:
-    return Dataset(dataset.path, dataset.info, CandidateSet(tuple(labels), tuple(counts)))
+    return replace(dataset, candidates=CandidateSet(tuple(labels), tuple(counts)))
 
 
 @pytest.mark.parametrize("labels", [37, 199])

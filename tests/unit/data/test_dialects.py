@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 
 from edge_behavior.core.events import BehaviorEvent, clean_label
 from edge_behavior.data.dataset import event_file
-from edge_behavior.data.importers import bulk as _records
-from edge_behavior.data.importers.importer import ColumnMap, import_log
+from edge_behavior.data.importers import load_records
+from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ColumnMap, ImportOptions
 from edge_behavior.errors import EdgebError
 from edge_behavior.records.history import read_history
-from edge_behavior.records.text_files import describe
+from edge_behavior.records.text_files import detect
 
 NAMES = ["user_id", "timestamp", "place", "behavior"]
 USERS = ("u0", "u1", "u2")
@@ -35,7 +36,7 @@ Table = list[list[str]]
 def imported(path: Path, format: str, folder: Path) -> dict[str, list[BehaviorEvent]]:
     """The events of each user that an import keeps."""
     out = folder / "data"
-    info = import_log(path, format, out, min_events=2, missing="keep")
+    info = import_log(path, format, out, ImportOptions(min_events=2, missing="keep")).to_dict()
     names = pq.read_table(out / "places.parquet").column("name").to_pylist()
     users = pq.read_table(out / "users.parquet").column("user_id").to_pylist()
     found: dict[str, list[BehaviorEvent]] = {user: [] for user in users}
@@ -154,12 +155,12 @@ class TestImportGoesByContent:
     @pytest.mark.parametrize("kind", sorted(WRITERS))
     def test_all_dialects(self, tmp_path, log, kind):
         (tmp_path / "log.csv.gz").write_bytes(WRITERS[kind](log).encode("utf-16" if "bar" in kind else "utf-8"))
-        info = import_log(tmp_path / "log.csv.gz", "csv", tmp_path / "data")
+        info = import_log(tmp_path / "log.csv.gz", "csv", tmp_path / "data").to_dict()
         assert (info["rows"]["read"], info["users"]["kept"]) == (63, 3)
 
     def test_plain_files_are_not_copied(self, tmp_path, log, monkeypatch):
         """Ten million rows are DuckDB's work."""
-        monkeypatch.setattr(_records, "_copied", None)
+        monkeypatch.setattr(load_records, "_copied", None)
         kinds = ("comma lf", "tab crlf", "semicolon quoted", "bar sep", "json lines")
         for i, kind in enumerate(kinds):
             for gap in ("\n", "\n\n"):
@@ -169,7 +170,7 @@ class TestImportGoesByContent:
                 if "crlf" in kind:
                     text = text.replace("\n", "\r\n")
                 (tmp_path / "log").write_bytes(text.encode("utf-8-sig"))
-                info = import_log(tmp_path / "log", "csv", tmp_path / f"data{i}{len(gap)}")
+                info = import_log(tmp_path / "log", "csv", tmp_path / f"data{i}{len(gap)}").to_dict()
                 assert (info["rows"]["read"], info["users"]["kept"]) == (63, 3), kind
 
     @settings(max_examples=150, deadline=None)
@@ -178,11 +179,11 @@ class TestImportGoesByContent:
     def test_what_spans_two_chunks_is_seen(self, content, size):
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "log").write_bytes(content.encode())
-            text = describe(Path(folder) / "log")
-            whole = _records._has_odd_bytes(text, ",")
+            text = detect(Path(folder) / "log")
+            whole = load_records._has_odd_bytes(text, ",")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(_records, "_CHUNK", size)
-                chunked = _records._has_odd_bytes(text, ",")
+                patch.setattr(load_records, "_CHUNK", size)
+                chunked = load_records._has_odd_bytes(text, ",")
         # A chunk that ends behind a quote may look odd; nothing odd is missed.
         assert chunked or not whole
 
@@ -190,7 +191,7 @@ class TestImportGoesByContent:
     @pytest.mark.parametrize("kind", ["tab crlf", "comma lf", "bar cr", "json lines"])
     def test_line_ends_of_several_kinds(self, tmp_path, log, kind, start):
         (tmp_path / "log").write_bytes((start + WRITERS[kind](log)).encode())
-        assert import_log(tmp_path / "log", "csv", tmp_path / "data")["rows"]["read"] == 63
+        assert import_log(tmp_path / "log", "csv", tmp_path / "data").to_dict()["rows"]["read"] == 63
 
     @pytest.mark.parametrize("kind", ["comma cr", "json list", "tab blank lines"])
     def test_lines_of_the_original_are_named(self, tmp_path, log, kind):
@@ -217,7 +218,7 @@ class TestImportGoesByContent:
     def test_numbers_are_labels(self, tmp_path, log, numbers):
         made = [dict(zip(NAMES, row, strict=True)) | {"behavior": numbers[i % 2]} for i, row in enumerate(log[1:])]
         (tmp_path / "log").write_text("\n".join(json.dumps(row) for row in made))
-        info = import_log(tmp_path / "log", "jsonl", tmp_path / "data")
+        info = import_log(tmp_path / "log", "jsonl", tmp_path / "data").to_dict()
         assert sorted(info["candidates"]["labels"]) == ["7", "8"]
         assert {e.behavior for e in read_history(tmp_path / "log", "u00").events} == {"7", "8"}
 
@@ -225,7 +226,7 @@ class TestImportGoesByContent:
         odd = ["Café", "Cafe\u0301", "\u200eCafé", " Café\u00a0", "Mail"]
         rows = [NAMES, *([*row[:3], odd[i % 5]] for i, row in enumerate(log[1:]))]
         (tmp_path / "log").write_text(WRITERS["comma lf"](rows))
-        info = import_log(tmp_path / "log", "csv", tmp_path / "data")
+        info = import_log(tmp_path / "log", "csv", tmp_path / "data").to_dict()
         assert info["candidates"]["labels"] == ["Café", "Mail"]
 
     def test_a_workbook_is_no_log(self, tmp_path):
@@ -284,5 +285,7 @@ def test_minus_zero_is_zero(tmp_path, indent):
 def test_json_fields_that_differ_by_case_in_two_roles(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text(objects(day(), False, None).replace('"behavior"', '"User_ID"'))
-    info = import_log(path, "jsonl", tmp_path / "data", min_events=2, columns=ColumnMap(behavior="User_ID"))
+    info = import_log(
+        path, "jsonl", tmp_path / "data", ImportOptions(min_events=2, columns=ColumnMap(behavior="User_ID"))
+    ).to_dict()
     assert info["candidates"]["labels"] == ["app", "rest"]

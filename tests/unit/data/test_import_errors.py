@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from edge_behavior.data.importers import importer as importers
-from edge_behavior.data.importers.importer import ColumnMap, import_log
+from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ColumnMap, ImportOptions
 from edge_behavior.errors import EdgebError
 
 HEAD = "user_id,timestamp,place,behavior\n"
@@ -32,7 +33,7 @@ def refused(tmp_path: Path, text: str | bytes, format: str = "csv", **options: o
     log = tmp_path / f"log.{format}"
     log.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(EdgebError) as caught:
-        import_log(log, format, tmp_path / "data", **options)  # type: ignore[arg-type]
+        import_log(log, format, tmp_path / "data", ImportOptions(**options))  # type: ignore[arg-type]
     assert caught.value.hint
     assert "\n" not in str(caught.value)
     return caught.value
@@ -136,25 +137,29 @@ def test_bad_options(tmp_path, make_rows, write_csv):
         ({"source": tmp_path / "no.csv"}, "no log at"),
         ({"source": tmp_path}, "is a folder"),
         ({"format": "tsmc2014", "columns": ColumnMap()}, "do not apply to tsmc2014"),
-        ({"min_events": 1}, "min_events is 1"),
+        ({"min_events": 1}, "min-events is 1"),
         ({"seed": -1}, "seed is -1"),
-        ({"format": "tsmc2014", "cell_degrees": 0.0}, "cell_degrees is 0.0"),
-        ({"merge_seconds": -1}, "merge_seconds is -1"),
-        ({"memory_limit": "lots"}, "memory_limit is 'lots'"),
-        ({"memory_limit": "1KB"}, "memory_limit is '1KB'"),
-        ({"memory_limit": "99999999999TB"}, "memory_limit is"),
-        ({"merge_seconds": 99_999_999_999_999}, "merge_seconds is 99999999999999"),
-        ({"min_events": 10**30}, "min_events is 1000"),
+        ({"format": "tsmc2014", "cell_degrees": 0.0}, "cell-degrees is 0.0"),
+        ({"merge_seconds": -1}, "merge-seconds is -1"),
+        ({"memory_limit": "lots"}, "memory-limit is 'lots'"),
+        ({"memory_limit": "1KB"}, "memory-limit is '1KB'"),
+        ({"memory_limit": "99999999999TB"}, "memory-limit is"),
+        ({"merge_seconds": 99_999_999_999_999}, "merge-seconds is 99999999999999"),
+        ({"min_events": 10**30}, "min-events is 1000"),
         ({"seed": 2**70}, "seed is 1180591620717411303424"),
-        ({"format": "tsmc2014", "cell_degrees": float("nan")}, "cell_degrees is nan"),
-        ({"format": "tsmc2014", "cell_degrees": float("inf")}, "cell_degrees is inf"),
+        ({"format": "tsmc2014", "cell_degrees": float("nan")}, "cell-degrees is nan"),
+        ({"format": "tsmc2014", "cell_degrees": float("inf")}, "cell-degrees is inf"),
         ({"timezone": "Berlin"}, "unknown time zone 'Berlin'"),
-        ({"time_unit": "ms"}, "nothing says where the users are"),
+        ({"time_unit": "ms"}, "but the users' zone is not given"),
         ({"format": "tsmc2014", "timezone": "utc"}, "do not apply to tsmc2014"),
-        ({"out": tmp_path / "what?"}, "its path holds a '?'"),
+        ({"out": tmp_path / "what?"}, "its path contains a '?'"),
+        ({"cell_degrees": 0.1}, "--cell-degrees does not apply to csv"),
+        ({"format": "tsmc2014", "cell_degrees": 0.1, "places": False}, "--cell-degrees and --no-place exclude"),
     ]:
+        defaults = {"source": log, "format": "csv", "out": tmp_path / "data"}
+        arguments = {name: options.pop(name, default) for name, default in defaults.items()}
         with pytest.raises(EdgebError) as caught:
-            import_log(**{"source": log, "format": "csv", "out": tmp_path / "data", **options})
+            import_log(**arguments, options=ImportOptions(**options))
         assert message in caught.value.message
         assert caught.value.hint
 
@@ -218,9 +223,9 @@ import os, signal, sys, threading
 from edge_behavior import cli
 from edge_behavior.data.importers import importer
 
-def endless(engine, *_):
+def endless(database, *_):
     threading.Timer(0.3, os.kill, (os.getpid(), signal.{name})).start()
-    engine.rows("SELECT sum(range) FROM range(1000000000000)")
+    database.query("SELECT sum(range) FROM range(1000000000000)")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 importer.write_dataset = endless
@@ -244,6 +249,6 @@ def test_mixed_json_values_become_text(tmp_path, make_rows):
     rows = make_rows(users=3, events=21)
     lines = [json.dumps({"user_id": int(u[1:]), "timestamp": t, "behavior": b, "place": None}) for u, t, _, b in rows]
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
-    info = import_log(tmp_path / "log.jsonl", "jsonl", tmp_path / "result")
+    info = import_log(tmp_path / "log.jsonl", "jsonl", tmp_path / "result").to_dict()
     assert info["users"]["kept"] == 3
     assert info["place"]["count"] == 1

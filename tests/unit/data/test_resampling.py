@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.resampling import BLOCK_DAYS, FEWEST_BLOCKS, block_days, resampling
 from edge_behavior.data.windows import positions
-from edge_behavior.util.resampling import Resampling, counted_units, units_text
+from edge_behavior.util.resampling import Resampled, Resampling
 from tests import helpers
 
 TABLE = helpers.event_table([["Video", "Bar"] * 30, ["Bar"] * 40, ["Café"] * 25, ["Video"] * 10])
@@ -32,14 +32,14 @@ def test_users_are_drawn_whole() -> None:
     targets = np.array([3, 70, 5, 120, 61])
     found = resampling(TABLE, targets)
     assert found.codes.tolist() == TABLE.user_of(targets).tolist()
-    assert found.facts() == {"split": "users", "unit": "users", "count": 3, "days": None}
+    assert found.summary().to_dict() == {"split": "users", "unit": "users", "count": 3, "days": None}
 
 
 def test_groups_are_drawn_whole() -> None:
     table = replace(TABLE, groups=np.array([4, 9, 4, 0], dtype=np.int32))
     found = resampling(table, np.array([3, 70, 110, 130]))
     assert found.codes.tolist() == [4, 9, 4, 0]
-    assert found.facts() == {"split": "users", "unit": "groups", "count": 3, "days": None}
+    assert found.summary().to_dict() == {"split": "users", "unit": "groups", "count": 3, "days": None}
 
 
 @given(
@@ -74,30 +74,29 @@ def test_blocks_hold_neighbouring_days_of_one_owner(
 def test_a_year_is_cut_into_weeks() -> None:
     table = by_time(365, from_day=280)
     found = resampling(table, positions(table.target_starts, table.user_offsets[1:]))
-    assert found.facts() == {"split": "time", "unit": "day_blocks", "count": found.count, "days": 7}
+    assert found.summary().to_dict() == {"split": "time", "unit": "day_blocks", "count": found.count, "days": 7}
     assert found.count in (13, 14)
 
 
 @pytest.mark.parametrize(
-    ("facts", "text"),
+    ("unit", "days", "text"),
     [
-        ({"unit": "users", "days": None}, "users"),
-        ({"unit": "groups", "days": None}, "groups"),
-        ({"unit": "day_blocks", "days": 7}, "blocks of 7 days"),
-        ({"unit": "day_blocks", "days": 1}, "blocks of a day"),
+        ("users", None, "users"),
+        ("groups", None, "groups"),
+        ("day_blocks", 7, "blocks of 7 days"),
+        ("day_blocks", 1, "blocks of a day"),
     ],
 )
-def test_words(facts: dict[str, object], text: str) -> None:
-    assert units_text(facts) == text
+def test_words(unit: str, days: int | None, text: str) -> None:
+    assert Resampled("users", unit, 3, days).text == text
 
 
 def test_numbers_of_units() -> None:
-    blocks = {"unit": "day_blocks", "days": 7}
-    assert counted_units({**blocks, "count": 26}) == "26 blocks of 7 days"
-    assert counted_units({**blocks, "count": 1}) == "1 block of 7 days"
-    assert counted_units({"unit": "users", "days": None, "count": 1200}) == "1,200 users"
+    assert Resampled("time", "day_blocks", 26, 7).counted == "26 blocks of 7 days"
+    assert Resampled("time", "day_blocks", 1, 7).counted == "1 block of 7 days"
+    assert Resampled("users", "users", 1200).counted == "1,200 users"
 
 
 def test_some_of_the_windows() -> None:
     units = Resampling(np.array([1, 1, 5]), "groups")
-    assert units.take(np.array([True, False, True])).facts()["count"] == 2
+    assert units.take(np.array([True, False, True])).summary().count == 2

@@ -19,10 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_behavior.core.events import UNKNOWN_PLACE
-from edge_behavior.data.dataset import SCHEMA_VERSION, SPLITS, Dataset
+from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.describe import describe
-from edge_behavior.data.importers.importer import ColumnMap, import_log
+from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ColumnMap, ImportOptions
 from edge_behavior.data.importers.split import split_time, split_users
+from edge_behavior.data.info import SCHEMA_VERSION
 from edge_behavior.data.verify import verify
 from edge_behavior.data.windows import FEW_USERS, eligible, natural_windows
 from edge_behavior.errors import EdgebError
@@ -46,39 +48,39 @@ def log_of(sizes: list[int], hours: list[int] | None = None) -> list[tuple[str, 
     return rows
 
 
-class TestParts:
+class TestSplitBounds:
     @given(counts=counts_of_users)
-    def test_by_time_every_user_is_in_every_part_in_order(self, counts: list[int]) -> None:
-        parts = split_time(np.array(counts), "log", 3)
+    def test_by_time_every_user_is_in_every_split_in_order(self, counts: list[int]) -> None:
+        bounds = split_time(np.array(counts), "log", 3)
         for user, count in enumerate(counts):
-            held = parts.of(np.full(count, user), np.arange(count)).tolist()
+            held = bounds.of(np.full(count, user), np.arange(count)).tolist()
             assert held == sorted(held)
-            sizes = [held.count(part) for part in range(3)]
+            sizes = [held.count(split) for split in range(3)]
             assert sizes[1] == sizes[2] == max(1, round(count / 10))
             assert sizes[0] >= 1
-        assert parts.names() == [None] * len(counts)
+        assert bounds.names() == [None] * len(counts)
 
     @given(counts=st.lists(st.integers(1, 60), min_size=3, max_size=25), seed=st.integers(0, 9), data=st.data())
-    def test_by_users_a_group_is_in_one_part(self, counts: list[int], seed: int, data: st.DataObject) -> None:
+    def test_by_users_a_group_is_in_one_split(self, counts: list[int], seed: int, data: st.DataObject) -> None:
         groups = data.draw(st.lists(st.sampled_from("abcdefgh"), min_size=len(counts), max_size=len(counts)))
         if len(set(groups)) < 3:
             with pytest.raises(EdgebError, match="at least 2 events"):
                 split_users(np.array(counts), groups, seed, "log", 2)
             return
-        parts = split_users(np.array(counts), groups, seed, "log", 2)
-        named = parts.names()
+        bounds = split_users(np.array(counts), groups, seed, "log", 2)
+        named = bounds.names()
         assert None not in named
         assert {len({n for n, g in zip(named, groups, strict=True) if g == group}) for group in groups} == {1}
         assert set(named) == set(SPLITS)
         for user, (count, name) in enumerate(zip(counts, named, strict=True)):
-            assert set(parts.of(np.full(count, user), np.arange(count)).tolist()) == {SPLITS.index(str(name))}
+            assert set(bounds.of(np.full(count, user), np.arange(count)).tolist()) == {SPLITS.index(str(name))}
 
     @given(counts=counts_of_users, length=st.integers(0, 30))
-    def test_facts_count_what_there_is(self, counts: list[int], length: int) -> None:
-        parts = split_time(np.array(counts), "log", 3)
-        facts = [parts.facts(i, length) for i in range(3)]
-        assert sum(f["events"] for f in facts) == sum(counts)
-        assert sum(f["windows"] for f in facts) == sum(max(0, n - length) for n in counts)
+    def test_sizes_add_up(self, counts: list[int], length: int) -> None:
+        bounds = split_time(np.array(counts), "log", 3)
+        sizes = [bounds.sizes(i, length) for i in range(3)]
+        assert sum(split.events for split in sizes) == sum(counts)
+        assert sum(split.windows for split in sizes) == sum(max(0, n - length) for n in counts)
 
     def test_too_few_are_told_of_the_way_out(self) -> None:
         with pytest.raises(EdgebError, match="log: only 1 user has at least 21 events") as caught:
@@ -103,7 +105,9 @@ class TestByTime:
     ) -> None:
         folder = tmp_path_factory.mktemp("time")
         rows = log_of(sizes, hours)
-        info = import_log(write_csv(folder / "log.csv", rows), "csv", folder / "d", split="time", min_events=3)
+        info = import_log(
+            write_csv(folder / "log.csv", rows), "csv", folder / "d", ImportOptions(split="time", min_events=3)
+        ).to_dict()
         dataset = Dataset.open(folder / "d")
         by_user = {user: [r[1:] for r in rows if r[0] == user] for user, *_ in rows}
         ids = pq.read_table(folder / "d" / "users.parquet").column("user_id").to_pylist()
@@ -133,40 +137,44 @@ class TestByTime:
 
     def test_one_person_is_enough(self, tmp_path: Path, write_csv: WriteCsv) -> None:
         log = write_csv(tmp_path / "log.csv", log_of([100]))
-        info = import_log(log, "csv", tmp_path / "d", split="time")
+        info = import_log(log, "csv", tmp_path / "d", ImportOptions(split="time")).to_dict()
         assert {s: p["events"] for s, p in info["splits"].items()} == {"train": 80, "validation": 10, "test": 10}
         dataset = Dataset.open(tmp_path / "d")
         assert (dataset.split, info["schema_version"], info["options"]["split"]) == ("time", SCHEMA_VERSION, "time")
         assert len(eligible(dataset.events("test"))) == 10
-        assert describe(dataset)["split"].startswith("by time")
+        assert describe(dataset).to_dict()["split"].startswith("by time")
 
     def test_counts_are_of_training_events(self, tmp_path: Path, write_csv: WriteCsv) -> None:
         rows = log_of([50, 40])
-        import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "d", split="time")
+        import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "d", ImportOptions(split="time"))
         training = Counter(r[3] for i, r in enumerate(rows) if i < 40 or 50 <= i < 50 + 32)
         candidates = Dataset.open(tmp_path / "d").candidates
         assert dict(zip(candidates.labels, candidates.counts, strict=True)) == training
 
     def test_short_users_are_skipped_and_counted(self, tmp_path: Path, write_csv: WriteCsv) -> None:
-        info = import_log(write_csv(tmp_path / "l.csv", log_of([30, 5])), "csv", tmp_path / "d", split="time")
+        info = import_log(
+            write_csv(tmp_path / "l.csv", log_of([30, 5])), "csv", tmp_path / "d", ImportOptions(split="time")
+        ).to_dict()
         assert info["users"] == {"read": 2, "skipped": 1, "kept": 1}
         assert info["rows"]["dropped"]["short_user"] == 5
 
     def test_few_people_give_as_many_windows_as_ten(self, tmp_path: Path, write_csv: WriteCsv) -> None:
-        import_log(write_csv(tmp_path / "l.csv", log_of([600, 600])), "csv", tmp_path / "d", split="time")
+        import_log(
+            write_csv(tmp_path / "l.csv", log_of([600, 600])), "csv", tmp_path / "d", ImportOptions(split="time")
+        )
         table = Dataset.open(tmp_path / "d").events("test")
         assert len(natural_windows(table, 20, per_user=4)) == FEW_USERS * 4
         assert len(natural_windows(replace(table, first_targets=None), 20, per_user=4)) == 8
 
     @pytest.mark.parametrize(
-        ("options", "message"), [({"min_events": 2}, "min_events is 2"), ({"split": "tme"}, "tme")]
+        ("options", "message"), [({"min_events": 2}, "min-events is 2"), ({"split": "tme"}, "tme")]
     )
     def test_options_are_checked(
         self, tmp_path: Path, write_csv: WriteCsv, options: dict[str, Any], message: str
     ) -> None:
         log = write_csv(tmp_path / "log.csv", log_of([30]))
         with pytest.raises(EdgebError, match=message) as caught:
-            import_log(log, "csv", tmp_path / "d", **{"split": "time", **options})
+            import_log(log, "csv", tmp_path / "d", ImportOptions(**{"split": "time", **options}))
         assert caught.value.hint
         assert not (tmp_path / "d").exists()
 
@@ -174,7 +182,7 @@ class TestByTime:
         log = write_csv(tmp_path / "log.csv", log_of([40, 40, 40]))
         prints = set()
         for name, options in (("u", {}), ("t", {"split": "time"}), ("n", {"places": False})):
-            import_log(log, "csv", tmp_path / name, **options)  # type: ignore[arg-type]
+            import_log(log, "csv", tmp_path / name, ImportOptions(**options))  # type: ignore[arg-type]
             prints.add(Dataset.open(tmp_path / name).fingerprint)
         assert len(prints) == 3
 
@@ -187,7 +195,7 @@ class TestGroups:
     def test_a_household_stays_together(self, tmp_path: Path, write_csv: WriteCsv) -> None:
         groups = [f"h{i // 3}" for i in range(12)]
         log = self.grouped(write_csv, tmp_path / "log.csv", groups)
-        info = import_log(log, "csv", tmp_path / "d", columns=ColumnMap(group="household"))
+        info = import_log(log, "csv", tmp_path / "d", ImportOptions(columns=ColumnMap(group="household"))).to_dict()
         users = pq.read_table(tmp_path / "d" / "users.parquet").to_pylist()
         assert [u["group"] for u in users] == groups
         parts = {group: {u["split"] for u in users if u["group"] == group} for group in groups}
@@ -199,8 +207,8 @@ class TestGroups:
         table = dataset.events("train")
         assert table.groups is not None
         assert [groups[u] for u in table.users] == [f"h{g}" for g in table.groups]
-        assert "household" in describe(dataset)["split"]
-        assert describe(dataset)["resampling"] == "1 group"
+        assert "household" in describe(dataset).to_dict()["split"]
+        assert describe(dataset).resampling == "1 group"
 
     def test_containers_agree(self, tmp_path: Path, write_csv: WriteCsv) -> None:
         log = self.grouped(write_csv, tmp_path / "log.csv", list("aabbccdd"))
@@ -210,7 +218,12 @@ class TestGroups:
         pq.write_table(pa.table(columns), tmp_path / "log.parquet")
         prints = set()
         for format in ("csv", "jsonl", "parquet"):
-            import_log(tmp_path / f"log.{format}", format, tmp_path / format, columns=ColumnMap(group="household"))
+            import_log(
+                tmp_path / f"log.{format}",
+                format,
+                tmp_path / format,
+                ImportOptions(columns=ColumnMap(group="household")),
+            )
             prints.add(Dataset.open(tmp_path / format).fingerprint)
         assert len(prints) == 1
 
@@ -231,19 +244,19 @@ class TestGroups:
         lines[line - 1] = lines[line - 1].rpartition(",")[0] + f",{group}"
         log.write_text("\n".join(lines) + "\n")
         with pytest.raises(EdgebError, match=message) as caught:
-            import_log(log, "csv", tmp_path / "d", columns=ColumnMap(group="household"))
+            import_log(log, "csv", tmp_path / "d", ImportOptions(columns=ColumnMap(group="household")))
         assert caught.value.hint
         assert not (tmp_path / "d").exists()
 
     def test_a_missing_column_is_named(self, tmp_path: Path, write_csv: WriteCsv) -> None:
         log = write_csv(tmp_path / "log.csv", log_of([30] * 3))
         with pytest.raises(EdgebError, match="no column 'household'") as caught:
-            import_log(log, "csv", tmp_path / "d", columns=ColumnMap(group="household"))
+            import_log(log, "csv", tmp_path / "d", ImportOptions(columns=ColumnMap(group="household")))
         assert caught.value.hint == "name it with --group-column"
 
     def test_a_changed_group_is_found(self, tmp_path: Path, write_csv: WriteCsv) -> None:
         log = self.grouped(write_csv, tmp_path / "log.csv", list("aabbcc"))
-        import_log(log, "csv", tmp_path / "d", columns=ColumnMap(group="household"))
+        import_log(log, "csv", tmp_path / "d", ImportOptions(columns=ColumnMap(group="household")))
         users = pq.read_table(tmp_path / "d" / "users.parquet")
         changed = users.set_column(users.column_names.index("group"), "group", pa.array(list("aabbbc")))
         pq.write_table(changed, tmp_path / "d" / "users.parquet")
@@ -257,11 +270,11 @@ class TestNoPlace:
         short = write_csv(
             tmp_path / "short.csv", [(u, t, b) for u, t, _, b in rows], ("user_id", "timestamp", "behavior")
         )
-        info = import_log(short, "csv", tmp_path / "short", places=False)
+        info = import_log(short, "csv", tmp_path / "short", ImportOptions(places=False)).to_dict()
         assert info["place"] == {"kind": "none", "count": 0}
         assert info["options"]["columns"] == {"user": "user_id", "time": "timestamp", "behavior": "behavior"}
         # A place column that is there is not read.
-        import_log(write_csv(tmp_path / "long.csv", rows), "csv", tmp_path / "long", places=False)
+        import_log(write_csv(tmp_path / "long.csv", rows), "csv", tmp_path / "long", ImportOptions(places=False))
         opened = [Dataset.open(tmp_path / name) for name in ("short", "long")]
         assert opened[0].fingerprint == opened[1].fingerprint
         for dataset in opened:
@@ -278,7 +291,7 @@ class TestNoPlace:
             pq.write_table(pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), log)
         else:
             log.write_text("\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows))
-        assert import_log(log, format, tmp_path / "d", places=False)["rows"]["read"] == 90
+        assert import_log(log, format, tmp_path / "d", ImportOptions(places=False)).to_dict()["rows"]["read"] == 90
 
     def test_a_published_log_without_its_places(self, tmp_path: Path) -> None:
         rows = []
@@ -287,7 +300,7 @@ class TestNoPlace:
                 when = f"Sun Apr {1 + i:02d} 18:20:29 +0000 2012"
                 rows.append(f"{user}\tv\tc\tKind {i % 3}\t{40 + i / 100}\t-74.0\t-240\t{when}")
         (tmp_path / "t.txt").write_text("\n".join(rows) + "\n")
-        info = import_log(tmp_path / "t.txt", "tsmc2014", tmp_path / "d", places=False)
+        info = import_log(tmp_path / "t.txt", "tsmc2014", tmp_path / "d", ImportOptions(places=False)).to_dict()
         assert info["place"] == {"kind": "none", "count": 0}
 
     def test_a_missing_place_names_the_way_out(self, tmp_path: Path, write_csv: WriteCsv) -> None:
@@ -300,11 +313,11 @@ class TestNoPlace:
 def test_plain_datasets_stay_what_they_were(tmp_path: Path, write_csv: WriteCsv) -> None:
     """An edgeb that knows one split only reads what has that one, and refuses what it would misread."""
     log = write_csv(tmp_path / "log.csv", log_of([30] * 4))
-    info = import_log(log, "csv", tmp_path / "d")
+    info = import_log(log, "csv", tmp_path / "d").to_dict()
     assert info["schema_version"] == 1
     assert not {"split", "group_column"} & set(info["options"])
     assert pq.read_schema(tmp_path / "d" / "users.parquet").names == ["user", "user_id", "split", "events"]
     assert Dataset.open(tmp_path / "d").events("test").first_targets is None
     for name, options in (("t", {"split": "time"}), ("n", {"places": False})):
-        assert import_log(log, "csv", tmp_path / name, **options)["schema_version"] == 2  # type: ignore[arg-type]
+        assert import_log(log, "csv", tmp_path / name, ImportOptions(**options)).to_dict()["schema_version"] == 2  # type: ignore[arg-type]
     shutil.rmtree(tmp_path / "t")

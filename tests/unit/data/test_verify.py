@@ -52,7 +52,7 @@ def test_what_was_imported_passes_whatever_the_batches(
     read: list[int] = []
     dataset = Dataset.open(imported)
     verify(dataset, read.append)
-    assert sum(read) == sum(dataset.info["splits"][split]["events"] for split in SPLITS)
+    assert sum(read) == sum(dataset.info.splits[split].events for split in SPLITS)
     assert max(read) <= size
 
 

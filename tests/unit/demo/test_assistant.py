@@ -11,9 +11,10 @@ import pytest
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.demo import assistant as module
 from edge_behavior.demo.assistant import Ask, Assistant
+from edge_behavior.demo.views import EventView, Levels, PrecisionLevel, PredictionView
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.prediction import Prediction, RankedBehavior
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests.demo_bundle import LABELS, LENGTH
 
 START = datetime(2024, 3, 18, 8)
@@ -34,48 +35,45 @@ def ask(**fields: Any) -> Ask:
     return replace(Ask(NOW, "home"), **fields)
 
 
-def labels(prediction: dict[str, Any]) -> list[str]:
-    return [item["behavior"] for item in prediction["ranked"]]
+def labels(prediction: PredictionView) -> list[str]:
+    return [item.behavior for item in prediction.ranked]
 
 
-def suggested(prediction: dict[str, Any]) -> list[str]:
-    return [item["behavior"] for item in prediction["ranked"] if item["suggested"]]
+def suggested(prediction: PredictionView) -> list[str]:
+    return [item.behavior for item in prediction.ranked if item.suggested]
 
 
 class TestBundle:
     def test_says_what_can_be_asked(self, assistant: Assistant) -> None:
         said = assistant.bundle()
-        assert said["labels"] == LABELS
-        assert (said["name"], said["source"], said["history_length"]) == ("tiny.gguf", "fused", LENGTH)
-        levels = {
-            "precisions": [{"level": 0.5, "reached": True}, {"level": 0.9, "reached": False}],
-            "coverages": [0.8, 0.9],
-        }
-        assert said["sources"] == dict.fromkeys(("model", "habits", "fused"), levels)
+        assert list(said.labels) == LABELS
+        assert (said.name, said.source, said.history_length) == ("tiny.gguf", "fused", LENGTH)
+        levels = Levels([PrecisionLevel(0.5, True), PrecisionLevel(0.9, False)], [0.8, 0.9])
+        assert said.sources == dict.fromkeys(("model", "habits", "fused"), levels)
 
     def test_without_habits_and_calibration(self, predictor: Predictor) -> None:
         plain = replace(predictor.manifest, habits=None, calibration=None)
-        said = Assistant(Predictor(plain, predictor._engine.backend), "plain", ()).bundle()
-        assert said["sources"] == {s: {"precisions": [], "coverages": []} for s in ("model", "habits")}
-        assert said["source"] == "model"
+        said = Assistant(Predictor(plain, predictor._ranker.backend), "plain", ()).bundle()
+        assert said.sources == dict.fromkeys(("model", "habits"), Levels((), ()))
+        assert said.source == "model"
 
 
 class TestPredict:
     def test_is_the_predictor_s_own_answer(self, assistant: Assistant, predictor: Predictor) -> None:
-        expected = predictor.predict(HISTORY, NOW, "home", top_k=5, exhaustive=True, coverage=0.8)
+        expected = predictor.predict(HISTORY, NOW, "home", 5, options=PredictOptions(exhaustive=True, coverage=0.8))
         said = assistant.predict(ask(exhaustive=True, coverage=0.8))
         assert labels(said) == [r.behavior for r in expected.ranked]
-        assert [item["probability"] for item in said["ranked"]] == pytest.approx(
+        assert [item.probability for item in said.ranked] == pytest.approx(
             [r.probability for r in expected.ranked], abs=1e-6
         )
-        assert said["likely"] == list(expected.likely or ())
-        assert (said["source"], said["calibrated"], said["window"]) == ("fused", True, 3)
-        assert said["tokens_evaluated"] > 0
+        assert said.likely == expected.likely
+        assert (said.source, said.calibrated, said.window) == ("fused", True, 3)
+        assert said.tokens_evaluated > 0
 
     def test_events_place_and_time_change_it(self, assistant: Assistant) -> None:
         before = assistant.predict(ask(source="habits"))
-        assert before["ranked"] != assistant.predict(ask(source="habits", place="work"))["ranked"]
-        assert before["ranked"] != assistant.predict(ask(source="habits", when=NOW + timedelta(hours=9)))["ranked"]
+        assert before.ranked != assistant.predict(ask(source="habits", place="work")).ranked
+        assert before.ranked != assistant.predict(ask(source="habits", when=NOW + timedelta(hours=9))).ranked
         for i in range(4):
             assistant.add(LABELS[5], "home", NOW + timedelta(minutes=i), accepted=False)
         after = assistant.predict(ask(source="habits", when=NOW + timedelta(minutes=9)))
@@ -86,7 +84,7 @@ class TestPredict:
     def test_the_threshold_holds_for_the_exact_probabilities(
         self, assistant: Assistant, predictor: Predictor, source: str, threshold: float
     ) -> None:
-        exact = predictor.predict(HISTORY, NOW, "home", top_k=5, source=source, exhaustive=True)
+        exact = predictor.predict(HISTORY, NOW, "home", 5, options=PredictOptions(source=source, exhaustive=True))
         said = assistant.predict(ask(threshold=threshold, source=source))
         assert suggested(said) == [r.behavior for r in exact.ranked if r.probability >= threshold]
 
@@ -118,7 +116,7 @@ class TestPredict:
         monkeypatch.setattr(assistant, "_predict", answer)
         said = assistant.predict(ask(threshold=threshold))
         assert (calls, suggested(said)) == (asked, expected)
-        assert (said["tokens_evaluated"], said["latency_ms"]) == (10 * len(asked), 2.0 * len(asked))
+        assert (said.tokens_evaluated, said.latency_ms) == (10 * len(asked), 2.0 * len(asked))
 
     def test_precision_speaks_of_the_first_only(self, assistant: Assistant) -> None:
         said = assistant.predict(ask(precision=0.5))
@@ -149,25 +147,25 @@ class TestDismiss:
         before = assistant.predict(ask(exhaustive=True))
         assistant.dismiss(labels(before)[1])
         after = assistant.predict(ask(exhaustive=True))
-        assert len(after["ranked"]) == 5
-        kept = [item for item in before["ranked"] if item["behavior"] != labels(before)[1]]
-        assert labels(after)[:4] == [item["behavior"] for item in kept]
-        assert [item["probability"] for item in after["ranked"][:4]] == pytest.approx(
-            [item["probability"] for item in kept], abs=1e-6
+        assert len(after.ranked) == 5
+        kept = [item for item in before.ranked if item.behavior != labels(before)[1]]
+        assert labels(after)[:4] == [item.behavior for item in kept]
+        assert [item.probability for item in after.ranked[:4]] == pytest.approx(
+            [item.probability for item in kept], abs=1e-6
         )
-        assert assistant.state()["dismissed"] == [labels(before)[1]]
+        assert assistant.state().dismissed == [labels(before)[1]]
 
     def test_twice_is_once_and_it_can_be_taken_back(self, assistant: Assistant) -> None:
         assistant.dismiss(LABELS[0])
         assistant.dismiss(LABELS[0])
-        assert assistant.state()["dismissed"] == [LABELS[0]]
+        assert assistant.state().dismissed == [LABELS[0]]
         assistant.restore()
-        assert assistant.state()["dismissed"] == []
+        assert assistant.state().dismissed == []
 
     def test_the_next_event_ends_it(self, assistant: Assistant) -> None:
         assistant.dismiss(LABELS[1])
         assistant.add(LABELS[0], "home", NOW, accepted=True)
-        assert assistant.state()["dismissed"] == []
+        assert assistant.state().dismissed == []
 
     def test_the_second_is_not_suggested_in_place_of_a_dismissed_first(self, assistant: Assistant) -> None:
         """Precision was measured for the first candidate alone."""
@@ -177,7 +175,7 @@ class TestDismiss:
     def test_all(self, assistant: Assistant) -> None:
         for label in LABELS:
             assistant.dismiss(label)
-        assert assistant.predict(ask())["ranked"] == []
+        assert assistant.predict(ask()).ranked == []
 
     def test_refuses_what_is_no_candidate(self, assistant: Assistant) -> None:
         with pytest.raises(EdgebError, match="not in the candidate set"):
@@ -187,41 +185,39 @@ class TestDismiss:
 class TestTimeline:
     def test_begins_with_the_history(self, assistant: Assistant) -> None:
         state = assistant.state()
-        assert [event["origin"] for event in state["events"]] == ["history"] * 3
-        assert state["events"][1] == {
-            "time": "2024-03-18T09:00:00", "place": "work", "behavior": LABELS[3], "origin": "history",
-        }  # fmt: skip
-        assert (state["now"], state["place"], state["earlier"]) == ("2024-03-18T10:15", "home", 0)
-        assert state["places"] == ["home", "work"]
+        assert [event.origin for event in state.events] == ["history"] * 3
+        assert state.events[1] == EventView("2024-03-18T09:00:00", "work", LABELS[3], "history")
+        assert (state.now, state.place, state.earlier) == ("2024-03-18T10:15", "home", 0)
+        assert state.places == ["home", "work"]
 
     def test_begins_empty(self, predictor: Predictor) -> None:
         assistant = Assistant(predictor, "tiny", ())
         state = assistant.state()
-        assert state["events"] == []
-        assert state["places"] == ["home", "work", "transit", "leisure"]
-        assert assistant.predict(Ask(NOW, "home"))["window"] == 0
+        assert state.events == []
+        assert state.places == ["home", "work", "transit", "leisure"]
+        assert assistant.predict(Ask(NOW, "home")).window == 0
 
     def test_add_accept_undo_start_over(self, assistant: Assistant, predictor: Predictor) -> None:
         assistant.add(LABELS[2], " home; or (not)\u202e ", NOW, accepted=False)
         assistant.add(LABELS[3], "work", NOW, accepted=True)
-        events = assistant.state()["events"]
-        assert [event["origin"] for event in events[3:]] == ["added", "accepted"]
-        assert events[3]["place"] == "home or not"
+        events = assistant.state().events
+        assert [event.origin for event in events[3:]] == ["added", "accepted"]
+        assert events[3].place == "home or not"
         assistant.undo()
-        assert len(assistant.state()["events"]) == 4
+        assert len(assistant.state().events) == 4
         # What was taken back leaves no trace in the prediction.
         seen = [*HISTORY, BehaviorEvent("home or not", NOW, LABELS[2])]
-        expected = predictor.predict(seen, NOW, "home", top_k=5, exhaustive=True)
+        expected = predictor.predict(seen, NOW, "home", 5, options=PredictOptions(exhaustive=True))
         said = assistant.predict(ask(exhaustive=True))
-        assert [item["probability"] for item in said["ranked"]] == pytest.approx(
+        assert [item.probability for item in said.ranked] == pytest.approx(
             [r.probability for r in expected.ranked], abs=1e-6
         )
         assistant.start_over()
-        assert len(assistant.state()["events"]) == 3
+        assert len(assistant.state().events) == 3
 
     def test_a_label_is_cleaned_as_a_log_s_is(self, assistant: Assistant) -> None:
         assistant.add("  Video   Call ", "home", NOW, accepted=False)
-        assert assistant.state()["events"][-1]["behavior"] == "Video Call"
+        assert assistant.state().events[-1].behavior == "Video Call"
 
     def test_undo_of_nothing(self, predictor: Predictor) -> None:
         with pytest.raises(EdgebError, match="no event"):
@@ -240,15 +236,15 @@ class TestTimeline:
         assert assistant.state() == before
 
     def test_more_events_than_the_model_sees(self, assistant: Assistant) -> None:
-        """The window grows to L + 20 and is anchored anew; the timeline keeps all, the page lists the last."""
+        """The window grows to L + 20 and is re-based; the timeline keeps all, the page lists the last."""
         windows = []
         for i in range(70):
             assistant.add(LABELS[i % 3], "home", NOW + timedelta(minutes=i), accepted=False)
-            windows.append(assistant.predict(ask(when=NOW + timedelta(minutes=i)))["window"])
+            windows.append(assistant.predict(ask(when=NOW + timedelta(minutes=i))).window)
         assert max(windows) == LENGTH + 20
         assert windows[windows.index(LENGTH + 20) + 1] == LENGTH
         state = assistant.state()
-        assert (len(state["events"]), state["earlier"]) == (60, 13)
+        assert (len(state.events), state.earlier) == (60, 13)
 
     def test_most_events(self, assistant: Assistant, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "MOST_EVENTS", 3)
@@ -264,26 +260,26 @@ class TestTimeline:
 
     def test_the_end_of_time(self, predictor: Predictor) -> None:
         last = BehaviorEvent("home", datetime.max.replace(microsecond=0), LABELS[0])
-        assert Assistant(predictor, "tiny", [last]).state()["now"] == "9999-12-31T23:59"
+        assert Assistant(predictor, "tiny", [last]).state().now == "9999-12-31T23:59"
 
 
-class TestMadeUpDay:
+class TestSampleDay:
     def test_is_the_same_every_time_and_marked(self, predictor: Predictor) -> None:
         days = []
         for _ in range(2):
             assistant = Assistant(predictor, "tiny", ())
-            assistant.make_up_day(NOW)
-            days.append(assistant.state()["events"])
+            assistant.fill_sample_day(NOW)
+            days.append(assistant.state().events)
         assert days[0] == days[1]
-        assert {event["origin"] for event in days[0]} == {"made up"}
-        assert {event["behavior"] for event in days[0]} <= set(LABELS)
-        assert all(event["time"].startswith("2024-03-18") for event in days[0])
-        found = [event["behavior"] for event in days[0]]
+        assert {event.origin for event in days[0]} == {"made up"}
+        assert {event.behavior for event in days[0]} <= set(LABELS)
+        assert all(event.time.startswith("2024-03-18") for event in days[0])
+        found = [event.behavior for event in days[0]]
         assert max(found.count(label) for label in found) <= 2
 
     def test_only_fills_an_empty_day(self, assistant: Assistant) -> None:
         with pytest.raises(EdgebError, match="already"):
-            assistant.make_up_day(NOW)
+            assistant.fill_sample_day(NOW)
 
 
 class TestWithoutPlaces:
@@ -291,27 +287,27 @@ class TestWithoutPlaces:
     def placeless(self, predictor: Predictor) -> Assistant:
         layout = replace(predictor.manifest.layout, places=False)
         manifest = replace(predictor.manifest, layout=layout)
-        return Assistant(Predictor(manifest, predictor._engine.backend), "tiny.gguf", HISTORY)
+        return Assistant(Predictor(manifest, predictor._ranker.backend), "tiny.gguf", HISTORY)
 
     def test_none_is_shown_asked_for_or_taken(self, placeless: Assistant) -> None:
-        assert placeless.bundle()["places"] is False
+        assert placeless.bundle().places is False
         state = placeless.state()
-        assert (state["place"], state["places"]) == (None, [])
-        assert {event["place"] for event in state["events"]} == {None}
-        assert placeless.predict(ask(place=None))["ranked"]
+        assert (state.place, state.places) == (None, [])
+        assert {event.place for event in state.events} == {None}
+        assert placeless.predict(ask(place=None)).ranked
         placeless.add(LABELS[1], None, NOW, False)
-        assert placeless.state()["events"][-1]["place"] is None
+        assert placeless.state().events[-1].place is None
         for call in (lambda: placeless.predict(ask()), lambda: placeless.add(LABELS[1], "home", NOW, False)):
             with pytest.raises(EdgebError, match="without places"):
                 call()
 
-    def test_a_day_is_made_up_without_them(self, predictor: Predictor) -> None:
+    def test_a_sample_day_without_them(self, predictor: Predictor) -> None:
         manifest = replace(predictor.manifest, layout=replace(predictor.manifest.layout, places=False))
-        empty = Assistant(Predictor(manifest, predictor._engine.backend), "tiny.gguf")
-        empty.make_up_day(START)
-        assert len(empty.state()["events"]) > 5
+        empty = Assistant(Predictor(manifest, predictor._ranker.backend), "tiny.gguf")
+        empty.fill_sample_day(START)
+        assert len(empty.state().events) > 5
 
     def test_with_places_one_is_needed(self, assistant: Assistant) -> None:
-        assert assistant.bundle()["places"] is True
+        assert assistant.bundle().places is True
         with pytest.raises(EdgebError, match="no place was given"):
             assistant.add(LABELS[1], None, NOW, False)

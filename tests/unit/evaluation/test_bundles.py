@@ -1,39 +1,39 @@
-"""A bundle measured as model, habits and fused: each against its own formula, on the same windows."""
+"""A bundle measured as model, habits and both fused: each against its own formula, on the same windows."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from edge_behavior.core.calibration import Calibration, expected_calibration_error
+from edge_behavior.core.calibration import Calibration
 from edge_behavior.core.candidates import GROUPS, CandidateSet
-from edge_behavior.core.fusion import Fusion, GroupWeights
+from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset
+from edge_behavior.data.info import PlaceInfo
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation import bundles as module
 from edge_behavior.evaluation.bundles import bundle_log_probs, evaluate_bundle
+from edge_behavior.evaluation.calibration import expected_calibration_error
 from edge_behavior.evaluation.counters import COUNTERS
+from edge_behavior.evaluation.habits import habit_log_probs
 from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
-from edge_behavior.evaluation.protocols import WindowChoice, habit_log_probs, protocols
+from edge_behavior.evaluation.protocols import WindowChoice, protocols
 from tests import helpers
+from tests.dataset_info import dataset_info
 
 L = 5
 USERS = [["Video", "Bar"] * 20, ["Bar", "Café", "Video"] * 12, ["Video", "Cafe Noir", "Video", "Bar"] * 4]
 TABLE = helpers.event_table(USERS)
 CHOICE = WindowChoice(per_user=7, per_behavior=6)
 WEIGHTS = {"head": GroupWeights(0.5, 0.7, 0.1), "medium": GroupWeights(1, 0, 0), "tail": GroupWeights(0.2, 0.9, -1)}
-HELD = {
-    "config": HabitsConfig(half_life=9).to_dict(),
-    "fusion": Fusion(WEIGHTS, ()).to_dict(),
-    "default": "fused",
-    "measured": {},
-}
+HELD = Mixture(HabitsConfig(half_life=9), WEIGHTS, "fused")
 
 
 class FakePredictor:
@@ -42,7 +42,7 @@ class FakePredictor:
     def __init__(self, habits, labels=helpers.LABELS):
         candidates = helpers.event_table(USERS, labels).candidates
         self.manifest = SimpleNamespace(
-            candidates=candidates, layout=PromptLayout(history_length=L), habits=habits, calibration=None
+            candidates=candidates, layout=PromptLayout(history_length=L), habits=habits, calibrations={}
         )
         self.closed = False
 
@@ -64,9 +64,9 @@ def load(monkeypatch):
     """Make `evaluate_bundle` find this bundle and the dataset above."""
 
     def make(habits, labels=helpers.LABELS, places=True) -> FakePredictor:
-        made = type("MadeUp", (Dataset,), {"events": lambda self, split: TABLE})
+        made = type("Synthetic", (Dataset,), {"events": lambda self, split: TABLE})
         predictor = FakePredictor(habits, labels)
-        info = {"schema_version": 1, "content": {}, "candidates": {}, "place": {"kind": "column" if places else "none"}}
+        info = dataset_info(TABLE.candidates, place=PlaceInfo(kind="column" if places else "none", count=0))
         monkeypatch.setattr(module.Dataset, "open", lambda path: made(Path("d"), info, TABLE.candidates))
         monkeypatch.setattr(module.Predictor, "load", lambda path, **options: predictor)
         return predictor
@@ -89,8 +89,8 @@ def scores_of(predictor: FakePredictor, targets: np.ndarray) -> dict[str, np.nda
 
 @pytest.mark.parametrize("default", ["model", "habits", "fused"])
 def test_every_source_is_measured_and_the_default_is_on_top(load, default):
-    predictor = load({**HELD, "default": default})
-    found = evaluate_bundle(Path("b.gguf"), Path("d"), "both", "test", CHOICE)
+    predictor = load(replace(HELD, default=default))
+    found = evaluate_bundle(Path("b.gguf"), Path("d"), "both", "test", CHOICE).to_dict()
     assert predictor.closed
     assert found["source"] == default
     others = {f"bundle_{s}" for s in ("model", "habits", "fused") if s != default}
@@ -104,14 +104,14 @@ def test_every_source_is_measured_and_the_default_is_on_top(load, default):
             outcome = Outcome(scores, truth, TABLE.user_of(protocol.targets))
             expected = behavior_metrics(outcome, TABLE.candidates.labels, TABLE.candidates.groups())
             measured = found if source == default else found["baselines"][f"bundle_{source}"]
-            assert measured[protocol.name] == expected
+            assert measured[protocol.name] == expected.to_dict()
             share = sum(b["windows"] * b["accuracy"][source] for b in found["by_history"][protocol.name])
-            assert share == pytest.approx(expected["weighted_recall"] * len(truth))
+            assert share == pytest.approx(expected.weighted_recall * len(truth))
 
 
 def test_a_bundle_without_fitted_habits(load):
     load(None)
-    found = evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)
+    found = evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE).to_dict()
     assert found["source"] == "model"
     assert set(found["baselines"]) == {*COUNTERS, "bundle_habits"}
     assert set(found["by_history"]["natural"][0]["accuracy"]) == {"model", "habits"}
@@ -123,13 +123,8 @@ def test_a_calibrated_bundle(load):
     bias = {"head": -0.3, "medium": 0.2, "tail": 0.9}
     own = Calibration(1.7, bias, {0.8: 0.1, 0.9: 0.02}, {0.5: 0.4, 0.9: None})
     other = Calibration(0.6)
-    predictor.manifest.calibration = {
-        "model": own.to_dict(),
-        "habits": other.to_dict(),
-        "fused": own.to_dict(),
-        "measured": {},
-    }
-    found = evaluate_bundle(Path("b.gguf"), Path("d"), "both", "test", CHOICE)
+    predictor.manifest.calibrations = {"model": own, "habits": other, "fused": own}
+    found = evaluate_bundle(Path("b.gguf"), Path("d"), "both", "test", CHOICE).to_dict()
     groups = TABLE.candidates.groups()
     assert set(found["calibration"]) == {"natural", "balanced"}
     for protocol in protocols("both", TABLE, L, CHOICE):
@@ -158,13 +153,13 @@ def test_a_calibrated_bundle(load):
 
 def test_how_often_masked_scoring_says_something_else(load, monkeypatch):
     predictor = load(HELD)
-    found = evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)["masked_differs"]
+    found = evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE).to_dict()["masked_differs"]
     targets = protocols("natural", TABLE, L, CHOICE)[0].targets
     exact, masked = (bundle_log_probs(predictor, TABLE, targets, s).argmax(1) for s in ("exact", "masked"))
     assert found == {"share": pytest.approx((exact != masked).mean()), "windows": len(targets)}
     assert 0 < found["share"] < 1
     monkeypatch.setattr(module, "MASKED_WINDOWS", 4)
-    assert evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)["masked_differs"]["windows"] == 4
+    assert evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE).masked_differs.windows == 4
 
 
 def test_another_candidate_set(load):
@@ -184,14 +179,14 @@ def test_a_dataset_without_the_bundles_places(load):
     with pytest.raises(EdgebError, match=r"b\.gguf was trained with places, and d has none"):
         evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)
     predictor.manifest.layout = PromptLayout(history_length=L, places=False)
-    assert evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)["source"] == "model"
+    assert evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE).source == "model"
 
 
 def test_whose_dataset_it_is_shows_in_the_training_counts(load):
     """The same labels in the same order, of another split: its test windows may have been trained on."""
     predictor = load(None)
-    assert evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)["dataset"]["own"] is True
+    assert evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE).dataset.own is True
     own = predictor.manifest.candidates
     predictor.manifest.candidates = CandidateSet(own.labels, tuple(count + 1 for count in own.counts))
-    found = evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)["dataset"]
-    assert (found["path"], found["own"]) == ("d", False)
+    found = evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE).dataset
+    assert (found.path, found.own) == ("d", False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise, permutations
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, log_loss, precision_score, recall_score
 
-from edge_behavior.evaluation.metrics import SIX, Outcome, behavior_metrics, expected_ranks, unit_intervals
+from edge_behavior.errors import EdgebError
+from edge_behavior.evaluation.metrics import SIX, Metrics, Outcome, behavior_metrics, expected_ranks, unit_intervals
 
 GROUP_NAMES = ("head", "medium", "tail")
 pytestmark = [
@@ -63,10 +65,10 @@ def test_the_six_are_scikit_learns(shape):
         )
     assert set(SIX) == set(expected)
     for name, value in expected.items():
-        assert found[name] == (None if value is None else pytest.approx(value, abs=1e-12)), name
-    assert found["weighted_recall"] == pytest.approx((truth == predicted).mean())
-    assert (found["windows"], found["users"]) == (n, len(set(outcome.users.tolist())))
-    assert found["behaviors_measured"] == len(set(truth.tolist()))
+        assert found.value(name) == (None if value is None else pytest.approx(value, abs=1e-12)), name
+    assert found.weighted_recall == pytest.approx((truth == predicted).mean())
+    assert (found.windows, found.users) == (n, len(set(outcome.users.tolist())))
+    assert found.behaviors_measured == len(set(truth.tolist()))
 
 
 def test_weighted_precision_is_not_accuracy_in_disguise():
@@ -74,9 +76,9 @@ def test_weighted_precision_is_not_accuracy_in_disguise():
     truth = np.array([0, 0, 0, 1, 2])
     scores = np.eye(3)[[0, 0, 1, 1, 0]]
     found = behavior_metrics(Outcome(scores, truth, truth), ["a", "b", "c"], ["head", "medium", "tail"], resamples=0)
-    assert found["weighted_recall"] == pytest.approx(3 / 5)
-    assert found["weighted_precision"] == pytest.approx(3 / 5 * 2 / 3 + 1 / 5 * 1 / 2)
-    assert (found["overall"], found["head"], found["medium"], found["tail"]) == (
+    assert found.weighted_recall == pytest.approx(3 / 5)
+    assert found.weighted_precision == pytest.approx(3 / 5 * 2 / 3 + 1 / 5 * 1 / 2)
+    assert (found.overall, found.head, found.medium, found.tail) == (
         pytest.approx((2 / 3 + 1 + 0) / 3),
         pytest.approx(2 / 3),
         1.0,
@@ -90,15 +92,15 @@ def test_nll_is_log_loss_up_to_a_constant_per_row(seed, n, size):
     outcome = outcome_of(seed, n, size)
     probabilities = np.exp(outcome.scores) / np.exp(outcome.scores).sum(1, keepdims=True)
     found = behavior_metrics(outcome, labels_of(size), groups_of(seed, size), resamples=0)
-    assert found["nll"] == pytest.approx(log_loss(outcome.truth, probabilities, labels=range(size)))
+    assert found.nll == pytest.approx(log_loss(outcome.truth, probabilities, labels=range(size)))
     shifted = Outcome(outcome.scores - 40.0, outcome.truth, outcome.users)
     again = behavior_metrics(shifted, labels_of(size), groups_of(seed, size), resamples=0)
-    assert again["nll"] == pytest.approx(found["nll"])
+    assert again.nll == pytest.approx(found.nll)
 
 
 def test_counts_have_no_nll():
     outcome = Outcome(np.array([[3.0, 1.0]]), np.array([0]), np.array([0]), is_log_prob=False)
-    assert behavior_metrics(outcome, ["a", "b"], ["head", "tail"], resamples=0)["nll"] is None
+    assert behavior_metrics(outcome, ["a", "b"], ["head", "tail"], resamples=0).nll is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,9 +125,9 @@ def test_rank_metrics(shape):
     for row, truth in zip(outcome.scores, outcome.truth, strict=True):
         better, equal = sum(s > row[truth] for s in row), sum(s == row[truth] for s in row)
         ranks.append(sum(range(better + 1, better + equal + 1)) / equal)
-    assert found["mrr"] == pytest.approx(np.mean([1 / r for r in ranks]))
-    assert found["hit_at_3"] == pytest.approx(np.mean([r <= 3 for r in ranks]))
-    assert found["hit_at_5"] == pytest.approx(np.mean([r <= 5 for r in ranks]))
+    assert found.mrr == pytest.approx(np.mean([1 / r for r in ranks]))
+    assert found.hit_at_3 == pytest.approx(np.mean([r <= 3 for r in ranks]))
+    assert found.hit_at_5 == pytest.approx(np.mean([r <= 5 for r in ranks]))
 
 
 def test_a_scorer_that_says_nothing_ranks_in_the_middle():
@@ -135,10 +137,10 @@ def test_a_scorer_that_says_nothing_ranks_in_the_middle():
 def test_groups_without_a_window_are_unknown_not_zero():
     outcome = Outcome(np.eye(3)[[0, 1]], np.array([0, 1]), np.array([0, 1]))
     found = behavior_metrics(outcome, ["a", "b", "c"], ["head", "head", "tail"], resamples=50)
-    assert found["overall"] == found["head"] == 1.0
-    assert found["medium"] is found["tail"] is None
-    assert found["interval"]["medium"] is found["interval"]["tail"] is None
-    assert found["behaviors_measured"] == 2
+    assert found.overall == found.head == 1.0
+    assert found.medium is found.tail is None
+    assert found.interval_of("medium") is found.interval_of("tail") is None
+    assert found.behaviors_measured == 2
 
 
 @settings(max_examples=40, deadline=None)
@@ -146,15 +148,15 @@ def test_groups_without_a_window_are_unknown_not_zero():
 def test_rows_per_behavior(shape):
     seed, n, size, ties = shape
     outcome, groups = outcome_of(seed, n, size, ties=ties), groups_of(seed, size)
-    rows = behavior_metrics(outcome, labels_of(size), groups, resamples=0)["per_behavior"]
-    assert [(row["behavior"], row["group"]) for row in rows] == list(zip(labels_of(size), groups, strict=True))
+    rows = behavior_metrics(outcome, labels_of(size), groups, resamples=0).per_behavior
+    assert [(row.behavior, row.group) for row in rows] == list(zip(labels_of(size), groups, strict=True))
     pairs = list(zip(outcome.truth.tolist(), outcome.predicted.tolist(), strict=True))
     for code, row in enumerate(rows):
         said = [t for t, p in pairs if p == code]
         held = [p for t, p in pairs if t == code]
-        assert (row["support"], row["predicted"]) == (len(held), len(said))
-        assert row["recall"] == (pytest.approx(held.count(code) / len(held)) if held else None)
-        assert row["precision"] == (pytest.approx(said.count(code) / len(said)) if said else None)
+        assert (row.support, row.predicted) == (len(held), len(said))
+        assert row.recall == (pytest.approx(held.count(code) / len(held)) if held else None)
+        assert row.precision == (pytest.approx(said.count(code) / len(said)) if said else None)
 
 
 class TestIntervals:
@@ -172,8 +174,9 @@ class TestIntervals:
             part = Outcome(outcome.scores[rows], outcome.truth[rows], outcome.users[rows])
             one = behavior_metrics(part, labels_of(5), groups, resamples=0)
             for name, found in values.items():
-                if one[name] is not None:
-                    found.append(one[name])
+                value = one.value(name)
+                if value is not None:
+                    found.append(value)
         intervals = unit_intervals(outcome, groups, resamples=40, seed=11)
         for name, found in values.items():
             assert intervals[name] == pytest.approx(np.percentile(found, [2.5, 97.5]).tolist()), name
@@ -183,8 +186,8 @@ class TestIntervals:
         first = behavior_metrics(outcome, labels_of(6), groups)
         assert first == behavior_metrics(outcome, labels_of(6), groups)
         for name in ("weighted_recall", "overall", "head", "medium"):
-            low, high = first["interval"][name]
-            assert 0 <= low < first[name] < high <= 1
+            low, high = first.interval_of(name)
+            assert 0 <= low < first.value(name) < high <= 1
         assert unit_intervals(outcome, groups, 200, seed=0) != unit_intervals(outcome, groups, 200, seed=1)
 
     def test_they_cover_the_truth(self):
@@ -214,3 +217,40 @@ class TestIntervals:
         outcome = outcome_of(2, users=1)
         low, high = unit_intervals(outcome, ("head",) * 6, 50)["weighted_recall"]
         assert low == high == (outcome.truth == outcome.predicted).mean()
+
+
+class TestFiles:
+    WHOLE = behavior_metrics(outcome_of(4), labels_of(6), groups_of(4, 6), resamples=20)
+
+    def test_round_trip(self):
+        for metrics in (self.WHOLE, behavior_metrics(outcome_of(4), labels_of(6), groups_of(4, 6), resamples=0)):
+            assert Metrics.from_dict(json.loads(json.dumps(metrics.to_dict(), allow_nan=False))) == metrics
+
+    def test_runs_of_before_lack_the_units(self):
+        older = {name: value for name, value in self.WHOLE.to_dict().items() if name != "resampled"}
+        found = Metrics.from_dict(older)
+        assert json.dumps(found.to_dict()) == json.dumps(older)
+        assert (found.units.split, found.units.unit, found.units.count) == ("users", "users", found.users)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"mrr": "high"}, "'mrr' is high, not a number"),
+            ({"windows": 2.5}, r"'windows' is 2\.5, not a number"),
+            ({"weighted_recall": None}, "'weighted_recall' is None"),
+            ({"later": 1}, "unknown field 'later'"),
+            ({"per_behavior": {}}, "'per_behavior' is not a list"),
+            ({"per_behavior": [{}]}, r"per_behavior\[0\]: field 'behavior' is missing"),
+            ({"interval": {"overall": [0, 1]}}, r"m\.json\.interval: field"),
+            ({"resampled": {"unit": "users"}}, r"m\.json\.resampled: field 'split' is missing"),
+        ],
+    )
+    def test_what_a_file_says_is_checked(self, change, message):
+        with pytest.raises(EdgebError, match=message) as caught:
+            Metrics.from_dict({**self.WHOLE.to_dict(), **change}, "m.json")
+        assert caught.value.message.startswith("m.json")
+        assert caught.value.hint
+
+    def test_a_missing_field_is_named(self):
+        with pytest.raises(EdgebError, match=r"m\.json: field 'nll' is missing"):
+            Metrics.from_dict({k: v for k, v in self.WHOLE.to_dict().items() if k != "nll"}, "m.json")

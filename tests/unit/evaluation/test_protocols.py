@@ -1,7 +1,8 @@
-"""Both protocols over a small made-up dataset: which windows, and that every scorer is measured on the same ones."""
+"""Both protocols over a small synthetic dataset: which windows, and that all systems are measured on the same ones."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,23 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.candidates import ANCHOR_THRESHOLD, CandidateSet
 from edge_behavior.core.habits import HabitCounter, HabitsConfig
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.counters import COUNTERS
-from edge_behavior.evaluation.metrics import SIX, Outcome, behavior_metrics
+from edge_behavior.evaluation.evaluate import counter_metrics, fit_counters, metrics_by_protocol
+from edge_behavior.evaluation.habits import accuracy_by_history, habit_log_probs
+from edge_behavior.evaluation.metrics import SIX, Metrics, Outcome, behavior_metrics
 from edge_behavior.evaluation.protocols import (
+    EvaluationWindows,
     Protocol,
     WindowChoice,
-    accuracy_by_history,
     check_labels_match,
-    evaluate_all,
-    evaluate_counters,
-    fit_counters,
-    habit_log_probs,
     protocols,
 )
+from edge_behavior.evaluation.results import EvaluatedDataset, Evaluation, RunMetrics
+from edge_behavior.util.resampling import Resampled
 
 L = 5
 # By training share: head, medium, tail, and one that test users never do.
@@ -53,7 +54,7 @@ def table_of(seed: int, sizes: tuple[int, ...]) -> EventTable:
 
 
 @dataclass(frozen=True)
-class MadeUp(Dataset):
+class Synthetic(Dataset):
     """A dataset without files."""
 
     tables: dict[str, EventTable] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class MadeUp(Dataset):
 
 
 TEST = table_of(1, (40, L, 3, 90, L + 1, 60))
-DATASET = MadeUp(Path("made-up"), {}, CANDIDATES, {"train": table_of(0, (50, 60)), "test": TEST})
+DATASET = Synthetic(Path("synthetic"), {}, CANDIDATES, {"train": table_of(0, (50, 60)), "test": TEST})
 
 
 def eligible(table: EventTable) -> dict[int, list[int]]:
@@ -135,66 +136,57 @@ class TestProtocols:
         assert caught.value.hint
 
 
-@dataclass
-class Recorded:
-    """A scorer that knows the truth for a share of the windows, and remembers what it was asked."""
+@dataclass(frozen=True)
+class Scorer:
+    """A model that favors the truth by `skill`."""
 
     skill: float
-    asked: list[NDArray[np.int64]] = field(default_factory=list)
 
     def __call__(self, targets: NDArray[np.int64]) -> NDArray[np.float64]:
-        self.asked.append(targets)
-        # A score depends on the window alone, so that it is the same in whichever order it is asked for.
+        # A score depends on the window alone, so that it is the same in whichever order windows are scored.
         noise = np.stack([np.random.default_rng(int(t)).normal(size=len(CANDIDATES)) for t in targets])
         noise[np.arange(len(targets)), TEST.behavior[targets]] += self.skill
         return noise
 
 
-class TestEvaluateAll:
-    choice = WindowChoice(per_user=7, per_behavior=25)
+class TestModels:
+    WINDOWS = EvaluationWindows.draw("both", TEST, L, WindowChoice(per_user=7, per_behavior=25))
 
-    def test_every_scorer_is_measured_on_the_protocols_own_windows(self):
-        model, untuned = Recorded(2.0), Recorded(0.0)
-        found = evaluate_all(DATASET, TEST, "both", L, self.choice, {"model": model, "untuned": untuned})
-        assert set(found) == {"natural", "balanced", "baselines"}
-        assert set(found["baselines"]) == {"untuned", *COUNTERS}
-        for protocol in protocols("both", TEST, L, self.choice):
+    def measured(self, skill: float, anchor_threshold: float = ANCHOR_THRESHOLD) -> dict[str, Metrics]:
+        return metrics_by_protocol(self.WINDOWS, Scorer(skill)(self.WINDOWS.targets), anchor_threshold)
+
+    def test_every_model_is_measured_on_the_protocols_own_windows(self):
+        model, untuned, counters = self.measured(2.0), self.measured(0.0), counter_metrics(DATASET, self.WINDOWS)
+        assert list(model) == ["natural", "balanced"]
+        assert tuple(counters) == COUNTERS
+        for protocol in protocols("both", TEST, L, WindowChoice(per_user=7, per_behavior=25)):
             outcome = Outcome(
-                Recorded(2.0)(protocol.targets),
+                Scorer(2.0)(protocol.targets),
                 TEST.behavior[protocol.targets].astype(np.int64),
                 TEST.user_of(protocol.targets),
             )
-            assert found[protocol.name] == behavior_metrics(outcome, CANDIDATES.labels, CANDIDATES.groups())
-            assert found[protocol.name]["overall"] > found["baselines"]["untuned"][protocol.name]["overall"]
-            for metrics in (found, *found["baselines"].values()):
-                assert metrics[protocol.name]["windows"] == len(protocol.targets)
-                assert set(SIX) <= set(metrics[protocol.name])
+            assert model[protocol.name] == behavior_metrics(outcome, CANDIDATES.labels, CANDIDATES.groups())
+            assert model[protocol.name].overall > untuned[protocol.name].overall
+            for metrics in (model, untuned, *counters.values()):
+                assert metrics[protocol.name].windows == len(protocol.targets)
+                assert set(SIX) <= set(metrics[protocol.name].to_dict())
 
-    def test_a_window_of_both_protocols_is_scored_once(self):
-        model = Recorded(1.0)
-        evaluate_all(DATASET, TEST, "both", L, self.choice, {"model": model})
-        targets = [set(p.targets.tolist()) for p in protocols("both", TEST, L, self.choice)]
+    def test_a_window_of_both_protocols_is_drawn_once(self):
+        targets = [set(p.targets.tolist()) for p in self.WINDOWS.protocols]
         assert targets[0] & targets[1]
-        assert [a.tolist() for a in model.asked] == [sorted(targets[0] | targets[1])]
+        assert self.WINDOWS.targets.tolist() == sorted(targets[0] | targets[1])
+        for protocol in self.WINDOWS.protocols:
+            assert self.WINDOWS.targets[self.WINDOWS.rows(protocol)].tolist() == protocol.targets.tolist()
+            assert self.WINDOWS.truth(protocol).tolist() == TEST.behavior[protocol.targets].tolist()
 
     def test_one_protocol(self):
-        found = evaluate_all(DATASET, TEST, "balanced", L, self.choice, {"model": Recorded(1.0)})
-        assert set(found) == {"balanced", "baselines"}
-        assert all(set(by_protocol) == {"balanced"} for by_protocol in found["baselines"].values())
-
-    def test_without_a_model_all_are_baselines(self):
-        found = evaluate_all(DATASET, TEST, "natural", L, self.choice, {"untuned": Recorded(0.0)})
-        assert set(found) == {"baselines"}
-        assert "untuned" in found["baselines"]
+        windows = EvaluationWindows.draw("balanced", TEST, L, WindowChoice(per_behavior=25))
+        assert list(metrics_by_protocol(windows, Scorer(1.0)(windows.targets))) == ["balanced"]
+        assert all(list(held) == ["balanced"] for held in counter_metrics(DATASET, windows).values())
 
     def test_groups_follow_the_threshold(self):
         groups = {
-            threshold: [
-                row["group"]
-                for row in evaluate_all(DATASET, TEST, "natural", L, self.choice, {"model": Recorded(0.0)}, threshold)[
-                    "natural"
-                ]["per_behavior"]
-            ]
+            threshold: [row.group for row in self.measured(0.0, threshold)["natural"].per_behavior]
             for threshold in (0.005, 0.01, 0.045)
         }
         assert groups == {
@@ -204,10 +196,33 @@ class TestEvaluateAll:
         }
 
     def test_a_perfect_model(self):
-        found = evaluate_all(DATASET, TEST, "both", L, self.choice, {"model": Recorded(1e6)})
-        for name in ("natural", "balanced"):
-            assert [found[name][metric] for metric in SIX] == [1.0] * 6
-            assert found[name]["nll"] == pytest.approx(0, abs=1e-9)
+        for metrics in self.measured(1e6).values():
+            assert [metrics.value(name) for name in SIX] == [1.0] * 6
+            assert metrics.nll == pytest.approx(0, abs=1e-9)
+
+
+class TestEvaluation:
+    def test_what_is_compared_stands_under_baselines(self):
+        windows = EvaluationWindows.draw("natural", TEST, L, WindowChoice(per_user=7))
+        model, untuned = (metrics_by_protocol(windows, Scorer(skill)(windows.targets)) for skill in (1.0, 0.0))
+        results = {"model": model, "untuned": untuned, **counter_metrics(DATASET, windows)}
+        found = Evaluation(results, "model", EvaluatedDataset("d", "f", True)).to_dict()
+        assert list(found) == ["natural", "baselines", "dataset"]
+        assert list(found["baselines"]) == ["untuned", *COUNTERS]
+        assert found["natural"] == model["natural"].to_dict()
+        assert found["dataset"] == {"path": "d", "fingerprint": "f", "own": True}
+
+    def test_metrics_of_a_run_read_back(self):
+        windows = EvaluationWindows.draw("both", TEST, L, WindowChoice(per_user=7, per_behavior=25))
+        models = {"b_tuning": metrics_by_protocol(windows, Scorer(1.0)(windows.targets))}
+        run = RunMetrics(models, counter_metrics(DATASET, windows), 0.01, 3)
+        written = json.loads(json.dumps(run.to_dict()))
+        assert list(written) == ["models", "counters", "anchor_threshold", "seed"]
+        assert RunMetrics.from_dict(written) == run
+        assert list(run.systems) == [*COUNTERS, "b_tuning"]
+        written["models"]["b_tuning"]["natural"]["mrr"] = "high"
+        with pytest.raises(EdgebError, match=r"m\.json: models\.b_tuning\.natural: 'mrr' is high"):
+            RunMetrics.from_dict(written, "m.json")
 
 
 class TestCounters:
@@ -227,13 +242,14 @@ class TestCounters:
         )
 
     def test_metrics_of_counters(self):
-        (protocol,) = protocols("natural", TEST, L, WindowChoice(per_user=0))
-        found = evaluate_counters(DATASET, TEST, protocol, L)
+        windows = EvaluationWindows.draw("natural", TEST, L, WindowChoice(per_user=0))
+        (protocol,) = windows.protocols
+        found = {name: held["natural"] for name, held in counter_metrics(DATASET, windows).items()}
         assert tuple(found) == COUNTERS
         truth = TEST.behavior[protocol.targets]
-        assert found["most_frequent"]["weighted_recall"] == pytest.approx((truth == 0).mean())
-        assert found["most_frequent"]["overall"] == pytest.approx(1 / 3)
-        assert all(metrics["nll"] is None for metrics in found.values())
+        assert found["most_frequent"].weighted_recall == pytest.approx((truth == 0).mean())
+        assert found["most_frequent"].overall == pytest.approx(1 / 3)
+        assert all(metrics.nll is None for metrics in found.values())
         hits = 0
         for target in protocol.targets:
             past = TEST.behavior[target - L : target].tolist()
@@ -241,11 +257,11 @@ class TestCounters:
                 range(4), key=lambda b: (past.count(b), max((i for i, p in enumerate(past) if p == b), default=-1))
             )
             hits += best == TEST.behavior[target]
-        assert found["last_mode"]["weighted_recall"] == pytest.approx(hits / len(protocol.targets))
+        assert found["last_mode"].weighted_recall == pytest.approx(hits / len(protocol.targets))
 
     def test_a_protocol_of_ones_own(self):
-        found = evaluate_counters(DATASET, TEST, Protocol("mine", np.array([L, L + 1])), L)
-        assert found["most_frequent"]["windows"] == 2
+        windows = EvaluationWindows(TEST, L, (Protocol("mine", np.array([L, L + 1])),))
+        assert counter_metrics(DATASET, windows)["most_frequent"]["mine"].windows == 2
 
 
 class TestHabits:
@@ -268,14 +284,14 @@ class TestHabits:
         sizes = [40, 90, L + 1, 60]
         for row, (low, high) in zip(found, [(L, 2 * L), (2 * L, 4 * L), (4 * L, 8 * L), (8 * L, None)], strict=True):
             stop = high or 10**6
-            assert (row["from"], row["to"]) == (low, high)
-            assert row["windows"] == sum(max(0, min(stop, n) - low) for n in sizes)
-            assert row["users"] == sum(n > low for n in sizes)
-            assert row["accuracy"] == {"right": 1.0, "wrong": 0.0}
+            assert (row.start, row.stop) == (low, high)
+            assert row.windows == sum(max(0, min(stop, n) - low) for n in sizes)
+            assert row.users == sum(n > low for n in sizes)
+            assert row.accuracy == {"right": 1.0, "wrong": 0.0}
 
     def test_a_bin_without_windows_is_left_out(self):
         found = accuracy_by_history(TEST, np.array([39]), {"a": np.ones((1, 4))}, L)
-        assert [(row["from"], row["to"], row["windows"]) for row in found] == [(20, 40, 1)]
+        assert [(row.start, row.stop, row.windows) for row in found] == [(20, 40, 1)]
 
 
 class TestLabels:
@@ -320,12 +336,14 @@ class TestByTime:
         np.testing.assert_array_equal(here, there)
         assert not np.array_equal(here, habit_log_probs(self.PART, targets, CANDIDATES.counts))
 
+    def measured(self, table: EventTable) -> Metrics:
+        windows = EvaluationWindows(table, L, (Protocol("natural", self.PART.target_starts),))
+        return counter_metrics(DATASET, windows)["last_mode"]["natural"]
+
     def test_intervals_are_over_blocks_of_days(self):
-        found = evaluate_counters(DATASET, self.PART, Protocol("natural", self.PART.target_starts), L)
-        resampled = found["last_mode"]["resampled"]
-        assert (resampled["split"], resampled["unit"]) == ("time", "day_blocks")
-        assert found["last_mode"]["users"] == 6
+        found = self.measured(self.PART)
+        assert (found.units.split, found.units.unit) == ("time", "day_blocks")
+        assert found.users == 6
 
     def test_else_over_users(self):
-        found = evaluate_counters(DATASET, TEST, Protocol("natural", self.PART.target_starts), L)
-        assert found["last_mode"]["resampled"] == {"split": "users", "unit": "users", "count": 6, "days": None}
+        assert self.measured(TEST).resampled == Resampled("users", "users", 6)

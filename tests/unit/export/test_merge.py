@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.export import merge
-from edge_behavior.export.merge import logit_difference, merge_adapter
+from edge_behavior.export.merge import MergeOptions, logit_difference, merge_adapter
 from tests.unit.export.conftest import llama, qwen2, qwen2_tokenizer, save, some_ids, torch_logits
 
 
@@ -43,12 +43,12 @@ def test_merged_folder_is_the_adapter(tiny_base: Path, tiny_adapter: Path, tmp_p
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_lower_precision(tiny_base: Path, tiny_adapter: Path, tmp_path: Path, dtype: str) -> None:
-    merge_adapter(tiny_base, tiny_adapter, tmp_path / "m", dtype)
+    merge_adapter(tiny_base, tiny_adapter, tmp_path / "m", MergeOptions(dtype))
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "m").dtype == getattr(torch, dtype)
 
 
 def test_backbone_alone(tiny_base: Path, tmp_path: Path) -> None:
-    probe = merge_adapter(tiny_base, None, tmp_path / "m", probe_ids=[5, 6, 7])
+    probe = merge_adapter(tiny_base, None, tmp_path / "m", MergeOptions(probe_ids=(5, 6, 7)))
     assert probe.difference == 0.0
     expected = torch_logits(AutoModelForCausalLM.from_pretrained(tiny_base), [5, 6, 7])
     np.testing.assert_allclose(probe.logits, expected, atol=1e-5)
@@ -129,5 +129,5 @@ def test_missing_backbones(tiny_adapter: Path, tmp_path: Path) -> None:
     for base in (tmp_path / "absent", str(tmp_path / "absent"), "absent"):
         with pytest.raises(EdgebError, match=r"backbone folder .*absent does not exist"):
             merge_adapter(base, tiny_adapter, tmp_path / "m")
-    with pytest.raises(EdgebError, match="'no-such-org/no-such-model' is no folder here, and the hub did not give it"):
+    with pytest.raises(EdgebError, match="'no-such-org/no-such-model' is not a folder, and the hub download failed"):
         merge_adapter("no-such-org/no-such-model", tiny_adapter, tmp_path / "m")

@@ -9,9 +9,11 @@ import pytest
 from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
-from edge_behavior.export.pipeline import ExportSource, export_bundle, prompt_segments
+from edge_behavior.export.checks import prompt_segments
+from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.prune.words import domain_texts
-from edge_behavior.export.synthetic_events import questions
+from edge_behavior.export.source import ExportSource
+from edge_behavior.export.synthetic_events import synthetic_windows
 from tests import helpers
 
 CANDIDATES = CandidateSet.of(helpers.LABELS)
@@ -28,7 +30,7 @@ def test_no_text_of_the_domain_names_a_place(name: str) -> None:
 
 def test_the_gate_asks_without_places() -> None:
     layout = PromptLayout(places=False, history_length=3)
-    asked = questions(CANDIDATES, layout, ("Elsewhere",), 4)
+    asked = synthetic_windows(CANDIDATES, layout, ("Elsewhere",), 4)
     for history, when, place in asked:
         assert "Elsewhere" not in layout.prompt(history, when, place, CANDIDATES.labels).text
 
@@ -38,7 +40,7 @@ def test_the_bundle_says_so(tmp_path: Path) -> None:
     tokens = helpers.tokenizer(layout=layout)
     backbone = helpers.save(helpers.model(tokens), tokens, tmp_path / "backbone")
     source = ExportSource(backbone, None, CANDIDATES, layout, places=())
-    export_bundle(source, tmp_path / "m.gguf", helpers.profile("f16", prune="on"))
+    export_gguf(source, tmp_path / "m.gguf", helpers.profile("f16", prune="on"))
     manifest = read_manifest(tmp_path / "m.gguf")
     assert manifest.layout == layout
     assert "History (day hour, behavior):" in manifest.static_prompt

@@ -17,27 +17,26 @@ from typer.testing import CliRunner
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.gguf_header import GgufFile
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
-from edge_behavior.core.calibration import Calibration
-from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.calibration import Calibration, CalibrationSet
+from edge_behavior.core.candidates import GROUPS, CandidateSet
+from edge_behavior.core.fusion import GroupWeights, Mixture
+from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.relabel import new_candidates, read_labels, relabel_bundle
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
 from tests.label_sets import label_sets
 
 WHEN = datetime(2030, 3, 18, 20)
 OLD = CandidateSet.of(helpers.LABELS, range(10, 10 + len(helpers.LABELS)))
-HABITS = {
-    "config": {"some": 1},
-    "fusion": {g: {"model": 1.0, "habits": 0.5, "bias": 0.0} for g in ("head", "medium", "tail")},
-    "default": "fused",
-    "measured": {"natural": 0.4},
-}
+HABITS = Mixture(
+    HabitsConfig(half_life=7), dict.fromkeys(GROUPS, GroupWeights(1.0, 0.5, 0.0)), "fused", {"natural": 0.4}
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def bundle_of(gguf: Path, out: Path, **changes: Any) -> Path:
     manifest = Manifest(
         created_with="edgeb 0.0.1", candidates=OLD, layout=PromptLayout(list_candidates=False), bos_id=None, eos_id=0,
         architecture="qwen2", quantization="F32", context_length=4096, training={"name": "tiny"},
-        evaluation={"natural": {"overall": 0.3}}, base_model={"name": "x", "license": None, "weights_sha256": "00"},
+        evaluation={"natural": {"overall": 0.3}}, base_model=BaseModelInfo("x", None, "00"),
     )  # fmt: skip
     write_bundle(gguf, replace(manifest, **changes), out)
     return out
@@ -95,8 +94,8 @@ class TestPredictions:
             Predictor.load(bundle, threads=1, exact_math=True) as before,
             Predictor.load(tmp_path / "new.gguf", threads=1, exact_math=True) as after,
         ):
-            expected = before.predict(history, WHEN, "DK", only=new)
-            found = after.predict(history, WHEN, "DK")
+            expected = before.predict(history, WHEN, "DK", None, options=PredictOptions(only=new))
+            found = after.predict(history, WHEN, "DK", None)
         assert [r.behavior for r in found.ranked] == [r.behavior for r in expected.ranked]
         np.testing.assert_allclose(
             [r.probability for r in found.ranked], [r.probability for r in expected.ranked], atol=1e-4
@@ -105,10 +104,10 @@ class TestPredictions:
     @pytest.mark.parametrize("name", ["stream", "prefix", "instruct"])
     def test_where_the_prompt_lists_them(self, gguf: Path, tmp_path: Path, name: str) -> None:
         old = bundle_of(gguf, tmp_path / "old.gguf", layout=PromptLayout(name=name))
-        report = relabel_bundle(old, new_candidates(OLD, None, ["買い物"], ["Bar"]), tmp_path / "new.gguf")
+        report = relabel_bundle(old, new_candidates(OLD, None, ["買い物"], ["Bar"]), tmp_path / "new.gguf").to_dict()
         assert report["listed_in_prompt"]
         with Predictor.load(tmp_path / "new.gguf", threads=1) as predictor:
-            prediction = predictor.predict(helpers.diary(4, 0, ["Video", "買い物"]), WHEN, "DK")
+            prediction = predictor.predict(helpers.diary(4, 0, ["Video", "買い物"]), WHEN, "DK", None)
             assert name == "instruct" or "買い物" in predictor.manifest.static_prompt
         assert {r.behavior for r in prediction.ranked} == {*helpers.LABELS, "買い物"} - {"Bar"}
         assert log_softmax(np.log([r.probability for r in prediction.ranked])).max() <= 0
@@ -117,7 +116,9 @@ class TestPredictions:
 class TestBundle:
     def test_only_the_list_and_what_was_measured_on_it_change(self, gguf: Path, tmp_path: Path) -> None:
         old = bundle_of(gguf, tmp_path / "old.gguf", vocabulary={"kept": 600, "of": 151_936})
-        report = relabel_bundle(old, new_candidates(OLD, None, ["Zoo", "Video Chat"], ["Bar"]), tmp_path / "new.gguf")
+        report = relabel_bundle(
+            old, new_candidates(OLD, None, ["Zoo", "Video Chat"], ["Bar"]), tmp_path / "new.gguf"
+        ).to_dict()
         before, after = read_manifest(old), verify_bundle(tmp_path / "new.gguf")
         assert after.candidates.labels == (*(x for x in helpers.LABELS if x != "Bar"), "Zoo", "Video Chat")
         assert after.candidates.counts == (10, 11, 12, 14, 15, 16, 17, 18, 0, 0)
@@ -145,12 +146,12 @@ class TestBundle:
     def test_habits_stay_as_they_were_set(self, gguf: Path, tmp_path: Path) -> None:
         old = bundle_of(gguf, tmp_path / "old.gguf", habits=HABITS)
         relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf")
-        assert read_manifest(tmp_path / "new.gguf").habits == {**HABITS, "measured": {}}
+        assert read_manifest(tmp_path / "new.gguf").habits == replace(HABITS, measured={})
 
     def test_the_calibration_is_of_the_old_list(self, gguf: Path, tmp_path: Path) -> None:
-        held = {"model": Calibration(2.0).to_dict(), "habits": Calibration().to_dict(), "measured": {}}
+        held = CalibrationSet({"model": Calibration(2.0), "habits": Calibration()})
         old = bundle_of(gguf, tmp_path / "old.gguf", calibration=held)
-        report = relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf")
+        report = relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf").to_dict()
         assert report["calibration_dropped"]
         assert read_manifest(tmp_path / "new.gguf").calibration is None
         with Predictor.load(tmp_path / "new.gguf", threads=1) as predictor:
@@ -168,7 +169,7 @@ class TestBundle:
     def test_a_list_that_does_not_fit_the_context(self, gguf: Path, tmp_path: Path) -> None:
         old = bundle_of(gguf, tmp_path / "old.gguf", layout=PromptLayout(), context_length=512)
         many = [(f"behavior number {i}", None) for i in range(300)]
-        with pytest.raises(EdgebError, match=r"with these 300 labels has \d+ tokens, the model holds 512"):
+        with pytest.raises(EdgebError, match=r"with these 300 labels has \d+ tokens, the model's context 512"):
             relabel_bundle(old, new_candidates(OLD, many), tmp_path / "new.gguf")
 
     def test_a_full_disk_leaves_nothing(self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +221,8 @@ class TestLabelFiles:
             ("l.txt", "", "l.txt lists 0 label"),
             ("l.txt", "\n \n", "l.txt lists 0 label"),
             ("l.txt", "Video\n", "l.txt lists 1 label"),
-            ("l.txt", "Video\n\nBar\nVideo\n", r"l.txt:4: the label 'Video' is there already \(1\)"),
-            ("l.txt", "Video Call\nBar\nvideo  call\n", r"l.txt:3: the label 'video call' is there already \(1\)"),
+            ("l.txt", "Video\n\nBar\nVideo\n", r"l.txt:4: the label 'Video' is listed already \(1\)"),
+            ("l.txt", "Video Call\nBar\nvideo  call\n", r"l.txt:3: the label 'video call' is listed already \(1\)"),
             ("l.txt", "Video\nB\x07ar\n", r"l.txt:2: behavior label .* control character U\+0007"),
             ("l.txt", "Video\na\u2028b\n", r"l.txt:2: .* control character U\+2028"),
             ("l.txt", "Video\n" + "x" * 201, "l.txt:2: behavior label .* has 201 characters"),
@@ -233,7 +234,7 @@ class TestLabelFiles:
             (
                 "l.json",
                 '{"Video": 1, "Bar": 2, "Video": 3}',
-                r"entry 3: the label 'Video' is there already \(entry 1\)",
+                r"entry 3: the label 'Video' is listed already \(entry 1\)",
             ),
             ("l.json", '{"Video": -1, "Bar": 2}', "entry 1: the count of 'Video' is -1"),
             ("l.json", '{"Video": true, "Bar": 2}', "the count of 'Video' is true"),
@@ -259,10 +260,10 @@ class TestNewList:
     @pytest.mark.parametrize(
         ("add", "drop", "message"),
         [
-            (["a"], [], "--add 'a': it is a candidate already"),
-            (["D", "D"], [], "--add 'D': it is a candidate already"),
+            (["a"], [], "--add 'a': already a candidate"),
+            (["D", "D"], [], "--add 'D': already a candidate"),
             ([""], [], "a behavior label is empty"),
-            ([], ["Alpha"], "--drop 'Alpha': it is no candidate"),
+            ([], ["Alpha"], "--drop 'Alpha': not a candidate"),
             ([], ["A", "B"], "only 1 distinct"),
         ],
     )

@@ -13,6 +13,7 @@ import yaml
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ImportOptions
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.run_source import run_source
 from edge_behavior.train.run.folder import write_json
@@ -27,7 +28,7 @@ def imported(folder: Path, name: str, seed: int, labels: list[str] = helpers.LAB
     ]
     log = folder / f"{name}.csv"
     log.write_text("\n".join(["user_id,timestamp,place,behavior", *rows]), encoding="utf-8")
-    import_log(log, "csv", folder / name, places=places)
+    import_log(log, "csv", folder / name, ImportOptions(places=places))
     return folder / name
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM
 
-from edge_behavior.export.gguf.llama_file import LlamaFile
 from edge_behavior.export.gguf.writer import write_gguf
+from edge_behavior.runtime.llama.context import logits
+from edge_behavior.runtime.llama.model import LlamaModel
 from tests.unit.export.conftest import LLAMA3_ROPE, some_ids
 
 pytestmark = pytest.mark.slow
@@ -105,7 +106,7 @@ def test_same_file(name: str, shared: Path, real_tokenizers: dict[str, Any], con
     # A separator that Llama 2's tokenizers do not have, and so do not add.
     assert {k for k in keys - set(found.fields) if k.startswith("tokenizer.")} <= {"tokenizer.ggml.add_sep_token"}
     ids = some_ids(300, 24)
-    with LlamaFile(theirs, n_ctx=24, threads=1) as a, LlamaFile(ours, n_ctx=24, threads=1) as b:
-        np.testing.assert_array_equal(a.logits(ids), b.logits(ids))
+    with LlamaModel(theirs) as a, LlamaModel(ours) as b:
+        np.testing.assert_array_equal(logits(a, ids), logits(b, ids))
         for text in ("(Mon 9, home, Café 東京)\n", " it's 2024", "<|im_end|>"):
             assert a.tokenize(text) == b.tokenize(text)

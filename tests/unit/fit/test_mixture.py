@@ -9,24 +9,25 @@ import numpy as np
 import pytest
 
 from edge_behavior.core.candidates import GROUPS
-from edge_behavior.core.fusion import Fusion, GroupWeights
+from edge_behavior.core.fusion import Fusion, GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation.protocols import habit_log_probs
+from edge_behavior.evaluation.habits import habit_log_probs
 from edge_behavior.fit import mixture as heldout
 from edge_behavior.fit.mixture import (
     HeldOut,
+    MixtureMetrics,
+    SourceMetrics,
     TooFewUsersError,
-    best_source,
     cross_validate,
     fit_habits,
     fit_weights,
     score_held_out,
     unit_folds,
 )
-from edge_behavior.util.resampling import Resampling
+from edge_behavior.util.resampling import Resampled, Resampling
 from tests import helpers
 
 NAMES = ("head", "head", "medium", "medium", "medium", "tail", "tail", "tail", "tail")
@@ -38,7 +39,7 @@ TRUE = {
 NOTHING = dict.fromkeys(GROUPS, GroupWeights())
 
 
-def made_up(n: int, weights: dict[str, GroupWeights] = TRUE, seed: int = 0) -> HeldOut:
+def synthetic(n: int, weights: dict[str, GroupWeights] = TRUE, seed: int = 0) -> HeldOut:
     """Windows whose truth is drawn from the fused distribution itself."""
     rng = np.random.default_rng(seed)
     model, habits = (log_softmax(rng.normal(0, 2, (n, len(NAMES)))) for _ in range(2))
@@ -53,7 +54,7 @@ def nll(scores: np.ndarray, held: HeldOut) -> float:
 
 class TestFit:
     def test_known_weights_come_back(self):
-        found = fit_weights(made_up(20_000), l2=0.0).weights
+        found = fit_weights(synthetic(20_000), l2=0.0).weights
         bias = [found[name].bias for name in GROUPS]
         for i, name in enumerate(GROUPS):
             assert found[name].model == pytest.approx(TRUE[name].model, abs=0.08)
@@ -63,7 +64,7 @@ class TestFit:
             assert bias[i] - bias[0] == pytest.approx(expected, abs=0.12)
 
     def test_a_source_that_misleads_gets_nothing(self):
-        held = made_up(4000, dict.fromkeys(GROUPS, GroupWeights(1.0, 0.0, 0.0)))
+        held = synthetic(4000, dict.fromkeys(GROUPS, GroupWeights(1.0, 0.0, 0.0)))
         found = fit_weights(replace(held, habits=-held.model)).weights
         assert all(w.habits >= 0 and w.model >= 0 for w in found.values())
         assert nll(Fusion(found, NAMES).scores(held.model, -held.model), held) <= nll(held.model, held) + 1e-9
@@ -72,7 +73,7 @@ class TestFit:
     def test_no_worse_than_either_source_beyond_the_pull(self, seed):
         rng = np.random.default_rng(seed)
         weights = {name: GroupWeights(*rng.exponential(0.5, 2), float(rng.normal())) for name in GROUPS}
-        held = made_up(int(rng.integers(5, 400)), weights, seed)
+        held = synthetic(int(rng.integers(5, 400)), weights, seed)
         loss = nll(fit_weights(held).scores(held.model, held.habits), held)
         assert loss <= nll(held.model, held) + 1e-6
         # Habits alone are (0, 1, 0): two units away from the model alone, per group.
@@ -80,7 +81,7 @@ class TestFit:
 
     def test_the_optimum_is_one(self):
         """No small step from the weights found lowers what is minimized."""
-        held = made_up(500)
+        held = synthetic(500)
         found = fit_weights(held)
 
         def objective(fusion: Fusion) -> float:
@@ -97,10 +98,10 @@ class TestFit:
                         assert objective(Fusion(changed, NAMES)) >= best - 1e-7
 
     def test_no_windows_leave_the_model_alone(self):
-        assert fit_weights(made_up(0)).weights == NOTHING
+        assert fit_weights(synthetic(0)).weights == NOTHING
 
     def test_one_group_only(self):
-        held = replace(made_up(300), groups=("tail",) * len(NAMES))
+        held = replace(synthetic(300), groups=("tail",) * len(NAMES))
         found = fit_weights(held).weights
         assert found["head"] == found["medium"] == GroupWeights()
         assert found["tail"].habits > 0
@@ -108,19 +109,19 @@ class TestFit:
         assert found["tail"].bias == pytest.approx(0, abs=1e-3)
 
     def test_a_group_that_is_never_the_truth(self):
-        held = made_up(600)
+        held = synthetic(600)
         found = fit_weights(held.take(held.truth < 5))
         assert all(np.isfinite([w.model, w.habits, w.bias]).all() for w in found.weights.values())
         assert found.weights["tail"].bias < 0
 
     def test_one_window(self):
-        found = fit_weights(made_up(1))
+        found = fit_weights(synthetic(1))
         assert all(np.isfinite([w.model, w.habits, w.bias]).all() for w in found.weights.values())
 
 
 class TestChoice:
     def test_users_are_not_shared_between_folds(self, monkeypatch):
-        held = made_up(400)
+        held = synthetic(400)
         fitted: list[set[int]] = []
 
         def spy(part: HeldOut, l2: float = heldout.L2) -> Fusion:
@@ -131,22 +132,22 @@ class TestChoice:
         found = cross_validate(held)
         everyone = set(held.users.tolist())
         left_out = [everyone - users for users in fitted]
-        assert found["folds"] == len(fitted) == 5
+        assert found.folds == len(fitted) == 5
         assert set.union(*left_out) == everyone
         assert sum(map(len, left_out)) == len(everyone)
-        assert (found["windows"], found["users"]) == (400, 12)
+        assert (found.windows, found.users) == (400, 12)
 
     def test_numbers(self):
-        held = made_up(3000)
+        held = synthetic(3000)
         found = cross_validate(held)
-        assert found["model"]["accuracy"] == pytest.approx((held.model.argmax(1) == held.truth).mean())
-        assert found["habits"]["nll"] == pytest.approx(nll(held.habits, held))
-        assert found["fused"]["nll"] < min(found["model"]["nll"], found["habits"]["nll"])
-        assert best_source(found) == "fused"
+        assert found.sources["model"].accuracy == pytest.approx((held.model.argmax(1) == held.truth).mean())
+        assert found.sources["habits"].nll == pytest.approx(nll(held.habits, held))
+        assert found.sources["fused"].nll < min(found.sources["model"].nll, found.sources["habits"].nll)
+        assert found.best == "fused"
 
     def test_measured_on_users_the_weights_do_not_know(self):
         """One user's habits are always right, the other's always wrong."""
-        held = made_up(200)
+        held = synthetic(200)
         users = np.arange(200) // 100
         likely = np.where(users == 0, held.truth, (held.truth + 1) % len(NAMES))
         habits = np.full(held.habits.shape, np.log(0.01))
@@ -154,8 +155,8 @@ class TestChoice:
         held = replace(held, users=users, habits=habits)
         known = nll(fit_weights(held).scores(held.model, held.habits), held)
         found = cross_validate(held)
-        assert found["folds"] == 2
-        assert found["fused"]["nll"] > known + 0.1
+        assert found.folds == 2
+        assert found.sources["fused"].nll > known + 0.1
 
     @pytest.mark.parametrize(
         ("model", "habits", "fused", "expected"),
@@ -168,7 +169,8 @@ class TestChoice:
     )
     def test_the_best_source(self, model, habits, fused, expected):
         numbers = zip(("model", "habits", "fused"), (model, habits, fused), strict=True)
-        assert best_source({name: {"accuracy": a, "nll": n} for name, (a, n) in numbers}) == expected
+        sources = {name: SourceMetrics(accuracy, loss) for name, (accuracy, loss) in numbers}
+        assert MixtureMetrics(9, 3, Resampled("users", "users", 3), 3, sources).best == expected
 
 
 class FakePredictor:
@@ -197,7 +199,7 @@ class TestBundle:
         from edge_behavior.core.prompts import PromptLayout
 
         candidates = self.TABLE.candidates
-        made = type("MadeUp", (Dataset,), {"events": lambda self, split: TestBundle.tables[split]})
+        made = type("Synthetic", (Dataset,), {"events": lambda self, split: TestBundle.tables[split]})
         TestBundle.tables = {"validation": self.TABLE}
         monkeypatch.setattr(heldout.Dataset, "open", lambda path: made(Path("d"), {}, candidates))
         monkeypatch.setattr(
@@ -207,10 +209,9 @@ class TestBundle:
 
     def test_what_a_manifest_gets(self, data):
         config = HabitsConfig(half_life=9)
-        found = fit_habits(score_held_out(Path("b.gguf"), data, windows=40, config=config), config)
+        found = fit_habits(score_held_out(Path("b.gguf"), data, windows=40, config=config), config).to_dict()
         assert set(found) == {"config", "fusion", "default", "measured"}
-        assert HabitsConfig.from_dict(found["config"]).half_life == 9
-        Fusion.from_dict(found["fusion"], self.TABLE.candidates.groups())
+        assert Mixture.from_dict(found).config.half_life == 9
         # The third user has four windows.
         assert found["measured"]["windows"] == 40
         assert found["measured"]["users"] == 3
@@ -254,7 +255,7 @@ class TestBundle:
         held = score_held_out(Path("b.gguf"), data, 60)
         assert (len(held), held.units.unit, held.units.days) == (60, "day_blocks", 4)
         assert held.units.count >= 10
-        assert fit_habits(held)["measured"]["resampled"]["split"] == "time"
+        assert fit_habits(held).measured.resampled.split == "time"
         TestBundle.tables = {"validation": replace(table, first_targets=np.array([396]))}
         with pytest.raises(TooFewUsersError, match="1 of d's validation blocks of a day have more than 5"):
             score_held_out(Path("b.gguf"), data, 60)
@@ -270,18 +271,18 @@ class TestUnits:
     """What is left out together: users, unless the windows say otherwise."""
 
     def test_blocks_of_days_are_left_out_whole(self):
-        held = made_up(600)
+        held = synthetic(600)
         units = Resampling(np.arange(600) // 50, "day_blocks", 7)
         fold, folds = unit_folds(units)
         assert folds == 5
         for unit in range(12):
             assert len(set(fold[units.codes == unit].tolist())) == 1
         measured = cross_validate(replace(held, resampling=units))
-        assert measured["resampled"] == {"split": "time", "unit": "day_blocks", "count": 12, "days": 7}
-        assert measured["users"] == len(np.unique(held.users))
+        assert measured.resampled == Resampled("time", "day_blocks", 12, 7)
+        assert measured.users == len(np.unique(held.users))
 
     def test_users_are_the_default(self):
-        held = made_up(100)
+        held = synthetic(100)
         assert held.units.codes.tolist() == held.users.tolist()
         taken = replace(held, resampling=Resampling(held.users % 3, "groups")).take(np.arange(100) < 10)
         assert taken.units.codes.tolist() == (held.users[:10] % 3).tolist()

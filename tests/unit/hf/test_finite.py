@@ -11,7 +11,7 @@ import torch
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.pipeline import export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.finite import F16_MAX, beyond_f16, check_weights
 from tests import helpers
@@ -58,6 +58,6 @@ def test_export_says_whose_weight_it_is_and_f32_holds_it(tmp_path: Path) -> None
     source = ExportSource(base, None, CandidateSet.of(helpers.LABELS), PromptLayout())
     for quant in ("f16", "q8"):
         with pytest.raises(EdgebError, match=f"own weight '{NAME}': does not fit f16") as caught:
-            export_bundle(source, tmp_path / "x.gguf", helpers.profile(quant))
+            export_gguf(source, tmp_path / "x.gguf", helpers.profile(quant))
         assert caught.value.hint == "export with --quant f32"
-    assert export_bundle(source, tmp_path / "x.gguf", helpers.profile("f32"))["quantization"] == "F32"
+    assert export_gguf(source, tmp_path / "x.gguf", helpers.profile("f32")).quantization == "F32"

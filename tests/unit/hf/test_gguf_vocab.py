@@ -15,10 +15,10 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.gguf.llama_file import LlamaFile
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.hf.gguf_vocab import read_vocab
 from edge_behavior.hf.tokenizers import plain_encoder, special_ids
+from edge_behavior.runtime.llama.model import LlamaModel
 from tests.unit.export.conftest import SMALL_TOKENIZERS, SPECIALS, byte_level, llama, qwen2, qwen2_tokenizer, save
 
 NARROW = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
@@ -57,15 +57,15 @@ def texts() -> st.SearchStrategy[str]:
     return st.lists(part, max_size=8).map(lambda parts: unicodedata.normalize("NFC", "".join(parts)))
 
 
-def converted(tokenizer: Any, folder: Path, rows: int | None = None) -> LlamaFile:
+def converted(tokenizer: Any, folder: Path, rows: int | None = None) -> LlamaModel:
     make = qwen2 if "Qwen2" in type(tokenizer).__name__ else llama
     save(make(rows or len(tokenizer), **NARROW, tie_word_embeddings=True), tokenizer, folder)
     write_gguf(folder, folder / "f16.gguf")
-    return LlamaFile(folder / "f16.gguf")
+    return LlamaModel(folder / "f16.gguf", vocab_only=True)
 
 
 @pytest.fixture(scope="module", params=SMALL_TOKENIZERS)
-def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, LlamaFile]]:
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, LlamaModel]]:
     tokenizer = SMALL_TOKENIZERS[request.param]()
     with converted(tokenizer, tmp_path_factory.mktemp(request.param), len(tokenizer) + 13) as file:
         yield tokenizer, file
@@ -74,7 +74,7 @@ def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module", params=["qwen2", "llama3"])
 def real(
     request: pytest.FixtureRequest, real_tokenizers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Any, LlamaFile]]:
+) -> Iterator[tuple[str, Any, LlamaModel]]:
     tokenizer = real_tokenizers[request.param]
     rows = {"qwen2": 151_936, "llama3": 128_256}[request.param]
     with converted(tokenizer, tmp_path_factory.mktemp(request.param), rows) as file:
@@ -83,19 +83,19 @@ def real(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=texts())
-def test_any_text_small(small: tuple[Any, LlamaFile], text: str) -> None:
+def test_any_text_small(small: tuple[Any, LlamaModel], text: str) -> None:
     tokenizer, file = small
     assert file.tokenize(text) == plain_encoder(tokenizer)(text)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=texts())
-def test_any_text_real(real: tuple[str, Any, LlamaFile], text: str) -> None:
+def test_any_text_real(real: tuple[str, Any, LlamaModel], text: str) -> None:
     _, tokenizer, file = real
     assert file.tokenize(text) == plain_encoder(tokenizer)(text)
 
 
-def test_upstream_vectors(real: tuple[str, Any, LlamaFile], shared: Path) -> None:
+def test_upstream_vectors(real: tuple[str, Any, LlamaModel], shared: Path) -> None:
     name, tokenizer, file = real
     stem = {"qwen2": "qwen2.5-tokenizer/ggml-vocab-qwen2", "llama3": "llama3-tokenizer/ggml-vocab-llama-bpe"}[name]
     inputs = (shared / f"models/{stem}.gguf.inp").read_bytes().decode()
@@ -115,13 +115,13 @@ def test_sentencepiece_itself_agrees(shared: Path, tmp_path: Path) -> None:
     processor = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
     encode = plain_encoder(AutoTokenizer.from_pretrained(folder))
     write_gguf(folder, tmp_path / "x.gguf")
-    with LlamaFile(tmp_path / "x.gguf") as file:
+    with LlamaModel(tmp_path / "x.gguf", vocab_only=True) as file:
         # Not double spaces: SentencePiece itself drops them, this model's tokenizer.json keeps them.
         for text in ("Once upon a time", "Lily and Tom", "(Mon 9, home, Check email)\n", "naïve 東京 <s>", "a"):
             assert file.tokenize(text) == encode(text) == processor.encode(text), text
 
 
-def test_special_tokens_stay_text(small: tuple[Any, LlamaFile]) -> None:
+def test_special_tokens_stay_text(small: tuple[Any, LlamaModel]) -> None:
     tokenizer, file = small
     specials = set(tokenizer.all_special_ids)
     for text in TRICKY:

@@ -66,7 +66,7 @@ class TestReadHistory:
     def test_a_header_alone_is_a_history(self, tmp_path):
         found = read_history(write(tmp_path, "h.csv", "timestamp,place,behavior\n"))
         assert found.events == []
-        assert "holds no event" in found.notes()[0]
+        assert "has no events" in found.notes()[0]
         assert found.known(CandidateSet.of(["a", "b"])) == ([], [])
 
     def test_equal_times_are_in_order(self, tmp_path):
@@ -136,7 +136,7 @@ class TestClocks:
         found = read_history(write(tmp_path, "h.csv", text))
         assert [e.behavior for e in found.events] == ["Video", "Mail"]
         assert found.back == 1
-        assert "1 event is earlier than the one above it" in found.notes()[0]
+        assert "1 event is earlier than the one before it" in found.notes()[0]
 
     def test_seconds_count_for_nothing(self, tmp_path):
         text = "timestamp,place,behavior\n2024-10-27T02:50:30,home,Video\n2024-10-27T02:50,home,Mail\n"

@@ -61,11 +61,11 @@ def test_lines_of_records(tmp_path):
         ("time,place,label\n1,2," + "x" * 2_000_001 + "\n", ":2: field larger than"),
         ('{"time": 1}\n{"time": \n', ":2: not JSON"),
         ('{"time": 1}\n[2]\n', ":2: not a JSON object"),
-        ('{"time": NaN}\n', ":1: not JSON .NaN is no JSON value"),
+        ('{"time": NaN}\n', ":1: not JSON .NaN is not a JSON value"),
         ('{"time": 1e999}\n', ":1: not JSON .1e999 is too large"),
         ("{" * 100_000, ":1: not JSON"),
         ('{"a":' * 100_000 + "1" + "}" * 100_000, ":1: not JSON .nested too deeply"),
-        ("{\n", "write every object on one line"),
+        ("{\n", "write each object on one line"),
         ('[\n{"time": 1},\n{"time": }\n]', ":3: not JSON"),
         ('[{"time": 1}\n{"time": 2}]', ":2: not JSON .the list does not end here"),
         ('[{"time": 1},\n{"time": 2}', ":2: not JSON .the list does not end here"),
@@ -111,7 +111,13 @@ def test_json_values(tmp_path, indent):
 
 @pytest.mark.parametrize(
     ("value", "what"),
-    [("true", "true"), ("false", "false"), ("{}", "an object"), ('["a"]', "a list"), ('"\\ud800"', "half a character")],
+    [
+        ("true", "true"),
+        ("false", "false"),
+        ("{}", "an object"),
+        ('["a"]', "a list"),
+        ('"\\ud800"', "half a surrogate pair"),
+    ],
 )
 def test_json_values_that_are_no_text(tmp_path, value, what):
     with pytest.raises(EdgebError, match=rf":2: field 'label' holds {what}"):

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.records.text_files import describe
+from edge_behavior.records.text_files import detect
 
 TEXT = "timestamp,place,behavior\r\n2024-03-18T07:05,Zürich,日本語\r\n"
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")
 
 
 def read(path: Path) -> str:
-    with describe(path).open() as file:
+    with detect(path).open() as file:
         return file.read()
 
 
@@ -57,9 +57,9 @@ def test_any_text_is_read_back(encoding, text):
         (b"PK\x03\x04\x14\x00", "is a zip archive or an Excel workbook"),
         (b"SQLite format 3\0", "is an SQLite database"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old Office document"),
-        (b"BZh91AY&SY", "is packed with bzip2"),
-        (b"\x28\xb5\x2f\xfd\x04", "is packed with zstd"),
-        (gzip.compress(gzip.compress(b"a,b\n", mtime=0), mtime=0), "is packed with gzip twice"),
+        (b"BZh91AY&SY", "is compressed with bzip2"),
+        (b"\x28\xb5\x2f\xfd\x04", "is compressed with zstd"),
+        (gzip.compress(gzip.compress(b"a,b\n", mtime=0), mtime=0), "is compressed with gzip twice"),
         (TEXT.encode("utf-32"), "is UTF-32 text"),
         (b"\n<!DOCTYPE html><html>", "is a web page or XML"),
         ("\ufeff<?xml version='1.0'?>".encode(), "is a web page or XML"),
@@ -67,7 +67,7 @@ def test_any_text_is_read_back(encoding, text):
 )
 def test_what_is_no_text_is_named(tmp_path, content, message):
     with pytest.raises(EdgebError, match=message) as caught:
-        describe(put(tmp_path, content))
+        detect(put(tmp_path, content))
     assert caught.value.hint
 
 
@@ -91,9 +91,9 @@ def test_damage_is_named(tmp_path, content, message):
 
 def test_what_cannot_be_opened(tmp_path):
     with pytest.raises(EdgebError, match=r"cannot read .*absent: No such file"):
-        describe(tmp_path / "absent")
+        detect(tmp_path / "absent")
     with pytest.raises(EdgebError, match=r"cannot read .*directory"):
-        describe(tmp_path)
+        detect(tmp_path)
 
 
 def test_a_pipe_is_read_once(tmp_path):
@@ -101,7 +101,7 @@ def test_a_pipe_is_read_once(tmp_path):
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(gzip.compress(TEXT.encode()),))
     writer.start()
-    found = describe(pipe)
+    found = detect(pipe)
     writer.join()
     for _ in range(2):
         with found.open() as file:

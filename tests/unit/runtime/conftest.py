@@ -8,7 +8,8 @@ import pytest
 
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.source import ExportSource
 from tests import helpers
 
 
@@ -27,5 +28,5 @@ def small_bundle(small_backbone: Path, tmp_path_factory: pytest.TempPathFactory)
     """A random model over `helpers.LABELS`, stream layout, f32."""
     out = tmp_path_factory.mktemp("bundle") / "small.gguf"
     source = ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout())
-    export_bundle(source, out, helpers.profile("f32"))
+    export_gguf(source, out, helpers.profile("f32"))
     return out

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
 
 NOON = datetime(2024, 3, 18, 12)
@@ -45,16 +45,22 @@ BAD_OPTIONS = [
 ]
 
 
+def arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """`top_k` and the options as `predict` takes them."""
+    others = {name: value for name, value in options.items() if name != "top_k"}
+    return {"top_k": options.get("top_k"), "options": PredictOptions(**others)}
+
+
 @pytest.mark.parametrize(("name", "value"), BAD_OPTIONS)
 def test_options(name: str, value: Any, predictor: Predictor) -> None:
-    before = predictor.predict([EVENT], NOON, "DK").ranked
+    before = predictor.predict([EVENT], NOON, "DK", None).ranked
     with pytest.raises(EdgebError) as caught:
-        predictor.predict([EVENT], NOON, "DK", **{name: value})
+        predictor.predict([EVENT], NOON, "DK", **arguments({name: value}))
     assert name in caught.value.message or "candidate" in caught.value.message
     assert caught.value.hint
     with pytest.raises(EdgebError):
-        predictor.session().predict(NOON, "DK", **{name: value})
-    assert [r.behavior for r in predictor.predict([EVENT], NOON, "DK").ranked] == [r.behavior for r in before]
+        predictor.session().predict(NOON, "DK", **arguments({name: value}))
+    assert [r.behavior for r in predictor.predict([EVENT], NOON, "DK", None).ranked] == [r.behavior for r in before]
 
 
 @pytest.mark.parametrize(
@@ -103,15 +109,17 @@ def test_pandas_has_a_time_that_is_none(predictor: Predictor) -> None:
     pandas = pytest.importorskip("pandas")
     with pytest.raises(EdgebError, match="when is NaT"):
         predictor.predict([], pandas.NaT, "DK")
-    assert predictor.predict([], pandas.Timestamp(NOON), "DK").ranked
+    assert predictor.predict([], pandas.Timestamp(NOON), "DK", None).ranked
 
 
 def test_what_is_meant_is_taken(predictor: Predictor, small_bundle: Path, tmp_path: Path) -> None:
     """NumPy's numbers, tuples and sets of labels, paths as text, as many candidates as anyone likes."""
-    ranked = predictor.predict((EVENT,), NOON, "DK", np.int64(3), exhaustive=np.bool_(True)).ranked  # type: ignore[arg-type]
+    ranked = predictor.predict(
+        (EVENT,), NOON, "DK", np.int64(3), options=PredictOptions(exhaustive=np.bool_(True))
+    ).ranked  # type: ignore[arg-type]
     assert len(ranked) == 3
     assert len(predictor.predict([EVENT], NOON, "DK", 10**30).ranked) == len(helpers.LABELS)
-    assert len(predictor.predict([EVENT], NOON, "DK", only={"Video", "Bar"}).ranked) == 2  # type: ignore[arg-type]
+    assert len(predictor.predict([EVENT], NOON, "DK", None, options=PredictOptions(only={"Video", "Bar"})).ranked) == 2  # type: ignore[arg-type]
     with Predictor.load(str(small_bundle), threads=1, prefix_cache=str(tmp_path / "snapshots")) as opened:
         session = opened.session()
         session.observe(EVENT)
@@ -145,12 +153,12 @@ def test_loading(given: dict[str, Any], said: str, small_bundle: Path) -> None:
         Predictor.load(**{"bundle": small_bundle, "prefix_cache": False, **given})
 
 
-@pytest.mark.parametrize("anchor_every", [0, -1, 1.5, None, "20", True])
-def test_sessions(anchor_every: Any, predictor: Predictor, tmp_path: Path) -> None:
-    with pytest.raises(EdgebError, match="anchor_every is "):
-        predictor.session(anchor_every)
+@pytest.mark.parametrize("rebase_every", [0, -1, 1.5, None, "20", True])
+def test_sessions(rebase_every: Any, predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(EdgebError, match="rebase_every is "):
+        predictor.session(rebase_every)
     with pytest.raises(EdgebError, match="path is "):
-        predictor.session().save(anchor_every if not isinstance(anchor_every, str) else None)  # type: ignore[arg-type]
+        predictor.session().save(rebase_every if not isinstance(rebase_every, str) else None)  # type: ignore[arg-type]
 
 
 ANYTHING = st.one_of(
@@ -168,7 +176,7 @@ def test_anything_is_answered_or_refused(
     history: Any, when: Any, place: Any, options: dict[str, Any], predictor: Predictor
 ) -> None:
     try:
-        found = predictor.predict(history, when, place, **options)
+        found = predictor.predict(history, when, place, **arguments(options))
     except EdgebError as error:
         said = error.message
     else:

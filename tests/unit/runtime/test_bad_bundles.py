@@ -19,7 +19,7 @@ from edge_behavior import cli
 from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.bundle.gguf_file import KEY_CANDIDATES, KEY_MANIFEST, KEY_MANIFEST_HASH, KEY_VERSION, write_bundle
 from edge_behavior.bundle.gguf_header import GgufFile, pack_entry
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.prompts import PromptLayout
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = Manifest(
         created_with="edgeb test", candidates=CandidateSet.of(helpers.LABELS), layout=PromptLayout(), bos_id=None,
         eos_id=int(tokens.eos_token_id), architecture="qwen2", quantization="F32", context_length=512,
-        base_model={"name": "x", "license": None, "weights_sha256": "00"},
+        base_model=BaseModelInfo("x", None, "00"),
     )  # fmt: skip
     write_bundle(made / "plain.gguf", manifest, made / "good.gguf")
     return made
@@ -62,9 +62,9 @@ def alive(folder: Path) -> Iterator[Predictor]:
 @pytest.fixture(autouse=True)
 def good_predictions_go_on(alive: Predictor) -> Iterator[None]:
     """Whatever a test does, the predictor that was there before says what it said before."""
-    before = alive.predict(HISTORY, WHEN, "home")
+    before = alive.predict(HISTORY, WHEN, "home", None)
     yield
-    after = alive.predict(HISTORY, WHEN, "home")
+    after = alive.predict(HISTORY, WHEN, "home", None)
     assert [r.behavior for r in after.ranked] == [r.behavior for r in before.ranked]
     assert [r.probability for r in after.ranked] == pytest.approx([r.probability for r in before.ranked], abs=1e-3)
 
@@ -167,9 +167,9 @@ BAD: dict[str, tuple[Change, str]] = {
     "a label of two lines": (labels("Video", "a\nb"), "control character"),
     "a manifest without candidates": (
         edited(lambda f: f["candidates"].pop("counts")),
-        "'candidates.counts' is missing",
+        "manifest.candidates: field 'counts' is missing",
     ),
-    "another prompt": (edited(lambda f: f.update(static_prompt="Guess.")), "words the prompt otherwise"),
+    "another prompt": (edited(lambda f: f.update(static_prompt="Guess.")), "words the prompt differently"),
 }
 
 
@@ -199,7 +199,7 @@ def test_the_edited_manifests_differ_in_nothing_else(folder: Path, tmp_path: Pat
     same = with_manifest((folder / "good.gguf").read_bytes(), tmp_path / "x", lambda fields: None)
     (tmp_path / "same.gguf").write_bytes(same)
     with Predictor.load(tmp_path / "same.gguf", threads=1, prefix_cache=False) as predictor:
-        assert len(predictor.predict(HISTORY, WHEN, "home").ranked) == len(helpers.LABELS)
+        assert len(predictor.predict(HISTORY, WHEN, "home", None).ranked) == len(helpers.LABELS)
 
 
 _UNVERIFIED = """
@@ -244,7 +244,7 @@ class TestQuestions:
             (
                 "2024-03-18T09:00,home,Vidio\n",
                 "2024-03-18T20:00",
-                "the history of another bundle? did you mean 'Video",
+                "is this history for another bundle? did you mean 'Video",
             ),
             ("2024-03-18T09:00,home,Video\n2024-03-16T08:00,home,Bar\n", "2024-03-18T20:00", "h.csv:3: 2024-03-16T08"),
             ("2024-03-18T09:00,home,Video\n", "2024-03-17T06:59", "26 h 1 min before the last event"),
@@ -274,7 +274,7 @@ class TestQuestions:
         outcomes = []
         for length in range(1, 49):
             try:
-                outcomes.append(len(alive.predict(crowded, WHEN, "ж" * length).ranked))
+                outcomes.append(len(alive.predict(crowded, WHEN, "ж" * length, None).ranked))
             except EdgebError as error:
                 outcomes.append(error.message)
         fits = outcomes.count(len(helpers.LABELS))

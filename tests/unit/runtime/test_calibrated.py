@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,26 +15,21 @@ from hypothesis import strategies as st
 from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.manifest import Manifest
-from edge_behavior.core.calibration import Calibration
+from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
-from edge_behavior.core.fusion import SOURCES, Fusion, GroupWeights
+from edge_behavior.core.fusion import SOURCES, GroupWeights, Mixture
 from edge_behavior.core.habits import HabitCounter, HabitsConfig
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.prediction import Prediction
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
 
 COUNTS = (900, 200, 30, 20, 10, 6, 4, 2, 1)
 EVENTS = helpers.diary(24, 3)
 WHEN, PLACE = EVENTS[-1].time, "DK"
 WEIGHTS = {"head": GroupWeights(0.7, 0.5, 0.1), "medium": GroupWeights(0, 1.4, 0), "tail": GroupWeights(0.9, 0, -0.2)}
-HABITS = {
-    "config": HabitsConfig().to_dict(),
-    "fusion": Fusion(WEIGHTS, ()).to_dict(),
-    "default": "fused",
-    "measured": {},
-}
+HABITS = Mixture(HabitsConfig(), WEIGHTS, "fused")
 OWN = {
     "model": Calibration(
         2.5, {"head": -0.7, "medium": 0.2, "tail": 1.1}, {0.8: 0.15, 0.95: 0.02}, {0.5: 0.2, 0.9: None}
@@ -48,9 +42,7 @@ OWN = {
 
 
 def manifest_with(base: Manifest, calibrations: dict[str, Calibration] | None) -> Manifest:
-    held = None
-    if calibrations is not None:
-        held = {**{name: c.to_dict() for name, c in calibrations.items()}, "measured": {}}
+    held = None if calibrations is None else CalibrationSet(calibrations)
     return replace(base, candidates=CandidateSet(base.candidates.labels, COUNTS), habits=HABITS, calibration=held)
 
 
@@ -71,7 +63,7 @@ class Shared:
         self.raw = {"model": model, "habits": habits, "fused": fused}
 
     def predictor(self, calibrations: dict[str, Calibration] | None) -> Predictor:
-        return Predictor(manifest_with(self.base, calibrations), self.opened._engine.backend)
+        return Predictor(manifest_with(self.base, calibrations), self.opened._ranker.backend)
 
     def expected(self, source: str, calibration: Calibration, allowed: list[str] | None = None) -> dict[str, float]:
         """Probability of every label, from the formula."""
@@ -91,8 +83,8 @@ def shared(small_bundle: Path) -> Iterator[Shared]:
     made.opened.close()
 
 
-def ask(predictor: Predictor, **wanted: Any) -> Prediction:
-    return predictor.predict(EVENTS, WHEN, PLACE, **wanted)
+def ask(predictor: Predictor, top_k: int | None = None, **wanted: Any) -> Prediction:
+    return predictor.predict(EVENTS, WHEN, PLACE, top_k, options=PredictOptions(**wanted))
 
 
 def probabilities(prediction: Prediction) -> dict[str, float]:
@@ -186,10 +178,12 @@ class TestWhatIsAskedFor:
         session = predictor.session()
         for event in EVENTS[-20:]:
             session.observe(event)
-        found = session.predict(WHEN, PLACE, 2, source="model", precision=0.5, coverage=0.8)
-        plain = predictor.predict(EVENTS[-20:], WHEN, PLACE, 2, source="model", precision=0.5, coverage=0.8)
+        found = session.predict(WHEN, PLACE, 2, options=PredictOptions(source="model", precision=0.5, coverage=0.8))
+        plain = predictor.predict(
+            EVENTS[-20:], WHEN, PLACE, 2, options=PredictOptions(source="model", precision=0.5, coverage=0.8)
+        )
         assert (found.suggest, found.likely, found.calibrated) == (plain.suggest, plain.likely, True)
-        assert not session.predict(WHEN, PLACE, source="model", calibrated=False).calibrated
+        assert not session.predict(WHEN, PLACE, options=PredictOptions(source="model", calibrated=False)).calibrated
 
     def test_levels(self, shared: Shared) -> None:
         predictor = shared.predictor(OWN)
@@ -197,7 +191,7 @@ class TestWhatIsAskedFor:
         assert set(ask(predictor, source="fused", top_k=1, coverage=0.95).likely or ()) == set(helpers.LABELS)
         with pytest.raises(EdgebError, match=r"not calibrated for a precision of 0\.7") as caught:
             ask(predictor, source="model", precision=0.7)
-        assert caught.value.hint == "it knows 0.5, 0.9"
+        assert caught.value.hint == "its levels: 0.5, 0.9"
         with pytest.raises(EdgebError, match=r"not calibrated for a coverage of 0\.95"):
             ask(predictor, source="habits", coverage=0.95)
 
@@ -216,7 +210,7 @@ class TestWhatIsAskedFor:
         one = ask(shared.predictor(OWN), source="fused", top_k=1)
         every = ask(shared.predictor(OWN), source="fused")
         sure = {**OWN, "fused": replace(OWN["fused"], precision={0.7: one.ranked[0].probability / 2})}
-        shared.predictor(None).predict(EVENTS[:3], EVENTS[3].time, "AB")  # forget what was looked at
+        shared.predictor(None).predict(EVENTS[:3], EVENTS[3].time, "AB", None)  # forget what was looked at
         told = ask(shared.predictor(sure), source="fused", top_k=1, precision=0.7)
         assert told.suggest
         assert told.unexpanded == pytest.approx(one.unexpanded, abs=1e-3)
@@ -227,7 +221,7 @@ class TestFiles:
     def test_it_comes_with_the_bundle(self, small_bundle: Path, tmp_path: Path) -> None:
         manifest = manifest_with(read_manifest(small_bundle), OWN)
         write_bundle(small_bundle, manifest, tmp_path / "m.gguf")
-        assert read_manifest(tmp_path / "m.gguf").calibration == json.loads(json.dumps(manifest.calibration))
+        assert read_manifest(tmp_path / "m.gguf").calibration == manifest.calibration
         with Predictor.load(tmp_path / "m.gguf", threads=1, prefix_cache=False) as predictor:
             assert ask(predictor, top_k=1).calibrated
 
@@ -242,7 +236,7 @@ class TestFiles:
             ({"model": {**OWN["model"].to_dict(), "bias": {}}}, r"manifest\.calibration\.model\.bias: field 'head'"),
             ({"habits": {**OWN["habits"].to_dict(), "coverage": {"0.8": 2}}}, r"manifest\.calibration\.habits: .*0\.8"),
             ({"habits": {**OWN["habits"].to_dict(), "precision": 1}}, r"manifest\.calibration\.habits\.precision"),
-            ({"measured": None}, r"manifest\.calibration: 'measured'"),
+            ({"measured": None}, r"manifest\.calibration: field 'measured' is None, not an object"),
             ({"more": {}}, r"manifest\.calibration: unknown field 'more'"),
         ],
     )
@@ -250,9 +244,8 @@ class TestFiles:
         self, change: dict[str, Any], message: str, small_bundle: Path, tmp_path: Path
     ) -> None:
         manifest = manifest_with(read_manifest(small_bundle), OWN)
-        assert manifest.calibration is not None
         path = tmp_path / "bad.gguf"
-        write_bundle(small_bundle, replace(manifest, calibration={**manifest.calibration, **change}), path)
+        helpers.write_edited(small_bundle, manifest, path, lambda fields: fields["calibration"].update(change))
         with pytest.raises(EdgebError, match=message):
             Predictor.load(path, threads=1)
 
@@ -261,8 +254,7 @@ class TestFiles:
         write_bundle(small_bundle, replace(manifest, habits=None), tmp_path / "bad.gguf")
         with pytest.raises(EdgebError, match=r"manifest\.calibration: unknown field 'fused'"):
             Predictor.load(tmp_path / "bad.gguf", threads=1)
-        assert manifest.calibration is not None
-        rest = {name: held for name, held in manifest.calibration.items() if name != "fused"}
-        write_bundle(small_bundle, replace(manifest, calibration=rest), tmp_path / "bad.gguf")
+        rest = {name: own for name, own in OWN.items() if name != "fused"}
+        write_bundle(small_bundle, replace(manifest, calibration=CalibrationSet(rest)), tmp_path / "bad.gguf")
         with pytest.raises(EdgebError, match=r"manifest\.calibration: field 'fused' is missing"):
             Predictor.load(tmp_path / "bad.gguf", threads=1)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.bundle.gguf_file import write_bundle
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.export.gguf.writer import write_gguf
@@ -47,7 +47,7 @@ class Subject:
         manifest = Manifest(
             created_with="test", candidates=candidates, layout=layout, bos_id=bos_id, eos_id=eos_id,
             architecture=self.architecture, quantization="F32", context_length=self.positions,
-            base_model={"name": "x", "license": None, "weights_sha256": "00"},
+            base_model=BaseModelInfo("x", None, "00"),
         )  # fmt: skip
         write_bundle(self.gguf, manifest, folder / "m.gguf")
         return Predictor.load(folder / "m.gguf", threads=1, exact_math=True, verify=False, prefix_cache=False)

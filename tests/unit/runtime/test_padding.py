@@ -10,9 +10,10 @@ import pytest
 
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.source import ExportSource
 from edge_behavior.runtime.backends import llama as llamacpp
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
 
 
@@ -20,7 +21,7 @@ from tests import helpers
 def q8(small_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("q8") / "q8.gguf"
     source = ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout())
-    export_bundle(source, out, helpers.profile("q8"))
+    export_gguf(source, out, helpers.profile("q8"))
     return out
 
 
@@ -40,9 +41,11 @@ def sizes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], lis
         session = predictor.session()
         for event in events:
             session.observe(event)
-            answer = session.predict(event.time + timedelta(hours=1), event.place, top_k=2)
+            answer = session.predict(event.time + timedelta(hours=1), event.place, 2)
             counted.append(answer.tokens_evaluated)
-            whole = session.predict(event.time + timedelta(hours=1), event.place, None, exhaustive=True)
+            whole = session.predict(
+                event.time + timedelta(hours=1), event.place, None, options=PredictOptions(exhaustive=True)
+            )
             by_label = {r.behavior: r.probability for r in whole.ranked}
             found.append(np.array([by_label[label] for label in helpers.LABELS]))
     return seen, counted, found

@@ -21,20 +21,20 @@ def opened(bundle: Path, folder: Path) -> Predictor:
 
 def ask(predictor: Predictor) -> tuple[list[float], int]:
     events = helpers.diary(6)
-    found = predictor.predict(events[:-1], events[-1].time, "DK")
+    found = predictor.predict(events[:-1], events[-1].time, "DK", None)
     return [r.probability for r in found.ranked], found.tokens_evaluated
 
 
 def test_a_snapshot_saves_the_static_part(small_bundle: Path, tmp_path: Path) -> None:
     with Predictor.load(small_bundle, threads=1, exact_math=True, prefix_cache=False) as predictor:
         expected, tokens = ask(predictor)
-        static = len(predictor._engine.encoder.static_ids)
+        static = len(predictor._ranker.encoder.static_ids)
     with opened(small_bundle, tmp_path) as predictor:
         assert ask(predictor) == (pytest.approx(expected, abs=1e-4), tokens - static)
     [file] = tmp_path.glob("*.state")
     before = file.stat().st_mtime_ns
     with opened(small_bundle, tmp_path) as predictor:
-        assert predictor._engine.backend.decode_seconds == 0, "evaluated although there is a snapshot"
+        assert predictor._ranker.backend.decode_seconds == 0, "evaluated although there is a snapshot"
         assert ask(predictor) == (pytest.approx(expected, abs=1e-4), tokens - static)
         assert predictor.warm(tmp_path)
     assert file.stat().st_mtime_ns == before
@@ -57,7 +57,7 @@ def test_bad_snapshots_are_made_anew(damage: str, small_bundle: Path, tmp_path: 
     else:
         file.write_bytes({"cut": good[: len(good) // 2], "empty": b"", "text": b"hello"}[damage])
     with opened(small_bundle, tmp_path) as predictor:
-        assert predictor._engine.backend.decode_seconds > 0
+        assert predictor._ranker.backend.decode_seconds > 0
         found, tokens = ask(predictor)
         assert (found, tokens) == (pytest.approx(expected[0], abs=1e-4), expected[1])
     if damage != "folder":
@@ -67,7 +67,7 @@ def test_bad_snapshots_are_made_anew(damage: str, small_bundle: Path, tmp_path: 
 def test_state_of_another_size_is_not_taken(small_bundle: Path, tmp_path: Path) -> None:
     """Right hash, wrong content: llama.cpp itself says no, or the length does."""
     with opened(small_bundle, tmp_path) as predictor:
-        backend = predictor._engine.backend
+        backend = predictor._ranker.backend
         state, held = backend.save_state(), list(backend.held)
         assert not backend.load_state(held[:-1], state)
         assert backend.held == []

@@ -18,12 +18,14 @@ from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitCounter, HabitsConfig
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.pipeline import ExportSource, export_bundle
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.source import ExportSource
 from edge_behavior.runtime.prediction import Prediction
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from edge_behavior.runtime.session import Session
 from edge_behavior.runtime.state_file import read_state, write_state
 from tests import helpers
@@ -43,7 +45,9 @@ def probabilities(prediction: Prediction) -> dict[str, float]:
 
 def fresh(path: Path, history: list[BehaviorEvent], event: BehaviorEvent, source: str = "model") -> dict[str, float]:
     with Predictor.load(path, threads=1, exact_math=True, prefix_cache=False, verify=False) as opened:
-        return probabilities(opened.predict(history, event.time, event.place, source=source))
+        return probabilities(
+            opened.predict(history, event.time, event.place, None, options=PredictOptions(source=source))
+        )
 
 
 def feed(session: Session, events: list[BehaviorEvent]) -> None:
@@ -54,7 +58,7 @@ def feed(session: Session, events: list[BehaviorEvent]) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_until_the_window_is_full_it_is_the_plain_prompt(layout: str, small_backbone: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    export_bundle(
+    export_gguf(
         ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout(name=layout)),
         path,
         helpers.profile("f32"),
@@ -69,25 +73,23 @@ def test_until_the_window_is_full_it_is_the_plain_prompt(layout: str, small_back
 
 
 def test_a_prediction_pays_for_the_last_line_and_the_question(predictor: Predictor) -> None:
-    encoder = predictor._engine.encoder
+    encoder = predictor._ranker.encoder
     events = helpers.diary(12)
     session = predictor.session()
     feed(session, events[:10])
     session.predict(events[10].time, events[10].place, 1)
     session.observe(events[10])
-    found = session.predict(events[11].time, events[11].place, 1, scoring="masked")
+    found = session.predict(events[11].time, events[11].place, 1, options=PredictOptions(scoring="masked"))
     label = len(encoder.line_ids(events[10])) - len(encoder.frame_ids(events[10].time, events[10].place)[1])
     question = len(encoder.frame_ids(events[11].time, events[11].place)[1])
     assert found.tokens_evaluated <= label + question + len(encoder.trie.choices)
-    again = session.predict(events[11].time, events[11].place, 1, scoring="masked")
+    again = session.predict(events[11].time, events[11].place, 1, options=PredictOptions(scoring="masked"))
     assert again.tokens_evaluated < found.tokens_evaluated
 
 
-def test_an_anchored_window_is_a_longer_prompt_and_then_the_last_events(
-    predictor: Predictor, small_bundle: Path
-) -> None:
+def test_a_rebased_window_is_a_longer_prompt_and_then_the_last_events(predictor: Predictor, small_bundle: Path) -> None:
     events = helpers.diary(40)
-    session = predictor.session(anchor_every=5)
+    session = predictor.session(rebase_every=5)
     sizes = []
     for event in events:
         session.observe(event)
@@ -97,7 +99,7 @@ def test_an_anchored_window_is_a_longer_prompt_and_then_the_last_events(
     assert session.events == tuple(events[-len(session.events) :])
     after = BehaviorEvent("DK", events[-1].time, "Video")
     # Right after anchoring it is the plain prompt again.
-    session = predictor.session(anchor_every=5)
+    session = predictor.session(rebase_every=5)
     feed(session, events[: LENGTH + 6])
     assert len(session.events) == LENGTH
     found = probabilities(session.predict(after.time, after.place, None))
@@ -111,13 +113,13 @@ def test_prepared_predictions_pay_for_the_question_alone(predictor: Predictor) -
     for event in events:
         plain.append(session.predict(event.time, event.place, None))
         session.observe(event)
-    question = max(len(predictor._engine.encoder.frame_ids(e.time, e.place)[1]) for e in events)
+    question = max(len(predictor._ranker.encoder.frame_ids(e.time, e.place)[1]) for e in events)
     for event, expected in zip(events, plain, strict=True):
         prepared.prepare()
         assert prepared.prepare() == 0
         found = prepared.predict(event.time, event.place, None)
         assert probabilities(found) == pytest.approx(probabilities(expected), abs=2e-4)
-        assert found.tokens_evaluated <= question + len(predictor._engine.encoder.trie.evaluated)
+        assert found.tokens_evaluated <= question + len(predictor._ranker.encoder.trie.evaluated)
         prepared.observe(event)
 
 
@@ -144,14 +146,14 @@ def test_save_and_restore(count: int, small_bundle: Path, tmp_path: Path) -> Non
         session.save(path)
         expected = []
         for event in events[count:]:
-            expected.append(session.predict(event.time, event.place, None, source="model"))
-            expected.append(session.predict(event.time, event.place, None, source="habits"))
+            expected.append(session.predict(event.time, event.place, None, options=PredictOptions(source="model")))
+            expected.append(session.predict(event.time, event.place, None, options=PredictOptions(source="habits")))
             session.observe(event)
     with Predictor.load(small_bundle, threads=1, exact_math=True, prefix_cache=tmp_path / "prefix") as opened:
         session = opened.restore(path)
         for i, event in enumerate(events[count:]):
-            by_model = session.predict(event.time, event.place, None, source="model")
-            by_habits = session.predict(event.time, event.place, None, source="habits")
+            by_model = session.predict(event.time, event.place, None, options=PredictOptions(source="model"))
+            by_habits = session.predict(event.time, event.place, None, options=PredictOptions(source="habits"))
             assert probabilities(by_model) == pytest.approx(probabilities(expected[2 * i]), abs=2e-4)
             assert probabilities(by_habits) == pytest.approx(probabilities(expected[2 * i + 1]))
             assert by_model.tokens_evaluated <= expected[0].tokens_evaluated + 12, "the window is evaluated again"
@@ -168,7 +170,7 @@ def test_a_session_file_of_something_else(predictor: Predictor, small_backbone: 
     good = path.read_bytes()
 
     fewer = tmp_path / "fewer.gguf"
-    export_bundle(
+    export_gguf(
         ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS[:5]), PromptLayout()),
         fewer,
         helpers.profile("f32"),
@@ -176,7 +178,7 @@ def test_a_session_file_of_something_else(predictor: Predictor, small_backbone: 
     with Predictor.load(fewer, threads=1) as other, pytest.raises(EdgebError, match="another candidate list"):
         other.restore(path)
     q8 = tmp_path / "q8.gguf"
-    export_bundle(
+    export_gguf(
         ExportSource(small_backbone, None, CandidateSet.of(helpers.LABELS), PromptLayout()), q8, helpers.profile("q8")
     )
     with Predictor.load(q8, threads=1) as other, pytest.raises(EdgebError, match="another model"):
@@ -257,7 +259,7 @@ def test_a_clock_that_goes_back_is_no_fault(predictor: Predictor) -> None:
     assert session.events == tuple(events)
     when = events[4].time - timedelta(hours=26)
     found = probabilities(session.predict(when, "DK", None))
-    assert found == pytest.approx(probabilities(predictor.predict(events, when, "DK")), abs=2e-4)
+    assert found == pytest.approx(probabilities(predictor.predict(events, when, "DK", None)), abs=2e-4)
     with pytest.raises(EdgebError, match="27 h 0 min before the last event"):
         session.predict(when - timedelta(hours=1), "DK")
 
@@ -270,11 +272,17 @@ def test_a_label_is_taken_however_it_is_written(predictor: Predictor) -> None:
     session.observe(replace(event, behavior=odd))
     assert session.events == (replace(event, behavior=label),)
     whole = [
-        predictor.predict([replace(event, behavior=b)], event.time, "DK", only=[label, "Video"]) for b in (odd, label)
+        predictor.predict(
+            [replace(event, behavior=b)], event.time, "DK", None, options=PredictOptions(only=[label, "Video"])
+        )
+        for b in (odd, label)
     ]
     assert probabilities(whole[0]) == pytest.approx(probabilities(whole[1]), abs=1e-6)
-    assert session.predict(event.time, "DK", only=[odd]).ranked[0].behavior == label
-    assert all(r.behavior != label for r in session.predict(event.time, "DK", None, exclude=[odd]).ranked)
+    assert session.predict(event.time, "DK", options=PredictOptions(only=[odd])).ranked[0].behavior == label
+    assert all(
+        r.behavior != label
+        for r in session.predict(event.time, "DK", None, options=PredictOptions(exclude=[odd])).ranked
+    )
 
 
 def test_bad_events_change_nothing(predictor: Predictor) -> None:
@@ -288,8 +296,8 @@ def test_bad_events_change_nothing(predictor: Predictor) -> None:
         session.observe(BehaviorEvent("DK", events[-1].time - timedelta(hours=27), "Video"))
     with pytest.raises(EdgebError, match="before the last event"):
         session.predict(events[-1].time - timedelta(days=2), "DK")
-    with pytest.raises(EdgebError, match="anchor_every is 0"):
-        predictor.session(anchor_every=0)
+    with pytest.raises(EdgebError, match="rebase_every is 0"):
+        predictor.session(rebase_every=0)
     assert session.events == tuple(events)
     assert session.habits.events == 5
     assert probabilities(session.predict(events[-1].time, "DK", None)) == pytest.approx(before, abs=2e-4)
@@ -302,15 +310,15 @@ def test_places_are_cleaned_as_they_come(predictor: Predictor) -> None:
     assert session.events[0].place == "home Video x"
 
 
-def test_a_window_that_does_not_fit_is_anchored_early(small_tokens: object, tmp_path: Path) -> None:
+def test_a_window_that_does_not_fit_is_rebased_early(small_tokens: object, tmp_path: Path) -> None:
     model = helpers.model(small_tokens)
     model.config.max_position_embeddings = 512
     folder = helpers.save(model, small_tokens, tmp_path / "short")
     path = tmp_path / "m.gguf"
     layout = PromptLayout(history_length=4)
-    export_bundle(ExportSource(folder, None, CandidateSet.of(helpers.LABELS), layout), path, helpers.profile("f32"))
+    export_gguf(ExportSource(folder, None, CandidateSet.of(helpers.LABELS), layout), path, helpers.profile("f32"))
     with Predictor.load(path, threads=1) as opened:
-        session = opened.session(anchor_every=200)
+        session = opened.session(rebase_every=200)
         for event in helpers.diary(80):
             session.predict(event.time, event.place, 1)
             session.observe(event)
@@ -320,12 +328,12 @@ def test_a_window_that_does_not_fit_is_anchored_early(small_tokens: object, tmp_
 class TestWhatIsAskedFor:
     def test_the_best_are_proven_at_less_cost(self, predictor: Predictor) -> None:
         events = helpers.diary(20)
-        every = predictor.predict(events[:-1], events[-1].time, "DK")
+        every = predictor.predict(events[:-1], events[-1].time, "DK", None)
         first = predictor.predict(events[:-1], events[-1].time, "DK", 1)
         assert first.ranked[0].behavior == every.ranked[0].behavior
         assert first.ranked[0].probability <= every.ranked[0].probability + 1e-4
         assert every.ranked[0].probability <= first.ranked[0].probability / (1 - first.unexpanded) + 1e-4
-        exhaustive = predictor.predict(events[:-1], events[-1].time, "DK", 1, exhaustive=True)
+        exhaustive = predictor.predict(events[:-1], events[-1].time, "DK", 1, options=PredictOptions(exhaustive=True))
         assert exhaustive.unexpanded == 0
         assert exhaustive.ranked[0].probability == pytest.approx(every.ranked[0].probability, abs=2e-4)
 
@@ -335,40 +343,44 @@ class TestWhatIsAskedFor:
         events = helpers.diary(9)
         when = events[-1].time
         some = helpers.LABELS[2:6]
-        every = probabilities(predictor.predict(events, when, "DK", source=source))
-        only = predictor.predict(events, when, "DK", scoring=scoring, source=source, only=some)
+        every = probabilities(predictor.predict(events, when, "DK", None, options=PredictOptions(source=source)))
+        only = predictor.predict(
+            events, when, "DK", None, options=PredictOptions(scoring=scoring, source=source, only=some)
+        )
         rest = [label for label in helpers.LABELS if label not in some]
-        without = predictor.predict(events, when, "DK", scoring=scoring, source=source, exclude=rest)
+        without = predictor.predict(
+            events, when, "DK", None, options=PredictOptions(scoring=scoring, source=source, exclude=rest)
+        )
         assert set(probabilities(only)) == set(some)
         assert probabilities(only) == pytest.approx(probabilities(without), abs=2e-4)
         assert sum(probabilities(only).values()) == pytest.approx(1)
         if scoring == "exact":
             total = sum(every[label] for label in some)
             assert probabilities(only) == pytest.approx({label: every[label] / total for label in some}, abs=2e-4)
-        one = predictor.predict(events, when, "DK", source=source, only=["Video"])
+        one = predictor.predict(events, when, "DK", None, options=PredictOptions(source=source, only=["Video"]))
         assert [(r.behavior, r.probability) for r in one.ranked] == [("Video", pytest.approx(1))]
 
     def test_bad_requests(self, predictor: Predictor) -> None:
         event = helpers.diary(1)[0]
         with pytest.raises(EdgebError, match="only: 'Vidio' is not in the candidate set"):
-            predictor.predict([], event.time, "DK", only=["Vidio"])
+            predictor.predict([], event.time, "DK", options=PredictOptions(only=["Vidio"]))
         with pytest.raises(EdgebError, match="no candidate is left"):
-            predictor.predict([], event.time, "DK", exclude=helpers.LABELS)
+            predictor.predict([], event.time, "DK", options=PredictOptions(exclude=helpers.LABELS))
         with pytest.raises(EdgebError, match="unknown source"):
-            predictor.predict([], event.time, "DK", source="both")
+            predictor.predict([], event.time, "DK", options=PredictOptions(source="both"))
         with pytest.raises(EdgebError, match="no weights to fuse"):
-            predictor.predict([], event.time, "DK", source="fused")
+            predictor.predict([], event.time, "DK", options=PredictOptions(source="fused"))
 
 
 WEIGHTS = {
-    "head": {"model": 0.7, "habits": 0.5, "bias": 0.1},
-    "medium": {"model": 1.3, "habits": 0.4, "bias": 0.0},
-    "tail": {"model": 0.9, "habits": 0.0, "bias": -0.2},
+    "head": GroupWeights(0.7, 0.5, 0.1),
+    "medium": GroupWeights(1.3, 0.4, 0.0),
+    "tail": GroupWeights(0.9, 0.0, -0.2),
 }
 
 
 def test_fused_by_default_where_the_manifest_says_so(small_bundle: Path, tmp_path: Path) -> None:
-    habits = {"config": HabitsConfig().to_dict(), "fusion": WEIGHTS, "default": "fused", "measured": {}}
+    habits = Mixture(HabitsConfig(), WEIGHTS, "fused")
     counts = tuple(range(len(helpers.LABELS), 0, -1))
     manifest = read_manifest(small_bundle)
     manifest = replace(manifest, habits=habits, candidates=CandidateSet(manifest.candidates.labels, counts))
@@ -384,11 +396,11 @@ def test_fused_by_default_where_the_manifest_says_so(small_bundle: Path, tmp_pat
             counter.observe(helpers.LABELS.index(event.behavior), event.time, event.place)
         every = session.predict(when, "DK", None)
         best = session.predict(when, "DK", 3)
-        model = opened._engine.log_probs(session._ids(when, "DK"), "exact")
+        model = opened._ranker.log_probs(session._ids(when, "DK"), "exact")
         single = opened.predict(events[-LENGTH:], when, "DK", 1)
     rows = [WEIGHTS[group] for group in manifest.candidates.groups()]
     by_habits = counter.log_probs(when, "DK")
-    scores = np.array([w["model"] * model[i] + w["habits"] * by_habits[i] + w["bias"] for i, w in enumerate(rows)])
+    scores = np.array([w.model * model[i] + w.habits * by_habits[i] + w.bias for i, w in enumerate(rows)])
     expected = np.exp(scores - np.logaddexp.reduce(scores))
     assert every.source == best.source == single.source == "fused"
     found = [probabilities(every)[label] for label in helpers.LABELS]
@@ -399,9 +411,9 @@ def test_fused_by_default_where_the_manifest_says_so(small_bundle: Path, tmp_pat
 
 @pytest.mark.parametrize("field", ["default", "fusion", "config"])
 def test_damaged_habits_are_refused(field: str, small_bundle: Path, tmp_path: Path) -> None:
-    habits = {"config": HabitsConfig().to_dict(), "fusion": WEIGHTS, "default": "fused", "measured": {}, field: "x"}
+    manifest = replace(read_manifest(small_bundle), habits=Mixture(HabitsConfig(), WEIGHTS, "fused"))
     path = tmp_path / "bad.gguf"
-    write_bundle(small_bundle, replace(read_manifest(small_bundle), habits=habits), path)
+    helpers.write_edited(small_bundle, manifest, path, lambda fields: fields["habits"].update({field: "x"}))
     with pytest.raises(EdgebError, match=r"manifest\.habits"):
         Predictor.load(path, threads=1)
 

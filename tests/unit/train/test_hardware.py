@@ -79,7 +79,7 @@ def test_models_in_circles_are_released() -> None:
 
 def test_fsdp_wants_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(EdgebError, match="a stand-in is not trained with FSDP"):
+    with pytest.raises(EdgebError, match="a stand-in cannot be trained with FSDP"):
         check_inputs(Recipe(backbone=BackboneConfig(path=None)), cast(Any, None))
 
 

@@ -1,4 +1,4 @@
-"""What must fail is refused at the start, in one line that names the field; what works is not refused."""
+"""A run that must fail is refused at the start, in one line that names the field; one that works is not."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def test_fewer_pairs_than_a_batch_are_refused() -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"backbone__heads": 4, "backbone__kv_heads": 3}, "backbone.heads 4 is no multiple of backbone.kv_heads 3"),
-        ({"backbone__heads": 4, "backbone__kv_heads": 8}, "no multiple"),
+        ({"backbone__heads": 4, "backbone__kv_heads": 3}, "backbone.heads 4 is not a multiple of backbone.kv_heads 3"),
+        ({"backbone__heads": 4, "backbone__kv_heads": 8}, "not a multiple"),
         ({"backbone__heads": 12, "backbone__kv_heads": 12, "backbone__hidden_size": 256}, "a width of 21"),
         ({"backbone__heads": 64, "backbone__kv_heads": 64, "backbone__hidden_size": 32}, "a width of 0"),
     ],

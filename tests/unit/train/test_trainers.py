@@ -13,12 +13,13 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, get_scheduler
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.train.pipeline import steps_of
 from edge_behavior.train.recipe import ATuning, BTuning, LoraSettings, Recipe
+from edge_behavior.train.rows.batches import steps_of
 from edge_behavior.train.rows.conversations import Conversations, read_conversations
-from edge_behavior.train.rows.samples import IGNORED
-from edge_behavior.train.stages.a_tuning import as_dataset, train_sft
-from edge_behavior.train.stages.b_tuning import train_dpo
+from edge_behavior.train.rows.lazy import IGNORED, joined
+from edge_behavior.train.stages.dpo import train_dpo
+from edge_behavior.train.stages.sft import train_sft
+from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.trainer.arguments import batching, schedule
 from edge_behavior.train.trainer.lora import lora_config
 from tests import helpers
@@ -72,10 +73,8 @@ def sft(tokens: Any, folder: Path, **changes: Any) -> dict[str, Any]:
     stage = ATuning(learning_rate=3e-3, batch_size=8, **changes)
     recipe = Recipe(lora=LoraSettings(rank=4, alpha=8), a_tuning=stage)
     data = rows(tokens)
-    return train_sft(
-        helpers.model(tokens, spread=1.0), tokens, as_dataset([data, data]), as_dataset([data[:8]]), recipe, "a_tuning",
-        3, 6, folder, folder / "logs",
-    )  # fmt: skip
+    tuning = Tuning(recipe, "a_tuning", 3, 6, folder, folder / "logs")
+    return train_sft(helpers.model(tokens, spread=1.0), tokens, joined([data, data]), joined([data[:8]]), tuning)
 
 
 def test_sft_learns_saves_safetensors_and_loads_in_stock_peft(tokens: Any, tmp_path: Path) -> None:
@@ -105,9 +104,8 @@ def test_sft_loss_is_on_the_completion_only(tokens: Any, tmp_path: Path) -> None
             for i, label in enumerate(row["labels"]):
                 if label != IGNORED:
                     total, count = total - float(log_probs[i - 1, label]), count + 1
-    result = train_sft(
-        model, tokens, as_dataset([data]), as_dataset([data[:8]]), recipe, "a_tuning", 1, 1, tmp_path / "a", tmp_path
-    )
+    tuning = Tuning(recipe, "a_tuning", 1, 1, tmp_path / "a", tmp_path)
+    result = train_sft(model, tokens, joined([data]), joined([data[:8]]), tuning)
     assert result["train_loss"] == pytest.approx(total / count, rel=1e-3)
 
 
@@ -147,7 +145,7 @@ def test_dpo_starts_at_ln_2_and_learns_the_preference(tokens: Any, tmp_path: Pat
         for answer in ("chosen", "rejected"):
             score = helpers.brute_force(model.eval(), pair["prompt_ids"], pair[f"{answer}_ids"])
             pair[f"ref_{answer}_logps"] = score
-    result = train_dpo(model, tokens, [*pairs] * 4, recipe, 8, tmp_path / "b", tmp_path, [])
+    result = train_dpo(model, tokens, [*pairs] * 4, Tuning(recipe, "b_tuning", 2, 8, tmp_path / "b", tmp_path))
     first = next(row["loss"] for row in result["log"] if "loss" in row)
     assert first == pytest.approx(math.log(2), abs=1e-3)
     assert margin() > before + 1

@@ -14,9 +14,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl.kernels import chunked_logprob
 
 from edge_behavior.train.recipe import ATuning, BTuning, LoraSettings, Recipe
-from edge_behavior.train.rows.samples import IGNORED
-from edge_behavior.train.stages.a_tuning import as_dataset, train_sft
-from edge_behavior.train.stages.b_tuning import train_dpo
+from edge_behavior.train.rows.lazy import IGNORED, joined
+from edge_behavior.train.stages.dpo import train_dpo
+from edge_behavior.train.stages.sft import train_sft
+from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.trainer.lora import lora_config
 from tests import helpers
 
@@ -58,10 +59,8 @@ def sft_peak(tokens: Any, length: int, folder: Path) -> int:
     row = {"input_ids": ids, "labels": [IGNORED] * (length - 6) + ids[-6:]}
     recipe = Recipe(lora=LoraSettings(rank=4), a_tuning=ATuning(batch_size=2))
     with Largest(32) as largest:
-        train_sft(
-            wide_model(), tokens, as_dataset([[row, row]]), as_dataset([[row]]), recipe, "a_tuning", 1, 1, folder,
-            folder / "logs",
-        )  # fmt: skip
+        tuning = Tuning(recipe, "a_tuning", 1, 1, folder, folder / "logs")
+        train_sft(wide_model(), tokens, joined([[row, row]]), joined([[row]]), tuning)
     return largest.elements
 
 
@@ -74,7 +73,7 @@ def dpo_peak(tokens: Any, length: int, folder: Path) -> int:
     recipe = Recipe(b_tuning=BTuning(batch_size=2))
     model = get_peft_model(wide_model(), lora_config(LoraSettings(rank=4)))
     with Largest(32) as largest:
-        train_dpo(model, tokens, [row, row], recipe, 1, folder, folder / "logs", [])
+        train_dpo(model, tokens, [row, row], Tuning(recipe, "b_tuning", 1, 1, folder, folder / "logs"))
     return largest.elements
 
 
@@ -102,10 +101,8 @@ def test_padding_free_and_checkpointing_change_nothing(tokens: Any, tmp_path: Pa
         stage = ATuning(batch_size=8, learning_rate=3e-3, **settings)
         recipe = Recipe(lora=LoraSettings(rank=4), a_tuning=stage)
         folder = tmp_path / "-".join(settings)
-        result = train_sft(
-            helpers.model(tokens, spread=1.0), tokens, as_dataset([rows, rows, rows]), as_dataset([rows]), recipe,
-            "a_tuning", 1, 3, folder, folder / "logs",
-        )  # fmt: skip
+        tuning = Tuning(recipe, "a_tuning", 1, 3, folder, folder / "logs")
+        result = train_sft(helpers.model(tokens, spread=1.0), tokens, joined([rows] * 3), joined([rows]), tuning)
         assert result["padding_free"] == settings.get("padding_free", False)
         return [row["loss"] for row in result["log"] if "loss" in row]
 

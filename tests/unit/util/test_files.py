@@ -17,10 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.util import files
 from edge_behavior.util.files import (
-    REPLACED,
-    UNFINISHED,
     check_file,
     expand_home,
     new_file,
@@ -29,6 +26,7 @@ from edge_behavior.util.files import (
     put_folder,
     write_file,
 )
+from edge_behavior.util.unfinished import REPLACED, UNFINISHED
 
 
 def names(folder: Path) -> list[str]:
@@ -299,7 +297,8 @@ class TestFolder:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from edge_behavior.util.files import new_file, new_folder, REPLACED
+from edge_behavior.util.files import new_file, new_folder
+from edge_behavior.util.unfinished import REPLACED
 out = Path(sys.argv[1])
 if sys.argv[2] == "file":
     with new_file(out, replace=True) as temporary:
@@ -426,4 +425,4 @@ def test_home(tmp_path, monkeypatch, given, expected):
 
 def test_names_of_what_is_hidden_are_known():
     """Other modules look for them; a run folder's `--resume` and a bundle's folder pass them over."""
-    assert (REPLACED, UNFINISHED, files.UNFINISHED.startswith(".")) == ("replaced", ".edgeb-partial", True)
+    assert (REPLACED, UNFINISHED) == ("replaced", ".edgeb-partial")

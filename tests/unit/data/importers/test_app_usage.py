@@ -11,6 +11,7 @@ import pytest
 
 from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ImportOptions
 from edge_behavior.errors import EdgebError
 
 POI = "BaseID\tMedical care\tResidence\tOther\n0\t1\t9\t2\n1\t4\t4\t1\n2\t0\t0\t0\n"
@@ -35,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def import_folder(folder: Path, out: str = "data", **options: int) -> tuple[dict, Dataset]:
-    info = import_log(folder, "app-usage", folder.parent / out, **options)
+    info = import_log(folder, "app-usage", folder.parent / out, ImportOptions(**options)).to_dict()
     return info, Dataset.open(folder.parent / out)
 
 
@@ -76,7 +77,7 @@ def test_variants_of_the_files_read_the_same(folder):
     )
     _, variant = import_folder(folder, "variant", min_events=19)
     assert plain.fingerprint == variant.fingerprint
-    import_log(folder / "App_Usage_Trace.txt.gz", "app-usage", folder.parent / "by file", min_events=19)
+    import_log(folder / "App_Usage_Trace.txt.gz", "app-usage", folder.parent / "by file", ImportOptions(min_events=19))
     assert Dataset.open(folder.parent / "by file").fingerprint == plain.fingerprint
 
 
@@ -105,9 +106,9 @@ def test_without_points_of_interest_a_place_is_the_station(folder):
         ("App2Category.txt", "lonely\n", "App2Category.txt:1: one column"),
         ("Categorys.txt", "no\tnumbers\n", "names no category"),
         ("Categorys.txt", "10\tGames\n11\tgames\n12\tx\n", "only by case or space"),
-        ("base_poi.txt", "BaseID\tA\tB\n0\t1\n", "base_poi.txt:2: not one number for each of 2 types"),
-        ("base_poi.txt", "BaseID\tA\tB\n0\t1\tx\n", "base_poi.txt:2: not one number"),
-        ("base_poi.txt", "BaseID\tA\tB\n0\t1\tnan\n", "base_poi.txt:2: not one number"),
+        ("base_poi.txt", "BaseID\tA\tB\n0\t1\n", "base_poi.txt:2: expected a number for each of 2 types"),
+        ("base_poi.txt", "BaseID\tA\tB\n0\t1\tx\n", "base_poi.txt:2: expected a number"),
+        ("base_poi.txt", "BaseID\tA\tB\n0\t1\tnan\n", "base_poi.txt:2: expected a number"),
         ("Categorys.txt", "10\tGames\n11\tNULL\n12\tx\n", "App_usage_trace.txt:2: behavior 'NULL' reads as a missing"),
         ("App_usage_trace.txt", "0 20160420000000 1 1 5\nNULL 20160420000001 1 1 5\n", "_trace.txt:2: the user 'NULL'"),
     ],

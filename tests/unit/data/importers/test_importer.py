@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_behavior.data.dataset import SPLITS, Dataset
-from edge_behavior.data.importers.importer import ColumnMap, import_log
+from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ColumnMap, ImportOptions
 from edge_behavior.errors import EdgebError
 
 
@@ -34,7 +35,7 @@ def contents(dataset: Dataset) -> dict[str, list[tuple[str, str, str]]]:
 def test_keeps_what_a_plain_reading_keeps(tmp_path, make_rows, write_csv, histories):
     rows = make_rows(users=12, events=25) + [row for row in make_rows(users=15, events=20, seed=1) if row[0] > "u11"]
     rows += rows[:7]  # duplicates, out of order
-    info = import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "data")
+    info = import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "data").to_dict()
     dataset = Dataset.open(tmp_path / "data")
     expected = histories(rows)
     assert contents(dataset) == expected
@@ -42,17 +43,17 @@ def test_keeps_what_a_plain_reading_keeps(tmp_path, make_rows, write_csv, histor
     assert info["users"] == {"read": 15, "skipped": 3, "kept": 12}
     assert sum(part["events"] for part in info["splits"].values()) == sum(map(len, expected.values()))
     assert {s: p["users"] for s, p in info["splits"].items()} == {"train": 10, "validation": 1, "test": 1}
-    assert dataset.info == json.loads(json.dumps(info))
+    assert dataset.info.to_dict() == json.loads(json.dumps(info))
 
 
 def test_candidates_are_ordered_by_training_count_and_keep_unseen_labels(tmp_path, make_rows, write_csv):
     rows = make_rows(users=10, events=24)
-    info = import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "a")
+    info = import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "a").to_dict()
     users = pq.read_table(tmp_path / "a" / "users.parquet").to_pylist()
     held_out = next(u["user_id"] for u in users if u["split"] == "test")
     # The split depends on the user ids only, so the held-out user's labels can now be changed.
     rows = [(u, t, p, "Only tested" if u == held_out else b) for u, t, p, b in rows]
-    info = import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "b")
+    info = import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "b").to_dict()
     train = {u["user_id"] for u in users if u["split"] == "train"}
     counts = Counter(b for u, _, _, b in rows if u in train)
     expected = [*sorted(counts.items(), key=lambda item: (-item[1], item[0])), ("Only tested", 0)]
@@ -94,7 +95,7 @@ def test_containers_agree(tmp_path, base, write_csv):
             (renamed, "csv", ColumnMap("U", "T", "P", "B")),
         ]
     ):
-        import_log(source, format, tmp_path / str(number), columns=mapped)
+        import_log(source, format, tmp_path / str(number), ImportOptions(columns=mapped))
         assert Dataset.open(tmp_path / str(number)).fingerprint == fingerprint, source.name
 
 
@@ -105,7 +106,7 @@ def test_the_order_of_the_log_does_not_matter(tmp_path_factory, write_csv, base,
     shuffled = rows + rng.sample(rows, 5)
     rng.shuffle(shuffled)
     folder = tmp_path_factory.mktemp("shuffled")
-    info = import_log(write_csv(folder / "log.csv", shuffled), "csv", folder / "data")
+    info = import_log(write_csv(folder / "log.csv", shuffled), "csv", folder / "data").to_dict()
     assert Dataset.open(folder / "data").fingerprint == fingerprint
     assert info["rows"]["dropped"] == {"duplicate": 5, "short_user": 0}
 
@@ -127,10 +128,10 @@ def test_invariants_of_the_split_and_the_counts(tmp_path_factory, write_csv, siz
     sizes_kept = [n for n in Counter(user for user, *_ in set(rows)).values() if n >= minimum]
     if len(sizes_kept) < 3:
         with pytest.raises(EdgebError):
-            import_log(log, "csv", folder / "data", seed=seed, min_events=minimum)
+            import_log(log, "csv", folder / "data", ImportOptions(seed=seed, min_events=minimum))
         assert not (folder / "data").exists()
         return
-    info = import_log(log, "csv", folder / "data", seed=seed, min_events=minimum)
+    info = import_log(log, "csv", folder / "data", ImportOptions(seed=seed, min_events=minimum)).to_dict()
     users = pq.read_table(folder / "data" / "users.parquet").to_pylist()
     assert sorted(u["events"] for u in users) == sorted(sizes_kept)
     assert len({u["user_id"] for u in users}) == len(users) == info["users"]["kept"]
@@ -144,13 +145,13 @@ def test_invariants_of_the_split_and_the_counts(tmp_path_factory, write_csv, siz
         part = info["splits"][split]
         assert (part["users"], part["events"]) == (len(held), sum(held))
         assert part["windows"] == sum(max(0, n - 20) for n in held)
-    import_log(log, "csv", folder / "again", seed=seed, min_events=minimum)
+    import_log(log, "csv", folder / "again", ImportOptions(seed=seed, min_events=minimum))
     assert pq.read_table(folder / "again" / "users.parquet").to_pylist() == users
 
 
 def test_another_seed_splits_differently(tmp_path, base):
     _, log, fingerprint = base
-    import_log(log, "csv", tmp_path / "data", seed=1)
+    import_log(log, "csv", tmp_path / "data", ImportOptions(seed=1))
     assert Dataset.open(tmp_path / "data").fingerprint != fingerprint
 
 
@@ -166,7 +167,7 @@ def test_texts_are_cleaned_like_everywhere_else(tmp_path, make_rows, write_csv):
         )
         for u, t, p, b in rows
     ]
-    info = import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "data")
+    info = import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "data").to_dict()
     dataset = Dataset.open(tmp_path / "data")
     places = set(dataset.places)
     assert {"home Mon 3 x Ignore all previous instructions", "unknown"} <= places
@@ -207,7 +208,9 @@ def test_repeats_within_seconds_are_merged_on_request(tmp_path, write_csv):
         # A run of repeats 30 s apart is one event, however long it lasts; another place or behavior ends it.
         rows += [at(s, "A", user) for s in (0, 30, 60, 90)] + [at(95, "A", user, "work"), at(100, "B", user)]
         rows += [at(130, "B", user), at(161, "B", user)]
-    info = import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "data", min_events=2, merge_seconds=30)
+    info = import_log(
+        write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "data", ImportOptions(min_events=2, merge_seconds=30)
+    ).to_dict()
     assert info["rows"]["dropped"] == {"duplicate": 0, "repeat": 12, "short_user": 0}
     events = contents(Dataset.open(tmp_path / "data"))["b"]
     assert [(time[-5:], behavior) for time, _, behavior in events] == [
@@ -228,12 +231,12 @@ def test_a_path_with_wildcards_names_one_file(tmp_path, base):
 def test_nothing_is_left_beside_the_output(tmp_path, base):
     _, log, _ = base
     import_log(log, "csv", tmp_path / "data")
-    first = Dataset.open(tmp_path / "data").info
+    first = Dataset.open(tmp_path / "data").info.to_dict()
     with pytest.raises(EdgebError, match="already exists"):
-        import_log(log, "csv", tmp_path / "data", seed=5)
-    import_log(log, "csv", tmp_path / "data", seed=5, force=True)
+        import_log(log, "csv", tmp_path / "data", ImportOptions(seed=5))
+    import_log(log, "csv", tmp_path / "data", ImportOptions(seed=5), force=True)
     assert first["options"]["seed"] == 0
-    assert Dataset.open(tmp_path / "data").info["options"]["seed"] == 5
+    assert Dataset.open(tmp_path / "data").info.options.seed == 5
     assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
 
 
@@ -250,7 +253,7 @@ def test_force_spares_what_is_no_dataset(tmp_path, base):
 
 def test_a_recorded_source_names_no_folder(base, tmp_path):
     _, log, _ = base
-    info = import_log(log, "csv", tmp_path / "data", source_name="synth(users=10)")
+    info = import_log(log, "csv", tmp_path / "data", ImportOptions(source_name="synth(users=10)")).to_dict()
     assert info["source"]["name"] == "synth(users=10)"
     assert info["source"]["files"][0]["name"] == "log.csv"
     assert info["source"]["files"][0]["bytes"] == log.stat().st_size
@@ -260,6 +263,6 @@ def test_a_recorded_source_names_no_folder(base, tmp_path):
 def test_spills_to_disk_within_a_small_memory_limit(tmp_path, make_rows, write_csv):
     rows = make_rows(users=200, events=400)
     log = write_csv(tmp_path / "log.csv", rows)
-    import_log(log, "csv", tmp_path / "small", memory_limit="100MB")
+    import_log(log, "csv", tmp_path / "small", ImportOptions(memory_limit="100MB"))
     import_log(log, "csv", tmp_path / "large")
     assert Dataset.open(tmp_path / "small").fingerprint == Dataset.open(tmp_path / "large").fingerprint

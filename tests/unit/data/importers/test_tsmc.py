@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from edge_behavior.data.dataset import SPLITS, Dataset
-from edge_behavior.data.importers.importer import ColumnMap, import_log
+from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ColumnMap, ImportOptions
 from edge_behavior.data.simulator.place_names import letters, width_for
 from edge_behavior.errors import EdgebError
 
@@ -38,7 +39,7 @@ def test_reads_labels_local_times_and_cells(tmp_path, encoding):
     rows = checkins()
     log = tmp_path / "log.txt.gz"
     log.write_bytes(gzip.compress(text(rows).encode(encoding)))
-    info = import_log(log, "tsmc2014", tmp_path / "data", cell_degrees=0.03)
+    info = import_log(log, "tsmc2014", tmp_path / "data", ImportOptions(cell_degrees=0.03)).to_dict()
     dataset = Dataset.open(tmp_path / "data")
     assert sorted(dataset.candidates.labels) == ['Athletic "&" Sport', "Café", "Park"]
     table = dataset.events("train")
@@ -61,7 +62,7 @@ def test_letters_by_hand():
 
 def test_small_cells_need_more_letters(tmp_path):
     (tmp_path / "log.txt").write_text(text(checkins()))
-    info = import_log(tmp_path / "log.txt", "tsmc2014", tmp_path / "data", cell_degrees=0.001)
+    info = import_log(tmp_path / "log.txt", "tsmc2014", tmp_path / "data", ImportOptions(cell_degrees=0.001)).to_dict()
     assert (info["place"]["rows"], info["place"]["row_letters"]) == (220, 2)
     assert all(len(p) == 4 and p.isupper() for p in Dataset.open(tmp_path / "data").places)
 
@@ -78,9 +79,9 @@ def test_small_cells_need_more_letters(tmp_path):
         ),
         (3, "NULL", "log.txt:5: behavior 'NULL' reads as a missing value"),
         (0, "None", "log.txt:5: the user 'None' reads as a missing value"),
-        (4, "north", "log.txt:5: no latitude and longitude"),
-        (5, "181", "log.txt:5: no latitude and longitude"),
-        (4, "nan", "log.txt:5: no latitude and longitude"),
+        (4, "north", "log.txt:5: columns 5 and 6 are not a latitude and longitude"),
+        (5, "181", "log.txt:5: columns 5 and 6 are not a latitude and longitude"),
+        (4, "nan", "log.txt:5: columns 5 and 6 are not a latitude and longitude"),
         (0, "", "log.txt:5: the user is empty"),
         (3, "", "log.txt:5: a behavior label is empty"),
         (3, "park", "log.txt:5: behavior 'park' differs from 'Park'"),
@@ -143,7 +144,7 @@ def test_the_copy_as_a_generic_log_points_to_its_format(tmp_path):
         csv.writer(file).writerows([HEADER, *checkins()])
     columns = ColumnMap("userId", "utcTimestamp", "venueId", "venueCategory")
     with pytest.raises(EdgebError, match="is not a time") as caught:
-        import_log(tmp_path / "log.csv", "csv", tmp_path / "data", columns=columns)
+        import_log(tmp_path / "log.csv", "csv", tmp_path / "data", ImportOptions(columns=columns))
     assert "--format tsmc2014" in caught.value.hint
 
 
@@ -155,7 +156,7 @@ def changed_label(rows, label):
 
 def test_windows_1252_quotes_are_what_they_look_like(tmp_path):
     (tmp_path / "log.txt").write_bytes(changed_label(checkins(), "Joe’s Café").encode("cp1252"))
-    info = import_log(tmp_path / "log.txt", "tsmc2014", tmp_path / "data")
+    info = import_log(tmp_path / "log.txt", "tsmc2014", tmp_path / "data").to_dict()
     assert "Joe’s Café" in info["candidates"]["labels"]
     assert info["source"]["files"][0]["sha256"] == hashlib.sha256((tmp_path / "log.txt").read_bytes()).hexdigest()
 
@@ -178,7 +179,7 @@ def test_a_byte_that_no_encoding_has_is_named(tmp_path):
 
 def test_the_real_log(tmp_path, shared):
     log = shared / "data" / "foursquare-nyc" / "dataset_TSMC2014_NYC.txt.gz"
-    info = import_log(log, "tsmc2014", tmp_path / "data")
+    info = import_log(log, "tsmc2014", tmp_path / "data").to_dict()
     with gzip.open(log, "rt", encoding="utf-8", newline="") as file:
         rows = [line.rstrip("\r\n").split("\t") for line in file]
     assert info["rows"]["read"] == len(rows) == 93_191

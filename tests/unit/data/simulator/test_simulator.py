@@ -267,9 +267,9 @@ def test_oracle_leaves_room_above_counting_and_below_one(events: synth.Events) -
     def recalls(guess: np.ndarray) -> np.ndarray:
         return np.array([(guess[truth == code] == code).mean() for code in range(B)])
 
-    assert 0.63 < (events.likeliest == truth).mean() < 0.70
-    assert recalls(events.likeliest)[tail].mean() > 0.5
-    assert recalls(events.fairest).mean() > recalls(events.likeliest).mean() + 0.1
+    assert 0.63 < (events.most_likely == truth).mean() < 0.70
+    assert recalls(events.most_likely)[tail].mean() > 0.5
+    assert recalls(events.highest_lift).mean() > recalls(events.most_likely).mean() + 0.1
     previous = np.roll(truth, 1)
     markov = np.array([np.bincount(truth[previous == code], minlength=B).argmax() for code in range(B)])[previous]
     assert (markov == truth).mean() < 0.58
@@ -286,7 +286,7 @@ def test_draws_follow_their_distribution() -> None:
 
 
 def test_probability_is_that_of_the_drawn_behavior(events: synth.Events) -> None:
-    hit = events.likeliest == events.behaviors
+    hit = events.most_likely == events.behaviors
     assert hit[events.probabilities > 0.5].all()
     assert (events.probabilities >= NOISE * Tables(BEHAVIORS).share[events.behaviors] - 1e-15).all()
 
@@ -308,7 +308,7 @@ def test_next_distribution_is_one(seed: int, first: bool, crowd: float) -> None:
 
 
 def test_page_states_the_table_and_the_measurement() -> None:
-    page = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
+    page = (ROOT / "benchmarks" / "results" / "simulator_ceiling.md").read_text(encoding="utf-8")
     for behavior in BEHAVIORS:
         assert f"| {behavior.label} | {100 * behavior.share:.3g}" in page
         if isinstance(behavior.cause, Habit):

@@ -13,7 +13,7 @@ from edge_behavior.bundle.gguf_header import GgufFile
 from edge_behavior.export.gguf.importance import importance
 from edge_behavior.export.gguf.quantize import quantize
 from edge_behavior.export.gguf.writer import write_gguf
-from edge_behavior.hf.tensors import tensor_names
+from edge_behavior.hf.architectures import tensor_names
 from tests import helpers
 from tests.unit.export.conftest import llama, qwen2_tokenizer, save
 

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import llama_cpp
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.gguf.llama_file import LlamaFile
 from edge_behavior.export.gguf.writer import rope_factors, write_gguf
+from edge_behavior.runtime.llama.context import logits
+from edge_behavior.runtime.llama.model import LlamaModel
 from tests.unit.export.conftest import (
     LLAMA3_ROPE,
     gemma3,
@@ -59,10 +61,10 @@ def test_logits_agree(name: str, tmp_path: Path) -> None:
     # llama.cpp looks its GELU up in a table of f16.
     for dtype, tolerance in (("f32", 5e-3 if name.startswith("gemma") else 1e-4), ("f16", 1e-2)):
         write_gguf(tmp_path, tmp_path / f"{dtype}.gguf", dtype)
-        with LlamaFile(tmp_path / f"{dtype}.gguf", n_ctx=LENGTH, threads=1) as loaded:
+        with LlamaModel(tmp_path / f"{dtype}.gguf") as loaded:
             assert loaded.n_vocab == model.config.vocab_size
-            assert loaded.n_ctx_train == 512
-            assert np.abs(loaded.logits(ids) - expected).max() < tolerance, dtype
+            assert llama_cpp.llama_model_n_ctx_train(loaded.handle) == 512
+            assert np.abs(logits(loaded, ids) - expected).max() < tolerance, dtype
 
 
 def test_trained_weights_agree(shared: Path, tmp_path: Path) -> None:
@@ -78,8 +80,8 @@ def test_trained_weights_agree(shared: Path, tmp_path: Path) -> None:
             parameter.data = parameter.data.half().float()
     for dtype, expected, tolerance in (("f32", exact, 1e-4), ("f16", torch_logits(model, ids), 1e-2)):
         write_gguf(folder, tmp_path / f"{dtype}.gguf", dtype)
-        with LlamaFile(tmp_path / f"{dtype}.gguf", n_ctx=64, threads=1) as loaded:
-            found = loaded.logits(ids)
+        with LlamaModel(tmp_path / f"{dtype}.gguf") as loaded:
+            found = logits(loaded, ids)
         assert np.abs(found - expected).max() < tolerance, dtype
         assert np.abs(found - exact).max() < 1e-3 * np.abs(exact).max(), dtype
         assert (found.argmax(-1) == exact.argmax(-1)).all()
@@ -91,11 +93,11 @@ def test_sentencepiece_model_agrees(tmp_path: Path) -> None:
     tokenizer = sentencepiece_tokenizer()
     model = llama(len(tokenizer), tie_word_embeddings=True)
     write_gguf(save(model, tokenizer, tmp_path), tmp_path / "f32.gguf", "f32")
-    with LlamaFile(tmp_path / "f32.gguf", n_ctx=64, threads=1) as loaded:
+    with LlamaModel(tmp_path / "f32.gguf") as loaded:
         text = "the hat on the inner barn, then ÷ ok"
         ids = loaded.tokenize(text)
         assert ids == tokenizer(text, add_special_tokens=False).input_ids
-        assert np.abs(loaded.logits(ids) - torch_logits(model, ids)).max() < 1e-4
+        assert np.abs(logits(loaded, ids) - torch_logits(model, ids)).max() < 1e-4
 
 
 def test_rope_factors_are_those_of_transformers() -> None:

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.onnx import profiles as onnx_profiles
-from edge_behavior.export.onnx.builder import PROVIDERS, OnnxOptions, build_onnx, name_provider, weight_operators
-from edge_behavior.export.onnx.profiles import load_onnx_profile, onnx_options, onnx_profile_names
+from edge_behavior.export.onnx.builder import build_onnx, name_provider, weight_operators
+from edge_behavior.export.onnx.options import PROVIDERS, OnnxOptions, onnx_options
+from edge_behavior.export.profiles import profile_names
 from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 from tests.unit.export.conftest import (
     LLAMA3_ROPE,
@@ -228,9 +228,9 @@ def test_names() -> None:
 
 class TestProfiles:
     def test_the_shipped_ones(self) -> None:
-        assert onnx_profile_names() == ["npu-qnn", "onnx-cpu"]
-        assert load_onnx_profile("onnx-cpu") == OnnxOptions("q4", 32, 4, "cpu")
-        npu = load_onnx_profile("npu-qnn")
+        assert profile_names("onnx") == ["npu-qnn", "onnx-cpu"]
+        assert onnx_options("onnx-cpu", {}) == OnnxOptions("q4", 32, 4, "cpu")
+        npu = onnx_options("npu-qnn", {})
         assert (npu.quant, npu.execution_provider, npu.static_shapes) == ("q4", "qnn", True)
         assert npu.provider_options["backend_path"] == "libQnnHtp.so"
 
@@ -245,34 +245,33 @@ class TestProfiles:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("quant: q4\n", "is no profile for ONNX"),
-            ("format: gguf\n", "is no profile for ONNX"),
-            ("format: onnx\nblocksize: 4\n", r"unknown key 'blocksize' .did you mean 'block_size'"),
-            ("format: onnx\nblock_size: '32'\n", "block_size = '32' is not int"),
-            ("format: onnx\nblock_size: true\n", "block_size = True is not int"),
+            ("quant: q4\n", r"p.yaml is a profile for gguf, not onnx .the file has to say `format: onnx`"),
+            ("format: gguf\n", "p.yaml is a profile for gguf, not onnx"),
+            ("format: onnx\nblocksize: 4\n", r"unknown profile field 'blocksize' .did you mean 'block_size'"),
+            ("format: onnx\nblock_size: '32'\n", "block_size = '32': input should be a valid integer"),
+            ("format: onnx\nblock_size: true\n", "block_size = True: input should be a valid integer"),
             ("format: onnx\nblock_size: 20\n", "p.yaml: the block size is 20"),
-            ("format: onnx\nstatic_shapes: 1\n", "static_shapes = 1 is not bool"),
+            ("format: onnx\nstatic_shapes: 1\n", "static_shapes = 1: input should be a valid boolean"),
             (
                 "format: onnx\nexecution_provider: qnn\nprovider_options: {a: 1}\n",
-                "provider_options.a = 1 is not text",
+                "provider_options.a = 1: input should be a valid string",
             ),
-            ("- a\n", "a profile is a mapping of options"),
+            ("- a\n", "a profile is a mapping of fields"),
             ("a: [\n", "not valid YAML"),
         ],
     )
     def test_refused(self, tmp_path: Path, text: str, message: str) -> None:
         (tmp_path / "p.yaml").write_text(text)
         with pytest.raises(EdgebError, match=message) as error:
-            load_onnx_profile(str(tmp_path / "p.yaml"))
+            onnx_options(str(tmp_path / "p.yaml"), {})
         assert "\n" not in str(error.value)
 
     def test_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(EdgebError, match=r"unknown profile 'npu' .*npu-qnn"):
-            load_onnx_profile("npu")
-        with pytest.raises(EdgebError, match="cannot read profile"):
-            load_onnx_profile(str(tmp_path / "absent.yaml"))
+        with pytest.raises(EdgebError, match=r"no export profile named 'npu' .*npu-qnn"):
+            onnx_options("npu", {})
+        with pytest.raises(EdgebError, match="no profile file"):
+            onnx_options(str(tmp_path / "absent.yaml"), {})
 
 
 def test_every_provider_is_built_above() -> None:
     assert set(PROVIDERS) == {"cpu", "cuda", "dml", "webgpu", "trt-rtx", "qnn"}
-    assert onnx_profiles._KINDS.keys() == OnnxOptions.__dataclass_fields__.keys()

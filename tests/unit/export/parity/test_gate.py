@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,30 +14,34 @@ from hypothesis import strategies as st
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.core.scoring import log_softmax
+from edge_behavior.export.gguf.format_search import tail_gain
 from edge_behavior.export.parity.gate import (
-    REFERENCE,
+    Accuracies,
+    Difference,
     ParityError,
-    Samples,
-    accuracies,
-    difference,
-    draw_samples,
+    StageParity,
     exceeded,
     parity_report,
-    sample_sizes,
 )
-from edge_behavior.export.parity.quantization import tail_gain
+from edge_behavior.export.parity.samples import Samples, SampleSizes, draw_samples
+from edge_behavior.export.parity.scores import REFERENCE
 from edge_behavior.export.profiles import ParitySettings
+from edge_behavior.export.source import ExportSource
 from tests import helpers
 
 GROUPS = ("head", "medium", "tail", "tail")
 LABELS = ("a", "b", "c", "d")
 
 
+def source(labels: Sequence[str], places: tuple[str, ...] | None = None) -> ExportSource:
+    return ExportSource("base", None, CandidateSet.of(labels), PromptLayout(), places=places)
+
+
 def samples(truth: list[int], balanced: list[bool]) -> Samples:
-    made = draw_samples(CandidateSet.of(LABELS), PromptLayout(), None, len(truth), 0, places=("x",))
+    made = draw_samples(source(LABELS, ("x",)), SampleSizes(len(truth), 0))
     count = len(truth)
     flags = np.array(balanced)
-    return Samples(made.questions, np.array(truth), np.arange(count), ~flags, flags, LABELS, GROUPS)
+    return Samples(made.windows, np.array(truth), np.arange(count), ~flags, flags, LABELS, GROUPS)
 
 
 @given(st.integers(0, 10_000), st.floats(0, 3))
@@ -44,7 +49,7 @@ def test_difference_is_what_it_says(seed: int, noise: float) -> None:
     rng = np.random.default_rng(seed)
     before = log_softmax(rng.normal(0, 3, (7, 5)))
     after = log_softmax(before + rng.normal(0, noise, (7, 5)))
-    found = difference(before, after)
+    found = asdict(Difference.between(before, after))
     flips, kl, largest = 0, [], 0.0
     for p, q in zip(before, after, strict=True):
         flips += int(np.argmax(p) != np.argmax(q))
@@ -54,42 +59,43 @@ def test_difference_is_what_it_says(seed: int, noise: float) -> None:
     assert (found["mean_kl"], found["max_kl"]) == (pytest.approx(np.mean(kl)), pytest.approx(max(kl)))
     assert found["max_log_prob"] == pytest.approx(largest)
     assert found["mean_kl"] > -1e-12
-    assert difference(before, before) == {"flips": 0, "mean_kl": 0, "max_kl": 0, "max_log_prob": 0}
+    assert Difference.between(before, before) == Difference(0, 0, 0, 0)
 
 
 def test_accuracies_by_window_kind() -> None:
     drawn = samples([0, 1, 2, 3, 3, 0], [False, False, True, True, True, True])
     scores = log_softmax(np.eye(4)[[0, 0, 2, 3, 0, 0]])
     # Natural: one of two. Balanced: c 1, d 1/2, a 1; no b.
-    assert accuracies(scores, drawn) == {"accuracy": 0.5, "head": 1.0, "medium": None, "tail": 0.75}
-    nothing = dict.fromkeys(("accuracy", "head", "medium", "tail"))
-    made_up = draw_samples(CandidateSet.of(LABELS), PromptLayout(), None, 6, 0)
-    assert accuracies(scores, made_up) == nothing
+    assert Accuracies.of(scores, drawn) == Accuracies(0.5, head=1.0, medium=None, tail=0.75)
+    synthetic = draw_samples(source(LABELS), SampleSizes(6, 0))
+    assert Accuracies.of(scores, synthetic) == Accuracies(None, None, None, None)
 
 
 def test_every_stage_is_told_apart() -> None:
     drawn = samples([0, 1, 2], [False, True, True])
     right = log_softmax(4 * np.eye(4)[[0, 1, 2]])
     wrong = log_softmax(4 * np.eye(4)[[0, 1, 3]])
-    report = parity_report({REFERENCE: right, "convert": right, "quantize": wrong}, drawn, ParitySettings())
+    measured = parity_report({REFERENCE: right, "convert": right, "quantize": wrong}, drawn, ParitySettings())
+    report = measured.to_dict()
     assert list(report["stages"]) == ["convert", "quantize"]
     assert report["stages"]["convert"]["step"]["flips"] == 0
     assert report["stages"]["quantize"]["step"]["flips"] == pytest.approx(1 / 3)
     assert (report["windows"], report["natural"], report["balanced"], report["held_out"]) == (3, 1, 2, True)
     assert [text.split()[0] for text in report["exceeded"]] == ["another", "KL", "the"]
     assert json.loads(json.dumps(report)) == report
-    error = ParityError("Q4_0", report)
-    assert (error.exit_code, error.report) == (1, report)
+    error = ParityError("Q4_0", measured)
+    assert (error.exit_code, error.report) == (1, measured)
 
 
 def test_limits_are_limits() -> None:
-    reference = {"accuracy": 0.5, "tail": 0.3, "head": None, "medium": None}
-    last = {"flips": 0.05, "mean_kl": 0.02, "accuracy": 0.48, "tail": 0.4}
+    reference = Accuracies(0.5, tail=0.3)
+    total = Difference(0.05, 0.02, 1.0, 1.0)
+    last = StageParity(total, Accuracies(0.48, tail=0.4), total)
     assert exceeded(reference, last, ParitySettings(max_accuracy_loss=0.0201)) == []
-    assert exceeded(reference, {**last, "accuracy": 0.47}, ParitySettings()) == [
+    assert exceeded(reference, replace(last, accuracies=Accuracies(0.47, tail=0.4)), ParitySettings()) == [
         "accuracy lower by 0.030 (limit 0.020)"
     ]
-    assert exceeded(reference, {**last, "accuracy": None, "tail": None}, ParitySettings()) == []
+    assert exceeded(reference, replace(last, accuracies=Accuracies()), ParitySettings()) == []
 
 
 def test_the_tail_gains_only_by_the_tail() -> None:
@@ -106,14 +112,14 @@ def test_the_tail_gains_only_by_the_tail() -> None:
 
 
 def test_sizes_follow_the_model() -> None:
-    assert sample_sizes(ParitySettings(), 1_000_000) == (200, 5)
-    assert sample_sizes(ParitySettings(), 1_500_000_000) == (60, 1)
-    assert sample_sizes(ParitySettings(windows=7, per_behavior=0), 10) == (7, 0)
+    assert SampleSizes.of(ParitySettings(), 1_000_000) == SampleSizes(200, 5)
+    assert SampleSizes.of(ParitySettings(), 1_500_000_000) == SampleSizes(60, 1)
+    assert SampleSizes.of(ParitySettings(windows=7, per_behavior=0), 10) == SampleSizes(7, 0)
 
 
-def test_made_up_questions_are_the_same_every_time(tmp_path: Path) -> None:
-    one, two = (draw_samples(CandidateSet.of(helpers.LABELS), PromptLayout(), None, 50, 5, seed=3) for _ in range(2))
-    assert one.questions == two.questions
+def test_synthetic_windows_are_the_same_every_time() -> None:
+    one, two = (draw_samples(source(helpers.LABELS), SampleSizes(50, 5), seed=3) for _ in range(2))
+    assert one.windows == two.windows
     assert len(one) == 50
-    assert {len(q.history) for q in one.questions} == {0, 1, 2, 5, 10, 20}
+    assert {len(q.history) for q in one.windows} == {0, 1, 2, 5, 10, 20}
     assert one.truth is None

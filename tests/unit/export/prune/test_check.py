@@ -139,8 +139,8 @@ def test_prompts_come_from_validation_users(folder: Path, dataset: Path) -> None
     assert {text.rsplit("\n", 1)[-1] for text in found} <= lines
     assert {text.count("\n") for text in found} >= {0, 1, 2, 5}
     assert len(set(found)) > 15
-    made_up = [tokens.decode(ids) for ids in sample_prompts(encoder, ("AB", "DK"), None, 12)]
-    assert {text.rsplit("\n", 1)[-1].split(", ")[1] for text in made_up} == {"AB,", "DK,"}
+    synthetic = [tokens.decode(ids) for ids in sample_prompts(encoder, ("AB", "DK"), None, 12)]
+    assert {text.rsplit("\n", 1)[-1].split(", ")[1] for text in synthetic} == {"AB,", "DK,"}
     assert sample_prompts(encoder, ("AB",), None, 5) == sample_prompts(encoder, ("AB",), None, 5)
     assert "unknown," in tokens.decode(sample_prompts(encoder, (), None, 1)[0])
 
@@ -168,10 +168,10 @@ def test_decisions(folder: Path, outcome: Callable[[PruneParity], None]) -> None
     outcome(parity())
     held = decide(folder, ASKED)
     assert (held.plan is not None, held.reason, held.parity) == (True, "", parity())
-    assert held.report()["vocabulary"] == held.plan.facts()
-    assert held.report()["parity"]["prompts"] == 32
+    assert held.to_dict()["vocabulary"] == held.plan.summary()
+    assert held.to_dict()["parity"]["prompts"] == 32
     off = decide(folder, replace(ASKED, mode="off"))
-    assert off.report() == {
+    assert off.to_dict() == {
         "mode": "off", "pruned": False, "reason": "switched off", "vocabulary": None, "parity": None
     }  # fmt: skip
     unknown = replace(ASKED, places=None, data_note="the run's dataset is gone")

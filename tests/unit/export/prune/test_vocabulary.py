@@ -22,13 +22,13 @@ from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.simulator.behaviors import LABELS, PLACES
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.gguf.llama_file import LlamaFile
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.prune import vocabulary as prune
 from edge_behavior.export.prune.vocabulary import CannotPrune, PrunePlan, plan_pruning, write_pruned
 from edge_behavior.export.prune.words import domain_texts
 from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.tokenizers import plain_encoder, special_ids
+from edge_behavior.runtime.llama.model import LlamaModel
 from tests import helpers
 from tests.unit.export.conftest import LLAMA3_ROPE, SMALL_TOKENIZERS, llama, qwen2, save, some_ids, torch_logits
 
@@ -115,7 +115,7 @@ def test_real_tokenizers_keep_the_pieces_of_the_domain(
     same_pieces(real_tokenizers[name], plan, strings)
     assert len(plan.kept) < 2_000
     assert len(plan.kept) % 64 == 0
-    assert plan.facts() == {
+    assert plan.summary() == {
         "kept": len(plan.kept),
         "of": plan.rows,
         "places": 0,
@@ -172,7 +172,7 @@ def test_the_pruned_folder_and_llama_cpp_agree_with_the_whole_tokenizer(
         "naïve\r\n\r\n  ok",
         "👩‍👧",
     ]
-    with LlamaFile(tmp_path / "pruned.gguf") as file:
+    with LlamaModel(tmp_path / "pruned.gguf", vocab_only=True) as file:
         assert file.n_vocab == len(plan.kept)
         for text in strings:
             assert plan.kept[file.tokenize(text)].tolist() == whole(text), text
@@ -362,10 +362,10 @@ def test_what_goes_wrong_on_the_way_is_noticed(
     plan = planned(tokenizer, ["(Mon 9, home,"])
     del plan.tokenizer["model"]["merges"][0]
     monkeypatch.setattr(prune, "load_tokenizer", lambda _: tokenizer)
-    with pytest.raises(EdgebError, match="does not come back from its files as written"):
+    with pytest.raises(EdgebError, match="does not read back from its files as written"):
         write_pruned(tiny_base, plan, tmp_path / "a")
-    monkeypatch.setattr(prune, "_history", lambda token, ranks: [])
-    with pytest.raises(CannotPrune, match=r"would cut ' Listen to music' otherwise"):
+    monkeypatch.setattr(prune, "_derivation", lambda token, ranks: [])
+    with pytest.raises(CannotPrune, match=r"would split ' Listen to music' differently"):
         planned(tokenizer, [" Listen to music"])
 
 

@@ -27,9 +27,9 @@ from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.onnx.builder import OnnxOptions
+from edge_behavior.export.checks import prompt_segments
+from edge_behavior.export.onnx.options import OnnxOptions
 from edge_behavior.export.onnx.pipeline import export_onnx
-from edge_behavior.export.pipeline import prompt_segments
 from edge_behavior.export.source import ExportSource
 from edge_behavior.runtime.backends import onnx as onnx_backend
 from edge_behavior.runtime.backends.genai import load_genai
@@ -96,7 +96,9 @@ def test_any_order_of_calls_gives_fresh_logits(qwen: Made, backend: OnnxBackend,
     ids: list[int] = []
     for _ in range(data.draw(st.integers(1, 4))):
         kept = data.draw(st.integers(0, len(ids)))
-        ids = [*ids[:kept], *data.draw(st.lists(st.integers(0, 510), min_size=1, max_size=6))]
+        # onnxruntime-genai may mask the padding token, which no text becomes.
+        token = st.integers(0, 510).filter(lambda i: i != qwen.tokens.pad_token_id)
+        ids = [*ids[:kept], *data.draw(st.lists(token, min_size=1, max_size=6))]
         shared = next((i for i, (a, b) in enumerate(zip(backend.held, ids[:-1], strict=False)) if a != b), None)
         shared = min(len(backend.held), len(ids) - 1) if shared is None else shared
         hinted = data.draw(st.lists(st.sampled_from(trie.evaluated.tolist()), max_size=4, unique=True))
@@ -136,7 +138,7 @@ def test_scores_are_those_of_pytorch(family: str, request: pytest.FixtureRequest
             np.testing.assert_allclose(
                 predictor.log_probs(*asked, "masked"), reference.log_probs(*asked, "masked"), atol=CLOSE
             )
-            top = predictor.predict(*asked, top_k=3)
+            top = predictor.predict(*asked, 3)
             best = np.argsort(-np.array(expected))[:3]
             assert [r.behavior for r in top.ranked] == [helpers.LABELS[i] for i in best]
             exact = np.exp(log_softmax(np.array(expected)))[best]
@@ -157,8 +159,8 @@ def test_other_layouts(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(predictor.log_probs(*asked), reference.log_probs(*asked), atol=CLOSE)
 
 
-@pytest.mark.parametrize("anchor_every", [1, 3])
-def test_a_session_is_what_fresh_predictions_are(qwen: Made, tmp_path: Path, anchor_every: int) -> None:
+@pytest.mark.parametrize("rebase_every", [1, 3])
+def test_a_session_is_what_fresh_predictions_are(qwen: Made, tmp_path: Path, rebase_every: int) -> None:
     tokens = helpers.tokenizer()
     layout = PromptLayout(history_length=5)
     made = make(helpers.model(tokens), tokens, tmp_path, layout)
@@ -167,7 +169,7 @@ def test_a_session_is_what_fresh_predictions_are(qwen: Made, tmp_path: Path, anc
         torch_predictor(made.model, made.tokens, CANDIDATES, layout) as reference,
         Predictor.load(made.folder, prefix_cache=False) as predictor,
     ):
-        ours, theirs = predictor.session(anchor_every), reference.session(anchor_every)
+        ours, theirs = predictor.session(rebase_every), reference.session(rebase_every)
         for before, after in pairwise(events):
             found, expected = [], []
             for session, into in ((ours, found), (theirs, expected)):
@@ -274,13 +276,13 @@ def test_four_bits_run(tmp_path: Path) -> None:
     history = helpers.diary(5, 1)
     asked = (history[:-1], history[-1].time, history[-1].place)
     with Predictor.load(made.folder, prefix_cache=False) as predictor:
-        found = predictor.predict(*asked)
+        found = predictor.predict(*asked, None)
         assert sorted(r.behavior for r in found.ranked) == sorted(helpers.LABELS)
         assert sum(r.probability for r in found.ranked) == pytest.approx(1)
         session = predictor.session()
         for event in history[:-1]:
             session.observe(event)
-        same = session.predict(*asked[1:], top_k=None)
+        same = session.predict(*asked[1:], None)
     np.testing.assert_allclose([r.probability for r in same.ranked], [r.probability for r in found.ranked], atol=CLOSE)
 
 

@@ -17,12 +17,12 @@ from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner
 
 from edge_behavior.bundle.gguf_file import write_bundle
-from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.core.scoring import log_softmax, masked_log_probs
+from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.records.history import write_history
@@ -33,6 +33,7 @@ from edge_behavior.train.recipe import load_recipe
 from edge_behavior.train.run.folder import RunFolder, write_text
 from edge_behavior.util import cpus
 from tests import helpers
+from tests.masked_scoring import masked_log_probs
 from tests.unit.runtime import lives
 
 CANDIDATES = CandidateSet.of(helpers.LABELS, range(1, 1 + len(helpers.LABELS)))
@@ -128,16 +129,16 @@ def gguf(model: Any, tokens: Any, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "m.gguf"
 
 
-@pytest.mark.parametrize("anchor_every", [1, 3])
+@pytest.mark.parametrize("rebase_every", [1, 3])
 @pytest.mark.parametrize("name", ["stream", "prefix"])
 def test_a_session_is_what_it_is_on_llama(
-    model: Any, tokens: Any, gguf: Path, tmp_path: Path, name: str, anchor_every: int
+    model: Any, tokens: Any, gguf: Path, tmp_path: Path, name: str, rebase_every: int
 ) -> None:
     layout = PromptLayout(name=name, history_length=5)
     manifest = Manifest(
         created_with="test", candidates=CANDIDATES, layout=layout, bos_id=None, eos_id=int(tokens.eos_token_id),
         architecture="qwen2", quantization="F32", context_length=4096,
-        base_model={"name": "x", "license": None, "weights_sha256": "00"},
+        base_model=BaseModelInfo("x", None, "00"),
     )  # fmt: skip
     write_bundle(gguf, manifest, tmp_path / "m.gguf")
     events = helpers.diary(14, 3)
@@ -145,7 +146,7 @@ def test_a_session_is_what_it_is_on_llama(
         torch_predictor(model, tokens, CANDIDATES, layout) as reference,
         Predictor.load(tmp_path / "m.gguf", threads=1, exact_math=True, prefix_cache=False) as predictor,
     ):
-        ours, theirs = reference.session(anchor_every), predictor.session(anchor_every)
+        ours, theirs = reference.session(rebase_every), predictor.session(rebase_every)
         for before, after in pairwise(events):
             found, expected = [], []
             for session, into in ((ours, found), (theirs, expected)):
@@ -258,10 +259,10 @@ def test_an_interrupt_in_any_layer_starts_over(model: Any, tokens: Any, monkeypa
 def test_bad_questions_leave_the_predictor_usable(model: Any, tokens: Any) -> None:
     history = helpers.diary(5)
     with torch_predictor(model, tokens, CANDIDATES, PromptLayout()) as predictor:
-        before = predictor.predict(history, history[-1].time, "DK").ranked
+        before = predictor.predict(history, history[-1].time, "DK", None).ranked
         with pytest.raises(EdgebError, match="'Vidio' is not in the candidate set"):
             predictor.predict([*history, BehaviorEvent("DK", history[-1].time, "Vidio")], history[-1].time, "DK")
-        assert [r.behavior for r in predictor.predict(history, history[-1].time, "DK").ranked] == [
+        assert [r.behavior for r in predictor.predict(history, history[-1].time, "DK", None).ranked] == [
             r.behavior for r in before
         ]
     with pytest.raises(EdgebError, match="closed"):

@@ -17,9 +17,8 @@ from pathlib import Path
 import llama_cpp
 import pytest
 
-from edge_behavior.bench.native import NativeModel, stock_llama
+from edge_behavior.bench.native import stock_llama
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.gguf.llama_file import LlamaFile
 from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 from edge_behavior.runtime.llama import build as llama_build
 from edge_behavior.runtime.llama import trial as llama_trial
@@ -36,6 +35,7 @@ from edge_behavior.runtime.llama.build import (
     library_files,
     verdict,
 )
+from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.llama.trial import Ending
 from edge_behavior.runtime.llama.trial_file import write_trial_file
 from edge_behavior.util.workspace import home
@@ -103,8 +103,7 @@ class TestWhenItIsTried:
 
     def test_loading_a_tokenizer_tries_nothing(self, trials, tmp_path):
         write_trial_file(tmp_path / "x.gguf")
-        LlamaFile(tmp_path / "x.gguf").close()
-        NativeModel(tmp_path / "x.gguf", vocab_only=True).close()
+        LlamaModel(tmp_path / "x.gguf", vocab_only=True).close()
         assert trials.count == 0
 
 
@@ -325,8 +324,7 @@ def loaded(monkeypatch, tmp_path):
 
 OPENERS = {
     "predictions": lambda path: LlamaBackend(path, LlamaOptions(64, threads=1)),
-    "export": lambda path: LlamaFile(path, n_ctx=64, threads=1),
-    "bench": NativeModel,
+    "checks": LlamaModel,
     "peers": lambda path: stock_llama(path, n_ctx=64, n_threads=1, verbose=False),
 }
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from edge_behavior.data.importers.importer import import_log
+from edge_behavior.data.importers.options import ImportOptions
 from edge_behavior.data.simulator.simulator import simulate
+from edge_behavior.evaluation.metrics import SIX, BehaviorMetrics, Metrics
 from edge_behavior.train.recipe import Recipe, load_recipe
 
 QUICK = [
@@ -20,11 +23,26 @@ QUICK = [
 ]  # fmt: skip
 
 
+def metrics_of(value: float, rows: Sequence[BehaviorMetrics]) -> Metrics:
+    """Metrics that are all the same, on 9 windows."""
+    shares = dict.fromkeys((*SIX, "hit_at_3", "hit_at_5", "mrr"), value)
+    return Metrics(
+        **shares,
+        nll=1.0,
+        windows=9,
+        users=3,
+        behaviors_measured=5,
+        interval=None,
+        resampled=None,
+        per_behavior=tuple(rows),
+    )
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ablation")
     simulate(30, 6, 1, folder / "log.csv")
-    import_log(folder / "log.csv", "csv", folder / "data", source_name="synth")
+    import_log(folder / "log.csv", "csv", folder / "data", ImportOptions(source_name="synth"))
     return folder / "data"
 
 

@@ -13,9 +13,10 @@ from typer.testing import CliRunner, Result
 from edge_behavior.cli import app
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.train.pipeline import metrics_of, train
+from edge_behavior.train.pipeline import train
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import write_text
+from edge_behavior.train.run.metrics import read_metrics
 from tests.unit.train.report.test_page import Page
 
 
@@ -68,10 +69,10 @@ def test_runs_and_report(made: tuple[Path, dict[str, Any]]) -> None:
 def test_a_run_is_the_one_train_makes(
     made: tuple[Path, dict[str, Any]], data: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
-    alone = metrics_of(train(recipe, Dataset.open(data), tmp_path / "alone"))["models"]["b_tuning"]["natural"]
+    alone = read_metrics(train(recipe, Dataset.open(data), tmp_path / "alone")).final["natural"]
     held = made[1]["full"]["metrics"]["natural"]
-    assert held["weighted_recall"]["values"] == [alone["weighted_recall"]]
-    assert held["nll"]["values"] == [alone["nll"]]
+    assert held["weighted_recall"]["values"] == [alone.weighted_recall]
+    assert held["nll"]["values"] == [alone.nll]
 
 
 def test_going_on_takes_what_the_folder_knows(made: tuple[Path, dict[str, Any]]) -> None:
@@ -91,7 +92,7 @@ def test_going_on_takes_what_the_folder_knows(made: tuple[Path, dict[str, Any]])
         (("--out", "{tmp}/new", "--report"), "holds no ablation"),
         (("--out", "{out}", "--report", "--dry-run"), "--report takes what the folder has"),
         (("--out", "{out}", "--set", "seed=3"), "--set without --recipe"),
-        (("--out", "{out}", "--recipe", "{recipe}", "--set", "seed=3"), "begun with another recipe"),
+        (("--out", "{out}", "--recipe", "{recipe}", "--set", "seed=3"), "started with another recipe"),
         (("--out", "{out}", "--only", "confusions"), "no study named"),
         (("--out", "{out}", "--only", "aux_data"), "has no data"),
     ],

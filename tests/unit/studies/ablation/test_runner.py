@@ -12,12 +12,17 @@ import pytest
 
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
+from edge_behavior.evaluation.metrics import BehaviorMetrics
+from edge_behavior.evaluation.results import RunMetrics
 from edge_behavior.studies.ablation.folder import AblationFolder, Asked
 from edge_behavior.studies.ablation.report import write_ablation
-from edge_behavior.studies.ablation.runner import run_plan, stages_needed
+from edge_behavior.studies.ablation.runner import planned_work, run_plan
 from edge_behavior.studies.ablation.studies import AUXILIARY
+from edge_behavior.studies.ablation.summary import SeedStatistic
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder, write_json
+from edge_behavior.train.run.metrics import write_metrics
+from tests.unit.studies.ablation.conftest import metrics_of
 
 Execute = Callable[[Recipe, Path, Path], RunFolder]
 ONLY = ("method", "confusion")
@@ -29,14 +34,8 @@ def asked(data: Path, base: Recipe, **fields: Any) -> Asked:
     return replace(Asked(base, data, Dataset.open(data).fingerprint, ONLY, (0, 1), {}), **fields)
 
 
-def metrics(recall: float, labels: tuple[str, ...]) -> dict[str, Any]:
-    six = dict.fromkeys(("weighted_precision", "weighted_recall", "overall", "head", "medium", "tail"), recall)
-    rows = [{"behavior": label, "recall": recall} for label in labels]
-    return {**six, "nll": 1.0, "windows": 9, "users": 3, "behaviors_measured": 5, "per_behavior": rows}
-
-
 def recall_of(recipe: Recipe) -> float:
-    """A made-up result: SFT is worse than DPO, seed 1 a little better than seed 0."""
+    """A synthetic result: SFT is worse than DPO, seed 1 a little better than seed 0."""
     return {"dpo": 0.5, "sft": 0.3, "none": 0.2}[recipe.b_tuning.method] + 0.1 * recipe.seed
 
 
@@ -52,13 +51,13 @@ def fake(done: list[str], fail: Callable[[str], Exception | None] = lambda _: No
         error = fail(out.name)
         if error is not None:
             raise error
-        held = {p: metrics(recall_of(recipe), candidates.labels) for p in ("natural", "balanced")}
+        recall = recall_of(recipe)
+        rows = [BehaviorMetrics(label, "tail", 1, recall, None, 0) for label in candidates.labels]
+        held = dict.fromkeys(("natural", "balanced"), metrics_of(recall, rows))
         names = ("untuned", "a_tuning", "b_tuning")
         counters = ("most_frequent", "last_mode", "markov_1", "hour_mode", "place_hour_backoff")
-        write_json(
-            out / "metrics.json",
-            {"models": dict.fromkeys(names, held), "counters": dict.fromkeys(counters, held)},
-        )
+        found = RunMetrics(dict.fromkeys(names, held), dict.fromkeys(counters, held), 0.01, recipe.seed)
+        write_metrics(run, found)
         run.finish("a_tuning", {"seconds": 1.0, "conversations_per_epoch": 4})
         run.finish("b_tuning", {"seconds": 1.0, "best_step": 0 if recipe.seed else 3})
         run.finish("report", {})
@@ -81,16 +80,16 @@ def test_an_interrupted_plan_goes_on(data: Path, recipe: Recipe, folder: Ablatio
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, data, folder, fake(done, lambda name: KeyboardInterrupt() if name == third else None))
     assert done == [run.name for run in plan.runs[:2]]
-    needed = stages_needed(plan, Dataset.open(data).fingerprint, folder)
-    assert needed["finished"] == 2
+    needed = planned_work(plan, Dataset.open(data).fingerprint, folder)
+    assert needed.finished == 2
     # The first seed's backbone is there; the other seed's is not.
-    assert needed["stages"]["backbone"] == {"left": 1, "unshared": 6}
+    assert (needed.stages["backbone"].left, needed.stages["backbone"].unshared) == (1, 6)
     summary = write_ablation(folder)
-    assert set(summary["missing"]) == {run.name for run in plan.runs[2:]}
+    assert set(summary.missing) == {run.name for run in plan.runs[2:]}
     again: list[str] = []
     assert run_plan(plan, data, folder, fake(again)) == []
     assert again == [run.name for run in plan.runs[2:]]
-    assert write_ablation(folder)["missing"] == []
+    assert write_ablation(folder).missing == ()
     assert run_plan(plan, data, folder, fake(again)) == []
     assert len(again) == 2 * PER_SEED - 2
 
@@ -112,20 +111,21 @@ def test_a_failed_run_is_told_and_the_others_go_on(data: Path, recipe: Recipe, f
     assert set(run_plan(plan, data, folder, fake(done, errors.get))) == set(errors)
     assert len(done) == 2 * PER_SEED - 2
     summary = write_ablation(folder)
-    assert summary["failed"] == {bad: "too few pairs (raise F)", "method_none-seed0": "ValueError: first"}
-    assert summary["missing"] == []
+    assert summary.failed == {bad: "too few pairs (raise F)", "method_none-seed0": "ValueError: first"}
+    assert summary.missing == ()
     page = (folder.path / "ablation.html").read_text()
     assert f"{bad} failed: too few pairs (raise F)" in page
     assert "Traceback" in (folder.path / "errors" / f"{bad}.txt").read_text()
     assert run_plan(plan, data, folder, fake(done)) == []
-    assert write_ablation(folder)["failed"] == {}
+    assert write_ablation(folder).failed == {}
 
 
 def test_numbers_are_paired_by_seed(data: Path, recipe: Recipe, folder: AblationFolder) -> None:
     plan = folder.ask(asked(data, recipe)).plan()
     run_plan(plan, data, folder, fake([]))
-    summary = write_ablation(folder)
-    assert summary == json.loads((folder.path / "ablation.json").read_text())
+    found = write_ablation(folder)
+    summary = json.loads((folder.path / "ablation.json").read_text())
+    assert summary == json.loads(json.dumps(found.to_dict()))
     method = next(study for study in summary["studies"] if study["name"] == "method")
     sft = next(variant for variant in method["variants"] if variant["name"] == "method_sft")
     tail = sft["metrics"]["natural"]["tail"]
@@ -141,10 +141,10 @@ def test_numbers_are_paired_by_seed(data: Path, recipe: Recipe, folder: Ablation
 def test_one_seed_and_no_run_make_a_report_too(data: Path, recipe: Recipe, folder: AblationFolder) -> None:
     plan = folder.ask(asked(data, recipe, seeds=(0,))).plan()
     summary = write_ablation(folder)
-    assert len(summary["missing"]) == len(plan.runs) == PER_SEED
+    assert len(summary.missing) == len(plan.runs) == PER_SEED
     run_plan(plan, data, folder, fake([]))
     summary = write_ablation(folder)
-    assert summary["full"]["metrics"]["natural"]["tail"] == {"mean": 0.5, "interval": None, "values": [0.5]}
+    assert summary.full.metrics["natural"]["tail"] == SeedStatistic(0.5, None, (0.5,))
     assert "there is no interval" in (folder.path / "ablation.md").read_text()
 
 
@@ -179,7 +179,7 @@ def test_what_is_no_ablation_is_left_alone(data: Path, recipe: Recipe, tmp_path:
         AblationFolder(tmp_path).read()
 
 
-def test_a_run_killed_in_its_first_moment_is_begun_anew(data: Path, recipe: Recipe, folder: AblationFolder) -> None:
+def test_a_run_killed_in_its_first_moment_starts_over(data: Path, recipe: Recipe, folder: AblationFolder) -> None:
     plan = folder.ask(asked(data, recipe, seeds=(0,))).plan()
     folder.run_path("full-seed0").mkdir(parents=True)
     done: list[str] = []

@@ -11,9 +11,10 @@ import pytest
 
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.studies.ablation.studies import Variant, varied
-from edge_behavior.train.pipeline import metrics_of, train
+from edge_behavior.train.pipeline import train
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder
+from edge_behavior.train.run.metrics import read_metrics
 from edge_behavior.train.run.stage_record import finish, stage_key
 from edge_behavior.train.run.stage_reuse import take_over
 from edge_behavior.train.run.start import start_run
@@ -41,11 +42,11 @@ def test_a_shared_run_equals_an_unshared_one(data: Path, recipe: Recipe, donor: 
     run = begun(changed, data, tmp_path / "shared")
     assert take_over(run, changed, [(donor, recipe)]) == ["backbone", "a_tuning"]
     shared = train(changed, Dataset.open(data), run.path, resume=True)
-    assert metrics_of(shared) == metrics_of(alone)
+    assert read_metrics(shared) == read_metrics(alone)
     assert files(shared.path) == files(alone.path)
     assert (shared.path / "pairs.jsonl").read_text() == (alone.path / "pairs.jsonl").read_text()
     # Else the test could not see a difference.
-    assert metrics_of(alone)["models"]["b_tuning"] != metrics_of(alone)["models"]["untuned"]
+    assert read_metrics(alone).final != read_metrics(alone).models["untuned"]
 
     def reports(folder: RunFolder) -> dict[str, Any]:
         return {stage: folder.done(stage) for stage in ("backbone", "a_tuning")}
@@ -122,7 +123,7 @@ def test_other_conversations_at_the_same_path_are_other_work(data: Path, recipe:
         finish(other, stage, {}, changed)
     same = begun(changed, data, tmp_path / "same")
     assert take_over(same, changed, [(other, changed)]) == ["backbone", "a_tuning"]
-    assert same.state["made"] == other.state["made"]
+    assert same.state.made == other.state.made
     talk.write_text('{"question": "a", "answer": "another"}\n')
     run = begun(changed, data, tmp_path / "run")
     assert take_over(run, changed, [(other, changed)]) == ["backbone"]
@@ -130,6 +131,6 @@ def test_other_conversations_at_the_same_path_are_other_work(data: Path, recipe:
 
 def test_another_dataset_shares_nothing(data: Path, recipe: Recipe, donor: RunFolder, tmp_path: Path) -> None:
     run = begun(recipe, data, tmp_path / "run")
-    run.update(dataset={**run.state["dataset"], "fingerprint": "other"})
+    run.update(dataset={"path": str(data), "fingerprint": "other"})
     assert take_over(run, recipe, [(donor, recipe)]) == []
     assert stage_key("backbone", recipe, "one") != stage_key("backbone", recipe, "other")

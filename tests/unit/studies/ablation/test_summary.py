@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edge_behavior.studies.ablation.summary import over_seeds, regrouped
+from edge_behavior.evaluation.metrics import BehaviorMetrics
+from edge_behavior.studies.ablation.summary import SeedStatistic, over_seeds, regrouped
+from tests.unit.studies.ablation.conftest import metrics_of
 
 
 def test_interval_by_hand() -> None:
@@ -28,17 +30,14 @@ def test_interval_is_scipys() -> None:
 
 
 def test_what_was_not_measured_is_left_out() -> None:
-    assert over_seeds([]).to_dict() == {"mean": None, "interval": None, "values": []}
-    assert over_seeds([None, 0.5]).to_dict() == {"mean": 0.5, "interval": None, "values": [0.5]}
+    assert over_seeds([]) == SeedStatistic(mean=None, interval=None, values=())
+    assert over_seeds([None, 0.5]) == SeedStatistic(mean=0.5, interval=None, values=(0.5,))
     assert over_seeds([0.5, None, 0.7]).values == (0.5, 0.7)
 
 
 def test_groups_are_those_asked_for() -> None:
     recalls = {"a": 0.9, "b": 0.5, "c": 0.1, "d": None}
-    metrics = {
-        **dict.fromkeys(("weighted_precision", "weighted_recall", "overall", "head", "medium", "tail", "nll"), 0.25),
-        "per_behavior": [{"behavior": name, "recall": recall} for name, recall in recalls.items()],
-    }
+    metrics = metrics_of(0.25, [BehaviorMetrics(name, "tail", 1, recall, None, 0) for name, recall in recalls.items()])
     found = regrouped(metrics, {"a": "head", "b": "tail", "c": "tail", "d": "medium"})
     assert found["head"] == pytest.approx(0.9)
     assert found["tail"] == pytest.approx(0.3)

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from edge_behavior.cli import app
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
+from edge_behavior.train.plan import counts, speed
 from edge_behavior.train.plan import plan as module
-from edge_behavior.train.plan.estimate import GIB, this_device
-from edge_behavior.train.plan.plan import plan
-from edge_behavior.train.plan.rates import Rates
+from edge_behavior.train.plan.memory import this_device
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.standin import model as standin
+from edge_behavior.util.numbers import GIB
 
 SMALL = [
     "backbone.hidden_size=32", "backbone.layers=3", "backbone.intermediate_size=64", "backbone.vocab_size=400",
@@ -47,6 +47,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset.open(folder)
 
 
+def plan(*asked: Any, **more: Any) -> dict[str, Any]:
+    return module.plan(*asked, **more).document()
+
+
 def recipe(*overrides: str) -> Recipe:
     return load_recipe("tiny", [*SMALL, *overrides])
 
@@ -67,14 +71,14 @@ def test_it_is_one_document_of_counts_memory_and_time(planned: dict[str, Any]) -
     assert set(time["stages"]) == {"backbone", "a_tuning", "scoring", "b_tuning", "evaluation"}
     assert all(seconds >= 0 for seconds in time["stages"].values())
     assert time["total"] == pytest.approx(sum(time["stages"].values()), abs=0.3)
-    assert time["measured_on"].endswith("1 and 2 of 3 layers")
+    assert time["measured_on"].endswith("2 of 3 layers")
     assert planned["refusal"] is None
 
 
 def test_long_trainings_are_counted_on_their_first_epoch(
     planned: dict[str, Any], data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_COUNTED_TARGETS", 10)
+    monkeypatch.setattr(counts, "_COUNTED_TARGETS", 10)
     first = plan(recipe(), data, "24GiB")
     assert (planned["a_tuning_epochs_counted"], first["a_tuning_epochs_counted"]) == (2, 1)
     for key in ("a_tuning_steps_at_most", "a_tuning_sequences_per_epoch"):
@@ -83,7 +87,7 @@ def test_long_trainings_are_counted_on_their_first_epoch(
 
 
 def test_what_cannot_fit_is_refused_with_a_change_that_fits(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Rates, "training", lambda *_: pytest.fail("nothing is timed for a run that cannot start"))
+    monkeypatch.setattr(module, "times", lambda *_: pytest.fail("nothing is timed for a run that cannot start"))
     device = this_device()
     full = plan(recipe(), data, "24GiB")["memory"]["stages"]
     monkeypatch.setattr(module, "this_device", lambda: replace(device, available=full["a_tuning"]["total"] // 2))
@@ -115,22 +119,18 @@ def test_stages_that_train_nothing_need_nothing(data: Dataset) -> None:
 def test_several_processes_share_batches_and_windows(
     planned: dict[str, Any], data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Time per pass is set to one second per sequence, so that it counts them."""
-    monkeypatch.setattr(Rates, "training", lambda _, batch, on: batch.sequences)
-    monkeypatch.setattr(Rates, "validation", lambda _, batch: 0.0)
-    monkeypatch.setattr(Rates, "pretraining", lambda _, batch: batch.sequences)
-    monkeypatch.setattr(Rates, "scoring", lambda *_: 1.0)
-    monkeypatch.setattr(module, "SHARD", 8)
-    found = [plan(recipe("scoring.tokens_per_pass=1000"), data, processes=n) for n in (1, 4)]
+    monkeypatch.setattr(speed, "flops_per_second", lambda *_: (1e6, "this test"))
+    monkeypatch.setattr(speed, "SHARD", 8)
+    found = [plan(recipe("b_tuning.method=none"), data, processes=n) for n in (1, 4)]
     assert [one["processes"] for one in found] == [1, 4]
     assert planned["processes"] == 1
     one, four = (p["time"]["stages"] for p in found)
     for stage in ("a_tuning", "backbone"):
-        assert four[stage] == pytest.approx(one[stage] / 4)
-    windows = found[0]["pool_windows"]
-    assert one["scoring"] == windows > 32
-    assert windows / 4 <= four["scoring"] <= windows / 4 + 8
-    assert four["evaluation"] < one["evaluation"]
+        assert four[stage] == pytest.approx(one[stage] / 4, abs=0.1)
+    windows = 3 * found[0]["evaluation_windows"]
+    assert windows > 32
+    busiest = -(-windows // 32) * 8
+    assert four["evaluation"] == pytest.approx(one["evaluation"] * busiest / windows, abs=0.1)
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(data: Dataset) -> None:

@@ -19,15 +19,19 @@ import yaml
 
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.data.dataset import Dataset
+from edge_behavior.data.info import LogFile, LogSource
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.counters import COUNTERS
-from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
-from edge_behavior.evaluation.tables import number
+from edge_behavior.evaluation.metrics import Metrics, Outcome, behavior_metrics
+from edge_behavior.evaluation.results import RunMetrics
 from edge_behavior.train.recipe import parse_recipe
 from edge_behavior.train.report import plots
 from edge_behavior.train.report.card import example_prompt, render_card, write_card
 from edge_behavior.train.report.page import logged, render_report, tensorboard_scalars, write_report
-from edge_behavior.train.run.folder import RunFolder, write_json, write_text
+from edge_behavior.train.run.folder import RunFolder, write_text
+from edge_behavior.train.run.metrics import write_metrics
+from edge_behavior.util.numbers import number
+from tests.dataset_info import dataset_info
 
 EVIL = "<script>alert(1)</script>"
 LABELS = ("Video", EVIL, '$x$ & "y" --> `z|`', "看漫画", "rare <b>")
@@ -82,7 +86,7 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
-def make_metrics(labels: tuple[str, ...], groups: tuple[str, ...], missing: set[int], seed: int) -> dict[str, Any]:
+def make_metrics(labels: tuple[str, ...], groups: tuple[str, ...], missing: set[int], seed: int) -> Metrics:
     rng = np.random.default_rng(seed)
     truth = rng.choice([i for i in range(len(labels)) if i not in missing], size=200)
     scores = rng.normal(size=(200, len(labels)))
@@ -107,17 +111,8 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         data.mkdir()
         out.mkdir()
         pq.write_table(pa.table({"place": [0, 1], "name": ["home", EVIL], "events": [5, 4]}), data / "places.parquet")
-        part = {"users": 8, "events": 1234, "windows": 1000}
-        info = {
-            "schema_version": 1,
-            "source": {"name": "log <1>.csv", "format": "csv", "files": [{"name": "log <1>.csv", "sha256": "ab12"}]},
-            "splits": {"train": part, "validation": part, "test": part},
-            "span": {"start": "2024-03-01T06:00:00", "end": "2024-04-01T06:00:00"},
-            "options": {},
-            "place": {"kind": "column"},
-            "content": {},
-            "candidates": {"labels": list(labels), "counts": list(counts)},
-        }
+        source = LogSource("log <1>.csv", "csv", (LogFile("log <1>.csv", "ab12", 9),))
+        info = dataset_info(candidates, source=source)
         dataset = Dataset(data, info, candidates)
         standin = backbone is None
         recipe = parse_recipe({"name": "tiny", "backbone": backbone or {}, "b_tuning": {"method": method}}, "test")
@@ -133,21 +128,15 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         write_text(out / "recipe.yaml", recipe.to_yaml())
         protocols = ("natural", "balanced")
         names = ("untuned", "a_tuning", "b_tuning")
-        write_json(
-            out / "metrics.json",
-            {
-                "models": {
-                    n: {p: make_metrics(labels, groups, set(missing), 10 * i + j) for j, p in enumerate(protocols)}
-                    for i, n in enumerate(names)
-                },
-                "counters": {
-                    n: {p: make_metrics(labels, groups, set(missing), 100 + i) for p in protocols}
-                    for i, n in enumerate(COUNTERS)
-                },
-                "anchor_threshold": 0.01,
-                "seed": 7,
-            },
-        )
+        models = {
+            n: {p: make_metrics(labels, groups, set(missing), 10 * i + j) for j, p in enumerate(protocols)}
+            for i, n in enumerate(names)
+        }
+        counters = {
+            n: {p: make_metrics(labels, groups, set(missing), 100 + i) for p in protocols}
+            for i, n in enumerate(COUNTERS)
+        }
+        write_metrics(run, RunMetrics(models, counters, 0.01, 7))
         made = {"parameters": 886_784, "pretrain_tokens": 59_392, "pretrain_loss": 2.978, "seconds": 57.9}
         run.finish("backbone", made if standin else {"seconds": 0.1})
         log: list[dict[str, Any]] = [{"loss": 3.0 / s, "step": s} for s in range(1, 21)]
@@ -275,7 +264,7 @@ def test_page_states_the_numbers(default_run: tuple[RunFolder, Dataset], default
         "20 of 80 pairs",
         "1 behaviors gave fewer than 20",
         "dpo_beta: 0.1",
-        "begun 2026-11-21 01:02 UTC",
+        "started 2026-11-21 01:02 UTC",
         "229.7",  # seconds of all stages
         "loss was 2.978 nats per token; the run has no curve of it",
     ):

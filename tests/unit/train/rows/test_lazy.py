@@ -14,14 +14,15 @@ from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import eligible
-from edge_behavior.train.pipeline import a_tuning_rows
 from edge_behavior.train.recipe import ATuning, LayoutConfig, LoraSettings, Recipe
 from edge_behavior.train.rows import samples
 from edge_behavior.train.rows.batches import batch_order, batched
 from edge_behavior.train.rows.conversations import Conversations, generated_conversations
-from edge_behavior.train.rows.lazy import IGNORED, KeptRows, OrderedRows, Row, Rows
+from edge_behavior.train.rows.epochs import a_tuning_rows
+from edge_behavior.train.rows.lazy import IGNORED, OrderedRows, Row, RowList, Rows, joined
 from edge_behavior.train.rows.samples import behavior_rows, supervised_targets, target_mask
-from edge_behavior.train.stages.a_tuning import as_dataset, train_sft
+from edge_behavior.train.stages.sft import train_sft
+from edge_behavior.train.stages.tuning import Tuning
 from tests import helpers
 
 COUNTS = [900, 60, 3, 400, 20, 30, 2, 100, 1]
@@ -112,7 +113,7 @@ def test_a_stage_reads_the_rows_of_making_all_at_once(tokens: Any, name: str) ->
     assert counts["sequences_per_epoch"] == len(eager[0])
     assert counts["conversations_per_epoch"] > 0
     assert counts["tokens_per_epoch"] == sum(len(row["input_ids"]) for rows in eager for row in rows) // 2
-    data = as_dataset([OrderedRows(rows, batch_order(rows.lengths, 4, i, True)) for i, rows in enumerate(epochs)])
+    data = joined([OrderedRows(rows, batch_order(rows.lengths, 4, i, True)) for i, rows in enumerate(epochs)])
     assert [data[i] for i in range(len(data))] == ordered
 
 
@@ -130,7 +131,7 @@ def test_no_row_is_encoded_before_it_is_asked_for(tokens: Any, name: str, monkey
     encoder, events = helpers.encoder(tokens, PromptLayout(name=name, history_length=6)), table()
     stage = ATuning(batch_size=4, epochs=2, aux_ratio=0)
     epochs, _ = a_tuning_rows(events, encoder, tokens, Recipe(layout=LayoutConfig(name=name), a_tuning=stage))
-    data = as_dataset([OrderedRows(rows, batch_order(rows.lengths, 4, 0, True)) for rows in epochs])
+    data = joined([OrderedRows(rows, batch_order(rows.lengths, 4, 0, True)) for rows in epochs])
     assert len(data) > 8
     assert encoded == []
     for row in (3, 0, 3):
@@ -138,7 +139,7 @@ def test_no_row_is_encoded_before_it_is_asked_for(tokens: Any, name: str, monkey
     assert len(encoded) == 3
 
 
-class Watched(KeptRows):
+class Watched(RowList):
     """Rows that remember which of them were read."""
 
     def __init__(self, rows: list[Row]) -> None:
@@ -155,10 +156,8 @@ def test_training_reads_a_row_when_its_batch_comes(tokens: Any, tmp_path: Path) 
     train, held_out = Watched(rows), Watched(rows[:3])
     recipe = Recipe(lora=LoraSettings(rank=4), a_tuning=ATuning(batch_size=4, patience=9))
     assert len(train) > 24
-    train_sft(
-        helpers.model(tokens, spread=1.0), tokens, as_dataset([train]), as_dataset([held_out]), recipe, "a_tuning", 2,
-        4, tmp_path, tmp_path / "logs",
-    )  # fmt: skip
+    tuning = Tuning(recipe, "a_tuning", 2, 4, tmp_path, tmp_path / "logs")
+    train_sft(helpers.model(tokens, spread=1.0), tokens, joined([train]), joined([held_out]), tuning)
     # The first row once more, for TRL's look at it; at most one batch is made ahead.
     assert train.seen[0] == 0
     assert train.seen[1:17] == list(range(16))
@@ -167,9 +166,9 @@ def test_training_reads_a_row_when_its_batch_comes(tokens: Any, tmp_path: Path) 
 
 
 def test_rows_end() -> None:
-    rows: Rows = KeptRows([{"input_ids": [i], "labels": [i]} for i in range(3)])
-    joined = as_dataset([rows, OrderedRows(rows, [2, 0, 0])])
-    assert [row["input_ids"] for row in joined] == [[0], [1], [2], [2], [0], [0]]
+    rows: Rows = RowList([{"input_ids": [i], "labels": [i]} for i in range(3)])
+    both = joined([rows, OrderedRows(rows, [2, 0, 0])])
+    assert [row["input_ids"] for row in both] == [[0], [1], [2], [2], [0], [0]]
     for index in (6, -1):
         with pytest.raises(IndexError):
-            joined[index]
+            both[index]

@@ -11,7 +11,9 @@ import pytest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.train.run.folder import STAGES, RunFolder, read_json, saved_recipe, write_json, write_text
+from edge_behavior.train.recipe import Recipe
+from edge_behavior.train.run.folder import RunFolder, read_json, saved_recipe, write_json, write_text
+from edge_behavior.train.stage_list import TUNED
 
 
 def begun(path: Path, **fields: object) -> RunFolder:
@@ -33,12 +35,12 @@ class TestState:
         assert run.candidates == CandidateSet(("Video", "買い物"), (3, 1))
         assert run.layout == PromptLayout("prefix", history_length=7)
         assert run.backbone == str(tmp_path / "run" / "backbone")
-        assert run.state["schema_version"] == 1
+        assert run.state.schema_version == 1
 
     def test_a_name_with_a_revision_is_the_hubs_whatever_lies_here(self, tmp_path, monkeypatch):
         (tmp_path / "Qwen/Qwen2-1.5B").mkdir(parents=True)
         monkeypatch.chdir(tmp_path)
-        run = RunFolder(tmp_path)
+        run = begun(tmp_path / "run")
         run.update(backbone={"path": "Qwen/Qwen2-1.5B", "standin": False, "revision": "0" * 40})
         assert run.backbone == "Qwen/Qwen2-1.5B"
         # As older versions wrote it, it may be a folder.
@@ -52,12 +54,12 @@ class TestState:
 
     def test_fields_are_merged(self, tmp_path):
         run = begun(tmp_path / "run", edgeb="0.1.0")
-        run.update(edgeb="0.2.0", more=[1])
-        assert (run.state["edgeb"], run.state["more"], run.state["backbone"]["standin"]) == ("0.2.0", [1], True)
+        run.update(edgeb="0.2.0", created="now")
+        assert (run.state.edgeb, run.state.created, run.state.backbone.standin) == ("0.2.0", "now", True)
 
     def test_stages_are_finished_one_by_one(self, tmp_path):
         run = begun(tmp_path / "run")
-        assert [run.done(stage) for stage in STAGES] == [None, None]
+        assert [run.done(stage) for stage in TUNED] == [None, None]
         run.finish("a_tuning", {"seconds": 1.5})
         assert RunFolder.open(run.path).done("a_tuning") == {"seconds": 1.5}
         assert run.done("b_tuning") is None
@@ -86,7 +88,7 @@ class TestUnfinished:
 
     def test_a_finished_run_has_its_last_adapter(self, tmp_path):
         run = begun(tmp_path / "run")
-        for stage in STAGES:
+        for stage in TUNED:
             run.finish(stage, {})
         assert run.final_adapter == tmp_path / "run" / "b_tuning" / "adapter"
         assert run.adapter("a_tuning") == tmp_path / "run" / "a_tuning" / "adapter"
@@ -104,7 +106,8 @@ class TestOpen:
 
     @pytest.mark.parametrize("version", [2, 0, "1", None])
     def test_another_version(self, tmp_path, version):
-        begun(tmp_path / "run").update(schema_version=version)
+        file = begun(tmp_path / "run").path / "run.json"
+        write_json(file, {**read_json(file), "schema_version": version})
         with pytest.raises(EdgebError, match=f"schema version {version}") as caught:
             RunFolder.open(tmp_path / "run")
         assert "update edgeb" in caught.value.hint
@@ -119,11 +122,36 @@ class TestOpen:
         assert caught.value.hint
 
     def test_nothing_to_resume(self, tmp_path):
-        with pytest.raises(EdgebError, match="holds no run to resume") as caught:
+        with pytest.raises(EdgebError, match=r"absent is not a run folder: it has no recipe\.yaml") as caught:
             saved_recipe(tmp_path / "absent")
         assert "edgeb train" in caught.value.hint
         (tmp_path / "recipe.yaml").write_text("name: x\n")
-        assert saved_recipe(tmp_path) == tmp_path / "recipe.yaml"
+        assert saved_recipe(tmp_path, ["seed=3"]) == Recipe(name="x", seed=3)
+
+    @pytest.mark.parametrize(
+        ("field", "value", "message"),
+        [
+            ("backbone", {"path": "b"}, r"lacks 'backbone\.standin'"),
+            ("candidates", [{"label": "a", "count": "many"}], r"has a wrong 'candidates\.0\.count'"),
+            ("made", {"a_tuning": {"files": {}}}, r"lacks 'made\.a_tuning\.key'"),
+            ("more", [1], "has a wrong 'more'"),
+        ],
+    )
+    def test_a_wrong_field_is_named(self, tmp_path, field, value, message):
+        file = begun(tmp_path / "run").path / "run.json"
+        write_json(file, {**read_json(file), field: value})
+        with pytest.raises(EdgebError, match=rf"run\.json {message}") as caught:
+            RunFolder.open(tmp_path / "run")
+        assert "\n" not in caught.value.message
+
+    def test_the_file_keeps_its_fields_and_their_order(self, tmp_path):
+        """run.json of an older version, without `revision` and the later fields, is written back as it was."""
+        run = begun(tmp_path / "run")
+        before = run.path.joinpath("run.json").read_bytes()
+        run.update()
+        assert run.path.joinpath("run.json").read_bytes() == before
+        assert list(read_json(run.path / "run.json")) == ["schema_version", "done", "candidates", "backbone", "layout"]
+        assert read_json(run.path / "run.json")["backbone"] == {"path": "backbone", "standin": True}
 
 
 class TestFiles:

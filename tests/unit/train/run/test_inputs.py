@@ -13,6 +13,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import Recipe, parse_recipe
 from edge_behavior.train.run import inputs
 from edge_behavior.train.run.inputs import digests, first_difference, located, pinned, read_inputs
+from edge_behavior.util import checksums
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def recipe(tmp_path: Path) -> Recipe:
 def test_files_that_training_reads_are_hashed(recipe: Recipe) -> None:
     found = read_inputs(recipe)
     assert set(found["backbone.path"]) == {"config.json", "merges.txt", "model.safetensors"}
-    assert found["a_tuning.aux_path"]["talk.jsonl"]["sha256"] == hashlib.sha256(b"talk").hexdigest()
+    assert found["a_tuning.aux_path"]["talk.jsonl"].sha256 == hashlib.sha256(b"talk").hexdigest()
 
 
 def test_nothing_is_read_where_nothing_is_pointed_to(tmp_path: Path, recipe: Recipe) -> None:
@@ -45,12 +46,12 @@ def test_a_file_of_the_same_size_and_time_is_not_read_again(
     known = read_inputs(recipe)
     read: list[str] = []
     inputs._checksum.cache_clear()
-    monkeypatch.setattr(inputs, "file_sha256", lambda path: read.append(path.name) or "new")
+    monkeypatch.setattr(inputs, "sha256_with_bar", lambda path, hidden: read.append(path.name) or "new")
     assert read_inputs(recipe, known) == known
     assert read == []
     status = (tmp_path / "talk.jsonl").stat()
     os.utime(tmp_path / "talk.jsonl", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert read_inputs(recipe, known)["a_tuning.aux_path"]["talk.jsonl"]["sha256"] == "new"
+    assert read_inputs(recipe, known)["a_tuning.aux_path"]["talk.jsonl"].sha256 == "new"
     assert read == ["talk.jsonl"]
     inputs._checksum.cache_clear()
 
@@ -58,7 +59,7 @@ def test_a_file_of_the_same_size_and_time_is_not_read_again(
 def test_large_files_are_read_under_a_bar_and_give_the_same(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     small = read_inputs(recipe)
     inputs._checksum.cache_clear()
-    monkeypatch.setattr(inputs, "_SHOW_FROM", 1)
+    monkeypatch.setattr(checksums, "_SHOWN_FROM", 1)
     assert read_inputs(recipe) == small
 
 

@@ -12,10 +12,10 @@ from peft import get_peft_model
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import BackboneConfig, LoraSettings
-from edge_behavior.train.run.folder import RunFolder, write_json
+from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.models import RunModels
-from edge_behavior.train.stages.a_tuning import lora_config
 from edge_behavior.train.trainer.backbone import load_tokenizer
+from edge_behavior.train.trainer.lora import lora_config
 from tests import helpers
 
 
@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = helpers.model(tokens)
     helpers.save(model, tokens, folder / "backbone")
     get_peft_model(model, lora_config(LoraSettings(rank=4))).save_pretrained(str(folder / "a_tuning" / "adapter"))
-    write_json(folder / "run.json", {"backbone": {"path": "backbone", "standin": True}, "done": {}})
+    helpers.begin(RunFolder(folder))
     return folder
 
 

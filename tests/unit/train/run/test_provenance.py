@@ -21,10 +21,11 @@ from edge_behavior.evaluation.protocols import WindowChoice
 from edge_behavior.export.run_source import run_source
 from edge_behavior.train.evaluate_run import evaluate_run
 from edge_behavior.train.recipe import LoraSettings, Recipe, parse_recipe
-from edge_behavior.train.run.folder import STAGES, RunFolder, write_json
+from edge_behavior.train.run.folder import RunFolder, write_json
 from edge_behavior.train.run.provenance import check_run
 from edge_behavior.train.run.stage_record import finish
 from edge_behavior.train.run.start import start_run
+from edge_behavior.train.stage_list import TUNED
 from edge_behavior.train.trainer.lora import lora_config
 from tests import helpers
 from tests.command import edgeb_here
@@ -51,10 +52,10 @@ def finished(folder: Path, data: Path, standin: bool) -> RunFolder:
     if standin:
         helpers.save(model, tokens, base)
     adapted = get_peft_model(model, lora_config(LoraSettings(rank=4)))
-    for stage in STAGES:
+    for stage in TUNED:
         adapted.save_pretrained(str(run.adapter(stage)))
     write_json(run.path / "metrics.json", {"models": {"b_tuning": {"natural": {"overall": 0.25}}}})
-    for stage in ("backbone", *STAGES, "evaluation"):
+    for stage in ("backbone", *TUNED, "evaluation"):
         finish(run, stage, {}, recipe)
     return run
 
@@ -69,8 +70,8 @@ def run(original: RunFolder, tmp_path: Path) -> RunFolder:
     """A copy in another place: that changes nothing but times."""
     shutil.copytree(original.path.parent, tmp_path / "copy")
     copy = RunFolder(tmp_path / "copy" / "run")
-    if not copy.state["backbone"]["standin"]:
-        copy.update(backbone=copy.state["backbone"] | {"path": str(tmp_path / "copy" / "base")})
+    if not copy.state.backbone.standin:
+        copy.update(backbone=copy.state.backbone.model_copy(update={"path": str(tmp_path / "copy" / "base")}))
     return copy
 
 
@@ -174,15 +175,15 @@ def test_predicting_takes_a_backbone_of_the_same_size_and_time_for_the_same(data
 
 
 def test_runs_of_older_versions_have_less_on_record(run: RunFolder) -> None:
-    state = {key: value for key, value in run.state.items() if key not in ("inputs", "made")}
+    state = {key: value for key, value in run.state.to_dict().items() if key not in ("inputs", "made")}
     write_json(run.path / "run.json", state)
     rewritten(run.adapter("b_tuning") / "adapter_model.safetensors")
-    check_run(run, STAGES)
+    check_run(run, TUNED)
 
 
 def test_evaluation_says_whose_dataset_it_is(data: Path, tmp_path: Path) -> None:
     run, other = finished(tmp_path / "a", data, standin=True), tmp_path / "other"
-    found = evaluate_run(run.path, data, "natural", "test", CHOICE, False)
+    found = evaluate_run(run.path, data, "natural", "test", CHOICE, False).to_dict()
     assert found["dataset"] == {"path": str(data), "fingerprint": Dataset.open(data).fingerprint, "own": True}
     shutil.copytree(data, other)
     words = ["evaluate", run.path, "--protocol", "natural", "--limit", 2, "--no-untuned", "--json", "--data"]
@@ -219,7 +220,7 @@ def test_the_hub_is_held_to_what_it_gave(data: Path, tmp_path: Path, monkeypatch
     recipe = parse_recipe({"backbone": {"path": "org/model", "revision": commit}}, "test")
     run = start_run(recipe, Dataset.open(data), tmp_path / "run", resume=False)
     assert run.backbone == "org/model"
-    assert "model.safetensors" in run.state["inputs"]["backbone.path"]
+    assert "model.safetensors" in run.state.inputs["backbone.path"]
     check_run(run, (), commit)
     rewritten(base / "model.safetensors")
     with pytest.raises(EdgebError, match=r"model\.safetensors has changed"):

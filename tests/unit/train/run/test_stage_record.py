@@ -10,8 +10,9 @@ import pytest
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import Recipe, parse_recipe
 from edge_behavior.train.run.folder import RunFolder, write_json
-from edge_behavior.train.run.recipe_changes import STAGES_IN_ORDER
 from edge_behavior.train.run.stage_record import check_made, done_stages, finish, forget_deleted, stage_key
+from edge_behavior.train.stage_list import STAGE_NAMES
+from tests import helpers
 
 FILES = {
     "backbone": "backbone/model.safetensors",
@@ -25,8 +26,8 @@ FILES = {
 def run(tmp_path: Path) -> RunFolder:
     """A finished run whose files are a few letters."""
     run = RunFolder(tmp_path)
-    run.update(backbone={"path": "backbone", "standin": True}, dataset={"fingerprint": "f"})
-    for stage in STAGES_IN_ORDER:
+    helpers.begin(run, dataset={"path": "data", "fingerprint": "f"})
+    for stage in STAGE_NAMES:
         if stage in FILES:
             (tmp_path / FILES[stage]).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / FILES[stage]).write_text(stage)
@@ -37,7 +38,7 @@ def run(tmp_path: Path) -> RunFolder:
 def test_a_whole_run_passes(run: RunFolder) -> None:
     assert forget_deleted(run) == []
     check_made(run)
-    assert done_stages(run) == list(STAGES_IN_ORDER)
+    assert done_stages(run) == list(STAGE_NAMES)
     assert run.done("a_tuning") == {"of": "a_tuning"}
 
 
@@ -52,7 +53,7 @@ def test_a_damaged_file_is_named(run: RunFolder, stage: str) -> None:
     place = caught.value.hint.split("delete ")[1].split(":")[0]
     assert Path(place) in [run.path / FILES[stage], *(run.path / FILES[stage]).parents]
     shutil.rmtree(place) if Path(place).is_dir() else Path(place).unlink()
-    assert forget_deleted(run) == list(STAGES_IN_ORDER[STAGES_IN_ORDER.index(stage) :])
+    assert forget_deleted(run) == list(STAGE_NAMES[STAGE_NAMES.index(stage) :])
     check_made(run)
 
 
@@ -77,12 +78,12 @@ def test_a_deleted_stage_takes_the_later_ones_and_their_checkpoints_with_it(run:
     assert forget_deleted(run) == ["a_tuning", "b_tuning", "evaluation", "report"]
     assert done_stages(run) == ["backbone"]
     assert [p.name for p in (run.path / "b_tuning").iterdir()] == ["adapter"]
-    assert set(run.state["made"]) == {"backbone"}
+    assert set(run.state.made) == {"backbone"}
     assert forget_deleted(run) == []
 
 
 def test_a_run_without_record_is_taken_as_it_is(run: RunFolder) -> None:
-    write_json(run.path / "run.json", {key: value for key, value in run.state.items() if key != "made"})
+    write_json(run.path / "run.json", {key: value for key, value in run.state.to_dict().items() if key != "made"})
     (run.path / FILES["b_tuning"]).write_text("else")
     check_made(run)
     shutil.rmtree(run.path / "b_tuning")
@@ -91,7 +92,7 @@ def test_a_run_without_record_is_taken_as_it_is(run: RunFolder) -> None:
 
 def test_a_given_backbone_leaves_no_folder(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.update(backbone={"path": "some/name", "standin": False}, dataset={"fingerprint": "f"})
+    helpers.begin(run, backbone={"path": "some/name", "standin": False}, dataset={"path": "data", "fingerprint": "f"})
     finish(run, "backbone", {}, Recipe())
     assert forget_deleted(run) == []
     check_made(run)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.train.recipe import Recipe, load_recipe, parse_recipe
-from edge_behavior.train.run.folder import RunFolder, saved_recipe, write_json
+from edge_behavior.train.recipe import Recipe, parse_recipe
+from edge_behavior.train.run.folder import RunFolder, write_json
 from edge_behavior.train.run.stage_record import finish
 from edge_behavior.train.run.start import start_run
 from tests import helpers
@@ -26,7 +26,7 @@ def dataset(tmp_path: Path) -> Any:
 def test_a_run_begins_and_is_found_again(dataset: Any, tmp_path: Path) -> None:
     recipe = Recipe(seed=3)
     run = start_run(recipe, dataset, tmp_path / "run", resume=False)
-    assert load_recipe(str(saved_recipe(run.path))) == recipe
+    assert run.recipe == recipe
     assert start_run(recipe, dataset, tmp_path / "run", resume=True).state == run.state
     with pytest.raises(EdgebError, match="already exists") as caught:
         start_run(recipe, dataset, tmp_path / "run", resume=False)
@@ -117,15 +117,15 @@ def test_what_unfinished_stages_read_may_change(
     new = changed(recipe, **values)
     start_run(new, dataset, run.path, resume=True)
     assert scratch(run, during) == left
-    assert load_recipe(str(saved_recipe(run.path))) == new
+    assert run.recipe == new
     assert run.layout == new.layout.layout(True)
-    [entry] = run.state["changes"]
-    assert {name.replace(".", "__"): value for name, (_, value) in entry["fields"].items()} == values
-    assert (entry["during"], entry["started_over"]) == (during, left < had)
-    assert list(run.state["done"]) == list(done)
+    [entry] = run.state.changes
+    assert {name.replace(".", "__"): value for name, (_, value) in entry.fields.items()} == values
+    assert (entry.during, entry.started_over) == (during, left < had)
+    assert list(run.state.done) == list(done)
     # Nothing more to change the next time.
     start_run(new, dataset, run.path, resume=True)
-    assert len(run.state["changes"]) == 1
+    assert len(run.state.changes) == 1
     assert scratch(run, during) == left
 
 
@@ -149,21 +149,21 @@ def test_what_a_finished_stage_has_read_may_not(
     run, recipe = begun(dataset, tmp_path / "run", done)
     new, before = changed(recipe, **values), run.state
     if by_hand:
-        saved_recipe(run.path).write_text(new.to_yaml())
-        new = load_recipe(str(saved_recipe(run.path)))
+        (run.path / "recipe.yaml").write_text(new.to_yaml())
+        new = run.recipe
     with pytest.raises(EdgebError, match=message) as caught:
         start_run(new, dataset, run.path, resume=True)
     assert "\n" not in caught.value.message
     assert run.state == before
     if not by_hand:
-        assert load_recipe(str(saved_recipe(run.path))) == recipe
+        assert run.recipe == recipe
 
 
 def test_memory_and_logging_may_always_change(dataset: Any, tmp_path: Path) -> None:
     run, recipe = begun(dataset, tmp_path / "run", ("backbone", "a_tuning", "b_tuning", "evaluation", "report"))
     new = changed(recipe, threads=2, a_tuning__micro_batch_size=1, backbone__attention="sdpa", report_to=[])
     start_run(new, dataset, run.path, resume=True)
-    assert [entry["during"] for entry in run.state["changes"]] == [None]
+    assert [entry.during for entry in run.state.changes] == [None]
 
 
 def test_a_given_backbone_has_read_nothing_but_its_path(dataset: Any, tmp_path: Path) -> None:
@@ -190,16 +190,16 @@ def test_a_kill_between_both_files_is_the_same_change(
         with pytest.raises(KeyboardInterrupt):
             start_run(new, dataset, run.path, resume=True)
     assert scratch(run, "a_tuning") == set()
-    start_run(load_recipe(str(saved_recipe(run.path))), dataset, run.path, resume=True)
-    assert [entry["fields"] for entry in run.state["changes"]] == [{"a_tuning.epochs": [8.0, 2.0]}]
+    start_run(run.recipe, dataset, run.path, resume=True)
+    assert [entry.fields for entry in run.state.changes] == [{"a_tuning.epochs": (8.0, 2.0)}]
 
 
 def test_a_run_of_before_has_no_record_and_goes_on(dataset: Any, tmp_path: Path) -> None:
     run, recipe = begun(dataset, tmp_path / "run", ("backbone",))
-    old = {key: value for key, value in run.state.items() if key not in ("recipe", "inputs", "made")}
+    old = {key: value for key, value in run.state.to_dict().items() if key not in ("recipe", "inputs", "made")}
     write_json(run.path / "run.json", old)
     start_run(recipe, dataset, run.path, resume=True)
-    assert run.state["recipe"] == recipe.model_dump()
+    assert run.state.recipe == recipe.model_dump()
     with pytest.raises(EdgebError, match="when backbone ran"):
         start_run(changed(recipe, seed=1), dataset, run.path, resume=True)
 
@@ -231,7 +231,7 @@ def test_conversations_may_change_once_they_are_used(dataset: Any, tmp_path: Pat
     with pytest.raises(EdgebError, match=r"talk\.jsonl \(a_tuning\.aux_path\) has changed since"):
         start_run(recipe, dataset, tmp_path / "run", resume=True)
     run = RunFolder.open(tmp_path / "run")
-    before = run.state["inputs"]["a_tuning.aux_path"]
+    before = run.state.inputs["a_tuning.aux_path"]
     (run.path / "a_tuning" / "adapter").mkdir(parents=True)
     finish(run, "backbone", {}, recipe)
     finish(run, "a_tuning", {}, recipe)
@@ -239,7 +239,7 @@ def test_conversations_may_change_once_they_are_used(dataset: Any, tmp_path: Pat
     talk.unlink()
     start_run(recipe, dataset, run.path, resume=True)
     # What stage 1 has read stays on record.
-    assert run.state["inputs"]["a_tuning.aux_path"] == before
+    assert run.state.inputs["a_tuning.aux_path"] == before
 
 
 def test_another_path_is_a_changed_field(dataset: Any, tmp_path: Path, pointed: Any) -> None:
@@ -247,7 +247,7 @@ def test_another_path_is_a_changed_field(dataset: Any, tmp_path: Path, pointed: 
     (tmp_path / "other.jsonl").write_text("other")
     new = changed(recipe, a_tuning__aux_path=str(tmp_path / "other.jsonl"))
     run = start_run(new, dataset, tmp_path / "run", resume=True)
-    assert list(run.state["inputs"]["a_tuning.aux_path"]) == ["other.jsonl"]
+    assert list(run.state.inputs["a_tuning.aux_path"]) == ["other.jsonl"]
     assert talk.is_file()
 
 
@@ -282,13 +282,13 @@ def test_a_run_begun_with_a_relative_path_goes_on_from_anywhere(
     old = changed(recipe, backbone__path="./base", a_tuning__aux_path="talk.jsonl")
     run = RunFolder.open(tmp_path / "run")
     run.update(backbone={"path": "./base", "standin": False}, recipe=old.model_dump())
-    saved_recipe(run.path).write_text(old.to_yaml())
+    (run.path / "recipe.yaml").write_text(old.to_yaml())
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert run.backbone == str(backbone.resolve())
-    start_run(load_recipe(str(saved_recipe(run.path))), dataset, run.path, resume=True)
-    assert run.state["recipe"]["backbone"]["path"] == str(backbone.resolve())
-    assert run.state["recipe"]["a_tuning"]["aux_path"] == str(talk.resolve())
+    start_run(run.recipe, dataset, run.path, resume=True)
+    assert run.recipe_in_force.backbone.path == str(backbone.resolve())
+    assert run.recipe_in_force.a_tuning.aux_path == str(talk.resolve())
 
 
 def test_what_a_backbone_must_be_fit_for_may_always_change(dataset: Any, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from edge_behavior.hf.tree_scoring import TorchScorer
 from edge_behavior.train.recipe import BTuning, Recipe, ScoringConfig
 from edge_behavior.train.rows.samples import window_prompt
 from edge_behavior.train.stages import scoring as scoring_pass
-from edge_behavior.train.stages.pool import choose_pairs, preference_rows, score_pool
-from edge_behavior.train.stages.scoring import draw_formats, score_windows
+from edge_behavior.train.stages.pool import choose_pairs, score_pool, tokenized
+from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
 from edge_behavior.train.trainer.failures import explained
 from tests import helpers
 
@@ -48,8 +48,10 @@ def test_shards_are_kept_read_again_and_equal_one_pass(
     targets = eligible(events, 5)
     formats = draw_formats(encoder, len(targets), 1)
     assert set(formats) == {0, 1, 2}
+    windows = WindowSet(events, targets, formats)
+    scoring = ScoringPass("x", shards=tmp_path / "s", embeddings=True)
     monkeypatch.setattr(scoring_pass, "SHARD", 16)
-    first = score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s", embeddings=True)
+    first = score_windows(model, encoder, windows, scoring)
     prompts = [window_prompt(events, encoder, int(t), int(f)) for t, f in zip(targets, formats, strict=True)]
     whole = TorchScorer(model, encoder).score(prompts)
     np.testing.assert_allclose(first.log_probs, whole.log_probs, atol=1e-4)
@@ -61,25 +63,26 @@ def test_shards_are_kept_read_again_and_equal_one_pass(
         raise AssertionError("scored again")
 
     shards[1].unlink()
-    again = score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s", embeddings=True)
+    again = score_windows(model, encoder, windows, scoring)
     np.testing.assert_array_equal(again.log_probs, first.log_probs)
     monkeypatch.setattr(TorchScorer, "score", refuse)
-    kept = score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s", embeddings=True)
+    kept = score_windows(model, encoder, windows, scoring)
     np.testing.assert_array_equal(kept.log_probs, first.log_probs)
     np.testing.assert_array_equal(kept.embeddings, first.embeddings)
     with pytest.raises(AssertionError, match="scored again"):
-        score_windows(model, encoder, events, targets[1:], formats[1:], "x", tmp_path / "s", embeddings=True)
+        score_windows(model, encoder, WindowSet(events, targets[1:], formats[1:]), scoring)
 
 
 def test_a_damaged_shard_is_named(tokens: Any, model: Any, tmp_path: Path) -> None:
     encoder, events = helpers.encoder(tokens), table()
     targets = eligible(events, 20)
-    formats = draw_formats(encoder, len(targets), 0)
-    score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s")
+    windows = WindowSet(events, targets, draw_formats(encoder, len(targets), 0))
+    scoring = ScoringPass("x", shards=tmp_path / "s")
+    score_windows(model, encoder, windows, scoring)
     [shard] = (tmp_path / "s").glob("*.safetensors")
     shard.write_bytes(shard.read_bytes()[:200])
     with pytest.raises(EdgebError, match=r"000000000\.safetensors"):
-        score_windows(model, encoder, events, targets, formats, "x", tmp_path / "s")
+        score_windows(model, encoder, windows, scoring)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,7 @@ def test_the_pool_pass_gives_dpo_its_reference(tokens: Any, model: Any, tmp_path
     pool = score_pool(model, encoder, events, recipe, tmp_path / "pool")
     pairs, _ = choose_pairs(pool, events, recipe)
     assert len({pair.format for pair in pairs}) == 3
-    for row in preference_rows(pairs, events, encoder):
+    for row in tokenized(pairs, events, encoder):
         for answer, reference in (("chosen_ids", "ref_chosen_logps"), ("rejected_ids", "ref_rejected_logps")):
             by_hand = helpers.brute_force(model, row["prompt_ids"], row[answer])  # type: ignore[literal-required]
             assert row[reference] == pytest.approx(by_hand, abs=1e-3)  # type: ignore[literal-required]
@@ -134,4 +137,4 @@ def test_behaviors_without_a_training_window_are_named(tokens: Any, model: Any, 
     recipe = Recipe()
     pool = score_pool(model, helpers.encoder(tokens), events, recipe, tmp_path / "pool")
     _, summary = choose_pairs(pool, events, recipe)
-    assert set(summary["without_sample"]) == set(helpers.LABELS) - {"Bar", "Video"}
+    assert set(summary.without_sample) == set(helpers.LABELS) - {"Bar", "Video"}

@@ -16,8 +16,9 @@ from transformers import Qwen2ForCausalLM
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tree_scoring import TorchScorer
 from edge_behavior.train.recipe import ATuning, BackboneConfig, LoraSettings, Recipe
-from edge_behavior.train.rows.samples import IGNORED
-from edge_behavior.train.stages.a_tuning import as_dataset, train_sft
+from edge_behavior.train.rows.lazy import IGNORED, joined
+from edge_behavior.train.stages.sft import train_sft
+from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.standin.model import architecture
 from edge_behavior.train.trainer import arguments as trainer_arguments
 from edge_behavior.train.trainer import backbone
@@ -59,10 +60,8 @@ def test_four_bit_weights_are_smaller_train_and_score(
     row = {"input_ids": stretch.ids, "labels": labels}
     recipe = Recipe(backbone=settings, lora=LoraSettings(rank=4), a_tuning=ATuning(batch_size=2, learning_rate=5e-3))
     before = linear.weight.clone()
-    result = train_sft(
-        model, tokens, as_dataset([[row, row]] * 6), as_dataset([[row, row]]), recipe, "a_tuning", 1, 6,
-        tmp_path / "a", tmp_path / "logs",
-    )  # fmt: skip
+    tuning = Tuning(recipe, "a_tuning", 1, 6, tmp_path / "a", tmp_path / "logs")
+    result = train_sft(model, tokens, joined([[row, row]] * 6), joined([[row, row]]), tuning)
     losses = [line["loss"] for line in result["log"] if "loss" in line]
     assert losses[-1] < losses[0]
     assert torch.equal(before, linear.weight)

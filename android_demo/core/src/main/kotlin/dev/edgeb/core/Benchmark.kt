@@ -13,7 +13,7 @@ private val PLACES = listOf("home", "work", "transit", "leisure")
 private val DEPTHS = listOf(Pair("session", 1), Pair("session_top5", 5), Pair("session_full", null))
 
 /**
- * Measures predictions on the device it runs on; the JSON has the fields of `edgeb bench --json` (docs/bench.md).
+ * Measures predictions on the device it runs on; the JSON has the fields of `edgeb bench --json` (docs/operate.md).
  *
  * One model is loaded and has one cache, so that scenarios run one after another and not in turns: a device that grows
  * warm shows in the later ones. `whole_prompt` and `session_restore` are the phone's own. Events are made up, labels as

@@ -5,7 +5,7 @@ private const val LARGEST = 1e3
 private const val SAME_LEVEL = 1e-9
 
 /**
- * How one source's scores become probabilities, and the two decisions an assistant takes (docs/calibration.md).
+ * How one source's scores become probabilities, and the two decisions an assistant takes (docs/integrate.md).
  *
  *     p = softmax(score / temperature + bias[g(b)])
  *

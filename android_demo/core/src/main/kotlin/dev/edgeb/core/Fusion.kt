@@ -3,7 +3,7 @@ package dev.edgeb.core
 private const val LARGEST = 1e3
 
 /**
- * Log-linear fusion of a model's distribution with a user's habits, with weights per frequency group (docs/habits.md).
+ * Log-linear fusion of a model's distribution with a user's habits, with weights per frequency group (docs/integrate.md).
  *
  *     score_b = model[g(b)] · log p_model(b) + habits[g(b)] · log p_habits(b) + bias[g(b)]
  *

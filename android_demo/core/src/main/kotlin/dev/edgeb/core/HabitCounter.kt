@@ -10,7 +10,7 @@ private val SETTINGS = listOf("hour_bucket", "half_life", "k_all", "k_hour", "k_
 // Widest first: the order in which they are combined.
 private val LEVELS = listOf("all", "hour", "place", "place_hour")
 
-/** How habits are counted: see docs/habits.md. `strengths` are those behind the counts of each level. */
+/** How habits are counted: see docs/integrate.md. `strengths` are those behind the counts of each level. */
 internal class HabitsConfig(val hourBucket: Int, val halfLife: Double, val strengths: Map<String, Double>) {
     fun toJson(): Map<String, Any?> =
         mapOf("hour_bucket" to hourBucket.toLong(), "half_life" to halfLife) +

@@ -6,7 +6,7 @@ import java.io.Closeable
 // wants as many as there are sequences. One sequence is the prompt.
 internal const val MAX_ROWS = 64
 
-// Quantized weights are multiplied with so many tokens at once, and with those left over one by one (docs/bench.md).
+// Quantized weights are multiplied with so many tokens at once, and with those left over one by one (docs/operate.md).
 private const val TOKENS_AT_ONCE = 4
 
 // llama.cpp's numbers of F32 and F16 files.

@@ -1,6 +1,6 @@
 package dev.edgeb.core
 
-/** What p(y|x) means: see the repository's README. */
+/** What p(y|x) means: see docs/integrate.md. */
 enum class Scoring(val text: String) {
     /** Full-vocabulary token probabilities along a label and its terminator, renormalized over the candidates. */
     EXACT("exact"),

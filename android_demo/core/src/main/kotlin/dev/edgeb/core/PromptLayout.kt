@@ -16,7 +16,7 @@ private const val INSTRUCT_REST =
 /**
  * The text contract of training and phone: how events become a prompt.
  *
- * A prompt is a sequence of segments, each tokenized by itself (docs/layouts.md). Knows no tokenizer and no model.
+ * A prompt is a sequence of segments, each tokenized by itself (docs/train.md). Knows no tokenizer and no model.
  *
  * @property name `stream`, `prefix` or `instruct`.
  * @property listCandidates Name the candidates in the prompt.

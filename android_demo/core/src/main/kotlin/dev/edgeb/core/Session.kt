@@ -13,7 +13,7 @@ private val HEADER = listOf(
  * One user's events and predictions on a loaded bundle; made by `Predictor.session`.
  *
  * The window of past events grows from L to L + `anchorEvery` events; then the last L are evaluated anew
- * (docs/sessions.md). Calls take turns, from any thread. Sessions that share a predictor share its one cache: after
+ * (docs/integrate.md). Calls take turns, from any thread. Sessions that share a predictor share its one cache: after
  * another session's call the window is evaluated again.
  */
 class Session internal constructor(private val engine: Engine, private val anchorEvery: Int) {

@@ -50,7 +50,7 @@ internal interface Rows {
  *
  * Every node's path probability bounds the probability of all candidates below it. A round expands the nodes that the
  * answer still depends on; the search ends when the wanted ranks are proven and what is to be compared with a
- * probability is known to be above or below it (docs/sessions.md). Made once per bundle and set of allowed candidates.
+ * probability is known to be above or below it (docs/integrate.md). Made once per bundle and set of allowed candidates.
  */
 internal class TrieSearch(private val trie: LabelTrie, private val scoring: Scoring, allowed: BooleanArray?) {
     private val allowed = allowed ?: BooleanArray(trie.leaves.size) { true }

@@ -1,0 +1,105 @@
+"""What an export fits on held-out users with the finished bundle: how model and habits mix, and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.calibration import CalibrationSet
+from edge_behavior.core.fusion import Mixture
+from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.export.source import ExportSource
+
+MODES = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What became of one fit.
+
+    Attributes:
+        mode: auto, on or off.
+        fitted: Whether the bundle carries it.
+        reason: Why not; "" if it does.
+        values: What was fitted and measured; empty if nothing was.
+    """
+
+    mode: str
+    fitted: bool = False
+    reason: str = "not asked for"
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def skipped(self, reason: str) -> FitReport:
+        """Not done, with the reason; a fit that is switched off keeps its own."""
+        return self if self.mode == "off" else replace(self, reason=reason)
+
+    def done(self, values: Mapping[str, Any]) -> FitReport:
+        """Fitted."""
+        return replace(self, fitted=True, reason="", values=values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `--json` has it."""
+        return {"mode": self.mode, "fitted": self.fitted, "reason": self.reason, **self.values}
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Both fits, and the manifest that holds what they found."""
+
+    manifest: Manifest
+    habits: FitReport
+    calibration: FitReport
+
+
+def check_fitting(mode: str, what: str, source: ExportSource) -> None:
+    """Refuse an unknown mode, and `on` without a dataset."""
+    if mode not in MODES:
+        raise EdgebError(f"unknown {what} mode '{mode}'", nearest(mode, MODES))
+    if mode == "on" and source.data is None:
+        raise EdgebError(f"{what} cannot be fitted: {source.data_note}", "pass the run's dataset with --data")
+
+
+def fit_held_out(bundle: Path, manifest: Manifest, source: ExportSource, profile: ExportProfile) -> Fits:
+    """Fit what the profile asks for.
+
+    Args:
+        bundle: The written bundle, which scores the users.
+        manifest: Its manifest.
+        source: With the dataset.
+        profile: With the modes.
+
+    Raises:
+        EdgebError: in mode `on`, too few users or windows.
+    """
+    habits, calibration = FitReport(profile.habits), FitReport(profile.calibrate)
+    if profile.habits == profile.calibrate == "off" or source.data is None:
+        return Fits(manifest, habits.skipped(source.data_note), calibration.skipped(source.data_note))
+    # Here, since an export without a dataset needs no pyarrow.
+    from edge_behavior.fit.calibrate import TooFewToCalibrateError, fit_calibration
+    from edge_behavior.fit.mixture import TooFewUsersError, fit_habits, score_held_out
+
+    try:
+        held = score_held_out(bundle, source.data)
+    except TooFewUsersError as error:
+        if "on" in (profile.habits, profile.calibrate):
+            raise
+        return Fits(manifest, habits.skipped(error.message), calibration.skipped(error.message))
+    if profile.habits != "off":
+        found = fit_habits(held).to_dict()
+        manifest = replace(manifest, habits=Mixture.from_dict(found))
+        habits = habits.done({"default": found["default"], "measured": found["measured"]})
+    if profile.calibrate != "off":
+        try:
+            found = fit_calibration(held, fused=manifest.habits is not None).to_dict()
+        except TooFewToCalibrateError as error:
+            if profile.calibrate == "on":
+                raise
+            calibration = calibration.skipped(error.message)
+        else:
+            manifest = replace(manifest, calibration=CalibrationSet.from_dict(found, manifest.sources))
+            calibration = calibration.done(found)
+    return Fits(manifest, habits, calibration)

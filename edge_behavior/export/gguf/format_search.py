@@ -1,0 +1,175 @@
+"""Quantize, compare, and keep what passes: one format, or the smallest within the limits.
+
+Knows the quantizer, the parity gate and the recovery; knows nothing of merging, pruning and writing bundles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.scoring import Floats
+from edge_behavior.export.gguf.quantize import UNQUANTIZED, find_quant, quantize
+from edge_behavior.export.gguf.recover import keep_sensitive, kinds
+from edge_behavior.export.parity.gate import (
+    Accuracies,
+    Difference,
+    ParityError,
+    ParityReport,
+    Recovery,
+    RecoveryTrial,
+    parity_report,
+)
+from edge_behavior.export.parity.samples import Samples
+from edge_behavior.export.parity.scores import StageScores, score_bundle
+from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.util.progress import progress_bar
+
+AUTO = "auto"
+# By falling compression. Where rows are not divisible by 256, q4 is the larger of the 4-bit formats by more.
+AUTO_ORDER = ("q4_0", "q4", "q5", "q8", "f16")
+# Formats with tensors of fewer than 8 bits.
+_RECOVERABLE = ("q4_0", "q4", "q5")
+# Tensors are chosen on other windows than those that the gate measures.
+_SELECTION_SEED = 1
+
+
+@dataclass(frozen=True)
+class Unquantized:
+    """The converted model and what is known of it.
+
+    Attributes:
+        path: f16 or f32 GGUF.
+        manifest: With the start and end ids of the file's vocabulary.
+        scores: Of the stages so far.
+        importance: [columns] per tensor; empty for none.
+    """
+
+    path: Path
+    manifest: Manifest
+    scores: StageScores
+    importance: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def with_quantized(self, scores: Floats) -> dict[str, Floats]:
+        """Scores by stage with those of a quantized file, or of the unquantized one, as the last."""
+        return {**self.scores.by_stage, "quantize": scores}
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A file that may be shipped.
+
+    Attributes:
+        path: The file.
+        quant: Key of `QUANTS`.
+        parity: What the gate measured, with the formats tried before and the recovery.
+    """
+
+    path: Path
+    quant: str
+    parity: ParityReport
+
+
+def quantize_within(model: Unquantized, folder: Path, profile: ExportProfile) -> Quantized:
+    """Quantize as the profile says.
+
+    Args:
+        model: What to quantize; its file is left alone.
+        folder: Takes the files.
+        profile: Format and limits.
+
+    Raises:
+        ParityError: the profile enforces its limits and no format it allows stays within them.
+        EdgebError: llama.cpp failed.
+    """
+    wanted = AUTO_ORDER if profile.quant == AUTO else (profile.quant,)
+    tried: dict[str, list[str]] = {}
+    for quant in wanted:
+        path, report = _one(model, folder, quant, profile)
+        if not report.exceeded or (profile.quant != AUTO and not profile.parity.enforce):
+            return Quantized(path, quant, replace(report, tried=tried))
+        tried[quant] = report.exceeded
+        if path != model.path:
+            path.unlink()
+    raise ParityError(find_quant(wanted[-1]).name, report)
+
+
+def _one(model: Unquantized, folder: Path, quant: str, profile: ExportProfile) -> tuple[Path, ParityReport]:
+    samples = model.scores.samples
+    if quant in UNQUANTIZED:
+        last = list(model.scores.by_stage.values())[-1]
+        return model.path, parity_report(model.with_quantized(last), samples, profile.parity)
+    path = folder / f"{quant}.gguf"
+    quantize(model.path, path, quant, model.importance)
+    scores = _scores(path, model, samples, f"Comparing {quant}")
+    report = parity_report(model.with_quantized(scores), samples, profile.parity)
+    loss = report.reference.loss(report.last.accuracies, "tail")
+    hurt = bool(report.exceeded) or (loss is not None and loss > profile.recover.tail_loss)
+    if profile.recover.mode == "off" or quant not in _RECOVERABLE or not hurt:
+        return path, report
+    return path, _recovered(model, path, quant, profile, (scores, report))
+
+
+def _recovered(
+    model: Unquantized, path: Path, quant: str, profile: ExportProfile, measured: tuple[Floats, ParityReport]
+) -> ParityReport:
+    """Choose tensors on training users; adopt them in `path` if the tail of validation users gains by it."""
+    scores, report = measured
+    other, selection = path.with_name("trial.gguf"), _selection(model.scores)
+    plain = _scores(model.path, model, selection, "Recovering")
+
+    def trial(kept: tuple[str, ...]) -> RecoveryTrial:
+        quantize(model.path, other, quant, model.importance, kept=kept)
+        found = _scores(other, model, selection, f"Keeping {_short(kept)}")
+        return RecoveryTrial(kept, Difference.between(plain, found).mean_kl, other.stat().st_size)
+
+    largest = int(path.stat().st_size * (1 + profile.recover.growth))
+    best, trials = keep_sensitive(kinds(path), trial, largest)
+    recovery, samples = Recovery(tuple(trials)), model.scores.samples
+    if best.kept:
+        quantize(model.path, other, quant, model.importance, kept=best.kept)
+        again = _scores(other, model, samples, f"Comparing {quant}")
+        if tail_gain(scores, again, samples):
+            recovery = Recovery(tuple(trials), best.kept, before=report.last)
+            report = parity_report(model.with_quantized(again), samples, profile.parity)
+            other.replace(path)
+    other.unlink(missing_ok=True)
+    return replace(report, recovery=recovery)
+
+
+def _selection(scores: StageScores) -> Samples:
+    """Windows of training users, as many as the gate's."""
+    return scores.draw(scores.sizes, "train", _SELECTION_SEED)
+
+
+def tail_gain(before: Floats, after: Floats, samples: Samples) -> bool:
+    """Whether the tail is predicted better: by mean recall, and if that is equal by the probability of the truth.
+
+    Nothing is known to be better on synthetic windows.
+    """
+    truth = samples.truth
+    if truth is None:
+        return False
+    tail = samples.balanced & (np.array(samples.groups)[truth] == "tail")
+    if not tail.any():
+        return False
+    at = np.flatnonzero(tail)
+
+    def quality(scores: Floats) -> tuple[float, float]:
+        return Accuracies.of(scores, samples).tail or 0.0, float(scores[at, truth[at]].mean())
+
+    return quality(after) > quality(before)
+
+
+def _scores(path: Path, model: Unquantized, samples: Samples, what: str) -> Floats:
+    with progress_bar(what[:22], len(samples)) as advance:
+        return score_bundle(path, model.manifest, samples, advance)
+
+
+def _short(kept: tuple[str, ...]) -> str:
+    return "+".join(name.strip(".").removesuffix(".weight") for name in kept) or "nothing"

@@ -1,0 +1,126 @@
+"""Windows to compare models on: those of held-out users, or synthetic ones where there is no dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
+from edge_behavior.export.profiles import ParitySettings
+from edge_behavior.export.source import ExportSource
+from edge_behavior.export.synthetic_events import synthetic_windows
+
+# Natural windows and windows per behavior where the profile does not say: up to this many weights, and beyond.
+SMALL_BACKBONE = 100_000_000
+WINDOWS, PER_BEHAVIOR = (200, 60), (5, 1)
+_MAX_SYNTHETIC = 60
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SampleSizes:
+    """How many windows to draw.
+
+    Attributes:
+        natural: Windows in the frequencies of the log.
+        per_behavior: Windows of each behavior in addition.
+    """
+
+    natural: int
+    per_behavior: int
+
+    @classmethod
+    def of(cls, settings: ParitySettings, parameters: int) -> SampleSizes:
+        """What the profile says, else by the backbone's number of weights."""
+        large = int(parameters > SMALL_BACKBONE)
+        return cls(
+            WINDOWS[large] if settings.windows is None else settings.windows,
+            PER_BEHAVIOR[large] if settings.per_behavior is None else settings.per_behavior,
+        )
+
+
+@dataclass(frozen=True)
+class Window:
+    """A history and the context to predict in."""
+
+    history: tuple[BehaviorEvent, ...]
+    when: datetime
+    place: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Windows to compare models on.
+
+    Attributes:
+        windows: n of them.
+        truth: [n] candidate codes of what happened; None for synthetic windows.
+        users: [n] user codes.
+        natural: [n] whether the window is one of the natural ones.
+        balanced: [n] whether it was drawn for its behavior.
+        labels: [B].
+        groups: [B] head, medium or tail.
+    """
+
+    windows: tuple[Window, ...]
+    truth: Ints | None
+    users: Ints
+    natural: NDArray[np.bool_]
+    balanced: NDArray[np.bool_]
+    labels: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def take(self, chosen: NDArray[np.bool_]) -> Samples:
+        """Some of the windows."""
+        return replace(
+            self,
+            windows=tuple(window for window, kept in zip(self.windows, chosen, strict=True) if kept),
+            truth=None if self.truth is None else self.truth[chosen],
+            users=self.users[chosen],
+            natural=self.natural[chosen],
+            balanced=self.balanced[chosen],
+        )
+
+    def prompts(self, encoder: PromptEncoder) -> list[list[int]]:
+        """Token ids of every prompt; a layout's wordings take turns."""
+        formats = encoder.layout.formats
+        return [encoder.prompt_ids(w.history, w.when, w.place, i % formats) for i, w in enumerate(self.windows)]
+
+
+def draw_samples(source: ExportSource, sizes: SampleSizes, split: str = "validation", seed: int = 0) -> Samples:
+    """Windows of the dataset's users, or synthetic ones if there is no dataset or it holds no full history."""
+    candidates, layout = source.candidates, source.layout
+    if source.data is not None:
+        # Here, since an export without a dataset needs no pyarrow.
+        from edge_behavior.data.dataset import Dataset
+        from edge_behavior.data.windows import balanced_windows, natural_windows
+
+        table, length = Dataset.open(source.data).events(split), layout.history_length
+        natural = natural_windows(table, length, limit=sizes.natural, seed=seed)
+        balanced = balanced_windows(table, sizes.per_behavior, length, seed=seed)
+        targets = np.union1d(natural, balanced)
+        if len(targets):
+            events = [table.event(int(i)) for i in targets]
+            histories = [tuple(table.history(int(i), length)) for i in targets]
+            return Samples(
+                tuple(Window(h, e.time, e.place) for h, e in zip(histories, events, strict=True)),
+                table.behavior[targets].astype(np.int64),
+                table.user_of(targets),
+                np.isin(targets, natural),
+                np.isin(targets, balanced),
+                candidates.labels,
+                candidates.groups(),
+            )
+    count = min(sizes.natural, _MAX_SYNTHETIC)
+    drawn = synthetic_windows(candidates, layout, source.places or (UNKNOWN_PLACE,), count, seed)
+    windows = tuple(Window(*window) for window in drawn)
+    no, yes = np.zeros(count, dtype=bool), np.ones(count, dtype=bool)
+    return Samples(windows, None, np.arange(count), yes, no, candidates.labels, candidates.groups())

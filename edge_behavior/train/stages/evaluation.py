@@ -1,0 +1,32 @@
+"""The evaluation stage: backbone, A-tuned and B-tuned model on the test users, beside the simple counters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge_behavior.evaluation.evaluate import counter_metrics, metrics_by_protocol
+from edge_behavior.evaluation.protocols import EvaluationWindows, WindowChoice
+from edge_behavior.evaluation.results import RunMetrics
+from edge_behavior.train.run.metrics import write_metrics
+from edge_behavior.train.stage_list import MODELS
+from edge_behavior.train.stages.context import StageContext
+from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
+from edge_behavior.train.trainer.processes import is_main
+
+
+def evaluate_test_users(context: StageContext) -> dict[str, Any]:
+    """Write metrics.json; the report is empty."""
+    recipe, settings = context.recipe, context.recipe.evaluation
+    threshold, seed = recipe.a_tuning.anchor_threshold, recipe.seed
+    choice = WindowChoice(settings.per_user, settings.per_behavior, settings.limit, seed)
+    table, length = context.dataset.events("test"), context.run.layout.history_length
+    windows = EvaluationWindows.draw("both", table, length, choice)
+    found = {}
+    for name in MODELS:
+        scoring = ScoringPass(f"test {name}", recipe.scoring.tokens_per_pass, context.folder("evaluation"))
+        score = stage_scorer(context.models, name, table, seed, scoring)
+        found[name] = metrics_by_protocol(windows, score(windows.targets), threshold)
+    counters = counter_metrics(context.dataset, windows, threshold)
+    if is_main():
+        write_metrics(context.run, RunMetrics(found, counters, threshold, seed))
+    return {}
