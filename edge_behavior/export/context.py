@@ -33,7 +33,8 @@ from edge_behavior.export.prune.vocabulary import write_pruned
 from edge_behavior.export.report import ExportReport, ImportanceReport
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.architectures import architecture, check_backbone, load_tokenizer
-from edge_behavior.hf.folder import count_parameters, find_backbone, weight_files
+from edge_behavior.hf.find import find_backbone
+from edge_behavior.hf.folder import count_parameters, weight_files
 from edge_behavior.hf.tokenizers import plain_encoder, special_ids
 from edge_behavior.runtime.predictor import context_needed
 from edge_behavior.util.checksums import files_sha256

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.architectures import load_config, load_tokenizer
+from edge_behavior.hf.find import find_backbone
 from edge_behavior.hf.finite import KEEP_F32, beyond_f16, check_weights
-from edge_behavior.hf.folder import find_backbone, first_line, open_weights, weight_files
+from edge_behavior.hf.folder import first_line, open_weights, weight_files
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PROBE_LENGTH = 24

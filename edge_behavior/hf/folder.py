@@ -15,78 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.util.files import expand_home
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-# No part of a hub name begins with a dot: "./model" is a folder.
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
-_WEIGHT_FILES = ["*.safetensors"]
-_HINT = "give a Hugging Face folder with safetensors, or a hub name like org/model that you have access to"
-
-
-def local_folder(base: str | Path, revision: str | None = None) -> Path | None:
-    """The absolute path of a backbone's folder; None for a hub name.
-
-    `~` is expanded. A name that is both a hub name and an existing folder means the folder, unless a revision is given.
-
-    Raises:
-        EdgebError: neither an existing folder nor a hub name.
-    """
-    is_name = isinstance(base, str) and _HUB_NAME.fullmatch(base) is not None
-    if is_name and revision is not None:
-        return None
-    folder = expand_home(base)
-    if folder.is_dir():
-        return folder.resolve()
-    if is_name and not folder.exists():
-        return None
-    what = "is a file" if folder.exists() else "does not exist"
-    raise EdgebError(f"the backbone folder {base} {what}", _HINT)
-
-
-def find_backbone(base: str | Path, revision: str | None = None, weights: bool = True) -> Path:
-    """The local folder of a backbone given by path or hub name; from the hub it is downloaded into the hub's cache.
-
-    Args:
-        base: Folder or hub name.
-        revision: Hub revision; None for the newest.
-        weights: Download the weights, too, not only configuration and tokenizer.
-
-    Raises:
-        EdgebError: no such folder, and no hub model that can be downloaded.
-    """
-    folder = local_folder(base, revision)
-    if folder is not None:
-        return folder
-    from huggingface_hub import snapshot_download
-
-    if is_commit(revision):
-        # A commit never changes: a complete copy in the cache needs no network.
-        cached = fetched_before(base, revision)
-        if cached is not None and (not weights or _has_weights(cached)):
-            return cached
-    patterns = [*_SMALL_FILES, *(_WEIGHT_FILES if weights else [])]
-    try:
-        return Path(snapshot_download(str(base), revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub client raises many unrelated types
-        at = f" at revision {revision}" if revision else ""
-        raise EdgebError(
-            f"'{base}' is not a folder, and the hub download{at} failed: {first_line(error)}",
-            "check the name, the network and HF_TOKEN",
-        ) from None
-
-
-def fetched_before(base: str | Path, revision: str | None = None) -> Path | None:
-    """The folder of a backbone that needs no network, a local one or one in the hub's cache; else None."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = local_folder(base, revision)
-        return folder or Path(snapshot_download(str(base), revision=revision, local_files_only=True))
-    except (EdgebError, OSError, ValueError):  # not cached, cache unreadable, or not a hub name
-        return None
+SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+WEIGHT_FILES = ["*.safetensors"]
 
 
 def is_commit(revision: str | None) -> bool:
@@ -97,19 +30,12 @@ def is_commit(revision: str | None) -> bool:
 def is_model_file(name: str) -> bool:
     """Whether a file of this name defines a model: configuration, tokenizer or weights."""
     hidden = name.startswith(".")
-    return not hidden and any(fnmatch(name, pattern) for pattern in (*_SMALL_FILES, *_WEIGHT_FILES))
+    return not hidden and any(fnmatch(name, pattern) for pattern in (*SMALL_FILES, *WEIGHT_FILES))
 
 
 def model_files(folder: Path) -> list[str]:
     """Sorted names of the files in a folder that define the model."""
     return sorted(path.name for path in folder.iterdir() if is_model_file(path.name) and path.is_file())
-
-
-def _has_weights(folder: Path) -> bool:
-    try:
-        return bool(weight_files(folder))
-    except EdgebError:
-        return False
 
 
 def weight_files(model_dir: Path) -> list[Path]:

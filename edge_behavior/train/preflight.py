@@ -14,7 +14,7 @@ from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import SPLITS, Dataset, EventTable
 from edge_behavior.data.windows import eligible, positions
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.folder import find_backbone
+from edge_behavior.hf.find import find_backbone
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.geometry import empty_model, with_adapter
 from edge_behavior.train.recipe import BackboneConfig, Recipe

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from edge_behavior.hf.folder import fetched_before, find_backbone, is_commit, local_folder, model_files
+from edge_behavior.hf.find import absolute_name, fetched_before, find_backbone, local_folder
+from edge_behavior.hf.folder import is_commit, model_files
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import found_beside
 from edge_behavior.train.run.state import InputFile, Inputs
@@ -58,7 +59,7 @@ def located(recipe: Recipe, run: Path | None = None) -> Recipe:
     """
     backbone, talk = recipe.backbone.path, recipe.a_tuning.aux_path
     if backbone is not None and recipe.backbone.revision is None:
-        backbone = str(local_folder(backbone) or backbone) if run is None else found_beside(backbone, run)
+        backbone = absolute_name(backbone) if run is None else found_beside(backbone, run)
     if talk is not None:
         talk = str(expand_home(talk).resolve()) if run is None else found_beside(talk, run)
     return recipe.model_copy(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.folder import find_backbone, is_model_file, model_files
+from edge_behavior.hf.find import find_backbone
+from edge_behavior.hf.folder import is_model_file, model_files
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.state import InputFile
 from edge_behavior.train.stage_list import BACKBONE_FIELD, STAGE_NAMES, stage_named

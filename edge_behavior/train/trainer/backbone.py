@@ -14,7 +14,8 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.architectures import check_backbone, check_onnx
 from edge_behavior.hf.architectures import load_tokenizer as load_fast_tokenizer
-from edge_behavior.hf.folder import find_backbone, first_line
+from edge_behavior.hf.find import find_backbone
+from edge_behavior.hf.folder import first_line
 from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError
 from edge_behavior.train.recipe import BackboneConfig
 

@@ -11,7 +11,8 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.folder import fetched_before, find_backbone, local_folder, model_files, weight_files
+from edge_behavior.hf.find import fetched_before, find_backbone, local_folder
+from edge_behavior.hf.folder import model_files, weight_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

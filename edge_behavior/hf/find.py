@@ -1,0 +1,128 @@
+"""Find a backbone by what a recipe calls it: a model folder, a GGUF file, or a hub name.
+
+A GGUF file is unpacked once, into edgeb's home.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from edge_behavior.errors import EdgebError
+from edge_behavior.hf.folder import SMALL_FILES, WEIGHT_FILES, first_line, is_commit, weight_files
+from edge_behavior.util.checksums import sha256_with_bar
+from edge_behavior.util.files import expand_home, new_folder, put_folder
+from edge_behavior.util.terminal import open_console
+from edge_behavior.util.workspace import home
+
+# No part of a hub name begins with a dot: "./model" is a folder.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HINT = "give a Hugging Face folder with safetensors, or a hub name like org/model that you have access to"
+
+
+def local_folder(base: str | Path, revision: str | None = None) -> Path | None:
+    """The absolute path of a backbone's folder; None for a hub name.
+
+    `~` is expanded. A name that is both a hub name and an existing folder means the folder, unless a revision is given.
+
+    Raises:
+        EdgebError: neither an existing folder nor a hub name.
+    """
+    is_name = isinstance(base, str) and _HUB_NAME.fullmatch(base) is not None
+    if is_name and revision is not None:
+        return None
+    folder = expand_home(base)
+    if folder.is_dir():
+        return folder.resolve()
+    if is_gguf(folder):
+        return unpacked(folder.resolve())
+    if is_name and not folder.exists():
+        return None
+    what = "is a file" if folder.exists() else "does not exist"
+    raise EdgebError(f"the backbone folder {base} {what}", _HINT)
+
+
+def absolute_name(base: str) -> str:
+    """What a run records of its backbone: the absolute path of a folder or GGUF file, or the hub name.
+
+    Raises:
+        EdgebError: none of these.
+    """
+    return str(expand_home(base).resolve()) if is_gguf(expand_home(base)) else str(local_folder(base) or base)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a backbone's path is a GGUF file's, by its name."""
+    return path.suffix == ".gguf" and path.is_file()
+
+
+def find_backbone(base: str | Path, revision: str | None = None, weights: bool = True) -> Path:
+    """The local folder of a backbone given by path or hub name; from the hub it is downloaded into the hub's cache.
+
+    Args:
+        base: Folder or hub name.
+        revision: Hub revision; None for the newest.
+        weights: Download the weights, too, not only configuration and tokenizer.
+
+    Raises:
+        EdgebError: no such folder, and no hub model that can be downloaded.
+    """
+    folder = local_folder(base, revision)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+
+    if is_commit(revision):
+        # A commit never changes: a complete copy in the cache needs no network.
+        cached = fetched_before(base, revision)
+        if cached is not None and (not weights or _has_weights(cached)):
+            return cached
+    patterns = [*SMALL_FILES, *(WEIGHT_FILES if weights else [])]
+    try:
+        return Path(snapshot_download(str(base), revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises many unrelated types
+        at = f" at revision {revision}" if revision else ""
+        raise EdgebError(
+            f"'{base}' is not a folder, and the hub download{at} failed: {first_line(error)}",
+            "check the name, the network and HF_TOKEN",
+        ) from None
+
+
+def fetched_before(base: str | Path, revision: str | None = None) -> Path | None:
+    """The folder of a backbone that needs no network, a local one or one in the hub's cache; else None."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = local_folder(base, revision)
+        return folder or Path(snapshot_download(str(base), revision=revision, local_files_only=True))
+    except (EdgebError, OSError, ValueError):  # not cached, cache unreadable, or not a hub name
+        return None
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return bool(weight_files(folder))
+    except EdgebError:
+        return False
+
+
+def unpacked(file: Path) -> Path:
+    """The folder with the model of a GGUF file, which is made when it is first asked for.
+
+    Raises:
+        EdgebError: see `gguf_weights.write_backbone`; or edgeb's home cannot be written.
+    """
+    folder = home() / "backbones" / f"{file.stem}-{sha256_with_bar(file)[:16]}"
+    if folder.is_dir():
+        return folder
+    # Here, since only who opens a GGUF file needs gguf-py.
+    from edge_behavior.hf.gguf_weights import write_backbone
+
+    with new_folder(folder) as scratch:
+        made = scratch / "backbone"
+        made.mkdir()
+        said = write_backbone(file, made)
+        put_folder(made, folder, replace=True)
+    kind = said["quantization"] or "its weights"
+    open_console(stderr=True).print(f"edgeb: {file.name}: {kind} unpacked to float16 in {folder}", highlight=False)
+    return folder
