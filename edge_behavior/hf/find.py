@@ -6,6 +6,7 @@ A GGUF file is unpacked once, into edgeb's home.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from edge_behavior.errors import EdgebError
@@ -112,7 +113,8 @@ def unpacked(file: Path) -> Path:
     Raises:
         EdgebError: see `gguf_weights.write_backbone`; or edgeb's home cannot be written.
     """
-    folder = home() / "backbones" / f"{file.stem}-{sha256_with_bar(file)[:16]}"
+    status = file.stat()
+    folder = home() / "backbones" / f"{file.stem}-{_checksum(file, status.st_size, status.st_mtime_ns)[:16]}"
     if folder.is_dir():
         return folder
     # Here, since only who opens a GGUF file needs gguf-py.
@@ -121,8 +123,13 @@ def unpacked(file: Path) -> Path:
     with new_folder(folder) as scratch:
         made = scratch / "backbone"
         made.mkdir()
-        said = write_backbone(file, made)
+        kind = write_backbone(file, made) or "its weights"
         put_folder(made, folder, replace=True)
-    kind = said["quantization"] or "its weights"
     open_console(stderr=True).print(f"edgeb: {file.name}: {kind} unpacked to float16 in {folder}", highlight=False)
     return folder
+
+
+# A command asks for its backbone several times.
+@lru_cache(maxsize=16)
+def _checksum(file: Path, size: int, mtime_ns: int) -> str:
+    return sha256_with_bar(file)

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_behavior.hf.gguf_vocab import BYTE, CONTROL, PRE_TOKENIZERS, USER_DEFINED, UnsupportedBackboneError
+from edge_behavior.hf.gguf_vocab import BYTE, CONTROL, PRE_TOKENIZERS, SPACE, USER_DEFINED, UnsupportedBackboneError
 
-_SPACE = "\u2581"
 _SPECIALS = {
     "bos_token": "tokenizer.ggml.bos_token_id",
     "eos_token": "tokenizer.ggml.eos_token_id",
@@ -91,16 +90,16 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
 
     unknown = metadata.get("tokenizer.ggml.unknown_token_id", 0)
     # The file has what is looked up in plain text with plain spaces.
-    tokens[:] = [t.replace(" ", _SPACE) if types[i] == USER_DEFINED else t for i, t in enumerate(tokens)]
+    tokens[:] = [t.replace(" ", SPACE) if types[i] == USER_DEFINED else t for i, t in enumerate(tokens)]
     vocab = _vocab(tokens)
     merges = _merges(tokens, types, list(metadata["tokenizer.ggml.scores"]), vocab)
     has_bytes = BYTE in types
     tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token=tokens[unknown], fuse_unk=True, byte_fallback=has_bytes))
-    steps: list[Any] = [normalizers.Replace(" ", _SPACE)]
+    steps: list[Any] = [normalizers.Replace(" ", SPACE)]
     if metadata.get("tokenizer.ggml.add_space_prefix", True):
-        steps.insert(0, normalizers.Prepend(_SPACE))
+        steps.insert(0, normalizers.Prepend(SPACE))
     tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 
 

@@ -45,7 +45,7 @@ PRE_TOKENIZERS = (
     PreTokenizer("smollm", None),
 )
 _UNSUPPORTED_HINT = "use a backbone with the tokenizer of Qwen2, Llama 3, SmolLM2, Llama 2 or Gemma"
-_SPACE = "\u2581"
+SPACE = "\u2581"
 _SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
@@ -207,8 +207,8 @@ def _known(steps: list[dict[str, Any]]) -> PreTokenizer:
 def _sentencepiece_prefix(fields: dict[str, Any]) -> bool:
     """Whether a SentencePiece-style tokenizer adds a leading space, after checking that nothing else differs."""
     steps = _steps(fields["normalizer"], "normalizers")
-    prefix = bool(steps) and steps[0] == {"type": "Prepend", "prepend": _SPACE}
-    if steps[int(prefix) :] != [{"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}]:
+    prefix = bool(steps) and steps[0] == {"type": "Prepend", "prepend": SPACE}
+    if steps[int(prefix) :] != [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]:
         shape = " + ".join(step["type"] for step in steps)
         raise UnsupportedBackboneError(f"unsupported SentencePiece normalizer {shape or 'none'}", _UNSUPPORTED_HINT)
     # Gemma splits at spaces, of which the normalizer has left none.

@@ -30,7 +30,7 @@ _LLAMA3_RULE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_p
 _AGAIN = "download it again"
 
 
-def write_backbone(file: Path, folder: Path) -> dict[str, Any]:
+def write_backbone(file: Path, folder: Path) -> str:
     """Write a GGUF file's model as config.json, model.safetensors and the files of its tokenizer.
 
     Args:
@@ -38,7 +38,7 @@ def write_backbone(file: Path, folder: Path) -> dict[str, Any]:
         folder: An empty folder.
 
     Returns:
-        What the file says of itself: `name`, `license` and `quantization`, each "" where it does not.
+        The quantization that the file names, like `Q4_1`; "" where it names none.
 
     Raises:
         EdgebError: no GGUF file, a damaged one, one part of several, an adapter, an architecture, tokenizer or
@@ -52,12 +52,7 @@ def write_backbone(file: Path, folder: Path) -> dict[str, Any]:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_tokenizer(metadata.values, folder)
         _write_weights(file, config, tensors, folder / WEIGHTS)
-    quantization = str(metadata.get("general.file_type", ""))
-    return {
-        "name": str(metadata.get("general.name", "")),
-        "license": str(metadata.get("general.license", "")),
-        "quantization": _quantization_name(quantization),
-    }
+    return _quantization_name(str(metadata.get("general.file_type", "")))
 
 
 class _Metadata:
