@@ -61,6 +61,7 @@ def train_command(
     from edge_behavior.commands.output import emit
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
+    from edge_behavior.util.cpus import wait_passively
     from edge_behavior.util.workspace import recall, remember
 
     data = data or recall("dataset")
@@ -81,6 +82,7 @@ def train_command(
         raise EdgebError("--device-memory is for planning", "add --dry-run")
     if processes is not None and not dry_run:
         raise EdgebError("--processes is for planning; a launcher such as torchrun starts them", "add --dry-run")
+    wait_passively()
     # Before the libraries, which take seconds to import: a wrong path is reported at once.
     dataset = Dataset.open(data)
     if dry_run:
