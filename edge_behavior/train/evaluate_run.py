@@ -14,7 +14,7 @@ from edge_behavior.train.run.inputs import shown_sha256
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.run.provenance import check_run
 from edge_behavior.train.stage_list import TUNED, UNTUNED
-from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
+from edge_behavior.train.stages.scoring import stage_scorer
 
 
 def evaluate_run(path: Path, data: Path, protocol: str, split: str, choice: WindowChoice, untuned: bool) -> Evaluation:
@@ -35,8 +35,7 @@ def evaluate_run(path: Path, data: Path, protocol: str, split: str, choice: Wind
     windows = EvaluationWindows.draw(protocol, table, run.layout.history_length, choice)
     results = {}
     for name, stage in (("model", TUNED[-1]), *(((UNTUNED, UNTUNED),) if untuned else ())):
-        scoring = ScoringPass(f"{split} {stage}", recipe.scoring.tokens_per_pass)
-        score = stage_scorer(models, stage, table, choice.seed, scoring)
+        score = stage_scorer(models, stage, table, recipe, choice.seed, f"{split} {stage}")
         results[name] = metrics_by_protocol(windows, score(windows.targets), threshold)
     own = dataset.fingerprint == run.state.fingerprint
     measured_on = EvaluatedDataset(str(dataset.path), dataset.fingerprint, own)
