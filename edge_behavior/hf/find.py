@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.folder import SMALL_FILES, WEIGHT_FILES, first_line, is_commit, weight_files
+from edge_behavior.hf.license import LICENSE_FILES
 from edge_behavior.util.checksums import sha256_with_bar
 from edge_behavior.util.files import expand_home, new_folder, put_folder
 from edge_behavior.util.terminal import open_console
@@ -78,7 +79,7 @@ def find_backbone(base: str | Path, revision: str | None = None, weights: bool =
         cached = fetched_before(base, revision)
         if cached is not None and (not weights or _has_weights(cached)):
             return cached
-    patterns = [*SMALL_FILES, *(WEIGHT_FILES if weights else [])]
+    patterns = [*SMALL_FILES, *LICENSE_FILES, *(WEIGHT_FILES if weights else [])]
     try:
         return Path(snapshot_download(str(base), revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub client raises many unrelated types
