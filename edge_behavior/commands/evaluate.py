@@ -50,9 +50,10 @@ def evaluate_command(
 
         found: Evaluation = evaluate_run(model, data, protocol, split, choice, untuned)
     else:
+        from edge_behavior.commands.open import open_predictor
         from edge_behavior.evaluation.bundles import evaluate_bundle
 
-        found = evaluate_bundle(model, data, protocol, split, choice)
+        found = evaluate_bundle(model, data, protocol, split, choice, open_predictor)
 
     emit(found.to_dict(), as_json, lambda: _show(found))
     if not found.dataset.own:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
+from edge_behavior.commands.open import open_predictor
 from edge_behavior.commands.output import emit
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
@@ -436,7 +437,7 @@ class TestEvaluate:
         flags |= {"--limit": 5, "--seed": 6}
         document("evaluate", "m.gguf", "--data", "d", *(word for pair in flags.items() for word in pair))
         choice = WindowChoice(per_user=3, per_behavior=4, limit=5, seed=6)
-        assert asked == {"bundle": (Path("m.gguf"), Path("d"), "natural", "validation", choice)}
+        assert asked == {"bundle": (Path("m.gguf"), Path("d"), "natural", "validation", choice, open_predictor)}
 
     def test_the_last_dataset_is_the_default(self, asked, tmp_path):
         (tmp_path / "data").mkdir()

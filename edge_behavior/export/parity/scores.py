@@ -60,10 +60,10 @@ class StageScores:
             )
         return drawn.take(fitting)
 
-    def score_torch(self, stage: str, model: Any) -> None:
-        """Score a model in PyTorch: before merging (`adapter`) or merged (`merge`)."""
+    def score_torch(self, stage: str, model: Any, encoder: PromptEncoder | None = None) -> None:
+        """Score a model in PyTorch; `encoder` where its vocabulary is pruned."""
         with progress_bar(f"Scoring ({stage})", len(self.samples)) as advance:
-            self.by_stage[stage] = score_torch(model, self._encoder, self.samples, advance)
+            self.by_stage[stage] = score_torch(model, encoder or self._encoder, self.samples, advance)
 
     def score_bundle(self, stage: str, path: Path, manifest: Manifest) -> None:
         """Score a converted model; see `score_bundle`."""
