@@ -641,7 +641,7 @@ class TestExport:
                 balanced=0,
                 held_out=True,
                 reference=shares,
-                stages={"quantize": StageParity(moved, shares, moved)},
+                stages={"quantize": StageParity(moved, shares, moved, 3)},
                 limits={},
                 exceeded=[] if profile.parity.enforce else ["KL 3"],
                 tried={"q4_0": ["KL 2"]},

@@ -24,6 +24,7 @@ from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.report import ExportReport
 from edge_behavior.export.scratch import check_folder, require_space, scratch_folder
 from edge_behavior.export.source import ExportSource
+from edge_behavior.fit.mixture import HELD_OUT
 from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.license import CARD, write_texts
 from edge_behavior.hf.tokenizers import plain_encoder
@@ -69,6 +70,7 @@ def export_hf(
             export.dtype = "bfloat16"
         require_space(folder, opened.parameters * _bytes_per_weight(export, quant))
         export.begin(quant.upper())
+        _announce(export)
         model = export.merge("f16" if quant == "f16" else "f32")
         if export.may_prune:
             with export.timed("prune"):
@@ -91,13 +93,20 @@ def export_hf(
     return report
 
 
+def _announce(export: Export) -> None:
+    """Tell the forecast what this format has ahead beside what all have."""
+    scores = export.scores
+    export.forecast.expect("write", "torch", lambda: scores.tokens(len(scores.samples)))
+    export.forecast.drop(HELD_OUT)
+
+
 def _check(export: Export, made: Path, model: Model) -> None:
     """Load the folder as other tools do, and compare tokens, logits and predictions."""
     tokenizer = load_tokenizer(made)
     export.check_tokens(plain_encoder(tokenizer), model)
     loaded: Any = load_model(made, export.dtype, "the written model")
     export.logit_difference["write"] = check_logits(model.probe, model_logits(loaded, model.probe.ids), "saved")
-    export.scores.score_torch("write", loaded, model.encoder)
+    export.scores.score_torch("write", loaded, model.encoder, last=True)
 
 
 def _leave_out_fits(export: Export) -> None:
