@@ -192,7 +192,13 @@ class Demo:
         self._say(f"\nDone in {duration(sum(self._state.seconds.values()))}. Look at:", style="bold")
         for name, what in _LOOK_AT.items():
             self._say(f"  {self._out / name}   {what}")
-        command = ["edgeb", "demo", str(self._bundle), "--history", str(self._out / "today.csv")]
+        command = [
+            str(Path(sys.executable).with_name("edgeb")),
+            "demo",
+            str(self._bundle),
+            "--history",
+            str(self._out / "today.csv"),
+        ]
         self._say("\nThe assistant as a page in your browser, with the day of the prediction:")
         self._say(f"  {shlex.join(command)}")
 
