@@ -24,7 +24,6 @@ from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.report import ExportReport
 from edge_behavior.export.scratch import check_folder, require_space, scratch_folder
 from edge_behavior.export.source import ExportSource
-from edge_behavior.fit.mixture import HELD_OUT
 from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.license import CARD, write_texts
 from edge_behavior.hf.tokenizers import plain_encoder
@@ -97,7 +96,11 @@ def _announce(export: Export) -> None:
     """Tell the forecast what this format has ahead beside what all have."""
     scores = export.scores
     export.forecast.expect("write", "torch", lambda: scores.tokens(len(scores.samples)))
-    export.forecast.drop(HELD_OUT)
+    if export.source.data is not None:
+        # Here, since an export without a dataset needs no pyarrow.
+        from edge_behavior.fit.mixture import HELD_OUT
+
+        export.forecast.drop(HELD_OUT)
 
 
 def _check(export: Export, made: Path, model: Model) -> None:
