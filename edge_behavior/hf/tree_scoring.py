@@ -23,8 +23,8 @@ from edge_behavior.core.scoring import TOKENS_PER_PASS, Floats
 from edge_behavior.core.search import Goal, TrieSearch
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.internals import attention_of
-from edge_behavior.hf.tiled_head import Ints, Steps, TiledHead
-from edge_behavior.hf.tree_attention import TreeBatch, TreeShape, attention_windows, batch_cache
+from edge_behavior.hf.tree.attention import TreeBatch, TreeShape, attention_windows, batch_cache
+from edge_behavior.hf.tree.head import Ints, Steps, TiledHead
 
 # Flash kernels do not take a custom mask.
 _TAKE_TREE_MASKS = ("sdpa", "eager")

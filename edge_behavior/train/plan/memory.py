@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.tiled_head import TILE_ROWS
+from edge_behavior.hf.tree.head import TILE_ROWS
 from edge_behavior.train.geometry import NF4_BYTES, Geometry
 from edge_behavior.train.plan.counts import Batch, Counts, Window
 from edge_behavior.train.recipe import Recipe
