@@ -216,6 +216,7 @@ def main() -> None:
         return
     history = args.work / "history.csv"
     options = BenchOptions(
+        budget=6 * 3600.0,
         repeats=args.repeats,
         threads=args.threads,
         compare=True,

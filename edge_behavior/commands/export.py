@@ -276,8 +276,10 @@ def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
     groups = ("accuracy", "head", "medium", "tail")
     table.add_row("trained", "", "", "", *(_share(parity["reference"][name]) for name in groups))
     for name, row in parity["stages"].items():
+        # Bundles written before 2026-11-28 do not say it: every step was compared on all windows.
+        compared = row.get("windows", parity["windows"])
         table.add_row(
-            name,
+            name if compared == parity["windows"] else f"{name} ({compared} windows)",
             f"{row['flips']:.1%}",
             f"{row['mean_kl']:.2g}",
             f"{row['max_log_prob']:.2g}",

@@ -97,6 +97,24 @@ def bundle_log_probs(predictor: Predictor, table: EventTable, targets: Targets, 
     return np.stack(rows)
 
 
+def stretch_log_probs(predictor: Predictor, table: EventTable, targets: Targets) -> Floats:
+    """Log-probabilities [n, B] of a bundle's model at consecutive targets of one user, every candidate expanded.
+
+    They are a session's: its window grows from the layout's L events by one per target, and each target pays for its
+    new event and the label trie only.
+    """
+    layout, session = predictor.manifest.layout, predictor.session()
+    first, rows = int(targets[0]), []
+    for event in table.history(first, layout.history_length):
+        session.observe(event)
+    for target in targets:
+        if target != first:
+            session.observe(table.event(int(target) - 1))
+        event = table.event(int(target))
+        rows.append(session.log_probs(event.time, event.place if layout.places else None))
+    return np.stack(rows)
+
+
 def _sources(manifest: Manifest, table: EventTable, targets: Targets, model: Floats) -> tuple[str, dict[str, Floats]]:
     """The bundle's default source, and the scores [n, B] of every source it has."""
     counts, held, places = manifest.candidates.counts, manifest.habits, manifest.layout.places

@@ -29,7 +29,7 @@ from edge_behavior.export.parity.gate import ParityError, ParityReport, parity_r
 from edge_behavior.export.parity.samples import SampleSizes
 from edge_behavior.export.parity.scores import REFERENCE, StageScores
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.export.prune.check import PruneRequest, Pruning, check_mode, decide_pruning
+from edge_behavior.export.prune.check import PROMPTS, PruneRequest, Pruning, check_mode, decide_pruning
 from edge_behavior.export.prune.vocabulary import write_pruned
 from edge_behavior.export.report import ExportReport, ImportanceReport
 from edge_behavior.export.source import ExportSource
@@ -41,8 +41,13 @@ from edge_behavior.hf.tokenizers import plain_encoder, special_ids
 from edge_behavior.runtime.predictor import context_needed
 from edge_behavior.util.checksums import files_sha256
 from edge_behavior.util.progress import progress_bar
+from edge_behavior.util.timebox import Forecast, TimeBudget
 
 _PROBE_LENGTH = 48
+# How long a token takes in PyTorch relative to llama.cpp, until both are measured (benchmarks/export_speed.py).
+SECONDS_PER_TOKEN = {"torch": 1.0, "llama": 1.2, "vocabulary": 1.5}
+# The forecast's name of comparing vocabularies.
+_VOCABULARY = "vocabulary"
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ class Export:
         pruning: What became of the vocabulary.
         logit_difference: Largest difference from PyTorch's logits, per step.
         seconds: Per step.
+        forecast: The time budget and the time left.
         logit_scale: PyTorch's largest logit; from `merge` on.
         segments_checked: Texts tokenized like in training; from `check_tokens` on.
         parity: What the gate measured; from `accept` on.
@@ -151,6 +157,8 @@ class Export:
         self.pruning = Pruning(profile.prune, None, "")
         self.logit_difference: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
+        seconds = None if profile.minutes is None else 60 * profile.minutes
+        self.forecast = Forecast(TimeBudget(seconds), SECONDS_PER_TOKEN)
 
     @property
     def merged_bytes_per_weight(self) -> float:
@@ -199,7 +207,30 @@ class Export:
         self.manifest = manifest
         room = context_needed(manifest) - len(encoder.trie)
         sizes = SampleSizes.of(self.profile.parity, self.opened.parameters)
-        self.scores = StageScores(source, encoder, sizes, room)
+        self.scores = StageScores(source, encoder, sizes, room, self.forecast)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Tell the forecast what every format has ahead."""
+        scores, profile, forecast = self.scores, self.profile, self.forecast
+
+        def between() -> float:
+            return scores.tokens(int(scores.between.sum()))
+
+        ends = scores.reference_ends
+        forecast.expect(REFERENCE, "torch", lambda: scores.tokens(len(scores.samples)), until=ends)
+        if self.source.adapter is not None:
+            forecast.expect("merge", "torch", between)
+        if self.may_prune:
+            # Only a part of the trie is looked at.
+            forecast.expect(_VOCABULARY, "vocabulary", lambda: PROMPTS * scores.prompt_tokens)
+            forecast.expect("prune", "llama", between)
+        if self.source.data is not None and (profile.habits, profile.calibrate) != ("off", "off"):
+            # Here, since an export without a dataset needs no pyarrow.
+            from edge_behavior.fit.mixture import HELD_OUT, STRETCH, windows_wanted
+
+            windows = windows_wanted(len(self.source.candidates), self.opened.parameters)
+            forecast.expect(HELD_OUT, "llama", lambda: scores.tokens(windows, STRETCH), fills=True)
 
     def merge(self, stored: str, on_merged: Callable[[Any], None] | None = None) -> Model:
         """Merge adapter and backbone, scoring the model before and after.
@@ -235,9 +266,12 @@ class Export:
         request = PruneRequest(
             self.profile.prune, self.profile.extra_tokens, source.places, source.data, source.data_note
         )
-        self.pruning = decide_pruning(request, plain, opened.tokenizer, opened.config, opened.encoder)
+        with self.forecast.step(_VOCABULARY, "Comparing vocabularies", 1) as advance:
+            self.pruning = decide_pruning(request, plain, opened.tokenizer, opened.config, opened.encoder)
+            advance(1)
         plan = self.pruning.plan
         if plan is None:
+            self.forecast.drop("prune")
             return model
         plain.unlink()
         folder = self.folder / "pruned"
@@ -250,9 +284,9 @@ class Export:
         probe = Probe(plan.new_ids(model.probe.ids), model.probe.logits[:, plan.kept], model.probe.difference)
         return Model(folder, probe, PromptEncoder(encode, old.layout, old.candidates, bos_id, eos_id), encode)
 
-    def score(self, stage: str, path: Path) -> None:
-        """Score a converted model on the windows to compare on."""
-        self.scores.score_bundle(stage, path, self.manifest)
+    def score(self, stage: str, path: Path, last: bool = False) -> None:
+        """Score a converted model on the windows to compare on: on all of them if it is the `last` one."""
+        self.scores.score_bundle(stage, path, self.manifest, last)
 
     def check_tokens(self, tokenize: Tokenize, model: Model) -> None:
         """Refuse a written file that tokenizes a text of the domain differently from the model.
@@ -282,7 +316,7 @@ class Export:
     def fit(self, bundle: Path) -> bool:
         """Fit habits and calibration with the written bundle; whether its manifest has to be written again."""
         before = self.manifest
-        self.fits = fit_held_out(bundle, before, self.source, self.profile)
+        self.fits = fit_held_out(bundle, before, self.source, self.profile, self.forecast)
         self.manifest = self.fits.manifest
         return self.manifest is not before
 
@@ -309,6 +343,7 @@ class Export:
             logit_difference=self.logit_difference,
             logit_scale=self.logit_scale,
             seconds=self.seconds,
+            estimates=self.forecast.estimates,
             tensor_types=tensor_types,
             operators=operators,
             importance=importance,

@@ -69,6 +69,7 @@ def export_hf(
             export.dtype = "bfloat16"
         require_space(folder, opened.parameters * _bytes_per_weight(export, quant))
         export.begin(quant.upper())
+        _announce(export)
         model = export.merge("f16" if quant == "f16" else "f32")
         if export.may_prune:
             with export.timed("prune"):
@@ -91,13 +92,24 @@ def export_hf(
     return report
 
 
+def _announce(export: Export) -> None:
+    """Tell the forecast what this format has ahead beside what all have."""
+    scores = export.scores
+    export.forecast.expect("write", "torch", lambda: scores.tokens(len(scores.samples)))
+    if export.source.data is not None:
+        # Here, since an export without a dataset needs no pyarrow.
+        from edge_behavior.fit.mixture import HELD_OUT
+
+        export.forecast.drop(HELD_OUT)
+
+
 def _check(export: Export, made: Path, model: Model) -> None:
     """Load the folder as other tools do, and compare tokens, logits and predictions."""
     tokenizer = load_tokenizer(made)
     export.check_tokens(plain_encoder(tokenizer), model)
     loaded: Any = load_model(made, export.dtype, "the written model")
     export.logit_difference["write"] = check_logits(model.probe, model_logits(loaded, model.probe.ids), "saved")
-    export.scores.score_torch("write", loaded, model.encoder)
+    export.scores.score_torch("write", loaded, model.encoder, last=True)
 
 
 def _leave_out_fits(export: Export) -> None:

@@ -77,6 +77,9 @@ def export_onnx(
         require_space(folder, opened.parameters * _bytes_per_weight(export, options))
         export.begin(options.name, lambda manifest: _context_length(options, manifest))
         options = replace(options, context_length=export.manifest.context_length)
+        export.forecast.drop("prune")
+        scores = export.scores
+        export.forecast.expect("build", "llama", lambda: scores.tokens(len(scores.samples)))
         # A pruned vocabulary is compared at the width of the format's activations.
         f16 = options.quant == "f16" or (export.may_prune and options.quant != "f32")
         model = export.merge("f16" if f16 else "f32")
@@ -99,7 +102,7 @@ def export_onnx(
             with _cpu_backend(built, model) as backend:
                 export.check_tokens(backend.tokenize, model)
                 export.logit_difference["build"] = _built_difference(model.probe, backend, options)
-            export.score("build", built)
+            export.score("build", built, last=True)
             export.gate(options.name)
         with export.timed("habits"):
             export.fit(built)

@@ -20,7 +20,8 @@ from edge_behavior.core.events import UNKNOWN_PLACE
 from edge_behavior.core.scoring import Floats, log_softmax
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.prune.vocabulary import CannotPrune, PrunePlan, plan_pruning
+from edge_behavior.export.prune.merges import CannotPrune
+from edge_behavior.export.prune.vocabulary import PrunePlan, plan_pruning
 from edge_behavior.export.prune.words import domain_texts
 from edge_behavior.export.synthetic_events import HISTORY_LENGTHS, synthetic_windows
 from edge_behavior.runtime.backends.base import Backend, Row
