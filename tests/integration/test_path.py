@@ -103,21 +103,16 @@ def test_predict(bundle: Path, history: Path, data: Path) -> None:
     assert document["predictions"][0]["behavior"] in table
 
 
-def test_bundle_scores_like_the_run(run: Path, data: Path, folder: Path) -> None:
-    """f16 bundle on llama.cpp against the PyTorch adapter on the same windows."""
-    edgeb_here(
-        "export",
-        run,
-        "--quant",
-        "f16",
-        "--no-habits",
-        "--no-calibrate",
-        "--out",
-        folder / "f16.gguf",
-        home=folder / "home",
-    )
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [("f16.gguf", ("--quant", "f16", "--no-habits", "--no-calibrate")), ("hf", ("--format", "hf"))],
+    ids=["gguf", "hf"],
+)
+def test_bundle_scores_like_the_run(name: str, flags: tuple[str, ...], run: Path, data: Path, folder: Path) -> None:
+    """An unquantized bundle, in llama.cpp or as a Hugging Face folder, against the adapter on the same windows."""
+    edgeb_here("export", run, *flags, "--out", folder / name, home=folder / "home")
     common = ("--data", data, "--limit", 40, "--json")
-    ours = json.loads(edgeb_here("evaluate", folder / "f16.gguf", *common).stdout)
+    ours = json.loads(edgeb_here("evaluate", folder / name, *common).stdout)
     assert ours["source"] == "model"
     theirs = json.loads(edgeb_here("evaluate", run, "--no-untuned", *common).stdout)
     for protocol in ("natural", "balanced"):

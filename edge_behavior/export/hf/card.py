@@ -16,12 +16,13 @@ _LISTED = 12
 _AT, _NEXT = datetime(2024, 5, 14, 18, 5), datetime(2024, 5, 14, 18, 40)
 
 
-def render_card(manifest: Manifest, title: str) -> str:
+def render_card(manifest: Manifest, title: str, tuned: bool) -> str:
     """The card as Markdown with YAML front matter.
 
     Args:
         manifest: The folder's.
         title: Name of the model.
+        tuned: Whether an adapter was merged into the backbone.
     """
     base, labels, layout = manifest.base_model, manifest.candidates.labels, manifest.layout
     fields = {
@@ -36,15 +37,15 @@ def render_card(manifest: Manifest, title: str) -> str:
     prompt = layout.prompt([BehaviorEvent(place, _AT, labels[0])], _NEXT, place, labels).text
     more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
     shown = ", ".join(markdown_text(label) for label in labels[:_LISTED])
+    merged = " with a LoRA adapter merged into its weights" if tuned else " itself, without tuning"
     named = "--place home" if layout.places else ""
     return f"""---
 {yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---
 
 # {markdown_text(title)}
 
-A language model that predicts what a user does next, among {len(labels)} behaviors: {shown}{more}. It is
-{markdown_text(base.name or "a backbone")} with a LoRA adapter merged into its weights by {manifest.created_with}, in
-{manifest.quantization}.
+A language model that predicts what a user does next, among {len(labels)} behaviors: {shown}{more}. It was written by
+{manifest.created_with} in {manifest.quantization} and is {markdown_text(base.name or "a backbone")}{merged}.
 
 ## Load it
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ BYTES_PER_WEIGHT = {"f16": 2.0, "bf16": 2.0, "f32": 4.0}
 _CONFIG, _TOKENIZER_CONFIG, _GENERATION_CONFIG = "config.json", "tokenizer_config.json", "generation_config.json"
 # Loads tokenizer.json as it is; a class of its own rebuilds the tokenizer, in each version differently.
 _TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+# How the tokenizer was loaded, which Transformers 5 saves with it.
+_OF_THIS_MACHINE = ("backend", "is_local", "local_files_only", "name_or_path")
 
 
 def check_format(quant: str) -> None:
@@ -102,7 +105,8 @@ def portable_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def portable_tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A tokenizer's configuration by the names that both versions of Transformers know."""
-    known = {**config, "tokenizer_class": _TOKENIZER_CLASS}
+    known = {name: value for name, value in config.items() if name not in _OF_THIS_MACHINE}
+    known["tokenizer_class"] = _TOKENIZER_CLASS
     extra = known.pop("extra_special_tokens", None)
     # Version 4 wants named tokens here, version 5 writes a list.
     if extra:
@@ -129,6 +133,8 @@ def _write_weights(file: Path, out: Path, quant: str) -> tuple[Counter[str], int
                 raise EdgebError(f"the tensor '{name}' {what}", hint)
     # safetensors and Transformers read this key.
     save_file(tensors, out, metadata={"format": "pt"})
+    # safetensors makes files that only their owner may read.
+    out.chmod(stat.S_IMODE((out.parent / _CONFIG).stat().st_mode))
     return Counter({quant.upper(): len(tensors)}), sum(tensor.nbytes for tensor in tensors.values())
 
 

@@ -121,7 +121,7 @@ def _leave_out_fits(export: Export) -> None:
 def _finish(export: Export, made: Path, title: str) -> None:
     """Write license, card and manifest, and verify the folder."""
     write_texts(made, export.opened.license)
-    (made / CARD).write_text(render_card(export.manifest, title), encoding="utf-8")
+    (made / CARD).write_text(render_card(export.manifest, title, export.source.adapter is not None), encoding="utf-8")
     with progress_bar("Hashing", 2 * folder_bytes(made), unit_bytes=True) as advance:
         write_folder_manifest(made, export.manifest, advance)
         verify_bundle(made, advance)

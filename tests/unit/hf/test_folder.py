@@ -138,6 +138,8 @@ def test_a_plan_fetches_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
     assert find_backbone("org/model", "v1", weights=weights) == hub.folder
     assert [call["revision"] for call in hub.calls] == ["v1"]
+    # What states the license is fetched with either.
+    assert {"README.md", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*"} <= set(hub.calls[0]["allow_patterns"])
     assert ("model.safetensors" in model_files(hub.folder)) is weights
 
 

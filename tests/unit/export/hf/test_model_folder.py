@@ -89,6 +89,7 @@ def test_tokenizers(name: str, tmp_path: Path) -> None:
     file = tmp_path / "tokenizer_config.json"
     found = portable_tokenizer_config(json.loads(file.read_text()))
     assert found["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert not {"is_local", "local_files_only", "backend"} & found.keys()
     assert (found["additional_special_tokens"], "extra_special_tokens" in found) == (["<|role|>"], False)
     file.write_text(json.dumps(found))
     read = AutoTokenizer.from_pretrained(tmp_path)
@@ -121,6 +122,7 @@ def test_weights(make: Any, tokens: Any, quant: str, tmp_path: Path) -> None:
     types = write_model_folder(model, tmp_path / "out", quant)
     before, after = load_file(model / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     assert types == {quant.upper(): len(before)}
+    assert len({file.stat().st_mode for file in (tmp_path / "out").iterdir()}) == 1
     assert before.keys() == after.keys()
     dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}[quant]
     for name, tensor in before.items():

@@ -109,6 +109,7 @@ def test_license_and_card(source: ExportSource, tmp_path: Path) -> None:
     assert (fields["license"], fields["library_name"]) == ("apache-2.0", "transformers")
     assert "base_model" not in fields, "a folder's name is no hub name"
     assert "# M \\*1\\*\n" in card
+    assert "is tiny with a LoRA adapter merged into its weights." in card
     assert "&lt;\\|im\\_end\\|&gt; it's" in card
     # What is made of the folder has the same license.
     assert read_license(out) == verify_bundle(out).base_model.license
