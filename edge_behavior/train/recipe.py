@@ -110,10 +110,18 @@ class ATuning(StageConfig):
         ANCHOR_THRESHOLD, gt=0, lt=1, description="Share of training events above which a label is an anchor"
     )
     max_targets: int = Field(200_000, ge=1, description="Supervised targets per epoch, at most")
+    draw: Literal["fixed", "fresh"] = Field(
+        "fixed", description="fixed: one sample for all epochs and the pool; fresh: drawn and cut anew per epoch"
+    )
     stretch_min: int = Field(2, ge=2, description="stream: fewest events in a training sequence")
     stretch_max: int = Field(40, ge=2, description="stream: most events in a training sequence")
     aux_ratio: float = Field(0.05, ge=0, description="ε, conversations per anchor training sequence")
-    aux_path: str | None = Field(None, description="ShareGPT or question/answer JSONL; null: generated small talk")
+    aux_max_loss_share: float | None = Field(
+        0.25, gt=0, lt=1, description="Most of the tokens with a loss that conversations may take; null: any share"
+    )
+    aux_path: str | None = Field(
+        None, description="Conversations as JSON: ShareGPT, messages, Alpaca, …; null: generated small talk"
+    )
     aux_max_tokens: int | None = Field(
         None, ge=16, description="Skip longer conversations; null: the longest training sequence"
     )

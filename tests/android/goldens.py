@@ -30,6 +30,7 @@ from edge_behavior.core.event_order import check_order
 from edge_behavior.core.events import BehaviorEvent, clean_label, clean_place
 from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
+from edge_behavior.core.license import License
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.quantize import quantize
@@ -82,6 +83,7 @@ BENCH_FIELDS = (
     "bundle", "architecture", "quantization", "candidates", "trie_nodes", "layout", "static_tokens", "scoring",
     "anchor_every", "file_bytes", "peak_rss_bytes", "scenarios", "machine",
 )  # fmt: skip
+LICENSE = License.stated("llama3.2", author="Meta ☕", texts={"LICENSE.txt": "Terms ©\n\n  1.", "NOTICE": "n"})
 WEIGHTS = {"head": GroupWeights(0.7, 0.5, 0.1), "medium": GroupWeights(0, 1.4, 0), "tail": GroupWeights(0.9, 0, -0.2)}
 CALIBRATIONS = {
     "model": Calibration(
@@ -291,7 +293,7 @@ def _bundle(
     manifest = Manifest(
         created_with="edgeb test", candidates=CandidateSet(tuple(labels), counts), layout=layout, bos_id=bos_id,
         eos_id=eos, architecture="qwen2", quantization="F32", context_length=context_length,
-        base_model=BaseModelInfo("x", None, "00"),
+        base_model=BaseModelInfo("x", LICENSE if full else None, "00"),
         training={"note": "Zürich ☕ 東京", "rate": 1e-4},
     )  # fmt: skip
     if full:
@@ -300,7 +302,7 @@ def _bundle(
     path = folder / f"{name}.gguf"
     manifest = write_bundle(folder / weights, manifest, path)
     recorder = Recorder(path, exact_math=not full)
-    ranker = recorder.predictor._ranker
+    ranker, stated = recorder.predictor._ranker, manifest.base_model.license
     described = {
         "file": path.name,
         "exact_math": not full,
@@ -309,6 +311,8 @@ def _bundle(
             "eos_id": eos, "layout": layout.to_dict(), "static_prompt": manifest.static_prompt,
             "tensors_sha256": manifest.tensors_sha256, "tokenizer_sha256": manifest.tokenizer_sha256,
             "groups": list(manifest.candidates.groups()), "default_source": manifest.default_source,
+            "license": None if stated is None else stated.lines,
+            "license_texts": None if stated is None else dict(stated.texts),
         },
         "texts": [[text, ranker.backend.tokenize(text)] for text in TEXTS],
         "trie": _trie(ranker.encoder),

@@ -10,13 +10,13 @@ import numpy as np
 
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import Dataset, EventTable
-from edge_behavior.data.windows import balanced_windows, eligible
+from edge_behavior.data.windows import eligible
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.protocols import WindowChoice, protocols
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.rows.batches import steps_of
 from edge_behavior.train.rows.epochs import a_tuning_rows
-from edge_behavior.train.rows.samples import window_prompt
+from edge_behavior.train.rows.samples import pool_windows, window_prompt
 
 # Above this, A-Tuning is counted on its first epoch only: the others are draws of the same size.
 _COUNTED_TARGETS = 200_000
@@ -92,7 +92,7 @@ def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: A
     if recipe.a_tuning.method != "none":
         counts, samples["a_tuning"] = _a_tuning(recipe, train, encoder, tokenizer)
         shown |= {f"a_tuning_{key}": value for key, value in counts.items()}
-    pool = balanced_windows(train, stage.pool_per_behavior or len(train), history)
+    pool = pool_windows(train, encoder, recipe)
     prompts = _prompt_lengths(train, encoder, pool, recipe.seed)
     choice = WindowChoice(
         recipe.evaluation.per_user, recipe.evaluation.per_behavior, recipe.evaluation.limit, recipe.seed
@@ -122,7 +122,7 @@ def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: A
 
 def _a_tuning(
     recipe: Recipe, train: EventTable, encoder: PromptEncoder, tokenizer: Any
-) -> tuple[dict[str, int], Samples]:
+) -> tuple[dict[str, float], Samples]:
     stage = recipe.a_tuning
     wanted = max(1, math.ceil(stage.epochs))
     counted = wanted if wanted * min(stage.max_targets, len(train)) <= _COUNTED_TARGETS else 1

@@ -14,11 +14,10 @@ import numpy as np
 
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import EventTable
-from edge_behavior.data.windows import balanced_windows
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.rows.lazy import IGNORED, Row
-from edge_behavior.train.rows.samples import window_prompt
+from edge_behavior.train.rows.samples import pool_windows, window_prompt
 from edge_behavior.train.run.folder import write_text
 from edge_behavior.train.stages.dpo import TokenPair
 from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
@@ -67,9 +66,8 @@ def score_pool(model: Any, encoder: PromptEncoder, table: EventTable, recipe: Re
     Raises:
         EdgebError: no window, or see `score_windows`.
     """
-    cap = recipe.b_tuning.pool_per_behavior
     length = encoder.layout.history_length
-    targets = balanced_windows(table, cap or len(table), length, seed=recipe.seed)
+    targets = pool_windows(table, encoder, recipe)
     if not len(targets):
         raise EdgebError(f"no training user has more than {length} events", "import a longer log")
     formats = draw_formats(encoder, len(targets), recipe.seed)

@@ -225,7 +225,10 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     tokenizer = qwen2_tokenizer()
     model = qwen2(len(tokenizer), hidden_size=192, intermediate_size=512, tie_word_embeddings=True)
-    return save(model, tokenizer, tmp_path_factory.mktemp("base") / "tiny")
+    folder = save(model, tokenizer, tmp_path_factory.mktemp("base") / "tiny")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    (folder / "LICENSE").write_text("Apache License\n")
+    return folder
 
 
 @pytest.fixture(scope="session")

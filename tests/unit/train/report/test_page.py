@@ -455,6 +455,9 @@ def test_card_states_the_license_of_a_local_base(make_run: MakeRun, tmp_path: Pa
     ):
         card.write_text(text)
         assert yaml.safe_load(render_card(run, dataset).split("---\n")[1])["license"] == expected
+    assert "The backbone states no license" in render_card(run, dataset)
+    card.write_text("---\nlicense: llama3.2\n---\n")
+    assert "\n\nBuilt with Llama\n\nLlama 3.2 is licensed under the" in render_card(run, dataset)
 
 
 def test_card_of_a_run_without_b_tuning(make_run: MakeRun) -> None:

@@ -59,6 +59,8 @@ internal class BundleCheck(
             "tensors_sha256" to manifest.tensorsSha256,
             "tokenizer_sha256" to manifest.tokenizerSha256,
             "groups" to manifest.candidates.groups(),
+            "license" to manifest.baseModel.license?.lines,
+            "license_texts" to manifest.baseModel.license?.texts,
             "default_source" to predictor.defaultSource.text
         )
         for ((key, value) in expected) checks.same("$name manifest.$key", value, found[key])

@@ -18,7 +18,7 @@ private val FIELDS = listOf(
  * @property architecture GGUF architecture, "qwen2" or "llama".
  * @property quantization llama.cpp's name of the weight format, like "Q4_K_M".
  * @property contextLength Positions the model was built for.
- * @property baseModel Name, license and weights' hash of the backbone.
+ * @property baseModel The backbone and its license.
  * @property training The resolved recipe of the run.
  * @property evaluation The metrics of the run.
  * @property vocabulary What pruning left of the vocabulary; null if nothing was pruned.
@@ -37,7 +37,7 @@ class Manifest private constructor(
     val architecture: String,
     val quantization: String,
     val contextLength: Int,
-    val baseModel: Map<String, String?>,
+    val baseModel: BaseModel,
     val training: Map<String, Any?>,
     val evaluation: Map<String, Any?>,
     val vocabulary: Map<String, Any?>?,
@@ -70,7 +70,6 @@ class Manifest private constructor(
                 val counts = listed.list("counts").map {
                     it as? Long ?: throw notA("candidates.counts", "a whole number")
                 }
-                val base = Fields(fields.any("base_model"), listOf("name", "license", "weights_sha256"), "base_model")
                 Manifest(
                     createdWith = fields.string("created_with"),
                     candidates = CandidateSet(labels, counts),
@@ -80,7 +79,7 @@ class Manifest private constructor(
                     architecture = fields.string("architecture"),
                     quantization = fields.string("quantization"),
                     contextLength = fields.int("context_length"),
-                    baseModel = listOf("name", "license", "weights_sha256").associate { it to base.stringOrNull(it) },
+                    baseModel = BaseModel.of(fields.any("base_model"), "base_model"),
                     training = fields.map("training"),
                     evaluation = fields.map("evaluation"),
                     vocabulary = fields.mapOrNull("vocabulary"),
