@@ -50,7 +50,8 @@ from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.rows.batches import batched
 from edge_behavior.train.rows.lazy import IGNORED, Row, joined
 from edge_behavior.train.rows.samples import stream_rows, supervised_targets, target_mask
-from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
+from edge_behavior.train.rows.windows import WindowSet, draw_formats
+from edge_behavior.train.stages.scoring import ScoringPass, score_windows
 from edge_behavior.train.stages.sft import train_sft
 from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.standin.model import build_standin

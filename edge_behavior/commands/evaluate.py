@@ -32,7 +32,7 @@ def evaluate_command(
 ) -> None:
     """Measure a model on users (or later days) it was not trained on, beside the simple counters it has to beat.
 
-    Every candidate is scored by its exact log-probability. Reports the paper's six metrics with 95 % intervals over
+    Candidates are ranked by their exact log-probabilities. Reports the paper's six metrics with 95 % intervals over
     users, or over groups or blocks of days if the dataset was split by them, see docs/evaluate.md. Of a bundle, the
     model, the user's habits and both fused are measured, also by how many of the user's events were seen; of a
     calibrated one also the calibration error, the prediction sets and the suggestions.

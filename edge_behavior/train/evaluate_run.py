@@ -22,7 +22,7 @@ from edge_behavior.train.run.metrics import read_metrics
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.run.provenance import check_run
 from edge_behavior.train.stage_list import BACKBONE_FIELD, TUNED, UNTUNED
-from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
+from edge_behavior.train.stages.scoring import stage_scorer
 
 _TEST = "test"
 
@@ -90,18 +90,20 @@ def _scored(run: RunFolder, stages: Sequence[str], windows: EvaluationWindows, s
     recipe, found = run.recipe, {}
     models, threshold = RunModels(run, recipe.backbone), recipe.a_tuning.anchor_threshold
     for stage in stages:
-        scoring = ScoringPass(f"{split} {stage}", recipe.scoring.tokens_per_pass)
-        score = stage_scorer(models, stage, windows.table, seed, scoring)
+        score = stage_scorer(models, stage, windows.table, recipe, seed, f"{split} {stage}")
         found[stage] = metrics_by_protocol(windows, score(windows.targets), threshold)
     return found
 
 
 def _untuned_sha256(run: RunFolder) -> str | None:
-    """Of the backbone's files and of the prompts' layout: what an untuned model's scores depend on."""
+    """Of the backbone's files, the prompts' layout and their windows: what an untuned model's scores depend on."""
     state = run.state
     files = {name: file.sha256 for name, file in state.inputs.get(BACKBONE_FIELD, {}).items()}
     if state.backbone.standin and "backbone" in state.made:
         made = state.made["backbone"].files
         files = {Path(name).name: checksum for name, checksum in made.items() if is_model_file(Path(name).name)}
     # Runs of older versions have no checksums.
-    return hashlib.sha256(json.dumps([files, state.layout], sort_keys=True).encode()).hexdigest() if files else None
+    if not files:
+        return None
+    measured = [files, state.layout, run.recipe.scoring.windows]
+    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()

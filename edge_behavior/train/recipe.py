@@ -147,6 +147,13 @@ class ScoringConfig(Section):
     tokens_per_pass: int = Field(
         TOKENS_PER_PASS, ge=1, description="Tokens of prompts and label tries per forward pass; fewer need less memory"
     )
+    bound: float | None = Field(
+        0.1, gt=0, description="Nats within which a window's sum over all labels is proven; null: score every label"
+    )
+    windows: Literal["alone", "session"] = Field(
+        "alone",
+        description="stream: windows of validation and test each by itself, or as a session grows and cuts them",
+    )
 
 
 class EvaluationConfig(Section):
@@ -241,6 +248,11 @@ def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = (
     if stage.stretch_min > stage.stretch_max:
         raise EdgebError(
             f"{source}: a_tuning.stretch_min {stage.stretch_min} is above stretch_max {stage.stretch_max}", "swap them"
+        )
+    if recipe.scoring.windows == "session" and recipe.layout.name != "stream":
+        raise EdgebError(
+            f"{source}: scoring.windows=session needs the stream layout, not {recipe.layout.name}",
+            "set scoring.windows=alone",
         )
     if recipe.layout.name == "instruct" and not recipe.layout.list_candidates:
         raise EdgebError(

@@ -27,7 +27,8 @@ class Pool:
         targets: [n] event index of each sample's next behavior in the training table.
         truth: [n] candidate code y.
         formats: [n] wording of the layout in which each sample was asked.
-        log_probs: [n, B] exact log-probabilities under the A-tuned model.
+        log_probs: [n, B] log-probabilities under the A-tuned model: exact for the truth and the first two, for the
+            others as `PromptScores` has them.
         embeddings: [n, H] E(x).
     """
 

@@ -220,6 +220,8 @@ class TestErrors:
             ("b_tuning:\n  method: ppo\n", "b_tuning.method = 'ppo': .*'dpo', 'sft' or 'none'"),
             ("a_tuning:\n  stretch_min: 9\n  stretch_max: 3\n", "stretch_min 9 is above stretch_max 3"),
             ("layout:\n  name: instruct\n  list_candidates: false\n", "instruct layout always lists"),
+            ("layout:\n  name: prefix\nscoring:\n  windows: session\n", "needs the stream layout, not prefix"),
+            ("scoring:\n  bound: 0\n", "scoring.bound = 0: .*greater than 0"),
             ("- a\n- b\n", "a recipe is a mapping"),
             ("tiny\n", "a recipe is a mapping"),
         ],

@@ -33,7 +33,7 @@ from edge_behavior.train.recipe import load_recipe
 from edge_behavior.train.run.folder import RunFolder, write_text
 from edge_behavior.util import cpus
 from tests import helpers
-from tests.masked_scoring import masked_log_probs
+from tests.trie_scoring import masked_log_probs
 from tests.unit.export.conftest import gemma3, gemma_tokenizer
 from tests.unit.runtime import lives
 
