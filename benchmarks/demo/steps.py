@@ -6,12 +6,14 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from benchmarks.demo.child import run_child
-from benchmarks.demo.clock import Clock, scoring_work, training_works
+from benchmarks.demo.clock import Clock, Work, scoring_work, training_works
 from benchmarks.demo.folder import SMOLLM2, STANDIN, State
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
@@ -19,7 +21,7 @@ from edge_behavior.evaluation.comparison import Comparison
 from edge_behavior.evaluation.tables import comparison_markdown, comparison_table
 from edge_behavior.export.parity.samples import SampleSizes
 from edge_behavior.export.profiles import DEFAULT_PROFILE, load_profile
-from edge_behavior.fit.mixture import WINDOWS
+from edge_behavior.fit.mixture import windows_wanted
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.util.files import write_file
 from edge_behavior.util.numbers import duration
@@ -51,8 +53,8 @@ _TODAY = """timestamp,place,behavior
 2024-03-18T19:40,home,Short Video
 """
 _EVENING = ("--at", "2024-03-18T20:05", "--place", "home")
-# The models that an export compares on the same windows.
-_GATED = ("adapter", "merge", "convert", "prune", "quantize")
+# Models that an export scores on all of its windows, trained and quantized, and on some: merged, converted, pruned.
+_COMPARED, _BETWEEN = 2, 3
 _LOOK_AT = {
     "distribution.png": "how often each behavior occurs",
     "run/report.html": "curves, both stages' effect on head, medium and tail, the selected pairs",
@@ -209,27 +211,29 @@ class Demo:
             return
         # Plain fine-tuning takes the backbone of the first training.
         works = training_works("run", plans["run"]) + training_works("plain", plans["plain"], backbone=False)
-        windows = {
-            "export": self._export_windows(plans["run"]["parameters"]),
-            # One whole prompt per repetition; what a session evaluates is small beside it.
-            "bench": self._state.asked["repeats"],
-            # By exact and by masked scoring.
-            "compare": 2 * plans["run"]["evaluation_windows"],
-        }
-        works += [scoring_work(name, count, plans["run"]) for name, count in windows.items()]
+        plan = plans["run"]
+        # Bench evaluates a whole prompt per repetition; the bundle is evaluated by exact and by masked scoring.
+        bench, compare = self._state.asked["repeats"], 2 * plan["evaluation_windows"]
+        works.append(self._export_work(plan))
+        works += [scoring_work(name, count, plan) for name, count in (("bench", bench), ("compare", compare))]
         self._clock = Clock(works)
         for name in plans:
             self._finished_stages(name)
         for name in self._state.done:
             self._clock.drop(name)
 
-    def _export_windows(self, parameters: int) -> int:
-        """How many windows an export scores at least."""
+    def _export_work(self, plan: Mapping[str, Any]) -> Work:
+        """Comparing the models with the trained one, and fitting; both keep to the profile's minutes."""
         profile = load_profile(self._state.asked["profile"] or DEFAULT_PROFILE)
-        sizes = SampleSizes.of(profile.parity, parameters)
         labels = len(Dataset.open(self._out / "data").candidates)
-        held_out = 0 if profile.habits == profile.calibrate == "off" else WINDOWS[0]
-        return len(_GATED) * (sizes.natural + sizes.per_behavior * labels) + profile.importance.prompts + held_out
+        sizes = SampleSizes.of(profile.parity, plan["parameters"])
+        every = sizes.natural + sizes.per_behavior * labels
+        between = every if sizes.between is None else min(sizes.between, every)
+        windows = _COMPARED * every + _BETWEEN * between + profile.importance.prompts
+        if (profile.habits, profile.calibrate) != ("off", "off"):
+            windows += windows_wanted(labels, plan["parameters"])
+        work = scoring_work("export", windows, plan)
+        return work if profile.minutes is None else replace(work, planned=min(work.planned, 60 * profile.minutes))
 
     def _finished_stages(self, name: str) -> list[str]:
         """Tell the clock which stages of a training have finished; those that it did not know of."""

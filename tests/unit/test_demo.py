@@ -143,7 +143,7 @@ def edgeb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edgeb:
     settings = SimpleNamespace(per_user=2, per_behavior=3, limit=None)
     recipe = SimpleNamespace(evaluation=settings, seed=0)
     opened = SimpleNamespace(recipe=recipe, state=SimpleNamespace(done={}))
-    # An export scores 5 x 220 windows of the gate, 64 prompts and 300 windows to fit on; evaluation, 300 in 30 s.
+    # Evaluation takes 30 s for 300 windows: the plan's windows of an export, at its usual 200 + 5 x 4 per model.
     dataset = SimpleNamespace(candidates=range(4))
     monkeypatch.setattr(steps, "Dataset", SimpleNamespace(open=lambda path: dataset))
     monkeypatch.setattr(steps, "RunFolder", SimpleNamespace(open=lambda path: opened))
@@ -161,8 +161,8 @@ def test_all_steps_in_order_and_each_says_what_is_left(
     assert edgeb.called == ALL
     out = capsys.readouterr().out
     assert "3/8  Train a stand-in backbone made here" in out
-    assert "A-Tuning on anchors, B-Tuning by DPO (about 6 min left)" in out
-    assert "rival of both stages (about 4 min left)" in out
+    assert "A-Tuning on anchors, B-Tuning by DPO (about 8 min left)" in out
+    assert "rival of both stages (about 6 min left)" in out
     assert "what a prediction costs here (about 23 s left)" in out
     assert "plain: plain fine-tuning" in out
     assert "plain: plain fine-tuning" in (tmp_path / "table.md").read_text()
