@@ -156,7 +156,9 @@ class Arms:
             shutil.rmtree(building / "logs", ignore_errors=True)
             building.rename(self.backbone)
         self.tokenizer = load_tokenizer(str(self.backbone))
-        self.encoder = encoder_for(self.tokenizer, recipe.layout.layout(dataset.has_places), dataset.candidates)
+        self.encoder = encoder_for(
+            self.tokenizer, recipe.layout.layout(dataset.has_places, self.tokenizer), dataset.candidates
+        )
         # The windows are those of every seed.
         self.protocols = protocols("both", self.test, recipe.layout.history_length, choice)
         self.held_out = self._validation_rows()

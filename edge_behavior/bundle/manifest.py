@@ -83,8 +83,8 @@ class Manifest:
         created_with: Program and version that wrote it, like "edgeb 0.1.0".
         candidates: The labels it predicts, and their training counts.
         layout: The layout of its prompts.
-        bos_id: Token id that every prompt starts with; None for none.
-        eos_id: Token id that ends an answer where the layout has no terminator of its own.
+        bos_id: Token id that every prompt without chat turns starts with; None for none.
+        eos_id: Token id that ends an answer where the layout has neither a terminator of its own nor chat turns.
         architecture: GGUF architecture, "qwen2" or "llama".
         quantization: Weight format as the inference engine calls it, like "Q4_K_M" or "INT4 block 32".
         context_length: Positions the model was built for.

@@ -280,9 +280,12 @@ class Export:
         encode, old = plain_encoder(load_tokenizer(folder)), model.encoder
         bos_id = None if old.bos_id is None else plan.new_ids([old.bos_id])[0]
         eos_id = plan.new_ids([old.eos_id])[0]
-        self.manifest = replace(self.manifest, bos_id=bos_id, eos_id=eos_id, vocabulary=plan.summary())
+        layout = old.layout
+        if layout.chat is not None:
+            layout = replace(layout, chat=layout.chat.renumbered(plan.new_ids))
+        self.manifest = replace(self.manifest, layout=layout, bos_id=bos_id, eos_id=eos_id, vocabulary=plan.summary())
         probe = Probe(plan.new_ids(model.probe.ids), model.probe.logits[:, plan.kept], model.probe.difference)
-        return Model(folder, probe, PromptEncoder(encode, old.layout, old.candidates, bos_id, eos_id), encode)
+        return Model(folder, probe, PromptEncoder(encode, layout, old.candidates, bos_id, eos_id), encode)
 
     def score(self, stage: str, path: Path, last: bool = False) -> None:
         """Score a converted model on the windows to compare on: on all of them if it is the `last` one."""

@@ -204,6 +204,7 @@ def context_needed(manifest: Manifest) -> int:
     """Context length for the longest usual prompt and its trie, rounded up; at most what the model was built for."""
     labels = [len(label.encode()) for label in manifest.candidates.labels]
     line = _LINE_TOKENS + max(labels)
-    static = len(manifest.static_prompt.encode()) // 2 + 64
+    chat = manifest.layout.chat
+    static = len(manifest.static_prompt.encode()) // 2 + 64 + (0 if chat is None else len(chat.ids))
     needed = static + (manifest.layout.history_length + 1) * line + sum(labels) // 2 + 2 * len(labels)
     return min(-(-needed // 256) * 256, manifest.context_length)

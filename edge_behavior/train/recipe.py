@@ -16,6 +16,7 @@ from edge_behavior.core.candidates import ANCHOR_THRESHOLD
 from edge_behavior.core.prompts import ROLE, TASK, PromptLayout
 from edge_behavior.core.scoring import TOKENS_PER_PASS
 from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.hf.chat_template import chat_turns
 from edge_behavior.util.fields import Section, config_folders, field_names, find_config, read_mapping
 
 
@@ -58,19 +59,30 @@ class LayoutConfig(Section):
     task: str = Field(TASK, description="Part 1 of the prompt: the task")
     role: str = Field(ROLE, description="Part 2 of the prompt: the role")
     places: bool | None = Field(None, description="Name places in prompts; null: where the dataset has them")
+    chat_template: bool = Field(False, description="Wrap prompts in the backbone's chat template (an instruct model's)")
 
-    def layout(self, dataset_places: bool) -> PromptLayout:
+    def layout(self, dataset_places: bool, tokenizer: Any) -> PromptLayout:
         """The layout these fields describe.
 
         Args:
             dataset_places: Whether the dataset has places.
+            tokenizer: The backbone's; None does where no chat template is taken from it.
+
+        Raises:
+            EdgebError: see `names_places` and `chat_turns`.
+        """
+        fields = {**self.model_dump(exclude={"chat_template"}), "places": self.names_places(dataset_places)}
+        return PromptLayout(**fields, chat=chat_turns(tokenizer) if self.chat_template else None)
+
+    def names_places(self, dataset_places: bool) -> bool:
+        """Whether prompts name places.
 
         Raises:
             EdgebError: places are asked for and the dataset has none.
         """
         if self.places and not dataset_places:
             raise EdgebError("layout.places is true, but the dataset has no places", "set layout.places=null")
-        return PromptLayout(**{**self.model_dump(), "places": dataset_places if self.places is None else self.places})
+        return dataset_places if self.places is None else self.places
 
 
 class LoraSettings(Section):
@@ -257,6 +269,10 @@ def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = (
     if recipe.layout.name == "instruct" and not recipe.layout.list_candidates:
         raise EdgebError(
             f"{source}: the instruct layout always lists its candidates", "set layout.list_candidates=true"
+        )
+    if recipe.layout.chat_template and recipe.backbone.path is None:
+        raise EdgebError(
+            f"{source}: layout.chat_template is true, and the stand-in has no chat template", "set backbone.path"
         )
     return recipe
 

@@ -133,7 +133,8 @@ def decide_pruning(request: PruneRequest, plain: Path, tokenizer: Any, config: A
         return Pruning(mode, None, f"{request.data_note}, so the places are not known")
     places = request.places or ()
     texts = domain_texts(encoder.layout, encoder.candidates, places)
-    needed = [encoder.bos_id, encoder.eos_id, *_named_ids(tokenizer, config)]
+    chat = encoder.layout.chat
+    needed = [encoder.bos_id, encoder.eos_id, *_named_ids(tokenizer, config), *(() if chat is None else chat.ids)]
     try:
         plan = plan_pruning(tokenizer, int(config.vocab_size), texts, len(places), request.extra_tokens, needed)
     except CannotPrune as error:

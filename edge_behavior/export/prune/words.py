@@ -56,6 +56,7 @@ def domain_texts(layout: PromptLayout, candidates: CandidateSet, places: Sequenc
     pairs += [(start, name) for name in names]
     labels = candidates.labels
     texts = [text for label in labels for text in layout.line(BehaviorEvent(names[0], start, label))]
+    texts += [layout.answer(label) for label in labels]
     texts += [layout.context(when, place) for when, place in pairs]
     for wording in range(layout.formats):
         whole = layout.prompt([], start, names[0], labels, wording)

@@ -80,7 +80,7 @@ class BehaviorRows(Rows):
     def _event_tokens(self, stops: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of the past events from `starts` to `stops`, [n]."""
         table, encoder = self.table, self.encoder
-        behavior = np.array([len(encoder.segment(encoder.layout.answer(label))) for label in table.candidates.labels])
+        behavior = np.array([len(encoder.segment(encoder.layout.mention(label))) for label in table.candidates.labels])
         # Above zero between the start and the end of any row.
         depth = np.zeros(len(table) + 1, dtype=np.int32)
         np.add.at(depth, self.starts, 1)

@@ -123,7 +123,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
             backbone={"path": recipe.backbone.path or "backbone", "standin": standin},
             dataset={"path": "data", "fingerprint": dataset.fingerprint},
             candidates=[{"label": x, "count": n} for x, n in zip(labels, counts, strict=True)],
-            layout=recipe.layout.layout(True).to_dict(),
+            layout=recipe.layout.layout(True, None).to_dict(),
         )
         write_text(out / "recipe.yaml", recipe.to_yaml())
         protocols = ("natural", "balanced")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_behavior.core.encoding import PromptEncoder
-from edge_behavior.core.prompts import LAYOUTS, PromptLayout
+from edge_behavior.core.prompts import LAYOUTS, ChatTurns, PromptLayout
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import eligible
 from edge_behavior.train.recipe import ATuning, LayoutConfig, LoraSettings, Recipe
@@ -78,12 +78,13 @@ def eager_rows(events: EventTable, encoder: PromptEncoder, settings: ATuning, ta
 
 
 @pytest.mark.parametrize("targets", [1, 30, 10_000])
+@pytest.mark.parametrize("chat", [None, ChatTurns((0, 40, 41), (1, 42), 1)], ids=["plain", "chat"])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_rows_are_those_of_making_all_at_once(
-    tokens: Any, name: str, targets: int, monkeypatch: pytest.MonkeyPatch
+    tokens: Any, name: str, chat: ChatTurns | None, targets: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samples, "_BLOCK", 7)
-    encoder, events = helpers.encoder(tokens, PromptLayout(name=name, history_length=6)), table()
+    encoder, events = helpers.encoder(tokens, PromptLayout(name=name, history_length=6, chat=chat)), table()
     for seed, settings in enumerate((ATuning(), ATuning(targets="all", stretch_min=3, stretch_max=9))):
         found, expected = (make(events, encoder, settings, targets, seed) for make in (behavior_rows, eager_rows))
         assert expected

@@ -13,8 +13,8 @@ private val FIELDS = listOf(
  * @property createdWith Program and version that wrote it, like "edgeb 0.1.0".
  * @property candidates The labels it predicts and their training counts.
  * @property layout How its prompts are worded.
- * @property bosId Token id every prompt starts with, or null for none.
- * @property eosId Token id that ends an answer where the layout has no terminator of its own.
+ * @property bosId Token id every prompt without chat turns starts with, or null for none.
+ * @property eosId Token id that ends an answer where the layout has neither a terminator of its own nor chat turns.
  * @property architecture GGUF architecture, "qwen2" or "llama".
  * @property quantization llama.cpp's name of the weight format, like "Q4_K_M".
  * @property contextLength Positions the model was built for.
