@@ -57,6 +57,17 @@ def timed_export(run: Path, stage: str, quant: str, bundle: Path | None) -> dict
     return {"seconds_in_all": round(taken, 1), "report": report, "machine": Machine.here(physical_cores()).to_dict()}
 
 
+def _pruning(pruning: dict[str, Any]) -> str:
+    return "Vocabulary pruned." if pruning["pruned"] else f"Vocabulary not pruned: {pruning['reason']}."
+
+
+def _recovery(recovery: dict[str, Any] | None) -> str:
+    if recovery is None:
+        return ""
+    kept = ", ".join(recovery["kept"]) or f"nothing, {recovery['skipped'] or 'it did not help'}"
+    return f"Kept at 8 bits for the tail: {kept}."
+
+
 def export_page(found: dict[str, Any]) -> list[str]:
     """The export as Markdown."""
     report, total = found["report"], found["seconds_in_all"]
@@ -75,6 +86,8 @@ def export_page(found: dict[str, Any]) -> list[str]:
         f"{machine['processor']}, {machine['threads']} threads; {total:.0f} s in all.",
         "",
         *markdown_table(["step", "seconds"], rows),
+        "",
+        f"{_pruning(report['pruning'])} {_recovery(parity['recovery'])}".strip(),
         "",
         f"Compared on {parity['windows']} windows:",
         "",

@@ -243,7 +243,8 @@ def _show_report(report: ExportReport) -> None:
         console.print(f"not {name}: {'; '.join(why)}")
     if report.parity.recovery is not None:
         kept = ", ".join(name.strip(".").removesuffix(".weight") for name in report.parity.recovery.kept)
-        console.print(f"kept at 8 bits for the tail: {kept or 'nothing, it did not help'}")
+        nothing = report.parity.recovery.skipped or "it did not help"
+        console.print(f"kept at 8 bits for the tail: {kept or f'nothing, {nothing}'}", highlight=False)
     show_parity(report.parity.to_dict(), sys.stdout)
     plan = report.pruning.plan
     if plan is not None:

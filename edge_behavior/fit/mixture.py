@@ -39,8 +39,8 @@ PER_USER = 20
 # 300 windows lose .01 nats to 1,400 on Foursquare-NYC (benchmarks/results/habits.md).
 WINDOWS = (300, 1500)
 CANDIDATES_SCORED = 200_000
-# Consecutive targets of a user that share a prompt. Longer stretches save little more, since every window pays for the
-# whole label trie, and leave fewer users.
+# Consecutive targets of a user that share a prompt: in equal time the fits lose no more than on single windows
+# (benchmarks/results/held_out_stretches.md). Longer ones save little, since every window pays for the whole trie.
 STRETCH = 4
 # Fewest windows that a time budget leaves: without them nothing is fitted.
 LEAST_WINDOWS = 100

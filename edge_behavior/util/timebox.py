@@ -54,7 +54,6 @@ class _Step:
 
     rate: str
     size: Callable[[], float]
-    until: float = math.inf
     fills: bool = False
     done: float = 0.0
     seconds: float = 0.0
@@ -83,19 +82,16 @@ class Forecast:
         # (seconds since the start, seconds then estimated in all), whenever a rate became known or a step ended.
         self.estimates: list[tuple[float, float]] = []
 
-    def expect(
-        self, name: str, rate: str, size: Callable[[], float], until: float = math.inf, fills: bool = False
-    ) -> None:
+    def expect(self, name: str, rate: str, size: Callable[[], float], fills: bool = False) -> None:
         """Announce a step.
 
         Args:
             name: Of the step.
             rate: Steps of one rate take as long per unit of work.
             size: Units of work, which may become known only later.
-            until: Seconds after the budget's start at which the step is cut.
             fills: Whether the step is cut to what the others leave of the budget.
         """
-        self._steps[name] = _Step(rate, size, until, fills)
+        self._steps[name] = _Step(rate, size, fills)
 
     def drop(self, name: str) -> None:
         """A step that does not take place after all."""
@@ -112,16 +108,17 @@ class Forecast:
             if step.fills:
                 filling += seconds
             else:
-                total += min(seconds, max(0.0, step.until - self.budget.elapsed))
+                total += seconds
         return total + min(filling, max(0.0, self.budget.left - total))
 
     @contextmanager
-    def step(self, name: str, description: str, total: float) -> Iterator[Advance]:
+    def step(self, name: str, description: str, total: float, unit: float | None = None) -> Iterator[Advance]:
         """A bar for an announced step, with the time left in all at its end; its work is measured.
 
         Args:
             name: As it was announced; any other is shown, but not in the estimate.
-            total: Units of the bar, which stand for the step's amount of work.
+            total: Units of the bar.
+            unit: Work of one of them; by default all of them are the step's.
         """
         step = self._steps.get(name)
         started = self.budget.elapsed
@@ -130,7 +127,7 @@ class Forecast:
             def advance(amount: float = 1, description: str | None = None, note: str | None = None) -> None:
                 if step is not None:
                     was_known = step.done > 0
-                    step.done += amount * step.size() / max(total, 1)
+                    step.done += amount * (step.size() / max(total, 1) if unit is None else unit)
                     step.seconds = self.budget.elapsed - started
                     self._measured[step.rate] = step.seconds / max(step.done, 1e-9)
                     if not was_known:
@@ -141,6 +138,10 @@ class Forecast:
         if step is not None:
             step.ended = True
             self._note()
+
+    def per_unit(self, name: str) -> float:
+        """Seconds that a unit of a step's work took or is expected to take; 0 of a step nobody announced."""
+        return self._per_unit(self._steps[name]) if name in self._steps and self._measured else 0.0
 
     def _per_unit(self, step: _Step) -> float:
         if step.done:

@@ -29,6 +29,7 @@ from edge_behavior.export.parity.gate import (
 from edge_behavior.export.parity.samples import Samples
 from edge_behavior.export.parity.scores import REFERENCE, StageScores, score_bundle
 from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.util.timebox import clock_text
 
 AUTO = "auto"
 QUANTIZE = "quantize"
@@ -38,6 +39,8 @@ AUTO_ORDER = ("q4_0", "q4", "q5", "q8", "f16")
 _RECOVERABLE = ("q4_0", "q4", "q5")
 # Tensors are chosen on other windows than those that the gate measures.
 _SELECTION_SEED = 1
+# Share of the time left that a recovery may take where the file could be shipped without.
+_RECOVERY_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,14 @@ def _one(model: Unquantized, folder: Path, quant: str, profile: ExportProfile) -
     scores = _scores(path, model, samples, f"Comparing {quant}", QUANTIZE)
     report = parity_report(model.with_quantized(scores), samples, profile.parity)
     reference = model.scores.by_stage[REFERENCE]
-    hurt = bool(report.exceeded) or tail_hurt(reference, scores, samples, profile.recover.tail_loss)
-    if profile.recover.mode == "off" or quant not in _RECOVERABLE or not hurt:
+    hurt = tail_hurt(reference, scores, samples, profile.recover.tail_loss)
+    if profile.recover.mode == "off" or quant not in _RECOVERABLE or not (hurt or report.exceeded):
         return path, report
+    needed = _recovery_seconds(model, path)
+    # A file beyond the limits is not shipped at all unless tensors can be kept.
+    if not report.exceeded and needed > _RECOVERY_SHARE * model.scores.forecast.budget.left:
+        why = f"about {clock_text(needed)} is too much of the time left: raise `minutes` in the profile"
+        return path, replace(report, recovery=Recovery((), skipped=why))
     return path, _recovered(model, path, quant, profile, (scores, report))
 
 
@@ -143,6 +151,12 @@ def _recovered(
             other.replace(path)
     other.unlink(missing_ok=True)
     return replace(report, recovery=recovery)
+
+
+def _recovery_seconds(model: Unquantized, path: Path) -> float:
+    """About how long the trials take: one of each kind of tensors, two of several, and the files compared before."""
+    selected = model.scores.sizes.between or len(model.scores.samples)
+    return (len(kinds(path)) + 4) * model.scores.tokens(selected) * model.scores.forecast.per_unit(QUANTIZE)
 
 
 def _selection(scores: StageScores) -> Samples:

@@ -116,7 +116,7 @@ def _announce(export: Export) -> None:
     forecast.expect("convert", "llama", lambda: scores.tokens(int(scores.between.sum())))
     if profile.quant not in UNQUANTIZED:
         forecast.expect("importance", "torch", lambda: scores.prompt_tokens * profile.importance.prompts)
-        forecast.expect(QUANTIZE, "llama", lambda: scores.tokens(len(scores.samples)))
+        forecast.expect(QUANTIZE, "llama", lambda: scores.tokens(scores.expected))
 
 
 class _ImportanceMatrix:

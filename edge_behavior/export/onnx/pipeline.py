@@ -79,7 +79,7 @@ def export_onnx(
         options = replace(options, context_length=export.manifest.context_length)
         export.forecast.drop("prune")
         scores = export.scores
-        export.forecast.expect("build", "llama", lambda: scores.tokens(len(scores.samples)))
+        export.forecast.expect("build", "llama", lambda: scores.tokens(scores.expected))
         # A pruned vocabulary is compared at the width of the format's activations.
         f16 = options.quant == "f16" or (export.may_prune and options.quant != "f32")
         model = export.merge("f16" if f16 else "f32")

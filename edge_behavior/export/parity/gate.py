@@ -139,11 +139,13 @@ class Recovery:
         trials: All measurements, in order.
         kept: Kinds of tensors that stayed at 8 bits; empty if that did not help.
         before: The quantized model without them; None if none is kept.
+        skipped: Why nothing was tried; "" otherwise.
     """
 
     trials: tuple[RecoveryTrial, ...]
     kept: tuple[str, ...] = ()
     before: StageParity | None = None
+    skipped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As manifests and `--json` have it."""
@@ -152,6 +154,7 @@ class Recovery:
             "kept": list(self.kept),
             "adopted": bool(self.kept),
             "before": None if self.before is None else self.before.to_dict(),
+            "skipped": self.skipped,
         }
 
 

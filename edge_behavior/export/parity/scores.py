@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from edge_behavior.core.scoring import Floats, log_softmax
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.parity.samples import LEAST_WINDOWS, Samples, SampleSizes, draw_samples
 from edge_behavior.export.source import ExportSource
-from edge_behavior.util.timebox import Forecast
+from edge_behavior.util.timebox import Forecast, TimeBudget
 
 # The model with its adapter, before merging: what everything is compared with.
 REFERENCE = "adapter"
@@ -38,6 +39,7 @@ class StageScores:
 
     Attributes:
         samples: The windows: those that the reference was scored on, once it was.
+        expected: How many it probably will be, until then.
         by_stage: [n, B] log-probabilities by stage, in the order of the stages; rows of windows that a step was not
             compared on are not numbers.
 
@@ -51,6 +53,7 @@ class StageScores:
         self._source, self._encoder, self._room = source, encoder, room
         self.sizes, self.forecast = sizes, forecast
         self.samples = self.draw(sizes, "validation", _SEED)
+        self.expected = len(self.samples)
         self.by_stage: dict[str, Floats] = {}
 
     def draw(self, sizes: SampleSizes, split: str, seed: int) -> Samples:
@@ -105,9 +108,17 @@ class StageScores:
             last: Whether it is what may be shipped, and is compared on all windows.
         """
         if stage == REFERENCE:
-            with self.forecast.step(stage, f"Scoring ({stage})", len(self.samples)) as advance:
-                found = score_torch(model, self._encoder, self.samples, advance, self._until(self.reference_ends))
+            unit = self.tokens(1)
+            with self.forecast.step(stage, f"Scoring ({stage})", len(self.samples), unit) as advance:
+                watch = _Reference(self.forecast.budget, self.reference_ends)
+
+                def count(windows: float) -> None:
+                    self.expected = watch.expected(int(windows), len(self.samples))
+                    advance(windows)
+
+                found = score_torch(model, self._encoder, self.samples, count, watch.go_on)
             self.samples = self.samples.take(np.arange(len(self.samples)) < len(found))
+            self.expected = len(self.samples)
             self.by_stage[stage] = found
             return
         some = self.samples if last else self.samples.take(self.between)
@@ -130,15 +141,31 @@ class StageScores:
         whole[slice(None) if len(found) == len(whole) else self.between] = found
         self.by_stage[stage] = whole
 
-    def _until(self, limit: float) -> Callable[[int], bool]:
-        """Whether to go on after so many windows: until `limit` seconds are over, counted from the export's start."""
-        budget, started = self.forecast.budget, self.forecast.budget.elapsed
 
-        def go_on(done: int) -> bool:
-            each = (budget.elapsed - started) / done
-            return done < LEAST_WINDOWS or budget.elapsed + _CHUNK * each <= limit
+class _Reference:
+    """Scores of the model before merging, until its share of the time is over; at least `LEAST_WINDOWS`.
 
-        return go_on
+    Args:
+        ends: Seconds after the budget's start.
+    """
+
+    def __init__(self, budget: TimeBudget, ends: float) -> None:
+        self._budget, self._ends, self._started, self._done = budget, ends, budget.elapsed, 0
+
+    def go_on(self, done: int) -> bool:
+        """Whether there is time for some more windows after so many."""
+        each = (self._budget.elapsed - self._started) / done
+        return done < LEAST_WINDOWS or self._budget.elapsed + _CHUNK * each <= self._ends
+
+    def expected(self, more: int, total: int) -> int:
+        """After so many more windows: how many it will have been in the end."""
+        self._done += more
+        each = (self._budget.elapsed - self._started) / self._done
+        if not math.isfinite(self._ends) or each <= 0:
+            return total
+        further = max(0, int((self._ends - self._budget.elapsed) / each)) // _CHUNK * _CHUNK
+        least = -(-LEAST_WINDOWS // _CHUNK) * _CHUNK
+        return min(total, max(self._done + further, least))
 
 
 def score_torch(

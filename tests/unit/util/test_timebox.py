@@ -56,13 +56,18 @@ def test_steps_to_come_take_what_was_measured(clock: Clock) -> None:
 
 def test_what_is_cut_to_fit_is_expected_to_fit(clock: Clock) -> None:
     forecast = Forecast(TimeBudget(100.0, clock), {"llama": 1.0})
-    forecast.expect("reference", "llama", lambda: 1000, until=20.0)
+    reached = [100.0]
+    forecast.expect("reference", "llama", lambda: reached[0])
     forecast.expect("held-out", "llama", lambda: 1000, fills=True)
-    with forecast.step("reference", "Scoring", 1000) as advance:
+    with forecast.step("reference", "Scoring", 1000, unit=1.0) as advance:
         clock.now += 10.0
         advance(10)
-        # 10 s more of this step, and 80 of the next.
+        # 90 s more of this step, and none for the next.
         assert forecast.left == 90.0
+        reached[0] = 20.0
+        assert forecast.left == 10.0 + 80.0
+    assert forecast.per_unit("held-out") == 1.0
+    assert forecast.per_unit("other") == 0.0
     with forecast.step("held-out", "Scoring", 1000) as advance:
         clock.now += 10.0
         advance(10)

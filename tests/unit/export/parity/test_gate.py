@@ -146,7 +146,9 @@ def test_time_cuts_the_windows_of_the_reference(monkeypatch: pytest.MonkeyPatch)
         now[0] = 0.0
         forecast = Forecast(TimeBudget(seconds, lambda: now[0]), {"torch": 1.0})
         made = StageScores(source(LABELS, ("x",)), encoder, SampleSizes(200, 0, between), 10_000, forecast)
+        assert made.expected == 200
         made.score_torch(REFERENCE, Model())
+        assert made.expected == len(made.samples)
         made.score_torch("merge", Model())
         return made
 
@@ -158,7 +160,7 @@ def test_time_cuts_the_windows_of_the_reference(monkeypatch: pytest.MonkeyPatch)
     assert cut.samples.windows == free.samples.windows[:112]
     assert np.isnan(cut.by_stage["merge"]).any(1).sum() == 112 - 16
     # However little time there is.
-    assert len(scored(10.0).samples) == 64
+    assert len(scored(10.0).samples) == 48
     assert not np.isnan(scored(600.0, None).by_stage["merge"]).any()
 
 
