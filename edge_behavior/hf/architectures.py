@@ -6,14 +6,14 @@ exported. Reads configuration, tokenizer and the headers of the weights; knows n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.folder import first_line, read_model_json, weight_files
-from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError, read_vocab
+from edge_behavior.hf.gguf_vocab import TOKENIZER_FILE, UnsupportedBackboneError, read_vocab
 from edge_behavior.hf.tensors import TensorLayout, TensorSpec, check_tensors, head_dim, stored_shapes, tensor_specs
 from edge_behavior.hf.tokenizers import special_ids
 
@@ -138,15 +138,13 @@ def _tensor_layout(config: Any) -> TensorLayout:
     return next(known.tensors for known in ARCHITECTURES.values() if known.model_type == config.model_type)
 
 
-def load_config(model_dir: Path) -> Any:
-    """The Transformers configuration of a model folder that GGUF export supports.
+def check_architecture(model_dir: Path) -> Architecture:
+    """The architecture that config.json names, as far as the file itself says what is supported; imports nothing.
 
     Raises:
         EdgebError: no readable config.json, an unsupported architecture (named, with the list), custom code,
-            quantized weights, or a setting that GGUF cannot express.
+            quantized weights, or a setting that the engines do not support.
     """
-    from transformers import AutoConfig
-
     where = f"{model_dir}/config.json"
     raw = read_model_json(model_dir / "config.json")
     names = raw.get("architectures")
@@ -160,17 +158,37 @@ def load_config(model_dir: Path) -> Any:
         raise EdgebError(f"{where}: model_type {raw.get('model_type')!r} is not that of a {name}", "check config.json")
     if raw.get("quantization_config"):
         raise EdgebError(f"{model_dir} holds already quantized weights", "take the original f16, bf16 or f32 model")
+    _check_fixed({field: raw[field] for field, _ in found.fixed if field in raw}, found, where)
+    return found
+
+
+def load_config(model_dir: Path) -> Any:
+    """The Transformers configuration of a model folder that GGUF export supports.
+
+    Raises:
+        EdgebError: see `check_architecture`; or a setting that GGUF cannot express.
+    """
+    found = check_architecture(model_dir)
+    from transformers import AutoConfig
+
+    where = f"{model_dir}/config.json"
     try:
         config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # validation errors of many types
         raise EdgebError(f"{where}: {' '.join(str(error).split())}", "check the model folder") from None
-    for field, accepted in found.fixed:
-        value = getattr(config, field, None)
-        if value not in accepted:
-            raise UnsupportedBackboneError(f"{where}: {field} = {value!r} is not supported", "use another backbone")
+    # With what Transformers takes where the file says nothing.
+    _check_fixed({field: getattr(config, field, None) for field, _ in found.fixed}, found, where)
     _check_windows(config, found, where)
     check_rope(config)
     return config
+
+
+def _check_fixed(values: Mapping[str, Any], found: Architecture, where: str) -> None:
+    for field, accepted in found.fixed:
+        if field in values and values[field] not in accepted:
+            raise UnsupportedBackboneError(
+                f"{where}: {field} = {values[field]!r} is not supported", "use another backbone"
+            )
 
 
 def check_rope(config: Any) -> None:
@@ -264,10 +282,13 @@ def load_tokenizer(model_dir: Path) -> Any:
     Raises:
         EdgebError: missing or unreadable tokenizer files.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    # As it was saved. AutoTokenizer goes by the class that is named, and makes parts of it up: of SmolLM2's, published
+    # as a GPT2Tokenizer, it drops the step that splits digits.
+    kind: Any = PreTrainedTokenizerFast if (model_dir / TOKENIZER_FILE).is_file() else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # many types, from missing files to bad JSON
         raise EdgebError(f"cannot load the tokenizer of {model_dir}: {first_line(error)}", "check its files") from None
     if not getattr(tokenizer, "is_fast", False):

@@ -130,13 +130,48 @@ def find_backbone(base: str | Path, revision: str | None = None, weights: bool =
             return cached
     patterns = [*SMALL_FILES, *LICENSE_FILES, *(WEIGHT_FILES if weights else [])]
     try:
-        return Path(snapshot_download(str(base), revision=revision, allow_patterns=patterns))
+        folder = Path(snapshot_download(str(base), revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub client raises many unrelated types
-        at = f" at revision {revision}" if revision else ""
+        raise _not_fetched(str(base), revision, error) from None
+    if weights and not any(folder.glob(WEIGHT_FILES[0])):
         raise EdgebError(
-            f"'{base}' is not a folder, and the hub download{at} failed: {first_line(error)}",
-            "check the name, the network and HF_TOKEN",
-        ) from None
+            f"the hub model '{base}' has no safetensors weights; pickled ones are not read",
+            "take another upload of it, or save it as a folder with Transformers' save_pretrained",
+        )
+    return folder
+
+
+def _not_fetched(name: str, revision: str | None, error: Exception) -> EdgebError:
+    """What a failed download means, by the types of the hub's client."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    log_in = "log in with `hf auth login`, or set HF_TOKEN"
+    # A gated model is found, so this type comes before the one that it is derived from.
+    if isinstance(error, GatedRepoError):
+        return EdgebError(
+            f"'{name}' is a gated hub model, and you have no access to it",
+            f"accept its terms at https://huggingface.co/{name}, then {log_in}",
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return EdgebError(
+            f"'{name}' is not a folder, and the hub has no such model, or a private one",
+            f"check the name; for a private model, {log_in}",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return EdgebError(f"the hub model '{name}' has no revision {revision}", "set backbone.revision to one it has")
+    what = f"'{name}' is not a folder, and the hub download" + (f" at revision {revision}" if revision else "")
+    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
+        return EdgebError(
+            f"{what} failed: the hub cannot be reached, and its cache lacks the model",
+            "check the network and HF_HUB_OFFLINE, or set backbone.path to a local folder",
+        )
+    return EdgebError(f"{what} failed: {first_line(error)}", "check the name, the network and HF_TOKEN")
 
 
 def fetched_before(base: str | Path, revision: str | None = None) -> Path | None:

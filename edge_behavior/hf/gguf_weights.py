@@ -48,7 +48,7 @@ def write_backbone(file: Path, folder: Path) -> str:
     with _open(file) as reader:
         metadata = _Metadata(file, {name: field.contents() for name, field in reader.fields.items()})
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-        kind = _architecture(file, metadata)
+        kind = known_architecture(file, metadata.values)
         config = _config(file, metadata, kind, tensors)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_tokenizer(metadata.values, folder)
@@ -92,7 +92,17 @@ def _open(file: Path) -> Iterator[Any]:
     yield reader
 
 
-def _architecture(file: Path, metadata: _Metadata) -> tuple[str, Architecture]:
+def known_architecture(file: Path, values: dict[str, Any]) -> tuple[str, Architecture]:
+    """The class and the row of `ARCHITECTURES` of a GGUF file.
+
+    Args:
+        file: Named in messages.
+        values: Its metadata; arrays are not needed.
+
+    Raises:
+        EdgebError: an adapter, one part of several, or an architecture that is not known (named, with the list).
+    """
+    metadata = _Metadata(file, values)
     if metadata.get("general.type", "model") != "model":
         raise EdgebError(
             f"{file} is of type {metadata.get('general.type')}, not a model", "give the model's own GGUF file"

@@ -108,7 +108,8 @@ def check_context(dataset: Dataset, encoder: PromptEncoder, config: Any) -> None
     needed = max(len(window_prompt(table, encoder, int(target))) for target in sample) + longest
     if needed > int(config.max_position_embeddings):
         raise EdgebError(
-            f"a prompt and its label have {needed} tokens, the backbone has {config.max_position_embeddings} positions",
+            f"with layout.history_length {length}, a prompt and its label have {needed} tokens, the backbone has "
+            f"{config.max_position_embeddings} positions (max_position_embeddings)",
             "lower layout.history_length, set layout.list_candidates=false, or use another backbone",
         )
 

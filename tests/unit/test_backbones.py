@@ -181,6 +181,7 @@ def test_prompts_longer_than_the_backbone_are_refused(plain: Path, data: Path, t
         return
     said = refusal(check_inputs, recipe(base), Dataset.open(data))
     assert said.message == refusal(plan, recipe(base), Dataset.open(data), "24GiB").message
+    assert said.message.startswith("with layout.history_length 4, a prompt and its label have ")
     assert "tokens, the backbone has 40 positions" in said.message
 
 

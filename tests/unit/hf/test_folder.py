@@ -9,7 +9,13 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.find import absolute_name, fetched_before, find_backbone, gguf_file, local_folder
@@ -169,3 +175,68 @@ def test_a_single_weight_file_comes_before_shards(tmp_path: Path) -> None:
     assert [file.name for file in weight_files(tmp_path)] == [shard]
     (tmp_path / "model.safetensors").write_text("")
     assert [file.name for file in weight_files(tmp_path)] == ["model.safetensors"]
+
+
+def response(status: int) -> Any:
+    """What the hub's client raises its errors from."""
+    import httpx2
+
+    return httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co/org/model"))
+
+
+def not_fetched(monkeypatch: pytest.MonkeyPatch, error: Exception, revision: str | None = None) -> EdgebError:
+    def ask(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", ask)
+    with pytest.raises(EdgebError) as caught:
+        find_backbone("org/model", revision)
+    assert "'org/model'" in caught.value.message
+    assert "\n" not in f"{caught.value.message}{caught.value.hint}"
+    return caught.value
+
+
+def test_a_gated_model_says_how_to_get_access(monkeypatch: pytest.MonkeyPatch) -> None:
+    for status in (401, 403):
+        said = not_fetched(
+            monkeypatch, GatedRepoError("Access to model org/model is restricted.\nMore", response=response(status))
+        )
+        assert said.message == "'org/model' is a gated hub model, and you have no access to it"
+        assert "https://huggingface.co/org/model" in said.hint
+        assert "hf auth login" in said.hint
+        assert "HF_TOKEN" in said.hint
+
+
+def test_a_model_that_the_hub_does_not_show_may_be_private(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = not_fetched(
+        monkeypatch, RepositoryNotFoundError("404 Client Error.\nRepository Not Found", response=response(404))
+    )
+    assert "the hub has no such model, or a private one" in said.message
+    assert "hf auth login" in said.hint
+
+
+def test_an_unknown_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = not_fetched(monkeypatch, RevisionNotFoundError("404 Client Error.", response=response(404)), "v9")
+    assert said.message == "the hub model 'org/model' has no revision v9"
+    assert "backbone.revision" in said.hint
+
+
+@pytest.mark.parametrize(
+    "error", [LocalEntryNotFoundError("An error happened\nwhile"), OfflineModeIsEnabled("HF_HUB_OFFLINE=1")]
+)
+def test_without_a_network(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    said = not_fetched(monkeypatch, error)
+    assert "the hub cannot be reached, and its cache lacks the model" in said.message
+    assert "HF_HUB_OFFLINE" in said.hint
+
+
+def test_any_other_failure_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = not_fetched(monkeypatch, RuntimeError("disk quota\nexceeded"))
+    assert said.message == "'org/model' is not a folder, and the hub download failed: disk quota"
+
+
+def test_a_hub_model_without_safetensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(EdgebError, match="'org/model' has no safetensors weights; pickled ones are not read"):
+        find_backbone("org/model")
+    assert find_backbone("org/model", weights=False) == tmp_path
