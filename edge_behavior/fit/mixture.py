@@ -7,7 +7,7 @@ Whether fusion wins is decided by cross-validation over them; the weights that s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,16 @@ from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.fusion import SOURCES, Fusion, GroupWeights
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.scoring import log_softmax
-from edge_behavior.data.dataset import Dataset
+from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.resampling import resampling
-from edge_behavior.data.windows import natural_windows
+from edge_behavior.data.windows import natural_stretches
 from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation.bundles import bundle_log_probs
+from edge_behavior.evaluation.bundles import stretch_log_probs
 from edge_behavior.evaluation.habits import habit_log_probs
-from edge_behavior.evaluation.protocols import check_labels_match
+from edge_behavior.evaluation.protocols import Targets, check_labels_match
 from edge_behavior.runtime.predictor import SMALL_BUNDLE, Predictor
 from edge_behavior.util.resampling import Resampled, Resampling
+from edge_behavior.util.timebox import Forecast, TimeBudget
 
 # L2 penalty towards the model alone, in nats of mean loss per squared unit of a weight.
 L2 = 0.01
@@ -38,6 +39,16 @@ PER_USER = 20
 # 300 windows lose .01 nats to 1,400 on Foursquare-NYC (benchmarks/results/habits.md).
 WINDOWS = (300, 1500)
 CANDIDATES_SCORED = 200_000
+# Consecutive targets of a user that share a prompt: in equal time the fits lose no more than on single windows
+# (benchmarks/results/held_out_stretches.md). Longer ones save little, since every window pays for the whole trie.
+STRETCH = 4
+# Fewest windows that a time budget leaves: without them nothing is fitted.
+LEAST_WINDOWS = 100
+# The forecast's name of scoring them, and the share of the time left that the fits themselves need.
+HELD_OUT = "held-out"
+_FITTING_SHARE = 0.1
+# Windows after which their time is believed.
+_FIRST = 8
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -45,6 +56,10 @@ Ints = NDArray[np.int64]
 
 class TooFewUsersError(EdgebError):
     """Too few validation users, groups or days to tell whether habits help."""
+
+
+class TooLittleTimeError(EdgebError):
+    """The time budget holds too few windows to fit anything."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +175,11 @@ def score_held_out(
     windows: int | None = None,
     config: HabitsConfig | None = None,
     seed: int = 0,
+    limit: TimeLimit | None = None,
 ) -> HeldOut:
     """Scores of a bundle's model and of habits on validation windows of the dataset the model was trained on.
+
+    Windows are stretches of consecutive targets, scored by a session as on the phone (`stretch_log_probs`).
 
     Args:
         bundle: A written bundle; its manifest's `habits` and `calibration` are not read.
@@ -169,8 +187,10 @@ def score_held_out(
         windows: Validation windows to score; None for 300 to 1,500, fewer for many candidates or a large model.
         config: How to count; None for the defaults.
         seed: For the choice of windows.
+        limit: The time to keep; None for no limit.
 
     Raises:
+        TooLittleTimeError: less than `LEAST_WINDOWS` fit into the time left, and the limit does not insist.
         TooFewUsersError: fewer than two validation users (groups, blocks of days) have a full history.
         EdgebError: a dataset with another candidate set.
     """
@@ -181,9 +201,9 @@ def score_held_out(
         length = layout.history_length
         check_labels_match(candidates, dataset.candidates, str(bundle))
         if windows is None:
-            cost = len(candidates) * (1 + bundle_bytes(bundle) // SMALL_BUNDLE)
-            windows = int(np.clip(CANDIDATES_SCORED // cost, *WINDOWS))
-        targets = natural_windows(table, length, PER_USER, windows, seed)
+            windows = windows_wanted(len(candidates), bundle_bytes(bundle))
+        stretches = natural_stretches(table, length, STRETCH, PER_USER, windows, seed)
+        targets = np.concatenate([*stretches, np.empty(0, dtype=np.int64)])
         units = resampling(table, targets)
         if units.count < 2:
             by_time = units.split == "time"
@@ -193,10 +213,57 @@ def score_held_out(
                 f"two or more are needed: import {'a longer log' if by_time else 'more users'}, or export with "
                 "--no-habits --no-calibrate",
             )
-        model = bundle_log_probs(predictor, table, targets)
+        model = _scored(predictor, table, stretches, limit or TimeLimit(Forecast(TimeBudget(None), {})))
+        targets = targets[: len(model)]
     habits = habit_log_probs(table, targets, candidates.counts, config, layout.places)
     truth, users = table.behavior[targets].astype(np.int64), table.user_of(targets)
-    return HeldOut(model, habits, truth, users, candidates.groups(), units)
+    return HeldOut(model, habits, truth, users, candidates.groups(), resampling(table, targets))
+
+
+def windows_wanted(candidates: int, size: int) -> int:
+    """Validation windows to score where there is time: fewer for many candidates or a large bundle (`size` bytes)."""
+    return int(np.clip(CANDIDATES_SCORED // (candidates * (1 + size // SMALL_BUNDLE)), *WINDOWS))
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """The time that scoring held-out windows may take.
+
+    Attributes:
+        forecast: With the budget.
+        insists: Score `LEAST_WINDOWS` even beyond the budget.
+    """
+
+    forecast: Forecast
+    insists: bool = False
+
+    def fits(self, done: int, more: int, spent: float) -> bool:
+        """Whether `more` windows fit into the time left, at the rate of the `done` ones in `spent` seconds."""
+        return more * spent / done <= (1 - _FITTING_SHARE) * self.forecast.budget.left
+
+
+def _scored(predictor: Predictor, table: EventTable, stretches: Sequence[Targets], limit: TimeLimit) -> Floats:
+    """[n, B] log-probabilities of the first stretches: all of them, or as many as there is time for."""
+    budget, started = limit.forecast.budget, limit.forecast.budget.elapsed
+    total, done = sum(map(len, stretches)), 0
+    rows: list[Floats] = []
+    with limit.forecast.step(HELD_OUT, "Scoring held-out", total) as advance:
+        for stretch in stretches:
+            if done >= _FIRST:
+                spent, least = budget.elapsed - started, min(LEAST_WINDOWS, total)
+                if done < least and not limit.insists and not limit.fits(done, least - done, spent):
+                    each = spent / done
+                    raise TooLittleTimeError(
+                        f"a window takes {each:.2g} s: {done + max(0, int(budget.left / each))} windows fit into the "
+                        f"{budget.seconds / 60:g} minutes of the export, {least} are needed",
+                        "set `minutes` of the export profile higher, or export with --no-habits --no-calibrate",
+                    )
+                if done >= least and not limit.fits(done, len(stretch), spent):
+                    break
+            rows.append(stretch_log_probs(predictor, table, stretch))
+            done += len(stretch)
+            advance(len(stretch))
+    return np.concatenate(rows)
 
 
 def fit_habits(held: HeldOut, config: HabitsConfig | None = None, seed: int = 0) -> FittedHabits:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.scoring import Floats
@@ -96,17 +97,19 @@ class StageParity:
 
     Attributes:
         total: Against the reference.
-        accuracies: Its own.
-        step: Against the step before.
+        accuracies: Its own; of a step that was compared on some windows only, none.
+        step: Against the step before, on the windows of both.
+        windows: How many windows it was compared on.
     """
 
     total: Difference
     accuracies: Accuracies
     step: Difference
+    windows: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As manifests and `--json` have it: the total and the accuracies flat, then `step`."""
-        return {**asdict(self.total), **asdict(self.accuracies), "step": asdict(self.step)}
+        """As manifests and `--json` have it: the total and the accuracies flat, then `step` and `windows`."""
+        return {**asdict(self.total), **asdict(self.accuracies), "step": asdict(self.step), "windows": self.windows}
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,13 @@ class Recovery:
         trials: All measurements, in order.
         kept: Kinds of tensors that stayed at 8 bits; empty if that did not help.
         before: The quantized model without them; None if none is kept.
+        skipped: Why nothing was tried; "" otherwise.
     """
 
     trials: tuple[RecoveryTrial, ...]
     kept: tuple[str, ...] = ()
     before: StageParity | None = None
+    skipped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As manifests and `--json` have it."""
@@ -149,6 +154,7 @@ class Recovery:
             "kept": list(self.kept),
             "adopted": bool(self.kept),
             "before": None if self.before is None else self.before.to_dict(),
+            "skipped": self.skipped,
         }
 
 
@@ -205,7 +211,8 @@ def parity_report(by_stage: Mapping[str, Floats], samples: Samples, settings: Pa
     """Measure every stage.
 
     Args:
-        by_stage: [n, B] log-probabilities by stage in order, `REFERENCE` first.
+        by_stage: [n, B] log-probabilities by stage in order, `REFERENCE` first; rows of windows that a stage was not
+            compared on are not numbers.
         samples: The windows.
         settings: The limits.
     """
@@ -213,8 +220,14 @@ def parity_report(by_stage: Mapping[str, Floats], samples: Samples, settings: Pa
     stages = {}
     for name, scores in by_stage.items():
         if name != REFERENCE:
-            total, step = Difference.between(reference, scores), Difference.between(before, scores)
-            stages[name] = StageParity(total, Accuracies.of(scores, samples), step)
+            rows = is_scored(scores)
+            both = rows & is_scored(before)
+            stages[name] = StageParity(
+                total=Difference.between(reference[rows], scores[rows]),
+                accuracies=Accuracies.of(scores, samples) if rows.all() else Accuracies(),
+                step=Difference.between(before[both], scores[both]),
+                windows=int(rows.sum()),
+            )
             before = scores
     known = Accuracies.of(reference, samples)
     return ParityReport(
@@ -227,6 +240,11 @@ def parity_report(by_stage: Mapping[str, Floats], samples: Samples, settings: Pa
         limits=settings.model_dump(include=_LIMITS),
         exceeded=exceeded(known, list(stages.values())[-1], settings),
     )
+
+
+def is_scored(scores: Floats) -> NDArray[np.bool_]:
+    """[n] the windows that a stage was compared on."""
+    return np.asarray(~np.isnan(scores).any(1))
 
 
 def exceeded(reference: Accuracies, last: StageParity, settings: ParitySettings) -> list[str]:
