@@ -97,9 +97,7 @@ def bundle(work: Path, name: str) -> Path:
     path = work / f"{name}.gguf"
     if not path.exists():
         model, prune = BUNDLES[name]
-        source = ExportSource(
-            work / model, None, model_05b.candidates(), model_05b.LAYOUT, base_license="random", places=PLACES
-        )
+        source = ExportSource(work / model, None, model_05b.candidates(), model_05b.LAYOUT, places=PLACES)
         export_gguf(source, path, ExportProfile(quant=QUANT, prune=prune, **model_05b.UNGATED))
     return path
 

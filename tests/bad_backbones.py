@@ -123,6 +123,7 @@ ALL: dict[str, tuple[Change, str]] = {
     "broken tokenizer": (_text("tokenizer.json", '{"version": "1.0", "mod'), "cannot load the tokenizer"),
     "no merges": (_tokenizer(lambda f: f["model"].update(merges=[])), "has no merge table"),
     "too many tokens": (_config(vocab_size=100), "the tokenizer has .* tokens, the model 100 embeddings"),
+    "pickled": (_pickled, "pytorch_model.bin is pickled, which is not read"),
     "lost shard": (_lost_shard, "weight file .*00002-of-00002.safetensors is missing"),
     "cut": (_cut, "model.safetensors is damaged"),
     "no bias": (_weights(lambda t: t.pop("model.layers.0.self_attn.q_proj.bias")), "q_proj.bias' is missing"),
@@ -147,6 +148,5 @@ TOKENIZERS: dict[str, tuple[Change, str]] = {
 # A plan needs no weights, so it does not miss them.
 UNPLANNED: dict[str, tuple[Change, str]] = {
     "no weights": (_text("model.safetensors", None), "model.safetensors is missing"),
-    "pickled": (_pickled, "is missing .convert pytorch_model.bin to safetensors"),
 }
 ALL |= TOKENIZERS | UNPLANNED

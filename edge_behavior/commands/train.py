@@ -13,7 +13,7 @@ import typer
 def train_command(
     recipe: Annotated[
         str | None,
-        typer.Option(help="Shipped recipe (tiny, qwen2-1.5b, llama3.1-8b) or a YAML file. Default: qwen2-1.5b."),
+        typer.Option(help="Shipped recipe (such as tiny or qwen3-0.6b) or a YAML file. Default: qwen2-1.5b."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Dataset folder. Default: the last one made.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make. Default: runs/RECIPE-DATASET.")] = None,
@@ -61,6 +61,7 @@ def train_command(
     from edge_behavior.commands.output import emit
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
+    from edge_behavior.train.first_look import first_look
     from edge_behavior.util.workspace import recall, remember
 
     data = data or recall("dataset")
@@ -81,8 +82,10 @@ def train_command(
         raise EdgebError("--device-memory is for planning", "add --dry-run")
     if processes is not None and not dry_run:
         raise EdgebError("--processes is for planning; a launcher such as torchrun starts them", "add --dry-run")
-    # Before the libraries, which take seconds to import: a wrong path is reported at once.
+    # Before the libraries, which take seconds to import: a wrong path or backbone is reported at once.
     dataset = Dataset.open(data)
+    if not resume:
+        first_look(loaded.backbone)
     if dry_run:
         with libraries():
             from edge_behavior.train.plan.plan import plan

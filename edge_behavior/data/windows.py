@@ -112,11 +112,25 @@ def natural_stretches(
 
 
 def balanced_windows(
-    table: EventTable, per_behavior: int, history_length: int = HISTORY_LENGTH, seed: int = 0
+    table: EventTable,
+    per_behavior: int,
+    history_length: int = HISTORY_LENGTH,
+    seed: int = 0,
+    among: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """Up to `per_behavior` eligible targets of every behavior; all of them where there are fewer."""
+    """Up to `per_behavior` eligible targets of every behavior; all of them where there are fewer.
+
+    Args:
+        table: The events.
+        per_behavior: At most this many of each.
+        history_length: Events that a window needs before its target.
+        seed: Of the sampling.
+        among: [events] which events may be targets; None for all.
+    """
     _at_least_zero("per_behavior", per_behavior)
     targets = eligible(table, history_length)
+    if among is not None:
+        targets = targets[among[targets]]
     rng = np.random.default_rng(seed)
     # Codes fit in 16 bits, which NumPy sorts in linear time (radix sort).
     codes = table.behavior[targets].astype(np.int16)

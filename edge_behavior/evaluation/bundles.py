@@ -6,6 +6,7 @@ as `predict` calibrates them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +31,24 @@ MASKED_WINDOWS = 200
 Floats = NDArray[np.float64]
 
 
-def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: WindowChoice) -> BundleEvaluation:
+def evaluate_bundle(
+    path: Path,
+    data: Path,
+    protocol: str,
+    split: str,
+    choice: WindowChoice,
+    load: Callable[[Path], Predictor] = Predictor.load,
+) -> BundleEvaluation:
     """Metrics of a bundle's sources and of the simple counters, on the same windows.
 
     The sources are `bundle_model`, `bundle_habits` and, if the bundle has fusion weights, `bundle_fused`. A bundle
-    carries no fingerprint of its dataset: one with the same training counts counts as its own.
+    carries no fingerprint of its dataset: one with the same training counts counts as its own. `load` opens it.
 
     Raises:
         EdgebError: not a bundle, or a dataset with another candidate set or without the bundle's places.
     """
     dataset = Dataset.open(data)
-    with Predictor.load(path) as predictor:
+    with load(path) as predictor:
         manifest = predictor.manifest
         check_dataset_fits(manifest.candidates, manifest.layout, dataset, str(path))
         length = manifest.layout.history_length

@@ -21,6 +21,7 @@ from edge_behavior import __version__
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.encoding import PromptEncoder, Tokenize
 from edge_behavior.core.events import UNKNOWN_PLACE
+from edge_behavior.core.license import License
 from edge_behavior.export.checks import check_tokens, prompt_segments
 from edge_behavior.export.fits import Fits, check_fitting, fit_held_out
 from edge_behavior.export.merge import MergeOptions, Probe, merge_adapter, merge_dtype
@@ -35,6 +36,7 @@ from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.architectures import architecture, check_backbone, load_tokenizer
 from edge_behavior.hf.find import find_backbone
 from edge_behavior.hf.folder import count_parameters, weight_files
+from edge_behavior.hf.license import read_license
 from edge_behavior.hf.tokenizers import plain_encoder, special_ids
 from edge_behavior.runtime.predictor import context_needed
 from edge_behavior.util.checksums import files_sha256
@@ -61,6 +63,7 @@ class OpenedSource:
         encode: What training tokenizes with.
         encoder: The prompts of the run.
         probe_ids: A prompt to compare logits on.
+        license: The backbone's; None where it states none.
     """
 
     source: ExportSource
@@ -71,6 +74,7 @@ class OpenedSource:
     encode: Tokenize
     encoder: PromptEncoder
     probe_ids: list[int]
+    license: License | None
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def open_source(source: ExportSource) -> OpenedSource:
     encode = plain_encoder(tokenizer)
     encoder = PromptEncoder(encode, source.layout, source.candidates, bos_id, eos_id)
     probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), UNKNOWN_PLACE)[:_PROBE_LENGTH]
-    return OpenedSource(source, backbone.config, files, count_parameters(files), tokenizer, encode, encoder, probe_ids)
+    parameters, stated = count_parameters(files), read_license(backbone.folder)
+    return OpenedSource(source, backbone.config, files, parameters, tokenizer, encode, encoder, probe_ids, stated)
 
 
 class Export:
@@ -192,7 +197,7 @@ class Export:
             architecture=architecture(config),
             quantization=quantization,
             context_length=int(config.max_position_embeddings),
-            base_model=BaseModelInfo(base_name(source.base), source.base_license, base_hash),
+            base_model=BaseModelInfo(base_name(source.base), self.opened.license, base_hash),
             training=source.training,
             evaluation=source.evaluation,
         )
@@ -274,9 +279,12 @@ class Export:
         encode, old = plain_encoder(load_tokenizer(folder)), model.encoder
         bos_id = None if old.bos_id is None else plan.new_ids([old.bos_id])[0]
         eos_id = plan.new_ids([old.eos_id])[0]
-        self.manifest = replace(self.manifest, bos_id=bos_id, eos_id=eos_id, vocabulary=plan.summary())
+        layout = old.layout
+        if layout.chat is not None:
+            layout = replace(layout, chat=layout.chat.renumbered(plan.new_ids))
+        self.manifest = replace(self.manifest, layout=layout, bos_id=bos_id, eos_id=eos_id, vocabulary=plan.summary())
         probe = Probe(plan.new_ids(model.probe.ids), model.probe.logits[:, plan.kept], model.probe.difference)
-        return Model(folder, probe, PromptEncoder(encode, old.layout, old.candidates, bos_id, eos_id), encode)
+        return Model(folder, probe, PromptEncoder(encode, layout, old.candidates, bos_id, eos_id), encode)
 
     def score(self, stage: str, path: Path, last: bool = False) -> None:
         """Score a converted model on the windows to compare on: on all of them if it is the `last` one."""
@@ -345,9 +353,9 @@ class Export:
 
 
 def base_name(base: str | Path) -> str:
-    """The hub name, or the folder's own name: a manifest carries no paths of the machine it was made on."""
-    folder = Path(base)
-    return folder.resolve().name if folder.is_dir() else str(base)
+    """The hub name, or the folder's or file's own name: a manifest carries no paths of the machine it was made on."""
+    path = Path(base)
+    return path.resolve().name if path.exists() else str(base)
 
 
 def total_bytes(files: list[Path]) -> int:

@@ -6,14 +6,14 @@ exported. Reads configuration, tokenizer and the headers of the weights; knows n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.folder import first_line, read_model_json, weight_files
-from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError, read_vocab
+from edge_behavior.hf.gguf_vocab import TOKENIZER_FILE, UnsupportedBackboneError, read_vocab
 from edge_behavior.hf.tensors import TensorLayout, TensorSpec, check_tensors, head_dim, stored_shapes, tensor_specs
 from edge_behavior.hf.tokenizers import special_ids
 
@@ -26,8 +26,8 @@ class Architecture:
         gguf: llama.cpp's name.
         model_type: `model_type` in config.json.
         ropes: RoPE scalings that llama.cpp has for it.
-        onnx_ropes: RoPE scalings that onnxruntime-genai's builder honors; none for an architecture that was not tried
-            with it. For Llama it accepts `linear` and ignores it.
+        onnx_ropes: RoPE scalings that onnxruntime-genai's builder honors. For Llama it accepts `linear` and ignores it,
+            for Gemma 3 it scales the sliding-window layers, too.
         fixed: Settings that the engines support only with these values.
         tensors: What its tensors have beyond Llama's.
         window_period: Every how many layers one attends to the whole context, the others to a sliding window; 0 if all
@@ -55,7 +55,7 @@ _PLAIN = ("default", "linear")
 # By Hugging Face class. A new one may also need tensor names in `tensors` and a tokenizer in `gguf_vocab`.
 ARCHITECTURES = {
     "Qwen2ForCausalLM": Architecture("qwen2", "qwen2", _PLAIN, _PLAIN, _SILU, TensorLayout(qkv_biases=True)),
-    "Qwen3ForCausalLM": Architecture("qwen3", "qwen3", _PLAIN, (), _SILU, TensorLayout(head_norms=True)),
+    "Qwen3ForCausalLM": Architecture("qwen3", "qwen3", _PLAIN, _PLAIN, _SILU, TensorLayout(head_norms=True)),
     "LlamaForCausalLM": Architecture(
         "llama", "llama", (*_PLAIN, "llama3"), ("default", "llama3"), _SILU, TensorLayout(adjacent_pairs=True)
     ),
@@ -63,7 +63,7 @@ ARCHITECTURES = {
         "gemma3",
         "gemma3_text",
         _PLAIN,
-        (),
+        ("default",),
         _GEMMA3,
         TensorLayout(head_norms=True, sandwich_norms=True, norm_offset=1.0),
         window_period=6,
@@ -138,15 +138,13 @@ def _tensor_layout(config: Any) -> TensorLayout:
     return next(known.tensors for known in ARCHITECTURES.values() if known.model_type == config.model_type)
 
 
-def load_config(model_dir: Path) -> Any:
-    """The Transformers configuration of a model folder that GGUF export supports.
+def check_architecture(model_dir: Path) -> Architecture:
+    """The architecture that config.json names, as far as the file itself says what is supported; imports nothing.
 
     Raises:
         EdgebError: no readable config.json, an unsupported architecture (named, with the list), custom code,
-            quantized weights, or a setting that GGUF cannot express.
+            quantized weights, or a setting that the engines do not support.
     """
-    from transformers import AutoConfig
-
     where = f"{model_dir}/config.json"
     raw = read_model_json(model_dir / "config.json")
     names = raw.get("architectures")
@@ -160,17 +158,37 @@ def load_config(model_dir: Path) -> Any:
         raise EdgebError(f"{where}: model_type {raw.get('model_type')!r} is not that of a {name}", "check config.json")
     if raw.get("quantization_config"):
         raise EdgebError(f"{model_dir} holds already quantized weights", "take the original f16, bf16 or f32 model")
+    _check_fixed({field: raw[field] for field, _ in found.fixed if field in raw}, found, where)
+    return found
+
+
+def load_config(model_dir: Path) -> Any:
+    """The Transformers configuration of a model folder that GGUF export supports.
+
+    Raises:
+        EdgebError: see `check_architecture`; or a setting that GGUF cannot express.
+    """
+    found = check_architecture(model_dir)
+    from transformers import AutoConfig
+
+    where = f"{model_dir}/config.json"
     try:
         config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # validation errors of many types
         raise EdgebError(f"{where}: {' '.join(str(error).split())}", "check the model folder") from None
-    for field, accepted in found.fixed:
-        value = getattr(config, field, None)
-        if value not in accepted:
-            raise UnsupportedBackboneError(f"{where}: {field} = {value!r} is not supported", "use another backbone")
+    # With what Transformers takes where the file says nothing.
+    _check_fixed({field: getattr(config, field, None) for field, _ in found.fixed}, found, where)
     _check_windows(config, found, where)
     check_rope(config)
     return config
+
+
+def _check_fixed(values: Mapping[str, Any], found: Architecture, where: str) -> None:
+    for field, accepted in found.fixed:
+        if field in values and values[field] not in accepted:
+            raise UnsupportedBackboneError(
+                f"{where}: {field} = {values[field]!r} is not supported", "use another backbone"
+            )
 
 
 def check_rope(config: Any) -> None:
@@ -241,8 +259,6 @@ def check_onnx(config: Any) -> None:
         EdgebError: a RoPE scaling that the builder lacks for this architecture.
     """
     found, kind = ARCHITECTURES[config.architectures[0]], rope_parameters(config)["rope_type"]
-    if not found.onnx_ropes:
-        raise UnsupportedBackboneError(f"{found.gguf} is not exported to ONNX", "export with --format gguf")
     if kind not in found.onnx_ropes:
         raise UnsupportedBackboneError(
             f"the ONNX builder has no {kind} rope scaling for {found.gguf}",
@@ -266,10 +282,13 @@ def load_tokenizer(model_dir: Path) -> Any:
     Raises:
         EdgebError: missing or unreadable tokenizer files.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    # As it was saved. AutoTokenizer goes by the class that is named, and makes parts of it up: of SmolLM2's, published
+    # as a GPT2Tokenizer, it drops the step that splits digits.
+    kind: Any = PreTrainedTokenizerFast if (model_dir / TOKENIZER_FILE).is_file() else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # many types, from missing files to bad JSON
         raise EdgebError(f"cannot load the tokenizer of {model_dir}: {first_line(error)}", "check its files") from None
     if not getattr(tokenizer, "is_fast", False):

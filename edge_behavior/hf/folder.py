@@ -54,10 +54,24 @@ def weight_files(model_dir: Path) -> list[Path]:
         files = [model_dir / WEIGHTS]
     for file in files:
         if not file.is_file():
-            pickled = any(model_dir.glob("pytorch_model*.bin"))
-            hint = "convert pytorch_model.bin to safetensors" if pickled else "download or train the model again"
-            raise EdgebError(f"weight file {file} is missing", hint)
+            check_no_pickle(model_dir)
+            raise EdgebError(f"weight file {file} is missing", "download or train the model again")
     return files
+
+
+def check_no_pickle(model_dir: Path) -> None:
+    """Refuse a folder whose only weights are pickled: reading them could run code.
+
+    Raises:
+        EdgebError: naming the file, with the command that converts it.
+    """
+    pickled = sorted(model_dir.glob("pytorch_model*.bin"))
+    if pickled and not any(model_dir.glob(WEIGHT_FILES[0])):
+        convert = f"AutoModelForCausalLM.from_pretrained({str(model_dir)!r}).save_pretrained({str(model_dir)!r})"
+        raise EdgebError(
+            f"{pickled[0]} is pickled, which is not read, and there are no safetensors beside it",
+            f'convert it: python -c "from transformers import AutoModelForCausalLM; {convert}"',
+        )
 
 
 @contextmanager

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_behavior.hf.gguf_vocab import BYTE, CONTROL, PRE_TOKENIZERS, SPACE, USER_DEFINED, UnsupportedBackboneError
+from edge_behavior.hf.gguf_vocab import (
+    BYTE,
+    CONTROL,
+    PRE_TOKENIZERS,
+    SPACE,
+    TOKENIZER_FILE,
+    USER_DEFINED,
+    PreTokenizer,
+    UnsupportedBackboneError,
+)
 
 _SPECIALS = {
     "bos_token": "tokenizer.ggml.bos_token_id",
@@ -34,21 +43,14 @@ def write_tokenizer(metadata: Mapping[str, Any], folder: Path) -> None:
     """
     tokens = list(metadata["tokenizer.ggml.tokens"])
     types = list(metadata.get("tokenizer.ggml.token_type", [1] * len(tokens)))
-    kind = metadata["tokenizer.ggml.model"]
-    if kind == "gpt2":
-        tokenizer = _byte_level(metadata, tokens, types)
-    elif kind == "llama":
-        tokenizer = _sentencepiece(metadata, tokens, types)
-    else:
-        raise UnsupportedBackboneError(
-            f"unsupported tokenizer model '{kind}' in the GGUF file", "supported: gpt2 (byte-level BPE), llama"
-        )
+    known = known_pre_tokenizer(metadata)
+    tokenizer = _sentencepiece(metadata, tokens, types) if known is None else _byte_level(metadata, known, tokens)
     specials = {name: tokens[metadata[key]] for name, key in _SPECIALS.items() if metadata.get(key) is not None}
     _add_tokens(tokenizer, tokens, types, set(specials.values()))
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if metadata.get("tokenizer.ggml.add_bos_token", _ADDS_BOS.get(pre, False)):
         _start_with(tokenizer, specials["bos_token"])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / TOKENIZER_FILE))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -60,16 +62,34 @@ def write_tokenizer(metadata: Mapping[str, Any], folder: Path) -> None:
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
-def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Any:
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+def known_pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer | None:
+    """How the file's byte-level tokenizer splits text; None for a SentencePiece one.
 
+    Args:
+        metadata: The GGUF file's; arrays are not needed.
+
+    Raises:
+        EdgebError: another kind of tokenizer, or an unknown pre-tokenizer (named, with the list).
+    """
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind == "llama":
+        return None
+    if kind != "gpt2":
+        raise UnsupportedBackboneError(
+            f"unsupported tokenizer model '{kind}' in the GGUF file", "supported: gpt2 (byte-level BPE), llama"
+        )
     pre = str(metadata.get("tokenizer.ggml.pre", "default"))
     by_name = {known.name: known for known in PRE_TOKENIZERS}
     if pre not in by_name:
         raise UnsupportedBackboneError(
             f"unsupported pre-tokenizer '{pre}' in the GGUF file", f"supported: {', '.join(by_name)}"
         )
-    known = by_name[pre]
+    return by_name[pre]
+
+
+def _byte_level(metadata: Mapping[str, Any], known: PreTokenizer, tokens: list[str]) -> Any:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
     vocab = _vocab(tokens)
     merges = [tuple(pair.split(" ", 1)) for pair in metadata["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=known.ignore_merges))

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf.folder import first_line, read_model_json
 from edge_behavior.hf.tokenizers import special_ids
 
 # GGUF token types.
@@ -45,6 +47,7 @@ PRE_TOKENIZERS = (
     PreTokenizer("smollm", None),
 )
 _UNSUPPORTED_HINT = "use a backbone with the tokenizer of Qwen2, Llama 3, SmolLM2, Llama 2 or Gemma"
+TOKENIZER_FILE = "tokenizer.json"
 SPACE = "\u2581"
 _SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
@@ -70,6 +73,7 @@ class GgufVocab:
         pad_id: Padding token, or None.
         unk_id: Unknown token, or None.
         adds_bos: Whether the tokenizer starts every sequence with `bos_id`.
+        chat_template: How a conversation becomes text, a Jinja template; None without one.
     """
 
     model: str
@@ -84,6 +88,7 @@ class GgufVocab:
     pad_id: int | None
     unk_id: int | None
     adds_bos: bool
+    chat_template: str | None
 
 
 def read_vocab(tokenizer: Any, rows: int) -> GgufVocab:
@@ -99,10 +104,9 @@ def read_vocab(tokenizer: Any, rows: int) -> GgufVocab:
     """
     fields = json.loads(tokenizer.backend_tokenizer.to_str())
     model = fields["model"]
-    if model["type"] != "BPE":
-        raise UnsupportedBackboneError(f"unsupported tokenizer model {model['type']}", _UNSUPPORTED_HINT)
-    if not model["merges"]:
+    if model["type"] == "BPE" and not model["merges"]:
         raise EdgebError("the tokenizer has no merge table", "restore merges.txt or tokenizer.json")
+    kind, pre, prefix = _known_kind(fields)
     texts = {int(id_): text for text, id_ in model["vocab"].items()}
     added = {int(token["id"]): str(token["content"]) for token in fields["added_tokens"]}
     texts.update(added)
@@ -114,15 +118,13 @@ def read_vocab(tokenizer: Any, rows: int) -> GgufVocab:
     types = [CONTROL if i in added else NORMAL if i in texts else UNUSED for i in range(rows)]
     bos_id, eos_id = special_ids(tokenizer)
     unk_id = model["vocab"].get(model["unk_token"]) if model.get("unk_token") else None
-    merges, scores, prefix = [], [], False
-    if model.get("byte_fallback"):
-        kind, pre, prefix = "llama", "default", _sentencepiece_prefix(fields)
+    merges, scores = [], []
+    if kind == "llama":
         scores = _scores(model, tokens)
         types = [BYTE if types[i] == NORMAL and _is_byte(text) else types[i] for i, text in enumerate(tokens)]
         if unk_id is not None:
             types[unk_id] = UNKNOWN
     else:
-        kind, pre = "gpt2", _pre_tokenizer(fields)
         merges = [" ".join(pair) for pair in _pairs(model)]
     return GgufVocab(
         model=kind,
@@ -138,7 +140,39 @@ def read_vocab(tokenizer: Any, rows: int) -> GgufVocab:
         pad_id=tokenizer.pad_token_id,
         unk_id=unk_id,
         adds_bos=bos_id is not None,
+        chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
     )
+
+
+def check_tokenizer(model_dir: Path) -> None:
+    """Check what tokenizer.json says of how text is split; without that file, nothing. Imports no Transformers.
+
+    Raises:
+        EdgebError: an unreadable file, or a part that llama.cpp has no counterpart for (named in the message).
+    """
+    from tokenizers import Tokenizer
+
+    file = model_dir / TOKENIZER_FILE
+    if not file.is_file():
+        return
+    fields = read_model_json(file)
+    try:
+        # Written anew: with all fields, which older files leave out, and without the vocabulary, which takes seconds.
+        empty = {**fields, "added_tokens": [], "model": {**fields["model"], "vocab": {}, "merges": []}}
+        fields = json.loads(Tokenizer.from_str(json.dumps(empty)).to_str())
+    except Exception as error:  # the package raises this very class
+        raise EdgebError(f"cannot load the tokenizer of {model_dir}: {first_line(error)}", "check its files") from None
+    _known_kind(fields)
+
+
+def _known_kind(fields: dict[str, Any]) -> tuple[str, str, bool]:
+    """llama.cpp's names for the model and the pre-tokenizer, and whether text gets a leading space."""
+    model = fields["model"]
+    if model["type"] != "BPE":
+        raise UnsupportedBackboneError(f"unsupported tokenizer model {model['type']}", _UNSUPPORTED_HINT)
+    if model.get("byte_fallback"):
+        return "llama", "default", _sentencepiece_prefix(fields)
+    return "gpt2", _pre_tokenizer(fields), False
 
 
 def write_vocab(writer: Any, vocab: GgufVocab) -> None:
@@ -159,6 +193,8 @@ def write_vocab(writer: Any, vocab: GgufVocab) -> None:
     if vocab.unk_id is not None:
         writer.add_unk_token_id(vocab.unk_id)
     writer.add_add_bos_token(vocab.adds_bos)
+    if vocab.chat_template is not None:
+        writer.add_chat_template(vocab.chat_template)
 
 
 def _pairs(model: dict[str, Any]) -> list[list[str]]:

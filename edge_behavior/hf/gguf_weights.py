@@ -20,6 +20,7 @@ from edge_behavior.hf.architectures import ARCHITECTURES, Architecture, backbone
 from edge_behavior.hf.folder import WEIGHTS, first_line
 from edge_behavior.hf.gguf_tokenizer import write_tokenizer
 from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError
+from edge_behavior.hf.license import gguf_license, write_license
 from edge_behavior.hf.tensors import TensorSpec
 
 # What a file that says nothing means, by llama.cpp.
@@ -31,7 +32,7 @@ _AGAIN = "download it again"
 
 
 def write_backbone(file: Path, folder: Path) -> str:
-    """Write a GGUF file's model as config.json, model.safetensors and the files of its tokenizer.
+    """Write a GGUF file's model as config.json, model.safetensors, the files of its tokenizer, and a card.
 
     Args:
         file: One whole GGUF file, of any quantization that gguf-py reads.
@@ -47,12 +48,15 @@ def write_backbone(file: Path, folder: Path) -> str:
     with _open(file) as reader:
         metadata = _Metadata(file, {name: field.contents() for name, field in reader.fields.items()})
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-        kind = _architecture(file, metadata)
+        kind = known_architecture(file, metadata.values)
         config = _config(file, metadata, kind, tensors)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_tokenizer(metadata.values, folder)
         _write_weights(file, config, tensors, folder / WEIGHTS)
-    return _quantization_name(str(metadata.get("general.file_type", "")))
+        quantization = _quantization_name(str(metadata.get("general.file_type", "")))
+        about = f"Unpacked by edgeb from {file.name}{quantization and f', quantized as {quantization}'}."
+        write_license(folder, str(metadata.get("general.name", file.stem)), gguf_license(metadata.values), about)
+    return quantization
 
 
 class _Metadata:
@@ -88,7 +92,17 @@ def _open(file: Path) -> Iterator[Any]:
     yield reader
 
 
-def _architecture(file: Path, metadata: _Metadata) -> tuple[str, Architecture]:
+def known_architecture(file: Path, values: dict[str, Any]) -> tuple[str, Architecture]:
+    """The class and the row of `ARCHITECTURES` of a GGUF file.
+
+    Args:
+        file: Named in messages.
+        values: Its metadata; arrays are not needed.
+
+    Raises:
+        EdgebError: an adapter, one part of several, or an architecture that is not known (named, with the list).
+    """
+    metadata = _Metadata(file, values)
     if metadata.get("general.type", "model") != "model":
         raise EdgebError(
             f"{file} is of type {metadata.get('general.type')}, not a model", "give the model's own GGUF file"

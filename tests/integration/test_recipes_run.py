@@ -107,7 +107,9 @@ def test_recipes_with_real_tokenizers(recipe: str, make: Make, shared: Path, tmp
     run_the_path(recipe, make(shared, tmp_path / "backbone"), tmp_path)
 
 
-@pytest.mark.parametrize(("recipe", "make"), [("qwen2-1.5b", small_qwen), ("llama3.1-8b", small_llama)])
+@pytest.mark.parametrize(
+    ("recipe", "make"), [("qwen2-1.5b", small_qwen), ("llama3.1-8b", small_llama), ("smollm2-135m", small_llama)]
+)
 def test_recipes_with_small_tokenizers(recipe: str, make: Make, tmp_path: Path) -> None:
     """The counterpart that runs where the real tokenizers are not."""
     run_the_path(recipe, make(tmp_path, tmp_path / "backbone"), tmp_path)

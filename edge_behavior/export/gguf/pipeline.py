@@ -67,13 +67,13 @@ def export_gguf(
         model = export.merge(precision, matrix.measure)
         plain, bundle = folder / "plain.gguf", folder / "bundle.gguf"
         with export.timed("convert"):
-            write_gguf(model.folder, plain, precision)
+            write_gguf(model.folder, plain, precision, export.manifest.base_model)
             export.score("convert", plain)
             export.logit_difference["convert"] = _converted_difference(plain, model)
         with export.timed("prune"):
             model = export.prune(model, plain)
             if export.pruning.plan is not None:
-                write_gguf(model.folder, plain, precision)
+                write_gguf(model.folder, plain, precision, export.manifest.base_model)
                 export.logit_difference["prune"] = _converted_difference(plain, model)
                 export.score("prune", plain)
         shutil.rmtree(model.folder, ignore_errors=True)

@@ -96,11 +96,17 @@ class StageScores:
         """Mean length of the windows' prompts."""
         return float(np.mean([len(prompt) for prompt in self.samples.prompts(self._encoder)]))
 
-    def score_torch(self, stage: str, model: Any) -> None:
-        """Score a model in PyTorch: before merging (`adapter`) or merged (`merge`).
+    def score_torch(self, stage: str, model: Any, encoder: PromptEncoder | None = None, last: bool = False) -> None:
+        """Score a model in PyTorch: before merging (`adapter`), merged (`merge`) or as it was written.
 
         The model before merging is what all others are compared with. Where it is slow, the budget cuts the windows, to
         `LEAST_WINDOWS` at most.
+
+        Args:
+            stage: Its name.
+            model: The model.
+            encoder: Its prompts where its vocabulary is pruned.
+            last: Whether it is what may be shipped, and is compared on all windows.
         """
         if stage == REFERENCE:
             unit = self.tokens(1)
@@ -116,9 +122,9 @@ class StageScores:
             self.expected = len(self.samples)
             self.by_stage[stage] = found
             return
-        some = self.samples.take(self.between)
+        some = self.samples if last else self.samples.take(self.between)
         with self.forecast.step(stage, f"Scoring ({stage})", len(some)) as advance:
-            self._keep(stage, score_torch(model, self._encoder, some, advance))
+            self._keep(stage, score_torch(model, encoder or self._encoder, some, advance))
 
     def score_bundle(self, stage: str, path: Path, manifest: Manifest, last: bool) -> None:
         """Score a converted model; see `score_bundle`.
@@ -128,15 +134,12 @@ class StageScores:
         """
         some = self.samples if last else self.samples.take(self.between)
         with self.forecast.step(stage, f"Scoring ({stage})", len(some)) as advance:
-            found = score_bundle(path, manifest, some, advance)
-        if last:
-            self.by_stage[stage] = found
-        else:
-            self._keep(stage, found)
+            self._keep(stage, score_bundle(path, manifest, some, advance))
 
     def _keep(self, stage: str, found: Floats) -> None:
+        """Keep the scores of all windows, or of those in `between`."""
         whole = np.full((len(self.samples), found.shape[1]), np.nan)
-        whole[self.between] = found
+        whole[slice(None) if len(found) == len(whole) else self.between] = found
         self.by_stage[stage] = whole
 
 

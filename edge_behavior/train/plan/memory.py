@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.tree_scoring import TILE_ROWS
+from edge_behavior.hf.tree.head import TILE_ROWS
 from edge_behavior.train.geometry import NF4_BYTES, Geometry
 from edge_behavior.train.plan.counts import Batch, Counts, Window
 from edge_behavior.train.recipe import Recipe
@@ -225,7 +225,7 @@ def windows_per_pass(recipe: Recipe, window: Window) -> int:
 
 
 def scoring_bytes(sizes: Geometry, window: Window, windows: int, size: int) -> int:
-    """A scoring pass under the adapter: the prefix, the tree mask, and its largest step; numbers have `size` bytes."""
+    """A scoring pass under the adapter: keys, values, tree mask and its largest step; numbers have `size` bytes."""
     config, context, tokens = sizes.config, window.static + window.own, windows * window.own
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
     head = getattr(config, "head_dim", None) or hidden // heads
@@ -238,8 +238,9 @@ def scoring_bytes(sizes: Geometry, window: Window, windows: int, size: int) -> i
     attention = joined + tokens * (context * _FLOAT + 6 * hidden * size)
     # Three float32 arrays over the vocabulary.
     logits = min(TILE_ROWS, windows * window.outputs) * int(config.vocab_size) * 3 * _FLOAT + tokens * hidden * size
-    prefix = int(config.num_hidden_layers) * window.static * key_values * size
-    return prefix + tokens * context + max(mlp, attention, logits)
+    # Passes that a search asks for go on with the keys and values of the first.
+    kept = int(config.num_hidden_layers) * (window.static + tokens) * key_values * size
+    return kept + tokens * context + max(mlp, attention, logits)
 
 
 def changed(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:

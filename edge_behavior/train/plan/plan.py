@@ -76,7 +76,7 @@ def plan(recipe: Recipe, dataset: Dataset, device_memory: str | None = None, pro
     check_model(recipe)
     check_data(recipe, dataset)
     config, tokenizer = _backbone(recipe, dataset)
-    encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places), dataset.candidates)
+    encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places, tokenizer), dataset.candidates)
     check_context(dataset, encoder, config)
     sizes = geometry(config, recipe.lora)
     counts = count(recipe, dataset, encoder, tokenizer)

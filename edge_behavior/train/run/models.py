@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.find import find_backbone, is_gguf
+from edge_behavior.hf.find import find_backbone, gguf_file
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.recipe import BackboneConfig
 from edge_behavior.train.run.folder import RunFolder
@@ -70,7 +70,7 @@ class RunModels:
 
     def _backbone(self) -> Any:
         # Stock PEFT loads an adapter's base by this name: a GGUF file's is the folder that was made of it.
-        name = None if is_gguf(Path(self._run.backbone)) else self._run.backbone
+        name = None if gguf_file(self._run.backbone) else self._run.backbone
         return load_model(self._folder, self._settings, name)
 
 

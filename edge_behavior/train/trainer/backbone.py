@@ -15,8 +15,9 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.hf.architectures import check_backbone, check_onnx
 from edge_behavior.hf.architectures import load_tokenizer as load_fast_tokenizer
 from edge_behavior.hf.find import find_backbone
-from edge_behavior.hf.folder import first_line
-from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError
+from edge_behavior.hf.folder import check_no_pickle, first_line
+from edge_behavior.hf.tree_scoring import attention_windows
+from edge_behavior.train.first_look import check_logits, telling_of_export
 from edge_behavior.train.recipe import BackboneConfig
 
 
@@ -32,15 +33,17 @@ def open_backbone(settings: BackboneConfig, fetch: bool = True) -> tuple[Any, An
     """
     path = str(settings.path)
     folder = find_backbone(path, settings.revision, weights=fetch)
+    check_no_pickle(folder)
     if settings.export == "none":
-        return read_config(folder), load_tokenizer(folder)
-    try:
+        config = read_config(folder)
+        check_logits(config.to_dict(), str(folder))
+        attention_windows(config)
+        return config, load_tokenizer(folder)
+    with telling_of_export():
         # A plan needs no weights, but checks those that are there.
         found = check_backbone(folder, weights=fetch or any(folder.glob("*.safetensors")))
         if settings.export == "onnx":
             check_onnx(found.config)
-    except UnsupportedBackboneError as error:
-        raise EdgebError(error.message, f"{error.hint}; backbone.export=none trains without exporting") from None
     return found.config, _padded(found.tokenizer)
 
 

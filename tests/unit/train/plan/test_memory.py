@@ -16,7 +16,8 @@ from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, _ChunkedLogProbFunction
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.tree_scoring import TILE_ROWS, TorchScorer
+from edge_behavior.hf.tree.head import TILE_ROWS
+from edge_behavior.hf.tree_scoring import TorchScorer
 from edge_behavior.train.geometry import Geometry, build_model, geometry, with_adapter
 from edge_behavior.train.plan.counts import Batch, Counts, Samples, Window
 from edge_behavior.train.plan.memory import (
