@@ -101,7 +101,7 @@ def measure(line: Line, options: argparse.Namespace) -> dict[str, Any]:
     )
     stage, dataset = recipe.a_tuning, Dataset.open(Path(options.data))
     tokenizer = load_tokenizer(options.backbone)
-    encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places), dataset.candidates)
+    encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places, tokenizer), dataset.candidates)
     rows = behavior_rows(dataset.events("train"), encoder, stage, stage.max_targets, 0)
     # The first batch has the longest rows of all.
     order = batch_order(rows.lengths, stage.batch_size, 0, by_length=True)[stage.batch_size :]
