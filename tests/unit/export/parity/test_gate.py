@@ -23,6 +23,7 @@ from edge_behavior.export.parity.gate import (
     ParityError,
     StageParity,
     exceeded,
+    loss_errors,
     parity_report,
 )
 from edge_behavior.export.parity.samples import BETWEEN, Samples, SampleSizes, draw_samples
@@ -167,11 +168,30 @@ def test_limits_are_limits() -> None:
     reference = Accuracies(0.5, tail=0.3)
     total = Difference(0.05, 0.02, 1.0, 1.0)
     last = StageParity(total, Accuracies(0.48, tail=0.4), total, 40)
-    assert exceeded(reference, last, ParitySettings(max_accuracy_loss=0.0201)) == []
-    assert exceeded(reference, replace(last, accuracies=Accuracies(0.47, tail=0.4)), ParitySettings()) == [
-        "accuracy lower by 0.030 (limit 0.020)"
+    lower = replace(last, accuracies=Accuracies(0.47, tail=0.4))
+    assert exceeded(reference, last, ParitySettings(max_accuracy_loss=0.0201), {}) == []
+    assert exceeded(reference, lower, ParitySettings(), {}) == ["accuracy lower by 0.030 (limit 0.020)"]
+    assert exceeded(reference, lower, ParitySettings(), {"accuracy": 0.0149, "tail": 9.0}) != []
+    assert exceeded(reference, replace(last, accuracies=Accuracies()), ParitySettings(), {}) == []
+
+
+def test_few_windows_exceed_nothing_by_chance() -> None:
+    reference = Accuracies(0.5, tail=0.3)
+    total = Difference(0.08, 0.02, 1.0, 1.0)
+    few, many = (StageParity(total, Accuracies(0.47, tail=0.3), total, windows) for windows in (48, 480))
+    assert exceeded(reference, few, ParitySettings(), {"accuracy": 0.03}) == []
+    assert [text.split()[0] for text in exceeded(reference, many, ParitySettings(), {"accuracy": 0.009})] == [
+        "another",
+        "accuracy",
     ]
-    assert exceeded(reference, replace(last, accuracies=Accuracies()), ParitySettings()) == []
+
+
+def test_errors_of_losses_are_of_the_windows_that_turned() -> None:
+    drawn = samples([0, 1, 2, 3], [False, False, True, True])
+    right = log_softmax(4 * np.eye(4)[[0, 1, 2, 3]])
+    turned = log_softmax(4 * np.eye(4)[[0, 2, 2, 3]])
+    assert loss_errors(right, turned, drawn) == {"accuracy": pytest.approx(0.5 / np.sqrt(2)), "tail": 0.0}
+    assert loss_errors(right, turned, replace(drawn, truth=None)) == {}
 
 
 def test_the_tail_gains_only_by_the_tail() -> None:
