@@ -25,7 +25,10 @@ class BackboneConfig(Section):
 
     path: str | None = Field(None, description="Hub name or local folder; null builds the stand-in below")
     revision: str | None = Field(None, description="Hub revision")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Weights in memory")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Weights in memory; auto: the checkpoint's on a GPU; on a CPU bfloat16 if faster, or float32",
+    )
     quantize: Literal["none", "4bit"] = Field("none", description="4bit: QLoRA, with the frozen weights as NF4")
     attention: Literal["auto", "sdpa", "flash_attention_2"] = Field(
         "auto", description="Training kernels; auto: FlashAttention where package and GPU have it"
@@ -109,7 +112,7 @@ class StageConfig(Section):
     evals_per_epoch: float = Field(1, gt=0, description="Evaluations on validation users per epoch")
     gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time")
     padding_free: bool | None = Field(
-        None, description="SFT: concatenate sequences instead of padding them; null: where FlashAttention runs"
+        None, description="Lay sequences end to end instead of padding them; null: with FlashAttention, and on a CPU"
     )
 
 
@@ -182,7 +185,7 @@ class Recipe(Section):
 
     name: str = "default"
     seed: int = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1, description="CPU threads; null: all that the process may use")
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: what other processes leave free")
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
         ["tensorboard"], description="Where trainers log; wandb (Weights & Biases) is configured by its own variables"
     )

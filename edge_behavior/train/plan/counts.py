@@ -82,8 +82,12 @@ class Counts:
     mean_window: Window
 
 
-def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: Any) -> Counts:
-    """Count what every stage would process. Prompt lengths are those of a sample of the pool."""
+def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: Any, packs: bool = False) -> Counts:
+    """Count what every stage would process. Prompt lengths are those of a sample of the pool.
+
+    Args:
+        packs: Both answers of a preference pair share one prompt, see `trainer.packed`.
+    """
     train, history, stage = dataset.events("train"), encoder.layout.history_length, recipe.b_tuning
     shown: dict[str, Any] = {
         "recipe": recipe.name,
@@ -105,9 +109,10 @@ def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: A
     shown |= {"pool_windows": len(pool), "trie_tokens_per_window": nodes}
     if stage.method != "none":
         answers = [len(encoder.label_ids(label)) for label in train.candidates.labels]
-        mean = float(np.mean(prompts) + np.mean(answers))
         both = 2 if stage.method == "dpo" else 1
-        samples["b_tuning"] = Samples(max(prompts) + max(answers), mean, max(answers), both)
+        together = both if packs else 1
+        longest, mean = max(prompts) + together * max(answers), float(np.mean(prompts) + together * np.mean(answers))
+        samples["b_tuning"] = Samples(longest, mean, together * max(answers), both // together)
         pairs = min(len(pool), stage.samples_per_behavior * len(train.candidates))
         per_epoch, steps = steps_of(stage, pairs, stage.epochs)
         passes = 1 + -(-steps // max(1, round(per_epoch / stage.evals_per_epoch)))

@@ -21,10 +21,13 @@ from edge_behavior.train.trainer.backbone import damaged_file, load_model, load_
 
 
 class RunModels:
-    """Loads the models of a run, each when it is first asked for."""
+    """Loads the models of a run, each when it is first asked for, in the run's dtype."""
 
     def __init__(self, run: RunFolder, settings: BackboneConfig) -> None:
         self._run, self._settings = run, settings
+        chosen = run.state.computing
+        if settings.dtype == "auto" and chosen is not None:
+            self._settings = settings.model_copy(update={"dtype": chosen.dtype})
 
     @cached_property
     def _folder(self) -> Path:

@@ -124,10 +124,6 @@ def test_the_tail_is_hurt_beyond_its_noise() -> None:
     assert not tail_hurt(right, wrong(6), replace(drawn, truth=None), 0.005)
 
 
-class Model:
-    """Scores nothing; `torch_scores` below takes its place."""
-
-
 def test_time_cuts_the_windows_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
 
@@ -136,7 +132,10 @@ def test_time_cuts_the_windows_of_the_reference(monkeypatch: pytest.MonkeyPatch)
 
         def score(self, prompts: Sequence[Sequence[int]]) -> PromptScores:
             now[0] += 1.0 * len(prompts)
-            return PromptScores(np.tile(np.arange(4.0), (len(prompts), 1)), np.empty((len(prompts), 1), np.float32))
+            scores, n = np.tile(np.arange(4.0), (len(prompts), 1)), len(prompts)
+            return PromptScores(
+                scores, np.ones_like(scores, dtype=bool), np.empty((n, 1), np.float32), np.zeros(n, int)
+            )
 
     monkeypatch.setattr(tree_scoring, "TorchScorer", Slow)
     monkeypatch.setattr(parity_samples, "_MAX_SYNTHETIC", 200)
@@ -147,9 +146,9 @@ def test_time_cuts_the_windows_of_the_reference(monkeypatch: pytest.MonkeyPatch)
         forecast = Forecast(TimeBudget(seconds, lambda: now[0]), {"torch": 1.0})
         made = StageScores(source(LABELS, ("x",)), encoder, SampleSizes(200, 0, between), 10_000, forecast)
         assert made.expected == 200
-        made.score_torch(REFERENCE, Model())
+        made.score_torch(REFERENCE, None)
         assert made.expected == len(made.samples)
-        made.score_torch("merge", Model())
+        made.score_torch("merge", None)
         return made
 
     free = scored(None)
