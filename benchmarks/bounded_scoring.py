@@ -167,6 +167,7 @@ def paired(difference: NDArray[np.float64], users: NDArray[np.int64]) -> list[fl
 
 def page(document: dict[str, Any]) -> str:
     """The results as Markdown."""
+    rounding = max(row["truth_differs"] for row in document["curve"])
     lines = [
         "# Scoring as many labels as a metric needs",
         f"`{document['command']}`",
@@ -175,7 +176,8 @@ def page(document: dict[str, Any]) -> str:
         f"{document['static']} that all share. {document['machine']}. Every row proves the first ranks it names and "
         "scores the truth; with a bound, the sum over all labels is proven within that many nats. Speed is relative to "
         "every label in the same process, one turn each. Normalizer: the difference to the true one, the largest and "
-        "the mean of the windows.",
+        f"the mean of the windows. The truth's own score, exact in every row, differs by up to {rounding:.1g} nats "
+        "between rows, which is rounding in batches of other shapes.",
     ]
     rows = [
         "| proven | trie tokens | of the prompt's | labels scored | as fast | same first | accuracy | hit@5 | MRR "
@@ -189,6 +191,14 @@ def page(document: dict[str, Any]) -> str:
             f"| {row['mrr']:.4f} | {row['nll']:.4f} | {off} |"
         )
     lines.append("\n".join(rows))
+    by_goal = {row["goal"]: row for row in document["curve"]}
+    first, chosen = by_goal["first"], by_goal["first 5, 0.1 nats"]
+    lines.append(
+        f"First candidate and truth alone take {1 + first['share_of_prompt']:.2f} times the prompt's own tokens. "
+        f"`scoring.bound` is 0.1 nats by default: {1 + chosen['share_of_prompt']:.2f} times, and NLL is off by "
+        f"{chosen['normalizer_off_mean']:.3f} nats in the mean, since labels that were not looked at hold nearly as "
+        "much as their bound says."
+    )
     if "shared" in document:
         held = document["shared"]
         lines.append(
@@ -231,9 +241,10 @@ def main() -> None:
     targets = natural_windows(case.table, case.length, per_user=20, limit=args.windows, seed=0)
     config = case.model.config
     document: dict[str, Any] = {
-        "command": "python benchmarks/bounded_scoring.py --run RUN --data DATA --windows N --threads N",
+        "command": f"python benchmarks/bounded_scoring.py --run RUN --data DATA --dtype {args.dtype} "
+        f"--windows {args.windows} --users {args.users} --in-a-row {args.in_a_row} --threads {args.threads}",
         "measured": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {args.threads} threads, {case.model.dtype}, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, threads: {args.threads}, {case.model.dtype}, torch {torch.__version__}",
         "backbone": f"{config.model_type}, {config.num_hidden_layers} layers of {config.hidden_size}",
         "windows": len(targets),
         "labels": case.encoder.trie.n_candidates,

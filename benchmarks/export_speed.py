@@ -6,6 +6,11 @@ With `--trade`, instead: what it costs that held-out windows come in stretches o
 run nor bundle is needed, a model made of counts takes the place of one:
 
     python benchmarks/export_speed.py data/nyc --trade --seeds 40 --out benchmarks/results/held_out_stretches
+
+With `--engines`, a bundle scores the same windows with one engine of all threads and with an engine of one thread per
+core, taking turns:
+
+    python benchmarks/export_speed.py mine.gguf --engines --out benchmarks/results/engines
 """
 
 from __future__ import annotations
@@ -14,13 +19,16 @@ import argparse
 import json
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.bench.diary import Case, synthetic_diary
 from edge_behavior.bench.timing import Machine
+from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.core.fusion import Fusion
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
@@ -33,6 +41,8 @@ from edge_behavior.export.profiles import load_profile
 from edge_behavior.export.run_source import run_source
 from edge_behavior.fit.calibrate import fit_scores
 from edge_behavior.fit.mixture import PER_USER, HeldOut, fit_weights
+from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.side_by_side import side_by_side
 from edge_behavior.util.cpus import physical_cores
 from edge_behavior.util.markdown import markdown_table
 
@@ -182,20 +192,67 @@ def trade_page(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def engines(bundle: Path, windows: int = 4, rounds: int = 3) -> dict[str, Any]:
+    """Seconds per window, whole tries, with one engine and with one per core; synthetic windows."""
+    manifest, threads = read_manifest(bundle), physical_cores()
+    length, places = manifest.layout.history_length, manifest.layout.places
+    diary = synthetic_diary(manifest.candidates, length, windows * rounds, places=places)
+    cases = [diary.case(i) for i in range(windows * rounds)]
+    taken: dict[str, list[float]] = {"one engine": [], "side by side": []}
+    with ExitStack() as stack:
+
+        def opened(count: int) -> Predictor:
+            return stack.enter_context(Predictor.load(bundle, threads=count, verify=False, prefix_cache=False))
+
+        sets = {"one engine": [opened(threads)], "side by side": [opened(1) for _ in range(threads)]}
+
+        def score(predictor: Predictor, case: Case) -> Floats:
+            return predictor.log_probs(case.history, case.when, case.place)
+
+        for i in range(rounds):
+            some = cases[i * windows : (i + 1) * windows]
+            for name in sorted(sets, reverse=bool(i % 2)):
+                started = time.perf_counter()
+                for _ in side_by_side(sets[name], some, score):
+                    pass
+                taken[name].append((time.perf_counter() - started) / windows)
+    return {"bundle": bundle.name, "quantization": manifest.quantization, "seconds_per_window": taken,
+            "machine": Machine.here(threads).to_dict()}  # fmt: skip
+
+
+def engines_page(found: dict[str, Any]) -> list[str]:
+    """The engines as Markdown."""
+    medians = {name: float(np.median(taken)) for name, taken in found["seconds_per_window"].items()}
+    machine = found["machine"]
+    rows = [[name, f"{seconds:.2f}"] for name, seconds in medians.items()]
+    return [
+        f"# One engine of {machine['threads']} threads, or {machine['threads']} engines of one",
+        "",
+        f"{found['bundle']}, {found['quantization']}, whole label tries; {machine['processor']}. One engine takes "
+        f"{medians['one engine'] / medians['side by side']:.2f} times as long.",
+        "",
+        *markdown_table(["", "seconds per window"], rows),
+    ]
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="a run folder; with --trade a dataset folder")
+    parser.add_argument("source", type=Path, help="a run folder; with --trade a dataset, --engines a bundle")
     parser.add_argument("--stage", default="b_tuning")
     parser.add_argument("--quant", default="q4")
     parser.add_argument("--bundle", type=Path, help="keep the bundle here")
     parser.add_argument("--trade", action="store_true")
+    parser.add_argument("--engines", action="store_true")
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.md")
     wanted = parser.parse_args()
     if wanted.trade:
         found = trade(wanted.source, wanted.seeds)
         page = trade_page(found)
+    elif wanted.engines:
+        found = engines(wanted.source)
+        page = engines_page(found)
     else:
         found = timed_export(wanted.source, wanted.stage, wanted.quant, wanted.bundle)
         page = export_page(found)

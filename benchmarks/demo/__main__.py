@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks.demo import wheel
+from benchmarks.demo.child import EndedError
 from benchmarks.demo.folder import SMOLLM2, open_folder
 from benchmarks.demo.steps import RECIPES, Demo, FailedError
 from edge_behavior.errors import EdgebError
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=30, help="predictions that bench times")
     asked = vars(parser.parse_args(arguments))
     out = asked.pop("out")
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _end)
     try:
         Demo(out, open_folder(out, asked, wheel.install)).run()
     except FailedError as failed:
@@ -56,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _end(number: int, frame: FrameType | None) -> None:
+    raise EndedError(number)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,14 @@ from collections.abc import Callable, Sequence
 LOOK_EVERY = 1.0
 
 
+class EndedError(KeyboardInterrupt):
+    """This process was told to end by another signal than Ctrl-C's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 def run_child(command: Sequence[str], stdout: int | None, look: Callable[[], None]) -> tuple[int, str]:
     """Run a command to its end.
 
@@ -35,8 +43,9 @@ def run_child(command: Sequence[str], stdout: int | None, look: Callable[[], Non
                 look()
             else:
                 return child.returncode, text or ""
-    except KeyboardInterrupt:
-        child.send_signal(signal.SIGINT)
+    except KeyboardInterrupt as interrupt:
+        # The signal that came: a shell's background jobs, say, ignore Ctrl-C's.
+        child.send_signal(interrupt.number if isinstance(interrupt, EndedError) else signal.SIGINT)
         try:
             child.wait()
         except KeyboardInterrupt:

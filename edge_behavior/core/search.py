@@ -247,7 +247,7 @@ class OpenSearch:
     @property
     def known(self) -> NDArray[np.bool_]:
         """[B] whether the candidate's whole path was evaluated, when `wanted` was last asked."""
-        return self.state.known
+        return np.asarray(self.state.known)
 
     def shares(self) -> Floats:
         """[B] log-probabilities, when `wanted` was last asked; see `_State.shares`."""

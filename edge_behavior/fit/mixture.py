@@ -7,7 +7,8 @@ Whether fusion wins is decided by cross-validation over them; the weights that s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from edge_behavior.evaluation.bundles import stretch_log_probs
 from edge_behavior.evaluation.habits import habit_log_probs
 from edge_behavior.evaluation.protocols import Targets, check_labels_match
 from edge_behavior.runtime.predictor import SMALL_BUNDLE, Predictor
+from edge_behavior.runtime.side_by_side import engine_count, side_by_side
 from edge_behavior.util.resampling import Resampled, Resampling
 from edge_behavior.util.timebox import Forecast, TimeBudget
 
@@ -42,7 +44,8 @@ CANDIDATES_SCORED = 200_000
 # Consecutive targets of a user that share a prompt: in equal time the fits lose no more than on single windows
 # (benchmarks/results/held_out_stretches.md). Longer ones save little, since every window pays for the whole trie.
 STRETCH = 4
-# Fewest windows that a time budget leaves: without them nothing is fitted.
+# Fewest windows to fit anything on. They are scored even where other steps left no time, unless they alone would take
+# longer than the whole budget.
 LEAST_WINDOWS = 100
 # The forecast's name of scoring them, and the share of the time left that the fits themselves need.
 HELD_OUT = "held-out"
@@ -190,13 +193,21 @@ def score_held_out(
         limit: The time to keep; None for no limit.
 
     Raises:
-        TooLittleTimeError: less than `LEAST_WINDOWS` fit into the time left, and the limit does not insist.
+        TooLittleTimeError: `LEAST_WINDOWS` take longer than the whole budget, and the limit does not insist.
         TooFewUsersError: fewer than two validation users (groups, blocks of days) have a full history.
         EdgebError: a dataset with another candidate set.
     """
     dataset = Dataset.open(data)
     table = dataset.events("validation")
-    with Predictor.load(bundle, verify=False, prefix_cache=False) as predictor:
+    count = engine_count(bundle)
+    with ExitStack() as stack:
+        predictors = [
+            stack.enter_context(
+                Predictor.load(bundle, threads=None if count == 1 else 1, verify=False, prefix_cache=False)
+            )
+            for _ in range(count)
+        ]
+        predictor = predictors[0]
         candidates, layout = predictor.manifest.candidates, predictor.manifest.layout
         length = layout.history_length
         check_labels_match(candidates, dataset.candidates, str(bundle))
@@ -213,7 +224,7 @@ def score_held_out(
                 f"two or more are needed: import {'a longer log' if by_time else 'more users'}, or export with "
                 "--no-habits --no-calibrate",
             )
-        model = _scored(predictor, table, stretches, limit or TimeLimit(Forecast(TimeBudget(None), {})))
+        model = _scored(predictors, table, stretches, limit or TimeLimit(Forecast(TimeBudget(None), {})))
         targets = targets[: len(model)]
     habits = habit_log_probs(table, targets, candidates.counts, config, layout.places)
     truth, users = table.behavior[targets].astype(np.int64), table.user_of(targets)
@@ -231,7 +242,7 @@ class TimeLimit:
 
     Attributes:
         forecast: With the budget.
-        insists: Score `LEAST_WINDOWS` even beyond the budget.
+        insists: Score `LEAST_WINDOWS` however long that takes.
     """
 
     forecast: Forecast
@@ -242,28 +253,41 @@ class TimeLimit:
         return more * spent / done <= (1 - _FITTING_SHARE) * self.forecast.budget.left
 
 
-def _scored(predictor: Predictor, table: EventTable, stretches: Sequence[Targets], limit: TimeLimit) -> Floats:
+def _scored(
+    predictors: Sequence[Predictor], table: EventTable, stretches: Sequence[Targets], limit: TimeLimit
+) -> Floats:
     """[n, B] log-probabilities of the first stretches: all of them, or as many as there is time for."""
-    budget, started = limit.forecast.budget, limit.forecast.budget.elapsed
-    total, done = sum(map(len, stretches)), 0
-    rows: list[Floats] = []
-    with limit.forecast.step(HELD_OUT, "Scoring held-out", total) as advance:
+    total, done, begun = sum(map(len, stretches)), 0, 0
+    least, started = min(LEAST_WINDOWS, total), limit.forecast.budget.elapsed
+
+    def in_time() -> Iterator[Targets]:
+        nonlocal begun
         for stretch in stretches:
             if done >= _FIRST:
-                spent, least = budget.elapsed - started, min(LEAST_WINDOWS, total)
-                if done < least and not limit.insists and not limit.fits(done, least - done, spent):
-                    each = spent / done
-                    raise TooLittleTimeError(
-                        f"a window takes {each:.2g} s: {done + max(0, int(budget.left / each))} windows fit into the "
-                        f"{budget.seconds / 60:g} minutes of the export, {least} are needed",
-                        "set `minutes` of the export profile higher, or export with --no-habits --no-calibrate",
-                    )
-                if done >= least and not limit.fits(done, len(stretch), spent):
-                    break
-            rows.append(stretch_log_probs(predictor, table, stretch))
-            done += len(stretch)
-            advance(len(stretch))
+                spent = limit.forecast.budget.elapsed - started
+                if begun < least and not limit.insists and least * spent / done > limit.forecast.budget.seconds:
+                    raise _too_little_time(limit, done, spent, least)
+                if begun >= least and not limit.fits(done, begun - done + len(stretch), spent):
+                    return
+            begun += len(stretch)
+            yield stretch
+
+    rows: list[Floats] = []
+    with limit.forecast.step(HELD_OUT, "Scoring held-out", total) as advance:
+        for found in side_by_side(predictors, in_time(), lambda one, stretch: stretch_log_probs(one, table, stretch)):
+            rows.append(found)
+            done += len(found)
+            advance(len(found))
     return np.concatenate(rows)
+
+
+def _too_little_time(limit: TimeLimit, done: int, spent: float, least: int) -> TooLittleTimeError:
+    each, minutes = spent / done, limit.forecast.budget.seconds / 60
+    return TooLittleTimeError(
+        f"a validation window takes {each:.2g} s, and the {least} that are needed more than the {minutes:g} minutes "
+        "that the profile allows the export",
+        "set `minutes` of the export profile higher, or export with --no-habits --no-calibrate",
+    )
 
 
 def fit_habits(held: HeldOut, config: HabitsConfig | None = None, seed: int = 0) -> FittedHabits:

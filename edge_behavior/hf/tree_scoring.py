@@ -138,7 +138,7 @@ class TorchScorer:
         """Nodes of the first pass: all of them, or those that are certain to be needed."""
         trie = self._encoder.trie
         if goal.everything:
-            return trie.evaluated.tolist()
+            return [int(node) for node in trie.evaluated]
         return [] if goal.target is None else trie.ancestors(int(trie.leaves[goal.target]))[:-1]
 
     def _batches(self, asked: list[_Sequence]) -> list[list[_Sequence]]:

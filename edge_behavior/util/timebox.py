@@ -121,6 +121,9 @@ class Forecast:
             unit: Work of one of them; by default all of them are the step's.
         """
         step = self._steps.get(name)
+        if step is not None:
+            # Done again, with another file.
+            step.done, step.seconds, step.ended = 0.0, 0.0, False
         started = self.budget.elapsed
         with progress_bar(description, total) as bar:
 

@@ -215,8 +215,12 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
 DRIVER = """
-import sys
+import signal, sys
+from benchmarks.demo import __main__ as demo
 from benchmarks.demo.child import run_child
+if sys.argv[3] == "ignore":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, demo._end)
 try:
     run_child([sys.executable, "-c", sys.argv[1], sys.argv[2]], None, lambda: None)
 except KeyboardInterrupt:
@@ -224,18 +228,26 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_reaches_the_child_once_and_is_waited_for(tmp_path: Path) -> None:
-    """As in a terminal, where Ctrl-C goes to a whole process group."""
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, CHILD, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, process_group=0
-    )
+def interrupted(tmp_path: Path, ctrl_c: str, child: str, number: int) -> None:
+    """Signal a whole process group, as a terminal does, once the child runs; it has to clean up."""
+    command = [sys.executable, "-c", DRIVER, child, str(tmp_path), ctrl_c]
+    driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, process_group=0)
     while not (tmp_path / "started").exists():
         assert driver.poll() is None
         time.sleep(0.01)
-    os.killpg(driver.pid, signal.SIGINT)
+    os.killpg(driver.pid, number)
     _, said = driver.communicate(timeout=60)
     assert (driver.returncode, said) == (7, b"")
     assert (tmp_path / "cleaned up").exists()
+
+
+def test_ctrl_c_reaches_the_child_once_and_is_waited_for(tmp_path: Path) -> None:
+    interrupted(tmp_path, "handle", CHILD, signal.SIGINT)
+
+
+def test_sigterm_ends_a_job_in_the_background_that_ignores_ctrl_c(tmp_path: Path) -> None:
+    child = "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)" + CHILD
+    interrupted(tmp_path, "ignore", child, signal.SIGTERM)
 
 
 def test_what_pip_said_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from edge_behavior.core.scoring import Floats
 from edge_behavior.export.gguf.quantize import UNQUANTIZED, find_quant, quantize
 from edge_behavior.export.gguf.recover import keep_sensitive, kinds
 from edge_behavior.export.parity.gate import (
+    CERTAIN,
     Accuracies,
     Difference,
     ParityError,
@@ -24,6 +25,7 @@ from edge_behavior.export.parity.gate import (
     Recovery,
     RecoveryTrial,
     is_scored,
+    loss_errors,
     parity_report,
 )
 from edge_behavior.export.parity.samples import Samples
@@ -171,12 +173,7 @@ def tail_hurt(before: Floats, after: Floats, samples: Samples, limit: float) -> 
     With one window per behavior, a single window that turns is more than a limit of half a point.
     """
     loss = Accuracies.of(before, samples).loss(Accuracies.of(after, samples), "tail")
-    if loss is None or samples.truth is None or loss <= limit:
-        return False
-    tail = samples.balanced & (np.array(samples.groups)[samples.truth] == "tail")
-    truth = samples.truth[tail]
-    changes = (before[tail].argmax(1) == truth).astype(float) - (after[tail].argmax(1) == truth)
-    return bool(loss > 2 * changes.std() / np.sqrt(len(changes)))
+    return loss is not None and loss > max(limit, CERTAIN * loss_errors(before, after, samples)["tail"])
 
 
 def tail_gain(before: Floats, after: Floats, samples: Samples) -> bool:

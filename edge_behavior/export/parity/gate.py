@@ -23,6 +23,8 @@ from edge_behavior.export.profiles import ParitySettings
 
 # Candidates below this probability in the reference do not count for `max_log_prob`: they decide nothing.
 _COUNTED = 1e-3
+# Standard errors beyond which a loss of accuracy is one.
+CERTAIN = 2.0
 _LIMITS = {"max_flips", "max_kl", "max_accuracy_loss", "max_tail_loss"}
 
 
@@ -229,7 +231,7 @@ def parity_report(by_stage: Mapping[str, Floats], samples: Samples, settings: Pa
                 windows=int(rows.sum()),
             )
             before = scores
-    known = Accuracies.of(reference, samples)
+    known, errors = Accuracies.of(reference, samples), loss_errors(reference, before, samples)
     return ParityReport(
         windows=len(samples),
         natural=int(samples.natural.sum()),
@@ -238,7 +240,7 @@ def parity_report(by_stage: Mapping[str, Floats], samples: Samples, settings: Pa
         reference=known,
         stages=stages,
         limits=settings.model_dump(include=_LIMITS),
-        exceeded=exceeded(known, list(stages.values())[-1], settings),
+        exceeded=exceeded(known, list(stages.values())[-1], settings, errors),
     )
 
 
@@ -247,10 +249,29 @@ def is_scored(scores: Floats) -> NDArray[np.bool_]:
     return np.asarray(~np.isnan(scores).any(1))
 
 
-def exceeded(reference: Accuracies, last: StageParity, settings: ParitySettings) -> list[str]:
-    """What of the finished model is beyond the limits, in words; empty if nothing is."""
+def loss_errors(before: Floats, after: Floats, samples: Samples) -> dict[str, float]:
+    """Standard error of the losses of `accuracy` and of the tail's mean recall, window by window; none where unknown.
+
+    Both models answer the same windows, so that only windows whose answer turned from right to wrong or back add to it.
+    """
+    if samples.truth is None:
+        return {}
+    turned = (before.argmax(1) == samples.truth).astype(float) - (after.argmax(1) == samples.truth)
+    tail = samples.balanced & (np.array(samples.groups)[samples.truth] == "tail")
+    kinds = {"accuracy": samples.natural, "tail": tail}
+    return {name: float(turned[of].std() / np.sqrt(of.sum())) for name, of in kinds.items() if of.any()}
+
+
+def exceeded(
+    reference: Accuracies, last: StageParity, settings: ParitySettings, errors: Mapping[str, float]
+) -> list[str]:
+    """What of the finished model is beyond the limits, in words; empty if nothing is.
+
+    Few windows say little: flips count beyond their standard error, losses (whose standard errors are `errors`) beyond
+    two.
+    """
     found, total = [], last.total
-    if total.flips > settings.max_flips:
+    if total.flips - float(np.sqrt(total.flips * (1 - total.flips) / last.windows)) > settings.max_flips:
         found.append(f"another first candidate in {total.flips:.1%} of the windows (limit {settings.max_flips:.1%})")
     if total.mean_kl > settings.max_kl:
         found.append(f"KL {total.mean_kl:.2g} (limit {settings.max_kl:.2g})")
@@ -259,7 +280,7 @@ def exceeded(reference: Accuracies, last: StageParity, settings: ParitySettings)
         ("tail", "the tail's mean recall", settings.max_tail_loss),
     ):
         loss = reference.loss(last.accuracies, key)
-        if loss is not None and loss > limit:
+        if loss is not None and loss > max(limit, CERTAIN * errors.get(key, 0.0)):
             found.append(f"{name} lower by {loss:.3f} (limit {limit:.3f})")
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -204,15 +205,21 @@ def score_bundle(path: Path, manifest: Manifest, samples: Samples, advance: Call
     """
     from edge_behavior.runtime.predictor import context_needed, open_backend
     from edge_behavior.runtime.ranker import Ranker
+    from edge_behavior.runtime.side_by_side import engine_count, side_by_side
 
-    ranker = Ranker(manifest, open_backend(path, context_needed(manifest)))
-    try:
-        prompts = samples.prompts(ranker.encoder)
-        scores = np.empty((len(prompts), len(samples.labels)))
+    scores = np.empty((len(samples), len(samples.labels)))
+    count = engine_count(path)
+    with ExitStack() as stack:
+        rankers: list[Ranker] = []
+        for _ in range(count):
+            backend = open_backend(path, context_needed(manifest), threads=None if count == 1 else 1)
+            rankers.append(Ranker(manifest, backend))
+            stack.callback(rankers[-1].close)
+        prompts = samples.prompts(rankers[0].encoder)
         # Sorted, so that a shared prefix is evaluated once.
-        for i in sorted(range(len(prompts)), key=prompts.__getitem__):
-            scores[i] = ranker.log_probs(prompts[i], "exact")
+        order = sorted(range(len(prompts)), key=prompts.__getitem__)
+        found = side_by_side(rankers, (prompts[i] for i in order), lambda ranker, ids: ranker.log_probs(ids, "exact"))
+        for i, row in zip(order, found, strict=True):
+            scores[i] = row
             advance(1)
-    finally:
-        ranker.close()
     return log_softmax(scores)

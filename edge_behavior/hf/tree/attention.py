@@ -148,7 +148,7 @@ class _BatchLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def __init__(self, static: Any, keep: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._keep = keep
+        self._keep, self._static = keep, (static.keys, static.values)
         self.keys, self.values, self.is_initialized = static.keys, static.values, True
         self._own: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -162,7 +162,7 @@ class _BatchLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         if self._keep:
             self._own = own
         n = len(key_states)
-        keys, values = self.keys.expand(n, -1, -1, -1), self.values.expand(n, -1, -1, -1)
+        keys, values = (part.expand(n, -1, -1, -1) for part in self._static)
         return torch.cat([keys, own[0]], -2), torch.cat([values, own[1]], -2)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:

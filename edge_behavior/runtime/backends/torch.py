@@ -24,7 +24,7 @@ from transformers import DynamicCache
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tokenizers import plain_encoder
-from edge_behavior.hf.tree_scoring import attention_windows
+from edge_behavior.hf.tree.attention import attention_windows
 from edge_behavior.runtime.backends.base import Row, reusable
 from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.util.cpus import usable_threads

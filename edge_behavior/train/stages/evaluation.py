@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edge_behavior.evaluation.evaluate import counter_metrics, metrics_by_protocol
+from edge_behavior.evaluation.metrics import Metrics
 from edge_behavior.evaluation.protocols import EvaluationWindows, WindowChoice
 from edge_behavior.evaluation.results import RunMetrics
 from edge_behavior.train.run.metrics import write_metrics
@@ -21,7 +22,7 @@ def evaluate_test_users(context: StageContext) -> dict[str, Any]:
     choice = WindowChoice(settings.per_user, settings.per_behavior, settings.limit, seed)
     table, length = context.dataset.events("test"), context.run.layout.history_length
     windows = EvaluationWindows.draw("both", table, length, choice)
-    found = {}
+    found: dict[str, dict[str, Metrics]] = {}
     for name in MODELS:
         if name == TUNED[-1] and recipe.b_tuning.method == "none":
             # The A-tuned model again.

@@ -23,6 +23,7 @@ from edge_behavior.export.parity.gate import (
     ParityError,
     StageParity,
     exceeded,
+    loss_errors,
     parity_report,
 )
 from edge_behavior.export.parity.samples import BETWEEN, Samples, SampleSizes, draw_samples
@@ -124,10 +125,6 @@ def test_the_tail_is_hurt_beyond_its_noise() -> None:
     assert not tail_hurt(right, wrong(6), replace(drawn, truth=None), 0.005)
 
 
-class Model:
-    """Scores nothing; `torch_scores` below takes its place."""
-
-
 def test_time_cuts_the_windows_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
 
@@ -136,7 +133,10 @@ def test_time_cuts_the_windows_of_the_reference(monkeypatch: pytest.MonkeyPatch)
 
         def score(self, prompts: Sequence[Sequence[int]]) -> PromptScores:
             now[0] += 1.0 * len(prompts)
-            return PromptScores(np.tile(np.arange(4.0), (len(prompts), 1)), np.empty((len(prompts), 1), np.float32))
+            scores, n = np.tile(np.arange(4.0), (len(prompts), 1)), len(prompts)
+            return PromptScores(
+                scores, np.ones_like(scores, dtype=bool), np.empty((n, 1), np.float32), np.zeros(n, int)
+            )
 
     monkeypatch.setattr(tree_scoring, "TorchScorer", Slow)
     monkeypatch.setattr(parity_samples, "_MAX_SYNTHETIC", 200)
@@ -147,9 +147,9 @@ def test_time_cuts_the_windows_of_the_reference(monkeypatch: pytest.MonkeyPatch)
         forecast = Forecast(TimeBudget(seconds, lambda: now[0]), {"torch": 1.0})
         made = StageScores(source(LABELS, ("x",)), encoder, SampleSizes(200, 0, between), 10_000, forecast)
         assert made.expected == 200
-        made.score_torch(REFERENCE, Model())
+        made.score_torch(REFERENCE, None)
         assert made.expected == len(made.samples)
-        made.score_torch("merge", Model())
+        made.score_torch("merge", None)
         return made
 
     free = scored(None)
@@ -168,11 +168,30 @@ def test_limits_are_limits() -> None:
     reference = Accuracies(0.5, tail=0.3)
     total = Difference(0.05, 0.02, 1.0, 1.0)
     last = StageParity(total, Accuracies(0.48, tail=0.4), total, 40)
-    assert exceeded(reference, last, ParitySettings(max_accuracy_loss=0.0201)) == []
-    assert exceeded(reference, replace(last, accuracies=Accuracies(0.47, tail=0.4)), ParitySettings()) == [
-        "accuracy lower by 0.030 (limit 0.020)"
+    lower = replace(last, accuracies=Accuracies(0.47, tail=0.4))
+    assert exceeded(reference, last, ParitySettings(max_accuracy_loss=0.0201), {}) == []
+    assert exceeded(reference, lower, ParitySettings(), {}) == ["accuracy lower by 0.030 (limit 0.020)"]
+    assert exceeded(reference, lower, ParitySettings(), {"accuracy": 0.0149, "tail": 9.0}) != []
+    assert exceeded(reference, replace(last, accuracies=Accuracies()), ParitySettings(), {}) == []
+
+
+def test_few_windows_exceed_nothing_by_chance() -> None:
+    reference = Accuracies(0.5, tail=0.3)
+    total = Difference(0.08, 0.02, 1.0, 1.0)
+    few, many = (StageParity(total, Accuracies(0.47, tail=0.3), total, windows) for windows in (48, 480))
+    assert exceeded(reference, few, ParitySettings(), {"accuracy": 0.03}) == []
+    assert [text.split()[0] for text in exceeded(reference, many, ParitySettings(), {"accuracy": 0.009})] == [
+        "another",
+        "accuracy",
     ]
-    assert exceeded(reference, replace(last, accuracies=Accuracies()), ParitySettings()) == []
+
+
+def test_errors_of_losses_are_of_the_windows_that_turned() -> None:
+    drawn = samples([0, 1, 2, 3], [False, False, True, True])
+    right = log_softmax(4 * np.eye(4)[[0, 1, 2, 3]])
+    turned = log_softmax(4 * np.eye(4)[[0, 2, 2, 3]])
+    assert loss_errors(right, turned, drawn) == {"accuracy": pytest.approx(0.5 / np.sqrt(2)), "tail": 0.0}
+    assert loss_errors(right, turned, replace(drawn, truth=None)) == {}
 
 
 def test_the_tail_gains_only_by_the_tail() -> None:

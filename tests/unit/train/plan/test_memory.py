@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
+from edge_behavior.core.search import Goal
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tree.head import TILE_ROWS
 from edge_behavior.hf.tree_scoring import TorchScorer
@@ -145,10 +146,12 @@ def test_scoring_needs_what_was_estimated() -> None:
     events = helpers.diary(12)
     prompt = encoder.prompt_ids(events[:-1], events[-1].time, events[-1].place)
     static, trie = len(encoder.static_ids), encoder.trie
-    window = Window(static, len(prompt) - static + len(trie.evaluated), len(trie.inner))
+    path = len(trie.ancestors(int(trie.leaves[0]))) - 1
+    window = Window(static, len(prompt) - static + path, path + 1)
     estimate = scoring_bytes(geometry(model.config, LORA), window, 12, size=4)
     scorer = TorchScorer(model, encoder)
-    assert estimate == pytest.approx(allocated_peak(lambda: scorer.score([prompt] * 12)), rel=0.15)
+    peak = allocated_peak(lambda: scorer.score([prompt] * 12, [Goal(1, target=0)] * 12))
+    assert estimate == pytest.approx(peak, rel=0.15)
 
 
 def test_scoring_memory_grows_neither_with_the_logits_nor_with_the_kept_prefix() -> None:
