@@ -111,8 +111,8 @@ def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: A
         answers = [len(encoder.label_ids(label)) for label in train.candidates.labels]
         both = 2 if stage.method == "dpo" else 1
         together = both if packs else 1
-        longest, mean = max(prompts) + together * max(answers), float(np.mean(prompts) + together * np.mean(answers))
-        samples["b_tuning"] = Samples(longest, mean, together * max(answers), both // together)
+        most, mean = max(prompts) + together * max(answers), float(np.mean(prompts) + together * np.mean(answers))
+        samples["b_tuning"] = Samples(most, mean, together * max(answers), both // together)
         pairs = min(len(pool), stage.samples_per_behavior * len(train.candidates))
         per_epoch, steps = steps_of(stage, pairs, stage.epochs)
         passes = 1 + -(-steps // max(1, round(per_epoch / stage.evals_per_epoch)))

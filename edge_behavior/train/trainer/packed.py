@@ -207,17 +207,17 @@ def segment_attention(
     # Splitting once is cheaper to differentiate than cutting out one part after the other.
     queries, keys, values = (torch.split(states, lengths, 2) for states in (query, key, value))
     found = []
-    for segment, own, *seen in zip(segments, queries, keys, values, strict=True):
+    for i, segment in enumerate(segments):
+        seen_keys, seen_values = keys[i], values[i]
         if segment.parent is not None:
-            before = (parts[segment.parent][:, :, : segment.shared] for parts in (keys, values))
-            seen = [torch.cat(both, 2) for both in zip(before, seen, strict=True)]
+            seen_keys, seen_values = (
+                torch.cat([parts[segment.parent][:, :, : segment.shared], parts[i]], 2) for parts in (keys, values)
+            )
         mask = _mask(segment, sliding_window, query.device)
-        causal = mask is None
-        found.append(
-            scaled_dot_product_attention(
-                own, *seen, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling
-            ).transpose(1, 2)
+        attended = scaled_dot_product_attention(
+            queries[i], seen_keys, seen_values, mask, dropout, is_causal=mask is None, scale=scaling
         )
+        found.append(attended.transpose(1, 2))
     return torch.cat(found, 1), None
 
 
