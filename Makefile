@@ -3,6 +3,8 @@ VENV    := .venv
 PYTHON  ?= python3
 BIN     := $(VENV)/bin
 OUT     ?= out/demo
+# What the demo tunes: smollm2, a real language model, or standin, a small model made on the spot: minutes.
+BACKBONE ?= smollm2
 # How many tests run at once.
 WORKERS ?= 2
 DEMO_FLAGS ?=
@@ -27,7 +29,7 @@ lock:
 	mv .ci/requirements.lock.new .ci/requirements.lock
 
 demo: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/demo.sh "$(OUT)" $(DEMO_FLAGS)
+	$(BIN)/python -m benchmarks.demo "$(OUT)" --backbone $(BACKBONE) $(DEMO_FLAGS)
 
 test: setup lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"

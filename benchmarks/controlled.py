@@ -38,7 +38,7 @@ from edge_behavior.studies.ablation.summary import over_seeds
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.run.folder import RunFolder, write_json, write_text
 from edge_behavior.train.run.models import RunModels
-from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
+from edge_behavior.train.stages.scoring import stage_scorer
 from edge_behavior.train.standin.everyday import EverydayText
 from edge_behavior.util.files import new_file
 
@@ -155,7 +155,7 @@ def score(work: Path, dataset: Dataset, windows: Windows, arm: str, model: str, 
         recipe = run.recipe
         stage = "b_tuning" if model in RULES else model
         table = dataset.events("test")
-        scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, 0, ScoringPass(path.stem))
+        scorer = stage_scorer(RunModels(run, recipe.backbone), stage, table, recipe, 0, path.stem)
         scores = log_softmax(scorer(windows.targets))
         path.parent.mkdir(exist_ok=True)
         with new_file(path, replace=True) as temporary, temporary.open("wb") as file:

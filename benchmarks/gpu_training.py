@@ -114,7 +114,9 @@ class Bench:
     encoder: PromptEncoder = field(init=False)
 
     def __post_init__(self) -> None:
-        self.encoder = encoder_for(self.tokenizer, self.recipe.layout.layout(True), self.table.candidates)
+        self.encoder = encoder_for(
+            self.tokenizer, self.recipe.layout.layout(True, self.tokenizer), self.table.candidates
+        )
 
     def a_tuning(self) -> dict[str, Any]:
         """Stage 1 on the recipe's rows."""
@@ -402,11 +404,14 @@ def main(arguments: list[str] | None = None) -> None:
             tokenizer = (
                 load_tokenizer(given[name])
                 if name in given
-                else gpu_lines.own_tokenizer(table.candidates, table.places, plain.layout.layout(True))
+                else gpu_lines.own_tokenizer(table.candidates, table.places, plain.layout.layout(True, None))
             )
             config = gpu_lines.shrunk(GEOMETRIES[name]()) if args.smoke else GEOMETRIES[name]()
             counts = count(
-                plain, dataset, encoder_for(tokenizer, plain.layout.layout(True), table.candidates), tokenizer
+                plain,
+                dataset,
+                encoder_for(tokenizer, plain.layout.layout(True, tokenizer), table.candidates),
+                tokenizer,
             )
             lines_found: dict[str, Any] = {}
             document["models"][name] = {

@@ -44,7 +44,8 @@ from edge_behavior.data.windows import natural_windows
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.recipe import load_recipe
 from edge_behavior.train.rows.samples import window_prompt
-from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
+from edge_behavior.train.rows.windows import WindowSet, draw_formats
+from edge_behavior.train.stages.scoring import ScoringPass, score_windows
 from edge_behavior.train.standin.model import architecture, standin_tokenizer
 from edge_behavior.train.trainer.backbone import load_tokenizer
 
@@ -89,16 +90,14 @@ def by_cache(case: Case, targets: NDArray[np.int64]) -> Scores:
             width = max(map(len, bodies))
             ids = torch.tensor([[0] * (width - len(b)) + b for b in bodies])
             real = torch.tensor([[1] * static + [0] * (width - len(b)) + [1] * len(b) for b in bodies])
-            cache = model(
-                input_ids=torch.tensor([encoder.static_ids]), use_cache=True, logits_to_keep=1
-            ).past_key_values
+            cache = model(input_ids=torch.tensor([encoder.static_ids]), use_cache=True, logits_to_keep=1).cache
             cache.batch_repeat_interleave(len(batch))
             positions = (real.cumsum(1) - 1)[:, static:].clamp(min=static)
             logits = model(
                 input_ids=ids,
                 attention_mask=real,
                 position_ids=positions,
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits
@@ -111,7 +110,7 @@ def by_cache(case: Case, targets: NDArray[np.int64]) -> Scores:
                         input_ids=label,
                         attention_mask=torch.cat([real, torch.ones_like(label)], 1),
                         position_ids=positions[:, -1:] + 1 + torch.arange(len(path) - 1),
-                        past_key_values=cache,
+                        cache=cache,
                         use_cache=True,
                     ).logits
                     rows = torch.log_softmax(logits.float(), -1)

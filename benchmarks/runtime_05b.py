@@ -97,9 +97,7 @@ def bundle(work: Path, name: str) -> Path:
     path = work / f"{name}.gguf"
     if not path.exists():
         model, prune = BUNDLES[name]
-        source = ExportSource(
-            work / model, None, model_05b.candidates(), model_05b.LAYOUT, base_license="random", places=PLACES
-        )
+        source = ExportSource(work / model, None, model_05b.candidates(), model_05b.LAYOUT, places=PLACES)
         export_gguf(source, path, ExportProfile(quant=QUANT, prune=prune, **model_05b.UNGATED))
     return path
 
@@ -218,6 +216,7 @@ def main() -> None:
         return
     history = args.work / "history.csv"
     options = BenchOptions(
+        budget=6 * 3600.0,
         repeats=args.repeats,
         threads=args.threads,
         compare=True,

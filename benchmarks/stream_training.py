@@ -50,7 +50,8 @@ from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.rows.batches import batched
 from edge_behavior.train.rows.lazy import IGNORED, Row, joined
 from edge_behavior.train.rows.samples import stream_rows, supervised_targets, target_mask
-from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
+from edge_behavior.train.rows.windows import WindowSet, draw_formats
+from edge_behavior.train.stages.scoring import ScoringPass, score_windows
 from edge_behavior.train.stages.sft import train_sft
 from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.standin.model import build_standin
@@ -155,7 +156,9 @@ class Arms:
             shutil.rmtree(building / "logs", ignore_errors=True)
             building.rename(self.backbone)
         self.tokenizer = load_tokenizer(str(self.backbone))
-        self.encoder = encoder_for(self.tokenizer, recipe.layout.layout(dataset.has_places), dataset.candidates)
+        self.encoder = encoder_for(
+            self.tokenizer, recipe.layout.layout(dataset.has_places, self.tokenizer), dataset.candidates
+        )
         # The windows are those of every seed.
         self.protocols = protocols("both", self.test, recipe.layout.history_length, choice)
         self.held_out = self._validation_rows()

@@ -4,8 +4,10 @@
 #
 #   make android-prove        on Debian, as any user; needs the packages named below, a JDK and the Python environment
 #
-# LLAMA_CPP_DIR names the source of llama.cpp; by default that of the pinned llama-cpp-python. Writes RESULTS.md. What
-# this does not prove is in android_demo/README.md. No time taken under qemu says anything of a phone.
+# LLAMA_CPP_DIR names the source of llama.cpp; by default that of the pinned llama-cpp-python. BUNDLES names exported
+# bundles by absolute paths, such as SmolLM2's with a short prompt, that are asked three windows each: minutes on every
+# CPU. Writes RESULTS.md. What this does not prove is in android_demo/README.md. No time taken under qemu says anything of
+# a phone.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 android="$(dirname "$here")"
@@ -90,7 +92,8 @@ java="$(echo "$work"/root/usr/lib/jvm/java-17-openjdk-arm64/bin/java)"
 echo "== goldens and classes"
 cd "$(dirname "$android")"
 rm -rf "$work/goldens"
-"$python" -m tests.android.goldens "$work/goldens" > "$work/goldens.log" 2>&1
+# shellcheck disable=SC2086
+"$python" -m tests.android.goldens "$work/goldens" ${BUNDLES:-} > "$work/goldens.log" 2>&1
 class_path="$("$python" -c 'from tests.android import host; print(host.build().class_path)')"
 
 echo "== conformance"

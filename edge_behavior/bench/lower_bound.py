@@ -82,6 +82,9 @@ class SpeedScenario:
 
     Args:
         options: n of pp and of tg, and how often both are timed.
+
+    Attributes:
+        seconds: Estimate of what a turn takes, from the warm-up.
     """
 
     def __init__(self, model: LlamaModel, options: BenchOptions) -> None:
@@ -91,8 +94,8 @@ class SpeedScenario:
         self._turns = Turns(0, options.every(options.speed_repeats))
         self._context = LlamaContext(model, ContextOptions(max(options.pp, options.tg), options.threads))
         # llama-bench warms up with one run of each, too.
-        self._context.decode(self._prompt)
-        self._run(self._generate[:1])
+        at_once = self._context.decode(self._prompt)
+        self.seconds = at_once + options.tg * self._run(self._generate[:1]) / 1000
 
     def turn(self, i: int) -> Mapping[str, Sample]:
         """See `Scenario`."""

@@ -60,7 +60,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `--compare` adds: the lower bound by session scenario, llama.cpp's speed by test, ratios by name."""
+    """What `--compare` adds: the lower bound by session scenario, llama.cpp's speed by test, ratios by name.
+
+    What was cut to keep the time budget is missing.
+    """
 
     floor: Mapping[str, LowerBound]
     native: Mapping[str, Speed]
@@ -73,6 +76,21 @@ class Comparison:
             "native": {name: asdict(speed) for name, speed in self.native.items()},
             "ratios": dict(self.ratios),
         }
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The time of a measurement, seconds.
+
+    Attributes:
+        seconds: What it was given.
+        spent: What it took.
+        cut: What was left out or shortened to keep it, in words.
+    """
+
+    seconds: float
+    spent: float
+    cut: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,7 @@ class Measurement:
         peak_rss_bytes: By scenario: peak memory of a process that ran nothing else.
         scenarios: By name, cold starts first.
         comparison: None unless it was asked for.
+        budget: The time it was given and took, without `threads` and `sustained`.
         threads: `session` (top 1) by number of threads; None unless several were asked for.
         sustained: None unless it was asked for.
     """
@@ -125,6 +144,7 @@ class Measurement:
     scenarios: Mapping[str, Timing]
     machine: Machine
     comparison: Comparison | None = None
+    budget: Budget | None = None
     threads: Mapping[str, Timing] | None = None
     sustained: Sustained | None = None
 
@@ -146,6 +166,8 @@ class Measurement:
             **(self.comparison.to_dict() if self.comparison else {}),
             "machine": self.machine.to_dict(),
         }
+        if self.budget is not None:
+            found["budget"] = asdict(self.budget)
         if self.threads is not None:
             found["threads"] = {count: timing.to_dict() for count, timing in self.threads.items()}
         if self.sustained is not None:

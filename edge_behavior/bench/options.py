@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_behavior.core import REBASE_EVERY
 from edge_behavior.core.clock import make_clock
 from edge_behavior.core.scoring import check_scoring
 from edge_behavior.errors import EdgebError
 from edge_behavior.records.history import History, read_history
-from edge_behavior.runtime.session import REBASE_EVERY
 from edge_behavior.util.cpus import chosen_threads
 
 # Session scenarios and how much of the ranking each has to prove; they take turns, one per round.
 DEPTHS: dict[str, int | None] = {"session": 1, "session_top5": 5, "session_full": None}
 CYCLE = len(DEPTHS)
+LEAST_BUDGET = 10.0
 _LEAST = {"repeats": 2} | dict.fromkeys(
     ("anchor_every", "label_repeats", "speed_repeats", "cold_starts", "pp", "tg"), 1
 )
@@ -63,6 +64,7 @@ class BenchOptions:
         pp: Prompt tokens of pp.
         tg: Generated tokens of tg.
         history: Events to predict from; None draws synthetic ones.
+        budget: Seconds that the measurement may take; the bench cuts repeats, peers and processes to keep them.
     """
 
     repeats: int = 30
@@ -76,6 +78,7 @@ class BenchOptions:
     pp: int = 512
     tg: int = 128
     history: HistoryFile | None = None
+    budget: float = 300.0
 
     def __post_init__(self) -> None:
         check_scoring(self.scoring)
@@ -83,6 +86,8 @@ class BenchOptions:
             value = getattr(self, name)
             if value < least:
                 raise EdgebError(f"--{name.replace('_', '-')} is {value}", f"use {least} or more")
+        if not self.budget >= LEAST_BUDGET:
+            raise EdgebError(f"--budget is {self.budget:g}", f"use {LEAST_BUDGET:g} or more seconds")
         chosen_threads(self.threads, 1, "--threads")
 
     @property

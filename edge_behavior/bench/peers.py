@@ -55,6 +55,10 @@ class CompletionPeer:
         name: Scenario name.
         prompts: Token ids per round.
         encoder: Labels and how they end.
+
+    Attributes:
+        name: See `name`.
+        seconds: What its first prediction took.
     """
 
     def __init__(
@@ -62,7 +66,7 @@ class CompletionPeer:
     ) -> None:
         end = encoder.layout.terminator or ""
         labels = [encoder.layout.answer(label) for label in encoder.candidates.labels]
-        self._name, self._prompts, self._options = name, prompts, options
+        self.name, self._prompts, self._options = name, prompts, options
         self._answers = frozenset(labels)
         self._stop = [end] if end else []
         self._longest = max(len(encoder.label_ids(label)) for label in encoder.candidates.labels)
@@ -80,8 +84,10 @@ class CompletionPeer:
         self._grammar = llama_cpp.LlamaGrammar.from_string(
             character_grammar([label + end for label in labels]).text, verbose=False
         )
+        started = perf_counter()
         # Not the first prompt to be timed: asked again, it would cost next to nothing.
         self.complete(prompts[CYCLE])
+        self.seconds = perf_counter() - started
 
     def turn(self, i: int) -> Mapping[str, Sample]:
         """See `Scenario`."""
@@ -95,7 +101,7 @@ class CompletionPeer:
             started = perf_counter()
             self.complete(self._prompts[i])
             ms = (perf_counter() - started) * 1000
-        return {self._name: Sample(ms, sum(d.tokens for d in decodes))}
+        return {self.name: Sample(ms, sum(d.tokens for d in decodes))}
 
     def complete(self, prompt: list[int]) -> str:
         """The label that greedy sampling under the grammar ends at.
@@ -137,12 +143,16 @@ class LabelPeer:
         name: Scenario name.
         prompts: Token ids per round.
         encoder: Labels and how they end.
+
+    Attributes:
+        name: See `name`.
+        seconds: Estimate of what a prediction takes, from its first decodes.
     """
 
     def __init__(
         self, model: LlamaModel, name: str, prompts: Sequence[list[int]], encoder: PromptEncoder, options: PeerOptions
     ) -> None:
-        self._name, self._prompts, self._options = name, prompts, options
+        self.name, self._prompts, self._options = name, prompts, options
         self._paths = [encoder.label_ids(label) for label in encoder.candidates.labels]
         longest = max(map(len, self._paths))
         self._static = len(encoder.static_ids)
@@ -151,8 +161,11 @@ class LabelPeer:
         self._context = LlamaContext(model, wanted)
         if options.cached:
             self._context.decode(encoder.static_ids)
+            path = max(self._paths, key=len)
+            each = self._context.decode(path[:-1]) if len(path) > 1 else 0.0
         else:
-            self._context.decode(prompts[0])
+            each = self._context.decode(prompts[0])
+        self.seconds = each * len(self._paths)
 
     def turn(self, i: int) -> Mapping[str, Sample]:
         """See `Scenario`."""
@@ -160,7 +173,7 @@ class LabelPeer:
             return {}
         started = perf_counter()
         tokens = self.score(self._prompts[i])[1]
-        return {self._name: Sample((perf_counter() - started) * 1000, tokens)}
+        return {self.name: Sample((perf_counter() - started) * 1000, tokens)}
 
     def score(self, prompt: list[int]) -> tuple[NDArray[np.float64], int]:
         """Log-probability [B] of each label under the full vocabulary, and how many tokens that took."""

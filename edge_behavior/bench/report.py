@@ -52,6 +52,7 @@ def grids(result: Measurement) -> list[Grid]:
     made = [_scenarios(result)]
     if result.comparison is not None:
         made += [_lower_bound(result.comparison), _native(result.comparison), _ratios(result.comparison)]
+        made = [grid for grid in made if grid.rows]
     if result.threads is not None:
         made.append(_threads(result.threads))
     if result.sustained is not None:
@@ -77,12 +78,23 @@ def footing(result: Measurement) -> str:
     )
 
 
+def cuts(result: Measurement) -> list[str]:
+    """What was cut to keep the time budget, in lines; none if nothing was."""
+    budget = result.budget
+    if budget is None or not budget.cut:
+        return []
+    return [f"cut to {budget.seconds:g} s ({budget.spent:.0f} s taken):", *(f"- {what}" for what in budget.cut)]
+
+
 def markdown(result: Measurement) -> str:
     """The tables as Markdown."""
     parts = [f"### {heading(result)}", footing(result)]
     for grid in grids(result):
         rows = ([cell.replace("|", "\\|") for cell in row] for row in grid.rows)
         parts += [f"**{grid.title}**", "\n".join(markdown_table(grid.heads, rows))]
+    said = cuts(result)
+    if said:
+        parts += [said[0], "\n".join(said[1:])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -140,7 +152,7 @@ def _native(found: Comparison) -> Grid:
 
 
 def _ratios(found: Comparison) -> Grid:
-    rows = [(title, f"{found.ratios[name]:,.2f}×") for name, title in RATIOS.items()]
+    rows = [(title, f"{found.ratios[name]:,.2f}×") for name, title in RATIOS.items() if name in found.ratios]
     return Grid("ratios", ("ratio", "measured"), rows)
 
 

@@ -72,10 +72,17 @@ class SessionScenario:
         self._anchor_every, self._top_one_only = options.anchor_every, top_one_only
         self._session = self._start()
 
-    def rehearse(self, rounds: int) -> list[list[Decode]]:
-        """Run all rounds untimed, note what each has the engine evaluate, and start over."""
+    def rehearse(self, rounds: int, go_on: Callable[[int], bool] = lambda cycle: True) -> list[list[Decode]]:
+        """Run rounds untimed, note what each has the engine evaluate, and start over.
+
+        Args:
+            rounds: Most rounds.
+            go_on: Asked before every cycle of rounds, with its number: whether there is time for it.
+        """
         seen = []
         for i in range(rounds):
+            if i % CYCLE == 0 and not go_on(i // CYCLE):
+                break
             with watched_decodes() as decodes:
                 self.turn(i)
             seen.append(decodes)

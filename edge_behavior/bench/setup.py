@@ -9,8 +9,9 @@ from types import TracebackType
 
 from edge_behavior.bench.diary import diary_of, synthetic_diary
 from edge_behavior.bench.lower_bound import LowerBoundScenario, SpeedScenario
-from edge_behavior.bench.options import BenchOptions
+from edge_behavior.bench.options import CYCLE, BenchOptions
 from edge_behavior.bench.peers import PEERS, CompletionPeer, LabelPeer, PeerOptions
+from edge_behavior.bench.report import TITLES
 from edge_behavior.bench.scenarios import PrefixScenario, Scenario, SessionScenario, Turns, WarmScenario
 from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.core.encoding import PromptEncoder
@@ -18,7 +19,10 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.util.numbers import file_size
+from edge_behavior.util.timebox import LEAST_CYCLES, Cycles, Pace
 
+# Share of the time that the lower bound's rehearsal may take.
+REHEARSAL_SHARE = 0.15
 # Copies of the file that scenarios hold open, without and with --compare: what uses llama.cpp directly shares one.
 _LOADS = {False: 3, True: 7}
 
@@ -32,7 +36,10 @@ class Setup:
 
     def __init__(self, bundle: Path, options: BenchOptions) -> None:
         self._bundle, self._options = bundle, options
+        # Rounds there is time for.
+        self.rounds = options.rounds
         self._native: LlamaModel | None = None
+        self._slow = (Turns(1), 0.0)
         self.manifest = manifest = read_manifest(bundle)
         length, places = manifest.layout.history_length, manifest.layout.places
         if options.history is None:
@@ -68,13 +75,45 @@ class Setup:
                 "leave out --compare, or close other programs",
             )
 
-    def all(self) -> list[Scenario]:
-        """Everything the options ask for, in the order of turns."""
+    def all(self, pace: Pace) -> list[Scenario]:
+        """Everything the options ask for and there is time for, in the order of turns; sets `rounds` and `slow`."""
         session = self.session()
-        ours = [session, self.scenario("warm"), self.prefix()]
+        ours: list[Scenario] = [session, self.scenario("warm"), self.prefix()]
         if not self._options.compare:
             return ours
-        return [*ours, *(self.scenario(name) for name in PEERS), self.lower_bound(session), self.speed()]
+        bound = self.lower_bound(session, pace)
+        for name in PEERS:
+            peer = self._peer(name, pace)
+            if peer is not None:
+                ours.append(peer)
+        speed = self.speed()
+        if pace.affordable(speed.seconds, 1):
+            return [*ours, bound, speed]
+        pace.cut(f"pp and tg: a run takes about {speed.seconds:.0f} s")
+        return [*ours, bound]
+
+    def slow(self, cycle: int) -> float:
+        """Estimate of the seconds that label by label scoring takes in a cycle of rounds."""
+        turns, seconds = self._slow
+        return seconds if cycle % turns.every == 0 else 0.0
+
+    def _peer(self, name: str, pace: Pace) -> Scenario | None:
+        """A peer, unless its predictions take too long."""
+        wanted = self._options.label_repeats if name == "labels" else LEAST_CYCLES
+        peer = self._made(name, wanted)
+        number = pace.affordable(peer.seconds, wanted)
+        if not number or (name != "labels" and number < wanted):
+            pace.cut(f"{TITLES[name]}: a prediction takes about {peer.seconds:.0f} s")
+            return None
+        if name == "labels":
+            if number < wanted:
+                pace.cut(f"{TITLES[name]}: {number} of {wanted} predictions, each about {peer.seconds:.0f} s")
+                peer = self._made(name, number)
+            self._slow = (self._slow_turns(number), peer.seconds)
+        return peer
+
+    def _slow_turns(self, repeats: int) -> Turns:
+        return Turns(1, max(1, self.rounds // CYCLE // repeats))
 
     def scenario(self, name: str) -> Scenario:
         """One scenario: `session`, `warm` or one of PEERS.
@@ -84,10 +123,16 @@ class Setup:
         """
         if name == "session":
             return self.session()
-        options, threads = self._options, self._options.threads
-        slow = Turns(1, options.every(options.label_repeats))
-        makers: dict[str, Callable[[], Scenario]] = {
-            "warm": lambda: WarmScenario(self._bundle, self.diary, options),
+        if name in PEERS:
+            return self._made(name, self._options.label_repeats)
+        made = WarmScenario(self._bundle, self.diary, self._options)
+        self._stack.callback(made.close)
+        return made
+
+    def _made(self, name: str, label_repeats: int) -> CompletionPeer | LabelPeer:
+        threads = self._options.threads
+        slow = self._slow_turns(label_repeats)
+        makers: dict[str, Callable[[], CompletionPeer | LabelPeer]] = {
             "completion": lambda: self._completion(name, self.windows(), PeerOptions(threads, Turns(0))),
             "completion_cached": lambda: self._completion(name, self.windows(), PeerOptions(threads, Turns(1), True)),
             "completion_appended": lambda: self._completion(
@@ -115,23 +160,28 @@ class Setup:
         self._stack.callback(made.close)
         return made
 
-    def lower_bound(self, session: SessionScenario) -> Scenario:
-        """The lower bound of the session scenarios, which are rehearsed to see what they evaluate."""
-        rounds = session.rehearse(self._options.rounds)
+    def lower_bound(self, session: SessionScenario, pace: Pace) -> Scenario:
+        """The lower bound of the session scenarios, which are rehearsed to see what they evaluate.
+
+        Rounds are limited to those that are rehearsed in a part of the time.
+        """
+        reserved = (1 - REHEARSAL_SHARE) * pace.budget.left
+        rounds = session.rehearse(self.rounds, Cycles(pace, reserved).go_on)
+        self.rounds = len(rounds)
         made = LowerBoundScenario(self._model(), self._options.threads, rounds, self.windows()[0])
         self._stack.callback(made.close)
         return made
 
-    def speed(self) -> Scenario:
+    def speed(self) -> SpeedScenario:
         """llama.cpp's pp and tg."""
         made = SpeedScenario(self._model(), self._options)
         self._stack.callback(made.close)
         return made
 
-    def _completion(self, name: str, prompts: Sequence[list[int]], options: PeerOptions) -> Scenario:
+    def _completion(self, name: str, prompts: Sequence[list[int]], options: PeerOptions) -> CompletionPeer:
         return CompletionPeer(self._bundle, name, prompts, self.encoder, options)
 
-    def _labels(self, name: str, options: PeerOptions) -> Scenario:
+    def _labels(self, name: str, options: PeerOptions) -> LabelPeer:
         return LabelPeer(self._model(), name, self.windows(), self.encoder, options)
 
     def _model(self) -> LlamaModel:

@@ -1,4 +1,4 @@
-"""A bundle in either form, a GGUF file or an ONNX folder: reading, verification, size."""
+"""A bundle in any form, a GGUF file, an ONNX or a Hugging Face folder: reading, verification, size."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The bundle as a folder: an ONNX model, its tokenizer, and `edgeb.json` with the manifest.
+"""The bundle as a folder: an ONNX or Hugging Face model, its tokenizer, and `edgeb.json` with the manifest.
 
 Reads, writes and verifies `edgeb.json`: schema version, manifest and its hash, and a hash of every other file. The
 folder holds plain files only; what Finder, Explorer, network drives and editors leave behind is ignored. Stock
-onnxruntime-genai ignores `edgeb.json`. Knows nothing of what the files mean.
+onnxruntime-genai and Transformers ignore `edgeb.json`. Knows nothing of what the files mean.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ _NAME, _HASH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*"), re.compile(r"[0-9a-f]
 _FOREIGN = re.compile(
     r"\.DS_Store|\.localized|\.directory|\._.*|\.AppleDouble|\.Spotlight-V100|\.Trash.*|\.fseventsd|__MACOSX|Icon\r"
     r"|Thumbs\.db|ehthumbs.*\.db|desktop\.ini|@eaDir|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.smb.*"
-    r"|.*~|#.*#|\.#.*|\..*\.sw[a-p]|\..*" + re.escape(UNFINISHED),
+    r"|.*~|#.*#|\.#.*|\..*\.sw[a-p]|\..*"
+    + re.escape(UNFINISHED)
+    # A card is for people, who may edit it; the others come with a copy from the hub or a repository.
+    + r"|README\.md|\.git|\.gitattributes|\.gitignore|\.cache",
     re.IGNORECASE,
 )
 _MAX_BYTES = 1 << 26
@@ -92,6 +95,11 @@ def write_folder_manifest(path: Path, manifest: Manifest, progress: Callable[[in
     }
     write_file(path / MANIFEST_FILE, json.dumps(fields, indent=1))
     return manifest
+
+
+def holds_safetensors(path: Path) -> bool:
+    """Whether a bundle is a Hugging Face folder, which PyTorch opens; else a folder is onnxruntime-genai's."""
+    return any(path.glob("*.safetensors"))
 
 
 def folder_bytes(path: Path) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.fields import DAMAGED_HINT, NULL, Kind, naming, parse_json, read_fields, read_list
 from edge_behavior.core.fusion import SOURCES, Mixture
+from edge_behavior.core.license import License
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 
@@ -47,13 +48,31 @@ class BaseModelInfo:
 
     Attributes:
         name: Hub name, or the name of its folder.
-        license: Its license; None where it names none.
+        license: Its license, with the attribution that its terms ask for; None where it states none.
         weights_sha256: Hash of its weight files.
     """
 
     name: str | None
-    license: str | None
+    license: License | None
     weights_sha256: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's JSON object."""
+        held = None if self.license is None else self.license.to_dict()
+        return {"name": self.name, "license": held, "weights_sha256": self.weights_sha256}
+
+    @classmethod
+    def from_dict(cls, values: object, where: str) -> BaseModelInfo:
+        """Read the manifest's object strictly.
+
+        Raises:
+            EdgebError: a field that is missing, unknown or has a bad value.
+        """
+        names: Mapping[str, Kind] = {"name": (str, NULL), "license": (dict, NULL), "weights_sha256": (str, NULL)}
+        found = read_fields(values, names, where)
+        held = found["license"]
+        stated = None if held is None else License.from_dict(held, f"{where}.license")
+        return cls(found["name"], stated, found["weights_sha256"])
 
 
 @dataclass(frozen=True)
@@ -64,8 +83,8 @@ class Manifest:
         created_with: Program and version that wrote it, like "edgeb 0.1.0".
         candidates: The labels it predicts, and their training counts.
         layout: The layout of its prompts.
-        bos_id: Token id that every prompt starts with; None for none.
-        eos_id: Token id that ends an answer where the layout has no terminator of its own.
+        bos_id: Token id that every prompt without chat turns starts with; None for none.
+        eos_id: Token id that ends an answer where the layout has neither a terminator of its own nor chat turns.
         architecture: GGUF architecture, "qwen2" or "llama".
         quantization: Weight format as the inference engine calls it, like "Q4_K_M" or "INT4 block 32".
         context_length: Positions the model was built for.
@@ -126,7 +145,7 @@ class Manifest:
         fields = {name: getattr(self, name) for name in _FIELDS}
         fields["candidates"] = {"labels": self.candidates.labels, "counts": self.candidates.counts}
         fields["layout"] = self.layout.to_dict()
-        fields["base_model"] = asdict(self.base_model)
+        fields["base_model"] = self.base_model.to_dict()
         for name in ("habits", "calibration"):
             fields[name] = None if fields[name] is None else fields[name].to_dict()
         try:
@@ -159,8 +178,7 @@ class Manifest:
             raise EdgebError(f"{inner}: field 'context_length' is {fields['context_length']}", DAMAGED_HINT)
         fields["candidates"] = _read_candidates(fields["candidates"], f"{inner}.candidates")
         fields["layout"] = PromptLayout.from_dict(fields["layout"], f"{inner}.layout")
-        names = dict.fromkeys(("name", "license", "weights_sha256"), (str, NULL))
-        fields["base_model"] = BaseModelInfo(**read_fields(fields["base_model"], names, f"{inner}.base_model"))
+        fields["base_model"] = BaseModelInfo.from_dict(fields["base_model"], f"{inner}.base_model")
         if fields["habits"] is not None:
             fields["habits"] = Mixture.from_dict(fields["habits"], f"{inner}.habits")
         calibration = fields.pop("calibration")

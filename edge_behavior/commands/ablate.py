@@ -62,7 +62,9 @@ def ablate_command(
     from edge_behavior.commands.imports import libraries
     from edge_behavior.errors import EdgebError
     from edge_behavior.studies.ablation.folder import AblationFolder
+    from edge_behavior.util.cpus import wait_passively
 
+    wait_passively()
     folder = AblationFolder(out)
     if report:
         if recipe is not None or set_ or dry_run:

@@ -67,6 +67,12 @@ def bench_command(
     label_repeats: Annotated[
         int, typer.Option(help="--compare: predictions scored label by label, which is slow.")
     ] = 3,
+    budget: Annotated[
+        float,
+        typer.Option(
+            help="Seconds to take, without --sustained and other threads; what does not fit is cut and named."
+        ),
+    ] = 300.0,
     pp: Annotated[int, typer.Option(help="--compare: prompt tokens of pp.")] = 512,
     tg: Annotated[int, typer.Option(help="--compare: generated tokens of tg.")] = 128,
     markdown: Annotated[Path | None, typer.Option(help="Also write the tables into this file.")] = None,
@@ -115,6 +121,7 @@ def bench_command(
         pp=pp,
         tg=tg,
         history=source,
+        budget=budget,
     )
     if sustained is not None:
         check_seconds(sustained)
@@ -176,7 +183,7 @@ def _show_bench(result: Measurement) -> None:
     from rich import box
     from rich.table import Table
 
-    from edge_behavior.bench.report import footing, grids, heading
+    from edge_behavior.bench.report import cuts, footing, grids, heading
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
@@ -189,7 +196,8 @@ def _show_bench(result: Measurement) -> None:
         for row in grid.rows:
             table.add_row(*row)
         console.print(table)
-    console.print(footing(result), highlight=False, markup=False)
+    for line in [*cuts(result), footing(result)]:
+        console.print(line, highlight=False, markup=False)
 
 
 def _show_doctor(found: dict[str, str]) -> None:

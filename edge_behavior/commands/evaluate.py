@@ -1,4 +1,4 @@
-"""`edgeb evaluate`: both protocols, for a run or a bundle, beside the simple counters."""
+"""`edgeb evaluate`: both protocols, for runs and bundles, beside the simple counters."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from edge_behavior.evaluation.comparison import Comparison
+    from edge_behavior.evaluation.protocols import WindowChoice
     from edge_behavior.evaluation.results import Evaluation
 
 
 def evaluate_command(
-    model: Annotated[Path, typer.Argument(help="Run folder or bundle.", show_default=False)],
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="Run folder or bundle; several share a table.", show_default=False),
+    ],
     data: Annotated[Path | None, typer.Option(help="Dataset folder. Default: the last one made.")] = None,
     protocol: Annotated[str, typer.Option(help="natural, balanced or both.")] = "both",
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
@@ -27,36 +32,66 @@ def evaluate_command(
 ) -> None:
     """Measure a model on users (or later days) it was not trained on, beside the simple counters it has to beat.
 
-    Every candidate is scored by its exact log-probability. Reports the paper's six metrics with 95 % intervals over
+    Candidates are ranked by their exact log-probabilities. Reports the paper's six metrics with 95 % intervals over
     users, or over groups or blocks of days if the dataset was split by them, see docs/evaluate.md. Of a bundle, the
     model, the user's habits and both fused are measured, also by how many of the user's events were seen; of a
     calibrated one also the calibration error, the prediction sets and the suggestions.
 
+    Of several models, all their systems stand in one table. What a run's own evaluation has measured on just these
+    windows is read from its metrics.json and not scored again.
+
         edgeb evaluate runs/tiny --data data/synth
 
         edgeb evaluate tiny.gguf --data data/synth --protocol natural --json
+
+        edgeb evaluate runs/tiny runs/plain tiny.gguf --data data/synth --per-user 10 --per-behavior 20
     """
-    from edge_behavior.bundle.folder import MANIFEST_FILE
-    from edge_behavior.commands.imports import libraries
     from edge_behavior.commands.output import emit
+    from edge_behavior.evaluation.comparison import compare, distinct_names
     from edge_behavior.evaluation.protocols import WindowChoice, other_dataset_note
+    from edge_behavior.train.stage_list import MODELS, UNTUNED
     from edge_behavior.util.workspace import recall
 
     data = data or recall("dataset")
     choice = WindowChoice(per_user, per_behavior, limit, seed)
+    # One run shows its final model, a comparison what each stage did.
+    unasked = {*(MODELS[1:-1] if len(models) == 1 else ()), *(() if untuned else (UNTUNED,))}
+    stages = [stage for stage in MODELS if stage not in unasked]
+    found = [_evaluated(model, data, protocol, split, choice, stages) for model in models]
+    if len(models) == 1:
+        emit(found[0].to_dict(), as_json, lambda: _show(found[0]))
+    else:
+        together = compare(list(zip(distinct_names(models), found, strict=True)))
+        emit(together.to_dict(), as_json, lambda: _show_comparison(together))
+    for model, evaluation in zip(models, found, strict=True):
+        if evaluation.recorded:
+            typer.echo(f"edgeb: {model}: scored on these windows before, see {model / 'metrics.json'}", err=True)
+        if not evaluation.dataset.own:
+            typer.echo(f"edgeb: {other_dataset_note(data, model)}", err=True)
+
+
+def _evaluated(
+    model: Path, data: Path, protocol: str, split: str, choice: WindowChoice, stages: list[str]
+) -> Evaluation:
+    from edge_behavior.bundle.folder import MANIFEST_FILE
+    from edge_behavior.commands.imports import libraries
+
     if model.is_dir() and not (model / MANIFEST_FILE).is_file():
         with libraries():
             from edge_behavior.train.evaluate_run import evaluate_run
 
-        found: Evaluation = evaluate_run(model, data, protocol, split, choice, untuned)
-    else:
-        from edge_behavior.evaluation.bundles import evaluate_bundle
+        return evaluate_run(model, data, protocol, split, choice, stages)
+    from edge_behavior.commands.open import open_predictor
+    from edge_behavior.evaluation.bundles import evaluate_bundle
 
-        found = evaluate_bundle(model, data, protocol, split, choice)
+    return evaluate_bundle(model, data, protocol, split, choice, open_predictor)
 
-    emit(found.to_dict(), as_json, lambda: _show(found))
-    if not found.dataset.own:
-        typer.echo(f"edgeb: {other_dataset_note(data, model)}", err=True)
+
+def _show_comparison(together: Comparison) -> None:
+    from edge_behavior.evaluation.tables import comparison_table
+    from edge_behavior.util.terminal import open_console
+
+    open_console().print(comparison_table(together.results))
 
 
 def _show(found: Evaluation) -> None:

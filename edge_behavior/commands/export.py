@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 if TYPE_CHECKING:
+    from edge_behavior.bundle.manifest import BaseModelInfo
+    from edge_behavior.core.license import License
     from edge_behavior.export.prune.check import Pruning
     from edge_behavior.export.report import ExportReport
+
+
+_FORMATS = ("gguf", "onnx", "hf")
 
 
 def export_command(
@@ -19,13 +24,13 @@ def export_command(
         str | None,
         typer.Option(
             help="Weight format: q4, q4_0, q5, q8, f16, f32, or auto: the smallest within the limits. "
-            "ONNX: q4, q8, f16, f32. Default: the profile's.",
+            "ONNX: q4, q8, f16, f32. hf: f16, bf16, f32; default: the backbone's own. Default: the profile's.",
             show_default=False,
         ),
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="gguf (one file) or onnx (a folder).")] = "gguf",
+    format: Annotated[str, typer.Option("--format", help="gguf (one file), onnx or hf (folders).")] = "gguf",
     out: Annotated[
-        Path | None, typer.Option(help="Bundle to write. Default: RUN-QUANT.gguf or RUN-QUANT-onnx.")
+        Path | None, typer.Option(help="Bundle to write. Default: RUN-QUANT.gguf, RUN-QUANT-onnx or RUN-hf.")
     ] = None,
     profile: Annotated[
         str | None,
@@ -43,7 +48,7 @@ def export_command(
     prune: Annotated[
         str | None,
         typer.Option(
-            help="Drop unused tokens: auto (if predictions stay the same), on or off. Default: the profile's.",
+            help="Drop unused tokens: auto (if predictions stay the same), on or off. Default: the profile's; hf: off.",
             show_default=False,
         ),
     ] = None,
@@ -87,7 +92,8 @@ def export_command(
     """Merge, prune, convert, quantize: a run becomes one GGUF file, or an ONNX folder, with everything the phone needs.
 
     Stock llama.cpp loads the file, stock onnxruntime-genai the folder; candidates, prompt layout and hashes are in the
-    file's `edgeb.*` metadata or the folder's edgeb.json. After every step the predictions are compared with the trained
+    file's `edgeb.*` metadata or the folder's edgeb.json. `--format hf` leaves the merged model as an ordinary Hugging
+    Face folder, for every other tool. After every step the predictions are compared with the trained
     model's on validation windows; beyond the profile's limits nothing is written and the exit code is 1.
 
         edgeb export runs/tiny --quant q4 --out tiny.gguf
@@ -95,6 +101,8 @@ def export_command(
         edgeb export runs/tiny --quant auto --profile smallest
 
         edgeb export runs/tiny --format onnx --block-size 32 --accuracy-level 4 --out tiny-onnx
+
+        edgeb export runs/tiny --format hf --out tiny-hf
     """
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError, nearest
@@ -103,8 +111,8 @@ def export_command(
     from edge_behavior.export.run_source import run_source
     from edge_behavior.util.workspace import recall, remember
 
-    if format not in ("gguf", "onnx"):
-        raise EdgebError(f"unknown format '{format}'", nearest(format, ["gguf", "onnx"]))
+    if format not in _FORMATS:
+        raise EdgebError(f"unknown format '{format}'", nearest(format, _FORMATS))
     flags = {
         "prune": prune,
         "extra_tokens": extra_tokens,
@@ -130,11 +138,21 @@ def export_command(
             out = out or run.with_name(f"{run.name}-{options.quant}-onnx")
             source = run_source(run, stage, data)
             report = export_onnx(source, out, options, chosen, force)
+        elif given:
+            raise EdgebError(f"--{next(iter(given)).replace('_', '-')} is an ONNX option", "add --format onnx")
+        elif format == "hf":
+            from edge_behavior.export.hf.pipeline import export_hf
+
+            if profile is not None:
+                raise EdgebError("--format hf takes no profile", "leave --profile out: --quant and --prune are enough")
+            chosen = load_profile(flags={**flags, "prune": prune or "off"})
+            run = (run or recall("run")).resolve()
+            out = out or run.with_name(f"{run.name}-hf")
+            source = run_source(run, stage, data)
+            report = export_hf(source, out, quant, chosen, force)
         else:
             from edge_behavior.export.gguf.pipeline import export_gguf
 
-            if given:
-                raise EdgebError(f"--{next(iter(given)).replace('_', '-')} is an ONNX option", "add --format onnx")
             chosen = load_profile(profile or DEFAULT_PROFILE, {"quant": quant, **flags})
             run = (run or recall("run")).resolve()
             out = out or run.with_name(f"{run.name}-{chosen.quant}.gguf")
@@ -167,6 +185,9 @@ def inspect_command(
     gbnf_text: Annotated[
         bool, typer.Option("--gbnf-text", help="The same as characters, for a llama.cpp older than 2026.")
     ] = False,
+    terms: Annotated[
+        bool, typer.Option("--license", help="Print the backbone's license: attribution and texts.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
@@ -179,6 +200,8 @@ def inspect_command(
         edgeb inspect tiny.gguf
 
         edgeb inspect tiny.gguf --gbnf > candidates.gbnf
+
+        edgeb inspect tiny.gguf --license
     """
     import json
 
@@ -186,8 +209,8 @@ def inspect_command(
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
 
-    if gbnf and gbnf_text:
-        raise EdgebError("--gbnf and --gbnf-text exclude each other", "pass one of them")
+    if sum((gbnf, gbnf_text, terms)) > 1:
+        raise EdgebError("--gbnf, --gbnf-text and --license exclude each other", "pass one of them")
     manifest = verify_bundle(bundle)
     if gbnf or gbnf_text:
         require_gguf(bundle, "grammars are llama.cpp's")
@@ -197,7 +220,12 @@ def inspect_command(
         spelled = [manifest.candidates.labels[i] for i in grammar.spelled]
         emit({"gbnf": grammar.text, "spelled": spelled}, as_json, lambda: typer.echo(grammar.text, nl=False))
         return
-    emit(json.loads(manifest.to_json()), as_json, _show_manifest)
+    if terms:
+        stated = manifest.base_model.license
+        document = {"license": None if stated is None else stated.to_dict()}
+        emit(document, as_json, lambda: typer.echo(_license_text(stated)))
+        return
+    emit(json.loads(manifest.to_json()), as_json, lambda shown: _show_manifest(shown, manifest.base_model))
 
 
 def _show_report(report: ExportReport) -> None:
@@ -215,7 +243,8 @@ def _show_report(report: ExportReport) -> None:
         console.print(f"not {name}: {'; '.join(why)}")
     if report.parity.recovery is not None:
         kept = ", ".join(name.strip(".").removesuffix(".weight") for name in report.parity.recovery.kept)
-        console.print(f"kept at 8 bits for the tail: {kept or 'nothing, it did not help'}")
+        nothing = report.parity.recovery.skipped or "it did not help"
+        console.print(f"kept at 8 bits for the tail: {kept or f'nothing, {nothing}'}", highlight=False)
     show_parity(report.parity.to_dict(), sys.stdout)
     plan = report.pruning.plan
     if plan is not None:
@@ -248,8 +277,10 @@ def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
     groups = ("accuracy", "head", "medium", "tail")
     table.add_row("trained", "", "", "", *(_share(parity["reference"][name]) for name in groups))
     for name, row in parity["stages"].items():
+        # Bundles written before 2026-11-28 do not say it: every step was compared on all windows.
+        compared = row.get("windows", parity["windows"])
         table.add_row(
-            name,
+            name if compared == parity["windows"] else f"{name} ({compared} windows)",
             f"{row['flips']:.1%}",
             f"{row['mean_kl']:.2g}",
             f"{row['max_log_prob']:.2g}",
@@ -270,7 +301,27 @@ def _pruning_note(pruning: Pruning) -> str:
     return f"{done} {pruning.reason}"
 
 
-def _show_manifest(manifest: dict[str, Any]) -> None:
+def _base_model(model: BaseModelInfo) -> str:
+    """Name, hash and license of a backbone, without the license's texts."""
+    from edge_behavior.core.license import license_lines
+
+    first, *others = license_lines(model.license)
+    lines = [f"name: {model.name}", f"weights_sha256: {model.weights_sha256}", f"license: {first}"]
+    lines += [f"    {line}" for line in others]
+    if model.license is not None and model.license.texts:
+        lines.append(f"    {', '.join(model.license.texts)}: see --license")
+    return "\n".join(lines)
+
+
+def _license_text(stated: License | None) -> str:
+    """Everything that is stated of a license, its texts included."""
+    from edge_behavior.core.license import license_lines
+
+    texts = {} if stated is None else stated.texts
+    return "\n\n".join(["\n".join(license_lines(stated)), *(f"{name}\n\n{text}" for name, text in texts.items())])
+
+
+def _show_manifest(manifest: dict[str, Any], base_model: BaseModelInfo) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -284,6 +335,8 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
             text = f"{len(value['labels'])}: " + ", ".join(value["labels"])
         elif key == "parity" and value is not None:
             text = f"measured on {value['windows']} windows, see below"
+        elif key == "base_model":
+            text = _base_model(base_model)
         elif key == "evaluation":
             text = ", ".join(f"{name}" for name in value) or "–"
         elif key == "calibration" and value is not None:

@@ -1,4 +1,4 @@
-"""Open a path as a `Predictor`: a bundle with its inference engine, a run folder with PyTorch."""
+"""Open a path as a `Predictor`: a bundle with its inference engine, a run or Hugging Face folder with PyTorch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,29 @@ def open_predictor(path: Path, threads: int | None = None) -> Predictor:
         EdgebError: neither of them, damaged, written by a newer version, a run that is not finished or whose backbone
             or adapter has changed since training, or too many threads.
     """
+    from edge_behavior.bundle.folder import MANIFEST_FILE, holds_safetensors
     from edge_behavior.runtime.predictor import Predictor
 
     if (path / "run.json").is_file():
         return _run_predictor(path, threads)
+    if (path / MANIFEST_FILE).is_file() and holds_safetensors(path):
+        return _folder_predictor(path, threads)
     return Predictor.load(path, threads=threads)
+
+
+def _folder_predictor(path: Path, threads: int | None) -> Predictor:
+    from edge_behavior.bundle.bundle import verify_bundle
+    from edge_behavior.commands.imports import libraries
+    from edge_behavior.runtime.predictor import Predictor
+
+    manifest = verify_bundle(path)
+    with libraries():
+        from edge_behavior.runtime.backends.torch import TorchBackend, limit_threads
+        from edge_behavior.train.recipe import BackboneConfig
+        from edge_behavior.train.trainer.backbone import load_model, load_tokenizer
+    limit_threads(threads)
+    model = load_model(path, BackboneConfig(path=str(path)))
+    return Predictor(manifest, TorchBackend(model, load_tokenizer(path)))
 
 
 def _run_predictor(path: Path, threads: int | None) -> Predictor:

@@ -18,4 +18,6 @@ class PathCommand(TyperCommand):
         for name, value in ctx.params.items():
             if isinstance(value, Path):
                 ctx.params[name] = expand_home(value)
+            elif isinstance(value, list | tuple) and all(isinstance(item, Path) for item in value):
+                ctx.params[name] = type(value)(map(expand_home, value))
         return super().invoke(ctx)

@@ -62,6 +62,7 @@ def train_command(
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
     from edge_behavior.train.first_look import first_look
+    from edge_behavior.util.cpus import wait_passively
     from edge_behavior.util.workspace import recall, remember
 
     data = data or recall("dataset")
@@ -82,6 +83,7 @@ def train_command(
         raise EdgebError("--device-memory is for planning", "add --dry-run")
     if processes is not None and not dry_run:
         raise EdgebError("--processes is for planning; a launcher such as torchrun starts them", "add --dry-run")
+    wait_passively()
     # Before the libraries, which take seconds to import: a wrong path or backbone is reported at once.
     dataset = Dataset.open(data)
     if not resume:

@@ -1,7 +1,7 @@
 """From prompts to token ids: where a layout meets a tokenizer.
 
 The tokenizer is any function from text to ids that neither adds nor parses special tokens, so that text from a log
-cannot become a control token.
+cannot become a control token. Those of a chat template come from the layout, as ids.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class Stretch:
 class PromptEncoder:
     """Token ids of a layout's prompts, labels and training sequences, for one tokenizer and candidate set.
 
+    A layout with chat turns begins with them instead of `bos_id`, and ends its labels with their end instead of
+    `eos_id`.
+
     Segments (a day and hour with a place, a label) recur all the time, so their ids are cached; the cache is emptied
     at `cache_size` ids. Not thread-safe.
     """
@@ -53,9 +56,13 @@ class PromptEncoder:
         self._cache: dict[str, list[int]] = {}
         self._cache_size, self._cached = cache_size, 0
         self.bos_id, self.eos_id = bos_id, eos_id
-        bos = [] if bos_id is None else [bos_id]
-        self.static_ids: list[int] = bos + self._join(layout.static(candidates.labels))
-        self.terminator_ids: list[int] = [eos_id] if layout.terminator is None else self.segment(layout.terminator)
+        start, reply, end_id = [] if bos_id is None else [bos_id], list[int](), eos_id
+        if layout.chat is not None:
+            start, reply, end_id = list(layout.chat.opening), list(layout.chat.reply), layout.chat.end_id
+        # What begins the assistant's turn: after the static part, or after the question.
+        early, self._reply = (reply, []) if layout.name == "stream" else ([], reply)
+        self.static_ids: list[int] = start + self._join(layout.static(candidates.labels)) + early
+        self.terminator_ids: list[int] = [end_id] if layout.terminator is None else self.segment(layout.terminator)
         self.trie = LabelTrie.from_paths([self.label_ids(label) for label in candidates.labels])
 
     def segment(self, text: str) -> list[int]:
@@ -78,7 +85,7 @@ class PromptEncoder:
     ) -> list[int]:
         """Ids of the whole prompt, static part first."""
         prompt = self.layout.prompt(history, when, place, self.candidates.labels, format_index)
-        return self.static_ids + self._join(prompt.body)
+        return self.static_ids + self._join(prompt.body) + self._reply
 
     def line_ids(self, event: BehaviorEvent) -> list[int]:
         """Ids of one past event, the same at every position."""
@@ -87,7 +94,7 @@ class PromptEncoder:
     def frame_ids(self, when: datetime, place: str | None, format_index: int = 0) -> tuple[list[int], list[int]]:
         """Ids between the static part and the history, and ids after the history (`PromptLayout.frame`)."""
         before, after = self.layout.frame(when, place, self.candidates.labels, format_index)
-        return self._join(before), self._join(after)
+        return self._join(before), self._join(after) + self._reply
 
     def stretch(self, events: Sequence[BehaviorEvent]) -> Stretch:
         """Encode consecutive events so that each can carry a loss (stream layout)."""

@@ -2,18 +2,18 @@
 
 A prompt is a sequence of *segments*, each tokenized by itself, so that an event has the same tokens at every position,
 a cache can be extended event by event, and a label has the same tokens in the trie as in training. Knows neither
-tokenizers nor models.
+tokenizers nor models; of a chat template it carries the token ids, which text from a log can never produce.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent, clean_place
-from edge_behavior.core.fields import Kind, naming, read_fields
+from edge_behavior.core.fields import DAMAGED_HINT, Kind, is_whole, naming, read_fields, read_list
 from edge_behavior.errors import EdgebError, nearest
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -49,6 +49,51 @@ _PARTS = {True: "Day of the week, the hour, and the place", False: "Day of the w
 
 
 @dataclass(frozen=True)
+class ChatTurns:
+    """What a backbone's chat template puts around a user's turn and the assistant's, as token ids.
+
+    Attributes:
+        opening: From the beginning to the user's text; with the beginning-of-sequence token where the template has it.
+        reply: From the user's text to the assistant's.
+        end_id: The token that ends the assistant's turn.
+    """
+
+    opening: tuple[int, ...]
+    reply: tuple[int, ...]
+    end_id: int
+
+    @classmethod
+    def from_dict(cls, values: object, where: str) -> ChatTurns:
+        """Read strictly what `to_dict` gave.
+
+        Raises:
+            EdgebError: a field that is missing, unknown or holds no token ids.
+        """
+        found = read_fields(values, {"opening": list, "reply": list, "end_id": int}, where)
+        turns = cls(
+            tuple(read_list(found["opening"], f"{where}.opening", int)),
+            tuple(read_list(found["reply"], f"{where}.reply", int)),
+            found["end_id"],
+        )
+        if not all(is_whole(i, 0, 1 << 31) for i in turns.ids):
+            raise EdgebError(f"{where} holds a number that is no token id", DAMAGED_HINT)
+        return turns
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields that `from_dict` reads."""
+        return {"opening": list(self.opening), "reply": list(self.reply), "end_id": self.end_id}
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All of them."""
+        return (*self.opening, *self.reply, self.end_id)
+
+    def renumbered(self, new_ids: Callable[[Sequence[int]], list[int]]) -> ChatTurns:
+        """The same turns in another vocabulary."""
+        return ChatTurns(tuple(new_ids(self.opening)), tuple(new_ids(self.reply)), new_ids([self.end_id])[0])
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A rendered prompt: `static` is the same for every prediction of a bundle, `body` holds history and context."""
 
@@ -74,6 +119,9 @@ class PromptLayout:
         task: Part 1 of the prompt, the task definition.
         role: Part 2, the role-playing instruction.
         places: Whether contexts name a place. Without, a prediction takes none and places of events are ignored.
+        chat: The backbone's chat template around the prompt; None for the bare text. The user's turn is the whole
+            prompt and the assistant's the label; in `stream` the user's turn is the static part, and the assistant's
+            begins with the history.
     """
 
     name: str = "stream"
@@ -82,6 +130,7 @@ class PromptLayout:
     task: str = TASK
     role: str = ROLE
     places: bool = True
+    chat: ChatTurns | None = None
 
     def __post_init__(self) -> None:
         if self.name not in LAYOUTS:
@@ -99,25 +148,30 @@ class PromptLayout:
             EdgebError: a field that is missing, unknown or of the wrong type, or a value that no layout has.
         """
         known: dict[str, Kind] = {name: type(value) for name, value in cls().to_dict().items()}
-        if isinstance(values, dict) and "places" in values:
-            known["places"] = bool
+        optional = {"places": bool, "chat": dict}
+        if isinstance(values, dict):
+            known |= {name: kind for name, kind in optional.items() if name in values}
         found = read_fields(values, known, where)
+        if "chat" in found:
+            found["chat"] = ChatTurns.from_dict(found["chat"], f"{where}.chat")
         with naming(where):
             return cls(**found)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields that `from_dict` reads.
 
-        `places` is written only where it is false, so that readers from before the field existed read the others.
+        `places` is written only where it is false and `chat` where there is one, so that readers from before these
+        fields existed read the others.
         """
         fields = asdict(self)
         if self.places:
             del fields["places"]
-        return fields
+        del fields["chat"]
+        return fields if self.chat is None else {**fields, "chat": self.chat.to_dict()}
 
     @property
     def terminator(self) -> str | None:
-        """Text that ends a label; None where the tokenizer's end-of-sequence token does."""
+        """Text that ends a label; None where the end-of-sequence token does, or the one that ends a turn."""
         return STREAM_TERMINATOR if self.name == "stream" else None
 
     @property
@@ -127,6 +181,11 @@ class PromptLayout:
 
     def answer(self, label: str) -> str:
         """The text that follows a prompt when `label` is the next behavior, without its terminator."""
+        # An assistant's turn begins with no space.
+        return label if self.chat is not None and self.name != "stream" else f" {label}"
+
+    def mention(self, label: str) -> str:
+        """The text of a behavior in the line of a past event."""
         return f" {label}"
 
     def place_of(self, place: str | None) -> str:
@@ -156,11 +215,13 @@ class PromptLayout:
             return (head,)
         if self.list_candidates:
             head += f"Candidates: {'; '.join(labels)}\n"
-        return (head + f"History (day hour, {'place, ' if self.places else ''}behavior):\n",)
+        head += f"History (day hour, {'place, ' if self.places else ''}behavior):"
+        # Here the user's turn ends, and some chat templates strip it.
+        return (head if self.chat is not None and self.name == "stream" else f"{head}\n",)
 
     def line(self, event: BehaviorEvent) -> tuple[str, str, str]:
         """One past event as three segments, the same in every layout: context, behavior, end of line."""
-        return self.context(event.time, event.place), self.answer(event.behavior), STREAM_TERMINATOR
+        return self.context(event.time, event.place), self.mention(event.behavior), STREAM_TERMINATOR
 
     def frame(
         self, when: datetime, place: str | None, labels: Sequence[str], format_index: int = 0

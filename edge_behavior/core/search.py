@@ -4,7 +4,8 @@ The probability of a node's path is an upper bound for every candidate below it.
 nodes the answer still depends on. The search ends when the wanted ranks are proven, the unexpanded candidates hold at
 most `tolerance` of the probability, and every threshold is decided. Ranks are then those of the whole distribution;
 probabilities are lower bounds. Candidate scores are affine in the model's log-probability, so that fusion and
-calibration are searched in the same way. Knows logits and the trie, no inference engine.
+calibration are searched in the same way. Knows logits and the trie, no inference engine: `TrieSearch.run` is given a
+function that evaluates nodes, and whoever evaluates the nodes of many searches at once takes `TrieSearch.begin`.
 """
 
 from __future__ import annotations
@@ -60,11 +61,13 @@ class Goal:
         tolerance: Most probability that may stay unexpanded; 0 expands everything.
         thresholds: Comparisons to decide: a candidate's probability among the allowed ones reaches the threshold if
             and only if the candidate is known and exp(score - log_total) reaches it.
+        target: A candidate to know whatever its score: the true one, where a model is measured. None for none.
     """
 
     top_k: int | None = None
     tolerance: float = RANKS_ONLY
     thresholds: Thresholds = Thresholds()
+    target: int | None = None
 
     @property
     def everything(self) -> bool:
@@ -125,6 +128,12 @@ class TrieSearch:
             for node, children in self._children.items()
         }
 
+    def begin(self, goal: Goal = Goal(), affine: Affine | None = None) -> OpenSearch:
+        """A search whose nodes the caller evaluates; arguments as for `run`."""
+        size = self._trie.n_candidates
+        affine = affine or Affine(np.ones(size), np.zeros(size))
+        return OpenSearch(self, _State(self._trie, self._levels, self._allowed, affine, self._choosing), goal)
+
     def run(
         self,
         root: NDArray[np.float32],
@@ -142,10 +151,7 @@ class TrieSearch:
             affine: Scores to rank by; None ranks by the log-probability itself.
             ready: Nodes whose logits `expand` returns without evaluating anything.
         """
-        size = self._trie.n_candidates
-        if affine is None:
-            affine = Affine(np.ones(size), np.zeros(size))
-        state = _State(self._trie, self._levels, self._allowed, affine, self._choosing)
+        state = self.begin(goal, affine).state
         if 0 in self._choosing:
             self._read(state, 0, root)
         else:
@@ -164,7 +170,7 @@ class TrieSearch:
                 # The next evaluation overwrites what is at hand.
                 nodes = sorted(at_hand)
             if not nodes:
-                nodes = self._with_descendants(chosen, state, goal.everything)
+                nodes = self.with_descendants(chosen, state, goal.everything)
                 rounds += 1
             for node, row in zip(nodes, expand(nodes), strict=True):
                 self._read(state, node, row)
@@ -182,7 +188,7 @@ class TrieSearch:
         state.edges[children] = row_log_probs(row, self._trie.tokens[children], self._scoring)
         state.evaluated[node] = True
 
-    def _with_descendants(self, chosen: list[int], state: _State, everything: bool) -> list[int]:
+    def with_descendants(self, chosen: list[int], state: _State, everything: bool) -> list[int]:
         """The chosen nodes and what is worth evaluating in the same call, sorted."""
         nodes: set[int] = set()
         for top in chosen:
@@ -209,6 +215,43 @@ class TrieSearch:
             found.append(node)
             stack += self._inner_children[node]
         return found
+
+
+class OpenSearch:
+    """One search in progress. The caller evaluates the root, then what `wanted` names until that is nothing.
+
+    Attributes:
+        state: What is known so far.
+    """
+
+    def __init__(self, search: TrieSearch, state: _State, goal: Goal) -> None:
+        self._search, self._goal, self.state = search, goal, state
+
+    def read(self, nodes: NDArray[np.int64], children: NDArray[np.int64], log_probs: Floats) -> None:
+        """Take in evaluated nodes.
+
+        Args:
+            nodes: [k] the nodes.
+            children: [c] all their children.
+            log_probs: [c] of the step to each child.
+        """
+        self.state.evaluated[nodes] = True
+        self.state.edges[children] = log_probs
+
+    def wanted(self) -> list[int]:
+        """Nodes to evaluate next, parents first; none once the goal is reached."""
+        self.state.refresh()
+        chosen = self.state.choose(self._goal)
+        return self._search.with_descendants(chosen, self.state, self._goal.everything) if chosen else []
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """[B] whether the candidate's whole path was evaluated, when `wanted` was last asked."""
+        return np.asarray(self.state.known)
+
+    def shares(self) -> Floats:
+        """[B] log-probabilities, when `wanted` was last asked; see `_State.shares`."""
+        return self.state.shares()
 
 
 class _State:
@@ -259,6 +302,9 @@ class _State:
         best = np.full(len(self._nodes), -np.inf)
         np.maximum.at(best, self._owner, open_scores)
         total = known + masses.sum()
+        target = set[int]()
+        if goal.target is not None and unknown[goal.target]:
+            target.add(int(np.searchsorted(self._nodes, self._open[self._trie.leaves[goal.target]])))
         is_proven = len(proven) >= wanted and proven[wanted - 1] >= best.max()
         spare, chosen = goal.tolerance * total, set[int]()
         # Before that hardly anything is known, and any candidate might reach a threshold.
@@ -271,7 +317,16 @@ class _State:
             chosen |= set(order[: int(np.searchsorted(-left, -spare)) + 1].tolist())
         if not is_proven:
             chosen |= set(np.flatnonzero(best >= last - _MARGIN).tolist())
-        return [int(self._nodes[i]) for i in sorted(chosen)]
+        return [int(self._nodes[i]) for i in sorted(chosen | target)]
+
+    def shares(self) -> Floats:
+        """[B] log-probabilities; candidates not `known` have equal shares of that of the path they have in common.
+
+        Their sum is then what `SearchResult.log_total` is under scores that are log-probabilities: an upper bound.
+        """
+        waiting = self._open[self._trie.leaves]
+        count = np.bincount(waiting[self._allowed], minlength=len(self._trie))
+        return np.where(waiting > 0, self.log_probs - np.log(np.maximum(count[waiting], 1)), self.log_probs)
 
     def result(self, rounds: int) -> SearchResult:
         self.refresh()

@@ -66,12 +66,71 @@ def natural_windows(
     return np.sort(targets)
 
 
+def natural_stretches(
+    table: EventTable, history_length: int, length: int, per_user: int, limit: int, seed: int = 0
+) -> list[NDArray[np.int64]]:
+    """Stretches of consecutive targets of one user, so that each window's prompt begins with the one before.
+
+    Every user gives one stretch before any gives a second, so that few windows are of many users.
+
+    Args:
+        length: Targets per stretch; fewer at the end of a user's events.
+        per_user: At most this many targets per user, more in a split by time as for `natural_windows`.
+        limit: At most this many targets in all; whole stretches, but for the last.
+        seed: Of the choice.
+
+    Returns:
+        The targets of each stretch, ascending; stretches in the order in which to use them, so that any first few are
+        a sample, too.
+    """
+    _at_least_zero("per_user", per_user)
+    _at_least_zero("limit", limit)
+    targets = eligible(table, history_length)
+    rng = np.random.default_rng(seed)
+    # A user's targets are consecutive.
+    spans = np.split(targets, np.flatnonzero(np.diff(table.user_of(targets))) + 1) if len(targets) else []
+    if table.first_targets is not None:
+        per_user = max(per_user, -(-FEW_USERS * per_user // max(1, len(spans))))
+    turns: list[tuple[int, float, NDArray[np.int64]]] = []
+    for span in spans:
+        cuts = np.arange(int(rng.integers(min(length, len(span)))), len(span), length)
+        blocks = [block for block in np.split(span, cuts) if len(block)]
+        left = per_user
+        for turn, chosen in enumerate(rng.permutation(len(blocks))):
+            block = blocks[chosen][:left]
+            left -= len(block)
+            if len(block):
+                turns.append((turn, float(rng.random()), block))
+    turns.sort(key=lambda found: found[:2])
+    stretches = []
+    for _, _, block in turns:
+        if limit <= 0:
+            break
+        stretches.append(block[:limit])
+        limit -= len(block)
+    return stretches
+
+
 def balanced_windows(
-    table: EventTable, per_behavior: int, history_length: int = HISTORY_LENGTH, seed: int = 0
+    table: EventTable,
+    per_behavior: int,
+    history_length: int = HISTORY_LENGTH,
+    seed: int = 0,
+    among: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """Up to `per_behavior` eligible targets of every behavior; all of them where there are fewer."""
+    """Up to `per_behavior` eligible targets of every behavior; all of them where there are fewer.
+
+    Args:
+        table: The events.
+        per_behavior: At most this many of each.
+        history_length: Events that a window needs before its target.
+        seed: Of the sampling.
+        among: [events] which events may be targets; None for all.
+    """
     _at_least_zero("per_behavior", per_behavior)
     targets = eligible(table, history_length)
+    if among is not None:
+        targets = targets[among[targets]]
     rng = np.random.default_rng(seed)
     # Codes fit in 16 bits, which NumPy sorts in linear time (radix sort).
     codes = table.behavior[targets].astype(np.int16)

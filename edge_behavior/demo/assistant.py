@@ -14,6 +14,7 @@ from datetime import datetime, time, timedelta
 
 from edge_behavior.core.calibration import Calibration
 from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.license import license_lines
 from edge_behavior.demo.views import (
     BundleView,
     CandidateView,
@@ -110,6 +111,7 @@ class Assistant:
             manifest.architecture,
             manifest.quantization,
             manifest.base_model.name,
+            license_lines(manifest.base_model.license),
             manifest.layout.history_length,
             manifest.layout.places,
             {source: _levels(calibrations.get(source)) for source in manifest.sources},

@@ -28,6 +28,7 @@ class BundleView:
 
     Attributes:
         base_model: Its name; None where the bundle has none.
+        license: Lines about its license, with the attribution that its terms ask for.
         history_length: L, events that the prompt holds.
         places: Whether events have places.
         sources: What may be asked of each source that the bundle can answer from.
@@ -40,6 +41,7 @@ class BundleView:
     architecture: str
     quantization: str
     base_model: str | None
+    license: Sequence[str]
     history_length: int
     places: bool
     sources: Mapping[str, Levels]

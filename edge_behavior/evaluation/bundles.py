@@ -6,6 +6,7 @@ as `predict` calibrates them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +31,24 @@ MASKED_WINDOWS = 200
 Floats = NDArray[np.float64]
 
 
-def evaluate_bundle(path: Path, data: Path, protocol: str, split: str, choice: WindowChoice) -> BundleEvaluation:
+def evaluate_bundle(
+    path: Path,
+    data: Path,
+    protocol: str,
+    split: str,
+    choice: WindowChoice,
+    load: Callable[[Path], Predictor] = Predictor.load,
+) -> BundleEvaluation:
     """Metrics of a bundle's sources and of the simple counters, on the same windows.
 
     The sources are `bundle_model`, `bundle_habits` and, if the bundle has fusion weights, `bundle_fused`. A bundle
-    carries no fingerprint of its dataset: one with the same training counts counts as its own.
+    carries no fingerprint of its dataset: one with the same training counts counts as its own. `load` opens it.
 
     Raises:
         EdgebError: not a bundle, or a dataset with another candidate set or without the bundle's places.
     """
     dataset = Dataset.open(data)
-    with Predictor.load(path) as predictor:
+    with load(path) as predictor:
         manifest = predictor.manifest
         check_dataset_fits(manifest.candidates, manifest.layout, dataset, str(path))
         length = manifest.layout.history_length
@@ -86,6 +94,24 @@ def bundle_log_probs(predictor: Predictor, table: EventTable, targets: Targets, 
             history = table.history(int(target), layout.history_length)
             rows.append(predictor.log_probs(history, event.time, place, scoring))
             advance()
+    return np.stack(rows)
+
+
+def stretch_log_probs(predictor: Predictor, table: EventTable, targets: Targets) -> Floats:
+    """Log-probabilities [n, B] of a bundle's model at consecutive targets of one user, every candidate expanded.
+
+    They are a session's: its window grows from the layout's L events by one per target, and each target pays for its
+    new event and the label trie only.
+    """
+    layout, session = predictor.manifest.layout, predictor.session()
+    first, rows = int(targets[0]), []
+    for event in table.history(first, layout.history_length):
+        session.observe(event)
+    for target in targets:
+        if target != first:
+            session.observe(table.event(int(target) - 1))
+        event = table.event(int(target))
+        rows.append(session.log_probs(event.time, event.place if layout.places else None))
     return np.stack(rows)
 
 

@@ -104,8 +104,10 @@ class Metrics:
         overall: Mean recall per behavior over all behaviors that occur; `head`, `medium` and `tail` over those of one
             frequency group, None if no window has one.
         hit_at_3: Share of windows whose truth is among the first 3; `hit_at_5` likewise.
-        mrr: Mean reciprocal rank of the truth.
-        nll: Mean negative log-likelihood in nats; None for scores that are not log-probabilities.
+        mrr: Mean reciprocal rank of the truth; of a run, ranks beyond the fifth are estimates unless its recipe's
+            `scoring.bound` is null.
+        nll: Mean negative log-likelihood in nats; None for scores that are not log-probabilities. Of a run, too high by
+            at most `scoring.bound`.
         windows: Number of windows; `users`, and `behaviors_measured`, the behaviors that occur, likewise.
         interval: 95 % intervals of accuracy, `overall` and the groups, by name; None if they were left out.
         resampled: The units behind `interval`; None if not recorded.

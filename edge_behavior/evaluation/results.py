@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edge_behavior.core.fields import read_fields
@@ -61,7 +61,7 @@ class RunMetrics:
             EdgebError: a field that is missing, unknown or has a bad value.
         """
         found = read_fields(values, ("models", "counters", "anchor_threshold", "seed"), where)
-        models, counters = (_read_results(found[name], f"{where}: {name}") for name in ("models", "counters"))
+        models, counters = (read_results(found[name], f"{where}: {name}") for name in ("models", "counters"))
         return cls(models, counters, found["anchor_threshold"], found["seed"])
 
 
@@ -88,11 +88,15 @@ class Evaluation:
         results: Metrics of every system, on the same windows.
         subject: Name in `results` of the model that was asked about.
         dataset: What it was measured on.
+        recorded: Whether a run's metrics.json held the models' metrics, so that nothing was scored.
+        untuned_sha256: Of all that the scores of a run's untuned backbone depend on; None where it was not measured.
     """
 
     results: Results
     subject: str
     dataset: EvaluatedDataset
+    recorded: bool = field(default=False, kw_only=True)
+    untuned_sha256: str | None = field(default=None, kw_only=True)
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -151,7 +155,12 @@ def results_dict(results: Results) -> dict[str, dict[str, Any]]:
     return {name: {p: metrics.to_dict() for p, metrics in held.items()} for name, held in results.items()}
 
 
-def _read_results(values: object, where: str) -> Results:
+def read_results(values: object, where: str) -> Results:
+    """Read strictly what `results_dict` gave.
+
+    Raises:
+        EdgebError: a field that is missing, unknown or has a bad value.
+    """
     found: dict[str, dict[str, Metrics]] = {}
     for name, held in _items(values, where):
         found[name] = {p: Metrics.from_dict(m, f"{where}.{name}.{p}") for p, m in _items(held, f"{where}.{name}")}

@@ -44,7 +44,19 @@ NAMES = {
     "bundle_model": "bundle: model",
     "bundle_habits": "bundle: habits",
     "bundle_fused": "bundle: both fused",
+    "tuned": "plain fine-tuning",
+    "fused": "model and habits mixed",
 }
+# What a comparison of several models shows of each protocol.
+COMPARED = (
+    ("natural", "weighted_recall"),
+    ("natural", "overall"),
+    ("natural", "nll"),
+    ("balanced", "overall"),
+    ("balanced", "head"),
+    ("balanced", "medium"),
+    ("balanced", "tail"),
+)
 STAGE_ROWS = (*GROUPS, "overall")
 _MODELS = ("untuned", "a_tuning", "b_tuning")
 _WITH_INTERVAL = ("weighted_recall", "overall", "tail")
@@ -81,8 +93,9 @@ class SystemRow:
 
 
 def pretty_name(key: str) -> str:
-    """The displayed name of a counter or model; an unknown key is its own name."""
-    return NAMES.get(key, key)
+    """The displayed name of a counter or model, or of `MODEL/SYSTEM`; an unknown key is its own name."""
+    model, _, system = key.rpartition("/")
+    return f"{model}: {NAMES.get(system, system)}" if model else NAMES.get(key, key)
 
 
 def interval_text(value: float, interval: Sequence[float] | None) -> str:
@@ -117,17 +130,7 @@ def result_rows(results: Results, protocol: str) -> list[SystemRow]:
         results: The systems to compare.
         protocol: `natural` or `balanced`.
     """
-    columns = shown_columns(results, protocol)
-    rows = [
-        SystemRow(key, pretty_name(key), tuple(_cell(held[protocol], column) for column in columns))
-        for key, held in sorted(results.items(), key=lambda item: item[0] not in COUNTERS)
-        if protocol in held
-    ]
-    best = [_best([row.cells[i].text for row in rows], column) for i, column in enumerate(columns)]
-    return [
-        replace(row, cells=tuple(replace(c, best=c.text == b) for c, b in zip(row.cells, best, strict=True)))
-        for row in rows
-    ]
+    return _rows(results, [(protocol, column) for column in shown_columns(results, protocol)])
 
 
 def protocol_caption(results: Results, protocol: str) -> str:
@@ -156,6 +159,16 @@ def counted(count: int, things: str) -> str:
     return f"{count:,} {things.removesuffix('s') if count == 1 else things}"
 
 
+def comparison_columns(results: Results) -> list[tuple[str, str]]:
+    """(protocol, metric) of every column of a comparison: those of `COMPARED` that were measured."""
+    protocols = {protocol for held in results.values() for protocol in held}
+    return [
+        (protocol, metric)
+        for protocol, metric in COMPARED
+        if protocol in protocols and metric in shown_columns(results, protocol)
+    ]
+
+
 def results_table(results: Results, protocol: str) -> Table:
     """The six metrics of every system, and NLL if known, for a terminal.
 
@@ -163,12 +176,53 @@ def results_table(results: Results, protocol: str) -> Table:
         results: The systems to compare.
         protocol: `natural` or `balanced`.
     """
+    shown = shown_columns(results, protocol)
+    return _table(
+        result_rows(results, protocol),
+        {COLUMNS[column]: column in _WITH_INTERVAL for column in shown},
+        f"{protocol} windows",
+        protocol_caption(results, protocol),
+    )
+
+
+def comparison_table(results: Results) -> Table:
+    """Several models in one table for a terminal: accuracy as windows occur, recall on balanced ones.
+
+    Args:
+        results: Those of a `Comparison`.
+    """
+    columns = comparison_columns(results)
+    captions = dict.fromkeys(protocol for protocol, _ in columns)
+    return _table(
+        _rows(results, columns),
+        {f"{protocol}\n{COLUMNS[metric]}": metric in _WITH_INTERVAL for protocol, metric in columns},
+        "all systems",
+        "\n".join(f"{protocol}: {protocol_caption(results, protocol)}" for protocol in captions),
+    )
+
+
+def _rows(results: Results, columns: Sequence[tuple[str, str]]) -> list[SystemRow]:
+    """A row per system that was measured by the protocols of all columns, the best number of each marked."""
+    rows = [
+        SystemRow(key, pretty_name(key), tuple(_cell(held[protocol], metric) for protocol, metric in columns))
+        for key, held in sorted(results.items(), key=lambda item: item[0] not in COUNTERS)
+        if all(protocol in held for protocol, _ in columns)
+    ]
+    best = [_best([row.cells[i].text for row in rows], metric) for i, (_, metric) in enumerate(columns)]
+    return [
+        replace(row, cells=tuple(replace(c, best=c.text == b) for c, b in zip(row.cells, best, strict=True)))
+        for row in rows
+    ]
+
+
+def _table(rows: Sequence[SystemRow], columns: Mapping[str, bool], title: str, caption: str) -> Table:
+    """Rows for a terminal; columns by their header, with whether their cells have intervals."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(
-        title=f"{protocol} windows",
-        caption=protocol_caption(results, protocol),
+        title=title,
+        caption=caption,
         box=None,
         pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -177,10 +231,9 @@ def results_table(results: Results, protocol: str) -> Table:
         caption_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for column in shown_columns(results, protocol):
+    for header, has_interval in columns.items():
         # Left, so that an interval wrapped by a narrow terminal stands below its number.
-        table.add_column(COLUMNS[column], justify="left" if column in _WITH_INTERVAL else "right")
-    rows = result_rows(results, protocol)
+        table.add_column(header, justify="left" if has_interval else "right")
     for row, following in zip_longest(rows, rows[1:]):
         cells = [
             Text.assemble(
@@ -197,12 +250,27 @@ def results_table(results: Results, protocol: str) -> Table:
 def results_markdown(results: Results, protocol: str) -> str:
     """The same table in Markdown, its caption below it; ends with a newline."""
     names = [COLUMNS[c] for c in shown_columns(results, protocol)]
-    lines = [
-        [markdown_text(row.name), *(f"**{c.text}** {c.interval}".rstrip() if c.best else str(c) for c in row.cells)]
-        for row in result_rows(results, protocol)
-    ]
     caption = f"{protocol.capitalize()} protocol: {protocol_caption(results, protocol)}."
-    return "\n".join([*markdown_table(["", *names], lines), "", caption]) + "\n"
+    return "\n".join([*markdown_table(["", *names], _markdown(result_rows(results, protocol))), "", caption]) + "\n"
+
+
+def comparison_markdown(results: Results) -> str:
+    """`comparison_table` in Markdown; ends with a newline."""
+    columns = comparison_columns(results)
+    names = [f"{protocol} {COLUMNS[metric]}" for protocol, metric in columns]
+    captions = [
+        f"{protocol.capitalize()} protocol: {protocol_caption(results, protocol)}."
+        for protocol in dict.fromkeys(protocol for protocol, _ in columns)
+    ]
+    return "\n".join([*markdown_table(["", *names], _markdown(_rows(results, columns))), "", *captions]) + "\n"
+
+
+def _markdown(rows: Sequence[SystemRow]) -> list[list[str]]:
+    """The cells of every row, its name first."""
+    return [
+        [markdown_text(row.name), *(f"**{c.text}** {c.interval}".rstrip() if c.best else str(c) for c in row.cells)]
+        for row in rows
+    ]
 
 
 def history_table(bins: Sequence[HistoryBin], protocol: str) -> Table:

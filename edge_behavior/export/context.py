@@ -21,6 +21,7 @@ from edge_behavior import __version__
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.encoding import PromptEncoder, Tokenize
 from edge_behavior.core.events import UNKNOWN_PLACE
+from edge_behavior.core.license import License
 from edge_behavior.export.checks import check_tokens, prompt_segments
 from edge_behavior.export.fits import Fits, check_fitting, fit_held_out
 from edge_behavior.export.merge import MergeOptions, Probe, merge_adapter, merge_dtype
@@ -28,19 +29,25 @@ from edge_behavior.export.parity.gate import ParityError, ParityReport, parity_r
 from edge_behavior.export.parity.samples import SampleSizes
 from edge_behavior.export.parity.scores import REFERENCE, StageScores
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.export.prune.check import PruneRequest, Pruning, check_mode, decide_pruning
+from edge_behavior.export.prune.check import PROMPTS, PruneRequest, Pruning, check_mode, decide_pruning
 from edge_behavior.export.prune.vocabulary import write_pruned
 from edge_behavior.export.report import ExportReport, ImportanceReport
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.architectures import architecture, check_backbone, load_tokenizer
 from edge_behavior.hf.find import find_backbone
 from edge_behavior.hf.folder import count_parameters, weight_files
+from edge_behavior.hf.license import read_license
 from edge_behavior.hf.tokenizers import plain_encoder, special_ids
 from edge_behavior.runtime.predictor import context_needed
 from edge_behavior.util.checksums import files_sha256
 from edge_behavior.util.progress import progress_bar
+from edge_behavior.util.timebox import Forecast, TimeBudget
 
 _PROBE_LENGTH = 48
+# How long a token takes in PyTorch relative to llama.cpp, until both are measured (benchmarks/export_speed.py).
+SECONDS_PER_TOKEN = {"torch": 1.8, "llama": 1.2, "vocabulary": 1.2}
+# The forecast's name of comparing vocabularies.
+_VOCABULARY = "vocabulary"
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class OpenedSource:
         encode: What training tokenizes with.
         encoder: The prompts of the run.
         probe_ids: A prompt to compare logits on.
+        license: The backbone's; None where it states none.
     """
 
     source: ExportSource
@@ -66,6 +74,7 @@ class OpenedSource:
     encode: Tokenize
     encoder: PromptEncoder
     probe_ids: list[int]
+    license: License | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,8 @@ def open_source(source: ExportSource) -> OpenedSource:
     encode = plain_encoder(tokenizer)
     encoder = PromptEncoder(encode, source.layout, source.candidates, bos_id, eos_id)
     probe_ids = encoder.prompt_ids([], datetime(2024, 1, 1, 18), UNKNOWN_PLACE)[:_PROBE_LENGTH]
-    return OpenedSource(source, backbone.config, files, count_parameters(files), tokenizer, encode, encoder, probe_ids)
+    parameters, stated = count_parameters(files), read_license(backbone.folder)
+    return OpenedSource(source, backbone.config, files, parameters, tokenizer, encode, encoder, probe_ids, stated)
 
 
 class Export:
@@ -125,6 +135,7 @@ class Export:
         pruning: What became of the vocabulary.
         logit_difference: Largest difference from PyTorch's logits, per step.
         seconds: Per step.
+        forecast: The time budget and the time left.
         logit_scale: PyTorch's largest logit; from `merge` on.
         segments_checked: Texts tokenized like in training; from `check_tokens` on.
         parity: What the gate measured; from `accept` on.
@@ -146,6 +157,8 @@ class Export:
         self.pruning = Pruning(profile.prune, None, "")
         self.logit_difference: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
+        seconds = None if profile.minutes is None else 60 * profile.minutes
+        self.forecast = Forecast(TimeBudget(seconds), SECONDS_PER_TOKEN)
 
     @property
     def merged_bytes_per_weight(self) -> float:
@@ -184,7 +197,7 @@ class Export:
             architecture=architecture(config),
             quantization=quantization,
             context_length=int(config.max_position_embeddings),
-            base_model=BaseModelInfo(base_name(source.base), source.base_license, base_hash),
+            base_model=BaseModelInfo(base_name(source.base), self.opened.license, base_hash),
             training=source.training,
             evaluation=source.evaluation,
         )
@@ -194,7 +207,29 @@ class Export:
         self.manifest = manifest
         room = context_needed(manifest) - len(encoder.trie)
         sizes = SampleSizes.of(self.profile.parity, self.opened.parameters)
-        self.scores = StageScores(source, encoder, sizes, room)
+        self.scores = StageScores(source, encoder, sizes, room, self.forecast)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Tell the forecast what every format has ahead."""
+        scores, profile, forecast = self.scores, self.profile, self.forecast
+
+        def between() -> float:
+            return scores.tokens(int(scores.between.sum()))
+
+        forecast.expect(REFERENCE, "torch", lambda: scores.tokens(scores.expected))
+        if self.source.adapter is not None:
+            forecast.expect("merge", "torch", between)
+        if self.may_prune:
+            # Only a part of the trie is looked at.
+            forecast.expect(_VOCABULARY, "vocabulary", lambda: PROMPTS * scores.prompt_tokens)
+            forecast.expect("prune", "llama", between)
+        if self.source.data is not None and (profile.habits, profile.calibrate) != ("off", "off"):
+            # Here, since an export without a dataset needs no pyarrow.
+            from edge_behavior.fit.mixture import HELD_OUT, STRETCH, windows_wanted
+
+            windows = windows_wanted(len(self.source.candidates), self.opened.parameters)
+            forecast.expect(HELD_OUT, "llama", lambda: scores.tokens(windows, STRETCH), fills=True)
 
     def merge(self, stored: str, on_merged: Callable[[Any], None] | None = None) -> Model:
         """Merge adapter and backbone, scoring the model before and after.
@@ -230,9 +265,12 @@ class Export:
         request = PruneRequest(
             self.profile.prune, self.profile.extra_tokens, source.places, source.data, source.data_note
         )
-        self.pruning = decide_pruning(request, plain, opened.tokenizer, opened.config, opened.encoder)
+        with self.forecast.step(_VOCABULARY, "Comparing vocabularies", 1) as advance:
+            self.pruning = decide_pruning(request, plain, opened.tokenizer, opened.config, opened.encoder)
+            advance(1)
         plan = self.pruning.plan
         if plan is None:
+            self.forecast.drop("prune")
             return model
         plain.unlink()
         folder = self.folder / "pruned"
@@ -241,13 +279,16 @@ class Export:
         encode, old = plain_encoder(load_tokenizer(folder)), model.encoder
         bos_id = None if old.bos_id is None else plan.new_ids([old.bos_id])[0]
         eos_id = plan.new_ids([old.eos_id])[0]
-        self.manifest = replace(self.manifest, bos_id=bos_id, eos_id=eos_id, vocabulary=plan.summary())
+        layout = old.layout
+        if layout.chat is not None:
+            layout = replace(layout, chat=layout.chat.renumbered(plan.new_ids))
+        self.manifest = replace(self.manifest, layout=layout, bos_id=bos_id, eos_id=eos_id, vocabulary=plan.summary())
         probe = Probe(plan.new_ids(model.probe.ids), model.probe.logits[:, plan.kept], model.probe.difference)
-        return Model(folder, probe, PromptEncoder(encode, old.layout, old.candidates, bos_id, eos_id), encode)
+        return Model(folder, probe, PromptEncoder(encode, layout, old.candidates, bos_id, eos_id), encode)
 
-    def score(self, stage: str, path: Path) -> None:
-        """Score a converted model on the windows to compare on."""
-        self.scores.score_bundle(stage, path, self.manifest)
+    def score(self, stage: str, path: Path, last: bool = False) -> None:
+        """Score a converted model on the windows to compare on: on all of them if it is the `last` one."""
+        self.scores.score_bundle(stage, path, self.manifest, last)
 
     def check_tokens(self, tokenize: Tokenize, model: Model) -> None:
         """Refuse a written file that tokenizes a text of the domain differently from the model.
@@ -277,7 +318,7 @@ class Export:
     def fit(self, bundle: Path) -> bool:
         """Fit habits and calibration with the written bundle; whether its manifest has to be written again."""
         before = self.manifest
-        self.fits = fit_held_out(bundle, before, self.source, self.profile)
+        self.fits = fit_held_out(bundle, before, self.source, self.profile, self.forecast)
         self.manifest = self.fits.manifest
         return self.manifest is not before
 
@@ -304,6 +345,7 @@ class Export:
             logit_difference=self.logit_difference,
             logit_scale=self.logit_scale,
             seconds=self.seconds,
+            estimates=self.forecast.estimates,
             tensor_types=tensor_types,
             operators=operators,
             importance=importance,
@@ -311,9 +353,9 @@ class Export:
 
 
 def base_name(base: str | Path) -> str:
-    """The hub name, or the folder's own name: a manifest carries no paths of the machine it was made on."""
-    folder = Path(base)
-    return folder.resolve().name if folder.is_dir() else str(base)
+    """The hub name, or the folder's or file's own name: a manifest carries no paths of the machine it was made on."""
+    path = Path(base)
+    return path.resolve().name if path.exists() else str(base)
 
 
 def total_bytes(files: list[Path]) -> int:

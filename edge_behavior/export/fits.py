@@ -13,6 +13,7 @@ from edge_behavior.core.fusion import Mixture
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.source import ExportSource
+from edge_behavior.util.timebox import Forecast
 
 MODES = ("auto", "on", "off")
 
@@ -63,7 +64,9 @@ def check_fitting(mode: str, what: str, source: ExportSource) -> None:
         raise EdgebError(f"{what} cannot be fitted: {source.data_note}", "pass the run's dataset with --data")
 
 
-def fit_held_out(bundle: Path, manifest: Manifest, source: ExportSource, profile: ExportProfile) -> Fits:
+def fit_held_out(
+    bundle: Path, manifest: Manifest, source: ExportSource, profile: ExportProfile, forecast: Forecast
+) -> Fits:
     """Fit what the profile asks for.
 
     Args:
@@ -71,6 +74,7 @@ def fit_held_out(bundle: Path, manifest: Manifest, source: ExportSource, profile
         manifest: Its manifest.
         source: With the dataset.
         profile: With the modes.
+        forecast: With the time budget: in mode `auto` too little time is a reason to fit nothing.
 
     Raises:
         EdgebError: in mode `on`, too few users or windows.
@@ -80,12 +84,13 @@ def fit_held_out(bundle: Path, manifest: Manifest, source: ExportSource, profile
         return Fits(manifest, habits.skipped(source.data_note), calibration.skipped(source.data_note))
     # Here, since an export without a dataset needs no pyarrow.
     from edge_behavior.fit.calibrate import TooFewToCalibrateError, fit_calibration
-    from edge_behavior.fit.mixture import TooFewUsersError, fit_habits, score_held_out
+    from edge_behavior.fit.mixture import TimeLimit, TooFewUsersError, TooLittleTimeError, fit_habits, score_held_out
 
+    asked = "on" in (profile.habits, profile.calibrate)
     try:
-        held = score_held_out(bundle, source.data)
-    except TooFewUsersError as error:
-        if "on" in (profile.habits, profile.calibrate):
+        held = score_held_out(bundle, source.data, limit=TimeLimit(forecast, insists=asked))
+    except (TooFewUsersError, TooLittleTimeError) as error:
+        if asked:
             raise
         return Fits(manifest, habits.skipped(error.message), calibration.skipped(error.message))
     if profile.habits != "off":

@@ -92,9 +92,7 @@ def merge_adapter(
         EdgebError: missing or damaged files, weights that are not finite or do not fit, an adapter for another
             backbone, or merged logits that differ.
     """
-    import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     options = options or MergeOptions()
     base_dir = find_backbone(base, options.revision)
@@ -103,26 +101,14 @@ def merge_adapter(
     tokenizer = load_tokenizer(base_dir)
     if adapter is not None:
         _check_adapter(adapter, base)
-    try:
-        with _no_progress_bars():
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                base_dir,
-                dtype=getattr(torch, options.dtype),
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-    except Exception as error:  # safetensors, shape and type errors of many classes
-        raise EdgebError(
-            f"cannot load the backbone {base}: {first_line(error)}", "check or download its files"
-        ) from None
+    model = load_model(base_dir, options.dtype, f"the backbone {base}")
     beyond = check_weights(model, str(base))
     if beyond and options.stored == "f16":
         raise EdgebError(beyond_f16(str(base), beyond), KEEP_F32)
     ids = list(options.probe_ids) or _spread_ids(int(config.vocab_size))
     observe = observe or (lambda stage, seen: None)
     if adapter is None:
-        probe = Probe(ids, _logits(model, ids), 0.0)
+        probe = Probe(ids, model_logits(model, ids), 0.0)
         observe("adapter", model)
     else:
         _check_shapes(model, adapter)
@@ -135,6 +121,34 @@ def merge_adapter(
     except SafetensorError as error:
         raise EdgebError(f"cannot write the merged model: {first_line(error)}", "free some disk space") from None
     return probe
+
+
+def load_model(folder: Path, dtype: str, what: str) -> Any:
+    """A model folder as any tool loads it, on the CPU.
+
+    Args:
+        folder: With safetensors weights.
+        dtype: "float32", "float16" or "bfloat16", whatever the folder's.
+        what: The model in the message: "the backbone x".
+
+    Raises:
+        EdgebError: it cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _no_progress_bars():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+    except Exception as error:  # safetensors, shape and type errors of many classes
+        raise EdgebError(f"cannot load {what}: {first_line(error)}", "check or download its files") from None
+    return loaded
 
 
 @contextmanager
@@ -163,10 +177,10 @@ def _merge(
         raise EdgebError(
             f"cannot put the adapter {adapter} on the backbone: {first_line(error)}", _OTHER_BASE
         ) from None
-    before = _logits(adapted, ids)
+    before = model_logits(adapted, ids)
     observe("adapter", adapted)
     merged = adapted.merge_and_unload(safe_merge=True)
-    difference = logit_difference(before, _logits(merged, ids))
+    difference = logit_difference(before, model_logits(merged, ids))
     limit = TOLERANCES[dtype] * max(1.0, float(np.abs(before).max()))
     if not difference <= limit:
         raise EdgebError(
@@ -184,7 +198,8 @@ def logit_difference(expected: NDArray[np.float32], found: NDArray[np.float32]) 
     return difference if np.isfinite(difference) else float("inf")
 
 
-def _logits(model: Any, ids: list[int]) -> NDArray[np.float32]:
+def model_logits(model: Any, ids: list[int]) -> NDArray[np.float32]:
+    """Next-token logits of a Transformers or PEFT model after every id, shape [T, V]."""
     import torch
 
     model.eval()

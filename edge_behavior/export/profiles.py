@@ -51,6 +51,7 @@ class RecoverySettings(Section):
 class ExportProfile(Section):
     """How to export."""
 
+    minutes: float | None = Field(10, gt=0, description="Comparing and fitting are cut to end by then; null: never")
     quant: str = Field("q4", description="q4, q4_0, q5, q8, f16, f32, or auto: the smallest within the limits")
     prune: str = Field("auto", description="Drop unused tokens: auto (if predictions stay the same), on, off")
     extra_tokens: int = Field(EXTRA_TOKENS, description="Everyday word pieces that pruning keeps")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class ExportReport:
         logit_difference: Largest absolute difference from PyTorch's logits before merging, per step.
         logit_scale: The largest logit.
         seconds: Per step.
+        estimates: (seconds since the start, seconds then expected in all), as steps went by.
     """
 
     bundle: Path
@@ -56,6 +57,7 @@ class ExportReport:
     logit_difference: Mapping[str, float]
     logit_scale: float
     seconds: Mapping[str, float]
+    estimates: Sequence[tuple[float, float]] = ()
     tensor_types: Mapping[str, int] | None = None
     operators: Mapping[str, int] | None = None
     importance: ImportanceReport | None = None
@@ -79,4 +81,5 @@ class ExportReport:
             "logit_difference": dict(self.logit_difference),
             "logit_scale": self.logit_scale,
             "seconds": dict(self.seconds),
+            "estimates": [list(pair) for pair in self.estimates],
         }

@@ -21,7 +21,6 @@ class ExportSource:
         layout: The layout it was trained with.
         training: The resolved recipe, kept in the manifest.
         evaluation: The run's metrics, kept in the manifest.
-        base_license: License of the backbone, kept in the manifest.
         special_ids: (id that prompts start with or None, end-of-sequence id) as training used them; None follows the
             tokenizer.
         revision: Hub revision of the backbone; None takes the newest. A folder has none.
@@ -38,7 +37,6 @@ class ExportSource:
     layout: PromptLayout
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
-    base_license: str | None = None
     special_ids: tuple[int | None, int] | None = None
     revision: str | None = None
     data: Path | None = None

@@ -7,7 +7,8 @@ Whether fusion wins is decided by cross-validation over them; the weights that s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,17 @@ from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.fusion import SOURCES, Fusion, GroupWeights
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.scoring import log_softmax
-from edge_behavior.data.dataset import Dataset
+from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.resampling import resampling
-from edge_behavior.data.windows import natural_windows
+from edge_behavior.data.windows import natural_stretches
 from edge_behavior.errors import EdgebError
-from edge_behavior.evaluation.bundles import bundle_log_probs
+from edge_behavior.evaluation.bundles import stretch_log_probs
 from edge_behavior.evaluation.habits import habit_log_probs
-from edge_behavior.evaluation.protocols import check_labels_match
+from edge_behavior.evaluation.protocols import Targets, check_labels_match
 from edge_behavior.runtime.predictor import SMALL_BUNDLE, Predictor
+from edge_behavior.runtime.side_by_side import engine_count, side_by_side
 from edge_behavior.util.resampling import Resampled, Resampling
+from edge_behavior.util.timebox import Forecast, TimeBudget
 
 # L2 penalty towards the model alone, in nats of mean loss per squared unit of a weight.
 L2 = 0.01
@@ -38,6 +41,17 @@ PER_USER = 20
 # 300 windows lose .01 nats to 1,400 on Foursquare-NYC (benchmarks/results/habits.md).
 WINDOWS = (300, 1500)
 CANDIDATES_SCORED = 200_000
+# Consecutive targets of a user that share a prompt: in equal time the fits lose no more than on single windows
+# (benchmarks/results/held_out_stretches.md). Longer ones save little, since every window pays for the whole trie.
+STRETCH = 4
+# Fewest windows to fit anything on. They are scored even where other steps left no time, unless they alone would take
+# longer than the whole budget.
+LEAST_WINDOWS = 100
+# The forecast's name of scoring them, and the share of the time left that the fits themselves need.
+HELD_OUT = "held-out"
+_FITTING_SHARE = 0.1
+# Windows after which their time is believed.
+_FIRST = 8
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -45,6 +59,10 @@ Ints = NDArray[np.int64]
 
 class TooFewUsersError(EdgebError):
     """Too few validation users, groups or days to tell whether habits help."""
+
+
+class TooLittleTimeError(EdgebError):
+    """The time budget holds too few windows to fit anything."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +178,11 @@ def score_held_out(
     windows: int | None = None,
     config: HabitsConfig | None = None,
     seed: int = 0,
+    limit: TimeLimit | None = None,
 ) -> HeldOut:
     """Scores of a bundle's model and of habits on validation windows of the dataset the model was trained on.
+
+    Windows are stretches of consecutive targets, scored by a session as on the phone (`stretch_log_probs`).
 
     Args:
         bundle: A written bundle; its manifest's `habits` and `calibration` are not read.
@@ -169,21 +190,31 @@ def score_held_out(
         windows: Validation windows to score; None for 300 to 1,500, fewer for many candidates or a large model.
         config: How to count; None for the defaults.
         seed: For the choice of windows.
+        limit: The time to keep; None for no limit.
 
     Raises:
+        TooLittleTimeError: `LEAST_WINDOWS` take longer than the whole budget, and the limit does not insist.
         TooFewUsersError: fewer than two validation users (groups, blocks of days) have a full history.
         EdgebError: a dataset with another candidate set.
     """
     dataset = Dataset.open(data)
     table = dataset.events("validation")
-    with Predictor.load(bundle, verify=False, prefix_cache=False) as predictor:
+    count = engine_count(bundle)
+    with ExitStack() as stack:
+        predictors = [
+            stack.enter_context(
+                Predictor.load(bundle, threads=None if count == 1 else 1, verify=False, prefix_cache=False)
+            )
+            for _ in range(count)
+        ]
+        predictor = predictors[0]
         candidates, layout = predictor.manifest.candidates, predictor.manifest.layout
         length = layout.history_length
         check_labels_match(candidates, dataset.candidates, str(bundle))
         if windows is None:
-            cost = len(candidates) * (1 + bundle_bytes(bundle) // SMALL_BUNDLE)
-            windows = int(np.clip(CANDIDATES_SCORED // cost, *WINDOWS))
-        targets = natural_windows(table, length, PER_USER, windows, seed)
+            windows = windows_wanted(len(candidates), bundle_bytes(bundle))
+        stretches = natural_stretches(table, length, STRETCH, PER_USER, windows, seed)
+        targets = np.concatenate([*stretches, np.empty(0, dtype=np.int64)])
         units = resampling(table, targets)
         if units.count < 2:
             by_time = units.split == "time"
@@ -193,10 +224,70 @@ def score_held_out(
                 f"two or more are needed: import {'a longer log' if by_time else 'more users'}, or export with "
                 "--no-habits --no-calibrate",
             )
-        model = bundle_log_probs(predictor, table, targets)
+        model = _scored(predictors, table, stretches, limit or TimeLimit(Forecast(TimeBudget(None), {})))
+        targets = targets[: len(model)]
     habits = habit_log_probs(table, targets, candidates.counts, config, layout.places)
     truth, users = table.behavior[targets].astype(np.int64), table.user_of(targets)
-    return HeldOut(model, habits, truth, users, candidates.groups(), units)
+    return HeldOut(model, habits, truth, users, candidates.groups(), resampling(table, targets))
+
+
+def windows_wanted(candidates: int, size: int) -> int:
+    """Validation windows to score where there is time: fewer for many candidates or a large bundle (`size` bytes)."""
+    return int(np.clip(CANDIDATES_SCORED // (candidates * (1 + size // SMALL_BUNDLE)), *WINDOWS))
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """The time that scoring held-out windows may take.
+
+    Attributes:
+        forecast: With the budget.
+        insists: Score `LEAST_WINDOWS` however long that takes.
+    """
+
+    forecast: Forecast
+    insists: bool = False
+
+    def fits(self, done: int, more: int, spent: float) -> bool:
+        """Whether `more` windows fit into the time left, at the rate of the `done` ones in `spent` seconds."""
+        return more * spent / done <= (1 - _FITTING_SHARE) * self.forecast.budget.left
+
+
+def _scored(
+    predictors: Sequence[Predictor], table: EventTable, stretches: Sequence[Targets], limit: TimeLimit
+) -> Floats:
+    """[n, B] log-probabilities of the first stretches: all of them, or as many as there is time for."""
+    total, done, begun = sum(map(len, stretches)), 0, 0
+    least, started = min(LEAST_WINDOWS, total), limit.forecast.budget.elapsed
+
+    def in_time() -> Iterator[Targets]:
+        nonlocal begun
+        for stretch in stretches:
+            if done >= _FIRST:
+                spent = limit.forecast.budget.elapsed - started
+                if begun < least and not limit.insists and least * spent / done > limit.forecast.budget.seconds:
+                    raise _too_little_time(limit, done, spent, least)
+                if begun >= least and not limit.fits(done, begun - done + len(stretch), spent):
+                    return
+            begun += len(stretch)
+            yield stretch
+
+    rows: list[Floats] = []
+    with limit.forecast.step(HELD_OUT, "Scoring held-out", total) as advance:
+        for found in side_by_side(predictors, in_time(), lambda one, stretch: stretch_log_probs(one, table, stretch)):
+            rows.append(found)
+            done += len(found)
+            advance(len(found))
+    return np.concatenate(rows)
+
+
+def _too_little_time(limit: TimeLimit, done: int, spent: float, least: int) -> TooLittleTimeError:
+    each, minutes = spent / done, limit.forecast.budget.seconds / 60
+    return TooLittleTimeError(
+        f"a validation window takes {each:.2g} s, and the {least} that are needed more than the {minutes:g} minutes "
+        "that the profile allows the export",
+        "set `minutes` of the export profile higher, or export with --no-habits --no-calibrate",
+    )
 
 
 def fit_habits(held: HeldOut, config: HabitsConfig | None = None, seed: int = 0) -> FittedHabits:

@@ -26,8 +26,8 @@ class Architecture:
         gguf: llama.cpp's name.
         model_type: `model_type` in config.json.
         ropes: RoPE scalings that llama.cpp has for it.
-        onnx_ropes: RoPE scalings that onnxruntime-genai's builder honors; none for an architecture that was not tried
-            with it. For Llama it accepts `linear` and ignores it.
+        onnx_ropes: RoPE scalings that onnxruntime-genai's builder honors. For Llama it accepts `linear` and ignores it,
+            for Gemma 3 it scales the sliding-window layers, too.
         fixed: Settings that the engines support only with these values.
         tensors: What its tensors have beyond Llama's.
         window_period: Every how many layers one attends to the whole context, the others to a sliding window; 0 if all
@@ -55,7 +55,7 @@ _PLAIN = ("default", "linear")
 # By Hugging Face class. A new one may also need tensor names in `tensors` and a tokenizer in `gguf_vocab`.
 ARCHITECTURES = {
     "Qwen2ForCausalLM": Architecture("qwen2", "qwen2", _PLAIN, _PLAIN, _SILU, TensorLayout(qkv_biases=True)),
-    "Qwen3ForCausalLM": Architecture("qwen3", "qwen3", _PLAIN, (), _SILU, TensorLayout(head_norms=True)),
+    "Qwen3ForCausalLM": Architecture("qwen3", "qwen3", _PLAIN, _PLAIN, _SILU, TensorLayout(head_norms=True)),
     "LlamaForCausalLM": Architecture(
         "llama", "llama", (*_PLAIN, "llama3"), ("default", "llama3"), _SILU, TensorLayout(adjacent_pairs=True)
     ),
@@ -63,7 +63,7 @@ ARCHITECTURES = {
         "gemma3",
         "gemma3_text",
         _PLAIN,
-        (),
+        ("default",),
         _GEMMA3,
         TensorLayout(head_norms=True, sandwich_norms=True, norm_offset=1.0),
         window_period=6,
@@ -259,8 +259,6 @@ def check_onnx(config: Any) -> None:
         EdgebError: a RoPE scaling that the builder lacks for this architecture.
     """
     found, kind = ARCHITECTURES[config.architectures[0]], rope_parameters(config)["rope_type"]
-    if not found.onnx_ropes:
-        raise UnsupportedBackboneError(f"{found.gguf} is not exported to ONNX", "export with --format gguf")
     if kind not in found.onnx_ropes:
         raise UnsupportedBackboneError(
             f"the ONNX builder has no {kind} rope scaling for {found.gguf}",

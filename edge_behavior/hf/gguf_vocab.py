@@ -73,6 +73,7 @@ class GgufVocab:
         pad_id: Padding token, or None.
         unk_id: Unknown token, or None.
         adds_bos: Whether the tokenizer starts every sequence with `bos_id`.
+        chat_template: How a conversation becomes text, a Jinja template; None without one.
     """
 
     model: str
@@ -87,6 +88,7 @@ class GgufVocab:
     pad_id: int | None
     unk_id: int | None
     adds_bos: bool
+    chat_template: str | None
 
 
 def read_vocab(tokenizer: Any, rows: int) -> GgufVocab:
@@ -138,6 +140,7 @@ def read_vocab(tokenizer: Any, rows: int) -> GgufVocab:
         pad_id=tokenizer.pad_token_id,
         unk_id=unk_id,
         adds_bos=bos_id is not None,
+        chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
     )
 
 
@@ -190,6 +193,8 @@ def write_vocab(writer: Any, vocab: GgufVocab) -> None:
     if vocab.unk_id is not None:
         writer.add_unk_token_id(vocab.unk_id)
     writer.add_add_bos_token(vocab.adds_bos)
+    if vocab.chat_template is not None:
+        writer.add_chat_template(vocab.chat_template)
 
 
 def _pairs(model: dict[str, Any]) -> list[list[str]]:

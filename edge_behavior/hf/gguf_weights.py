@@ -20,6 +20,7 @@ from edge_behavior.hf.architectures import ARCHITECTURES, Architecture, backbone
 from edge_behavior.hf.folder import WEIGHTS, first_line
 from edge_behavior.hf.gguf_tokenizer import write_tokenizer
 from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError
+from edge_behavior.hf.license import gguf_license, write_license
 from edge_behavior.hf.tensors import TensorSpec
 
 # What a file that says nothing means, by llama.cpp.
@@ -31,7 +32,7 @@ _AGAIN = "download it again"
 
 
 def write_backbone(file: Path, folder: Path) -> str:
-    """Write a GGUF file's model as config.json, model.safetensors and the files of its tokenizer.
+    """Write a GGUF file's model as config.json, model.safetensors, the files of its tokenizer, and a card.
 
     Args:
         file: One whole GGUF file, of any quantization that gguf-py reads.
@@ -52,7 +53,10 @@ def write_backbone(file: Path, folder: Path) -> str:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_tokenizer(metadata.values, folder)
         _write_weights(file, config, tensors, folder / WEIGHTS)
-    return _quantization_name(str(metadata.get("general.file_type", "")))
+        quantization = _quantization_name(str(metadata.get("general.file_type", "")))
+        about = f"Unpacked by edgeb from {file.name}{quantization and f', quantized as {quantization}'}."
+        write_license(folder, str(metadata.get("general.name", file.stem)), gguf_license(metadata.values), about)
+    return quantization
 
 
 class _Metadata:

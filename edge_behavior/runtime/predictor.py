@@ -9,16 +9,18 @@ from time import perf_counter
 from types import TracebackType
 
 from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, verify_bundle
+from edge_behavior.bundle.folder import holds_safetensors
 from edge_behavior.bundle.manifest import Manifest
-from edge_behavior.core import DEFAULT_TOP_K
+from edge_behavior.core import DEFAULT_TOP_K, REBASE_EVERY
 from edge_behavior.core.event_order import check_order, check_step
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.scoring import Floats, check_scoring
+from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.arguments import as_path, check_flag, check_query, check_text, checked_top_k
 from edge_behavior.runtime.backends.base import Backend
 from edge_behavior.runtime.prediction import DEFAULT_OPTIONS, Prediction, PredictOptions, RankedBehavior
 from edge_behavior.runtime.ranker import Ranker
-from edge_behavior.runtime.session import REBASE_EVERY, Session
+from edge_behavior.runtime.session import Session
 from edge_behavior.util.cpus import physical_cores, usable_threads
 from edge_behavior.util.workspace import home
 
@@ -184,6 +186,11 @@ class Predictor:
 def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bool = False) -> Backend:
     """The bundle's inference engine, arguments as for `Predictor.load`; imports the one that is needed."""
     threads = usable_threads(threads, 1 if bundle_bytes(bundle) < SMALL_BUNDLE else physical_cores())
+    if bundle.is_dir() and holds_safetensors(bundle):
+        raise EdgebError(
+            f"{bundle} is a Hugging Face folder, which needs PyTorch",
+            "use edgeb predict or evaluate, or a bundle exported with --format gguf",
+        )
     if bundle.is_dir():
         from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 
@@ -197,6 +204,7 @@ def context_needed(manifest: Manifest) -> int:
     """Context length for the longest usual prompt and its trie, rounded up; at most what the model was built for."""
     labels = [len(label.encode()) for label in manifest.candidates.labels]
     line = _LINE_TOKENS + max(labels)
-    static = len(manifest.static_prompt.encode()) // 2 + 64
+    chat = manifest.layout.chat
+    static = len(manifest.static_prompt.encode()) // 2 + 64 + (0 if chat is None else len(chat.ids))
     needed = static + (manifest.layout.history_length + 1) * line + sum(labels) // 2 + 2 * len(labels)
     return min(-(-needed // 256) * 256, manifest.context_length)

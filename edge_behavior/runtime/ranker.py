@@ -36,7 +36,7 @@ class Ranker:
     Callers take a `turn` around everything that uses the cache, as `Predictor` and `Session` do.
 
     Raises:
-        EdgebError: a manifest whose start or end token is not in the model's vocabulary.
+        EdgebError: a manifest whose start, end or chat tokens are not in the model's vocabulary.
     """
 
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
@@ -46,7 +46,9 @@ class Ranker:
         self.encoder = PromptEncoder(
             backend.tokenize, manifest.layout, manifest.candidates, manifest.bos_id, manifest.eos_id
         )
-        for name, id_ in (("bos_id", manifest.bos_id), ("eos_id", manifest.eos_id)):
+        chat = manifest.layout.chat
+        fixed = [("bos_id", manifest.bos_id), ("eos_id", manifest.eos_id)]
+        for name, id_ in (*fixed, *(("layout.chat", i) for i in (() if chat is None else chat.ids))):
             if id_ is not None and not 0 <= id_ < backend.n_vocab:
                 raise EdgebError(
                     f"manifest field '{name}' is {id_}, the model has {backend.n_vocab} tokens",

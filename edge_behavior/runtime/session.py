@@ -16,11 +16,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from edge_behavior.core import DEFAULT_TOP_K
+from edge_behavior.core import DEFAULT_TOP_K, REBASE_EVERY
 from edge_behavior.core.event_order import check_step
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent, clean_place, read_event
 from edge_behavior.core.fields import Kind, is_whole, naming, read_fields, read_list
 from edge_behavior.core.habits import HabitCounter
+from edge_behavior.core.scoring import Floats, check_scoring
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.arguments import (
     as_path,
@@ -34,7 +35,6 @@ from edge_behavior.runtime.prediction import DEFAULT_OPTIONS, Prediction, Predic
 from edge_behavior.runtime.ranker import Ranker
 from edge_behavior.runtime.state_file import read_state, write_state
 
-REBASE_EVERY = 20
 _SCHEMA = 1
 _DAMAGED_HINT = "the file is damaged or was edited: start a new session"
 _FIELDS: Mapping[str, Kind] = {
@@ -122,6 +122,19 @@ class Session:
             habits = None if source == "model" else self._counter.log_probs(when, where)
             ids = [] if source == "habits" else self._ids(when, where)
             return self._ranker.answer(ids, habits, top_k, options, started)
+
+    def log_probs(self, when: datetime, place: str | None = None, scoring: str = "exact") -> Floats:
+        """The model's log-probabilities [B] in candidate order; arguments as for `Predictor.log_probs`.
+
+        Raises:
+            EdgebError: as `predict`.
+        """
+        check_time(when, "when")
+        check_place(place)
+        with self._ranker.turn():
+            self._check_time(when, "the time asked for")
+            where = self._ranker.manifest.layout.place_of(place)
+            return self._ranker.log_probs(self._ids(when, where), check_scoring(scoring))
 
     def prepare(self) -> int:
         """Evaluate the events observed so far, while nobody waits; the next prediction then evaluates its context only.

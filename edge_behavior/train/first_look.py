@@ -14,13 +14,12 @@ from typing import Any
 from edge_behavior.bundle.gguf_header import ARRAY, GgufFile
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.architectures import check_architecture
-from edge_behavior.hf.find import find_backbone, is_gguf
+from edge_behavior.hf.find import find_backbone, gguf_file
 from edge_behavior.hf.folder import check_no_pickle, read_model_json
 from edge_behavior.hf.gguf_tokenizer import known_pre_tokenizer
 from edge_behavior.hf.gguf_vocab import UnsupportedBackboneError, check_tokenizer
 from edge_behavior.hf.gguf_weights import known_architecture
 from edge_behavior.train.recipe import BackboneConfig
-from edge_behavior.util.files import expand_home
 
 # Settings that change logits after the output layer, or attention scores, by the value that changes nothing.
 _LOGITS: dict[str, Any] = {
@@ -42,8 +41,8 @@ def first_look(settings: BackboneConfig) -> None:
     """
     if settings.path is None:
         return
-    file = expand_home(settings.path)
-    if is_gguf(file):
+    file = gguf_file(settings.path)
+    if file is not None:
         _look_into(file)
         return
     folder = find_backbone(settings.path, settings.revision, weights=False)

@@ -7,17 +7,18 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from transformers import set_seed
 
 from edge_behavior.data.dataset import SPLITS, Dataset
 from edge_behavior.data.verify import verify
+from edge_behavior.hf.find import find_backbone
 from edge_behavior.train.preflight import check_inputs
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.inputs import located, pinned
 from edge_behavior.train.run.stage_record import done_stages, drop_scratch, finish
 from edge_behavior.train.run.start import start_run
+from edge_behavior.train.run.state import ComputingRecord
 from edge_behavior.train.stage_list import STAGE_NAMES
 from edge_behavior.train.stages.a_tuning import tune_on_anchors
 from edge_behavior.train.stages.b_tuning import tune_on_difficult
@@ -25,9 +26,11 @@ from edge_behavior.train.stages.backbone import build_backbone
 from edge_behavior.train.stages.context import StageContext
 from edge_behavior.train.stages.evaluation import evaluate_test_users
 from edge_behavior.train.stages.report import write_reports
+from edge_behavior.train.trainer.backbone import read_config
 from edge_behavior.train.trainer.failures import explained
+from edge_behavior.train.trainer.precision import chosen_dtype
 from edge_behavior.train.trainer.processes import console, idle_gpus, is_main, release_memory, state, wait
-from edge_behavior.util.cpus import usable_threads
+from edge_behavior.train.trainer.threads import Threads
 from edge_behavior.util.progress import progress_bar
 
 # What does the work of each stage and returns its report.
@@ -64,13 +67,20 @@ def train(
     run = start_run(recipe, dataset, out, resume)
     if is_main():
         began()
-    _limit_threads(recipe)
-    run_stages(StageContext(recipe, dataset, run))
+    threads = Threads(recipe.threads)
+    if is_main() and not resume and recipe.backbone.dtype == "auto":
+        threads.fit()
+        _choose_dtype(recipe, run)
+    wait()
+    run_stages(StageContext(recipe, dataset, run), threads)
     return run
 
 
-def run_stages(context: StageContext) -> None:
+def run_stages(context: StageContext, threads: Threads) -> None:
     """All stages in order; finished ones are skipped.
+
+    Args:
+        threads: Fitted anew at the start of each stage.
 
     Raises:
         EdgebError: a stage failed for a reason that a user can act on.
@@ -81,6 +91,7 @@ def run_stages(context: StageContext) -> None:
             console().print(f"{stage}: done before")
         else:
             set_seed(recipe.seed)
+            count = threads.fit()
             started = perf_counter()
             try:
                 report = WORK[stage](context)
@@ -91,17 +102,19 @@ def run_stages(context: StageContext) -> None:
                 raise clear from None
             release_memory()
             if is_main():
-                finish(run, stage, {**report, "seconds": round(perf_counter() - started, 1)}, recipe)
+                finish(run, stage, {**report, "threads": count, "seconds": round(perf_counter() - started, 1)}, recipe)
         if is_main():
             drop_scratch(run, stage)
         wait()
 
 
-def _limit_threads(recipe: Recipe) -> None:
-    own = torch.get_num_threads()
-    threads = usable_threads(recipe.threads, own)
-    if recipe.threads is not None or threads < own:
-        torch.set_num_threads(threads)
+def _choose_dtype(recipe: Recipe, run: RunFolder) -> None:
+    """Decide what `backbone.dtype: auto` is in this run, and record it."""
+    settings = recipe.backbone
+    config = None if settings.path is None else read_config(find_backbone(settings.path, settings.revision))
+    chosen = chosen_dtype(settings, config)
+    run.update(computing=ComputingRecord(dtype=chosen.dtype, why=chosen.why))
+    console().print(f"computing in {chosen.dtype}: {chosen.why}", markup=False)
 
 
 def _verify(dataset: Dataset) -> None:

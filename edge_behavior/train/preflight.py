@@ -44,7 +44,8 @@ def check_inputs(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -
             raise EdgebError("a stand-in cannot be trained with FSDP", "set backbone.path, or launch without FSDP")
     else:
         config, tokenizer = open_backbone(recipe.backbone)
-        encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places), dataset.candidates)
+        layout = recipe.layout.layout(dataset.has_places, tokenizer)
+        encoder = encoder_for(tokenizer, layout, dataset.candidates)
         check_context(dataset, encoder, config)
     attention(recipe.backbone)
     if recipe.backbone.quantize == "4bit":
@@ -119,7 +120,7 @@ def check_data(recipe: Recipe, dataset: Dataset, done: Collection[str] = ()) -> 
     Raises:
         EdgebError: naming the field that leaves no data, or that asks for places where there are none.
     """
-    recipe.layout.layout(dataset.has_places)
+    recipe.layout.names_places(dataset.has_places)
     tables = {split: dataset.events(split) for split in SPLITS}
     if "a_tuning" not in done and recipe.a_tuning.method != "none":
         for split in ("train", "validation"):

@@ -16,6 +16,7 @@ from edge_behavior.core.candidates import ANCHOR_THRESHOLD
 from edge_behavior.core.prompts import ROLE, TASK, PromptLayout
 from edge_behavior.core.scoring import TOKENS_PER_PASS
 from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.hf.chat_template import chat_turns
 from edge_behavior.util.fields import Section, config_folders, field_names, find_config, read_mapping
 
 
@@ -24,7 +25,10 @@ class BackboneConfig(Section):
 
     path: str | None = Field(None, description="Hub name or local folder; null builds the stand-in below")
     revision: str | None = Field(None, description="Hub revision")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Weights in memory")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Weights in memory; auto: the checkpoint's on a GPU; on a CPU bfloat16 if faster, or float32",
+    )
     quantize: Literal["none", "4bit"] = Field("none", description="4bit: QLoRA, with the frozen weights as NF4")
     attention: Literal["auto", "sdpa", "flash_attention_2"] = Field(
         "auto", description="Training kernels; auto: FlashAttention where package and GPU have it"
@@ -58,19 +62,30 @@ class LayoutConfig(Section):
     task: str = Field(TASK, description="Part 1 of the prompt: the task")
     role: str = Field(ROLE, description="Part 2 of the prompt: the role")
     places: bool | None = Field(None, description="Name places in prompts; null: where the dataset has them")
+    chat_template: bool = Field(False, description="Wrap prompts in the backbone's chat template (an instruct model's)")
 
-    def layout(self, dataset_places: bool) -> PromptLayout:
+    def layout(self, dataset_places: bool, tokenizer: Any) -> PromptLayout:
         """The layout these fields describe.
 
         Args:
             dataset_places: Whether the dataset has places.
+            tokenizer: The backbone's; None does where no chat template is taken from it.
+
+        Raises:
+            EdgebError: see `names_places` and `chat_turns`.
+        """
+        fields = {**self.model_dump(exclude={"chat_template"}), "places": self.names_places(dataset_places)}
+        return PromptLayout(**fields, chat=chat_turns(tokenizer) if self.chat_template else None)
+
+    def names_places(self, dataset_places: bool) -> bool:
+        """Whether prompts name places.
 
         Raises:
             EdgebError: places are asked for and the dataset has none.
         """
         if self.places and not dataset_places:
             raise EdgebError("layout.places is true, but the dataset has no places", "set layout.places=null")
-        return PromptLayout(**{**self.model_dump(), "places": dataset_places if self.places is None else self.places})
+        return dataset_places if self.places is None else self.places
 
 
 class LoraSettings(Section):
@@ -97,7 +112,7 @@ class StageConfig(Section):
     evals_per_epoch: float = Field(1, gt=0, description="Evaluations on validation users per epoch")
     gradient_checkpointing: bool = Field(False, description="Less memory for about a third more time")
     padding_free: bool | None = Field(
-        None, description="SFT: concatenate sequences instead of padding them; null: where FlashAttention runs"
+        None, description="Lay sequences end to end instead of padding them; null: with FlashAttention, and on a CPU"
     )
 
 
@@ -110,10 +125,18 @@ class ATuning(StageConfig):
         ANCHOR_THRESHOLD, gt=0, lt=1, description="Share of training events above which a label is an anchor"
     )
     max_targets: int = Field(200_000, ge=1, description="Supervised targets per epoch, at most")
+    draw: Literal["fixed", "fresh"] = Field(
+        "fixed", description="fixed: one sample for all epochs and the pool; fresh: drawn and cut anew per epoch"
+    )
     stretch_min: int = Field(2, ge=2, description="stream: fewest events in a training sequence")
     stretch_max: int = Field(40, ge=2, description="stream: most events in a training sequence")
     aux_ratio: float = Field(0.05, ge=0, description="ε, conversations per anchor training sequence")
-    aux_path: str | None = Field(None, description="ShareGPT or question/answer JSONL; null: generated small talk")
+    aux_max_loss_share: float | None = Field(
+        0.25, gt=0, lt=1, description="Most of the tokens with a loss that conversations may take; null: any share"
+    )
+    aux_path: str | None = Field(
+        None, description="Conversations as JSON: ShareGPT, messages, Alpaca, …; null: generated small talk"
+    )
     aux_max_tokens: int | None = Field(
         None, ge=16, description="Skip longer conversations; null: the longest training sequence"
     )
@@ -142,6 +165,13 @@ class ScoringConfig(Section):
     tokens_per_pass: int = Field(
         TOKENS_PER_PASS, ge=1, description="Tokens of prompts and label tries per forward pass; fewer need less memory"
     )
+    bound: float | None = Field(
+        0.1, gt=0, description="Nats within which a window's sum over all labels is proven; null: score every label"
+    )
+    windows: Literal["alone", "session"] = Field(
+        "alone",
+        description="stream: windows of validation and test each by itself, or as a session grows and cuts them",
+    )
 
 
 class EvaluationConfig(Section):
@@ -158,7 +188,7 @@ class Recipe(Section):
 
     name: str = "default"
     seed: int = Field(0, ge=0)
-    threads: int | None = Field(None, ge=1, description="CPU threads; null: all that the process may use")
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: what other processes leave free")
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
         ["tensorboard"], description="Where trainers log; wandb (Weights & Biases) is configured by its own variables"
     )
@@ -237,9 +267,18 @@ def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = (
         raise EdgebError(
             f"{source}: a_tuning.stretch_min {stage.stretch_min} is above stretch_max {stage.stretch_max}", "swap them"
         )
+    if recipe.scoring.windows == "session" and recipe.layout.name != "stream":
+        raise EdgebError(
+            f"{source}: scoring.windows=session needs the stream layout, not {recipe.layout.name}",
+            "set scoring.windows=alone",
+        )
     if recipe.layout.name == "instruct" and not recipe.layout.list_candidates:
         raise EdgebError(
             f"{source}: the instruct layout always lists its candidates", "set layout.list_candidates=true"
+        )
+    if recipe.layout.chat_template and recipe.backbone.path is None:
+        raise EdgebError(
+            f"{source}: layout.chat_template is true, and the stand-in has no chat template", "set backbone.path"
         )
     return recipe
 

@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator, Sequence
 from numbers import Integral
 from pathlib import Path, PurePosixPath
+from time import perf_counter, sleep
+from typing import Any
 
 from edge_behavior.errors import EdgebError
 
@@ -40,6 +42,32 @@ def physical_cores(root: Path = _ROOT) -> int:
             return min(psutil.cpu_count(logical=False) or allowed_cpus(root), allowed_cpus(root))
         cores.add(siblings)
     return min(len(cores), allowed_cpus(root))
+
+
+def free_cpus(seconds: float = 0.25) -> int:
+    """CPUs of `allowed_cpus` that other processes leave free, over a short look; at least 1.
+
+    Args:
+        seconds: How long to look; the caller should be idle, its own work does not count.
+    """
+    import psutil
+
+    cpus, own = _affinity(), psutil.Process()
+
+    def busy() -> float:
+        every = psutil.cpu_times(percpu=True)
+        used = sum(_busy_seconds(every[cpu]) for cpu in cpus if cpu < len(every))
+        return used - sum(own.cpu_times()[:2])
+
+    before, started = busy(), perf_counter()
+    sleep(seconds)
+    others = (busy() - before) / (perf_counter() - started)
+    return max(1, min(allowed_cpus(), round(len(cpus) - max(0.0, others))))
+
+
+def _busy_seconds(times: Any) -> float:
+    """Seconds in which a CPU was not to be had. What runs with `nice` gives way, and does not count."""
+    return float(sum(getattr(times, name, 0.0) for name in ("user", "system", "irq", "softirq", "steal")))
 
 
 def chosen_threads(asked: int | None, own: int, what: str = "threads") -> int:
@@ -80,6 +108,19 @@ def usable_threads(asked: int | None, own: int) -> int:
         )
     _pooled = _pooled or chosen > 1
     return chosen
+
+
+# Read by the OpenMP runtimes of GCC and LLVM when a library loads them.
+_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+
+
+def wait_passively() -> None:
+    """Have OpenMP's threads sleep while they wait for each other, unless the environment says how they wait.
+
+    By default they spin, and take from other processes the CPU that they wait for. Call it before torch is imported.
+    """
+    if not any(name in os.environ for name in (*_WAITING, "GOMP_SPINCOUNT")):
+        os.environ.update(_WAITING)
 
 
 # OpenMP starts its threads once and keeps them. A forked child has none of them, but would wait for them forever.

@@ -1,14 +1,16 @@
 """Golden vectors for the phone's code: tiny bundles made on the spot, and what Python says about them.
 
-    python -m tests.android.goldens FOLDER
+    python -m tests.android.goldens FOLDER [BUNDLE…]
 
 writes bundles, damaged bundles and golden.json into a folder; `android_demo/conformance` reproduces all of it. Calls of
-a bundle are written in the order in which they were made, since what is in the cache decides what a call costs.
+a bundle are written in the order in which they were made, since what is in the cache decides what a call costs. A
+BUNDLE is an exported model of any size: three windows are asked of it.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,15 +32,19 @@ from edge_behavior.core.event_order import check_order
 from edge_behavior.core.events import BehaviorEvent, clean_label, clean_place
 from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
-from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.core.license import License
+from edge_behavior.core.prompts import ChatTurns, PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.quantize import quantize
 from edge_behavior.export.gguf.writer import write_gguf
+from edge_behavior.hf.chat_template import chat_turns
+from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.runtime.prediction import Prediction, PredictOptions
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session
-from tests import helpers
+from tests import chat_templates, helpers
 from tests.label_sets import many_labels
+from tests.unit.export.conftest import llama
 
 SCHEMA = 1
 # Beside the labels of other tests: other scripts, letters beyond 16 bits, what looks like structure.
@@ -82,6 +88,7 @@ BENCH_FIELDS = (
     "bundle", "architecture", "quantization", "candidates", "trie_nodes", "layout", "static_tokens", "scoring",
     "anchor_every", "file_bytes", "peak_rss_bytes", "scenarios", "machine",
 )  # fmt: skip
+LICENSE = License.stated("llama3.2", author="Meta ☕", texts={"LICENSE.txt": "Terms ©\n\n  1.", "NOTICE": "n"})
 WEIGHTS = {"head": GroupWeights(0.7, 0.5, 0.1), "medium": GroupWeights(0, 1.4, 0), "tail": GroupWeights(0.9, 0, -0.2)}
 CALIBRATIONS = {
     "model": Calibration(
@@ -204,15 +211,25 @@ def _expected(raised: EdgebError, error: str | None) -> str:
     return error
 
 
-def write_goldens(folder: Path) -> Path:
-    """Write everything into a folder; returns golden.json."""
+def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
+    """Write everything into a folder; returns golden.json.
+
+    Args:
+        exported: Bundles to copy there, and to ask three windows of.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokens = helpers.tokenizer(LABELS, size=700)
     model = helpers.model(tokens)
     model.config.max_position_embeddings = 2048
     write_gguf(helpers.save(model, tokens, folder / "backbone"), folder / "plain.gguf", "f32")
     quantize(folder / "plain.gguf", folder / "plain-q8.gguf", "q8", threads=1)
-    eos = int(tokens.eos_token_id)
+    eos, pad = int(tokens.eos_token_id), int(tokens.pad_token_id)
+    plain = plain_encoder(tokens)
+    chat = ChatTurns((eos, *plain("user\n")), (pad, *plain("assistant\n")), pad)
+    smollm = chat_templates.small("smollm")
+    llama_folder = helpers.save(llama(len(smollm), max_position_embeddings=2048), smollm, folder / "llama")
+    write_gguf(llama_folder, folder / "llama.gguf", "f32")
+    smollm_layout = PromptLayout(history_length=3, chat=chat_turns(smollm))
     prefix = PromptLayout(name="prefix", list_candidates=False, history_length=5)
     bundles = [
         _bundle(folder, "stream", PromptLayout(), "plain.gguf", eos),
@@ -227,8 +244,32 @@ def write_goldens(folder: Path) -> Path:
             _bundle(folder, f"no-place-{layout.name}", layout, "plain.gguf", eos, labels=LABELS[:8])
             for layout in (replace(prefix, places=False), PromptLayout("instruct", history_length=5, places=False))
         ),
+        _bundle(folder, "chat", replace(prefix, chat=chat), "plain.gguf", eos),
+        *(
+            _bundle(
+                folder,
+                f"chat-{name}",
+                PromptLayout(name, history_length=5, chat=chat),
+                "plain.gguf",
+                eos,
+                bos_id=eos,
+                labels=LABELS[:8],
+            )
+            for name in ("stream", "instruct")
+        ),
+        # Of SmolLM2's architecture, tokenizer and chat template.
+        _bundle(
+            folder,
+            "smollm2",
+            smollm_layout,
+            "llama.gguf",
+            int(smollm.eos_token_id),
+            labels=LABELS[:8],
+            architecture="llama",
+        ),
         # A session's window outgrows the context before it is re-based.
         _bundle(folder, "tight", PromptLayout(list_candidates=False), "plain.gguf", eos, context_length=512),
+        *(_exported(folder, path) for path in exported),
     ]
     golden = {
         "schema": SCHEMA,
@@ -286,12 +327,13 @@ def _bundle(
     full: bool = False,
     labels: Sequence[str] = LABELS,
     context_length: int = 2048,
+    architecture: str = "qwen2",
 ) -> dict[str, Any]:
     counts = tuple(COUNTS[i % len(COUNTS)] for i in range(len(labels)))
     manifest = Manifest(
         created_with="edgeb test", candidates=CandidateSet(tuple(labels), counts), layout=layout, bos_id=bos_id,
-        eos_id=eos, architecture="qwen2", quantization="F32", context_length=context_length,
-        base_model=BaseModelInfo("x", None, "00"),
+        eos_id=eos, architecture=architecture, quantization="F32", context_length=context_length,
+        base_model=BaseModelInfo("x", LICENSE if full else None, "00"),
         training={"note": "Zürich ☕ 東京", "rate": 1e-4},
     )  # fmt: skip
     if full:
@@ -300,26 +342,49 @@ def _bundle(
     path = folder / f"{name}.gguf"
     manifest = write_bundle(folder / weights, manifest, path)
     recorder = Recorder(path, exact_math=not full)
-    ranker = recorder.predictor._ranker
-    described = {
-        "file": path.name,
-        "exact_math": not full,
-        "manifest": {
-            "labels": list(manifest.candidates.labels), "counts": list(manifest.candidates.counts), "bos_id": bos_id,
-            "eos_id": eos, "layout": layout.to_dict(), "static_prompt": manifest.static_prompt,
-            "tensors_sha256": manifest.tensors_sha256, "tokenizer_sha256": manifest.tokenizer_sha256,
-            "groups": list(manifest.candidates.groups()), "default_source": manifest.default_source,
-        },
-        "texts": [[text, ranker.backend.tokenize(text)] for text in TEXTS],
-        "trie": _trie(ranker.encoder),
-        "prompts": [_prompt(ranker.encoder, labels, n, PLACES[3 + i]) for i, n in enumerate((0, 1, 4, 30))],
-    }  # fmt: skip
+    described = _described(recorder, manifest, brief=False)
     if tuple(labels) == tuple(LABELS):
         _calls(recorder, folder, full, long_window=context_length < 2048)
     else:
         _label_calls(recorder, labels)
     recorder.predictor.close()
     return {**described, "calls": recorder.calls}
+
+
+def _exported(folder: Path, bundle: Path) -> dict[str, Any]:
+    """Three windows of a model as it was exported."""
+    path = folder / f"exported-{bundle.name}"
+    shutil.copyfile(bundle, path)
+    manifest = verify_bundle(path)
+    recorder = Recorder(path, exact_math=True)
+    described = _described(recorder, manifest, brief=True)
+    events = _diary(12, 4, manifest.candidates.labels)
+    for i, place in enumerate(("home", "Café Zürich", "<|im_end|>"), 9):
+        recorder.predict(events[:i], events[i].time, place, source="model")
+    recorder.predictor.close()
+    return {**described, "calls": recorder.calls}
+
+
+def _described(recorder: Recorder, manifest: Manifest, brief: bool) -> dict[str, Any]:
+    """A bundle's manifest and tokens; the phone's code makes no other than the recorded calls where `brief`."""
+    ranker, labels = recorder.predictor._ranker, manifest.candidates.labels
+    stated = manifest.base_model.license
+    return {
+        "file": recorder.path.name,
+        "exact_math": recorder.exact_math,
+        "brief": brief,
+        "manifest": {
+            "labels": list(labels), "counts": list(manifest.candidates.counts), "bos_id": manifest.bos_id,
+            "eos_id": manifest.eos_id, "layout": manifest.layout.to_dict(), "static_prompt": manifest.static_prompt,
+            "tensors_sha256": manifest.tensors_sha256, "tokenizer_sha256": manifest.tokenizer_sha256,
+            "groups": list(manifest.candidates.groups()), "default_source": manifest.default_source,
+            "license": None if stated is None else stated.lines,
+            "license_texts": None if stated is None else dict(stated.texts),
+        },
+        "texts": [[text, ranker.backend.tokenize(text)] for text in TEXTS],
+        "trie": _trie(ranker.encoder),
+        "prompts": [_prompt(ranker.encoder, labels, n, PLACES[3 + i]) for i, n in enumerate((0, 1, 4, 30))],
+    }  # fmt: skip
 
 
 def _trie(encoder: PromptEncoder) -> dict[str, list[int]]:
@@ -476,4 +541,4 @@ def _refused(folder: Path) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    print(write_goldens(Path(sys.argv[1])))
+    print(write_goldens(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]))

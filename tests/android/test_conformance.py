@@ -10,6 +10,14 @@ from typing import Any
 
 import pytest
 
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.source import ExportSource
+from edge_behavior.hf.architectures import load_tokenizer
+from edge_behavior.hf.chat_template import chat_turns
+from edge_behavior.hf.find import find_backbone
+from tests import helpers, smollm2
 from tests.android import host
 from tests.android.goldens import write_goldens
 
@@ -109,3 +117,20 @@ def test_every_compiler(compiler: str, goldens: Path) -> None:
         pytest.skip(why_not)
     done = host.build(compiler).run(MAIN, goldens)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(smollm2.gguf() is None, reason=smollm2.WHY_NOT)
+def test_reproduces_python_on_smollm2(built: host.Host, tmp_path: Path) -> None:
+    """A real model as it is exported: three windows with a short prompt in its own chat template."""
+    base = str(smollm2.gguf())
+    chat = chat_turns(load_tokenizer(find_backbone(base)))
+    layout = PromptLayout(history_length=3, list_candidates=False, chat=chat)
+    labels = ["Short Video", "Instant Messaging", "Music", "Navigation", "Weather Check"]
+    bundle = tmp_path / "smollm2.gguf"
+    export_gguf(ExportSource(base, None, CandidateSet.of(labels), layout), bundle, helpers.profile("q4"))
+    done = built.run(MAIN, write_goldens(tmp_path / "goldens", [bundle]).parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = re.search(r"^exported-smollm2.gguf: (\d+) checks$", done.stdout, re.MULTILINE)
+    assert checks is not None
+    assert int(checks[1]) > 80

@@ -12,17 +12,25 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.data.simulator.behaviors import LABELS, PLACES
 from edge_behavior.export.gguf.writer import write_gguf
+from edge_behavior.export.prune.words import domain_texts
 from edge_behavior.train.run.folder import RunFolder
 from tests.command import edgeb_here
-from tests.unit.export.conftest import SMALL_TOKENIZERS, gemma3, llama, qwen2, qwen3, save
+from tests.unit.export.conftest import SMALL_TOKENIZERS, gemma3, llama, qwen2, qwen3, save, trained_sentencepiece
 
 FAMILIES: dict[str, tuple[Callable[..., Any], str]] = {
     "qwen2": (qwen2, "qwen2"),
     "qwen3": (qwen3, "qwen2"),
     "llama": (llama, "llama3"),
     "smollm2": (llama, "smollm"),
-    "gemma3": (gemma3, "gemma"),
+    "gemma3": (gemma3, "trained gemma"),
+}
+LABELLED = PromptLayout("stream", list_candidates=False)
+TOKENIZERS: dict[str, Callable[[], Any]] = SMALL_TOKENIZERS | {
+    "trained gemma": lambda: trained_sentencepiece(domain_texts(LABELLED, CandidateSet.of(LABELS), PLACES), False),
 }
 ROOM = {"max_position_embeddings": 4096, "tie_word_embeddings": True}
 SHORT = (
@@ -43,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def backbone(folder: Path, family: str, kind: str) -> Path:
     torch.manual_seed(0)
     make, tokens = FAMILIES[family]
-    tokenizer = SMALL_TOKENIZERS[tokens]()
+    tokenizer = TOKENIZERS[tokens]()
     save(make(len(tokenizer), **ROOM), tokenizer, folder / "model")
     if kind == "folder":
         return folder / "model"
@@ -60,20 +68,21 @@ def flags(base: Path) -> list[str]:
     ("family", "kind"), [(family, "gguf" if family == "smollm2" else "folder") for family in FAMILIES]
 )
 def test_from_training_to_predictions(family: str, kind: str, data: Path, tmp_path: Path) -> None:
-    home, run, out = tmp_path / "home", tmp_path / "run", tmp_path / "b.gguf"
+    home, run, out, folder = (tmp_path / name for name in ("home", "run", "b.gguf", "b-onnx"))
     base = backbone(tmp_path, family, kind)
     trained = edgeb_here("train", "--data", data, "--out", run, *flags(base), home=home)
     assert ("unpacked to float16" in trained.stderr) == (kind == "gguf")
     opened = RunFolder.open(run)
     assert opened.backbone == str(base)
-    edgeb_here(
-        *("export", run, "--quant", "q8", "--out", out, "--allow-loss", "--no-habits", "--no-calibrate"), home=home
-    )
+    export = ("export", run, "--allow-loss", "--no-habits", "--no-calibrate")
+    edgeb_here(*export, "--quant", "q8", "--out", out, home=home)
+    edgeb_here(*export, "--format", "onnx", "--quant", "f32", "--out", folder, home=home)
     asked = ("--history", history(tmp_path), "--at", "2024-03-18T20:05", "--place", "home", "--top", 37, "--json")
-    documents = (json.loads(edgeb_here("predict", x, *asked, home=home).stdout) for x in (out, run))
-    found, expected = ({p["behavior"]: p["probability"] for p in x["predictions"]} for x in documents)
+    documents = (json.loads(edgeb_here("predict", x, *asked, home=home).stdout) for x in (out, folder, run))
+    gguf, onnx, expected = ({p["behavior"]: p["probability"] for p in x["predictions"]} for x in documents)
     assert sum(expected.values()) == pytest.approx(1.0, abs=1e-3)
-    assert found == pytest.approx(expected, abs=0.02)
+    assert gguf == pytest.approx(expected, abs=0.02)
+    assert onnx == pytest.approx(expected, abs=1e-4)
     # Stock PEFT loads the adapter onto the base that it names.
     config = json.loads((opened.final_adapter / "adapter_config.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(config["base_model_name_or_path"], dtype=torch.float32)

@@ -13,6 +13,9 @@ import pytest
 from tests.command import edgeb, edgeb_here
 from tests.integration.small import LOG, SMALL, set_flags
 
+# Its NLL is compared with that of bundles, which score every label.
+RECIPE = [*SMALL, "scoring.bound=null"]
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,7 +31,7 @@ def data(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def run(folder: Path, data: Path) -> Path:
     done = edgeb(
-        "train", "--recipe", "tiny", "--out", folder / "run", "--json", *set_flags(SMALL), home=folder / "home"
+        "train", "--recipe", "tiny", "--out", folder / "run", "--json", *set_flags(RECIPE), home=folder / "home"
     )
     document = json.loads(done.stdout)
     assert document["run"] == str(folder / "run")
@@ -103,27 +106,50 @@ def test_predict(bundle: Path, history: Path, data: Path) -> None:
     assert document["predictions"][0]["behavior"] in table
 
 
-def test_bundle_scores_like_the_run(run: Path, data: Path, folder: Path) -> None:
-    """f16 bundle on llama.cpp against the PyTorch adapter on the same windows."""
-    edgeb_here(
-        "export",
-        run,
-        "--quant",
-        "f16",
-        "--no-habits",
-        "--no-calibrate",
-        "--out",
-        folder / "f16.gguf",
-        home=folder / "home",
-    )
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [("f16.gguf", ("--quant", "f16", "--no-habits", "--no-calibrate")), ("hf", ("--format", "hf"))],
+    ids=["gguf", "hf"],
+)
+def test_bundle_scores_like_the_run(name: str, flags: tuple[str, ...], run: Path, data: Path, folder: Path) -> None:
+    """An unquantized bundle, in llama.cpp or as a Hugging Face folder, against the adapter on the same windows."""
+    edgeb_here("export", run, *flags, "--out", folder / name, home=folder / "home")
     common = ("--data", data, "--limit", 40, "--json")
-    ours = json.loads(edgeb_here("evaluate", folder / "f16.gguf", *common).stdout)
+    ours = json.loads(edgeb_here("evaluate", folder / name, *common).stdout)
     assert ours["source"] == "model"
     theirs = json.loads(edgeb_here("evaluate", run, "--no-untuned", *common).stdout)
     for protocol in ("natural", "balanced"):
         assert ours[protocol]["windows"] == theirs[protocol]["windows"] > 0
         assert ours[protocol]["nll"] == pytest.approx(theirs[protocol]["nll"], abs=0.02)
         assert ours["baselines"]["place_hour_backoff"][protocol] == theirs["baselines"]["place_hour_backoff"][protocol]
+
+
+def test_several_models_in_one_table(
+    run: Path, bundle: Path, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the runs measured themselves is not scored again: their metrics stand beside the bundle's."""
+    plain = [*RECIPE, f"backbone.path={run / 'backbone'}", "a_tuning.targets=all", "a_tuning.aux_ratio=0"]
+    plain += ["a_tuning.epochs=1", "b_tuning.method=none"]
+    edgeb("train", "--recipe", "tiny", "--data", data, "--out", folder / "plain", *set_flags(plain))
+    own = ("--per-user", 3, "--per-behavior", 2)
+    ask = ("evaluate", run, folder / "plain", bundle, "--data", data, "--json")
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_behavior.train.evaluate_run.stage_scorer", None)
+        done = edgeb_here(*ask, *own)
+    systems = json.loads(done.stdout)["systems"]
+    models = {name: json.loads((folder / name / "metrics.json").read_text())["models"] for name in ("run", "plain")}
+    # Both runs have the same untuned backbone, and plain fine-tuning has one model.
+    of_runs = {"untuned", "run/a_tuning", "run/b_tuning", "plain/tuned"}
+    assert {name for name in systems if "tuned" in name or name.startswith(("run/", "plain/"))} == of_runs
+    assert systems["untuned"] == models["run"]["untuned"]
+    assert systems["run/a_tuning"] == models["run"]["a_tuning"]
+    assert systems["plain/tuned"] == models["plain"]["b_tuning"]
+    assert {"m.gguf/model", "m.gguf/habits"} <= set(systems)
+    assert done.stderr.count("scored on these windows before") == 2
+    # Other windows are not on record.
+    fresh = edgeb_here("evaluate", run, "--data", data, *own, "--seed", 5, "--no-untuned", "--json")
+    assert "before" not in fresh.stderr
+    assert json.loads(fresh.stdout)["natural"] != models["run"]["b_tuning"]["natural"]
 
 
 def test_bench_and_inspect(bundle: Path, data: Path) -> None:

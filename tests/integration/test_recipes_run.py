@@ -78,6 +78,7 @@ SMALL = {
     "llama3.2-1b": small(llama_model, "llama3"),
     "llama3.1-8b": small(llama_model, "llama3"),
     "gemma3-270m": small(gemma3, "gemma"),
+    "smollm2-135m": small(llama_model, "smollm"),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -232,9 +231,3 @@ def test_a_run_on_a_relative_backbone_is_used_from_anywhere(
     shutil.rmtree(tmp_path / "bb")
     gone = edgeb_here(*words, "--quant", "f32", "--force", code=2).stderr.strip().splitlines()[-1]
     assert gone.startswith(f"edgeb: the backbone folder {tmp_path.resolve()}/bb does not exist")
-
-
-@pytest.mark.parametrize("name", ["Qwen3ForCausalLM", "Gemma3ForCausalLM"])
-def test_onnx_is_refused_where_it_was_not_tried(name: str) -> None:
-    config = SimpleNamespace(architectures=[name], rope_parameters={"rope_type": "default"})
-    assert "is not exported to ONNX" in refusal(check_onnx, config).message

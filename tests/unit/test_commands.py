@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
+from edge_behavior.commands.open import open_predictor
 from edge_behavior.commands.output import emit
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
@@ -29,6 +30,7 @@ from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.calibration import CalibrationMetrics
+from edge_behavior.evaluation.counters import COUNTERS
 from edge_behavior.evaluation.habits import HistoryBin
 from edge_behavior.evaluation.metrics import Metrics, Outcome, behavior_metrics
 from edge_behavior.evaluation.protocols import WindowChoice
@@ -428,7 +430,7 @@ class TestEvaluate:
     def test_a_folder_is_a_run(self, asked, tmp_path):
         (tmp_path / "r").mkdir()
         assert document("evaluate", "r", "--data", "d", "--no-untuned") == json.loads(json.dumps(RESULTS))
-        assert asked == {"run": (Path("r"), Path("d"), "both", "test", WindowChoice(20, 500, None, 0), False)}
+        assert asked == {"run": (Path("r"), Path("d"), "both", "test", WindowChoice(20, 500, None, 0), ["b_tuning"])}
 
     def test_a_file_is_a_bundle(self, asked, tmp_path):
         (tmp_path / "m.gguf").write_bytes(b"x")
@@ -436,7 +438,46 @@ class TestEvaluate:
         flags |= {"--limit": 5, "--seed": 6}
         document("evaluate", "m.gguf", "--data", "d", *(word for pair in flags.items() for word in pair))
         choice = WindowChoice(per_user=3, per_behavior=4, limit=5, seed=6)
-        assert asked == {"bundle": (Path("m.gguf"), Path("d"), "natural", "validation", choice)}
+        assert asked == {"bundle": (Path("m.gguf"), Path("d"), "natural", "validation", choice, open_predictor)}
+
+    def test_several_models_share_a_table(self, module, tmp_path):
+        def run_of(path: Path, *arguments: object) -> Evaluation:
+            assert arguments[-1] == ["untuned", "a_tuning", "b_tuning"]
+            systems = ("untuned", "b_tuning") if path.name == "two" else ("untuned", "tuned")
+            # The final model's numbers tell the runs apart.
+            results = dict.fromkeys(systems, FOUND.results["untuned"]) | {systems[1]: FOUND.results["model"]}
+            return replace(
+                FOUND,
+                results={**results, **counters},
+                subject=systems[1],
+                recorded=path.name == "two",
+                untuned_sha256="the same",
+            )
+
+        def bundle_of(*_: object) -> Evaluation:
+            return replace(
+                FOUND, results={"bundle_habits": FOUND.results["model"], **counters}, subject="bundle_habits"
+            )
+
+        counters = dict.fromkeys(COUNTERS, FOUND.results["place_hour_backoff"])
+        module("edge_behavior.train.evaluate_run", evaluate_run=run_of)
+        module("edge_behavior.evaluation.bundles", evaluate_bundle=bundle_of)
+        for name in ("two", "plain"):
+            (tmp_path / name).mkdir()
+        words = ("evaluate", "two", "plain", "m.gguf", "--data", "d")
+        done = run(*words)
+        shown = ("place+hour back-off", "untuned backbone", "two: after B-Tuning", "plain: plain fine-tuning")
+        shown += ("m.gguf: habits",)
+        assert sorted(shown, key=done.stdout.index) == list(shown)
+        assert done.stdout.count("untuned backbone") == done.stdout.count("all systems") == 1
+        assert done.stderr.count("metrics.json") == 1
+        found = document(*words)
+        assert set(found["systems"]) == {
+            *COUNTERS,
+            *("untuned", "two/b_tuning", "plain/tuned", "m.gguf/habits"),
+        }
+        natural = json.loads(json.dumps(RESULTS))["natural"]
+        assert found["systems"]["m.gguf/habits"]["natural"] == found["systems"]["plain/tuned"]["natural"] == natural
 
     def test_the_last_dataset_is_the_default(self, asked, tmp_path):
         (tmp_path / "data").mkdir()
@@ -640,7 +681,7 @@ class TestExport:
                 balanced=0,
                 held_out=True,
                 reference=shares,
-                stages={"quantize": StageParity(moved, shares, moved)},
+                stages={"quantize": StageParity(moved, shares, moved, 3)},
                 limits={},
                 exceeded=[] if profile.parity.enforce else ["KL 3"],
                 tried={"q4_0": ["KL 2"]},

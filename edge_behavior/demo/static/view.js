@@ -29,6 +29,10 @@ export function names(datalist, values) {
 export function showBundle(bundle) {
   const parts = [`${bundle.labels.length} behaviors`, bundle.architecture, bundle.quantization];
   find("bundle").replaceChildren(name(bundle.name), ` · ${parts.join(" · ")}`);
+  find("base-model").replaceChildren(
+    ...(bundle.base_model === null ? ["License of the base model: "] : ["Made from ", name(bundle.base_model), "; license: "]),
+    bundle.license.join(" · "),
+  );
   const context = bundle.places ? "time and place" : "time";
   find("place-field").hidden = find("where").hidden = !bundle.places;
   find("lead").textContent = `Change ${bundle.places ? "place or time" : "the time"}: the prediction follows.`;

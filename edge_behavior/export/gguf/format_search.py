@@ -17,26 +17,32 @@ from edge_behavior.core.scoring import Floats
 from edge_behavior.export.gguf.quantize import UNQUANTIZED, find_quant, quantize
 from edge_behavior.export.gguf.recover import keep_sensitive, kinds
 from edge_behavior.export.parity.gate import (
+    CERTAIN,
     Accuracies,
     Difference,
     ParityError,
     ParityReport,
     Recovery,
     RecoveryTrial,
+    is_scored,
+    loss_errors,
     parity_report,
 )
 from edge_behavior.export.parity.samples import Samples
-from edge_behavior.export.parity.scores import StageScores, score_bundle
+from edge_behavior.export.parity.scores import REFERENCE, StageScores, score_bundle
 from edge_behavior.export.profiles import ExportProfile
-from edge_behavior.util.progress import progress_bar
+from edge_behavior.util.timebox import clock_text
 
 AUTO = "auto"
+QUANTIZE = "quantize"
 # By falling compression. Where rows are not divisible by 256, q4 is the larger of the 4-bit formats by more.
 AUTO_ORDER = ("q4_0", "q4", "q5", "q8", "f16")
 # Formats with tensors of fewer than 8 bits.
 _RECOVERABLE = ("q4_0", "q4", "q5")
 # Tensors are chosen on other windows than those that the gate measures.
 _SELECTION_SEED = 1
+# Share of the time left that a recovery may take where the file could be shipped without.
+_RECOVERY_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -103,15 +109,22 @@ def _one(model: Unquantized, folder: Path, quant: str, profile: ExportProfile) -
     samples = model.scores.samples
     if quant in UNQUANTIZED:
         last = list(model.scores.by_stage.values())[-1]
+        if not is_scored(last).all():
+            last = _scores(model.path, model, samples, f"Comparing {quant}")
         return model.path, parity_report(model.with_quantized(last), samples, profile.parity)
     path = folder / f"{quant}.gguf"
     quantize(model.path, path, quant, model.importance)
-    scores = _scores(path, model, samples, f"Comparing {quant}")
+    scores = _scores(path, model, samples, f"Comparing {quant}", QUANTIZE)
     report = parity_report(model.with_quantized(scores), samples, profile.parity)
-    loss = report.reference.loss(report.last.accuracies, "tail")
-    hurt = bool(report.exceeded) or (loss is not None and loss > profile.recover.tail_loss)
-    if profile.recover.mode == "off" or quant not in _RECOVERABLE or not hurt:
+    reference = model.scores.by_stage[REFERENCE]
+    hurt = tail_hurt(reference, scores, samples, profile.recover.tail_loss)
+    if profile.recover.mode == "off" or quant not in _RECOVERABLE or not (hurt or report.exceeded):
         return path, report
+    needed = _recovery_seconds(model, path)
+    # A file beyond the limits is not shipped at all unless tensors can be kept.
+    if not report.exceeded and needed > _RECOVERY_SHARE * model.scores.forecast.budget.left:
+        why = f"about {clock_text(needed)} is too much of the time left: raise `minutes` in the profile"
+        return path, replace(report, recovery=Recovery((), skipped=why))
     return path, _recovered(model, path, quant, profile, (scores, report))
 
 
@@ -142,9 +155,25 @@ def _recovered(
     return replace(report, recovery=recovery)
 
 
+def _recovery_seconds(model: Unquantized, path: Path) -> float:
+    """About how long the trials take: one of each kind of tensors, two of several, and the files compared before."""
+    selected = model.scores.sizes.between or len(model.scores.samples)
+    return (len(kinds(path)) + 4) * model.scores.tokens(selected) * model.scores.forecast.per_unit(QUANTIZE)
+
+
 def _selection(scores: StageScores) -> Samples:
-    """Windows of training users, as many as the gate's."""
-    return scores.draw(scores.sizes, "train", _SELECTION_SEED)
+    """Windows of training users, as many as steps before the last are compared on."""
+    drawn = scores.draw(scores.sizes, "train", _SELECTION_SEED)
+    return drawn if scores.sizes.between is None else drawn.take(np.arange(len(drawn)) < scores.sizes.between)
+
+
+def tail_hurt(before: Floats, after: Floats, samples: Samples, limit: float) -> bool:
+    """Whether the tail's mean recall falls by more than a limit, and by more than two standard errors of that loss.
+
+    With one window per behavior, a single window that turns is more than a limit of half a point.
+    """
+    loss = Accuracies.of(before, samples).loss(Accuracies.of(after, samples), "tail")
+    return loss is not None and loss > max(limit, CERTAIN * loss_errors(before, after, samples)["tail"])
 
 
 def tail_gain(before: Floats, after: Floats, samples: Samples) -> bool:
@@ -166,8 +195,8 @@ def tail_gain(before: Floats, after: Floats, samples: Samples) -> bool:
     return quality(after) > quality(before)
 
 
-def _scores(path: Path, model: Unquantized, samples: Samples, what: str) -> Floats:
-    with progress_bar(what[:22], len(samples)) as advance:
+def _scores(path: Path, model: Unquantized, samples: Samples, what: str, step: str = "") -> Floats:
+    with model.scores.forecast.step(step, what[:22], len(samples)) as advance:
         return score_bundle(path, model.manifest, samples, advance)
 
 

@@ -20,7 +20,7 @@ from edge_behavior.bundle.gguf_header import GgufFile
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.export.checks import check_logits, check_quantized_logits
 from edge_behavior.export.context import Export, Model, check_profile, open_source
-from edge_behavior.export.gguf.format_search import AUTO, Unquantized, quantize_within
+from edge_behavior.export.gguf.format_search import AUTO, QUANTIZE, Unquantized, quantize_within
 from edge_behavior.export.gguf.importance import IMPORTANCE_SEED, importance, importance_sequences
 from edge_behavior.export.gguf.quantize import UNQUANTIZED, find_quant, tensor_types
 from edge_behavior.export.gguf.writer import write_gguf
@@ -62,17 +62,18 @@ def export_gguf(
         export = Export(opened, profile, folder)
         require_space(folder, opened.parameters * _bytes_per_weight(export, precision))
         export.begin(quantization)
+        _announce(export)
         matrix = _ImportanceMatrix(export)
         model = export.merge(precision, matrix.measure)
         plain, bundle = folder / "plain.gguf", folder / "bundle.gguf"
         with export.timed("convert"):
-            write_gguf(model.folder, plain, precision)
+            write_gguf(model.folder, plain, precision, export.manifest.base_model)
             export.score("convert", plain)
             export.logit_difference["convert"] = _converted_difference(plain, model)
         with export.timed("prune"):
             model = export.prune(model, plain)
             if export.pruning.plan is not None:
-                write_gguf(model.folder, plain, precision)
+                write_gguf(model.folder, plain, precision, export.manifest.base_model)
                 export.logit_difference["prune"] = _converted_difference(plain, model)
                 export.score("prune", plain)
         shutil.rmtree(model.folder, ignore_errors=True)
@@ -109,6 +110,15 @@ def export_gguf(
     return report
 
 
+def _announce(export: Export) -> None:
+    """Tell the forecast what this format has ahead beside what all have."""
+    scores, forecast, profile = export.scores, export.forecast, export.profile
+    forecast.expect("convert", "llama", lambda: scores.tokens(int(scores.between.sum())))
+    if profile.quant not in UNQUANTIZED:
+        forecast.expect("importance", "torch", lambda: scores.prompt_tokens * profile.importance.prompts)
+        forecast.expect(QUANTIZE, "llama", lambda: scores.tokens(scores.expected))
+
+
 class _ImportanceMatrix:
     """What the quantizer is told about the weights: measured on the merged model, with prompts of training users.
 
@@ -128,7 +138,7 @@ class _ImportanceMatrix:
         if not self.prompts:
             return
         scores, encoder = self._export.scores, self._export.opened.encoder
-        with progress_bar("Measuring importance", self.prompts) as advance:
+        with self._export.forecast.step("importance", "Measuring importance", self.prompts) as advance:
             samples = scores.draw(SampleSizes(self.prompts, 0), "train", IMPORTANCE_SEED)
             sequences = importance_sequences(encoder, samples)[: self.prompts]
             names = tensor_names(self._export.opened.config)

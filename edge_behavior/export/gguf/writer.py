@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.bundle.manifest import BaseModelInfo
+from edge_behavior.core.license import OTHER
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.architectures import (
     architecture,
@@ -34,13 +36,14 @@ DTYPES: dict[str, np.dtype[Any]] = {"f16": np.dtype(np.float16), "f32": np.dtype
 _FILE_TYPES = {"f16": 1, "f32": 0}
 
 
-def write_gguf(model_dir: Path, out: Path, dtype: str = "f16") -> None:
+def write_gguf(model_dir: Path, out: Path, dtype: str = "f16", base: BaseModelInfo | None = None) -> None:
     """Convert a model folder with its tokenizer.
 
     Args:
         model_dir: config.json, safetensors weights and a fast tokenizer.
         out: File to write, directly.
         dtype: "f16" or "f32" for matrices; vectors are always f32.
+        base: The pretrained model, for the keys in which GGUF files name it and its license.
 
     Raises:
         EdgebError: an unsupported architecture, setting or tokenizer; missing, unknown, misshapen or damaged
@@ -59,6 +62,8 @@ def write_gguf(model_dir: Path, out: Path, dtype: str = "f16") -> None:
         writer = GGUFWriter(str(out), architecture(config))
         stack.callback(writer.close)
         _write_settings(writer, config, dtype)
+        if base is not None:
+            _write_origin(writer, base)
         write_vocab(writer, read_vocab(load_tokenizer(model_dir), int(config.vocab_size)))
         factors = rope_factors(config)
         for tensor in plan:
@@ -112,6 +117,23 @@ def _write_settings(writer: Any, config: Any, dtype: str) -> None:
     writer.add_vocab_size(int(config.vocab_size))
     writer.add_file_type(_FILE_TYPES[dtype])
     writer.add_quantization_version(2)
+
+
+def _write_origin(writer: Any, base: BaseModelInfo) -> None:
+    """Backbone and license under GGUF's own keys, for tools that know nothing of manifests."""
+    stated = base.license
+    if base.name is not None:
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, base.name)
+        if stated is not None and stated.author is not None:
+            writer.add_base_model_author(0, stated.author)
+    if stated is None:
+        return
+    writer.add_license(stated.id or OTHER)
+    if stated.name is not None:
+        writer.add_license_name(stated.name)
+    if stated.link is not None:
+        writer.add_license_link(stated.link)
 
 
 def _stored_dtype(tensor: TensorSpec, dtype: str) -> np.dtype[Any]:

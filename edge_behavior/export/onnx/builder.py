@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.onnx.options import PRECISIONS, OnnxOptions
-from edge_behavior.hf.architectures import check_onnx, load_config
+from edge_behavior.hf.architectures import check_onnx, load_config, local_rope, rope_parameters
 from edge_behavior.hf.folder import first_line
 from edge_behavior.runtime.backends.genai import load_genai
 from edge_behavior.train.run.folder import read_json
@@ -65,6 +66,7 @@ def build_onnx(model_dir: Path, out_dir: Path, options: OnnxOptions, scratch: Pa
                 str(scratch),
             )
             prepared = builder.parse_extra_options(*where, options.extra())
+            _flatten_ropes(prepared["hf_details"]["hf_config"])
             builder.create_model(*where, **prepared)
         except ImportError as error:
             raise EdgebError(f"the ONNX builder needs {error.name}", "pip install 'edgeb[onnx,export]'") from None
@@ -133,6 +135,14 @@ def _lower_context(model_dir: Path, length: int | None) -> None:
     if length is not None and length < int(config["max_position_embeddings"]):
         config["max_position_embeddings"] = length
         file.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def _flatten_ropes(config: Any) -> None:
+    """Rename the two rotary embeddings of a model with sliding windows: the builder knows Gemma 3's of old."""
+    local, full = local_rope(config), rope_parameters(config)
+    if local is not None:
+        config.rope_parameters, config.rope_theta = full, full["rope_theta"]
+        config.rope_local_base_freq = local["rope_theta"]
 
 
 def _swap_providers(folder: Path, providers: list[dict[str, dict[str, str]]]) -> list[dict[str, dict[str, str]]]:

@@ -134,7 +134,8 @@ class OnnxOptions:
 
     def extra(self) -> list[str]:
         """Extra options of the builder, as its command line takes them."""
-        found = ["hf_token=false", "hf_remote=false", f"algo_config={self.algorithm}"]
+        # Also in sliding-window layers the whole context is cached: a shorter cache cannot be truncated.
+        found = ["hf_token=false", "hf_remote=false", f"algo_config={self.algorithm}", "windowed_kv_cache=false"]
         if self.block_size is not None:
             found.append(f"block_size={self.block_size}")
         if self.accuracy_level is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_behavior.bundle.bundle import verify_bundle
-from edge_behavior.bundle.folder import MANIFEST_FILE, folder_bytes, write_folder_manifest
+from edge_behavior.bundle.folder import folder_bytes, write_folder_manifest
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.checks import check_logits, check_quantized_logits
@@ -26,7 +26,7 @@ from edge_behavior.export.onnx.builder import build_onnx, name_provider, weight_
 from edge_behavior.export.onnx.options import QUANTIZED, OnnxOptions
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.report import ExportReport
-from edge_behavior.export.scratch import require_space, scratch_folder
+from edge_behavior.export.scratch import check_folder, require_space, scratch_folder
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.architectures import check_onnx
 from edge_behavior.runtime.backends.base import Row
@@ -69,7 +69,7 @@ def export_onnx(
     load_genai()
     profile = profile or ExportProfile()
     check_profile(profile, source)
-    _check_output(out, force)
+    check_folder(out, force)
     opened = open_source(source)
     check_onnx(opened.config)
     with scratch_folder(out) as folder:
@@ -77,6 +77,9 @@ def export_onnx(
         require_space(folder, opened.parameters * _bytes_per_weight(export, options))
         export.begin(options.name, lambda manifest: _context_length(options, manifest))
         options = replace(options, context_length=export.manifest.context_length)
+        export.forecast.drop("prune")
+        scores = export.scores
+        export.forecast.expect("build", "llama", lambda: scores.tokens(scores.expected))
         # A pruned vocabulary is compared at the width of the format's activations.
         f16 = options.quant == "f16" or (export.may_prune and options.quant != "f32")
         model = export.merge("f16" if f16 else "f32")
@@ -99,7 +102,7 @@ def export_onnx(
             with _cpu_backend(built, model) as backend:
                 export.check_tokens(backend.tokenize, model)
                 export.logit_difference["build"] = _built_difference(model.probe, backend, options)
-            export.score("build", built)
+            export.score("build", built, last=True)
             export.gate(options.name)
         with export.timed("habits"):
             export.fit(built)
@@ -168,14 +171,3 @@ def _bytes_per_weight(export: Export, options: OnnxOptions) -> float:
     graph = 4.0 if export.dtype == "float32" and options.quant in QUANTIZED else 0.0
     compared = 4.0 if options.quant == "f32" else 2.0
     return merged + max(compared * export.may_prune, merged * export.may_prune, graph, _BYTES_PER_WEIGHT[options.quant])
-
-
-def _check_output(out: Path, force: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise EdgebError(f"the output {out} is not a folder", "choose another --out")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not (out / MANIFEST_FILE).is_file():
-        raise EdgebError(f"the folder {out} is not empty and no bundle", "choose another --out")
-    if not force:
-        raise EdgebError(f"the output {out} exists", "choose another --out or pass --force")

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.scoring import Floats
@@ -22,6 +23,8 @@ from edge_behavior.export.profiles import ParitySettings
 
 # Candidates below this probability in the reference do not count for `max_log_prob`: they decide nothing.
 _COUNTED = 1e-3
+# Standard errors beyond which a loss of accuracy is one.
+CERTAIN = 2.0
 _LIMITS = {"max_flips", "max_kl", "max_accuracy_loss", "max_tail_loss"}
 
 
@@ -96,17 +99,19 @@ class StageParity:
 
     Attributes:
         total: Against the reference.
-        accuracies: Its own.
-        step: Against the step before.
+        accuracies: Its own; of a step that was compared on some windows only, none.
+        step: Against the step before, on the windows of both.
+        windows: How many windows it was compared on.
     """
 
     total: Difference
     accuracies: Accuracies
     step: Difference
+    windows: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As manifests and `--json` have it: the total and the accuracies flat, then `step`."""
-        return {**asdict(self.total), **asdict(self.accuracies), "step": asdict(self.step)}
+        """As manifests and `--json` have it: the total and the accuracies flat, then `step` and `windows`."""
+        return {**asdict(self.total), **asdict(self.accuracies), "step": asdict(self.step), "windows": self.windows}
 
 
 @dataclass(frozen=True)
@@ -136,11 +141,13 @@ class Recovery:
         trials: All measurements, in order.
         kept: Kinds of tensors that stayed at 8 bits; empty if that did not help.
         before: The quantized model without them; None if none is kept.
+        skipped: Why nothing was tried; "" otherwise.
     """
 
     trials: tuple[RecoveryTrial, ...]
     kept: tuple[str, ...] = ()
     before: StageParity | None = None
+    skipped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As manifests and `--json` have it."""
@@ -149,6 +156,7 @@ class Recovery:
             "kept": list(self.kept),
             "adopted": bool(self.kept),
             "before": None if self.before is None else self.before.to_dict(),
+            "skipped": self.skipped,
         }
 
 
@@ -205,7 +213,8 @@ def parity_report(by_stage: Mapping[str, Floats], samples: Samples, settings: Pa
     """Measure every stage.
 
     Args:
-        by_stage: [n, B] log-probabilities by stage in order, `REFERENCE` first.
+        by_stage: [n, B] log-probabilities by stage in order, `REFERENCE` first; rows of windows that a stage was not
+            compared on are not numbers.
         samples: The windows.
         settings: The limits.
     """
@@ -213,10 +222,16 @@ def parity_report(by_stage: Mapping[str, Floats], samples: Samples, settings: Pa
     stages = {}
     for name, scores in by_stage.items():
         if name != REFERENCE:
-            total, step = Difference.between(reference, scores), Difference.between(before, scores)
-            stages[name] = StageParity(total, Accuracies.of(scores, samples), step)
+            rows = is_scored(scores)
+            both = rows & is_scored(before)
+            stages[name] = StageParity(
+                total=Difference.between(reference[rows], scores[rows]),
+                accuracies=Accuracies.of(scores, samples) if rows.all() else Accuracies(),
+                step=Difference.between(before[both], scores[both]),
+                windows=int(rows.sum()),
+            )
             before = scores
-    known = Accuracies.of(reference, samples)
+    known, errors = Accuracies.of(reference, samples), loss_errors(reference, before, samples)
     return ParityReport(
         windows=len(samples),
         natural=int(samples.natural.sum()),
@@ -225,14 +240,38 @@ def parity_report(by_stage: Mapping[str, Floats], samples: Samples, settings: Pa
         reference=known,
         stages=stages,
         limits=settings.model_dump(include=_LIMITS),
-        exceeded=exceeded(known, list(stages.values())[-1], settings),
+        exceeded=exceeded(known, list(stages.values())[-1], settings, errors),
     )
 
 
-def exceeded(reference: Accuracies, last: StageParity, settings: ParitySettings) -> list[str]:
-    """What of the finished model is beyond the limits, in words; empty if nothing is."""
+def is_scored(scores: Floats) -> NDArray[np.bool_]:
+    """[n] the windows that a stage was compared on."""
+    return np.asarray(~np.isnan(scores).any(1))
+
+
+def loss_errors(before: Floats, after: Floats, samples: Samples) -> dict[str, float]:
+    """Standard error of the losses of `accuracy` and of the tail's mean recall, window by window; none where unknown.
+
+    Both models answer the same windows, so that only windows whose answer turned from right to wrong or back add to it.
+    """
+    if samples.truth is None:
+        return {}
+    turned = (before.argmax(1) == samples.truth).astype(float) - (after.argmax(1) == samples.truth)
+    tail = samples.balanced & (np.array(samples.groups)[samples.truth] == "tail")
+    kinds = {"accuracy": samples.natural, "tail": tail}
+    return {name: float(turned[of].std() / np.sqrt(of.sum())) for name, of in kinds.items() if of.any()}
+
+
+def exceeded(
+    reference: Accuracies, last: StageParity, settings: ParitySettings, errors: Mapping[str, float]
+) -> list[str]:
+    """What of the finished model is beyond the limits, in words; empty if nothing is.
+
+    Few windows say little: flips count beyond their standard error, losses (whose standard errors are `errors`) beyond
+    two.
+    """
     found, total = [], last.total
-    if total.flips > settings.max_flips:
+    if total.flips - float(np.sqrt(total.flips * (1 - total.flips) / last.windows)) > settings.max_flips:
         found.append(f"another first candidate in {total.flips:.1%} of the windows (limit {settings.max_flips:.1%})")
     if total.mean_kl > settings.max_kl:
         found.append(f"KL {total.mean_kl:.2g} (limit {settings.max_kl:.2g})")
@@ -241,7 +280,7 @@ def exceeded(reference: Accuracies, last: StageParity, settings: ParitySettings)
         ("tail", "the tail's mean recall", settings.max_tail_loss),
     ):
         loss = reference.loss(last.accuracies, key)
-        if loss is not None and loss > limit:
+        if loss is not None and loss > max(limit, CERTAIN * errors.get(key, 0.0)):
             found.append(f"{name} lower by {loss:.3f} (limit {limit:.3f})")
     return found
 

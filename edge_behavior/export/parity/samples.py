@@ -17,6 +17,12 @@ from edge_behavior.export.synthetic_events import synthetic_windows
 # Natural windows and windows per behavior where the profile does not say: up to this many weights, and beyond.
 SMALL_BACKBONE = 100_000_000
 WINDOWS, PER_BEHAVIOR = (200, 60), (5, 1)
+# Windows on which the steps before the last are compared: all of them, and so many beyond that number of weights.
+BETWEEN = (None, 8)
+# Fewest windows that a time budget leaves.
+LEAST_WINDOWS = 48
+# The order of windows: any first few are a sample of all.
+_ORDER_SEED = 0
 _MAX_SYNTHETIC = 60
 
 Ints = NDArray[np.int64]
@@ -29,10 +35,12 @@ class SampleSizes:
     Attributes:
         natural: Windows in the frequencies of the log.
         per_behavior: Windows of each behavior in addition.
+        between: Windows on which the steps before the last are compared; None for all.
     """
 
     natural: int
     per_behavior: int
+    between: int | None = None
 
     @classmethod
     def of(cls, settings: ParitySettings, parameters: int) -> SampleSizes:
@@ -41,21 +49,23 @@ class SampleSizes:
         return cls(
             WINDOWS[large] if settings.windows is None else settings.windows,
             PER_BEHAVIOR[large] if settings.per_behavior is None else settings.per_behavior,
+            BETWEEN[large],
         )
 
 
 @dataclass(frozen=True)
 class Window:
-    """A history and the context to predict in."""
+    """A history and the context to predict in, in one of the layout's wordings."""
 
     history: tuple[BehaviorEvent, ...]
     when: datetime
     place: str
+    wording: int = 0
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Windows to compare models on.
+    """Windows to compare models on, in an order in which any first few are a sample of all.
 
     Attributes:
         windows: n of them.
@@ -90,9 +100,8 @@ class Samples:
         )
 
     def prompts(self, encoder: PromptEncoder) -> list[list[int]]:
-        """Token ids of every prompt; a layout's wordings take turns."""
-        formats = encoder.layout.formats
-        return [encoder.prompt_ids(w.history, w.when, w.place, i % formats) for i, w in enumerate(self.windows)]
+        """Token ids of every prompt."""
+        return [encoder.prompt_ids(w.history, w.when, w.place, w.wording) for w in self.windows]
 
 
 def draw_samples(source: ExportSource, sizes: SampleSizes, split: str = "validation", seed: int = 0) -> Samples:
@@ -106,12 +115,15 @@ def draw_samples(source: ExportSource, sizes: SampleSizes, split: str = "validat
         table, length = Dataset.open(source.data).events(split), layout.history_length
         natural = natural_windows(table, length, limit=sizes.natural, seed=seed)
         balanced = balanced_windows(table, sizes.per_behavior, length, seed=seed)
-        targets = np.union1d(natural, balanced)
+        targets = np.random.default_rng(_ORDER_SEED).permutation(np.union1d(natural, balanced))
         if len(targets):
             events = [table.event(int(i)) for i in targets]
             histories = [tuple(table.history(int(i), length)) for i in targets]
             return Samples(
-                tuple(Window(h, e.time, e.place) for h, e in zip(histories, events, strict=True)),
+                tuple(
+                    Window(h, e.time, e.place, i % layout.formats)
+                    for i, (h, e) in enumerate(zip(histories, events, strict=True))
+                ),
                 table.behavior[targets].astype(np.int64),
                 table.user_of(targets),
                 np.isin(targets, natural),
@@ -121,6 +133,6 @@ def draw_samples(source: ExportSource, sizes: SampleSizes, split: str = "validat
             )
     count = min(sizes.natural, _MAX_SYNTHETIC)
     drawn = synthetic_windows(candidates, layout, source.places or (UNKNOWN_PLACE,), count, seed)
-    windows = tuple(Window(*window) for window in drawn)
+    windows = tuple(Window(*window, i % layout.formats) for i, window in enumerate(drawn))
     no, yes = np.zeros(count, dtype=bool), np.ones(count, dtype=bool)
     return Samples(windows, None, np.arange(count), yes, no, candidates.labels, candidates.groups())

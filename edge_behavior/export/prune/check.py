@@ -20,7 +20,8 @@ from edge_behavior.core.events import UNKNOWN_PLACE
 from edge_behavior.core.scoring import Floats, log_softmax
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.prune.vocabulary import CannotPrune, PrunePlan, plan_pruning
+from edge_behavior.export.prune.merges import CannotPrune
+from edge_behavior.export.prune.vocabulary import PrunePlan, plan_pruning
 from edge_behavior.export.prune.words import domain_texts
 from edge_behavior.export.synthetic_events import HISTORY_LENGTHS, synthetic_windows
 from edge_behavior.runtime.backends.base import Backend, Row
@@ -132,7 +133,8 @@ def decide_pruning(request: PruneRequest, plain: Path, tokenizer: Any, config: A
         return Pruning(mode, None, f"{request.data_note}, so the places are not known")
     places = request.places or ()
     texts = domain_texts(encoder.layout, encoder.candidates, places)
-    needed = [encoder.bos_id, encoder.eos_id, *_named_ids(tokenizer, config)]
+    chat = encoder.layout.chat
+    needed = [encoder.bos_id, encoder.eos_id, *_named_ids(tokenizer, config), *(() if chat is None else chat.ids)]
     try:
         plan = plan_pruning(tokenizer, int(config.vocab_size), texts, len(places), request.extra_tokens, needed)
     except CannotPrune as error:

@@ -1,27 +1,27 @@
 """Vocabulary pruning: the same model with embedding and output rows for the domain's tokens only.
 
-Kept are all 256 byte tokens, all added tokens, every token of the domain's texts, the most basic everyday word pieces
-(so that places named after the export mostly keep their pieces too), and with each token its *derivation*: every symbol
-that byte-pair merging makes on the way from its bytes to it. Merges whose parts and result are kept stay, in order. Any
-text still encodes, at worst byte by byte, and decodes to itself.
+Kept are all 256 byte tokens, all added tokens but reserved ones, every token of the domain's texts, the most basic
+everyday word pieces (so that places named after the export mostly keep their pieces too), and with each token its
+*derivation*: every symbol that byte-pair merging makes on the way from its bytes or characters to it. Merges whose
+parts and result are kept stay, in order. Any text still encodes, at worst byte by byte, and decodes to itself.
 
-Why a domain text keeps its pieces: words are merged one by one, and at each step the leftmost pair of the lowest rank
-joins. Symbols join only with neighbors inside the token that they end in, so a word's derivation is that of its final
-tokens, and all merges that it applies are kept. Assume that the full and the pruned merge table have led to the same
-symbols so far. The pruned one offers a subset of the full one's merges, in the same order, that holds the full one's
-choice: it makes the same choice. When the full table has no merge left, neither has its subset. With `ignore_merges`
-(Llama 3) a word of the vocabulary is one token at once: such words of domain texts are kept, and pruning adds no words.
+Why a domain text keeps its pieces: words (to SentencePiece, whole texts) are merged one by one, and at each step the
+leftmost pair of the lowest rank joins. Symbols join only with neighbors inside the token that they end in, so a word's
+derivation is that of its final tokens, and all merges that it applies are kept. Assume that the full and the pruned
+merge table have led to the same symbols so far. The pruned one offers a subset of the full one's merges, in the same
+order, that holds the full one's choice: it makes the same choice. When the full table has no merge left, neither has
+its subset. With `ignore_merges` (Llama 3) a word of the vocabulary is one token at once: such words of domain texts are
+kept, and pruning adds no words.
 
-Reads and writes model folders; knows no export format. SentencePiece vocabularies are not pruned: llama.cpp merges them
-by score instead of by rule, and they are small.
+Reads and writes model folders; knows no export format. `merges` has the two kinds of vocabularies.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.prune.words import byte_alphabet, everyday_pieces
+from edge_behavior.export.prune.merges import KEEP_HINT, CannotPrune, Merges, read_merges
+from edge_behavior.export.prune.words import everyday_pieces
 from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.folder import WEIGHTS_INDEX, open_weights, weight_files
 from edge_behavior.hf.tokenizers import plain_encoder
@@ -40,14 +41,12 @@ from edge_behavior.util.progress import progress_bar
 EXTRA_TOKENS = 4096
 # Kernels take rows in blocks (llama.cpp's of 8, GPUs' of 64); everyday pieces fill up.
 _ROW_MULTIPLE = 64
+# Names for tokens to come, which no model was trained with: 6,242 of Gemma's, some 250 of Llama 3's.
+_RESERVED = re.compile(r"<(unused\d+|\|reserved_special_token_\d+\|)>")
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 _BLOCK_ROWS = 1024
 _CHUNK = 1 << 22
-_KEEP_HINT = "export with --prune off"
-
-
-class CannotPrune(EdgebError):
-    """The tokenizer or model cannot be pruned; it can be exported unpruned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +79,7 @@ class PrunePlan:
         at = np.searchsorted(self.kept, old)
         lost = old[self.kept[np.minimum(at, len(self.kept) - 1)] != old]
         if len(lost):
-            raise EdgebError(f"token {int(lost[0])} was pruned", _KEEP_HINT)
+            raise EdgebError(f"token {int(lost[0])} was pruned", KEEP_HINT)
         return [int(i) for i in at]
 
     def summary(self) -> dict[str, int]:
@@ -113,36 +112,45 @@ def plan_pruning(
         needed: Further ids that the runtime uses; None and ids without a row are ignored.
 
     Raises:
-        CannotPrune: not byte-level BPE, byte tokens missing, or a text that would be tokenized differently.
+        CannotPrune: see `read_merges` and `Merges.check_scores`; or a text that would be tokenized differently.
         EdgebError: `extra_tokens` is negative.
     """
     if extra_tokens < 0:
         raise EdgebError(f"extra_tokens is {extra_tokens}", "use 0 or more")
     fields = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = _byte_level_model(fields)
-    vocab: dict[str, int] = model["vocab"]
+    merges = read_merges(fields)
+    vocab = merges.vocab
     names = {i: token for token, i in vocab.items()}
-    ranks = {pair: rank for rank, pair in enumerate(_pairs(model))}
     encode = plain_encoder(tokenizer)
     domain = {i for text in texts for i in encode(text)}
     kept = {i for i in needed if i is not None and 0 <= i < rows}
-    kept.update(int(token["id"]) for token in fields["added_tokens"])
-    kept.update(vocab[char] for char in byte_alphabet())
-    for i in domain:
-        kept.update(vocab[symbol] for symbol in (*_derivation(names[i], ranks), names[i]))
+    kept.update(_added_ids(tokenizer, fields))
+    kept.update(vocab[token] for token in merges.always)
+    kept.update(vocab[symbol] for i in domain for symbol in merges.derivation(names[i]))
+    # Also of added tokens: see `merges`.
+    kept.update([vocab[char] for i in kept for char in names.get(i, "") if char in vocab])
     base = len(kept)
-    merged = (left + right for left, right in ranks)
-    pieces = everyday_pieces(merged, lambda text: (names[i] for i in encode(text)), texts)
-    symbols = (symbol for piece in pieces for symbol in (*_derivation(piece, ranks), piece))
+    pieces = everyday_pieces(merges.results(), lambda text: (names[i] for i in encode(text)), texts, merges.text)
+    symbols = (symbol for piece in pieces for symbol in merges.derivation(piece))
     while len(kept) - base < extra_tokens or len(kept) % _ROW_MULTIPLE:
         symbol = next(symbols, None)
         if symbol is None:
             break
         kept.add(vocab[symbol])
     ids = np.asarray(sorted(kept), dtype=np.int64)
-    plan = PrunePlan(ids, rows, places, len(domain), len(kept) - base, _pruned_tokenizer(fields, ids))
+    plan = PrunePlan(ids, rows, places, len(domain), len(kept) - base, _pruned_tokenizer(fields, merges, ids))
+    merges.check_scores(plan.tokenizer["model"]["vocab"])
     _check_pieces(plan, encode, texts)
     return plan
+
+
+def _added_ids(tokenizer: Any, fields: dict[str, Any]) -> list[int]:
+    """Ids of the added tokens that stay: all but reserved ones that neither tokenizer nor chat template names."""
+    named = [getattr(tokenizer, role, None) for role in _ROLES]
+    named += [tokenizer.chat_template, fields.get("post_processor"), fields.get("padding")]
+    text = json.dumps(named, ensure_ascii=False)
+    added = [(int(token["id"]), token["content"]) for token in fields["added_tokens"]]
+    return [i for i, content in added if not _RESERVED.fullmatch(content) or content in text]
 
 
 def write_pruned(model_dir: Path, plan: PrunePlan, out_dir: Path) -> None:
@@ -162,9 +170,13 @@ def write_pruned(model_dir: Path, plan: PrunePlan, out_dir: Path) -> None:
     load_tokenizer(model_dir).save_pretrained(out_dir)
     _write_json(out_dir / "tokenizer.json", plan.tokenizer)
     settings = read_json(out_dir / "tokenizer_config.json")
-    if settings.pop("added_tokens_decoder", None) is not None:
-        # tokenizer.json has the same table; one is enough.
-        _write_json(out_dir / "tokenizer_config.json", settings)
+    # tokenizer.json has the same table; one is enough.
+    settings.pop("added_tokens_decoder", None)
+    stay = {token["content"] for token in plan.tokenizer["added_tokens"]}
+    for name, value in settings.items():
+        if isinstance(value, list):
+            settings[name] = [part for part in value if part in stay or not _RESERVED.fullmatch(str(part))]
+    _write_json(out_dir / "tokenizer_config.json", settings)
     _check_tokenizer(load_tokenizer(out_dir), plan)
     files = weight_files(model_dir)
     total = 0
@@ -178,59 +190,15 @@ def write_pruned(model_dir: Path, plan: PrunePlan, out_dir: Path) -> None:
         _write_json(out_dir / WEIGHTS_INDEX, index)
 
 
-def _byte_level_model(fields: dict[str, Any]) -> dict[str, Any]:
-    model: dict[str, Any] = fields["model"]
-    if model["type"] != "BPE" or model.get("byte_fallback"):
-        kind = "SentencePiece" if model.get("byte_fallback") else model["type"]
-        raise CannotPrune(f"a {kind} vocabulary is not pruned, only byte-level BPE is", _KEEP_HINT)
-    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "unk_token"):
-        if model.get(name):
-            raise CannotPrune(f"pruning does not support a tokenizer with {name} = {model[name]!r}", _KEEP_HINT)
-    steps = fields["pre_tokenizer"] or {}
-    if "ByteLevel" not in [step["type"] for step in steps.get("pretokenizers", [steps] if steps else [])]:
-        raise CannotPrune("the tokenizer does not split text into bytes", _KEEP_HINT)
-    missing = [char for char in byte_alphabet() if char not in model["vocab"]]
-    if missing:
-        raise CannotPrune(
-            f"the tokenizer lacks {len(missing)} of the 256 byte tokens, {missing[0]!r} for one", _KEEP_HINT
-        )
-    return model
-
-
-def _pairs(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for pair in model["merges"]:
-        # Older files join the two halves with a space.
-        left, right = pair.split(" ") if isinstance(pair, str) else pair
-        yield left, right
-
-
-def _derivation(token: str, ranks: dict[tuple[str, str], int]) -> list[str]:
-    """Every symbol that merging makes from a token's bytes, in order, bytes and result included.
-
-    With `ignore_merges` the result may be several symbols instead of the token.
-    """
-    symbols, made = list(token), list(token)
-    while len(symbols) > 1:
-        options = [ranks.get(pair, len(ranks)) for pair in pairwise(symbols)]
-        best = min(options)
-        if best == len(ranks):
-            break
-        at = options.index(best)
-        symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
-        made.append(symbols[at])
-    return made
-
-
-def _pruned_tokenizer(fields: dict[str, Any], kept: NDArray[np.int64]) -> dict[str, Any]:
+def _pruned_tokenizer(fields: dict[str, Any], merges: Merges, kept: NDArray[np.int64]) -> dict[str, Any]:
     """tokenizer.json with the kept tokens only, renumbered."""
     new = {int(old): i for i, old in enumerate(kept)}
-    model = fields["model"]
-    vocab = {text: new[i] for text, i in model["vocab"].items() if i in new}
-    merges = [
-        [left, right] for left, right in _pairs(model) if left in vocab and right in vocab and left + right in vocab
+    vocab = {text: new[i] for text, i in merges.vocab.items() if i in new}
+    pairs = [list(pair) for pair in merges.kept(vocab)]
+    result = {**fields, "model": {**fields["model"], "vocab": vocab, "merges": pairs}}
+    result["added_tokens"] = [
+        {**token, "id": new[token["id"]]} for token in fields["added_tokens"] if token["id"] in new
     ]
-    result = {**fields, "model": {**model, "vocab": vocab, "merges": merges}}
-    result["added_tokens"] = [{**token, "id": new[token["id"]]} for token in fields["added_tokens"]]
     if fields.get("padding"):
         result["padding"] = {**fields["padding"], "pad_id": new[fields["padding"]["pad_id"]]}
     if fields.get("post_processor"):
@@ -248,7 +216,7 @@ def _renumbered_steps(step: dict[str, Any], new: dict[int, int]) -> dict[str, An
         }
         return {**step, "special_tokens": tokens}
     if kind != "ByteLevel":
-        raise CannotPrune(f"the tokenizer's post-processor {kind} may hold token ids", _KEEP_HINT)
+        raise CannotPrune(f"the tokenizer's post-processor {kind} may hold token ids", KEEP_HINT)
     return step
 
 
@@ -258,14 +226,14 @@ def _check_pieces(plan: PrunePlan, encode: Callable[[str], list[int]], texts: Se
     plain = Tokenizer.from_str(json.dumps({**plan.tokenizer, "added_tokens": [], "post_processor": None}))
     for text in texts:
         if plain.encode(text, add_special_tokens=False).ids != plan.new_ids(encode(text)):
-            raise CannotPrune(f"the pruned tokenizer would split {text[:60]!r} differently", _KEEP_HINT)
+            raise CannotPrune(f"the pruned tokenizer would split {text[:60]!r} differently", KEEP_HINT)
 
 
 def _check_tokenizer(tokenizer: Any, plan: PrunePlan) -> None:
     found = json.loads(tokenizer.backend_tokenizer.to_str())
     ids, expected = ({(token["content"], token["id"]) for token in f["added_tokens"]} for f in (found, plan.tokenizer))
     if ids != expected or any(found["model"][key] != plan.tokenizer["model"][key] for key in ("vocab", "merges")):
-        raise EdgebError("the pruned tokenizer does not read back from its files as written", _KEEP_HINT)
+        raise EdgebError("the pruned tokenizer does not read back from its files as written", KEEP_HINT)
 
 
 def _renumbered(settings: dict[str, Any], plan: PrunePlan) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Texts that a pruned vocabulary must cover: the domain's own, and words likely in places named after the export.
 
-Knows layouts, place names and byte-level alphabets; knows nothing of models or of how a vocabulary is pruned.
+Knows layouts, place names and the alphabet of byte-level tokenizers; knows nothing of models or of how a vocabulary is
+pruned.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def domain_texts(layout: PromptLayout, candidates: CandidateSet, places: Sequenc
     pairs += [(start, name) for name in names]
     labels = candidates.labels
     texts = [text for label in labels for text in layout.line(BehaviorEvent(names[0], start, label))]
+    texts += [layout.answer(label) for label in labels]
     texts += [layout.context(when, place) for when, place in pairs]
     for wording in range(layout.formats):
         whole = layout.prompt([], start, names[0], labels, wording)
@@ -66,7 +68,10 @@ def domain_texts(layout: PromptLayout, candidates: CandidateSet, places: Sequenc
 
 
 def everyday_pieces(
-    merged: Iterable[str], encode: Callable[[str], Iterable[str]], domain: Iterable[str]
+    merged: Iterable[str],
+    encode: Callable[[str], Iterable[str]],
+    domain: Iterable[str],
+    read: Callable[[str], str | None],
 ) -> Iterator[str]:
     """Tokens for place names to come, the most useful first, with repetitions.
 
@@ -75,9 +80,10 @@ def everyday_pieces(
     this order keeps the pieces of 33 % with 4,096 tokens; merge order alone of 6 %.
 
     Args:
-        merged: The results of a byte-level tokenizer's merges in order, in its alphabet.
+        merged: The results of a tokenizer's merges in order.
         encode: Its tokens for a text.
         domain: Texts whose scripts count.
+        read: The text of a token; None if it is no whole text.
     """
     for word in PLACE_WORDS.split():
         yield from encode(f" {word}")
@@ -85,13 +91,9 @@ def everyday_pieces(
     for number in range(100):
         yield from encode(f"{number:02d}")
     scripts = _scripts(domain)
-    byte_of = byte_alphabet()
     for token in merged:
-        try:
-            text = bytes(byte_of[char] for char in token).decode("utf-8")
-        except (KeyError, UnicodeDecodeError):
-            continue
-        if _begins_a_name(text, scripts):
+        text = read(token)
+        if text is not None and _begins_a_name(text, scripts):
             yield token
 
 

@@ -1,7 +1,8 @@
 """The reference backend: a Transformers model behind the same `Predictor` as llama.cpp.
 
 Made for comparison, not for speed: it runs the weights in their own precision, on CPU or GPU. The label trie is
-evaluated with tree attention: nodes attend to the prompt and to their ancestors. Imports torch, so only
+evaluated with tree attention: nodes attend to the prompt and to their ancestors, in sliding-window layers to those that
+the window reaches. The cache holds every position for every layer, so it can be cut anywhere. Imports torch, so only
 `torch_predictor` and commands import this module. Knows nothing of run folders or adapters (a PEFT model is fine).
 """
 
@@ -23,6 +24,7 @@ from transformers import DynamicCache
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tokenizers import plain_encoder
+from edge_behavior.hf.tree.attention import attention_windows
 from edge_behavior.runtime.backends.base import Row, reusable
 from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.util.cpus import usable_threads
@@ -52,6 +54,7 @@ class TorchBackend:
         self._encode = plain_encoder(tokenizer)
         self._capacity = capacity or int(model.config.max_position_embeddings)
         self._n_vocab = int(model.config.vocab_size)
+        self._windows = attention_windows(model.config)
         self._cache: Any = DynamicCache()
         self._held: list[int] = []
         # Trie nodes in the cache after the prompt, in order, and the logits after each.
@@ -194,6 +197,7 @@ class TorchBackend:
     def _evaluate(self, trie: LabelTrie, nodes: list[int]) -> None:
         """Append nodes to the cache; parents come first."""
         end, known = len(self._held), len(self._slots)
+        positions = [end + int(trie.depths[node]) - 1 for node in nodes]
         reach = torch.zeros((1, 1, len(nodes), end + known + len(nodes)), dtype=torch.bool)
         reach[..., :end] = True
         for row, node in enumerate(nodes):
@@ -201,11 +205,30 @@ class TorchBackend:
             for step in trie.ancestors(node):
                 reach[0, 0, row, end + self._slots[step]] = True
         tokens = [int(trie.tokens[node]) for node in nodes]
-        positions = [end + int(trie.depths[node]) - 1 for node in nodes]
-        rows = self._forward(tokens, positions, reach.to(self._device), len(nodes))
+        before = [*range(end), *(end + int(trie.depths[node]) - 1 for node in self._slots)]
+        rows = self._forward(tokens, positions, self._masks(reach, positions, before), len(nodes))
         self._rows.update(zip(nodes, rows, strict=True))
 
-    def _forward(self, ids: list[int], positions: list[int], mask: torch.Tensor | None, rows: int) -> Row:
+    def _masks(
+        self, reach: torch.Tensor, queries: list[int], keys: list[int]
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """The mask of every kind of layer, as Transformers takes it: one for all, or by kind.
+
+        Args:
+            reach: [1, 1, queries, keys] whether a query attends to a key where no window ends.
+            queries: Their positions.
+            keys: Theirs.
+        """
+        distances = torch.tensor(queries)[:, None] - torch.tensor(keys)
+        found = {
+            kind: (reach if window is None else reach & (distances < window)).to(self._device)
+            for kind, window in self._windows.items()
+        }
+        return next(iter(found.values())) if len(found) == 1 else found
+
+    def _forward(
+        self, ids: list[int], positions: list[int], mask: torch.Tensor | dict[str, torch.Tensor] | None, rows: int
+    ) -> Row:
         """Append tokens to the cache; logits [rows, V] after the last of them."""
         started = perf_counter()
         with torch.inference_mode():
@@ -213,7 +236,7 @@ class TorchBackend:
                 input_ids=torch.tensor([ids], device=self._device),
                 position_ids=torch.tensor([positions], device=self._device),
                 attention_mask=mask,
-                past_key_values=self._cache,
+                cache=self._cache,
                 use_cache=True,
                 logits_to_keep=rows,
             )

@@ -10,17 +10,19 @@ import numpy as np
 
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import Dataset, EventTable
-from edge_behavior.data.windows import balanced_windows, eligible
+from edge_behavior.data.windows import eligible
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.protocols import WindowChoice, protocols
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.rows.batches import steps_of
 from edge_behavior.train.rows.epochs import a_tuning_rows
-from edge_behavior.train.rows.samples import window_prompt
+from edge_behavior.train.rows.samples import pool_windows, window_prompt
 
 # Above this, A-Tuning is counted on its first epoch only: the others are draws of the same size.
 _COUNTED_TARGETS = 200_000
 _SAMPLED_WINDOWS = 1_000
+# Trie nodes that a bound takes: 76 of 721 within 0.1 nats, on a tuned model (benchmarks/results/bounded-scoring.md).
+_SEARCHED_NODES = 80
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Counts:
         samples: Of every stage that trains.
         windows: Scored windows of the pool, of B-Tuning's validation, and of evaluation (three models).
         longest_window: The longest scored window.
-        mean_window: One of mean length.
+        mean_window: One of mean length, with as many trie nodes as the recipe's bound takes.
     """
 
     shown: dict[str, Any]
@@ -80,8 +82,12 @@ class Counts:
     mean_window: Window
 
 
-def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: Any) -> Counts:
-    """Count what every stage would process. Prompt lengths are those of a sample of the pool."""
+def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: Any, packs: bool = False) -> Counts:
+    """Count what every stage would process. Prompt lengths are those of a sample of the pool.
+
+    Args:
+        packs: Both answers of a preference pair share one prompt, see `trainer.packed`.
+    """
     train, history, stage = dataset.events("train"), encoder.layout.history_length, recipe.b_tuning
     shown: dict[str, Any] = {
         "recipe": recipe.name,
@@ -92,7 +98,7 @@ def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: A
     if recipe.a_tuning.method != "none":
         counts, samples["a_tuning"] = _a_tuning(recipe, train, encoder, tokenizer)
         shown |= {f"a_tuning_{key}": value for key, value in counts.items()}
-    pool = balanced_windows(train, stage.pool_per_behavior or len(train), history)
+    pool = pool_windows(train, encoder, recipe)
     prompts = _prompt_lengths(train, encoder, pool, recipe.seed)
     choice = WindowChoice(
         recipe.evaluation.per_user, recipe.evaluation.per_behavior, recipe.evaluation.limit, recipe.seed
@@ -103,9 +109,10 @@ def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: A
     shown |= {"pool_windows": len(pool), "trie_tokens_per_window": nodes}
     if stage.method != "none":
         answers = [len(encoder.label_ids(label)) for label in train.candidates.labels]
-        mean = float(np.mean(prompts) + np.mean(answers))
         both = 2 if stage.method == "dpo" else 1
-        samples["b_tuning"] = Samples(max(prompts) + max(answers), mean, max(answers), both)
+        together = both if packs else 1
+        most, mean = max(prompts) + together * max(answers), float(np.mean(prompts) + together * np.mean(answers))
+        samples["b_tuning"] = Samples(most, mean, together * max(answers), both // together)
         pairs = min(len(pool), stage.samples_per_behavior * len(train.candidates))
         per_epoch, steps = steps_of(stage, pairs, stage.epochs)
         passes = 1 + -(-steps // max(1, round(per_epoch / stage.evals_per_epoch)))
@@ -113,16 +120,17 @@ def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: A
         windows |= {"pool": len(pool), "validation": passes * held_out}
         shown |= {"preference_pairs_at_most": pairs, "b_tuning_steps_at_most": steps}
     shown["evaluation_windows"] = tested
-    static, outputs = len(encoder.static_ids), len(encoder.trie.inner)
-    longest, mean_window = (
-        Window(static, length - static + nodes, outputs) for length in (max(prompts), int(np.mean(prompts)))
-    )
+    static = len(encoder.static_ids)
+    searched = nodes if recipe.scoring.bound is None else min(nodes, _SEARCHED_NODES)
+    # A search may come to need all nodes.
+    longest = Window(static, max(prompts) - static + nodes, nodes + 1)
+    mean_window = Window(static, int(np.mean(prompts)) - static + searched, searched + 1)
     return Counts(shown, samples, windows, longest, mean_window)
 
 
 def _a_tuning(
     recipe: Recipe, train: EventTable, encoder: PromptEncoder, tokenizer: Any
-) -> tuple[dict[str, int], Samples]:
+) -> tuple[dict[str, float], Samples]:
     stage = recipe.a_tuning
     wanted = max(1, math.ceil(stage.epochs))
     counted = wanted if wanted * min(stage.max_targets, len(train)) <= _COUNTED_TARGETS else 1

@@ -15,17 +15,18 @@ import psutil
 import torch
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.tree_scoring import TILE_ROWS
+from edge_behavior.hf.tree.head import TILE_ROWS
 from edge_behavior.train.geometry import NF4_BYTES, Geometry
 from edge_behavior.train.plan.counts import Batch, Counts, Window
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.stages.scoring import SHARD
 from edge_behavior.train.trainer.batch_split import micro_batch_of
+from edge_behavior.train.trainer.label_head import TILE
 from edge_behavior.util.numbers import GIB, gib
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": GIB}
 _FLOAT = 4
-# TRL's fused LM head (1.16) computes logits in tiles of so many positions by so many tokens of the vocabulary.
+# TRL's fused LM head (1.16) on a GPU computes logits in tiles of so many positions by so many tokens of the vocabulary.
 _TILE_POSITIONS, _TILE_VOCABULARY = 4096, 32768
 Needs = dict[str, dict[str, int]]
 
@@ -75,13 +76,13 @@ class Precision:
 
 
 def precision(recipe: Recipe, sizes: Geometry, device: Device) -> Precision:
-    """How the backbone is held and computed, as `load_model` and the trainers choose it."""
+    """How the backbone is held and computed, as `load_model` and the trainers choose it; on a CPU `auto` is float32."""
     dtype: Any = torch.float32
     if recipe.backbone.dtype != "auto":
         dtype = getattr(torch, recipe.backbone.dtype)
     elif device.kind == "cuda" and recipe.backbone.path is not None:
         dtype = sizes.config.dtype or torch.float32
-    return Precision(dtype, device.kind == "cuda" and device.bf16)
+    return Precision(dtype, device.bf16 if device.kind == "cuda" else dtype == torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -205,18 +206,16 @@ def kept_in_layer(sizes: Geometry, tokens: int, how: Precision) -> int:
 
 
 def head_bytes(sizes: Geometry, batch: Batch, how: Precision, device: str) -> int:
-    """TRL's fused LM head, which holds one tile of logits at most.
-
-    On a GPU it scores label positions only and works inside the tile; elsewhere it scores all positions, and takes
-    float32 copies of the tile.
-    """
-    positions = batch.labels if device == "cuda" else batch.tokens
-    per_position = _TILE_VOCABULARY * how.size
-    if device == "cpu":
-        per_position += 7 * min(int(sizes.config.vocab_size), _TILE_VOCABULARY) * _FLOAT
+    """The fused LM head, which holds one tile of logits at most: TRL's on a GPU, `label_head` on a CPU."""
+    vocabulary = int(sizes.config.vocab_size)
+    if device == "cuda":
+        tile = min(batch.labels, _TILE_POSITIONS) * _TILE_VOCABULARY * how.size
+    else:
+        # Logits, probabilities, and what a reduction or the product with the weights takes.
+        tile = min(batch.labels, max(1, TILE // vocabulary)) * vocabulary * 3 * _FLOAT
     # Beside the tile: hidden states, their gradient as it is summed and as it is returned; nine numbers.
     states = int(sizes.config.hidden_size) * (2 * how.weights.itemsize + _FLOAT) + 9 * _FLOAT
-    return min(positions, _TILE_POSITIONS) * per_position + positions * states
+    return tile + batch.labels * states
 
 
 def windows_per_pass(recipe: Recipe, window: Window) -> int:
@@ -225,7 +224,7 @@ def windows_per_pass(recipe: Recipe, window: Window) -> int:
 
 
 def scoring_bytes(sizes: Geometry, window: Window, windows: int, size: int) -> int:
-    """A scoring pass under the adapter: the prefix, the tree mask, and its largest step; numbers have `size` bytes."""
+    """A scoring pass under the adapter: keys, values, tree mask and its largest step; numbers have `size` bytes."""
     config, context, tokens = sizes.config, window.static + window.own, windows * window.own
     hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
     head = getattr(config, "head_dim", None) or hidden // heads
@@ -238,8 +237,9 @@ def scoring_bytes(sizes: Geometry, window: Window, windows: int, size: int) -> i
     attention = joined + tokens * (context * _FLOAT + 6 * hidden * size)
     # Three float32 arrays over the vocabulary.
     logits = min(TILE_ROWS, windows * window.outputs) * int(config.vocab_size) * 3 * _FLOAT + tokens * hidden * size
-    prefix = int(config.num_hidden_layers) * window.static * key_values * size
-    return prefix + tokens * context + max(mlp, attention, logits)
+    # Passes that a search asks for go on with the keys and values of the first.
+    kept = int(config.num_hidden_layers) * (window.static + tokens) * key_values * size
+    return kept + tokens * context + max(mlp, attention, logits)
 
 
 def changed(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:

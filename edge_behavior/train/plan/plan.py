@@ -10,19 +10,25 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.geometry import Geometry, geometry
 from edge_behavior.train.plan.counts import Counts, count
-from edge_behavior.train.plan.memory import Device, Memory, Needs, other_gpu, precision, this_device
+from edge_behavior.train.plan.memory import Device, Memory, Needs, changed, other_gpu, precision, this_device
 from edge_behavior.train.plan.speed import Times, times
 from edge_behavior.train.preflight import check_context, check_data, check_model
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.inputs import located
 from edge_behavior.train.trainer.backbone import open_backbone
 from edge_behavior.train.trainer.batch_split import check_shares
+from edge_behavior.train.trainer.packed import packs_type
+from edge_behavior.train.trainer.precision import Computing, chosen_dtype
 from edge_behavior.train.trainer.processes import world_size
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would take. `times` are None where the device is not here or its memory does not suffice."""
+    """What a run would take.
+
+    `times` are None where the device is not here or its memory does not suffice; `computing` where the recipe names a
+    dtype, and on a GPU.
+    """
 
     counts: Counts
     sizes: Geometry
@@ -31,6 +37,7 @@ class Plan:
     needs: Needs
     times: Times | None
     refusal: EdgebError | None
+    computing: Computing | None = None
 
     def document(self) -> dict[str, Any]:
         """The plan as `--json` has it: bytes and seconds."""
@@ -40,6 +47,7 @@ class Plan:
             "processes": self.processes,
             "parameters": self.sizes.parameters,
             "adapter_parameters": self.sizes.adapter,
+            **({"dtype": self.computing.dtype, "dtype_because": self.computing.why} if self.computing else {}),
             "memory": {
                 "device": device.kind,
                 "device_name": device.name,
@@ -76,15 +84,20 @@ def plan(recipe: Recipe, dataset: Dataset, device_memory: str | None = None, pro
     check_model(recipe)
     check_data(recipe, dataset)
     config, tokenizer = _backbone(recipe, dataset)
-    encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places), dataset.candidates)
+    encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places, tokenizer), dataset.candidates)
     check_context(dataset, encoder, config)
     sizes = geometry(config, recipe.lora)
-    counts = count(recipe, dataset, encoder, tokenizer)
+    computing = None
+    if device.kind == "cpu" and recipe.backbone.dtype == "auto":
+        computing = chosen_dtype(recipe.backbone, config)
+        recipe = changed(recipe, {"backbone.dtype": computing.dtype})
+    packs = device.kind == "cpu" and packs_type(config) and recipe.b_tuning.padding_free is not False
+    counts = count(recipe, dataset, encoder, tokenizer, packs)
     memory = Memory(sizes, counts, device, processes)
     refusal, spent = memory.refusal(recipe), None
     if device.here and refusal is None:
         spent = times(recipe, counts, sizes, precision(recipe, sizes, device), device.kind, processes)
-    return Plan(counts, sizes, processes, device, memory.needs(recipe), spent, refusal)
+    return Plan(counts, sizes, processes, device, memory.needs(recipe), spent, refusal, computing)
 
 
 def _backbone(recipe: Recipe, dataset: Dataset) -> tuple[Any, Any]:

@@ -62,9 +62,7 @@ def times(recipe: Recipe, counts: Counts, sizes: Geometry, how: Precision, devic
     for stage, samples in counts.samples.items():
         settings, steps = getattr(recipe, stage), shown[f"{stage}_steps_at_most"]
         sample = samples.batch(1, mean=True)
-        # On a GPU, TRL's head scores label positions only.
-        outputs = sample.labels if device == "cuda" else sample.tokens
-        forward = forward_flops(sizes, sample.tokens, sample.length, outputs) / processes
+        forward = forward_flops(sizes, sample.tokens, sample.length, sample.labels) / processes
         # Frozen weights need gradients of their inputs only; checkpointing repeats the forward pass.
         flops[stage] = steps * settings.batch_size * (3 if settings.gradient_checkpointing else 2) * forward
         if stage == "a_tuning":

@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
+from edge_behavior.core.license import License
 from edge_behavior.core.prompts import Prompt
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.evaluation.tables import results_markdown
+from edge_behavior.hf.find import fetched_before
+from edge_behavior.hf.license import license_fields, license_markdown, read_license
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.report.summary import (
     b_tuning_sentence,
@@ -52,14 +54,15 @@ def render_card(run: RunFolder, dataset: Dataset) -> str:
     metrics, recipe = read_metrics(run), run.recipe
     standin = run.state.backbone.standin
     base = run.state.backbone.path
-    prompt = example_prompt(run, dataset)
+    prompt, stated = example_prompt(run, dataset), _base_license(run)
     text = templates(autoescape=False)
     text.filters["md"] = markdown_text
     return text.get_template("card.md.j2").render(
-        front_matter=yaml.safe_dump(_front_matter(run, recipe), sort_keys=False, allow_unicode=True),
+        front_matter=yaml.safe_dump(_front_matter(run, recipe, stated), sort_keys=False, allow_unicode=True),
         title=run.path.resolve().name,
         standin=standin,
         backbone=backbone_sentence(run, recipe),
+        license=license_markdown(stated),
         base=json.dumps(base, ensure_ascii=False),
         revision=json.dumps(recipe.backbone.revision) if recipe.backbone.revision else None,
         verdict=verdict(metrics),
@@ -73,6 +76,9 @@ def render_card(run: RunFolder, dataset: Dataset) -> str:
         fence=_fence(prompt.text),
         shown_prompt=_shortened(prompt, dataset.candidates.labels),
         prompt_literal=_python_literal(prompt.text),
+        chat=run.layout.chat is not None,
+        user_literal=_python_literal("".join(prompt.static)),
+        assistant_literal=_python_literal("".join(prompt.body)),
         history_place=json.dumps(dataset.places[0] if run.layout.places else UNKNOWN_PLACE, ensure_ascii=False),
         place=json.dumps(dataset.places[0], ensure_ascii=False) if run.layout.places else "None",
         places=run.layout.places,
@@ -95,30 +101,22 @@ def example_prompt(run: RunFolder, dataset: Dataset) -> Prompt:
     return run.layout.prompt(history, when, places[0], labels)
 
 
-def _front_matter(run: RunFolder, recipe: Recipe) -> dict[str, Any]:
+def _front_matter(run: RunFolder, recipe: Recipe, stated: License | None) -> dict[str, Any]:
     base = run.state.backbone.path
     method = [recipe.b_tuning.method] if recipe.b_tuning.method != "none" else []
     return {
         "library_name": "peft",
         "base_model": base,
         "pipeline_tag": "text-generation",
-        "license": _base_license(Path(run.backbone)),
+        **license_fields(stated),
         "tags": ["edgeb", "behavior-prediction", "lora", "trl", *dict.fromkeys(["sft", *method])],
     }
 
 
-def _base_license(base: Path) -> str:
-    """The license that a local backbone's own card states, or "unknown"."""
-    card = base / "README.md"
-    if not card.is_file():
-        return "unknown"
-    head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), flags=re.DOTALL)
-    try:
-        fields = yaml.safe_load(head.group(1)) if head else None
-    except yaml.YAMLError:
-        return "unknown"
-    stated = fields.get("license") if isinstance(fields, dict) else None
-    return stated if isinstance(stated, str) and stated else "unknown"
+def _base_license(run: RunFolder) -> License | None:
+    """The backbone's license; the folder is at hand, since the run was just trained or evaluated with it."""
+    folder = fetched_before(run.backbone, run.recipe.backbone.revision)
+    return None if folder is None else read_license(folder)
 
 
 def _shortened(prompt: Prompt, labels: tuple[str, ...]) -> str:

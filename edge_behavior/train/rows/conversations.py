@@ -7,6 +7,7 @@ import json
 import zlib
 from array import array
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,24 @@ from edge_behavior.train.standin.everyday import EverydayText
 Turns = list[tuple[str, str]]
 _Tokenized = tuple["array[int]", "array[int]"]  # prompt and completion
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+# Where a record keeps its turns, with the fields of each: ShareGPT, chat messages, LMSYS-Chat.
+_TURN_LISTS = {"conversations": ("from", "value"), "messages": ("role", "content"), "conversation": ("role", "content")}
+# One question and its answer: question/answer files, Alpaca, collections of problems.
+_PAIRS = (("question", "answer"), ("instruction", "output"), ("problem", "solution"))
+_FORMS = "a record has conversations, messages or conversation, or question and answer, instruction and output, or "
+_FORMS += "problem and solution"
 _GENERATED = 4000
 
 
 def read_conversations(path: Path) -> list[Turns]:
-    """Read ShareGPT-style or question/answer JSONL (gzip accepted) as (role, text) turns.
+    """Read conversations as (role, text) turns, from JSON lines or one JSON array, gzip accepted.
+
+    A record is ShareGPT's (`conversations`), chat messages (`messages`), LMSYS-Chat's (`conversation`), Alpaca's
+    (`instruction`, `input`, `output`), or a pair of `question` and `answer` or `problem` and `solution`.
 
     Raises:
-        EdgebError: the file cannot be read, is truncated or not UTF-8, or has a line of neither form; names the line.
+        EdgebError: the file cannot be read, is truncated or not UTF-8, or has a record of no known form; names the line
+            or, in an array, the record.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     found: list[Turns] = []
@@ -36,8 +47,10 @@ def read_conversations(path: Path) -> list[Turns]:
         # Decoded line by line: a text file reads ahead, and could not tell which line a wrong byte is on.
         with opener(path, "rb") as file:
             for number, line in enumerate(file, 1):
+                if not found and line.lstrip().startswith(b"["):
+                    return _array(line + file.read(), path)
                 if line.strip():
-                    found.append(_turns(line.decode("utf-8"), f"{path}:{number}"))
+                    found.append(_parsed(line.decode("utf-8"), f"{path}:{number}"))
     except UnicodeDecodeError:
         raise EdgebError(f"a_tuning.aux_path {path}:{number}: not UTF-8", "save the file as UTF-8") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -47,20 +60,54 @@ def read_conversations(path: Path) -> list[Turns]:
         ) from None
     except OSError as error:
         raise EdgebError(f"cannot read a_tuning.aux_path {path}: {error}", "name a JSONL file, or set null") from None
+    return _some(found, path)
+
+
+def _array(content: bytes, path: Path) -> list[Turns]:
+    try:
+        records = json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise EdgebError(f"a_tuning.aux_path {path}: not UTF-8", "save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise EdgebError(f"{path}: not a JSON array: {error}", "write one JSON array, or one record a line") from None
+    return _some([_turns(record, f"{path}: record {number}") for number, record in enumerate(records, 1)], path)
+
+
+def _some(found: list[Turns], path: Path) -> list[Turns]:
     if not found:
-        raise EdgebError(f"{path} holds no conversation", "name ShareGPT or question/answer JSONL, or set null")
+        raise EdgebError(f"{path} holds no conversation", f"{_FORMS}; or set null")
     return found
 
 
-def _turns(line: str, where: str) -> Turns:
-    hint = 'write {"conversations": [{"from": "human", "value": …}, …]} or {"question": …, "answer": …}'
+def _parsed(line: str, where: str) -> Turns:
     try:
-        held = json.loads(line)
-        if "conversations" in held:
-            return [(_ROLES[turn["from"]], str(turn["value"])) for turn in held["conversations"]]
-        return [("user", str(held["question"])), ("assistant", str(held["answer"]))]
-    except (ValueError, KeyError, TypeError):
-        raise EdgebError(f"{where}: not a conversation", hint) from None
+        return _turns(json.loads(line), where)
+    except (ValueError, RecursionError):
+        raise EdgebError(f"{where}: not a conversation", _FORMS) from None
+
+
+def _turns(record: object, where: str) -> Turns:
+    try:
+        if not isinstance(record, dict):
+            raise TypeError
+        for key, (role, text) in _TURN_LISTS.items():
+            if key in record:
+                return [(_ROLES[turn[role]], _text(turn[text])) for turn in record[key]]
+        for asked, answered in _PAIRS:
+            if asked in record:
+                more = _text(record.get("input") or "") if asked == "instruction" else ""
+                question = _text(record[asked])
+                return [("user", f"{question}\n\n{more}" if more else question), ("assistant", _text(record[answered]))]
+        raise KeyError
+    except (KeyError, TypeError):
+        raise EdgebError(f"{where}: not a conversation", _FORMS) from None
+
+
+def _text(value: object) -> str:
+    # Turns with images or tool calls hold lists and nulls.
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def generated_conversations(labels: Sequence[str], seed: int) -> list[Turns]:
@@ -80,7 +127,10 @@ class Conversations:
         self._tokenized: dict[int, _Tokenized | None] = {}
 
     def sample(self, wanted: int, max_tokens: int, seed: int) -> ConversationRows:
-        """Rows of `wanted` random conversations of at most `max_tokens` tokens, or of as many as there are."""
+        """Rows of `wanted` random conversations of at most `max_tokens` tokens; where they are few, they repeat.
+
+        No row if every conversation is longer.
+        """
         chosen: list[_Tokenized] = []
         for i in np.random.default_rng(seed).permutation(len(self._turns)).tolist():
             if len(chosen) >= wanted:
@@ -88,7 +138,7 @@ class Conversations:
             found = self._one(i)
             if found is not None and len(found[0]) + len(found[1]) <= max_tokens:
                 chosen.append(found)
-        return ConversationRows(chosen)
+        return ConversationRows(list(islice(cycle(chosen), wanted)))
 
     def _one(self, index: int) -> _Tokenized | None:
         if index not in self._tokenized:
@@ -103,6 +153,10 @@ class ConversationRows(Rows):
         self._chosen = chosen
         self.lengths = np.array([len(prompt) + len(answer) for prompt, answer in chosen], dtype=np.int32)
         self.labelled = np.array([len(answer) for _, answer in chosen], dtype=np.int32)
+
+    def at_most(self, labelled: float) -> ConversationRows:
+        """The first rows that have together at most so many tokens with a loss."""
+        return ConversationRows(self._chosen[: int(np.searchsorted(np.cumsum(self.labelled), labelled, side="right"))])
 
     def read(self, index: int) -> Row:
         """One conversation."""

@@ -1,4 +1,4 @@
-"""The rows of A-Tuning: a fresh draw of event sequences for every epoch, then conversations (§3.2)."""
+"""The rows of A-Tuning: event sequences, then conversations, for every epoch (§3.2)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from edge_behavior.train.rows.samples import behavior_rows
 
 def a_tuning_rows(
     train: EventTable, encoder: PromptEncoder, tokenizer: Any, recipe: Recipe
-) -> tuple[list[Rows], dict[str, int]]:
-    """Rows of every epoch, and their counts per epoch: sequences, targets, conversations and tokens.
+) -> tuple[list[Rows], dict[str, float]]:
+    """Rows of every epoch, their counts per epoch, and the share of the loss that conversations take.
+
+    With `draw: fixed` every epoch has the same rows. Conversations are `aux_ratio` of an epoch's behavior rows, fewer
+    where they would take more than `aux_max_loss_share` of the tokens with a loss: with one label per row, a
+    conversation's answer outweighs many rows.
 
     Raises:
         EdgebError: no target that the recipe allows, or a conversation file that cannot be read.
@@ -33,8 +37,9 @@ def a_tuning_rows(
         )
         conversations = Conversations(turns, tokenizer)
     epochs: list[Rows] = []
-    targets, auxiliary = 0, 0
-    for epoch in range(wanted):
+    targets, auxiliary, talk, labelled = 0, 0, 0, 0
+    drawn = wanted if stage.draw == "fresh" else 1
+    for epoch in range(drawn):
         seed = recipe.seed + 1000 * epoch
         rows = behavior_rows(train, encoder, stage, stage.max_targets, seed)
         targets += int(rows.targets.sum())
@@ -42,13 +47,22 @@ def a_tuning_rows(
         if stage.aux_ratio:
             longest = stage.aux_max_tokens or int(rows.lengths.max())
             extra = conversations.sample(round(stage.aux_ratio * len(rows)), longest, seed)
+            extra = extra.at_most(_allowed(int(rows.labelled.sum()), stage.aux_max_loss_share))
             auxiliary += len(extra)
+            talk += int(extra.labelled.sum())
             epochs[-1] = JoinedRows([rows, extra])
+        labelled += int(epochs[-1].labelled.sum())
     tokens = sum(int(rows.lengths.sum()) for rows in epochs)
-    counts = {
+    counts: dict[str, float] = {
         "sequences_per_epoch": len(epochs[0]),
-        "targets_per_epoch": targets // wanted,
-        "conversations_per_epoch": auxiliary // wanted,
-        "tokens_per_epoch": tokens // wanted,
+        "targets_per_epoch": targets // drawn,
+        "conversations_per_epoch": auxiliary // drawn,
+        "tokens_per_epoch": tokens // drawn,
+        "conversations_loss_share": round(talk / labelled, 4),
     }
-    return epochs, counts
+    return epochs * (wanted // drawn), counts
+
+
+def _allowed(labelled: int, share: float | None) -> float:
+    """Most tokens with a loss that conversations may add to `labelled` so that they are at most `share` of all."""
+    return float("inf") if share is None else labelled * share / (1 - share)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.data.dataset import EventTable
-from edge_behavior.data.windows import eligible
+from edge_behavior.data.windows import balanced_windows, eligible, positions
 from edge_behavior.errors import EdgebError
-from edge_behavior.train.recipe import ATuning
+from edge_behavior.train.recipe import ATuning, Recipe
 from edge_behavior.train.rows.lazy import IGNORED, Row, Rows
 
 _WEEK = 168  # hours
@@ -59,21 +59,28 @@ class BehaviorRows(Rows):
         starts: int64 [n], the first event of each row.
         stops: int64 [n], the event after its last.
         targets: int32 [n], behaviors with a loss.
+        drawn: bool [events of the table], the training sample D: the rows' targets, and the events drawn with them that
+            carry no loss.
     """
 
     targets: NDArray[np.int32]
 
     def __init__(
-        self, table: EventTable, encoder: PromptEncoder, starts: NDArray[np.int64], stops: NDArray[np.int64]
+        self,
+        table: EventTable,
+        encoder: PromptEncoder,
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        drawn: NDArray[np.bool_],
     ) -> None:
-        self.table, self.encoder, self.starts, self.stops = table, encoder, starts, stops
+        self.table, self.encoder, self.starts, self.stops, self.drawn = table, encoder, starts, stops, drawn
         labels = table.candidates.labels
         self._answers = np.array([len(encoder.label_ids(label)) for label in labels])
 
     def _event_tokens(self, stops: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of the past events from `starts` to `stops`, [n]."""
         table, encoder = self.table, self.encoder
-        behavior = np.array([len(encoder.segment(encoder.layout.answer(label))) for label in table.candidates.labels])
+        behavior = np.array([len(encoder.segment(encoder.layout.mention(label))) for label in table.candidates.labels])
         # Above zero between the start and the end of any row.
         depth = np.zeros(len(table) + 1, dtype=np.int32)
         np.add.at(depth, self.starts, 1)
@@ -95,8 +102,9 @@ class StreamRows(BehaviorRows):
         starts: NDArray[np.int64],
         stops: NDArray[np.int64],
         mask: NDArray[np.bool_],
+        drawn: NDArray[np.bool_],
     ) -> None:
-        super().__init__(table, encoder, starts, stops)
+        super().__init__(table, encoder, starts, stops, drawn)
         self._mask = mask
         self.lengths = (len(encoder.static_ids) + self._event_tokens(stops)).astype(np.int32)
         carried = np.where(mask, self._answers, 0)[table.behavior]
@@ -118,10 +126,16 @@ class PromptRows(BehaviorRows):
     """Whole prompts, each with a loss on the answer only."""
 
     def __init__(
-        self, table: EventTable, encoder: PromptEncoder, events: NDArray[np.int64], formats: NDArray[np.int64]
+        self,
+        table: EventTable,
+        encoder: PromptEncoder,
+        events: NDArray[np.int64],
+        formats: NDArray[np.int64],
+        drawn: NDArray[np.bool_],
     ) -> None:
         first = table.user_offsets[table.user_of(events)]
-        super().__init__(table, encoder, np.maximum(events - encoder.layout.history_length, first), events + 1)
+        starts = np.maximum(events - encoder.layout.history_length, first)
+        super().__init__(table, encoder, starts, events + 1, drawn)
         self._formats = formats.astype(np.int8)
         answers = self._answers[table.behavior[events]]
         frames = _counted(
@@ -183,8 +197,10 @@ def stream_rows(
     starts, stops = starts[order], stops[order]
     carried = _within(mask[table.behavior], starts + 1, stops)
     enough = int(np.searchsorted(np.cumsum(carried), targets)) + 1
+    drawn = np.zeros(len(table), dtype=np.bool_)
+    drawn[positions(starts[:enough] + 1, stops[:enough])] = True
     kept = np.flatnonzero(carried[:enough])
-    return StreamRows(table, encoder, starts[kept], stops[kept], mask)
+    return StreamRows(table, encoder, starts[kept], stops[kept], mask, drawn)
 
 
 def _cuts(
@@ -214,12 +230,13 @@ def prompt_rows(
 ) -> PromptRows:
     """One row per target: the whole prompt, loss on the label and its terminator only."""
     rng = np.random.default_rng(seed)
-    windows = eligible(table, encoder.layout.history_length)
-    windows = windows[mask[table.behavior[windows]]]
-    if len(windows) > targets:
-        windows = rng.choice(windows, targets, replace=False)
-    windows = rng.permutation(windows)
-    return PromptRows(table, encoder, windows, rng.integers(encoder.layout.formats, size=len(windows)))
+    windows = rng.permutation(eligible(table, encoder.layout.history_length))
+    supervised = mask[table.behavior[windows]]
+    windows = windows[: int(np.searchsorted(np.cumsum(supervised), targets)) + 1]
+    drawn = np.zeros(len(table), dtype=np.bool_)
+    drawn[windows] = True
+    windows = windows[supervised[: len(windows)]]
+    return PromptRows(table, encoder, windows, rng.integers(encoder.layout.formats, size=len(windows)), drawn)
 
 
 def behavior_rows(
@@ -239,6 +256,15 @@ def behavior_rows(
     if not len(rows):
         raise EdgebError("no supervised target among these users", "import more events, or widen a_tuning.targets")
     return rows
+
+
+def pool_windows(table: EventTable, encoder: PromptEncoder, recipe: Recipe) -> NDArray[np.int64]:
+    """Targets of B-Tuning's pool: of A-Tuning's sample, or of all events with `a_tuning.draw: fresh`."""
+    stage, cap = recipe.a_tuning, recipe.b_tuning.pool_per_behavior
+    among = None
+    if stage.draw == "fixed":
+        among = behavior_rows(table, encoder, stage, stage.max_targets, recipe.seed).drawn
+    return balanced_windows(table, cap or len(table), encoder.layout.history_length, recipe.seed, among)
 
 
 def supervised_targets(rows: Iterable[Row], encoder: PromptEncoder) -> int:

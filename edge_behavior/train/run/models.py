@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.find import find_backbone, is_gguf
+from edge_behavior.hf.find import find_backbone, gguf_file
 from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.train.recipe import BackboneConfig
 from edge_behavior.train.run.folder import RunFolder
@@ -21,10 +21,13 @@ from edge_behavior.train.trainer.backbone import damaged_file, load_model, load_
 
 
 class RunModels:
-    """Loads the models of a run, each when it is first asked for."""
+    """Loads the models of a run, each when it is first asked for, in the run's dtype."""
 
     def __init__(self, run: RunFolder, settings: BackboneConfig) -> None:
         self._run, self._settings = run, settings
+        chosen = run.state.computing
+        if settings.dtype == "auto" and chosen is not None:
+            self._settings = settings.model_copy(update={"dtype": chosen.dtype})
 
     @cached_property
     def _folder(self) -> Path:
@@ -70,7 +73,7 @@ class RunModels:
 
     def _backbone(self) -> Any:
         # Stock PEFT loads an adapter's base by this name: a GGUF file's is the folder that was made of it.
-        name = None if is_gguf(Path(self._run.backbone)) else self._run.backbone
+        name = None if gguf_file(self._run.backbone) else self._run.backbone
         return load_model(self._folder, self._settings, name)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from edge_behavior import __version__
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf.find import find_backbone
 from edge_behavior.hf.folder import is_model_file
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder, write_text
@@ -21,6 +22,7 @@ from edge_behavior.train.run.recipe_changes import Changes, changed_fields, chec
 from edge_behavior.train.run.stage_record import check_made, done_stages, forget_deleted
 from edge_behavior.train.run.state import BackboneRecord, CandidateRecord, ChangeRecord, DatasetRecord, Inputs
 from edge_behavior.train.stage_list import BACKBONE_FIELD, STAGES, Stage
+from edge_behavior.train.trainer.backbone import load_tokenizer
 from edge_behavior.train.trainer.processes import console, is_main, wait
 
 
@@ -151,9 +153,17 @@ def _of_recipe(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
         "backbone": BackboneRecord(
             path=backbone.path or "backbone", standin=backbone.path is None, revision=backbone.revision
         ),
-        "layout": recipe.layout.layout(dataset.has_places).to_dict(),
+        "layout": recipe.layout.layout(dataset.has_places, _template_source(recipe)).to_dict(),
         "recipe": recipe.model_dump(),
     }
+
+
+def _template_source(recipe: Recipe) -> Any:
+    """The tokenizer whose chat template the run takes; None where it takes none."""
+    backbone = recipe.backbone
+    if not recipe.layout.chat_template or backbone.path is None:
+        return None
+    return load_tokenizer(find_backbone(backbone.path, backbone.revision, weights=False))
 
 
 def _barely_begun(out: Path) -> bool:

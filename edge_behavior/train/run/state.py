@@ -26,6 +26,13 @@ class DatasetRecord(Section):
     fingerprint: str
 
 
+class ComputingRecord(Section):
+    """What `backbone.dtype: auto` stands for in this run, whatever machine it goes on at, and why it was chosen."""
+
+    dtype: str
+    why: str
+
+
 class CandidateRecord(Section):
     """One label and how often the training users show it."""
 
@@ -69,6 +76,7 @@ class RunState(Section):
         edgeb: Version that began the run.
         created: UTC, ISO 8601.
         layout: As `PromptLayout.to_dict` gives it.
+        computing: Where the recipe leaves the dtype open.
         recipe: The recipe in force. recipe.yaml differs only where a user has edited it, or within a change.
         made: By finished stage.
     """
@@ -83,6 +91,7 @@ class RunState(Section):
     backbone: BackboneRecord
     layout: dict[str, Any]
     recipe: dict[str, Any] | None = None
+    computing: ComputingRecord | None = None
     made: dict[str, StageRecord] = Field({})
     changes: list[ChangeRecord] = Field([])
 

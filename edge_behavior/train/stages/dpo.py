@@ -15,8 +15,9 @@ from edge_behavior.train.stage_list import stage_named
 from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.trainer.arguments import batching, bookkeeping, hardware, on_one_device, schedule
 from edge_behavior.train.trainer.lora import in_float32
+from edge_behavior.train.trainer.packed import can_pack, packed
 from edge_behavior.train.trainer.progress import mean_loss, run, trainer_callbacks
-from edge_behavior.train.trainer.trl_internals import ScoredDPOTrainer
+from edge_behavior.train.trainer.trl_internals import ScoredDPOTrainer, score_labels_only
 
 
 class TokenPair(TypedDict):
@@ -45,6 +46,7 @@ def train_dpo(
         EdgebError: training diverged, a checkpoint is damaged, or the batch cannot be shared by the processes.
     """
     stage, recipe, max_steps = tuning.recipe.b_tuning, tuning.recipe, tuning.max_steps
+    score_labels_only()
     arguments = DPOConfig(
         max_steps=max_steps,
         beta=stage.dpo_beta,
@@ -66,7 +68,8 @@ def train_dpo(
         callbacks=[*watch, *callbacks, MarkComplete()],
     )
     in_float32(model)
-    state = run(trainer, last_checkpoint(Path(str(arguments.output_dir))))
+    with packed(model, stage.padding_free is not False and can_pack(model), pairs=True):
+        state = run(trainer, last_checkpoint(Path(str(arguments.output_dir))))
     return {
         "steps": state.global_step,
         "train_loss": mean_loss(state),

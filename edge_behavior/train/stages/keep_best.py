@@ -14,13 +14,15 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.core.search import Goal
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import balanced_windows, natural_windows
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import Recipe
+from edge_behavior.train.rows.windows import WindowSet, draw_formats
 from edge_behavior.train.run.checkpoints import copy_adapter
 from edge_behavior.train.run.folder import read_json, replaced_folder, write_json
-from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
+from edge_behavior.train.stages.scoring import REBASE, ScoringPass, score_windows
 from edge_behavior.train.trainer.processes import console, is_main, wait
 
 _PER_BEHAVIOR = 20
@@ -62,7 +64,7 @@ class KeepBest(TrainerCallback):
     ) -> None:
         self._model, self._encoder, self._table, self._folder = model, encoder, table, folder
         self._every, self._patience, self._seed = max(1, every), recipe.b_tuning.patience, recipe.seed
-        self._tokens_per_pass = recipe.scoring.tokens_per_pass
+        self._scoring = recipe.scoring
         length, wanted = encoder.layout.history_length, recipe.evaluation.validation_targets // 2
         self._natural = natural_windows(table, length, per_user=20, limit=wanted, seed=recipe.seed)
         balanced = balanced_windows(table, _PER_BEHAVIOR, length, seed=recipe.seed)
@@ -119,8 +121,11 @@ class KeepBest(TrainerCallback):
 
     def _measure(self, step: int) -> None:
         both = np.concatenate([self._natural, self._balanced])
-        windows = WindowSet(self._table, both, draw_formats(self._encoder, len(both), self._seed))
-        scoring = ScoringPass(f"validate at step {step}", self._tokens_per_pass, lockstep=self._sharded)
+        formats = draw_formats(self._encoder, len(both), self._seed)
+        windows = WindowSet(self._table, both, formats, REBASE[self._scoring.windows])
+        # Who comes first is all that is measured.
+        tokens = self._scoring.tokens_per_pass
+        scoring = ScoringPass(f"validate at step {step}", tokens, Goal(1), lockstep=self._sharded)
         scores = score_windows(self._model, self._encoder, windows, scoring)
         truth = self._table.behavior[both].astype(np.int64)
         right = scores.log_probs.argmax(1) == truth

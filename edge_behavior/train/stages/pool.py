@@ -14,14 +14,14 @@ import numpy as np
 
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import EventTable
-from edge_behavior.data.windows import balanced_windows
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.rows.lazy import IGNORED, Row
-from edge_behavior.train.rows.samples import window_prompt
+from edge_behavior.train.rows.samples import pool_windows, window_prompt
+from edge_behavior.train.rows.windows import WindowSet, draw_formats
 from edge_behavior.train.run.folder import write_text
 from edge_behavior.train.stages.dpo import TokenPair
-from edge_behavior.train.stages.scoring import ScoringPass, WindowSet, draw_formats, score_windows
+from edge_behavior.train.stages.scoring import ScoringPass, proving, score_windows
 from edge_behavior.train.stages.select import Pair, Pool, build_pairs, confusion, difficulty, per_behavior, select
 
 
@@ -59,7 +59,8 @@ class PoolSummary:
 def score_pool(model: Any, encoder: PromptEncoder, table: EventTable, recipe: Recipe, shards: Path) -> Pool:
     """Score up to `pool_per_behavior` training windows of every behavior with the A-tuned model (step 2.1).
 
-    One pass gives all that B-Tuning needs: p(y|x), ŷ, the runner-up, E(x) and DPO's reference log-probabilities.
+    One pass gives all that B-Tuning needs: ŷ, the runner-up, E(x) and DPO's reference log-probabilities, and p(y|x)
+    within `scoring.bound` nats.
 
     Args:
         shards: Folder that keeps the scores, so that an interrupted pass can be resumed.
@@ -67,15 +68,17 @@ def score_pool(model: Any, encoder: PromptEncoder, table: EventTable, recipe: Re
     Raises:
         EdgebError: no window, or see `score_windows`.
     """
-    cap = recipe.b_tuning.pool_per_behavior
     length = encoder.layout.history_length
-    targets = balanced_windows(table, cap or len(table), length, seed=recipe.seed)
+    targets = pool_windows(table, encoder, recipe)
     if not len(targets):
         raise EdgebError(f"no training user has more than {length} events", "import a longer log")
     formats = draw_formats(encoder, len(targets), recipe.seed)
-    scoring = ScoringPass("score the pool", recipe.scoring.tokens_per_pass, shards, embeddings=True)
-    scores = score_windows(model, encoder, WindowSet(table, targets, formats), scoring)
-    return Pool(targets, table.behavior[targets].astype(np.int64), formats, scores.log_probs, scores.embeddings)
+    # The runner-up stands against the truth where that comes first.
+    goal = proving(2, recipe.scoring.bound)
+    scoring = ScoringPass("score the pool", recipe.scoring.tokens_per_pass, goal, shards, embeddings=True)
+    windows = WindowSet(table, targets, formats)
+    scores = score_windows(model, encoder, windows, scoring)
+    return Pool(targets, windows.truth, formats, scores.log_probs, scores.embeddings)
 
 
 def choose_pairs(pool: Pool, table: EventTable, recipe: Recipe) -> tuple[list[Pair], PoolSummary]:

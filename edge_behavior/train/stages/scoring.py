@@ -1,5 +1,6 @@
 """Scores windows of an event table with a Transformers model: pool, validation and test.
 
+Each use says by a goal how much it needs to know. The behavior that followed is scored in any case.
 Windows are scored in shards of fixed size, so that the result depends neither on how many processes share them nor on
 where an interrupted pass was resumed.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +20,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from edge_behavior.core import REBASE_EVERY
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.scoring import TOKENS_PER_PASS
+from edge_behavior.core.search import Goal
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.protocols import Score
 from edge_behavior.hf.tree_scoring import PromptScores, TorchScorer
-from edge_behavior.train.rows.samples import window_prompt
+from edge_behavior.train.recipe import Recipe
+from edge_behavior.train.rows.windows import Ints, WindowSet, draw_formats
 from edge_behavior.train.run.folder import read_json, write_json
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.trainer.failures import is_out_of_memory
@@ -33,34 +38,17 @@ from edge_behavior.util.files import new_file
 from edge_behavior.util.progress import progress_bar
 
 SHARD = 128
+# Ranks that evaluation proves, for hit@3 and hit@5.
+RANKS = 5
+# By the recipe's `scoring.windows`.
+REBASE = {"alone": None, "session": REBASE_EVERY}
+EVERYTHING = Goal()
 _CONTENT = "content.json"
-Ints = NDArray[np.int64]
 
 
-def draw_formats(encoder: PromptEncoder, count: int, seed: int) -> Ints:
-    """[n] wording of each window: random where the layout has several, as in training (§4.1.4), else 0."""
-    return np.random.default_rng(seed).integers(encoder.layout.formats, size=count)
-
-
-@dataclass(frozen=True)
-class WindowSet:
-    """Windows to score: each is the history before an event, asked in one wording of the layout.
-
-    Attributes:
-        table: Their events.
-        targets: int64 [n], the event that each window predicts.
-        formats: int64 [n], see `draw_formats`.
-    """
-
-    table: EventTable
-    targets: Ints
-    formats: Ints
-
-    def prompts(self, encoder: PromptEncoder, start: int, stop: int) -> list[list[int]]:
-        """Prompt ids of some of the windows."""
-        return [
-            window_prompt(self.table, encoder, int(self.targets[i]), int(self.formats[i])) for i in range(start, stop)
-        ]
+def proving(ranks: int, bound: float | None) -> Goal:
+    """To prove the first ranks, and the sum over all candidates within `bound` nats; every score where that is None."""
+    return EVERYTHING if bound is None else Goal(ranks, -math.expm1(-bound))
 
 
 @dataclass(frozen=True)
@@ -70,6 +58,7 @@ class ScoringPass:
     Attributes:
         title: Name of the progress bar.
         tokens_per_pass: The recipe's `scoring.tokens_per_pass`.
+        goal: What to establish of every window, besides the score of its true behavior.
         shards: Folder that keeps scores; a second pass over the same windows reads them from there.
         embeddings: Whether to return E(x) as well.
         lockstep: Every process scores everything, for weights that are spread over the processes.
@@ -77,15 +66,16 @@ class ScoringPass:
 
     title: str
     tokens_per_pass: int = TOKENS_PER_PASS
+    goal: Goal = EVERYTHING
     shards: Path | None = None
     embeddings: bool = False
     lockstep: bool = False
 
 
 def score_windows(model: Any, encoder: PromptEncoder, windows: WindowSet, scoring: ScoringPass) -> PromptScores:
-    """Exact log-probabilities [n, B] of all labels after every window, on every process.
+    """Scores of all labels after every window, on every process: what is not exact is bounded, see `PromptScores`.
 
-    With `embeddings`, E(x) [n, H] too; else that array is [n, 0].
+    Without `embeddings`, that array is [n, 0].
 
     Raises:
         EdgebError: a kept shard is damaged, or a forward pass does not fit the memory.
@@ -94,7 +84,7 @@ def score_windows(model: Any, encoder: PromptEncoder, windows: WindowSet, scorin
     starts = range(0, count, SHARD)
     mine = list(starts) if scoring.lockstep else list(starts[rank() :: world_size()])
     if scoring.shards is not None:
-        _open_shards(scoring.shards, encoder, windows, scoring.embeddings)
+        _open_shards(scoring.shards, encoder, windows, scoring)
     found: list[tuple[int, dict[str, NDArray[Any]]]] = []
     with progress_bar(f"{scoring.title}, chunks of {SHARD} windows", len(mine), hidden=not is_main()) as advance:
         for start in mine:
@@ -102,49 +92,54 @@ def score_windows(model: Any, encoder: PromptEncoder, windows: WindowSet, scorin
             if path is not None and path.is_file():
                 found.append((start, _read_shard(path)))
             else:
-                prompts = windows.prompts(encoder, start, min(start + SHARD, count))
-                found.append((start, _score_shard(scorer, encoder, prompts, scoring)))
+                found.append((start, _score_shard(scorer, encoder, windows.take(start, start + SHARD), scoring)))
                 if path is not None:
                     with new_file(path, replace=True) as temporary:
                         save_file(found[-1][1], temporary)
             advance()
     every = found if scoring.lockstep else gathered(found)
     parts = [part for _, part in sorted(every, key=lambda item: item[0])]
-    return PromptScores(
-        np.concatenate([p["log_probs"] for p in parts]), np.concatenate([p["embeddings"] for p in parts])
-    )
+    return PromptScores(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def stage_scorer(models: RunModels, stage: str, table: EventTable, seed: int, scoring: ScoringPass) -> Score:
+def stage_scorer(
+    models: RunModels, stage: str, table: EventTable, recipe: Recipe, seed: int, title: str, shards: Path | None = None
+) -> Score:
     """A scorer of one of a run's models for `evaluation`; the model is loaded when it is first called.
 
     Args:
         stage: One of `MODELS`.
+        recipe: Its `scoring` section says how windows are scored.
         seed: Of the wordings.
-        scoring: Its `shards` get a folder for every set of windows.
+        title: Name of the progress bar.
+        shards: Gets a folder for every set of windows.
     """
+    settings = recipe.scoring
+    scoring = ScoringPass(title, settings.tokens_per_pass, proving(RANKS, settings.bound))
 
     def score(targets: Ints) -> NDArray[np.float64]:
         model, encoder = models.load(stage), models.encoder
-        windows = WindowSet(table, targets, draw_formats(encoder, len(targets), seed))
-        kept = None if scoring.shards is None else scoring.shards / f"{stage}-{_digest(targets)[:12]}"
+        windows = WindowSet(table, targets, draw_formats(encoder, len(targets), seed), REBASE[settings.windows])
+        kept = None if shards is None else shards / f"{stage}-{_digest(targets)[:12]}"
         return score_windows(model, encoder, windows, replace(scoring, shards=kept)).log_probs
 
     return score
 
 
 def _score_shard(
-    scorer: TorchScorer, encoder: PromptEncoder, prompts: list[list[int]], scoring: ScoringPass
+    scorer: TorchScorer, encoder: PromptEncoder, windows: WindowSet, scoring: ScoringPass
 ) -> dict[str, NDArray[Any]]:
+    prompts, where = windows.prompts(encoder, scoring.goal)
     try:
-        scores = scorer.score(prompts)
+        scores = scorer.score_shared(prompts)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        longest = max(map(len, prompts)) - len(encoder.static_ids) + len(encoder.trie.evaluated)
+        nodes = len(encoder.trie.evaluated) if scoring.goal.everything else 0
+        longest = max(len(one.ids) for one in prompts) - len(encoder.static_ids) + nodes
         raise _too_large(scoring, longest) from None
-    kept = scores.embeddings if scoring.embeddings else np.empty((len(prompts), 0), np.float32)
-    return {"log_probs": scores.log_probs, "embeddings": kept}
+    kept = scores if scoring.embeddings else replace(scores, embeddings=scores.embeddings[:, :0])
+    return {name: values[where] for name, values in vars(kept).items()}
 
 
 def _too_large(scoring: ScoringPass, longest: int) -> EdgebError:
@@ -156,13 +151,15 @@ def _too_large(scoring: ScoringPass, longest: int) -> EdgebError:
     return EdgebError(f"out of memory while scoring windows ({scoring.title})", hint)
 
 
-def _open_shards(folder: Path, encoder: PromptEncoder, windows: WindowSet, embeddings: bool) -> None:
+def _open_shards(folder: Path, encoder: PromptEncoder, windows: WindowSet, scoring: ScoringPass) -> None:
     """Make the folder, or empty it where it holds other windows."""
     content = {
         "windows": _digest(windows.targets),
         "formats": _digest(windows.formats),
         "prompt": hashlib.sha256(json.dumps([encoder.static_ids, encoder.trie.tokens.tolist()]).encode()).hexdigest(),
-        "embeddings": embeddings,
+        "embeddings": scoring.embeddings,
+        "goal": [scoring.goal.top_k, scoring.goal.tolerance],
+        "rebase_every": windows.rebase_every,
         "shard": SHARD,
     }
     if is_main():

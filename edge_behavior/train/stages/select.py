@@ -27,7 +27,8 @@ class Pool:
         targets: [n] event index of each sample's next behavior in the training table.
         truth: [n] candidate code y.
         formats: [n] wording of the layout in which each sample was asked.
-        log_probs: [n, B] exact log-probabilities under the A-tuned model.
+        log_probs: [n, B] log-probabilities under the A-tuned model: exact for the truth and the first two, for the
+            others as `PromptScores` has them.
         embeddings: [n, H] E(x).
     """
 
@@ -118,6 +119,8 @@ def _spread(pool: Pool, members: Ints, hardness: Floats, settings: BTuning, rng:
         size,
         sample_weight=weights,
         random_state=int(rng.integers(2**31)),
+        # With more trials scikit-learn's greedy choice applies the weights a second time: 4:1 acts as 8:1.
+        n_local_trials=1,
     )
     # Equal embeddings can be drawn twice; the hardest unused samples replace them.
     unique = list(dict.fromkeys(int(i) for i in seeds))

@@ -22,14 +22,16 @@ from edge_behavior.train.stage_list import stage_named
 from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.trainer.arguments import batching, bookkeeping, hardware, on_one_device, schedule
 from edge_behavior.train.trainer.lora import in_float32, lora_config
+from edge_behavior.train.trainer.packed import can_pack, packed
 from edge_behavior.train.trainer.progress import mean_loss, run, trainer_callbacks
+from edge_behavior.train.trainer.trl_internals import score_labels_only
 
 
 def trains_padding_free(model: Any, stage: StageConfig) -> bool:
-    """Whether sequences are concatenated instead of padded: as configured, else where FlashAttention runs."""
+    """Whether sequences are concatenated instead of padded: as configured, else where attention can take them so."""
     if stage.padding_free is not None:
         return stage.padding_free
-    return attention_of(model).startswith("flash")
+    return attention_of(model).startswith("flash") or can_pack(model)
 
 
 def train_sft(
@@ -71,10 +73,13 @@ def train_sft(
             "greater_is_better": False,
         }
     padding_free = trains_padding_free(model, stage)
+    score_labels_only()
+    packs = padding_free and can_pack(model)
     arguments = SFTConfig(
         max_steps=max_steps,
         logging_steps=max(1, max_steps // 100),
-        padding_free=padding_free,
+        # TRL's own way is for FlashAttention.
+        padding_free=padding_free and not packs,
         **selection,
         **bookkeeping(recipe, tuning.folder),
         **schedule(stage),
@@ -99,7 +104,8 @@ def train_sft(
     trainer.train_dataset, trainer.eval_dataset = train, validation
     in_float32(trainer.model)
     checkpoints = Path(str(arguments.output_dir))
-    state = run(trainer, last_checkpoint(checkpoints))
+    with packed(trainer.model, packs):
+        state = run(trainer, last_checkpoint(checkpoints))
     if validation is not None:
         copy_adapter(checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}", tuning.folder / "adapter")
     return {

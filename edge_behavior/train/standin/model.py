@@ -70,7 +70,7 @@ def standin_tokenizer(recipe: Recipe, candidates: CandidateSet, places: Sequence
     Args:
         places: The dataset's place names; empty if it has none.
     """
-    layout = recipe.layout.layout(bool(places))
+    layout = recipe.layout.layout(bool(places), None)
     sample = EverydayText(candidates.labels, places, recipe.seed + 1, _bare_labels(recipe, candidates))
     static = "".join(layout.static(candidates.labels))
     documents = itertools.islice(sample.documents(), _TOKENIZER_DOCUMENTS)
@@ -89,7 +89,7 @@ def build_standin(
     Returns:
         `parameters`, `pretrain_tokens` and `pretrain_loss`.
     """
-    settings, layout = recipe.backbone, recipe.layout.layout(bool(places))
+    settings, layout = recipe.backbone, recipe.layout.layout(bool(places), None)
     tokenizer = standin_tokenizer(recipe, candidates, places)
     torch.manual_seed(recipe.seed)
     model = Qwen2ForCausalLM(architecture(settings, tokenizer))

@@ -53,13 +53,13 @@ def batching(stage: StageConfig, name: str) -> dict[str, Any]:
 
 
 def hardware(dtype: torch.dtype) -> dict[str, Any]:
-    """Mixed precision and device: bf16 where the GPU has it, else fp16 for float16 weights.
+    """Mixed precision and device: bf16 where the GPU has it, else fp16 for float16 weights; on a CPU by the weights.
 
     Args:
         dtype: The backbone's. float16 needs loss scaling, or small gradients underflow.
     """
     cuda = torch.cuda.is_available()
-    bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else dtype == torch.bfloat16
     return {
         "bf16": bf16,
         "fp16": cuda and not bf16 and dtype == torch.float16,

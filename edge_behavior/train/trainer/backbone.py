@@ -16,7 +16,7 @@ from edge_behavior.hf.architectures import check_backbone, check_onnx
 from edge_behavior.hf.architectures import load_tokenizer as load_fast_tokenizer
 from edge_behavior.hf.find import find_backbone
 from edge_behavior.hf.folder import check_no_pickle, first_line
-from edge_behavior.hf.tree_scoring import attention_windows
+from edge_behavior.hf.tree.attention import attention_windows
 from edge_behavior.train.first_look import check_logits, telling_of_export
 from edge_behavior.train.recipe import BackboneConfig
 

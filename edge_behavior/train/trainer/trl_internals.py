@@ -4,11 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl import DPOTrainer
+from trl.kernels import ChunkedLogProbFunction
+from trl.trainer import utils
+
+from edge_behavior.train.trainer.label_head import LabelLogProbs
 
 # What TRL calls the copy of the adapter that it keeps for reference passes.
 _REFERENCE = "ref"
+
+
+class _LogProbs:
+    """TRL's fused head on a GPU, ours on a CPU."""
+
+    @staticmethod
+    def apply(hidden: torch.Tensor, *arguments: Any) -> Any:
+        function: Any = LabelLogProbs if hidden.device.type == "cpu" else ChunkedLogProbFunction
+        return function.apply(hidden, *arguments)
+
+
+def score_labels_only() -> None:
+    """Have TRL's trainers on a CPU compute logits where a label is, as they do on a GPU, and in small tiles."""
+    trl: Any = utils
+    if trl._ChunkedLogProbFunction is not _LogProbs:
+        on_gpu = trl._use_triton
+        trl._use_triton = lambda device: device.type == "cpu" or on_gpu(device)
+        trl._ChunkedLogProbFunction = _LogProbs
 
 
 class ScoredDPOTrainer(DPOTrainer):

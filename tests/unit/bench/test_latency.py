@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -15,10 +16,12 @@ from edge_behavior.bench.chart import bars, draw
 from edge_behavior.bench.diary import synthetic_diary
 from edge_behavior.bench.isolated import COLD, Isolated, IsolatedRun, run_isolated
 from edge_behavior.bench.latency import measure, tick_count
+from edge_behavior.bench.lower_bound import LowerBoundScenario, SpeedScenario
 from edge_behavior.bench.measurement import Measurement
 from edge_behavior.bench.options import BenchOptions, HistoryFile
-from edge_behavior.bench.peers import PEERS
-from edge_behavior.bench.report import RATIOS, TITLES, footing, grids, heading, markdown
+from edge_behavior.bench.peers import PEERS, CompletionPeer, LabelPeer
+from edge_behavior.bench.report import RATIOS, TITLES, cuts, footing, grids, heading, markdown
+from edge_behavior.bench.scenarios import SessionScenario, WarmScenario
 from edge_behavior.bench.sustained import check_seconds, sustained, threads_sweep
 from edge_behavior.bundle.bundle import read_manifest
 from edge_behavior.errors import EdgebError
@@ -64,6 +67,87 @@ def test_every_scenario_is_there_in_plain_keys(result: dict[str, Any], bundle: P
     assert set(result["ratios"]) == set(RATIOS)
     assert set(result["native"]) == {"pp16", "tg4"}
     assert result["machine"]["threads"] == 1
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Measurement]:
+    """Measures by a clock on which every turn of a scenario and every process takes what the test says."""
+
+    def run(bundle: Path, budget: float, turn: float, process: float, label: float = 0.0) -> Measurement:
+        now = [0.0]
+
+        def alone(spec: Isolated) -> IsolatedRun:
+            now[0] += process
+            return IsolatedRun(1000 * process, 50 << 20, 70, dict.fromkeys(latency._COLD_PARTS, 1.5))
+
+        def wait(kind: Any) -> None:
+            whole = kind.turn
+
+            def turn_(self: Any, i: int) -> Any:
+                found = whole(self, i)
+                now[0] += turn * len(found)
+                return found
+
+            monkeypatch.setattr(kind, "turn", turn_)
+
+        for kind in (SessionScenario, WarmScenario, CompletionPeer, LabelPeer, LowerBoundScenario, SpeedScenario):
+            wait(kind)
+        made = LabelPeer.__init__
+
+        def init(self: LabelPeer, *arguments: Any) -> None:
+            made(self, *arguments)
+            self.seconds = label if self.name == "labels" else turn
+
+        monkeypatch.setattr(LabelPeer, "__init__", init)
+        monkeypatch.setattr(latency, "run_isolated", alone)
+        return measure(bundle, replace(OPTIONS, repeats=30, cold_starts=3, budget=budget), clock=lambda: now[0])
+
+    return run
+
+
+def test_a_budget_is_kept_and_what_it_cuts_is_said(slow: Callable[..., Measurement], bundle: Path) -> None:
+    found = slow(bundle, budget=300.0, turn=0.5, process=2.0, label=400.0)
+    budget = found.budget
+    assert budget is not None
+    assert 200.0 < budget.spent <= 300.0
+    taken = found.scenarios["session"].predictions
+    assert 2 <= taken < 30
+    assert budget.cut == [
+        "(c) every label on its own: a prediction takes about 400 s",
+        f"{taken} of 30 predictions per scenario",
+    ]
+    assert "labels" not in found.scenarios
+    assert found.comparison is not None
+    assert "labels_over_session" not in found.comparison.ratios
+    assert json.loads(json.dumps(found.to_dict()))["budget"]["cut"] == budget.cut
+    page = markdown(found)
+    assert "cut to 300 s" in page
+    assert f"- {budget.cut[0]}" in page
+    assert len(bars(found)) == len(TITLES) - 3
+
+
+def test_fewer_predictions_label_by_label(slow: Callable[..., Measurement], bundle: Path) -> None:
+    found = slow(bundle, budget=300.0, turn=0.1, process=1.0, label=40.0)
+    assert found.budget is not None
+    assert "(c) every label on its own: 2 of 3 predictions, each about 40 s" in found.budget.cut
+    assert found.scenarios["labels"].predictions == 2
+
+
+def test_a_large_bundle_is_measured_as_far_as_the_time_goes(slow: Callable[..., Measurement], bundle: Path) -> None:
+    found = slow(bundle, budget=300.0, turn=6.0, process=40.0, label=2000.0)
+    assert found.budget is not None
+    cut = " / ".join(found.budget.cut)
+    assert "1 of 3 cold starts of each kind" in cut
+    assert "peak memory of" in cut
+    assert found.scenarios["session"].predictions == 2
+
+
+def test_nothing_is_cut_where_there_is_time(measured: Measurement) -> None:
+    assert measured.budget is not None
+    assert list(measured.budget.cut) == []
+    assert cuts(measured) == []
+    with pytest.raises(EdgebError, match="--budget is 3"):
+        replace(OPTIONS, budget=3)
 
 
 def test_ratios_are_of_medians_and_the_floors_are_paired(result: dict[str, Any]) -> None:

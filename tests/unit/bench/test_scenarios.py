@@ -16,12 +16,17 @@ from edge_behavior.bench.timing import Sample
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.predictor import PredictOptions, Predictor
+from edge_behavior.util.timebox import Pace, TimeBudget
+
+
+def free() -> Pace:
+    return Pace(TimeBudget(None))
 
 
 def test_everything_takes_its_turns(setup: Setup) -> None:
     session = setup.session()
     shapes = session.rehearse(9)
-    made = [session, setup.scenario("warm"), setup.prefix(), setup.lower_bound(session), setup.speed()]
+    made = [session, setup.scenario("warm"), setup.prefix(), setup.lower_bound(session, free()), setup.speed()]
     samples = take_turns(made, 9)
     for name in (*DEPTHS, "warm", "prefix_evaluate", "prefix_restore", "prefix_load", "pp16", "tg4"):
         assert len(samples[name]) == 3, name
@@ -46,7 +51,7 @@ def test_everything_takes_its_turns(setup: Setup) -> None:
 def test_every_layout_can_be_measured(name: str, export: Callable[[Path, PromptLayout], Path], tmp_path: Path) -> None:
     path = export(tmp_path / "m.gguf", PromptLayout(name, history_length=4))
     with Setup(path, BenchOptions(repeats=2, compare=True, pp=8, tg=2)) as setup:
-        samples = take_turns(setup.all(), 6)
+        samples = take_turns(setup.all(free()), 6)
     assert {len(taken) for taken in samples.values()} == {2}
     assert {*DEPTHS, *PEERS, "warm", "floor", "prefix_restore"} <= set(samples)
 

@@ -32,7 +32,7 @@ from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.runtime.llama.model import LlamaModel
 from tests import helpers
 from tests.label_sets import label_sets
-from tests.masked_scoring import greedy_candidate, masked_log_probs
+from tests.trie_scoring import greedy_candidate, masked_log_probs
 
 WHEN = datetime(2024, 3, 18, 20)
 SLOW_FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]

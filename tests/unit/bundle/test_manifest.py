@@ -19,6 +19,7 @@ from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.license import License
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 
@@ -35,7 +36,7 @@ def manifest(**changes: Any) -> Manifest:
         architecture="qwen2",
         quantization="Q4_K_M",
         context_length=512,
-        base_model=BaseModelInfo("tiny", None, "ab" * 32),
+        base_model=BaseModelInfo("tiny", License.stated("llama3.2", texts={"LICENSE": "Terms."}), "ab" * 32),
         training={"recipe": "tiny", "a_tuning": {"lr": 1e-4}},
         evaluation={"overall": 0.25},
     )
@@ -205,6 +206,9 @@ def _without(fields: dict[str, Any]) -> None:
         (lambda f: f["layout"].update(list_candidates=1), "'list_candidates' is 1, not bool"),
         (lambda f: f["layout"].pop("role"), "x: manifest.layout: field 'role' is missing"),
         (lambda f: f["base_model"].pop("license"), "x: manifest.base_model: field 'license' is missing"),
+        (lambda f: f["base_model"].update(license="mit"), "'license' is 'mit', not an object or null"),
+        (lambda f: f["base_model"]["license"].pop("link"), "x: manifest.base_model.license: field 'link' is missing"),
+        (lambda f: f["base_model"]["license"].update(id="\x1b"), "is no line of a license"),
         (lambda f: f.update(static_prompt="Guess."), "words the prompt differently from edgeb 0.1.0"),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import BehaviorEvent, clean_label
-from edge_behavior.core.prompts import LAYOUTS, PromptLayout
+from edge_behavior.core.prompts import LAYOUTS, ChatTurns, PromptLayout
 from edge_behavior.errors import EdgebError
 
 BOS, EOS = 256, 257
@@ -159,3 +159,25 @@ def test_an_empty_stretch_is_the_static_part():
     stretch = encoder().stretch([])
     assert stretch.ids == encoder().static_ids
     assert stretch.targets == []
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_chat_turns_stand_around_the_texts(name):
+    chat = ChatTurns((BOS, 300, 301), (302, 303), 304)
+    made, history = encoder(name, bos=999, chat=chat), events([0, 1])
+    prompt = made.layout.prompt(history, START, "x", CANDIDATES.labels)
+    static, body = (byte_ids("".join(part)) for part in (prompt.static, prompt.body))
+    ids = made.prompt_ids(history, START, "x")
+    if name == "stream":
+        assert ids == [BOS, 300, 301, *static, 302, 303, *body]
+        assert made.static_ids == [BOS, 300, 301, *static, 302, 303]
+        assert made.label_ids("Video") == byte_ids(" Video)\n")
+        stretch = made.stretch(history)
+        start, _ = stretch.targets[-1]
+        assert stretch.ids[:start] == made.prompt_ids(history[:-1], history[-1].time, history[-1].place)
+    else:
+        assert ids == [BOS, 300, 301, *static, *body, 302, 303]
+        assert made.static_ids == [BOS, 300, 301, *static]
+        assert made.label_ids("Video") == [*byte_ids("Video"), 304]
+    before, after = made.frame_ids(START, "x")
+    assert ids == made.static_ids + before + [i for e in history for i in made.line_ids(e)] + after

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_behavior.core.events import BehaviorEvent, clean_place
-from edge_behavior.core.prompts import DAYS, LAYOUTS, ROLE, TASK, PromptLayout
+from edge_behavior.core.prompts import DAYS, LAYOUTS, ROLE, TASK, ChatTurns, PromptLayout
 from edge_behavior.errors import EdgebError
 
 LABELS = ("Video", "Read {x}", "Eat (out), late")
@@ -267,3 +267,48 @@ class TestWithoutPlaces:
         for bad in ("no", 0, None):
             with pytest.raises(EdgebError, match="'places' is"):
                 PromptLayout.from_dict({**PromptLayout().to_dict(), "places": bad})
+
+
+CHAT = ChatTurns((1, 5), (2, 7, 8), 2)
+
+
+class TestInAChatTemplate:
+    def test_the_text_of_a_turn_neither_begins_nor_ends_with_space(self):
+        for name in LAYOUTS:
+            layout = PromptLayout(name, chat=CHAT)
+            for index in range(layout.formats):
+                prompt = layout.prompt(HISTORY, WHEN, PLACE, LABELS, index)
+                turn = "".join(prompt.static) if name == "stream" else prompt.text
+                assert turn == turn.strip()
+            assert layout.answer("Video") == (" Video" if name == "stream" else "Video")
+
+    @pytest.mark.parametrize("name", LAYOUTS)
+    def test_everything_else_is_as_without(self, name):
+        layout, plain = PromptLayout(name, chat=CHAT), PromptLayout(name)
+        for index in range(layout.formats):
+            found, bare = (x.prompt(HISTORY, WHEN, PLACE, LABELS, index) for x in (layout, plain))
+            assert found.body == bare.body
+            assert [text.rstrip() for text in found.static] == [text.rstrip() for text in bare.static]
+        assert [layout.line(event) for event in HISTORY] == [plain.line(event) for event in HISTORY]
+
+    def test_fields_and_back(self):
+        assert "chat" not in PromptLayout().to_dict()
+        layout = PromptLayout("prefix", places=False, chat=CHAT)
+        assert layout.to_dict()["chat"] == {"opening": [1, 5], "reply": [2, 7, 8], "end_id": 2}
+        assert PromptLayout.from_dict(layout.to_dict()) == layout
+
+    @pytest.mark.parametrize(
+        "chat",
+        [None, {}, {"opening": [1], "reply": [2]}, {"opening": "1", "reply": [], "end_id": 2},
+         {"opening": [1.5], "reply": [], "end_id": 2}, {"opening": [-1], "reply": [], "end_id": 2},
+         {"opening": [], "reply": [], "end_id": True}, {"opening": [1 << 31], "reply": [], "end_id": 2},
+         {"opening": [1], "reply": [2], "end_id": 2, "more": 1}],
+    )  # fmt: skip
+    def test_what_holds_no_token_ids_is_refused(self, chat):
+        with pytest.raises(EdgebError, match="chat") as caught:
+            PromptLayout.from_dict({**PromptLayout().to_dict(), "chat": chat})
+        assert caught.value.hint
+
+    def test_another_vocabulary(self):
+        assert CHAT.renumbered(lambda ids: [i + 10 for i in ids]) == ChatTurns((11, 15), (12, 17, 18), 12)
+        assert CHAT.ids == (1, 5, 2, 7, 8, 2)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_behavior.core.scoring import check_scoring, exact_log_probs, log_softmax
+from edge_behavior.core.scoring import check_scoring, log_softmax
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
-from tests.masked_scoring import masked_log_probs
+from tests.trie_scoring import exact_log_probs, masked_log_probs
 
 VOCAB = 12
 END = 11

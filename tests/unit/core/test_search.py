@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_behavior.core.scoring import exact_log_probs, log_softmax
+from edge_behavior.core.scoring import log_softmax
 from edge_behavior.core.search import RANKS_ONLY, Affine, Goal, Thresholds, TrieSearch
 from edge_behavior.core.trie import LabelTrie
-from tests.masked_scoring import masked_log_probs
+from tests.trie_scoring import exact_log_probs, masked_log_probs
 
 VOCAB = 12
 
@@ -244,3 +245,42 @@ def test_rows_at_hand_are_read_when_wanted_and_before_they_go(trie: LabelTrie, s
         assert not ready.intersection(*[set().union(*evaluating)])
     read = [node for nodes in calls for node in nodes]
     assert len(read) == len(set(read))
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    trie=tries(),
+    seed=st.integers(0, 10_000),
+    spread=st.sampled_from([0.1, 1.0, 4.0]),
+    top_k=st.integers(1, 6),
+    bound=st.sampled_from([None, 0.1, 0.01, 0.001]),
+    cut=st.integers(1, 4),
+    guessed=st.booleans(),
+)
+def test_a_measured_window_s_truth_first_ranks_and_sum_are_proven(
+    trie: LabelTrie, seed: int, spread: float, top_k: int, bound: float | None, cut: int, guessed: bool
+) -> None:
+    """Also where a caller evaluates but some of what is wanted, or starts with more."""
+    rng, model = np.random.default_rng(seed), Model(trie, seed, spread)
+    expected, target = model.log_probs(trie, "exact"), int(rng.integers(trie.n_candidates))
+    goal = Goal(top_k, RANKS_ONLY if bound is None else -math.expm1(-bound), target=target)
+    search = TrieSearch(trie, "exact").begin(goal)
+    nodes = [0, *(trie.ancestors(int(trie.leaves[target]))[:-1] if guessed else [])]
+    asked = []
+    while nodes:
+        children = np.flatnonzero(np.isin(trie.parents, nodes))
+        rows = model.rows[trie.parents[children]].astype(np.float64)
+        steps = rows[np.arange(len(children)), trie.tokens[children]] - np.log(np.exp(rows).sum(1))
+        search.read(np.array(nodes), children, steps)
+        asked += nodes
+        nodes = search.wanted()[:cut]
+    assert len(asked) == len(set(asked))
+    shares, known = search.shares(), search.known
+    assert known[target]
+    np.testing.assert_allclose(shares[known], expected[known], atol=1e-5)
+    best = np.argsort(-expected)[:top_k]
+    np.testing.assert_allclose(np.sort(shares)[::-1][:top_k], expected[best], atol=1e-5)
+    total, whole = np.logaddexp.reduce(shares), np.logaddexp.reduce(expected)
+    assert whole <= total + 1e-6
+    if bound is not None:
+        assert total <= np.logaddexp.reduce(expected[known]) + bound + 1e-6

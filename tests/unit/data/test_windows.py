@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.data.dataset import EventTable
-from edge_behavior.data.windows import balanced_windows, eligible, natural_windows
+from edge_behavior.data.windows import balanced_windows, eligible, natural_stretches, natural_windows
 from edge_behavior.errors import EdgebError
 
 LABELS = ["A", "B", "C", "D", "E"]
@@ -111,12 +111,55 @@ def test_choices_are_uniform():
     assert not hits[:20].any()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=tables,
+    length=st.integers(1, 6),
+    per_user=st.integers(0, 12),
+    limit=st.integers(0, 60),
+    seed=st.integers(0, 9),
+)
+def test_stretches_are_consecutive_targets_of_one_user(sizes, length, per_user, limit, seed):
+    table = make_table(sizes)
+    stretches = natural_stretches(table, 5, length, per_user, limit, seed)
+    chosen = [target for stretch in stretches for target in stretch.tolist()]
+    assert len(set(chosen)) == len(chosen)
+    assert set(chosen) <= set(eligible(table, 5).tolist())
+    each = Counter(table.user_of(chosen).tolist()) if chosen else Counter()
+    available = Counter(table.user_of(eligible(table, 5)).tolist()) if len(eligible(table, 5)) else Counter()
+    assert all(count <= per_user for count in each.values())
+    assert len(chosen) == min(limit, sum(min(per_user, count) for count in available.values()))
+    turns = Counter()
+    for stretch in stretches:
+        assert 1 <= len(stretch) <= length
+        assert np.diff(stretch).tolist() == [1] * (len(stretch) - 1)
+        turns[int(table.user_of(stretch[0]))] += 1
+    # Nobody gives a second stretch before everybody gave one.
+    order = [int(table.user_of(stretch[0])) for stretch in stretches]
+    first = order[: len(set(order))]
+    assert len(set(first)) == len(first)
+    again = natural_stretches(table, 5, length, per_user, limit, seed)
+    assert [stretch.tolist() for stretch in again] == [stretch.tolist() for stretch in stretches]
+
+
+def test_stretches_begin_anywhere():
+    table = make_table([60])
+    hits = np.zeros(60)
+    for seed in range(2000):
+        for stretch in natural_stretches(table, 20, 4, 8, 8, seed):
+            hits[stretch] += 1
+    assert hits[20:].min() > 0.6 * hits[20:].mean()
+    assert not hits[:20].any()
+
+
 def test_negative_sizes_are_refused():
     for call in (
         lambda t: eligible(t, -1),
         lambda t: natural_windows(t, per_user=-1),
         lambda t: natural_windows(t, limit=-1),
         lambda t: balanced_windows(t, -1),
+        lambda t: natural_stretches(t, 5, 4, -1, 8),
+        lambda t: natural_stretches(t, 5, 4, 8, -1),
     ):
         with pytest.raises(EdgebError, match="is -1"):
             call(make_table([30]))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.license import License
 from edge_behavior.demo import assistant as module
 from edge_behavior.demo.assistant import Ask, Assistant
 from edge_behavior.demo.views import EventView, Levels, PrecisionLevel, PredictionView
@@ -56,6 +57,13 @@ class TestBundle:
         said = Assistant(Predictor(plain, predictor._ranker.backend), "plain", ()).bundle()
         assert said.sources == dict.fromkeys(("model", "habits"), Levels((), ()))
         assert said.source == "model"
+
+    def test_names_the_backbone_s_license(self, predictor: Predictor) -> None:
+        stated = replace(predictor.manifest.base_model, license=License.stated("gemma"))
+        manifest = replace(predictor.manifest, base_model=stated)
+        said = Assistant(Predictor(manifest, predictor._ranker.backend), "plain", ()).bundle()
+        assert said.license[0] == "gemma (Gemma Terms of Use)"
+        assert said.license[-1].startswith("Gemma is provided under and subject to the Gemma Terms of Use")
 
 
 class TestPredict:

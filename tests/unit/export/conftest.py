@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,32 @@ def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
+def trained_sentencepiece(texts: list[str], prefix: bool, size: int = 1500) -> PreTrainedTokenizerFast:
+    """Llama 2's kind (with a space in front) or Gemma's (without), with the table that Hugging Face makes of scores.
+
+    Every cut of a piece into two pieces merges, in the order of the pieces.
+    """
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = normalizers.Replace(" ", "▁")
+    learner.pre_tokenizer = pre_tokenizers.Split(Regex("▁?[^▁\n]+|\n+|▁+"), "isolated")
+    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, show_progress=False))
+    ids = learner.get_vocab()
+    pieces = sorted(ids, key=ids.__getitem__)
+    vocab = {
+        token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *pieces])
+    }
+    merges: list[tuple[str, str]] = []
+    for piece in pieces:
+        cuts = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        merges += sorted((a, b) for a, b in cuts if a in ids and b in ids)
+    backend = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    steps = [normalizers.Prepend("▁")] if prefix else []
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
 SMALL_TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "qwen2": qwen2_tokenizer,
     "llama3": llama3_tokenizer,
@@ -198,7 +225,10 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     tokenizer = qwen2_tokenizer()
     model = qwen2(len(tokenizer), hidden_size=192, intermediate_size=512, tie_word_embeddings=True)
-    return save(model, tokenizer, tmp_path_factory.mktemp("base") / "tiny")
+    folder = save(model, tokenizer, tmp_path_factory.mktemp("base") / "tiny")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    (folder / "LICENSE").write_text("Apache License\n")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -217,6 +247,16 @@ def tiny_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("adapter") / "b_tuning"
     adapted.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def llama_cpp_source() -> Path:
+    """A checkout or source package of the llama.cpp version that is installed."""
+    folder = os.environ.get("EDGEB_LLAMA_CPP")
+    if not folder:
+        pytest.skip("set EDGEB_LLAMA_CPP to a checkout of llama.cpp to compare with its converter and test vectors")
+    assert (Path(folder) / "convert_hf_to_gguf.py").is_file(), f"EDGEB_LLAMA_CPP has no convert_hf_to_gguf.py: {folder}"
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")

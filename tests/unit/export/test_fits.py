@@ -86,7 +86,7 @@ def test_without_a_dataset(source: ExportSource, tmp_path: Path) -> None:
 
 
 def test_not_wanted(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heldout, "score_held_out", lambda *_: pytest.fail("was scored"))
+    monkeypatch.setattr(heldout, "score_held_out", lambda *_, **__: pytest.fail("was scored"))
     report = export_gguf(
         source, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off", calibrate="off")
     ).to_dict()
@@ -97,7 +97,7 @@ def test_not_wanted(source: ExportSource, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_too_few_users(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> dict[str, Any]:
+    def refuse(*_: object, **__: object) -> dict[str, Any]:
         raise TooFewUsersError("1 of d's validation users", "import more")
 
     monkeypatch.setattr(heldout, "score_held_out", refuse)

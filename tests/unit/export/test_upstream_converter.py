@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +11,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import LlamaForCausalLM, Qwen2ForCausalLM
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.runtime.llama.context import logits
 from edge_behavior.runtime.llama.model import LlamaModel
-from tests.unit.export.conftest import LLAMA3_ROPE, some_ids
+from tests.unit.export.conftest import LLAMA3_ROPE, gemma3, llama, qwen2, qwen3, some_ids
 
 pytestmark = pytest.mark.slow
 
 # What upstream adds for people: names, tags, sampling; and what it leaves to llama.cpp's defaults.
-ONLY_OURS = {"llama.attention.key_length", "llama.attention.value_length", "qwen2.attention.key_length"}
-ONLY_OURS |= {"qwen2.attention.value_length", "qwen2.rope.dimension_count", "qwen2.vocab_size"}
+ONLY_OURS = {
+    f"{architecture}.{key}"
+    for architecture in ("llama", "qwen2", "qwen3", "gemma3")
+    for key in ("attention.key_length", "attention.value_length", "rope.dimension_count", "vocab_size")
+}
+# llama.cpp's defaults for Gemma 3 are every sixth layer, and the local base of the published models.
+ONLY_OURS |= {"gemma3.attention.sliding_window_pattern", "gemma3.rope.freq_base_swa"}
 # Upstream leaves out a start token that Qwen's tokenizer names and never uses; ours says that it is not to be added.
 ONLY_OURS |= {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_space_prefix"}
 # llama.cpp finds user-defined tokens in any text. To us an added token is one that no text may become.
@@ -32,46 +40,53 @@ FOR_PEOPLE += (
     "general.basename",
     "general.sampling",
     "general.base_model",
-    "tokenizer.chat_template",
 )
+CHAT = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 @pytest.fixture(scope="module")
-def converter() -> Path:
-    """Upstream's script, from a checkout or source package of the llama.cpp version that is installed."""
-    folder = os.environ.get("EDGEB_LLAMA_CPP")
-    if not folder:
-        pytest.skip("set EDGEB_LLAMA_CPP to a checkout of llama.cpp to compare with its convert_hf_to_gguf.py")
-    path = Path(folder) / "convert_hf_to_gguf.py"
-    assert path.is_file(), f"EDGEB_LLAMA_CPP has no {path.name}"
-    return path
+def converter(llama_cpp_source: Path) -> Path:
+    """Upstream's script, of the llama.cpp version that is installed."""
+    return llama_cpp_source / "convert_hf_to_gguf.py"
 
 
-def make(name: str, tokens: Any, folder: Path) -> Path:
-    """Two layers with random weights and a real tokenizer."""
-    import torch
-
-    from tests.unit.export import conftest
-
+def random_model(name: str, tokens: Any, folder: Path) -> Path:
+    """A few layers with random weights, and a real tokenizer with a chat template."""
+    makers: dict[str, Any] = {
+        "qwen2": qwen2,
+        "qwen3": qwen3,
+        "llama3": lambda rows: llama(rows, rope_parameters=LLAMA3_ROPE),
+        "gemma3": gemma3,
+    }
     torch.manual_seed(0)
+    tokens.chat_template = CHAT
     tokens.save_pretrained(folder)
-    if name == "llama3":
-        model: Any = conftest.llama(len(tokens), rope_parameters=LLAMA3_ROPE)
-        assert isinstance(model, LlamaForCausalLM)
-    else:
-        model = conftest.qwen2(len(tokens))
-        assert isinstance(model, Qwen2ForCausalLM)
-    model.save_pretrained(folder)
+    makers[name](len(tokens)).save_pretrained(folder)
     return folder
 
 
-@pytest.mark.parametrize("name", ["qwen2", "llama3", "stories260K"])
+def as_gemma(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of stories260K without the space in front, as Gemma's is."""
+    fields = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    fields["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    backend = Tokenizer.from_str(json.dumps(fields))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
+    )
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama3", "gemma3", "stories260K"])
 def test_same_file(name: str, shared: Path, real_tokenizers: dict[str, Any], converter: Path, tmp_path: Path) -> None:
     from gguf import GGUFReader
 
     source = shared / "models/stories260K"
-    if name != "stories260K":
-        source = make(name, real_tokenizers[name], tmp_path / "model")
+    if name == "gemma3":
+        trained = source
+        source = random_model(name, as_gemma(trained), tmp_path / "model")
+        # Upstream reads SentencePiece's own file.
+        shutil.copy(trained / "tokenizer.model", source)
+    elif name != "stories260K":
+        source = random_model(name, real_tokenizers["qwen2" if name == "qwen3" else name], tmp_path / "model")
     theirs, ours = tmp_path / "theirs.gguf", tmp_path / "ours.gguf"
     command = [sys.executable, str(converter), str(source), "--outfile", str(theirs), "--outtype", "f16"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

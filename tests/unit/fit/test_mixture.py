@@ -20,7 +20,9 @@ from edge_behavior.fit.mixture import (
     HeldOut,
     MixtureMetrics,
     SourceMetrics,
+    TimeLimit,
     TooFewUsersError,
+    TooLittleTimeError,
     cross_validate,
     fit_habits,
     fit_weights,
@@ -28,6 +30,7 @@ from edge_behavior.fit.mixture import (
     unit_folds,
 )
 from edge_behavior.util.resampling import Resampled, Resampling
+from edge_behavior.util.timebox import Forecast, TimeBudget
 from tests import helpers
 
 NAMES = ("head", "head", "medium", "medium", "medium", "tail", "tail", "tail", "tail")
@@ -173,8 +176,25 @@ class TestChoice:
         assert MixtureMetrics(9, 3, Resampled("users", "users", 3), 3, sources).best == expected
 
 
-class FakePredictor:
+class FakeSession:
     """Says that the last behavior comes again."""
+
+    def __init__(self, candidates):
+        self.candidates, self.last = candidates, None
+
+    def observe(self, event):
+        self.last = event
+
+    def log_probs(self, when, place):
+        row = np.full(len(self.candidates), -3.0)
+        row[self.candidates.code(self.last.behavior)] = -0.5
+        return row
+
+
+class FakePredictor:
+    """Its sessions need a second per answer on the clock."""
+
+    clock = 0.0
 
     def __init__(self, candidates, layout):
         self.manifest = type("Manifest", (), {"candidates": candidates, "layout": layout})
@@ -185,10 +205,16 @@ class FakePredictor:
     def __exit__(self, *_):
         pass
 
-    def log_probs(self, history, when, place, scoring="exact"):
-        row = np.full(len(self.manifest.candidates), -3.0)
-        row[self.manifest.candidates.code(history[-1].behavior)] = -0.5
-        return row
+    def session(self):
+        session = FakeSession(self.manifest.candidates)
+        answer = session.log_probs
+
+        def slowly(when, place):
+            FakePredictor.clock += 1.0
+            return answer(when, place)
+
+        session.log_probs = slowly
+        return session
 
 
 class TestBundle:
@@ -252,13 +278,40 @@ class TestBundle:
     def test_one_persons_log_is_scored_on_later_days(self, data):
         table = helpers.event_table([["Video", "Bar"] * 200])
         TestBundle.tables = {"validation": replace(table, first_targets=np.array([100]))}
-        held = score_held_out(Path("b.gguf"), data, 60)
-        assert (len(held), held.units.unit, held.units.days) == (60, "day_blocks", 4)
+        held = score_held_out(Path("b.gguf"), data, 120)
+        assert (len(held), held.units.unit, held.units.days) == (120, "day_blocks", 4)
         assert held.units.count >= 10
         assert fit_habits(held).measured.resampled.split == "time"
         TestBundle.tables = {"validation": replace(table, first_targets=np.array([396]))}
         with pytest.raises(TooFewUsersError, match="1 of d's validation blocks of a day have more than 5"):
             score_held_out(Path("b.gguf"), data, 60)
+
+    def limit(self, seconds, **options):
+        FakePredictor.clock = 0.0
+        return TimeLimit(Forecast(TimeBudget(seconds, lambda: FakePredictor.clock), {}), **options)
+
+    def test_windows_are_cut_to_the_time(self, data, monkeypatch):
+        monkeypatch.setattr(heldout, "LEAST_WINDOWS", 12)
+        # A tenth of what is left is kept for the fits.
+        held = score_held_out(Path("b.gguf"), data, 40, limit=self.limit(25.0))
+        assert len(held) == 24
+        assert FakePredictor.clock == len(held)
+        # The first few windows are of all users.
+        assert held.units.count == 3
+        assert len(score_held_out(Path("b.gguf"), data, 40, limit=self.limit(None))) == 40
+
+    def test_too_little_time_fits_nothing_unless_asked_for(self, data, monkeypatch):
+        monkeypatch.setattr(heldout, "LEAST_WINDOWS", 30)
+        with pytest.raises(
+            TooLittleTimeError, match=r"and the 30 that are needed more than the 0\.4 minutes"
+        ) as caught:
+            score_held_out(Path("b.gguf"), data, 40, limit=self.limit(24.0))
+        assert "minutes" in caught.value.hint
+        assert len(score_held_out(Path("b.gguf"), data, 40, limit=self.limit(20.0, insists=True))) == 32
+        # Other steps took all the time: the fewest windows are scored all the same.
+        limit = self.limit(600.0)
+        FakePredictor.clock = 640.0
+        assert len(score_held_out(Path("b.gguf"), data, 40, limit=limit)) == 32
 
     def test_another_candidate_set(self, data, monkeypatch):
         other = helpers.event_table([["Video"] * 9], labels=helpers.LABELS[::-1]).candidates

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.export.conftest import real_tokenizers, tiny_adapter, tiny_base
+from tests.unit.export.conftest import llama_cpp_source, real_tokenizers, tiny_adapter, tiny_base
 
-__all__ = ["real_tokenizers", "tiny_adapter", "tiny_base"]
+__all__ = ["llama_cpp_source", "real_tokenizers", "tiny_adapter", "tiny_base"]

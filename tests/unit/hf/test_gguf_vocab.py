@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from gguf import GGUFReader, GGUFWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
@@ -16,7 +20,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.writer import write_gguf
-from edge_behavior.hf.gguf_vocab import read_vocab
+from edge_behavior.hf.architectures import load_tokenizer
+from edge_behavior.hf.gguf_tokenizer import write_tokenizer
+from edge_behavior.hf.gguf_vocab import read_vocab, write_vocab
 from edge_behavior.hf.tokenizers import plain_encoder, special_ids
 from edge_behavior.runtime.llama.model import LlamaModel
 from tests.unit.export.conftest import SMALL_TOKENIZERS, SPECIALS, byte_level, llama, qwen2, qwen2_tokenizer, save
@@ -107,6 +113,69 @@ def test_upstream_vectors(real: tuple[str, Any, LlamaModel], shared: Path) -> No
         expected = [int(i) for i in line.split()]
         assert file.tokenize(text) == expected
         assert encode(text) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stem", "pre"), [("qwen2", "qwen2"), ("llama-bpe", "llama-bpe"), ("starcoder", "smollm"), ("llama-spm", "default")]
+)
+def test_upstream_vectors_of_unpacked_files(stem: str, pre: str, llama_cpp_source: Path, tmp_path: Path) -> None:
+    """llama.cpp's vocabularies as Hugging Face tokenizers, and back.
+
+    It splits texts for SmolLM2 as for StarCoder, and has vectors of the latter.
+    """
+    file = llama_cpp_source / f"models/ggml-vocab-{stem}.gguf"
+    metadata = {name: field.contents() for name, field in GGUFReader(file).fields.items()}
+    write_tokenizer(metadata | {"tokenizer.ggml.pre": pre}, tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    encode = plain_encoder(tokenizer)
+    inputs = Path(f"{file}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    vectors = list(zip(inputs, Path(f"{file}.out").read_text().splitlines(), strict=False))
+    assert len(vectors) == 46
+    for text, line in vectors:
+        expected = [int(i) for i in line.split()]
+        assert encode(text) == expected, text
+    tokens = list(metadata["tokenizer.ggml.tokens"])
+    again = read_vocab(tokenizer, len(tokens))
+    assert (again.tokens, again.pre) == (tokens, pre)
+    if again.scores:
+        # Of runs of spaces all scores are equal.
+        merged = [i for i, score in enumerate(again.scores) if score and len(set(tokens[i])) > 1]
+        scores = np.asarray(metadata["tokenizer.ggml.scores"])
+        order = [np.argsort(np.asarray(values)[merged], kind="stable").tolist() for values in (scores, again.scores)]
+        assert order[0] == order[1]
+    else:
+        assert again.merges == list(metadata["tokenizer.ggml.merges"])
+
+
+@pytest.fixture(scope="module")
+def real_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[Any, LlamaModel]]]:
+    """The tokenizers of published GGUF files, and what is written of each to a file of ours."""
+    files = [Path(name) for name in os.environ.get("EDGEB_GGUFS", "").split(os.pathsep) if name]
+    if not files:
+        pytest.skip("set EDGEB_GGUFS to GGUF files, as of SmolLM2 and Gemma 3, to compare tokens of their tokenizers")
+    with ExitStack() as stack:
+        found = []
+        for file in files:
+            folder = tmp_path_factory.mktemp(file.stem)
+            metadata = {name: field.contents() for name, field in GGUFReader(file).fields.items()}
+            write_tokenizer(metadata, folder)
+            tokenizer = load_tokenizer(folder)
+            writer = GGUFWriter(str(folder / "vocab.gguf"), "llama")
+            write_vocab(writer, read_vocab(tokenizer, len(metadata["tokenizer.ggml.tokens"])))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.close()
+            found.append((tokenizer, stack.enter_context(LlamaModel(folder / "vocab.gguf", vocab_only=True))))
+        yield found
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=texts())
+def test_any_text_of_published_files(real_files: list[tuple[Any, LlamaModel]], text: str) -> None:
+    for tokenizer, file in real_files:
+        assert file.tokenize(text) == plain_encoder(tokenizer)(text)
 
 
 def test_sentencepiece_itself_agrees(shared: Path, tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from transformers import (
 
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.hf import tree_scoring as torch_scorer
-from edge_behavior.hf.tree_scoring import TorchScorer, attention_windows
+from edge_behavior.hf.tree import head
+from edge_behavior.hf.tree.attention import attention_windows
+from edge_behavior.hf.tree_scoring import TorchScorer
 from tests import helpers
 from tests.unit.export.conftest import GEOMETRY, gemma3, qwen2, qwen3, randomized
 
@@ -130,7 +131,7 @@ def tokens() -> Any:
 
 def test_a_trie_larger_than_a_tile(tokens: Any) -> None:
     encoder, model = helpers.encoder(tokens, labels=MANY), helpers.model(tokens)
-    assert len(encoder.trie.inner) > 2 * torch_scorer.TILE_ROWS
+    assert len(encoder.trie.inner) > 2 * head.TILE_ROWS
     histories = [helpers.diary(n, seed) for seed, n in enumerate((3, 6, 4))]
     prompts = [encoder.prompt_ids(h[:-1], h[-1].time, h[-1].place) for h in histories]
     seen: list[int] = []
@@ -153,7 +154,7 @@ def test_no_logits_of_more_rows_than_a_tile_exist(tile: int, tokens: Any, monkey
     history = helpers.diary(5)
     prompt = encoder.prompt_ids(history[:-1], history[-1].time, history[-1].place)
     expected = TorchScorer(model, encoder).score([prompt])
-    monkeypatch.setattr(torch_scorer, "TILE_ROWS", tile)
+    monkeypatch.setattr(head, "TILE_ROWS", tile)
     with Widest(len(tokens), 64) as widest:
         scores = TorchScorer(model, encoder).score([prompt] * 2)
     assert widest.rows == tile

@@ -22,6 +22,7 @@ from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitCounter, HabitsConfig
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.errors import EdgebError
+from edge_behavior.evaluation.bundles import stretch_log_probs
 from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.source import ExportSource
 from edge_behavior.runtime.prediction import Prediction
@@ -104,6 +105,25 @@ def test_a_rebased_window_is_a_longer_prompt_and_then_the_last_events(predictor:
     assert len(session.events) == LENGTH
     found = probabilities(session.predict(after.time, after.place, None))
     assert found == pytest.approx(fresh(small_bundle, events[: LENGTH + 6], after), abs=2e-4)
+
+
+def test_consecutive_targets_are_scored_as_a_session_sees_them(predictor: Predictor, small_bundle: Path) -> None:
+    table = helpers.event_table([["Video", "Bar", "Cafe Noir"] * 12])
+    targets = np.arange(LENGTH, LENGTH + 4)
+    found = stretch_log_probs(predictor, table, targets)
+    assert found.shape == (4, len(helpers.LABELS))
+    for row, target in zip(found, targets.tolist(), strict=True):
+        event = table.event(target)
+        with Predictor.load(small_bundle, threads=1, exact_math=True, prefix_cache=False, verify=False) as opened:
+            session = opened.session()
+            feed(session, table.between(0, target))
+            assert len(session.events) == target
+            np.testing.assert_allclose(row, session.log_probs(event.time, event.place), atol=1e-4)
+            if target == LENGTH:
+                history = table.history(target, LENGTH)
+                np.testing.assert_allclose(row, opened.log_probs(history, event.time, event.place), atol=1e-4)
+    with pytest.raises(EdgebError, match="unknown scoring 'exat'"):
+        predictor.session().log_probs(table.event(0).time, "home", "exat")
 
 
 def test_prepared_predictions_pay_for_the_question_alone(predictor: Predictor) -> None:

@@ -47,7 +47,7 @@ class TestShipped:
         recipe = load_recipe(name)
         assert recipe.name == name
         assert recipe == load_recipe(str(CONFIGS / f"{name}.yaml"))
-        assert recipe.layout.layout(True) == PromptLayout(
+        assert recipe.layout.layout(True, None) == PromptLayout(
             recipe.layout.name, recipe.layout.list_candidates, recipe.layout.history_length
         )
 
@@ -114,7 +114,7 @@ def test_defaults_are_those_of_the_method():
     assert (b.method, b.confusion, b.selection) == ("dpo", "intended", "weighted-kmeans++")
     assert (b.samples_per_behavior, b.difficulty_weight, b.dpo_beta) == (20, 0.5, 0.1)
     assert (recipe.layout.history_length, recipe.evaluation.per_behavior) == (20, 500)
-    assert recipe.layout.layout(True) == PromptLayout()
+    assert recipe.layout.layout(True, None) == PromptLayout()
 
 
 class TestRoundTrip:
@@ -245,6 +245,9 @@ class TestErrors:
             ("b_tuning:\n  method: ppo\n", "b_tuning.method = 'ppo': .*'dpo', 'sft' or 'none'"),
             ("a_tuning:\n  stretch_min: 9\n  stretch_max: 3\n", "stretch_min 9 is above stretch_max 3"),
             ("layout:\n  name: instruct\n  list_candidates: false\n", "instruct layout always lists"),
+            ("layout:\n  name: prefix\nscoring:\n  windows: session\n", "needs the stream layout, not prefix"),
+            ("scoring:\n  bound: 0\n", "scoring.bound = 0: .*greater than 0"),
+            ("layout:\n  chat_template: true\n", "the stand-in has no chat template"),
             ("- a\n- b\n", "a recipe is a mapping"),
             ("tiny\n", "a recipe is a mapping"),
         ],
@@ -293,11 +296,11 @@ class TestErrors:
 
 def test_the_dataset_decides_on_places() -> None:
     layout = load_recipe("tiny").layout
-    assert [layout.layout(known).places for known in (True, False)] == [True, False]
+    assert [layout.layout(known, None).places for known in (True, False)] == [True, False]
     without = layout.model_copy(update={"places": False})
-    assert not without.layout(True).places
+    assert not without.layout(True, None).places
     wanted = layout.model_copy(update={"places": True})
-    assert wanted.layout(True).places
+    assert wanted.layout(True, None).places
     with pytest.raises(EdgebError, match="the dataset has no places") as caught:
-        wanted.layout(False)
+        wanted.layout(False, None)
     assert "layout.places=null" in str(caught.value.hint)

@@ -11,13 +11,13 @@ from peft import get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from trl.kernels import chunked_logprob
 
 from edge_behavior.train.recipe import ATuning, BTuning, LoraSettings, Recipe
 from edge_behavior.train.rows.lazy import IGNORED, joined
 from edge_behavior.train.stages.dpo import train_dpo
 from edge_behavior.train.stages.sft import train_sft
 from edge_behavior.train.stages.tuning import Tuning
+from edge_behavior.train.trainer import label_head
 from edge_behavior.train.trainer.lora import lora_config
 from tests import helpers
 
@@ -81,10 +81,10 @@ def dpo_peak(tokens: Any, length: int, folder: Path) -> int:
 def test_no_memory_grows_with_vocabulary_times_sequence(
     peak: Any, tokens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Logits come in TRL's tiles of so many tokens (4,096; 64 here, to see it in short sequences) and no more."""
-    monkeypatch.setattr(chunked_logprob, "TOKEN_CHUNK_SIZE", 64)
+    """Logits come in tiles of a few rows (two here) and no more."""
+    monkeypatch.setattr(label_head, "TILE", 2 * VOCABULARY)
     short, long = peak(tokens, 200, tmp_path / "a"), peak(tokens, 600, tmp_path / "b")
-    assert 0 < short == long <= 64 * VOCABULARY
+    assert short == long == 2 * VOCABULARY
 
 
 def test_padding_free_and_checkpointing_change_nothing(tokens: Any, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_padding_free_and_checkpointing_change_nothing(tokens: Any, tmp_path: Pa
         folder = tmp_path / "-".join(settings)
         tuning = Tuning(recipe, "a_tuning", 1, 3, folder, folder / "logs")
         result = train_sft(helpers.model(tokens, spread=1.0), tokens, joined([rows] * 3), joined([rows]), tuning)
-        assert result["padding_free"] == settings.get("padding_free", False)
+        assert result["padding_free"] == settings.get("padding_free", True)
         return [row["loss"] for row in result["log"] if "loss" in row]
 
     plain = losses(padding_free=False)
@@ -111,3 +111,35 @@ def test_padding_free_and_checkpointing_change_nothing(tokens: Any, tmp_path: Pa
     assert losses(padding_free=True) == pytest.approx(plain, rel=1e-4)
     assert losses(gradient_checkpointing=True) == pytest.approx(plain, rel=1e-4)
     assert losses(micro_batch_size=2) == pytest.approx(plain, rel=1e-4)
+
+
+def test_dpo_learns_the_same_with_and_without_padding(tokens: Any, tmp_path: Path) -> None:
+    encoder = helpers.encoder(tokens)
+    pairs: list[Any] = []
+    for seed in range(8):
+        events = helpers.diary(3 + seed, seed)
+        pairs.append(
+            {
+                "prompt_ids": encoder.prompt_ids(events[:-1], events[-1].time, events[-1].place),
+                "chosen_ids": encoder.label_ids("Video Call"), "rejected_ids": encoder.label_ids("Video"),
+                "ref_chosen_logps": -9.0, "ref_rejected_logps": -8.0,
+            }
+        )  # fmt: skip
+
+    def losses(**settings: Any) -> list[dict[str, float]]:
+        recipe = Recipe(b_tuning=BTuning(batch_size=8, learning_rate=3e-3, warmup_ratio=0.0, **settings))
+        torch.manual_seed(0)
+        model = get_peft_model(helpers.model(tokens, spread=1.0), lora_config(LoraSettings(rank=4)))
+        folder = tmp_path / "-".join(["dpo", *map(str, settings.values())])
+        result = train_dpo(model, tokens, pairs * 3, Tuning(recipe, "b_tuning", 1, 3, folder, folder / "logs"))
+        return [
+            {key: row[key] for key in ("loss", "rewards/margins", "logps/chosen", "entropy", "mean_token_accuracy")}
+            for row in result["log"]
+            if "loss" in row
+        ]
+
+    padded = losses(padding_free=False)
+    assert padded[0]["loss"] > padded[-1]["loss"]
+    for found in (losses(), losses(micro_batch_size=2)):
+        for row, expected in zip(found, padded, strict=True):
+            assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)

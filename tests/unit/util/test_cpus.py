@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -13,7 +14,14 @@ from hypothesis import strategies as st
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.util import cpus
-from edge_behavior.util.cpus import allowed_cpus, chosen_threads, physical_cores, usable_threads
+from edge_behavior.util.cpus import (
+    allowed_cpus,
+    chosen_threads,
+    free_cpus,
+    physical_cores,
+    usable_threads,
+    wait_passively,
+)
 
 V2 = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
@@ -139,6 +147,47 @@ def test_affinity_of_this_process() -> None:
             chosen_threads(2, 1)
     finally:
         os.sched_setaffinity(0, before)
+
+
+class TestFree:
+    """Eight CPUs, of which the process may use four, looked at for two seconds of a clock made up."""
+
+    @pytest.mark.parametrize(
+        ("others", "own", "free"),
+        [(0.0, 0.0, 4), (0.3, 0.0, 4), (1.0, 0.0, 3), (2.6, 0.0, 1), (4.0, 0.0, 1), (2.0, 1.0, 3), (0.0, 4.0, 4)],
+    )
+    def test_what_others_leave(self, others: float, own: float, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = [100.0]
+        # All load is on the CPUs that the process may use; the others are busy all the time.
+        spent = lambda cpu: (clock[0] - 100) * (others / 4 if cpu < 4 else 1)  # noqa: E731
+        times = [SimpleNamespace(user=0.0, system=0.0, nice=0.0) for _ in range(8)]
+
+        def read(percpu: bool) -> list[SimpleNamespace]:
+            for cpu, found in enumerate(times):
+                found.user, found.nice = spent(cpu), 5 * spent(cpu)
+            return times
+
+        process = SimpleNamespace(cpu_times=lambda: (0.75 * own * (clock[0] - 100), 0.25 * own * (clock[0] - 100)))
+        monkeypatch.setattr(cpus, "_affinity", lambda: range(4))
+        monkeypatch.setattr(cpus, "allowed_cpus", lambda: 4)
+        monkeypatch.setattr(psutil, "cpu_times", read)
+        monkeypatch.setattr(psutil, "Process", lambda: process)
+        monkeypatch.setattr(cpus, "perf_counter", lambda: clock[0])
+        monkeypatch.setattr(cpus, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+        assert free_cpus(2.0) == free
+
+    def test_on_this_machine(self) -> None:
+        assert 1 <= free_cpus(0.01) <= allowed_cpus()
+
+
+class TestWaiting:
+    def test_passive_unless_the_user_says_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "environ", {})
+        wait_passively()
+        assert os.environ == {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+        monkeypatch.setattr(os, "environ", {"GOMP_SPINCOUNT": "1000"})
+        wait_passively()
+        assert os.environ == {"GOMP_SPINCOUNT": "1000"}
 
 
 class TestChoice:

@@ -18,6 +18,7 @@ from edge_behavior.bench.native import stock_llama
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.bundle.manifest import BaseModelInfo
 from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.license import License
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.export import checks
@@ -53,7 +54,6 @@ def source(tiny_base: Path, tiny_adapter: Path) -> ExportSource:
         layout=PromptLayout("stream"),
         training={"recipe": "tiny"},
         evaluation={"natural": {"overall": 0.2}},
-        base_license="Apache-2.0",
     )
 
 
@@ -73,7 +73,9 @@ def test_export(source: ExportSource, tmp_path: Path, quant: str, capfd: pytest.
     assert manifest.quantization == {"q4": "Q4_K_M", "f16": "F16"}[quant]
     base = Path(source.base)
     digest = files_sha256(weight_files(base))
-    assert manifest.base_model == BaseModelInfo("tiny", "Apache-2.0", digest)
+    assert manifest.base_model == BaseModelInfo(
+        "tiny", License.stated("apache-2.0", texts={"LICENSE": "Apache License"}), digest
+    )
     assert (manifest.training, manifest.evaluation) == (source.training, source.evaluation)
     assert str(tmp_path) not in manifest.to_json()
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(source.adapter))
@@ -94,6 +96,9 @@ def test_stock_llama_cpp_generates(source: ExportSource, tmp_path: Path) -> None
         answer = llama(text, max_tokens=4, temperature=0.0)
         assert answer["usage"]["prompt_tokens"] == len(tokenizer(text).input_ids)
         assert llama.metadata["general.architecture"] == "qwen2"
+        assert llama.metadata["general.license"] == "apache-2.0"
+        assert llama.metadata["general.license.link"] == "https://www.apache.org/licenses/LICENSE-2.0"
+        assert llama.metadata["general.base_model.0.name"] == "tiny"
         assert json.loads(llama.metadata["edgeb.manifest"])["candidates"]["labels"] == list(CANDIDATES.labels)
     finally:
         llama.close()

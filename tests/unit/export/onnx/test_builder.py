@@ -21,9 +21,11 @@ from edge_behavior.export.profiles import profile_names
 from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 from tests.unit.export.conftest import (
     LLAMA3_ROPE,
+    gemma3,
     llama,
     qwen2,
     qwen2_tokenizer,
+    qwen3,
     save,
     sentencepiece_tokenizer,
     some_ids,
@@ -51,6 +53,11 @@ MODELS = {
     "qwen2 untied": lambda size: qwen2(size, tie_word_embeddings=False),
     "llama 3": lambda size: llama(size, rope_parameters=LLAMA3_ROPE),
     "linear": lambda size: qwen2(size, rope_parameters=LINEAR_ROPE),
+    "qwen3 tied": lambda size: qwen3(size, tie_word_embeddings=True),
+    "qwen3 own head width": lambda size: qwen3(size, head_dim=32),
+    "qwen3 linear": lambda size: qwen3(size, rope_parameters=LINEAR_ROPE),
+    "gemma3": gemma3,
+    "gemma3 own head width": lambda size: gemma3(size, head_dim=32, query_pre_attn_scalar=32),
 }
 
 
@@ -73,13 +80,41 @@ def test_f32_agrees_with_pytorch(name: str, tmp_path: Path, capfd: pytest.Captur
     assert config["model"]["decoder"]["session_options"]["provider_options"] == []
 
 
+def test_windows_are_kept_whole(tmp_path: Path) -> None:
+    """Past the window of 24, appended to and cut anywhere."""
+    torch.manual_seed(0)
+    tokenizer = qwen2_tokenizer()
+    model = gemma3(len(tokenizer))
+    folder, _ = folder_of(model, tokenizer, tmp_path, OnnxOptions("f32"))
+    assert "sliding_window" not in json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
+    ids = [i for i in some_ids(len(tokenizer), 200) if i != tokenizer.pad_token_id]
+    backend = OnnxBackend(folder, OnnxRunOptions(n_ctx=256, threads=1, cpu=True))
+    try:
+        for prompt in (ids[:90], ids[:91], ids[:40] + ids[100:140], ids[:30], ids[:5] + ids[150:]):
+            np.testing.assert_allclose(backend.prefill(prompt)[0], torch_logits(model, prompt)[-1], atol=1e-4)
+    finally:
+        backend.close()
+
+
+GLOBAL_AND_LOCAL = {
+    "full_attention": LINEAR_ROPE,
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+
+
 @pytest.mark.parametrize(
-    "model", [lambda n: llama(n, rope_parameters=LINEAR_ROPE), lambda n: qwen2(n, rope_parameters=LLAMA3_ROPE)]
+    "model",
+    [
+        lambda n: llama(n, rope_parameters=LINEAR_ROPE),
+        lambda n: qwen2(n, rope_parameters=LLAMA3_ROPE),
+        lambda n: gemma3(n, rope_parameters=GLOBAL_AND_LOCAL),
+    ],
 )
 def test_scalings_that_the_builder_gets_wrong(model: Any, tmp_path: Path) -> None:
     tokenizer = qwen2_tokenizer()
     with pytest.raises(
-        EdgebError, match=r"the ONNX builder has no linear rope scaling for llama|unsupported rope scaling 'llama3'"
+        EdgebError,
+        match=r"the ONNX builder has no linear rope scaling for (llama|gemma3)|unsupported rope scaling 'llama3'",
     ):
         folder_of(model(len(tokenizer)), tokenizer, tmp_path, OnnxOptions())
 

@@ -53,7 +53,6 @@ def source(tiny_base: Path, tiny_adapter: Path) -> ExportSource:
         layout=PromptLayout("stream"),
         training={"recipe": "tiny"},
         evaluation={"natural": {"overall": 0.2}},
-        base_license="Apache-2.0",
     )
 
 

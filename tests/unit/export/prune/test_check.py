@@ -28,7 +28,8 @@ from edge_behavior.export.prune.check import (
     decide_pruning,
     sample_prompts,
 )
-from edge_behavior.export.prune.vocabulary import CannotPrune, plan_pruning, write_pruned
+from edge_behavior.export.prune.merges import CannotPrune
+from edge_behavior.export.prune.vocabulary import plan_pruning, write_pruned
 from edge_behavior.export.prune.words import domain_texts
 from edge_behavior.hf.architectures import load_config, load_tokenizer
 from edge_behavior.hf.tokenizers import encoder_for, special_ids
@@ -209,6 +210,6 @@ def test_what_cannot_be_pruned(folder: Path) -> None:
     """`auto` leaves it and says why; `on` fails."""
     foreign = SMALL_TOKENIZERS["sentencepiece"]()
     left = decide(folder, ASKED, foreign)
-    assert (left.plan, left.reason) == (None, "a SentencePiece vocabulary is not pruned, only byte-level BPE is")
-    with pytest.raises(CannotPrune, match="SentencePiece"):
+    assert (left.plan, left.reason) == (None, "the tokenizer has no merge of '▁' and 'the'")
+    with pytest.raises(CannotPrune, match="has no merge of"):
         decide(folder, replace(ASKED, mode="on"), foreign)

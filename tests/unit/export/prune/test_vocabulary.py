@@ -24,7 +24,8 @@ from edge_behavior.data.simulator.behaviors import LABELS, PLACES
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.prune import vocabulary as prune
-from edge_behavior.export.prune.vocabulary import CannotPrune, PrunePlan, plan_pruning, write_pruned
+from edge_behavior.export.prune.merges import CannotPrune, Merges
+from edge_behavior.export.prune.vocabulary import PrunePlan, plan_pruning, write_pruned
 from edge_behavior.export.prune.words import domain_texts
 from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.tokenizers import plain_encoder, special_ids
@@ -266,6 +267,26 @@ def test_special_and_needed_ids_stay(tmp_path: Path) -> None:
         planned(tokenizer, ["x"], -1)
 
 
+def test_reserved_tokens_go_unless_they_are_named(tmp_path: Path) -> None:
+    tokenizer = SMALL_TOKENIZERS["llama3"]()
+    reserved = [f"<|reserved_special_token_{i}|>" for i in range(9)] + ["<unused3>", "<unused12>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": [*reserved, "<|python_tag|>"]})
+    tokenizer.pad_token = reserved[2]
+    tokenizer.chat_template = "{{ '<|reserved_special_token_4|>' + messages[0]['content'] + '<unused12>' }}"
+    save(llama(len(tokenizer)), tokenizer, tmp_path / "whole")
+    whole = load_tokenizer(tmp_path / "whole")
+    plan = planned(whole, ["(Mon 9, home,"])
+    write_pruned(tmp_path / "whole", plan, tmp_path / "pruned")
+    loaded = load_tokenizer(tmp_path / "pruned")
+    stay = {reserved[2], reserved[4], "<unused12>", "<|python_tag|>"}
+    assert set(loaded.get_vocab()) & {*reserved, "<|python_tag|>"} == stay
+    assert len(loaded) == len(plan.kept)
+    assert loaded.pad_token == reserved[2]
+    for content in stay:
+        assert plan.kept[loaded.convert_tokens_to_ids(content)] == whole.convert_tokens_to_ids(content)
+        assert plan.kept[loaded(f"a{content}").input_ids].tolist() == whole(f"a{content}").input_ids
+
+
 ARCHITECTURES = [(qwen2, "qwen2", True), (qwen2, "helpers", False), (llama, "llama3", True), (llama, "llama3", False)]
 
 
@@ -348,8 +369,6 @@ def test_what_cannot_be_pruned_is_named() -> None:
     for message, change in cases:
         with pytest.raises(CannotPrune, match=message):
             planned(_edited(change), ["x"])
-    with pytest.raises(CannotPrune, match="SentencePiece vocabulary is not pruned"):
-        planned(SMALL_TOKENIZERS["sentencepiece"](), ["x"])
     words = Tokenizer(models.WordLevel({"a": 0, "<|endoftext|>": 1}, unk_token="a"))
     with pytest.raises(CannotPrune, match="WordLevel vocabulary is not pruned"):
         planned(PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<|endoftext|>"), ["x"])
@@ -365,7 +384,7 @@ def test_what_goes_wrong_on_the_way_is_noticed(
     monkeypatch.setattr(prune, "load_tokenizer", lambda _: tokenizer)
     with pytest.raises(EdgebError, match="does not read back from its files as written"):
         write_pruned(tiny_base, plan, tmp_path / "a")
-    monkeypatch.setattr(prune, "_derivation", lambda token, ranks: [])
+    monkeypatch.setattr(Merges, "derivation", lambda self, token: [token])
     with pytest.raises(CannotPrune, match=r"would split ' Listen to music' differently"):
         planned(tokenizer, [" Listen to music"])
 

@@ -58,10 +58,19 @@ def test_domain_texts_grow_with_the_places_not_with_their_square() -> None:
     assert len(set(many)) == len(many)
 
 
+def read(token: str) -> str | None:
+    """As byte-level vocabularies spell."""
+    table = byte_alphabet()
+    try:
+        return bytes(table[char] for char in token).decode()
+    except (KeyError, UnicodeDecodeError):
+        return None
+
+
 def everyday(tokens: list[str], domain: list[str]) -> list[str]:
     """The pieces beyond the fixed words and numbers, as text."""
     fixed = 2 * len(PLACE_WORDS.split()) + 100
-    pieces = everyday_pieces(tokens, lambda text: [text], domain)
+    pieces = everyday_pieces(tokens, lambda text: [text], domain, read)
     return list(islice(pieces, fixed, None))
 
 
@@ -80,7 +89,7 @@ def test_word_beginnings_follow_the_merges_and_the_domains_scripts() -> None:
 
 
 def test_kinds_of_places_come_first() -> None:
-    found = list(islice(everyday_pieces([], lambda text: [text], []), 2 * len(PLACE_WORDS.split())))
+    found = list(islice(everyday_pieces([], lambda text: [text], [], str), 2 * len(PLACE_WORDS.split())))
     assert {" home", " Home", " station", " Station", " of", " 3rd"} <= set(found)
     assert len(set(PLACE_WORDS.split())) == len(PLACE_WORDS.split())
 

@@ -33,7 +33,8 @@ from edge_behavior.train.recipe import load_recipe
 from edge_behavior.train.run.folder import RunFolder, write_text
 from edge_behavior.util import cpus
 from tests import helpers
-from tests.masked_scoring import masked_log_probs
+from tests.trie_scoring import masked_log_probs
+from tests.unit.export.conftest import gemma3, gemma_tokenizer
 from tests.unit.runtime import lives
 
 CANDIDATES = CandidateSet.of(helpers.LABELS, range(1, 1 + len(helpers.LABELS)))
@@ -83,6 +84,46 @@ def test_any_order_of_calls_gives_fresh_logits(model: Any, tokens: Any, data: st
                 way = [int(trie.tokens[n]) for n in trie.ancestors(node)]
                 np.testing.assert_allclose(found, last_row(model, ids + way), atol=1e-4)
         assert backend.held == ids
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_windows_slide_over_prompt_and_labels(windowed: tuple[Any, Any], data: st.DataObject) -> None:
+    """Gemma 3, whose layers but one attend to 24 positions: prompts longer than that, appended to and cut anywhere."""
+    model, tokens = windowed
+    backend, trie = TorchBackend(model, tokens), helpers.encoder(tokens).trie
+    ids: list[int] = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        kept = data.draw(st.integers(0, len(ids)))
+        ids = [*ids[:kept], *data.draw(st.lists(st.integers(0, 250), min_size=15, max_size=40))]
+        np.testing.assert_allclose(backend.prefill(ids)[0], last_row(model, ids), atol=1e-4)
+        for _ in range(data.draw(st.integers(1, 2))):
+            nodes = sorted(data.draw(st.sets(st.sampled_from(trie.evaluated.tolist()), min_size=1, max_size=8)))
+            for node, found in zip(nodes, backend.branch(trie, nodes)[0], strict=True):
+                way = [int(trie.tokens[n]) for n in trie.ancestors(node)]
+                np.testing.assert_allclose(found, last_row(model, ids + way), atol=1e-4)
+    state, restored = backend.save_state(), TorchBackend(model, tokens)
+    assert restored.load_state(ids, state)
+    np.testing.assert_allclose(restored.prefill([*ids, 7])[0], last_row(model, [*ids, 7]), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def windowed() -> tuple[Any, Any]:
+    tokens = gemma_tokenizer()
+    torch.manual_seed(0)
+    model = gemma3(len(tokens))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3.0)
+    return model, tokens
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_no_name_that_transformers_is_about_to_drop(model: Any, tokens: Any) -> None:
+    backend = TorchBackend(model, tokens)
+    backend.prefill([40, 41, 42])
+    backend.branch(lives.TRIE, [1, 2])
 
 
 def test_many_nodes_take_several_passes(model: Any, tokens: Any, monkeypatch: pytest.MonkeyPatch) -> None:

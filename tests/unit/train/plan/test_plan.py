@@ -97,7 +97,7 @@ def test_what_cannot_fit_is_refused_with_a_change_that_fits(data: Dataset, monke
     hint = found["refusal"]["hint"]
     overrides = hint.partition("set ")[2].split(" and ")
     again = plan(recipe(*overrides), data, "24GiB")["memory"]
-    assert again["stages"]["b_tuning"]["total"] < full["b_tuning"]["total"]
+    assert again["stages"]["a_tuning"]["total"] < full["a_tuning"]["total"]
 
 
 def test_another_gpu_is_planned_without_a_time(data: Dataset) -> None:

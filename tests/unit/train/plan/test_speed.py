@@ -61,14 +61,14 @@ def test_flops_of_a_layer_by_hand() -> None:
 def test_a_stage_takes_its_steps_and_its_validations(device: str, unit_speed: list[Batch]) -> None:
     sizes = geometry(small(2), LORA)
     found = times(recipe(evals_per_epoch=2), COUNTS, sizes, FLOAT, device)
-    once = forward_flops(sizes, 30, 30, 9 if device == "cuda" else 30)
+    once = forward_flops(sizes, 30, 30, 9)
     # Two validations of as many targets, at ten per sequence.
     held_out = 2 * recipe().evaluation.validation_targets / 10
     assert found.stages["a_tuning"] == pytest.approx(10 * 8 * 2 * once + held_out * once)
     window = forward_flops(sizes, 40, 50, 8)
     assert found.stages["scoring"] == pytest.approx(1000 * window)
     assert found.stages["evaluation"] == pytest.approx(300 * window)
-    pair = forward_flops(sizes, 40, 20, 6 if device == "cuda" else 40)
+    pair = forward_flops(sizes, 40, 20, 6)
     assert found.stages["b_tuning"] == pytest.approx(5 * 4 * 2 * pair + 100 * window)
     assert found.total == pytest.approx(sum(found.stages.values()))
     assert unit_speed == [Batch(8, 30, 72)]
@@ -80,7 +80,7 @@ def test_checkpointing_repeats_the_forward_pass(unit_speed: list[Batch]) -> None
         times(recipe(gradient_checkpointing=on, evals_per_epoch=1), COUNTS, sizes, FLOAT, "cpu").stages["a_tuning"]
         for on in (False, True)
     )
-    assert again - plain == pytest.approx(80 * forward_flops(sizes, 30, 30, 30))
+    assert again - plain == pytest.approx(80 * forward_flops(sizes, 30, 30, 9))
 
 
 def test_processes_share_batches_and_shards(unit_speed: list[Batch]) -> None:

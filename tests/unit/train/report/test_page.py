@@ -123,7 +123,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
             backbone={"path": recipe.backbone.path or "backbone", "standin": standin},
             dataset={"path": "data", "fingerprint": dataset.fingerprint},
             candidates=[{"label": x, "count": n} for x, n in zip(labels, counts, strict=True)],
-            layout=recipe.layout.layout(True).to_dict(),
+            layout=recipe.layout.layout(True, None).to_dict(),
         )
         write_text(out / "recipe.yaml", recipe.to_yaml())
         protocols = ("natural", "balanced")
@@ -455,6 +455,9 @@ def test_card_states_the_license_of_a_local_base(make_run: MakeRun, tmp_path: Pa
     ):
         card.write_text(text)
         assert yaml.safe_load(render_card(run, dataset).split("---\n")[1])["license"] == expected
+    assert "The backbone states no license" in render_card(run, dataset)
+    card.write_text("---\nlicense: llama3.2\n---\n")
+    assert "\n\nBuilt with Llama\n\nLlama 3.2 is licensed under the" in render_card(run, dataset)
 
 
 def test_card_of_a_run_without_b_tuning(make_run: MakeRun) -> None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.train.rows.conversations import read_conversations
+from edge_behavior.train.rows.conversations import Conversations, read_conversations
+from tests import helpers
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Any:
+    return helpers.tokenizer()
+
 
 LINE = '{"question": "How was the café?", "answer": "Full."}\n'
 
@@ -62,3 +71,64 @@ def test_an_empty_file_holds_no_conversation(tmp_path: Path, content: bytes) -> 
     (tmp_path / "talk.jsonl").write_bytes(content)
     with pytest.raises(EdgebError, match="holds no conversation"):
         read_conversations(tmp_path / "talk.jsonl")
+
+
+ASKED, ANSWERED = "Where to?", "To Zürich."
+TURNS = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}]
+FORMS: dict[str, dict[str, Any]] = {
+    "sharegpt": {"id": "1", "conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": ANSWERED}]},
+    "messages": {"messages": TURNS},
+    "lmsys": {"conversation_id": "1", "model": "m", "conversation": TURNS, "turn": 1},
+    "alpaca": {"instruction": ASKED, "input": "", "output": ANSWERED},
+    "question": {"question": ASKED, "answer": ANSWERED},
+    "problem": {"problem": ASKED, "solution": ANSWERED},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", ["lines", "array", "pretty array", "packed array"])
+def test_every_form_is_read_from_lines_and_from_an_array(tmp_path: Path, form: str, shape: str) -> None:
+    path = tmp_path / ("talk.json.gz" if shape.startswith("packed") else "talk.json")
+    records = [FORMS[form]] * 2
+    content = (
+        "\n".join(json.dumps(record) for record in records)
+        if shape == "lines"
+        else json.dumps(records, indent=2 if shape.startswith("pretty") else None)
+    ).encode()
+    path.write_bytes(gzip.compress(content) if shape.startswith("packed") else content)
+    assert read_conversations(path) == [[("user", ASKED), ("assistant", ANSWERED)]] * 2
+
+
+def test_alpaca_input_follows_the_instruction(tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    path.write_text(json.dumps([{"instruction": "Translate.", "input": "Guten Tag", "output": "Good day"}]))
+    assert read_conversations(path) == [[("user", "Translate.\n\nGuten Tag"), ("assistant", "Good day")]]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('[{"question": "a", "answer": "b"}, {"text": "c"}]', r"talk\.json: record 2: not a conversation"),
+        ('[{"question": "a", "answer": "b"},', r"talk\.json: not a JSON array"),
+        ("[]", "holds no conversation"),
+        ("[1]", "record 1: not a conversation"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', r"talk\.json:1: not a conversation"),
+        ('{"messages": [{"role": "tool", "content": "x"}]}', r"talk\.json:1: not a conversation"),
+        ('{"question": "a", "answer": null}', r"talk\.json:1: not a conversation"),
+    ],
+)
+def test_a_record_of_no_known_form_is_named(tmp_path: Path, content: str, named: str) -> None:
+    (tmp_path / "talk.json").write_text(content)
+    with pytest.raises(EdgebError, match=named) as caught:
+        read_conversations(tmp_path / "talk.json")
+    assert caught.value.hint
+
+
+def test_few_conversations_repeat(tokens: Any) -> None:
+    talk = [[("user", f"number {i}"), ("assistant", f"it is {i}")] for i in range(3)]
+    held = Conversations(talk, tokens)
+    rows = [tuple(row["input_ids"]) for row in held.sample(8, 1000, seed=0)]
+    assert len(rows) == 8
+    assert len(set(rows)) == 3
+    assert max(rows.count(row) for row in rows) - min(rows.count(row) for row in rows) == 1
+    assert len(held.sample(8, 1, seed=0)) == 0

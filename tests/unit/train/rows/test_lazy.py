@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_behavior.core.encoding import PromptEncoder
-from edge_behavior.core.prompts import LAYOUTS, PromptLayout
+from edge_behavior.core.prompts import LAYOUTS, ChatTurns, PromptLayout
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import eligible
 from edge_behavior.train.recipe import ATuning, LayoutConfig, LoraSettings, Recipe
@@ -20,7 +20,7 @@ from edge_behavior.train.rows.batches import batch_order, batched
 from edge_behavior.train.rows.conversations import Conversations, generated_conversations
 from edge_behavior.train.rows.epochs import a_tuning_rows
 from edge_behavior.train.rows.lazy import IGNORED, OrderedRows, Row, RowList, Rows, joined
-from edge_behavior.train.rows.samples import behavior_rows, supervised_targets, target_mask
+from edge_behavior.train.rows.samples import behavior_rows, pool_windows, supervised_targets, target_mask
 from edge_behavior.train.stages.sft import train_sft
 from edge_behavior.train.stages.tuning import Tuning
 from tests import helpers
@@ -50,11 +50,8 @@ def eager_rows(events: EventTable, encoder: PromptEncoder, settings: ATuning, ta
     """All rows at once, with one random number after the other."""
     rng, mask, rows = np.random.default_rng(seed), target_mask(settings, events), []
     if encoder.layout.name != "stream":
-        windows = eligible(events, encoder.layout.history_length)
-        windows = windows[mask[events.behavior[windows]]]
-        if len(windows) > targets:
-            windows = rng.choice(windows, targets, replace=False)
-        for target in rng.permutation(windows):
+        order = rng.permutation(eligible(events, encoder.layout.history_length))
+        for target in [t for t in order if mask[events.behavior[t]]][:targets]:
             wording, event = int(rng.integers(encoder.layout.formats)), events.event(target)
             past = [events.event(i) for i in range(target - encoder.layout.history_length, target)]
             prompt = encoder.prompt_ids(past, event.time, event.place, wording)
@@ -81,12 +78,13 @@ def eager_rows(events: EventTable, encoder: PromptEncoder, settings: ATuning, ta
 
 
 @pytest.mark.parametrize("targets", [1, 30, 10_000])
+@pytest.mark.parametrize("chat", [None, ChatTurns((0, 40, 41), (1, 42), 1)], ids=["plain", "chat"])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_rows_are_those_of_making_all_at_once(
-    tokens: Any, name: str, targets: int, monkeypatch: pytest.MonkeyPatch
+    tokens: Any, name: str, chat: ChatTurns | None, targets: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samples, "_BLOCK", 7)
-    encoder, events = helpers.encoder(tokens, PromptLayout(name=name, history_length=6)), table()
+    encoder, events = helpers.encoder(tokens, PromptLayout(name=name, history_length=6, chat=chat)), table()
     for seed, settings in enumerate((ATuning(), ATuning(targets="all", stretch_min=3, stretch_max=9))):
         found, expected = (make(events, encoder, settings, targets, seed) for make in (behavior_rows, eager_rows))
         assert expected
@@ -97,16 +95,20 @@ def test_rows_are_those_of_making_all_at_once(
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_stage_reads_the_rows_of_making_all_at_once(tokens: Any, name: str) -> None:
+@pytest.mark.parametrize("draw", ["fixed", "fresh"])
+def test_a_stage_reads_the_rows_of_making_all_at_once(tokens: Any, name: str, draw: Any) -> None:
     """Epochs, conversations among them, in whole batches: the same rows in the same places."""
     encoder, events = helpers.encoder(tokens, PromptLayout(name=name, history_length=6)), table()
-    stage = ATuning(batch_size=4, epochs=2, max_targets=40, aux_ratio=0.5, stretch_max=9)
+    stage = ATuning(
+        batch_size=4, epochs=2, max_targets=40, draw=draw, aux_ratio=0.5, aux_max_loss_share=None, stretch_max=9
+    )
     recipe = Recipe(seed=5, layout=LayoutConfig(name=name), a_tuning=stage)
     conversations, ordered, eager = generated_conversations(events.candidates.labels, 5), [], []
     for epoch in range(2):
-        rows = eager_rows(events, encoder, stage, 40, 5 + 1000 * epoch)
+        seed = 5 + 1000 * epoch * (draw == "fresh")
+        rows = eager_rows(events, encoder, stage, 40, seed)
         longest = max(len(row["input_ids"]) for row in rows)
-        rows += Conversations(conversations, tokens).sample(round(0.5 * len(rows)), longest, 5 + 1000 * epoch)
+        rows += Conversations(conversations, tokens).sample(round(0.5 * len(rows)), longest, seed)
         eager.append(rows)
         ordered += batched(rows, [len(row["input_ids"]) for row in rows], 4, epoch, by_length=True)
     epochs, counts = a_tuning_rows(events, encoder, tokens, recipe)
@@ -115,6 +117,41 @@ def test_a_stage_reads_the_rows_of_making_all_at_once(tokens: Any, name: str) ->
     assert counts["tokens_per_epoch"] == sum(len(row["input_ids"]) for rows in eager for row in rows) // 2
     data = joined([OrderedRows(rows, batch_order(rows.lengths, 4, i, True)) for i, rows in enumerate(epochs)])
     assert [data[i] for i in range(len(data))] == ordered
+    labelled = [[sum(label != IGNORED for label in row["labels"]) for row in rows] for rows in eager]
+    talk = sum(sum(rows[-counts_of(stage, len(rows)) :]) for rows in labelled)
+    assert counts["conversations_loss_share"] == pytest.approx(talk / sum(map(sum, labelled)), abs=1e-4)
+
+
+def counts_of(stage: ATuning, rows: int) -> int:
+    """Conversations at the end of an epoch's rows, `rows` in all."""
+    return next(extra for extra in range(rows) if extra == round(stage.aux_ratio * (rows - extra)))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_conversations_take_no_more_of_the_loss_than_allowed(tokens: Any, name: str, share: float) -> None:
+    encoder, events = helpers.encoder(tokens, PromptLayout(name=name, history_length=6)), table()
+    stage = ATuning(epochs=1, aux_ratio=2.0, aux_max_loss_share=share)
+    [rows], counts = a_tuning_rows(events, encoder, tokens, Recipe(layout=LayoutConfig(name=name), a_tuning=stage))
+    assert 0 < counts["conversations_loss_share"] <= share
+    without = a_tuning_rows(
+        events, encoder, tokens, Recipe(layout=LayoutConfig(name=name), a_tuning=ATuning(epochs=1, aux_ratio=0))
+    )
+    talk = int(rows.labelled.sum()) - int(without[0][0].labelled.sum())
+    assert talk / int(rows.labelled.sum()) == pytest.approx(counts["conversations_loss_share"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_pool_keeps_to_the_sample_that_was_trained_on(tokens: Any, name: str) -> None:
+    encoder, events = helpers.encoder(tokens, PromptLayout(name=name, history_length=6)), table()
+    stage = ATuning(max_targets=30, stretch_max=9)
+    recipe = Recipe(layout=LayoutConfig(name=name), a_tuning=stage)
+    rows = behavior_rows(events, encoder, stage, stage.max_targets, recipe.seed)
+    pool = pool_windows(events, encoder, recipe)
+    assert rows.drawn[pool].all()
+    assert set(pool) == set(np.flatnonzero(rows.drawn)) & set(eligible(events, 6))
+    fresh = recipe.model_copy(update={"a_tuning": stage.model_copy(update={"draw": "fresh"})})
+    assert len(pool_windows(events, encoder, fresh)) == len(eligible(events, 6)) > len(pool)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -48,6 +48,21 @@ def test_a_whole_run_loads(run: RunFolder) -> None:
     assert load(run).peft_config["default"].r == 4
 
 
+@pytest.mark.parametrize(
+    ("recipe", "recorded", "found"),
+    [("auto", None, "float32"), ("auto", "bfloat16", "bfloat16"), ("float32", "bfloat16", "float32")],
+)
+def test_auto_is_the_dtype_that_the_run_was_begun_with(
+    recipe: Any, recorded: str | None, found: str, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if recorded is not None:
+        run.update(computing={"dtype": recorded, "why": "it was faster"})
+    model = RunModels(run, BackboneConfig(dtype=recipe)).load("a_tuning", trainable=True)
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {getattr(torch, found)}
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 @pytest.mark.parametrize("what", ["is missing", "is damaged"])
 def test_a_broken_adapter_is_named(run: RunFolder, name: str, what: str) -> None:

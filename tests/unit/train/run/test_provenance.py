@@ -117,7 +117,7 @@ def test_what_changed_is_named_everywhere(run: RunFolder, data: Path, name: str)
     users: dict[str, Callable[[], object]] = {
         "export": lambda: run_source(run.path),
         "predict": lambda: open_predictor(run.path),
-        "evaluate": lambda: evaluate_run(run.path, data, "natural", "test", CHOICE, False),
+        "evaluate": lambda: evaluate_run(run.path, data, "natural", "test", CHOICE, TUNED[-1:]),
     }
     for user, use in users.items():
         with pytest.raises(EdgebError) as caught:
@@ -183,7 +183,7 @@ def test_runs_of_older_versions_have_less_on_record(run: RunFolder) -> None:
 
 def test_evaluation_says_whose_dataset_it_is(data: Path, tmp_path: Path) -> None:
     run, other = finished(tmp_path / "a", data, standin=True), tmp_path / "other"
-    found = evaluate_run(run.path, data, "natural", "test", CHOICE, False).to_dict()
+    found = evaluate_run(run.path, data, "natural", "test", CHOICE, TUNED[-1:]).to_dict()
     assert found["dataset"] == {"path": str(data), "fingerprint": Dataset.open(data).fingerprint, "own": True}
     shutil.copytree(data, other)
     words = ["evaluate", run.path, "--protocol", "natural", "--limit", 2, "--no-untuned", "--json", "--data"]
@@ -207,7 +207,7 @@ def test_evaluation_reads_no_events_that_changed(data: Path, tmp_path: Path) -> 
     column = table.schema.get_field_index("behavior")
     pq.write_table(table.set_column(column, table.schema.field(column), table["behavior"].take(order)), file)
     with pytest.raises(EdgebError, match="column behavior, has changed since the log was imported"):
-        evaluate_run(run.path, other, "natural", "test", CHOICE, False)
+        evaluate_run(run.path, other, "natural", "test", CHOICE, TUNED[-1:])
 
 
 def test_the_hub_is_held_to_what_it_gave(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

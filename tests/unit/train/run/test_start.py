@@ -118,7 +118,7 @@ def test_what_unfinished_stages_read_may_change(
     start_run(new, dataset, run.path, resume=True)
     assert scratch(run, during) == left
     assert run.recipe == new
-    assert run.layout == new.layout.layout(True)
+    assert run.layout == new.layout.layout(True, None)
     [entry] = run.state.changes
     assert {name.replace(".", "__"): value for name, (_, value) in entry.fields.items()} == values
     assert (entry.during, entry.started_over) == (during, left < had)

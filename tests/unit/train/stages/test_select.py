@@ -88,6 +88,19 @@ def test_weights_draw_hard_samples_and_clusters_are_covered() -> None:
     assert np.mean([hard[chosen].mean() for chosen in picks]) > 3 * hard.mean()
 
 
+def test_a_weight_counts_once() -> None:
+    """The first seed is drawn by weight, the second by weight times squared distance: the expected shares are exact."""
+    n = 200
+    hardness = np.where(np.arange(n) < n // 2, 1.0, 0.25)
+    # One embedding per sample, all equally far from each other.
+    scored = Pool(
+        np.arange(n), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros((n, 2)), np.eye(n, dtype=np.float32)
+    )
+    config = BTuning(samples_per_behavior=2)
+    hard = [int((select(scored, hardness, config, seed) < n // 2).sum()) for seed in range(600)]
+    assert np.mean(hard) / 2 == pytest.approx(0.8, abs=0.035)
+
+
 def test_equal_embeddings_still_give_f_samples() -> None:
     scored = pool(60)
     flat = Pool(scored.targets, scored.truth, scored.formats, scored.log_probs, np.zeros((60, 4), np.float32))

@@ -91,4 +91,4 @@ def test_the_term_is_what_moves_the_weights(tokens: Any, tmp_path: Path) -> None
         train_dpo(model, tokens, pairs * 4, Tuning(Recipe(b_tuning=stage), "b_tuning", 1, 4, folder / "b", folder))
         rises.append(helpers.brute_force(model.eval(), pairs[0]["prompt_ids"], pairs[0]["chosen_ids"]) - before)
     assert abs(rises[0]) < 0.01
-    assert rises[1] > 0.5
+    assert rises[1] > 0.2

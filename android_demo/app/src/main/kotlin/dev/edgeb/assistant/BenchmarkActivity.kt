@@ -21,6 +21,8 @@ class BenchmarkActivity : Activity(), Controller.Listener {
     private lateinit var status: StatusPanel
     private lateinit var model: TextView
     private lateinit var hash: TextView
+    private lateinit var license: TextView
+    private lateinit var showLicense: View
     private lateinit var measuring: TextView
     private lateinit var result: TextView
     private lateinit var measure: View
@@ -36,6 +38,8 @@ class BenchmarkActivity : Activity(), Controller.Listener {
         status = StatusPanel(this, View.OnClickListener { startActivityForResult(Documents.toOpen(), IMPORT) })
         model = findViewById(R.id.model_text) as TextView
         hash = findViewById(R.id.model_hash) as TextView
+        license = findViewById(R.id.model_license) as TextView
+        showLicense = findViewById(R.id.show_license)
         measuring = findViewById(R.id.measuring) as TextView
         result = findViewById(R.id.benchmark_result) as TextView
         measure = findViewById(R.id.run_benchmark)
@@ -89,6 +93,8 @@ class BenchmarkActivity : Activity(), Controller.Listener {
         val day = (state as? State.Ready)?.day
         model.visibility = if (day == null) View.GONE else View.VISIBLE
         hash.visibility = model.visibility
+        license.visibility = model.visibility
+        showLicense.visibility = if (day == null || day.model.licenseTexts.isEmpty()) View.GONE else View.VISIBLE
         if (day != null) showModel(day, formats)
         measuring.text = if (now == null) "" else getString(R.string.measuring, now)
         measuring.keepScreenOn = now != null
@@ -109,6 +115,18 @@ class BenchmarkActivity : Activity(), Controller.Listener {
         val known = day.modelHash
         hash.text =
             if (known == null) getString(R.string.sha256_unknown) else getString(R.string.sha256, Formats.hash(known))
+        val stated = facts.license
+        license.text =
+            if (stated.isEmpty()) getString(R.string.license_unknown)
+            else getString(R.string.license, stated.joinToString("\n"))
+        showLicense.setOnClickListener { showTexts(facts.licenseTexts) }
+    }
+
+    private fun showTexts(texts: Map<String, String>) {
+        dialog = AlertDialog.Builder(this)
+            .setMessage(texts.entries.joinToString("\n\n") { "${it.key}\n\n${it.value}" })
+            .setPositiveButton(R.string.close, null)
+            .show()
     }
 
     /** Median, 95th percentile and tokens of every scenario of the JSON; the JSON itself where it has none. */

@@ -28,7 +28,9 @@ internal class Engine(val manifest: Manifest, opened: LlamaBackend, val bundle: 
     private var expected = manifest.candidates.shares()
 
     init {
-        for ((name, id) in listOf(Pair("bos_id", manifest.bosId), Pair("eos_id", manifest.eosId))) {
+        val fixed = listOf(Pair("bos_id", manifest.bosId), Pair("eos_id", manifest.eosId))
+        val chat = manifest.layout.chat?.ids.orEmpty().map { Pair("layout.chat", it) }
+        for ((name, id) in fixed + chat) {
             if (id != null && id !in 0 until opened.vocabularySize) {
                 throw EdgebException(
                     "manifest field '$name' is $id, the model has ${opened.vocabularySize} tokens",

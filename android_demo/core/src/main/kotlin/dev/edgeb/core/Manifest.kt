@@ -13,12 +13,12 @@ private val FIELDS = listOf(
  * @property createdWith Program and version that wrote it, like "edgeb 0.1.0".
  * @property candidates The labels it predicts and their training counts.
  * @property layout How its prompts are worded.
- * @property bosId Token id every prompt starts with, or null for none.
- * @property eosId Token id that ends an answer where the layout has no terminator of its own.
+ * @property bosId Token id every prompt without chat turns starts with, or null for none.
+ * @property eosId Token id that ends an answer where the layout has neither a terminator of its own nor chat turns.
  * @property architecture GGUF architecture, "qwen2" or "llama".
  * @property quantization llama.cpp's name of the weight format, like "Q4_K_M".
  * @property contextLength Positions the model was built for.
- * @property baseModel Name, license and weights' hash of the backbone.
+ * @property baseModel The backbone and its license.
  * @property training The resolved recipe of the run.
  * @property evaluation The metrics of the run.
  * @property vocabulary What pruning left of the vocabulary; null if nothing was pruned.
@@ -37,7 +37,7 @@ class Manifest private constructor(
     val architecture: String,
     val quantization: String,
     val contextLength: Int,
-    val baseModel: Map<String, String?>,
+    val baseModel: BaseModel,
     val training: Map<String, Any?>,
     val evaluation: Map<String, Any?>,
     val vocabulary: Map<String, Any?>?,
@@ -70,7 +70,6 @@ class Manifest private constructor(
                 val counts = listed.list("counts").map {
                     it as? Long ?: throw notA("candidates.counts", "a whole number")
                 }
-                val base = Fields(fields.any("base_model"), listOf("name", "license", "weights_sha256"), "base_model")
                 Manifest(
                     createdWith = fields.string("created_with"),
                     candidates = CandidateSet(labels, counts),
@@ -80,7 +79,7 @@ class Manifest private constructor(
                     architecture = fields.string("architecture"),
                     quantization = fields.string("quantization"),
                     contextLength = fields.int("context_length"),
-                    baseModel = listOf("name", "license", "weights_sha256").associate { it to base.stringOrNull(it) },
+                    baseModel = BaseModel.of(fields.any("base_model"), "base_model"),
                     training = fields.map("training"),
                     evaluation = fields.map("evaluation"),
                     vocabulary = fields.mapOrNull("vocabulary"),

@@ -154,7 +154,8 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
             val labels = manifest.candidates.labels.map { it.toByteArray(Charsets.UTF_8).size }
             val line = LINE_TOKENS + labels.sorted().last()
             val static = manifest.staticPrompt.toByteArray(Charsets.UTF_8).size / 2 + 64
-            val needed = static + (manifest.layout.historyLength + 1) * line + labels.sum() / 2 + 2 * labels.size
+            val chat = manifest.layout.chat?.ids.orEmpty().size
+            val needed = static + chat + (manifest.layout.historyLength + 1) * line + labels.sum() / 2 + 2 * labels.size
             return minOf((needed + CONTEXT_STEP - 1) / CONTEXT_STEP * CONTEXT_STEP, manifest.contextLength)
         }
 

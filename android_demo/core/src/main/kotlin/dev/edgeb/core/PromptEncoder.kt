@@ -5,6 +5,8 @@ private const val KEPT_SEGMENTS = 20_000
 /**
  * Token ids of a layout's prompts and labels, for one tokenizer and candidate set.
  *
+ * A layout with chat turns begins with them instead of `bosId`, and ends its labels with their end instead of `eosId`.
+ *
  * Segments repeat endlessly (a day and hour, a place, a label), so their ids are kept; the cache is emptied when it
  * holds 20,000 of them. Not for several threads at once.
  */
@@ -17,9 +19,18 @@ internal class PromptEncoder(
 ) {
     private val cache = HashMap<String, IntArray>()
 
+    private val chat: ChatTurns? = layout.chat
+    private val start: IntArray =
+        if (chat != null) chat.opening.toIntArray() else if (bosId == null) IntArray(0) else intArrayOf(bosId)
+    private val reply: IntArray = chat?.reply?.toIntArray() ?: IntArray(0)
+
+    // The assistant's turn begins after the static part, or after the question.
+    private val replyEarly: Boolean = layout.name == "stream"
+
     val staticIds: IntArray =
-        (if (bosId == null) IntArray(0) else intArrayOf(bosId)) + join(layout.static(candidates.labels))
-    private val terminatorIds: IntArray = layout.terminator.let { if (it == null) intArrayOf(eosId) else segment(it) }
+        start + join(layout.static(candidates.labels)) + (if (replyEarly) reply else IntArray(0))
+    private val terminatorIds: IntArray =
+        layout.terminator.let { if (it == null) intArrayOf(chat?.endId ?: eosId) else segment(it) }
     val trie: LabelTrie = LabelTrie.of(candidates.labels.map { labelIds(it) })
 
     /** Ids before the history's lines. */
@@ -32,7 +43,8 @@ internal class PromptEncoder(
     fun lineIds(event: BehaviorEvent): IntArray = join(layout.line(event))
 
     /** Ids after the history's lines: the question. */
-    fun questionIds(moment: Moment, place: String): IntArray = join(layout.after(moment, place, candidates.labels))
+    fun questionIds(moment: Moment, place: String): IntArray =
+        join(layout.after(moment, place, candidates.labels)) + (if (replyEarly) IntArray(0) else reply)
 
     /** Ids of the whole prompt, static part first, over the last L events of `history`. */
     fun promptIds(history: List<BehaviorEvent>, moment: Moment, place: String): IntArray {

@@ -4,6 +4,8 @@ internal const val STREAM_TERMINATOR = ")\n"
 private val DAYS = listOf("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 private val LAYOUTS = listOf("stream", "prefix", "instruct")
 private val FIELDS = listOf("name", "list_candidates", "history_length", "task", "role")
+// Each is written only where it is not the usual: every bundle of before has places and no chat template.
+private val OPTIONAL = listOf("places", "chat")
 
 // The paper's Appendix D, Instruct1: the runtime uses the first of the three wordings.
 private const val INSTRUCT_OPENING = "This user has done behaviors"
@@ -14,9 +16,41 @@ private const val INSTRUCT_REST =
         " respectively. Choose the answer from the following behavior candidate set: {candidates}. The answer is"
 
 /**
+ * What a backbone's chat template puts around a user's turn and the assistant's, as token ids.
+ *
+ * @property opening From the beginning to the user's text.
+ * @property reply From the user's text to the assistant's.
+ * @property endId The token that ends the assistant's turn.
+ */
+data class ChatTurns(val opening: List<Int>, val reply: List<Int>, val endId: Int) {
+    /** All of them. */
+    internal val ids: List<Int>
+        get() = opening + reply + endId
+
+    internal companion object {
+        /** Read a layout's `chat` strictly. */
+        fun of(value: Any?, where: String): ChatTurns {
+            val fields = Fields(value, listOf("opening", "reply", "end_id"), where)
+            val turns = ChatTurns(ids(fields, "opening", where), ids(fields, "reply", where), fields.int("end_id"))
+            if (turns.ids.any { it < 0 }) throw bad(where)
+            return turns
+        }
+
+        private fun ids(fields: Fields, name: String, where: String): List<Int> = fields.list(name).map {
+            val id = it as? Long
+            if (id == null || id !in 0..Int.MAX_VALUE.toLong()) throw bad("$where.$name")
+            id.toInt()
+        }
+
+        private fun bad(where: String) = EdgebException("$where holds a number that is no token id", DAMAGED_HINT)
+    }
+}
+
+/**
  * The text contract of training and phone: how events become a prompt.
  *
- * A prompt is a sequence of segments, each tokenized by itself (docs/train.md). Knows no tokenizer and no model.
+ * A prompt is a sequence of segments, each tokenized by itself (docs/train.md). Knows no tokenizer and no model; of a
+ * chat template it carries the token ids, which text from a log can never produce.
  *
  * @property name `stream`, `prefix` or `instruct`.
  * @property listCandidates Name the candidates in the prompt.
@@ -24,6 +58,7 @@ private const val INSTRUCT_REST =
  * @property task Part 1 of the prompt, the task definition.
  * @property role Part 2, the role-playing instruction.
  * @property places Whether a context names its place. Without, no place is asked for and none is read from an event.
+ * @property chat The backbone's chat template around the prompt, or null for the bare text.
  */
 data class PromptLayout @JvmOverloads constructor(
     val name: String,
@@ -31,7 +66,8 @@ data class PromptLayout @JvmOverloads constructor(
     val historyLength: Int,
     val task: String,
     val role: String,
-    val places: Boolean = true
+    val places: Boolean = true,
+    val chat: ChatTurns? = null
 ) {
     init {
         if (name !in LAYOUTS) throw EdgebException("unknown prompt layout '$name'", nearest(name, LAYOUTS))
@@ -41,19 +77,23 @@ data class PromptLayout @JvmOverloads constructor(
         }
     }
 
-    /** Text that ends a label, or null where the tokenizer's end-of-sequence token does. */
+    /** Text that ends a label, or null where the end-of-sequence token does, or the one that ends a turn. */
     internal val terminator: String?
         get() = if (name == "stream") STREAM_TERMINATOR else null
 
     /** The text that follows a prompt when `label` is the next behavior, without its terminator. */
-    internal fun answer(label: String): String = " $label"
+    internal fun answer(label: String): String =
+        // An assistant's turn begins with no space.
+        if (chat != null && name != "stream") label else " $label"
 
     /** The part of the prompt that is the same for every prediction of a bundle. */
     internal fun static(labels: List<String>): List<String> {
         val head = "Task: $task\nRole: $role\n"
         if (name == "instruct") return listOf(head)
         val candidates = if (listCandidates) "Candidates: ${labels.joinToString("; ")}\n" else ""
-        return listOf(head + candidates + "History (day hour, ${if (places) "place, " else ""}behavior):\n")
+        val history = "History (day hour, ${if (places) "place, " else ""}behavior):"
+        // Here the user's turn ends, and some chat templates strip it.
+        return listOf(head + candidates + history + (if (chat != null && name == "stream") "" else "\n"))
     }
 
     /**
@@ -74,7 +114,7 @@ data class PromptLayout @JvmOverloads constructor(
 
     /** One past event: its context, its behavior, its end. The same three segments in every layout. */
     internal fun line(event: BehaviorEvent): List<String> =
-        listOf(context(event.time, event.place), answer(event.behavior), STREAM_TERMINATOR)
+        listOf(context(event.time, event.place), " ${event.behavior}", STREAM_TERMINATOR)
 
     /** What stands between the static part and the history's lines. */
     internal fun before(): List<String> = if (name == "instruct") listOf(INSTRUCT_OPENING + "\n") else emptyList()
@@ -103,16 +143,16 @@ data class PromptLayout @JvmOverloads constructor(
     internal companion object {
         /** Read a manifest's `layout` strictly. */
         fun of(value: Any?, where: String): PromptLayout {
-            // Written only where it is false: every bundle of before has places.
-            val written = (value as? Map<*, *>)?.containsKey("places") == true
-            val fields = Fields(value, if (written) FIELDS + "places" else FIELDS, where)
+            val written = OPTIONAL.filter { (value as? Map<*, *>)?.containsKey(it) == true }
+            val fields = Fields(value, FIELDS + written, where)
             return PromptLayout(
                 fields.string("name"),
                 fields.boolean("list_candidates"),
                 fields.int("history_length"),
                 fields.string("task"),
                 fields.string("role"),
-                !written || fields.boolean("places")
+                "places" !in written || fields.boolean("places"),
+                if ("chat" in written) ChatTurns.of(fields.any("chat"), "$where.chat") else null
             )
         }
     }

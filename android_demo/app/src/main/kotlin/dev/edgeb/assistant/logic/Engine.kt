@@ -11,13 +11,21 @@ import dev.edgeb.core.Session
 import java.io.Closeable
 import java.io.File
 
-/** What the screens tell of a model; `places`: whether it wants to know where the user is. */
+/**
+ * What the screens tell of a model.
+ *
+ * @property places Whether it wants to know where the user is.
+ * @property license Lines about the backbone's license; empty where it states none.
+ * @property licenseTexts The license's texts by file name.
+ */
 data class ModelFacts(
     val architecture: String,
     val quantization: String,
     val createdWith: String,
     val labels: List<String>,
-    val places: Boolean = true
+    val places: Boolean = true,
+    val license: List<String> = emptyList(),
+    val licenseTexts: Map<String, String> = emptyMap()
 )
 
 /** Opens models. An interface so that the assistant can be tested without one. */
@@ -78,7 +86,9 @@ private class PredictorEngine(private val predictor: Predictor, private val scra
         predictor.manifest.quantization,
         predictor.manifest.createdWith,
         predictor.manifest.candidates.labels,
-        predictor.manifest.layout.places
+        predictor.manifest.layout.places,
+        predictor.manifest.baseModel.license?.lines.orEmpty(),
+        predictor.manifest.baseModel.license?.texts.orEmpty()
     )
 
     override fun session(): EngineSession = PredictorSession(predictor.session())

@@ -1,4 +1,4 @@
-"""Masked scoring and greedy constrained decoding over a whole trie: what searches and grammars are compared with."""
+"""Scoring and greedy constrained decoding over a whole trie: what searches and grammars are compared with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ import numpy as np
 
 from edge_behavior.core.scoring import Floats, log_softmax
 from edge_behavior.core.trie import LabelTrie
+
+
+def exact_log_probs(trie: LabelTrie, token_logits: Floats, row_logsumexp: Floats) -> Floats:
+    """Log-probability of each candidate's tokens and terminator under the full vocabulary.
+
+    Args:
+        token_logits: [..., N] logit of each node's token after its parent; the root's entry is ignored.
+        row_logsumexp: [..., M] log-sum-exp over the vocabulary after each node of `trie.inner`, in that order.
+
+    Returns:
+        [..., B] in candidate order.
+    """
+    row_of_node = np.searchsorted(trie.inner, trie.parents[1:])
+    edges = token_logits[..., 1:].astype(np.float64) - row_logsumexp[..., row_of_node]
+    return _path_sums(trie, edges)
 
 
 def masked_log_probs(trie: LabelTrie, token_logits: Floats) -> Floats:

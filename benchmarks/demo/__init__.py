@@ -1,0 +1,1 @@
+"""`make demo`: the whole path on a simulated log, one `edgeb` command after the other (`__main__`)."""
