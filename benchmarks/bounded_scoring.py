@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edge_behavior.core import REBASE_EVERY
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.core.search import Goal
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import eligible, natural_windows
 from edge_behavior.evaluation.metrics import expected_ranks
 from edge_behavior.hf.tree_scoring import PromptScores
-from edge_behavior.runtime.session import REBASE_EVERY
 from edge_behavior.train.rows.windows import WindowSet, draw_formats
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.models import RunModels

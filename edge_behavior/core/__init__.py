@@ -5,3 +5,5 @@ The Kotlin core is a port of it. Imports nothing of the package but errors; NumP
 
 # Candidates that a prediction returns unless told otherwise.
 DEFAULT_TOP_K = 5
+# Events by which a session's window grows before it is cut to the last L.
+REBASE_EVERY = 20

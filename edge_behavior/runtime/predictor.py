@@ -11,7 +11,7 @@ from types import TracebackType
 from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, verify_bundle
 from edge_behavior.bundle.folder import holds_safetensors
 from edge_behavior.bundle.manifest import Manifest
-from edge_behavior.core import DEFAULT_TOP_K
+from edge_behavior.core import DEFAULT_TOP_K, REBASE_EVERY
 from edge_behavior.core.event_order import check_order, check_step
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.scoring import Floats, check_scoring
@@ -20,7 +20,7 @@ from edge_behavior.runtime.arguments import as_path, check_flag, check_query, ch
 from edge_behavior.runtime.backends.base import Backend
 from edge_behavior.runtime.prediction import DEFAULT_OPTIONS, Prediction, PredictOptions, RankedBehavior
 from edge_behavior.runtime.ranker import Ranker
-from edge_behavior.runtime.session import REBASE_EVERY, Session
+from edge_behavior.runtime.session import Session
 from edge_behavior.util.cpus import physical_cores, usable_threads
 from edge_behavior.util.workspace import home
 

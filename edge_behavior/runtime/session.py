@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from edge_behavior.core import DEFAULT_TOP_K
+from edge_behavior.core import DEFAULT_TOP_K, REBASE_EVERY
 from edge_behavior.core.event_order import check_step
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent, clean_place, read_event
 from edge_behavior.core.fields import Kind, is_whole, naming, read_fields, read_list
@@ -35,7 +35,6 @@ from edge_behavior.runtime.prediction import DEFAULT_OPTIONS, Prediction, Predic
 from edge_behavior.runtime.ranker import Ranker
 from edge_behavior.runtime.state_file import read_state, write_state
 
-REBASE_EVERY = 20
 _SCHEMA = 1
 _DAMAGED_HINT = "the file is damaged or was edited: start a new session"
 _FIELDS: Mapping[str, Kind] = {

@@ -96,7 +96,7 @@ def _scored(run: RunFolder, stages: Sequence[str], windows: EvaluationWindows, s
 
 
 def _untuned_sha256(run: RunFolder) -> str | None:
-    """Of the backbone's files, the prompts' layout and their windows: what an untuned model's scores depend on."""
+    """Of the backbone's files, the layout and how windows are scored: what an untuned model's scores depend on."""
     state = run.state
     files = {name: file.sha256 for name, file in state.inputs.get(BACKBONE_FIELD, {}).items()}
     if state.backbone.standin and "backbone" in state.made:
@@ -105,5 +105,5 @@ def _untuned_sha256(run: RunFolder) -> str | None:
     # Runs of older versions have no checksums.
     if not files:
         return None
-    measured = [files, state.layout, run.recipe.scoring.windows]
+    measured = [files, state.layout, run.recipe.scoring.bound, run.recipe.scoring.windows]
     return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()

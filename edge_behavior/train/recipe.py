@@ -152,6 +152,9 @@ class BTuning(StageConfig):
     confusion: Literal["intended", "as-printed"] = Field("intended", description="Sign of Eq. 3's confusion term")
     selection: Literal["weighted-kmeans++", "difficulty", "uniform"] = Field("weighted-kmeans++")
     dpo_beta: float = Field(0.1, gt=0, description="β of Eq. 4")
+    sft_weight: float = Field(
+        0.0, ge=0, description="DPO: the loss also holds the chosen answer's negative log-probability, times this"
+    )
     epochs: float = Field(3, gt=0)
     learning_rate: float = Field(5e-5, gt=0)
 

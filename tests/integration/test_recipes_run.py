@@ -1,4 +1,4 @@
-"""The same path on 2-layer models of both architectures with the real Qwen2.5 and Llama 3 tokenizers."""
+"""Every recipe of a real backbone, run on a small model of its architecture; two with the real tokenizers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from tests import helpers
+from edge_behavior.train.recipe import load_recipe, recipe_names
 from tests.command import edgeb_here
+from tests.unit.export.conftest import SMALL_TOKENIZERS, gemma3, qwen2, qwen3, save
+from tests.unit.export.conftest import llama as llama_model
 
 Make = Callable[[Path, Path], Path]
 GEOMETRY = {
@@ -60,16 +63,23 @@ def llama(shared: Path, folder: Path) -> Path:
     return folder
 
 
-def small_qwen(_: Path, folder: Path) -> Path:
-    tokens = helpers.tokenizer()
-    return helpers.save(helpers.model(tokens), tokens, folder)
+def small(make: Callable[..., Any], tokens: str) -> Make:
+    def made(_: Path, folder: Path) -> Path:
+        torch.manual_seed(0)
+        tokenizer = SMALL_TOKENIZERS[tokens]()
+        return save(make(len(tokenizer), max_position_embeddings=4096), tokenizer, folder)
+
+    return made
 
 
-def small_llama(_: Path, folder: Path) -> Path:
-    tokens = helpers.tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokens), eos_token_id=tokens.eos_token_id, bos_token_id=None, **GEOMETRY)
-    return helpers.save(LlamaForCausalLM(config), tokens, folder)
+SMALL = {
+    "qwen2-1.5b": small(qwen2, "qwen2"),
+    "qwen3-0.6b": small(qwen3, "qwen2"),
+    "llama3.2-1b": small(llama_model, "llama3"),
+    "llama3.1-8b": small(llama_model, "llama3"),
+    "gemma3-270m": small(gemma3, "gemma"),
+    "smollm2-135m": small(llama_model, "smollm"),
+}
 
 
 def run_the_path(recipe: str, backbone: Path, tmp_path: Path) -> None:
@@ -107,9 +117,10 @@ def test_recipes_with_real_tokenizers(recipe: str, make: Make, shared: Path, tmp
     run_the_path(recipe, make(shared, tmp_path / "backbone"), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "make"), [("qwen2-1.5b", small_qwen), ("llama3.1-8b", small_llama), ("smollm2-135m", small_llama)]
-)
-def test_recipes_with_small_tokenizers(recipe: str, make: Make, tmp_path: Path) -> None:
-    """The counterpart that runs where the real tokenizers are not."""
-    run_the_path(recipe, make(tmp_path, tmp_path / "backbone"), tmp_path)
+@pytest.mark.parametrize("recipe", SMALL)
+def test_recipes_with_small_tokenizers(recipe: str, tmp_path: Path) -> None:
+    run_the_path(recipe, SMALL[recipe](tmp_path, tmp_path / "backbone"), tmp_path)
+
+
+def test_every_recipe_of_a_real_backbone_is_run() -> None:
+    assert set(SMALL) == {name for name in recipe_names() if load_recipe(name).backbone.path}

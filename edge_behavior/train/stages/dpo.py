@@ -35,9 +35,9 @@ def train_dpo(
 ) -> dict[str, Any]:
     """Run DPO on a PEFT model that carries the A-tuned adapter, on pairs that come in whole batches.
 
-    The reference is the A-tuned model; its log-probabilities come with the pairs, so the first loss is ln 2 and no
-    reference forward pass is paid for. The callbacks decide when to save and what to keep. An interrupted call
-    continues from its last finished checkpoint.
+    The reference is the A-tuned model; its log-probabilities come with the pairs, so the first loss is ln 2 (but for
+    the term that `sft_weight` adds, which has no reference) and no reference forward pass is paid for. The callbacks
+    decide when to save and what to keep. An interrupted call continues from its last finished checkpoint.
 
     Returns:
         Steps done, mean training loss and the log history.
@@ -61,6 +61,7 @@ def train_dpo(
     watch = trainer_callbacks(title, f"{tuning.stage}.learning_rate", recipe, tuning.logs)
     trainer = ScoredDPOTrainer(
         model=model,
+        sft_weight=stage.sft_weight,
         args=on_one_device(arguments),
         train_dataset=HubDataset.from_list([dict(pair) for pair in pairs]),
         processing_class=tokenizer,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from edge_behavior.core import REBASE_EVERY
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.scoring import TOKENS_PER_PASS
 from edge_behavior.core.search import Goal
@@ -27,7 +28,6 @@ from edge_behavior.data.dataset import EventTable
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.protocols import Score
 from edge_behavior.hf.tree_scoring import PromptScores, TorchScorer
-from edge_behavior.runtime.session import REBASE_EVERY
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.rows.windows import Ints, WindowSet, draw_formats
 from edge_behavior.train.run.folder import read_json, write_json

@@ -42,11 +42,14 @@ class ScoredDPOTrainer(DPOTrainer):
 
     Args:
         model: A PEFT model.
+        sft_weight: Weight of the chosen answers' negative log-probability in the loss. TRL's own term of that name is a
+            mean over tokens, which depends on how a batch is cut and favors long answers; this is one over pairs.
         options: `DPOTrainer`'s.
     """
 
-    def __init__(self, model: Any, **options: Any) -> None:
+    def __init__(self, model: Any, sft_weight: float = 0.0, **options: Any) -> None:
         super().__init__(model=model, ref_model=None, **options)
+        self._sft_weight = sft_weight
         # Given as an argument, it would hash the whole model first.
         self.precompute_ref_logps = True
         # The reference passes never happen.
@@ -54,3 +57,20 @@ class ScoredDPOTrainer(DPOTrainer):
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset
+
+    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+        dpo: Any = super()._compute_loss
+        if not self._sft_weight:
+            return dpo(model, inputs, return_outputs)
+        made: list[Any] = []
+        # TRL's outputs cost a second forward pass.
+        watch = model.register_forward_hook(lambda *call: made.append(call[-1].log_probs))
+        try:
+            found = dpo(model, inputs, return_outputs)
+        finally:
+            watch.remove()
+        # Zero where there is no label; a batch is all chosen answers, then all rejected ones.
+        chosen, _ = made[0].sum(1).chunk(2)
+        loss, *outputs = found if return_outputs else (found,)
+        loss = loss - self._sft_weight * chosen.mean()
+        return (loss, *outputs) if return_outputs else loss

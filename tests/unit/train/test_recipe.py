@@ -18,6 +18,7 @@ from edge_behavior.train.recipe import Recipe, find_recipe, load_recipe, parse_r
 
 CONFIGS = Path(__file__).resolve().parents[3] / "train" / "configs"
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+REAL = [name for name in SHIPPED if not name.startswith("tiny")]
 
 
 def recipe_file(folder: Path, text: str, name: str = "mine.yaml") -> str:
@@ -36,7 +37,8 @@ def all_fields(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 class TestShipped:
     def test_the_promised_ones_are_there(self):
-        assert {"tiny", "qwen2-1.5b", "llama3.1-8b"} <= set(SHIPPED)
+        promised = {"tiny", "gemma3-270m", "qwen3-0.6b", "llama3.2-1b", "qwen2-1.5b", "llama3.1-8b"}
+        assert promised <= set(SHIPPED)
         assert recipe_names() == SHIPPED
         assert CONFIGS in recipe_folders()
 
@@ -67,13 +69,36 @@ class TestShipped:
             keys = re.findall(r"^  (\w+):", body, re.M)
             assert len(keys) == len(set(keys))
 
-    @pytest.mark.parametrize("name", [n for n in SHIPPED if not n.startswith(("tiny", "smollm2"))])
-    def test_the_real_backbones_follow_the_paper(self, name):
+    @pytest.mark.parametrize("name", ["qwen2-1.5b", "llama3.1-8b"])
+    def test_the_papers_two_follow_the_paper(self, name):
         recipe = load_recipe(name)
         stage = recipe.a_tuning
         assert (stage.learning_rate, stage.min_learning_rate, stage.warmup_ratio) == (1e-4, 1e-6, 0.1)
         assert (stage.batch_size, stage.epochs, stage.aux_ratio, stage.targets) == (8, 8, 0.05, "anchors")
-        assert recipe.backbone.path is not None
+        assert (recipe.b_tuning.batch_size, recipe.b_tuning.epochs) == (8, 8)
+
+    @pytest.mark.parametrize("name", REAL)
+    def test_a_real_backbone_is_looked_at_several_times_an_epoch(self, name):
+        """Stage 2 can lose the head within a fraction of an epoch, and only an evaluation shows it."""
+        recipe = load_recipe(name)
+        for stage in (recipe.a_tuning, recipe.b_tuning):
+            assert stage.evals_per_epoch >= 3
+            assert stage.patience >= 3
+
+    @pytest.mark.parametrize("name", REAL)
+    def test_a_real_backbones_header_says_what_it_takes(self, name):
+        text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+        header = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
+        assert "--dry-run" in header
+        assert re.search(r"\d (MiB|GiB)", header)
+        assert load_recipe(name).backbone.path is not None
+
+    @pytest.mark.parametrize("name", ["gemma3-270m", "llama3.2-1b", "llama3.1-8b"])
+    def test_a_gated_backbones_header_says_how_to_get_it(self, name):
+        header = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").partition("backbone:")[0]
+        path = load_recipe(name).backbone.path
+        assert f"https://huggingface.co/{path}" in header
+        assert "hf auth login" in header
 
     @pytest.mark.parametrize("name", [n for n in SHIPPED if n.startswith("tiny")])
     def test_the_tiny_ones_need_no_download(self, name):
