@@ -41,6 +41,7 @@ _COUNTS = {
     ),
     STANDIN: (),
 }
+_PROFILES = {SMOLLM2: str(Path(__file__).with_name("smollm2.yaml"))}
 # Plain fine-tuning, the rival of both stages: every label, no conversations, no stage 2.
 _PLAIN = ("a_tuning.targets=all", "a_tuning.aux_ratio=0", "b_tuning.method=none")
 _TODAY = """timestamp,place,behavior
@@ -165,8 +166,7 @@ class Demo:
         self._edgeb("train", *what, "--data", self._out / "data", "--out", run, stdout=subprocess.DEVNULL, look=look)
 
     def _export(self) -> None:
-        profile = self._state.asked["profile"]
-        how = ("--profile", profile) if profile else ("--quant", "q4")
+        how = ("--profile", self._profile) if self._profile else ("--quant", "q4")
         if not self._bundle.exists():
             self._edgeb("export", self._out / "run", *how, "--out", self._bundle)
 
@@ -226,7 +226,7 @@ class Demo:
 
     def _export_work(self, plan: Mapping[str, Any]) -> Work:
         """Comparing the models with the trained one, and fitting; both keep to the profile's minutes."""
-        profile = load_profile(self._state.asked["profile"] or DEFAULT_PROFILE)
+        profile = load_profile(self._profile or DEFAULT_PROFILE)
         labels = len(Dataset.open(self._out / "data").candidates)
         sizes = SampleSizes.of(profile.parity, plan["parameters"])
         every = sizes.natural + sizes.per_behavior * labels
@@ -248,6 +248,11 @@ class Demo:
     @property
     def _recipe(self) -> str:
         return RECIPES[self._state.backbone]
+
+    @property
+    def _profile(self) -> str:
+        """The export profile: as asked, else SmolLM2's, else none."""
+        return str(self._state.asked["profile"]) or _PROFILES.get(self._state.backbone, "")
 
     @property
     def _bundle(self) -> Path:
