@@ -9,7 +9,7 @@ accuracy is measured against every label's score: metrics, the truth's log-proba
 
 Then all windows of some users in a row, as a session keeps them (`scoring.windows=session`), beside each window alone:
 tokens, time, accuracy and NLL, with a paired interval over users. The raw numbers are written after every step to
-results/bounded-scoring.json, the table to the .md.
+results/bounded-scoring.json, the table to the .md, where a `note` added to the JSON by hand is shown, too.
 """
 
 from __future__ import annotations
@@ -199,6 +199,8 @@ def page(document: dict[str, Any]) -> str:
         f"{chosen['normalizer_off_mean']:.3f} nats in the mean, since labels that were not looked at hold nearly as "
         "much as their bound says."
     )
+    if "note" in document:
+        lines.append(document["note"])
     if "shared" in document:
         held = document["shared"]
         lines.append(

@@ -148,7 +148,9 @@ class Demo:
     def _train_plainly(self) -> None:
         # Both trainings tune the same backbone: a stand-in is not made twice.
         standin = self._out / "run" / "backbone"
-        self._train_into("plain", (*_PLAIN, *([f"backbone.path={standin}"] if standin.exists() else [])))
+        self._train_into(
+            "plain", (*_PLAIN, *([f"backbone.path={standin}", "backbone.dtype=float32"] if standin.exists() else []))
+        )
 
     def _train_into(self, name: str, settings: Sequence[str]) -> None:
         run = self._out / name

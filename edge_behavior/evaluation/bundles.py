@@ -37,18 +37,19 @@ def evaluate_bundle(
     protocol: str,
     split: str,
     choice: WindowChoice,
-    load: Callable[[Path], Predictor] = Predictor.load,
+    load: Callable[[Path], Predictor] | None = None,
 ) -> BundleEvaluation:
     """Metrics of a bundle's sources and of the simple counters, on the same windows.
 
     The sources are `bundle_model`, `bundle_habits` and, if the bundle has fusion weights, `bundle_fused`. A bundle
-    carries no fingerprint of its dataset: one with the same training counts counts as its own. `load` opens it.
+    carries no fingerprint of its dataset: one with the same training counts counts as its own. `load` opens it,
+    by default `Predictor.load`.
 
     Raises:
         EdgebError: not a bundle, or a dataset with another candidate set or without the bundle's places.
     """
     dataset = Dataset.open(data)
-    with load(path) as predictor:
+    with (load or Predictor.load)(path) as predictor:
         manifest = predictor.manifest
         check_dataset_fits(manifest.candidates, manifest.layout, dataset, str(path))
         length = manifest.layout.history_length

@@ -37,7 +37,7 @@ SHORT = (
     *("a_tuning.max_targets=40", "a_tuning.epochs=1", "a_tuning.aux_ratio=0", "b_tuning.pool_per_behavior=1"),
     *("b_tuning.samples_per_behavior=1", "b_tuning.epochs=1", "b_tuning.batch_size=2", "evaluation.per_user=1"),
     *("evaluation.per_behavior=1", "evaluation.validation_targets=10", "layout.history_length=4"),
-    "layout.list_candidates=false",
+    *("layout.list_candidates=false", "backbone.dtype=float32"),
 )
 
 
@@ -76,7 +76,7 @@ def test_from_training_to_predictions(family: str, kind: str, data: Path, tmp_pa
     assert opened.backbone == str(base)
     export = ("export", run, "--allow-loss", "--no-habits", "--no-calibrate")
     edgeb_here(*export, "--quant", "q8", "--out", out, home=home)
-    edgeb_here(*export, "--format", "onnx", "--quant", "f32", "--out", folder, home=home)
+    edgeb_here(*export, "--format", "onnx", "--quant", "f32", "--prune", "off", "--out", folder, home=home)
     asked = ("--history", history(tmp_path), "--at", "2024-03-18T20:05", "--place", "home", "--top", 37, "--json")
     documents = (json.loads(edgeb_here("predict", x, *asked, home=home).stdout) for x in (out, folder, run))
     gguf, onnx, expected = ({p["behavior"]: p["probability"] for p in x["predictions"]} for x in documents)

@@ -21,7 +21,13 @@ from tests.command import edgeb
 from tests.integration.small import SMALL, set_flags
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = ["a_tuning.epochs=3", "b_tuning.learning_rate=0.01", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9"]
+STEPS = [
+    "backbone.dtype=float32",
+    "a_tuning.epochs=3",
+    "b_tuning.learning_rate=0.003",
+    "b_tuning.evals_per_epoch=2",
+    "b_tuning.patience=9",
+]
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -53,6 +53,7 @@ def test_the_default_run_folder_has_the_whole_recipe_name(monkeypatch, any_datas
         train=lambda recipe, dataset, out, resume, began: seen.append(out) or SimpleNamespace(path=out),
     )
     put(monkeypatch, "edge_behavior.train.run.metrics", read_metrics=lambda r: RunMetrics({}, {}, 0.01, 0))
+    put(monkeypatch, "edge_behavior.train.first_look", first_look=lambda settings: None)
     run("train", "--recipe", "qwen2-1.5b", "--data", "data", "--json")
     assert seen == [Path("runs/qwen2-1.5b-data")]
 

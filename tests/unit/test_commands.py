@@ -555,6 +555,7 @@ class TestTrain:
         module("edge_behavior.train.pipeline", train=train)
         module("edge_behavior.train.run.metrics", read_metrics=lambda made: found)
         module("edge_behavior.train.plan.plan", plan=self.plan)
+        module("edge_behavior.train.first_look", first_look=lambda settings: None)
         (tmp_path / "data").mkdir()
         # These tests see which path was opened, not what it holds.
         monkeypatch.setattr(Dataset, "open", lambda path: path)

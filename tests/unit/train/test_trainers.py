@@ -163,7 +163,7 @@ def test_conversations_are_read_filtered_and_masked(tokens: Any, tmp_path: Path)
     )
     conversations = read_conversations(path)
     assert conversations[1] == [("user", "Why?"), ("assistant", "Because.")]
-    found = Conversations(conversations, tokens).sample(wanted=10, max_tokens=100, seed=0)
+    found = Conversations(conversations, tokens).sample(wanted=2, max_tokens=100, seed=0)
     assert len(found) == 2
     for row in found:
         completion = [label for label in row["labels"] if label != IGNORED]

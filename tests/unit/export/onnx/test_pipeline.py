@@ -327,7 +327,7 @@ class TestCommand:
         assert len(found["predictions"]) == 5
         evaluated: list[Path] = []
         dataset = SimpleNamespace(own=True)
-        measured = SimpleNamespace(dataset=dataset, to_dict=lambda: {"measured": 1})
+        measured = SimpleNamespace(dataset=dataset, recorded=False, to_dict=lambda: {"measured": 1})
         monkeypatch.setattr(
             "edge_behavior.evaluation.bundles.evaluate_bundle", lambda path, *_: evaluated.append(path) or measured
         )

@@ -146,6 +146,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
             "targets_per_epoch": 1513,
             "conversations_per_epoch": 4,
             "tokens_per_epoch": 19294,
+            "conversations_loss_share": 0.0213,
         }
         tuned = {
             "steps": 20,
