@@ -13,6 +13,10 @@ from edge_behavior.hf.license import license_fields, license_markdown
 from edge_behavior.util.markdown import markdown_text
 
 _LISTED = 12
+_TURNS = (
+    "The model was trained with this text inside its chat template: put the token ids of `layout.chat` in edgeb.json\n"
+    "around those of the text.\n\n"
+)
 _AT, _NEXT = datetime(2024, 5, 14, 18, 5), datetime(2024, 5, 14, 18, 40)
 
 
@@ -37,6 +41,7 @@ def render_card(manifest: Manifest, title: str, tuned: bool) -> str:
     prompt = layout.prompt([BehaviorEvent(place, _AT, labels[0])], _NEXT, place, labels).text
     more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
     shown = ", ".join(markdown_text(label) for label in labels[:_LISTED])
+    turns = "" if layout.chat is None else _TURNS
     merged = " with a LoRA adapter merged into its weights" if tuned else " itself, without tuning"
     named = "--place home" if layout.places else ""
     return f"""---
@@ -63,8 +68,8 @@ output = model.generate(**ids, max_new_tokens=24, do_sample=False)
 print(tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
 ```
 
-This decodes greedily and may answer with anything. edgeb tokenizes each part of the prompt separately and scores every
-behavior exactly:
+{turns}This decodes greedily and may answer with anything. edgeb tokenizes each part of the prompt separately and scores
+every behavior exactly:
 
 ```bash
 edgeb predict . --history today.csv --at 2024-05-14T18:40 {named}

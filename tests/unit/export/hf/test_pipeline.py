@@ -22,11 +22,12 @@ from edge_behavior.cli import app
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.license import License
-from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.core.prompts import ChatTurns, PromptLayout
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
 from edge_behavior.export import checks
 from edge_behavior.export.hf import pipeline as hf_pipeline
+from edge_behavior.export.hf.card import render_card
 from edge_behavior.export.hf.pipeline import export_hf
 from edge_behavior.export.parity.gate import ParityError
 from edge_behavior.export.source import ExportSource
@@ -121,6 +122,14 @@ def test_license_and_card(source: ExportSource, tmp_path: Path) -> None:
     (out / "LICENSE").write_text("mine")
     with pytest.raises(EdgebError, match="LICENSE does not match its hash"):
         verify_bundle(out)
+
+
+def test_the_card_tells_of_a_chat_template(source: ExportSource, tmp_path: Path) -> None:
+    export_hf(source, tmp_path / "b", profile=unpruned())
+    manifest = verify_bundle(tmp_path / "b")
+    turns = replace(manifest, layout=replace(manifest.layout, chat=ChatTurns((1,), (2,), 3)))
+    cards = [render_card(held, "b", tuned=True) for held in (manifest, turns)]
+    assert ["inside its chat template" in card for card in cards] == [False, True]
 
 
 def test_the_folder_is_a_backbone(source: ExportSource, tmp_path: Path) -> None:
