@@ -14,17 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.demo.day import TODAY
 from tests.browser import Browser, program
 
-TODAY = """timestamp,place,behavior
-2024-03-18T07:05,home,Weather Check
-2024-03-18T07:20,home,News
-2024-03-18T08:10,transit,Music
-2024-03-18T12:15,work,Short Video
-2024-03-18T12:32,work,Short Video
-2024-03-18T18:20,transit,Music
-2024-03-18T19:40,home,Short Video
-"""
 READY = (
     "document.querySelectorAll('#suggestions li').length === 5"
     " && document.getElementById('suggestions').ariaBusy === 'false'"

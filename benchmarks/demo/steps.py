@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.demo.child import run_child
 from benchmarks.demo.clock import Clock, Work, scoring_work, training_works
+from benchmarks.demo.day import TODAY
 from benchmarks.demo.folder import SMOLLM2, STANDIN, State
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
@@ -44,15 +45,6 @@ _COUNTS = {
 _PROFILES = {SMOLLM2: str(Path(__file__).with_name("smollm2.yaml"))}
 # Plain fine-tuning, the rival of both stages: every label, no conversations, no stage 2.
 _PLAIN = ("a_tuning.targets=all", "a_tuning.aux_ratio=0", "b_tuning.method=none")
-_TODAY = """timestamp,place,behavior
-2024-03-18T07:05,home,Weather Check
-2024-03-18T07:20,home,News
-2024-03-18T08:10,transit,Music
-2024-03-18T12:15,work,Short Video
-2024-03-18T12:32,work,Short Video
-2024-03-18T18:20,transit,Music
-2024-03-18T19:40,home,Short Video
-"""
 _EVENING = ("--at", "2024-03-18T20:05", "--place", "home")
 # Models that an export scores on all of its windows, trained and quantized, and on some: merged, converted, pruned.
 _COMPARED, _BETWEEN = 2, 3
@@ -172,7 +164,7 @@ class Demo:
 
     def _predict(self) -> None:
         history = self._out / "today.csv"
-        write_file(history, _TODAY)
+        write_file(history, TODAY)
         self._edgeb("predict", self._bundle, "--history", history, *_EVENING)
         self._edgeb("predict", self._bundle, "--history", history, *_EVENING, "--top", "2", "--json")
 

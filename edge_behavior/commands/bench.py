@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edge_behavior.commands.histories import HistoryTimeUnit, HistoryUser, HistoryZone
+
 if TYPE_CHECKING:
     from edge_behavior.bench.measurement import Measurement
 
@@ -49,20 +51,9 @@ def bench_command(
             show_default=False,
         ),
     ] = None,
-    user: Annotated[
-        str | None, typer.Option(help="Whose events to take from a history of several users.", show_default=False)
-    ] = None,
-    timezone: Annotated[
-        str | None,
-        typer.Option(
-            help="Zone of the user, as `edgeb predict` takes it, for times with an offset or counted from 1970.",
-            show_default=False,
-        ),
-    ] = None,
-    time_unit: Annotated[
-        str | None,
-        typer.Option(help="What the history's numbers count from 1970: s, ms, us or ns.", show_default=False),
-    ] = None,
+    user: HistoryUser = None,
+    timezone: HistoryZone = None,
+    time_unit: HistoryTimeUnit = None,
     cold_starts: Annotated[int, typer.Option(help="Processes started per kind of cold start.")] = 3,
     label_repeats: Annotated[
         int, typer.Option(help="--compare: predictions scored label by label, which is slow.")

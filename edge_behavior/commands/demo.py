@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edge_behavior.commands.histories import HistoryTimeUnit, HistoryUser, HistoryZone
+
 
 def demo_command(
     bundle: Annotated[
@@ -20,20 +22,9 @@ def demo_command(
             show_default=False,
         ),
     ] = None,
-    user: Annotated[
-        str | None, typer.Option(help="Whose events to take from a history of several users.", show_default=False)
-    ] = None,
-    timezone: Annotated[
-        str | None,
-        typer.Option(
-            help="Zone of the user, as `edgeb predict` takes it, for times with an offset or counted from 1970.",
-            show_default=False,
-        ),
-    ] = None,
-    time_unit: Annotated[
-        str | None,
-        typer.Option(help="What the history's numbers count from 1970: s, ms, us or ns.", show_default=False),
-    ] = None,
+    user: HistoryUser = None,
+    timezone: HistoryZone = None,
+    time_unit: HistoryTimeUnit = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 0,
     host: Annotated[str, typer.Option(help="Loopback address to listen on; no other is accepted.")] = "127.0.0.1",
     open_page: Annotated[

@@ -1,10 +1,10 @@
-"""Notes on stderr about a history file: clocks that go back, events that are skipped."""
+"""A history file on the command line: its options, and notes on stderr about clocks and skipped events."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,21 @@ if TYPE_CHECKING:
     from edge_behavior.core.candidates import CandidateSet
     from edge_behavior.core.events import BehaviorEvent
     from edge_behavior.records.history import History, Skipped
+
+HistoryUser = Annotated[
+    str | None, typer.Option(help="Whose events to take from a history of several users.", show_default=False)
+]
+HistoryZone = Annotated[
+    str | None,
+    typer.Option(
+        help="Zone of the user, as `edgeb predict` takes it, for times with an offset or counted from 1970.",
+        show_default=False,
+    ),
+]
+HistoryTimeUnit = Annotated[
+    str | None,
+    typer.Option(help="What the history's numbers count from 1970: s, ms, us or ns.", show_default=False),
+]
 
 
 def known_events(
