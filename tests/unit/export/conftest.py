@@ -27,6 +27,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.export.source import ExportSource
+
 # As the published tokenizers spell them.
 QWEN2_REGEX = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -270,3 +274,21 @@ def real_tokenizers(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> d
             tokenizer_file=str(file), bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>"
         ),
     }
+
+
+CANDIDATES = CandidateSet(
+    ("Check email", "Listen to music", "Watch videos", "<|im_end|> it's", "買い物"), (9, 5, 2, 1, 0)
+)
+
+
+@pytest.fixture
+def source(tiny_base: Path, tiny_adapter: Path) -> ExportSource:
+    """A tuned tiny model, which every format is exported from."""
+    return ExportSource(
+        base=tiny_base,
+        adapter=tiny_adapter,
+        candidates=CANDIDATES,
+        layout=PromptLayout("stream"),
+        training={"recipe": "tiny"},
+        evaluation={"natural": {"overall": 0.2}},
+    )

@@ -38,23 +38,7 @@ from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.util.checksums import files_sha256
 from tests import helpers
-from tests.unit.export.conftest import LLAMA3_ROPE, SMALL_TOKENIZERS, llama, save, some_ids, torch_logits
-
-CANDIDATES = CandidateSet(
-    ("Check email", "Listen to music", "Watch videos", "<|im_end|> it's", "買い物"), (9, 5, 2, 1, 0)
-)
-
-
-@pytest.fixture
-def source(tiny_base: Path, tiny_adapter: Path) -> ExportSource:
-    return ExportSource(
-        base=tiny_base,
-        adapter=tiny_adapter,
-        candidates=CANDIDATES,
-        layout=PromptLayout("stream"),
-        training={"recipe": "tiny"},
-        evaluation={"natural": {"overall": 0.2}},
-    )
+from tests.unit.export.conftest import CANDIDATES, LLAMA3_ROPE, SMALL_TOKENIZERS, llama, save, some_ids, torch_logits
 
 
 @pytest.mark.parametrize("quant", ["q4", "f16"])

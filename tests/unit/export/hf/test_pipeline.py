@@ -40,25 +40,10 @@ from edge_behavior.train.recipe import BackboneConfig
 from edge_behavior.train.trainer.backbone import open_backbone
 from edge_behavior.util.checksums import files_sha256
 from tests import helpers
-from tests.unit.export.conftest import some_ids, torch_logits
+from tests.unit.export.conftest import CANDIDATES, some_ids, torch_logits
 
-CANDIDATES = CandidateSet(
-    ("Check email", "Listen to music", "Watch videos", "<|im_end|> it's", "買い物"), (9, 5, 2, 1, 0)
-)
 WHEN = datetime(2024, 3, 18, 20)
 HISTORY = [BehaviorEvent("home", datetime(2024, 3, 18, 19), "Check email")]
-
-
-@pytest.fixture
-def source(tiny_base: Path, tiny_adapter: Path) -> ExportSource:
-    return ExportSource(
-        base=tiny_base,
-        adapter=tiny_adapter,
-        candidates=CANDIDATES,
-        layout=PromptLayout("stream"),
-        training={"recipe": "tiny"},
-        evaluation={"natural": {"overall": 0.2}},
-    )
 
 
 def unpruned(**fields: Any) -> Any:

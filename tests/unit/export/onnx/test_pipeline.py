@@ -36,24 +36,9 @@ from edge_behavior.hf.tree_scoring import TorchScorer
 from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 from edge_behavior.runtime.predictor import Predictor
 from tests import helpers
-from tests.unit.export.conftest import SMALL_TOKENIZERS, llama, save, some_ids, torch_logits
+from tests.unit.export.conftest import CANDIDATES, SMALL_TOKENIZERS, llama, save, some_ids, torch_logits
 
-CANDIDATES = CandidateSet(
-    ("Check email", "Listen to music", "Watch videos", "<|im_end|> it's", "買い物"), (9, 5, 2, 1, 0)
-)
 F32, Q4 = OnnxOptions("f32"), OnnxOptions("q4")
-
-
-@pytest.fixture
-def source(tiny_base: Path, tiny_adapter: Path) -> ExportSource:
-    return ExportSource(
-        base=tiny_base,
-        adapter=tiny_adapter,
-        candidates=CANDIDATES,
-        layout=PromptLayout("stream"),
-        training={"recipe": "tiny"},
-        evaluation={"natural": {"overall": 0.2}},
-    )
 
 
 def logits(folder: Path, ids: list[int]) -> Any:
