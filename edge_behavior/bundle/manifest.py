@@ -214,9 +214,7 @@ class Manifest:
             read = CalibrationSet.from_dict(calibration, manifest.sources, f"{inner}.calibration")
             manifest = replace(manifest, calibration=read)
         if balance is not None:
-            manifest = replace(
-                manifest, balance=FittedBalance.from_dict(balance, manifest.sources, f"{inner}.balance")
-            )
+            manifest = replace(manifest, balance=FittedBalance.from_dict(balance, manifest.sources, f"{inner}.balance"))
         if manifest.static_prompt != static_prompt:
             raise EdgebError(
                 f"{where}: this edgeb words the prompt differently from {manifest.created_with}, which wrote it",

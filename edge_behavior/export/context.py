@@ -340,6 +340,7 @@ class Export:
             pruning=self.pruning,
             habits=self.fits.habits,
             calibration=self.fits.calibration,
+            balance=self.fits.balance,
             segments_checked=self.segments_checked,
             parity=self.parity,
             logit_difference=self.logit_difference,

@@ -74,9 +74,9 @@ class PredictOptions:
             the manifest's `calibration`. Candidates that could change the decision are evaluated too.
         coverage: Return the prediction set that holds the truth this often; a level of the manifest's `calibration`.
             Candidates that could belong to it are evaluated too: for a high coverage, most of the trie.
-        balance: τ from 0 (right most often) to 2, by which rare behaviors are raised, see `core.balance`; "fitted" takes
-            the bundle's for the source. Probabilities are calibrated at 0 and at the fitted τ, else raw; precision and
-            coverage are refused there.
+        balance: τ from 0 (right most often) to 2, by which rare behaviors are raised, see `core.balance`; "fitted"
+            takes the bundle's for the source. Probabilities are calibrated at 0 and at the fitted τ, elsewhere raw, and
+            precision and coverage are refused.
     """
 
     scoring: str = "exact"

@@ -115,7 +115,7 @@ def _check(export: Export, made: Path, model: Model) -> None:
 def _leave_out_fits(export: Export) -> None:
     profile = export.profile
     habits, calibration = (FitReport(mode).skipped(NOT_FITTED) for mode in (profile.habits, profile.calibrate))
-    export.fits = Fits(export.manifest, habits, calibration)
+    export.fits = Fits(export.manifest, habits, calibration, calibration)
 
 
 def _finish(export: Export, made: Path, title: str) -> None:
