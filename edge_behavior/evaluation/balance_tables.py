@@ -43,7 +43,7 @@ def _source_lines(fitted: float, measured: Mapping[str, Any], source: str) -> li
     heads = [f"{curve['balance'][i]:g}{'*' if curve['balance'][i] == fitted else ''}" for i in shown]
     rows = [[name, *(number(curve[key][i]) for i in shown)] for key, name in _ROWS.items()]
     table = [
-        "  " + head.ljust(_NAME) + "".join(cell.rjust(_CELL + 1) for cell in cells)
+        "  " + head.ljust(_NAME) + "".join(cell.rjust(_CELL) for cell in cells)
         for head, *cells in [["balance", *heads], *rows]
     ]
     return [f"{source}: fitted balance {fitted:g}: {found}", *table]

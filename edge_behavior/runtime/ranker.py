@@ -141,7 +141,7 @@ class Ranker:
         fitted = self.manifest.balance
         if fitted is None or fitted.calibration is None:
             return "use balance 0"
-        return f"use balance 0 or fitted ({fitted.fitted[source]:g})"
+        return f"use balance 0, or the fitted {fitted.fitted[source]:g}"
 
     def answer(
         self, ids: Sequence[int], habits: Floats | None, top_k: int | None, options: PredictOptions, started: float

@@ -17,6 +17,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.source import ExportSource
 from edge_behavior.fit import mixture as heldout
+from edge_behavior.fit.balance import fit_balance
 from edge_behavior.fit.calibrate import TooFewToCalibrateError
 from edge_behavior.fit.mixture import TooFewUsersError
 from edge_behavior.runtime.prediction import Prediction
@@ -76,7 +77,7 @@ def test_the_bundle_carries_what_was_fitted_with_it(source: ExportSource, tmp_pa
 def test_without_a_dataset(source: ExportSource, tmp_path: Path) -> None:
     alone = replace(source, data=None, data_note="the run's dataset is gone")
     report = export_gguf(alone, tmp_path / "m.gguf", helpers.profile("f16")).to_dict()
-    for key in ("habits", "calibration"):
+    for key in ("habits", "calibration", "balance"):
         assert report[key] == {"mode": "auto", "fitted": False, "reason": "the run's dataset is gone"}
     assert read_manifest(tmp_path / "m.gguf").habits is None
     with pytest.raises(EdgebError, match="habits cannot be fitted: the run's dataset is gone") as caught:
@@ -90,10 +91,10 @@ def test_not_wanted(source: ExportSource, tmp_path: Path, monkeypatch: pytest.Mo
     report = export_gguf(
         source, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off", calibrate="off")
     ).to_dict()
-    for key in ("habits", "calibration"):
+    for key in ("habits", "calibration", "balance"):
         assert report[key] == {"mode": "off", "fitted": False, "reason": "not asked for"}
     manifest = read_manifest(tmp_path / "m.gguf")
-    assert (manifest.habits, manifest.calibration) == (None, None)
+    assert (manifest.habits, manifest.calibration, manifest.balance) == (None, None, None)
 
 
 def test_too_few_users(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,11 +160,37 @@ class TestCalibration:
             assert prediction.likely
             assert prediction.likely[0] == prediction.ranked[0].behavior
 
+    def test_the_bundle_carries_the_balance_and_its_own_calibration(self, many: ExportSource, tmp_path: Path) -> None:
+        out = tmp_path / "m.gguf"
+        report = export_gguf(many, out, helpers.profile("f16", prune="off")).to_dict()
+        held = read_manifest(out).balance
+        assert held is not None
+        assert held.calibration is not None
+        found = json.loads(json.dumps(report["balance"]))
+        assert found == {"mode": "auto", "fitted": True, "reason": "", **held.to_dict()}
+        assert list(held.fitted) == ["model", "habits", "fused"]
+        scores = heldout.score_held_out(out, Path("d"))
+        again = fit_balance(scores, many.candidates.counts)
+        assert again.fitted == held.fitted
+        assert json.loads(json.dumps(again.to_dict())) == held.measured
+        for source, balance in held.fitted.items():
+            prediction = self.ask(out, source, balance="fitted", precision=0.5, coverage=0.9)
+            assert (prediction.balance, prediction.calibrated) == (balance, True)
+            assert not self.ask(out, source, balance=1.99).calibrated
+
+    def test_nothing_to_balance_by(self, many: ExportSource, tmp_path: Path) -> None:
+        unknown = replace(many, candidates=replace(many.candidates, counts=(0,) * len(many.candidates)))
+        report = export_gguf(unknown, tmp_path / "m.gguf", helpers.profile("f16", prune="off")).to_dict()
+        assert report["calibration"]["fitted"]
+        assert report["balance"] == {"mode": "auto", "fitted": False, "reason": "the training counts are unknown"}
+        assert read_manifest(tmp_path / "m.gguf").balance is None
+
     def test_without_habits_there_is_no_fusion_to_calibrate(self, many: ExportSource, tmp_path: Path) -> None:
         report = export_gguf(many, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off")).to_dict()
         assert not report["habits"]["fitted"]
         assert report["calibration"]["fitted"]
         assert "fused" not in report["calibration"]
+        assert set(report["balance"]["calibration"]) == {"model", "habits", "measured"}
         assert self.ask(tmp_path / "m.gguf", "model").calibrated
         assert self.ask(tmp_path / "m.gguf", "habits").calibrated
 
@@ -179,6 +206,7 @@ class TestCalibration:
         assert report["calibration"]["reason"].endswith(
             "validation windows of 3 users are too few, 100 of 10 are needed"
         )
+        assert report["balance"] == report["calibration"]
         with pytest.raises(TooFewToCalibrateError):
             export_gguf(source, tmp_path / "n.gguf", helpers.profile("f16", prune="off", calibrate="on"))
         assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
