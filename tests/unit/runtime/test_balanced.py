@@ -36,6 +36,7 @@ HABITS = Mixture(HabitsConfig(), WEIGHTS, "fused")
 PLAIN = Calibration(2.5, {"head": -0.7, "medium": 0.2, "tail": 1.1}, {0.8: 0.15}, {0.5: 0.2})
 BALANCED = Calibration(1.3, {"head": 0.3, "medium": -0.2, "tail": 0.0}, {0.8: 0.1}, {0.5: 0.3})
 FITTED = {"model": 0.25, "habits": 0.6, "fused": 1.1}
+RAW = Calibration()
 SET = CalibrationSet(dict.fromkeys(SOURCES, PLAIN))
 HELD = FittedBalance(FITTED, CalibrationSet(dict.fromkeys(SOURCES, BALANCED)))
 # Rows of other batches differ by this much.
@@ -69,7 +70,7 @@ class Shared:
         self,
         source: str,
         balance: float,
-        calibration: Calibration = Calibration(),
+        calibration: Calibration = RAW,
         scoring: str = "exact",
         allowed: set[str] | None = None,
     ) -> dict[str, float]:
@@ -205,7 +206,7 @@ class TestWhatIsAskedFor:
         ):
             found = ask(predictor, source=source, balance=balance)
             assert (found.balance, found.calibrated) == (shown, calibration is not None)
-            expected = shared.expected(source, shown, calibration or Calibration())
+            expected = shared.expected(source, shown, calibration or RAW)
             assert probabilities(found) == pytest.approx(expected, abs=CLOSE)
             raw = ask(predictor, source=source, balance=balance, calibrated=False)
             assert not raw.calibrated

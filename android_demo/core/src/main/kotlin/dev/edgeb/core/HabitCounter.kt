@@ -36,6 +36,15 @@ internal class HabitsConfig(val hourBucket: Int, val halfLife: Double, val stren
     }
 }
 
+/** Shares of training events, none of them 0. @param counts All zero for "unknown", which counts as even. */
+internal fun smoothed(counts: List<Long>): DoubleArray {
+    val total = counts.sum()
+    val even = 1.0 / counts.size
+    return DoubleArray(counts.size) {
+        if (total == 0L) even else (1 - EVEN_SHARE) * counts[it] / total + EVEN_SHARE * even
+    }
+}
+
 /** Where and when: a level names which of the two it looks at. */
 private data class Context(val place: String?, val hour: Int?)
 
@@ -53,21 +62,13 @@ private class Count(val weight: Double, val at: Long)
  *   the other two count.
  */
 internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig, private val places: Boolean) {
-    private val prior: DoubleArray
+    private val prior = smoothed(counts)
     private val rate = if (config.halfLife > 0) Math.log(2.0) / config.halfLife else 0.0
     private val levels = LEVELS.associate { it to LinkedHashMap<Context, LinkedHashMap<Int, Count>>() }
 
     /** Events observed. */
     var events = 0L
         private set
-
-    init {
-        val total = counts.sum()
-        val even = 1.0 / counts.size
-        prior = DoubleArray(counts.size) {
-            if (total == 0L) even else (1 - EVEN_SHARE) * counts[it] / total + EVEN_SHARE * even
-        }
-    }
 
     /** Count one event. @param code Index in the candidate set. */
     fun observe(code: Int, moment: Moment, place: String) {

@@ -4,7 +4,7 @@ internal const val SCHEMA_VERSION = 1
 private val FIELDS = listOf(
     "schema_version", "created_with", "candidates", "layout", "static_prompt", "bos_id", "eos_id", "architecture",
     "quantization", "context_length", "base_model", "training", "evaluation", "vocabulary", "habits", "calibration",
-    "parity", "tokenizer_sha256", "tensors_sha256"
+    "balance", "parity", "tokenizer_sha256", "tensors_sha256"
 )
 
 /**
@@ -24,6 +24,7 @@ private val FIELDS = listOf(
  * @property vocabulary What pruning left of the vocabulary; null if nothing was pruned.
  * @property habits How the per-user counter is set and fused with the model; null without one.
  * @property calibration How scores become the probabilities that are shown; null if not fitted.
+ * @property balance How far to raise rare behaviors where that is asked for, per source; null if not fitted.
  * @property parity What every step of the export changed; null if it was not measured.
  * @property tokenizerSha256 Hash of the file's tokenizer metadata.
  * @property tensorsSha256 Hash of everything that decides the logits.
@@ -43,6 +44,7 @@ class Manifest private constructor(
     val vocabulary: Map<String, Any?>?,
     val habits: Map<String, Any?>?,
     val calibration: Map<String, Any?>?,
+    val balance: Map<String, Any?>?,
     val parity: Map<String, Any?>?,
     val tokenizerSha256: String,
     val tensorsSha256: String,
@@ -85,6 +87,7 @@ class Manifest private constructor(
                     vocabulary = fields.mapOrNull("vocabulary"),
                     habits = fields.mapOrNull("habits"),
                     calibration = fields.mapOrNull("calibration"),
+                    balance = fields.mapOrNull("balance"),
                     parity = fields.mapOrNull("parity"),
                     tokenizerSha256 = fields.string("tokenizer_sha256"),
                     tensorsSha256 = fields.string("tensors_sha256"),
