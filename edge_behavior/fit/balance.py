@@ -1,9 +1,10 @@
 """Fit on held-out windows the τ of the balance dial that finds most behaviors, and measure what it costs.
 
-What is maximized is the mean recall per behavior. Held-out windows are natural draws; counting each by 1/(windows of
-its truth) makes them balanced ones in expectation, without scoring more. It makes rare behaviors' recalls rest on few
-windows, so the gain that is reported is of windows whose τ was chosen on the other folds, and where that is none, τ
-stays 0. `fused` is scored by weights that were fitted without a window's own fold.
+What counts is the mean recall per behavior. Held-out windows are natural draws; counting each by 1/(windows of its
+truth) makes them balanced ones in expectation, without scoring more. Rare behaviors' recalls then rest on few windows,
+and the curve is flat near its top, while accuracy falls all along: so τ is the smallest that the best does not beat by
+more than the standard error of their difference. The gain that is reported is of windows whose τ was chosen on the
+other folds; where it is none, τ stays 0. `fused` is scored by weights that were fitted without a window's own fold.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ class BalancedSource:
     """The balance of one source.
 
     Attributes:
-        fitted: τ with the highest mean recall, the smallest of equals; 0 if choosing it gains nothing on other windows.
+        fitted: The smallest τ whose mean recall is the highest but for a standard error; 0 if choosing it so gains
+            nothing on other windows.
         curve: Recalls by τ.
-        cross_validated: Recalls where each fold has the τ that is best on the other folds.
+        cross_validated: Recalls where each fold has the τ that is chosen on the other folds.
     """
 
     fitted: float
@@ -137,17 +139,26 @@ def _fit_source(scores: Floats, held: HeldOut, counts: Ints, fold: Ints) -> Bala
     chosen = np.empty(len(held), dtype=np.bool_)
     for k in np.unique(fold):
         mine = fold == k
-        chosen[mine] = right[_best(right, held, ~mine)][mine]
+        chosen[mine] = right[_choose(right, held, ~mine)][mine]
     crossed = _recalls(chosen, held, everything)
     gains = crossed.overall > curve[0.0].overall
-    return BalancedSource(GRID[_best(right, held, everything)] if gains else 0.0, curve, crossed)
+    return BalancedSource(GRID[_choose(right, held, everything)] if gains else 0.0, curve, crossed)
 
 
-def _best(right: NDArray[np.bool_], held: HeldOut, rows: NDArray[np.bool_]) -> int:
-    """Index of the τ with the highest mean recall on some windows: the first of equals."""
-    overall = [_recalls(row, held, rows).overall for row in right]
-    # Sums in another order are no gain.
-    return int(np.flatnonzero(np.array(overall) >= max(overall) - 1e-12)[0])
+def _choose(right: NDArray[np.bool_], held: HeldOut, rows: NDArray[np.bool_]) -> int:
+    """Index of the first τ that the best on some windows does not beat by more than a standard error over units."""
+    truth, hits = held.truth[rows], right[:, rows]
+    support = np.bincount(truth)
+    weights = 1.0 / (support[truth] * np.count_nonzero(support))
+    best = hits[int((hits @ weights).argmax())].astype(np.float64)
+    _, unit = np.unique(held.units.codes[rows], return_inverse=True)
+    for index, row in enumerate(hits):
+        gains = np.bincount(unit, weights * (best - row))
+        error = np.sqrt(((gains - gains.mean()) ** 2).sum())
+        # A sum of nothing but rounding is no gain.
+        if gains.sum() <= error + 1e-12:
+            return index
+    raise AssertionError("the best does not beat itself")
 
 
 def _recalls(right: NDArray[np.bool_], held: HeldOut, rows: NDArray[np.bool_]) -> Recalls:

@@ -38,12 +38,32 @@ def synthetic(n: int = 3000, strength: float = 1.0, seed: int = 0, users: int = 
     return HeldOut(model, habits, truth, rng.integers(0, users, n), CANDIDATES.groups())
 
 
+def chosen_by_hand(held: HeldOut) -> float:
+    """The rule, window by window: the first τ that the best does not beat by more than a standard error over users."""
+    share = {b: 1 / (held.truth == b).sum() / len(set(held.truth.tolist())) for b in set(held.truth.tolist())}
+    worth = {}
+    for balance in GRID:
+        predicted = (held.model + balance_offsets(balance, COUNTS)).argmax(1)
+        worth[balance] = [share[b] * (p == b) for p, b in zip(predicted.tolist(), held.truth.tolist(), strict=True)]
+    best = max(worth, key=lambda balance: sum(worth[balance]))
+    for balance in GRID:
+        gains = dict.fromkeys(held.users.tolist(), 0.0)
+        for user, mine, other in zip(held.users.tolist(), worth[best], worth[balance], strict=True):
+            gains[user] += mine - other
+        mean = sum(gains.values()) / len(gains)
+        if sum(gains.values()) <= sum((g - mean) ** 2 for g in gains.values()) ** 0.5 + 1e-12:
+            return balance
+    raise AssertionError
+
+
 class TestFit:
     def test_a_prior_that_counts_once_is_divided_out(self):
         found = fit_balance(synthetic(40_000), COUNTS).sources["model"]
-        assert found.fitted == pytest.approx(1.0, abs=0.25)
         overall = {balance: recalls.overall for balance, recalls in found.curve.items()}
-        assert overall[found.fitted] == max(overall.values())
+        best = max(overall, key=overall.__getitem__)
+        assert best == pytest.approx(1.0, abs=0.25)
+        assert 0.5 < found.fitted <= best
+        assert overall[best] - overall[found.fitted] < 0.02
         assert found.cross_validated.overall > overall[0.0] + 0.1
         accuracy = {balance: recalls.accuracy for balance, recalls in found.curve.items()}
         assert max(accuracy, key=accuracy.__getitem__) <= 0.1, "right most often is without"
@@ -59,10 +79,8 @@ class TestFit:
         noise = log_softmax(rng.normal(0, 1, (300, len(COUNTS))))
         held = HeldOut(noise, noise, rng.choice(len(COUNTS), 300, p=SHARES), np.arange(300) % 12, CANDIDATES.groups())
         for found in fit_balance(held, COUNTS).sources.values():
-            if found.cross_validated.overall <= found.curve[0.0].overall:
-                assert found.fitted == 0
-            else:
-                assert found.curve[found.fitted].overall == max(r.overall for r in found.curve.values())
+            gains = found.cross_validated.overall > found.curve[0.0].overall
+            assert gains or found.fitted == 0
 
     @pytest.mark.parametrize("source", SOURCES)
     def test_the_curve_is_that_of_the_metrics(self, source):
@@ -84,14 +102,8 @@ class TestFit:
         fold, folds = unit_folds(held.units, 7)
         predicted = np.empty(len(held), dtype=np.int64)
         for k in range(folds):
-            rest = held.take(fold != k)
-            best = (-1.0, 0.0)
-            for balance in GRID:
-                right = (rest.model + balance_offsets(balance, COUNTS)).argmax(1) == rest.truth
-                recall = float(np.mean([right[rest.truth == b].mean() for b in np.unique(rest.truth)]))
-                if recall > best[0] + 1e-12:
-                    best = (recall, balance)
-            predicted[fold == k] = (held.model[fold == k] + balance_offsets(best[1], COUNTS)).argmax(1)
+            balance = chosen_by_hand(held.take(fold != k))
+            predicted[fold == k] = (held.model[fold == k] + balance_offsets(balance, COUNTS)).argmax(1)
         right = predicted == held.truth
         recall = np.mean([right[held.truth == b].mean() for b in np.unique(held.truth)])
         assert found.cross_validated.overall == pytest.approx(recall)

@@ -156,13 +156,14 @@ internal class BundleCheck(
 
     private fun checkAgainstAll(where: String, expected: Map<String, Double>, found: Prediction) {
         val best = expected.values.sortedDescending()
+        val within = if (fields.boolean("exact_math")) BALANCE_TOLERANCE else ROUNDED_BALANCE_TOLERANCE
         found.ranked.forEachIndexed { i, one ->
             val own = expected.getValue(one.behavior)
             // Candidates that are as good as equal may change places.
-            checks.near("$where rank ${i + 1}", best[i], own, BALANCE_TOLERANCE)
-            checks.same("$where rank ${i + 1} is no more", true, one.probability <= own + BALANCE_TOLERANCE)
+            checks.near("$where rank ${i + 1}", best[i], own, within)
+            checks.same("$where rank ${i + 1} is no more", true, one.probability <= own + within)
             val most = one.probability / maxOf(1 - found.unexpanded, 1e-12)
-            checks.same("$where rank ${i + 1} is no less", true, own <= most + BALANCE_TOLERANCE)
+            checks.same("$where rank ${i + 1} is no less", true, own <= most + within)
         }
     }
 
@@ -329,8 +330,9 @@ internal class BundleCheck(
     private companion object {
         // A batch of another shape adds up in another order; with an F16 cache that shows.
         const val SNAPSHOT_TOLERANCE = 2e-3
-        // The same of a probability that is divided by a small share, and of its whole distribution.
-        const val BALANCE_TOLERANCE = 2e-2
+        // The same of probabilities that are divided by small shares: 1,500 raised to τ.
+        const val BALANCE_TOLERANCE = 1e-3
+        const val ROUNDED_BALANCE_TOLERANCE = 2e-2
         const val THREADS = 4
 
         fun event(row: Any?): BehaviorEvent {
