@@ -37,11 +37,13 @@ _FIELDS: Mapping[str, Kind] = {
     "vocabulary": (dict, NULL),
     "habits": (dict, NULL),
     "calibration": (dict, NULL),
-    "balance": (dict, NULL),
+    "balance": dict,
     "parity": (dict, NULL),
     "tokenizer_sha256": str,
     "tensors_sha256": str,
 }
+# Left out of the file where there is none.
+_OPTIONAL = ("balance",)
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ class Manifest:
         fields["base_model"] = self.base_model.to_dict()
         for name in ("habits", "calibration", "balance"):
             fields[name] = None if fields[name] is None else fields[name].to_dict()
+        fields = {name: value for name, value in fields.items() if value is not None or name not in _OPTIONAL}
         try:
             return json.dumps(_finite(fields), allow_nan=False)
         except TypeError as error:
@@ -199,7 +202,9 @@ class Manifest:
         if isinstance(parsed, dict):
             check_schema(parsed.get("schema_version"), where)
         inner = f"{where}: manifest"
-        fields = read_fields(parsed, _FIELDS, inner)
+        absent = [name for name in _OPTIONAL if isinstance(parsed, dict) and name not in parsed]
+        known = {name: kind for name, kind in _FIELDS.items() if name not in absent}
+        fields = read_fields(parsed, known, inner)
         static_prompt = fields.pop("static_prompt")
         if fields["context_length"] < 1:
             raise EdgebError(f"{inner}: field 'context_length' is {fields['context_length']}", DAMAGED_HINT)
@@ -208,7 +213,7 @@ class Manifest:
         fields["base_model"] = BaseModelInfo.from_dict(fields["base_model"], f"{inner}.base_model")
         if fields["habits"] is not None:
             fields["habits"] = Mixture.from_dict(fields["habits"], f"{inner}.habits")
-        calibration, balance = fields.pop("calibration"), fields.pop("balance")
+        calibration, balance = fields.pop("calibration"), fields.pop("balance", None)
         manifest = cls(**fields)
         if calibration is not None:
             read = CalibrationSet.from_dict(calibration, manifest.sources, f"{inner}.calibration")

@@ -74,7 +74,7 @@ def predict_command(
     balance: Annotated[
         str,
         typer.Option(
-            help="Raise rare behaviors by this much, 0 (right most often) to 2, or fitted: what finds most behaviors."
+            help="Raise rare behaviors by this much: 0 (right most often) to 2, or fitted, which export chose."
         ),
     ] = "0",
     raw: Annotated[bool, typer.Option("--raw", help="Uncalibrated probabilities.")] = False,

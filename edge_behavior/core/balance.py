@@ -28,7 +28,7 @@ FITTED = "fitted"
 _SAME_BALANCE = 1e-9
 _HINT = f"pass a number from 0 (right most often) to {MOST:g}, or '{FITTED}'"
 
-# τ, or the one that the bundle was fitted for the source that answers.
+# τ, or the one that the bundle has for the source that answers.
 Balance = float | Literal["fitted"]
 Floats = NDArray[np.float64]
 
@@ -71,14 +71,16 @@ def balance_offsets(balance: float, counts: ArrayLike) -> Floats:
         EdgebError: τ is above 0, and no candidate has a training event: there is nothing to balance by.
     """
     known = np.asarray(counts, dtype=np.float64)
-    if balance and not known.any():
+    if balance == 0:
+        return np.zeros(len(known))
+    if not known.any():
         raise EdgebError(f"balance is {balance:g}, but the training counts are unknown", "use balance 0")
-    return np.asarray(-balance * np.log(_smoothed(known)) + 0.0)
+    return np.asarray(-balance * np.log(_smoothed(known)))
 
 
 @dataclass(frozen=True)
 class FittedBalance:
-    """The τ that suits rare behaviors best: a manifest's `balance`.
+    """The τ that export chose to find rare behaviors: a manifest's `balance`.
 
     Attributes:
         fitted: τ per source: model, habits and, where the bundle has fusion weights, fused.

@@ -15,7 +15,7 @@ class Balance private constructor(internal val tau: Double?) {
         @JvmField
         val NONE = Balance(0.0)
 
-        /** The τ that the bundle was fitted for the source that answers: what finds most behaviors. */
+        /** The τ that export fitted for the source that answers. */
         @JvmField
         val FITTED = Balance(null)
 

@@ -7,6 +7,9 @@ private val FIELDS = listOf(
     "balance", "parity", "tokenizer_sha256", "tensors_sha256"
 )
 
+// Left out of the file where there is none.
+private val OPTIONAL = listOf("balance")
+
 /**
  * What a bundle carries beside its weights.
  *
@@ -65,7 +68,8 @@ class Manifest private constructor(
             val where = "$path: manifest"
             val json = Json.parse(text, where)
             checkSchema((json as? Map<*, *>)?.get("schema_version"), path)
-            val fields = Fields(json, FIELDS, where)
+            val absent = OPTIONAL.filter { (json as? Map<*, *>)?.containsKey(it) == false }
+            val fields = Fields(json, FIELDS - absent, where)
             val found = located(where) {
                 val listed = Fields(fields.any("candidates"), listOf("labels", "counts"), "candidates")
                 val labels = listed.list("labels").map { it as? String ?: throw notA("candidates.labels", "text") }
@@ -87,7 +91,7 @@ class Manifest private constructor(
                     vocabulary = fields.mapOrNull("vocabulary"),
                     habits = fields.mapOrNull("habits"),
                     calibration = fields.mapOrNull("calibration"),
-                    balance = fields.mapOrNull("balance"),
+                    balance = if ("balance" in absent) null else fields.map("balance"),
                     parity = fields.mapOrNull("parity"),
                     tokenizerSha256 = fields.string("tokenizer_sha256"),
                     tensorsSha256 = fields.string("tensors_sha256"),
