@@ -248,6 +248,9 @@ class TestErrors:
             ("layout:\n  name: prefix\nscoring:\n  windows: session\n", "needs the stream layout, not prefix"),
             ("scoring:\n  bound: 0\n", "scoring.bound = 0: .*greater than 0"),
             ("layout:\n  chat_template: true\n", "the stand-in has no chat template"),
+            ("layout:\n  candidate_order: shuffled\n  list_candidates: false\n", "no candidate is listed"),
+            ("method: plian\n", r"method = 'plian': there is no such method \(did you mean 'plain'\?\)"),
+            ("method: [plain]\n", r"method = \['plain'\]: .*string"),
             ("- a\n- b\n", "a recipe is a mapping"),
             ("tiny\n", "a recipe is a mapping"),
         ],
@@ -279,7 +282,7 @@ class TestErrors:
             load_recipe(str(tmp_path / "mine.yaml"))
 
     def test_an_empty_file_is_all_defaults(self, tmp_path):
-        assert load_recipe(recipe_file(tmp_path, "# nothing\n")) == Recipe(name="mine")
+        assert load_recipe(recipe_file(tmp_path, "# nothing\n"), default_method=None) == Recipe(name="mine")
 
     def test_no_such_recipe(self, tmp_path):
         with pytest.raises(EdgebError, match="no recipe named 'tinny'") as caught:
