@@ -147,7 +147,7 @@ def _say_method(chosen: str | None) -> None:
 
     if chosen is not None:
         summary = METHODS[chosen].summary
-        why = "the default (docs/train.md, Methods, has the evidence; --method takes another)"
+        why = "the default (docs/train.md, Methods, says why; --method takes another)"
         console().print(f"method {chosen}, {why}: {summary}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -81,14 +81,17 @@ class WeightedSFTTrainer(SFTTrainer):
         self.data_collator = weighing(self.data_collator, class_weights)
 
     def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        if "classes" not in self._signature_columns:
-            self._signature_columns.append("classes")
+        trl: Any = super()
+        trl._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        if "classes" not in columns:
+            columns.append("classes")
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """TRL's loss of weighted log-probabilities; it is a sum of them over a count."""
+        trl: Any = super()
         weights = inputs.pop("loss_weights")[:, 1:]
 
         def weigh(_: Any, __: Any, found: Any) -> Any:
@@ -96,7 +99,7 @@ class WeightedSFTTrainer(SFTTrainer):
 
         hook = model.register_forward_hook(weigh)
         try:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)
         finally:
             hook.remove()
 
