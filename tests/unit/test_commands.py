@@ -59,6 +59,7 @@ from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.train.methods import DEFAULT_METHOD
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.util.workspace import recall, remember
+from tests.command import invoked, live_in
 from tests.extras import needs_torch
 
 LABELS = ("Video", "Video call", "Mail", "買い物")
@@ -71,9 +72,7 @@ EVENTS = [
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGEB_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.chdir(tmp_path)
+    live_in(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -89,10 +88,8 @@ def module(monkeypatch):
 
 
 def run(*arguments: object) -> Any:
-    """Invoke a command; an EdgebError is raised, as `main` would see it."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+    """Invoke a command that succeeds."""
+    result = invoked(*arguments)
     assert result.exit_code == 0, result.output
     return result
 
