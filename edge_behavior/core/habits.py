@@ -10,6 +10,7 @@ remain, hour and all: a level that repeats another would count its events twice.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from itertools import chain
@@ -159,20 +160,27 @@ class HabitCounter:
 
         Each level mixes its counts c with the distribution q of the next wider one: (c + k·q) / (Σc + k).
         """
+        p = self.base(when, place)
+        for level, codes, decayed in self.seen(when, place):
+            k = float(getattr(self.config, f"k_{level}"))
+            p = p * k
+            p[codes] += decayed
+            p /= decayed.sum() + k
+        return np.asarray(np.log(p), dtype=np.float64)
+
+    def base(self, when: datetime, place: str) -> NDArray[np.float64]:
+        """What the widest level backs off to: probabilities [B] of the population, or the smoothed training shares."""
         population = self._population
-        p = self._prior if population is None else population.probs(self._recent, when, place)
+        return self._prior if population is None else population.probs(self._recent, when, place)
+
+    def seen(self, when: datetime, place: str) -> Iterator[tuple[str, NDArray[np.intp], NDArray[np.float64]]]:
+        """The user's decayed counts at `when` in `place`: level, candidate codes [e] and counts [e], widest first."""
         for level, context in self._contexts(when, place):
             counts = self._levels[level].get(context)
             if counts is not None:
-                k = float(getattr(self.config, f"k_{level}"))
                 codes = np.fromiter(counts, dtype=np.intp, count=len(counts))
                 entries = np.fromiter(chain.from_iterable(counts.values()), dtype=np.float64, count=2 * len(counts))
-                weight, at = entries[::2], entries[1::2]
-                decayed = weight * np.exp(self._rate * (at - self._events))
-                p = p * k
-                p[codes] += decayed
-                p /= decayed.sum() + k
-        return np.asarray(np.log(p), dtype=np.float64)
+                yield level, codes, entries[::2] * np.exp(self._rate * (entries[1::2] - self._events))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready state that `from_dict` reads; without prior and population."""
@@ -261,4 +269,3 @@ class HabitCounter:
                     raise EdgebError(f"{where}: bad count {str(entry)[:80]}", DAMAGED_HINT)
                 counts[code] = (float(weight), at)
         return held
-

@@ -33,6 +33,7 @@ MAGIC = b"EDGEBPOP"
 VERSION = 1
 # Labels are coded in 16 bits.
 MOST_CANDIDATES = 1 << 16
+_KINDS = ("<u8", "<u4", "<u2", "<u2")
 _HEADER = struct.Struct("<8s5I")
 # FNV-1a of 64 bits, and the finalizer of SplitMix64.
 _FNV_START, _FNV_PRIME, _MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
@@ -104,9 +105,7 @@ class PopulationConfig:
             if not is_whole(getattr(self, name), 1, MOST_CANDIDATES):
                 raise EdgebError(f"population setting '{name}' is {str(getattr(self, name))[:40]}", "use 1 or more")
         if not is_whole(self.hour_bucket, 1, 25) or 24 % self.hour_bucket:
-            raise EdgebError(
-                f"population setting 'hour_bucket' is {str(self.hour_bucket)[:40]}", "use a divisor of 24"
-            )
+            raise EdgebError(f"population setting 'hour_bucket' is {str(self.hour_bucket)[:40]}", "use a divisor of 24")
         for level in LEVELS:
             if not is_number(getattr(self, f"k_{level}"), _LEAST_STRENGTH, _LARGEST):
                 raise EdgebError(
@@ -231,8 +230,8 @@ class PopulationTable:
     def to_bytes(self) -> bytes:
         """The file; equal tables give equal bytes."""
         head = _HEADER.pack(MAGIC, VERSION, len(self), int(self.places), len(self.keys), len(self.codes))
-        columns = zip((self.keys, self.offsets, self.codes, self.units), ("<u8", "<u4", "<u2", "<u2"), strict=True)
-        return head + b"".join(column.astype(kind).tobytes() for column, kind in columns)
+        columns: tuple[NDArray[Any], ...] = (self.keys, self.offsets, self.codes, self.units)
+        return head + b"".join(held.astype(kind).tobytes() for held, kind in zip(columns, _KINDS, strict=True))
 
     @classmethod
     def from_bytes(
@@ -264,7 +263,7 @@ class PopulationTable:
         if _HEADER.size + sum(lengths) != len(content):
             raise EdgebError(f"{where} has {len(content)} bytes, not {_HEADER.size + sum(lengths)}", DAMAGED_HINT)
         at, columns = _HEADER.size, []
-        for length, kind in zip(lengths, ("<u8", "<u4", "<u2", "<u2"), strict=True):
+        for length, kind in zip(lengths, _KINDS, strict=True):
             columns.append(np.frombuffer(content, kind, length // int(kind[-1]), at))
             at += length
         keys, offsets, codes, units = columns

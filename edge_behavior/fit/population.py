@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.core.events import clean_place
 from edge_behavior.core.population import (
     Hashes,
     Level,
@@ -19,7 +19,6 @@ from edge_behavior.core.population import (
     levels_used,
     text_hash,
 )
-from edge_behavior.core.events import clean_place
 from edge_behavior.data.dataset import EventTable
 
 # A bundle of a small model has a few megabytes itself.
@@ -74,12 +73,12 @@ def count_population(
             counted = counted.take(fits)
         room -= counted.bytes
         kept.append(counted)
-    return CountedPopulation(_table(events, config, places, kept), int((np.diff(events.user_offsets) > 0).sum()), dropped)
+    return CountedPopulation(
+        _table(events, config, places, kept), int((np.diff(events.user_offsets) > 0).sum()), dropped
+    )
 
 
-def population_log_probs(
-    table: PopulationTable, events: EventTable, targets: Ints, known: int | None = None
-) -> Floats:
+def population_log_probs(table: PopulationTable, events: EventTable, targets: Ints, known: int | None = None) -> Floats:
     """[n, B] log-probabilities of the population at windows.
 
     Args:
@@ -137,9 +136,7 @@ def _count(
     events: EventTable, level: Level, config: PopulationConfig, places: bool, labels: Hashes, at: Situations
 ) -> _Counted:
     rows = np.flatnonzero(at.known >= level.behaviors)
-    keys, context = np.unique(
-        context_keys(level, config.hour_bucket, places, labels, at, rows), return_inverse=True
-    )
+    keys, context = np.unique(context_keys(level, config.hour_bucket, places, labels, at, rows), return_inverse=True)
     size = len(events.candidates)
     cell = context.reshape(-1) * size + events.behavior[rows]
     # Stable, so that a user's events in a cell stay together: rows are in the order of users.
