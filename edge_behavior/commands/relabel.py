@@ -28,8 +28,8 @@ def relabel_command(
 ) -> None:
     """Give a bundle another candidate list: same weights, no training.
 
-    Labels that stay keep their training counts, also in the population's table; new ones start at 0. Evaluation and calibration belong to the old list
-    and are dropped.
+    Labels that stay keep their training counts, also in the population's table; new ones start at 0.
+    Evaluation and calibration belong to the old list and are dropped.
 
         edgeb relabel tiny.gguf --labels labels.txt --out mine.gguf
 

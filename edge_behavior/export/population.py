@@ -26,7 +26,7 @@ class ExportedPopulation:
 
 def check_population(source: ExportSource, mode: str) -> None:
     """Refuse an unknown mode, and `on` without a dataset."""
-    check_fitting(mode, "the population", source)
+    check_fitting(mode, "population", source)
 
 
 def export_population(source: ExportSource, profile: ExportProfile, candidates: CandidateSet) -> ExportedPopulation:

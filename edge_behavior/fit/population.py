@@ -171,7 +171,7 @@ def _fit_units(units: Ints, sizes: Ints) -> NDArray[np.uint16]:
         return np.zeros(0, dtype=np.uint16)
     largest = np.maximum.reduceat(units, np.cumsum(sizes) - sizes)
     scale = np.repeat(np.maximum(largest / _MOST_UNITS, 1.0), sizes)
-    return np.maximum(np.floor(units / scale), 1).astype(np.uint16)
+    return np.asarray(np.maximum(np.floor(units / scale), 1), dtype=np.uint16)
 
 
 def _fitting(counted: _Counted, room: int) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ any number of them does. One set of strengths does not serve both (benchmarks/re
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,7 +66,12 @@ def fit_strengths(
 
     for _ in range(_SWEEPS if len(targets) else 0):
         for level in LEVELS:
-            best = min((replace(config, **{f"k_{level}": k}) for k in GRID), key=loss)
+            best = min((_with(config, level, k) for k in GRID), key=loss)
             if loss(best) < loss(config) - _WORTH:
                 config = best
     return config
+
+
+def _with(config: HabitsConfig, level: str, strength: float) -> HabitsConfig:
+    changed: dict[str, Any] = {f"k_{level}": strength}
+    return replace(config, **changed)
