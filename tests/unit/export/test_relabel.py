@@ -142,6 +142,7 @@ class TestBundle:
             "trie_tokens": report["trie_tokens"],
             "pruned_vocabulary": True,
             "calibration_dropped": False,
+            "population": None,
         }
         assert sorted(p.name for p in tmp_path.iterdir()) == ["new.gguf", "old.gguf"]
 
