@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edge_behavior.bundle.license import License
+from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.core.balance import Balance, FittedBalance
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.fields import DAMAGED_HINT, NULL, Kind, naming, parse_json, read_fields, read_list
 from edge_behavior.core.fusion import SOURCES, Mixture
-from edge_behavior.core.license import License
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 
@@ -36,6 +37,7 @@ _FIELDS: Mapping[str, Kind] = {
     "evaluation": dict,
     "vocabulary": (dict, NULL),
     "habits": (dict, NULL),
+    "population": dict,
     "calibration": (dict, NULL),
     "balance": dict,
     "parity": (dict, NULL),
@@ -43,7 +45,7 @@ _FIELDS: Mapping[str, Kind] = {
     "tensors_sha256": str,
 }
 # Left out of the file where there is none.
-_OPTIONAL = ("balance",)
+_OPTIONAL = ("population", "balance")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Manifest:
         evaluation: The run's metrics. Numbers that are not finite become null in the file.
         vocabulary: What pruning kept of the vocabulary (`export.prune`); None if nothing was pruned.
         habits: How habits are counted and mixed with the model; None for the model alone.
+        population: What people in general do, where the user's habits are few; None to back off to the training shares.
         calibration: How scores become probabilities; None if not fitted.
         balance: How far to raise rare behaviors where that is asked for; None if not fitted.
         parity: What each export step changed (`export.parity`); None if not measured.
@@ -119,6 +122,7 @@ class Manifest:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: Mapping[str, Any] | None = None
     habits: Mixture | None = None
+    population: PopulationInfo | None = None
     calibration: CalibrationSet | None = None
     balance: FittedBalance | None = None
     parity: Mapping[str, Any] | None = None
@@ -175,7 +179,7 @@ class Manifest:
         fields["candidates"] = {"labels": self.candidates.labels, "counts": self.candidates.counts}
         fields["layout"] = self.layout.to_dict()
         fields["base_model"] = self.base_model.to_dict()
-        for name in ("habits", "calibration", "balance"):
+        for name in ("habits", "population", "calibration", "balance"):
             fields[name] = None if fields[name] is None else fields[name].to_dict()
         fields = {name: value for name, value in fields.items() if value is not None or name not in _OPTIONAL}
         try:
@@ -214,10 +218,13 @@ class Manifest:
         if fields["habits"] is not None:
             fields["habits"] = Mixture.from_dict(fields["habits"], f"{inner}.habits")
         calibration, balance = fields.pop("calibration"), fields.pop("balance", None)
+        population = fields.pop("population", None)
         manifest = cls(**fields)
         if calibration is not None:
             read = CalibrationSet.from_dict(calibration, manifest.sources, f"{inner}.calibration")
             manifest = replace(manifest, calibration=read)
+        if population is not None:
+            manifest = replace(manifest, population=PopulationInfo.from_dict(population, f"{inner}.population"))
         if balance is not None:
             manifest = replace(manifest, balance=FittedBalance.from_dict(balance, manifest.sources, f"{inner}.balance"))
         if manifest.static_prompt != static_prompt:

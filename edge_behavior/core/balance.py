@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.core.calibration import CalibrationSet
+from edge_behavior.core.candidates import smoothed_shares
 from edge_behavior.core.fields import DAMAGED_HINT, NULL, is_number, read_fields
-from edge_behavior.core.habits import _smoothed
 from edge_behavior.errors import EdgebError
 
 # At 1 a behavior's own frequency is divided out; beyond, rare ones are preferred to what the scores say.
@@ -75,7 +75,7 @@ def balance_offsets(balance: float, counts: ArrayLike) -> Floats:
         return np.zeros(len(known))
     if not known.any():
         raise EdgebError(f"balance is {balance:g}, but the training counts are unknown", "use balance 0")
-    return np.asarray(-balance * np.log(_smoothed(known)))
+    return np.asarray(-balance * np.log(smoothed_shares(known)))
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior import __version__
-from edge_behavior.bundle.bundle import require_gguf, verify_bundle
+from edge_behavior.bundle.bundle import read_population, require_gguf, verify_bundle
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.core.balance import FittedBalance
 from edge_behavior.core.candidates import CandidateSet, same_looking
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import clean_label
+from edge_behavior.core.population import PopulationTable
 from edge_behavior.errors import EdgebError, nearest, system_error
 from edge_behavior.export.gguf.grammar import file_encoder
 from edge_behavior.runtime.llama.model import LlamaModel
@@ -56,8 +58,9 @@ class RelabelReport:
         prompt_tokens: Of a prompt without history.
         trie_tokens: Most that one full scoring evaluates beyond its prompt.
         pruned_vocabulary: Whether the vocabulary was pruned for the old list.
-        fits: What became of what export fitted: `habits`, `balance` and `calibration` are `kept`, `dropped` or `none`.
-            Nothing is fitted anew, since that takes a dataset's users.
+        fits: What became of what export fitted and counted: `habits`, `population`, `balance` and `calibration` are
+            `kept`, `dropped` or `none`. Nothing is fitted anew, since that takes a dataset's users.
+        population: Contexts of the population's table, before and after; None where there was none.
     """
 
     bundle: Path
@@ -71,6 +74,7 @@ class RelabelReport:
     trie_tokens: int
     pruned_vocabulary: bool
     fits: dict[str, str]
+    population: tuple[int, int] | None
 
     def to_dict(self) -> dict[str, Any]:
         """As `--json` has it."""
@@ -150,7 +154,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
 
     Evaluation and calibrations belong to the old list and are left out. Habits keep their settings and fusion weights,
     which belong to frequency groups, not to labels; so does the fitted balance, whose one number weighs whatever shares
-    the new list's counts give.
+    the new list's counts give. The population's table keeps the counts of the labels that stay.
 
     Args:
         bundle: The bundle to take everything else from; checked against its hashes first.
@@ -167,6 +171,8 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
     size = _size(bundle)
     with progress_bar("Checking", size, unit_bytes=True) as advance:
         old = verify_bundle(bundle, advance)
+    counted = read_population(bundle)
+    relabeled = None if counted is None else counted.relabeled(candidates)
     manifest = replace(
         old,
         created_with=f"edgeb {__version__}",
@@ -174,6 +180,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         evaluation={},
         # Measured on the old list.
         habits=None if old.habits is None else replace(old.habits, measured={}),
+        population=_described(old, relabeled),
         calibration=None,
         balance=None if old.balance is None else FittedBalance(old.balance.fitted),
     )
@@ -187,7 +194,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         raise system_error(error, f"cannot write {out}") from None
     with new_file(out, replace=force, durable=True) as temporary:
         with progress_bar("Writing", 2 * size, unit_bytes=True) as advance:
-            write_bundle(bundle, manifest, temporary, advance)
+            write_bundle(bundle, manifest, temporary, advance, relabeled)
         with progress_bar("Checking", size, unit_bytes=True) as advance:
             verify_bundle(temporary, advance)
         written = temporary.stat().st_size
@@ -206,10 +213,17 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         pruned_vocabulary=old.vocabulary is not None,
         fits={
             "habits": "none" if old.habits is None else "kept",
+            "population": "none" if counted is None else "kept",
             "balance": "none" if old.balance is None else "kept",
             "calibration": "none" if old.calibration is None else "dropped",
         },
+        population=None if counted is None or relabeled is None else (counted.contexts, relabeled.contexts),
     )
+
+
+def _described(old: Manifest, table: PopulationTable | None) -> PopulationInfo | None:
+    """What the manifest says of the relabeled table."""
+    return None if old.population is None or table is None else PopulationInfo.of(table, old.population.users)
 
 
 def lists_candidates(manifest: Manifest) -> bool:

@@ -53,7 +53,7 @@ class FakePredictor:
             base_model=BaseModelInfo("x", None, "00"),
             habits=habits,
         )
-        self.closed = False
+        self.closed, self.population = False, None
 
     def __enter__(self):
         return self

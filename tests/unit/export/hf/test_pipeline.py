@@ -16,10 +16,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.bundle.bundle import verify_bundle
+from edge_behavior.bundle.license import License
 from edge_behavior.bundle.manifest import BaseModelInfo
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
-from edge_behavior.core.license import License
 from edge_behavior.core.prompts import ChatTurns, PromptLayout
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
@@ -162,7 +162,7 @@ def test_output_rules_and_refusals(source: ExportSource, tmp_path: Path, monkeyp
         export_hf(source, out, profile=unpruned())
     with pytest.raises(EdgebError, match=r"holds unquantized weights, --quant is q4 .use f16, bf16 or f32"):
         export_hf(source, tmp_path / "q", "q4", unpruned())
-    with pytest.raises(EdgebError, match="habits and calibration cannot be fitted"):
+    with pytest.raises(EdgebError, match="habits, calibration and population cannot be fitted"):
         export_hf(replace(source, data=tmp_path), tmp_path / "q", None, unpruned(habits="on"))
     strict = unpruned(parity={"windows": 6, "max_kl": 0.0})
     with pytest.raises(ParityError, match="BF16 changes the predictions"):

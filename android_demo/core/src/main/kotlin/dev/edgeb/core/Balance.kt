@@ -37,7 +37,7 @@ class Balance private constructor(internal val tau: Double?) {
             if (tau != 0.0 && counts.all { it == 0L }) {
                 throw EdgebException("balance is $tau, but the training counts are unknown", "use Balance.NONE")
             }
-            val shares = smoothed(counts)
+            val shares = smoothedShares(counts)
             return DoubleArray(shares.size) { -tau * Math.log(shares[it]) }
         }
     }

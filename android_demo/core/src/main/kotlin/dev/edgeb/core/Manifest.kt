@@ -3,12 +3,12 @@ package dev.edgeb.core
 internal const val SCHEMA_VERSION = 1
 private val FIELDS = listOf(
     "schema_version", "created_with", "candidates", "layout", "static_prompt", "bos_id", "eos_id", "architecture",
-    "quantization", "context_length", "base_model", "training", "evaluation", "vocabulary", "habits", "calibration",
-    "balance", "parity", "tokenizer_sha256", "tensors_sha256"
+    "quantization", "context_length", "base_model", "training", "evaluation", "vocabulary", "habits", "population",
+    "calibration", "balance", "parity", "tokenizer_sha256", "tensors_sha256"
 )
 
 // Left out of the file where there is none.
-private val OPTIONAL = listOf("balance")
+private val OPTIONAL = listOf("population", "balance")
 
 /**
  * What a bundle carries beside its weights.
@@ -26,6 +26,7 @@ private val OPTIONAL = listOf("balance")
  * @property evaluation The metrics of the run.
  * @property vocabulary What pruning left of the vocabulary; null if nothing was pruned.
  * @property habits How the per-user counter is set and fused with the model; null without one.
+ * @property population What the table of people's habits was counted from; null without one.
  * @property calibration How scores become the probabilities that are shown; null if not fitted.
  * @property balance How far to raise rare behaviors where that is asked for, per source; null if not fitted.
  * @property parity What every step of the export changed; null if it was not measured.
@@ -46,6 +47,7 @@ class Manifest private constructor(
     val evaluation: Map<String, Any?>,
     val vocabulary: Map<String, Any?>?,
     val habits: Map<String, Any?>?,
+    val population: Map<String, Any?>?,
     val calibration: Map<String, Any?>?,
     val balance: Map<String, Any?>?,
     val parity: Map<String, Any?>?,
@@ -90,6 +92,7 @@ class Manifest private constructor(
                     evaluation = fields.map("evaluation"),
                     vocabulary = fields.mapOrNull("vocabulary"),
                     habits = fields.mapOrNull("habits"),
+                    population = if ("population" in absent) null else fields.map("population"),
                     calibration = fields.mapOrNull("calibration"),
                     balance = if ("balance" in absent) null else fields.map("balance"),
                     parity = fields.mapOrNull("parity"),
