@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edge_behavior.bundle.license import License
 from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.core.balance import Balance, FittedBalance
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.fields import DAMAGED_HINT, NULL, Kind, naming, parse_json, read_fields, read_list
 from edge_behavior.core.fusion import SOURCES, Mixture
+from edge_behavior.core.license import License
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 if TYPE_CHECKING:
-    from edge_behavior.bundle.license import License
     from edge_behavior.bundle.manifest import BaseModelInfo
+    from edge_behavior.core.license import License
     from edge_behavior.export.prune.check import Pruning
     from edge_behavior.export.report import ExportReport
 
@@ -325,7 +325,7 @@ def _pruning_note(pruning: Pruning) -> str:
 
 def _base_model(model: BaseModelInfo) -> str:
     """Name, hash and license of a backbone, without the license's texts."""
-    from edge_behavior.bundle.license import license_lines
+    from edge_behavior.core.license import license_lines
 
     first, *others = license_lines(model.license)
     lines = [f"name: {model.name}", f"weights_sha256: {model.weights_sha256}", f"license: {first}"]
@@ -337,7 +337,7 @@ def _base_model(model: BaseModelInfo) -> str:
 
 def _license_text(stated: License | None) -> str:
     """Everything that is stated of a license, its texts included."""
-    from edge_behavior.bundle.license import license_lines
+    from edge_behavior.core.license import license_lines
 
     texts = {} if stated is None else stated.texts
     return "\n\n".join(["\n".join(license_lines(stated)), *(f"{name}\n\n{text}" for name, text in texts.items())])

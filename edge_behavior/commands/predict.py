@@ -104,7 +104,7 @@ def predict_command(
     from edge_behavior.commands.open import open_predictor
     from edge_behavior.commands.output import emit
     from edge_behavior.core.balance import parse_balance
-    from edge_behavior.core.clock import make_clock, parse_time
+    from edge_behavior.core.times.clock import make_clock, parse_time
     from edge_behavior.errors import EdgebError
     from edge_behavior.records.history import check_unknown, read_history
     from edge_behavior.runtime.prediction import PredictOptions

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 
-from edge_behavior.bundle.license import license_lines
 from edge_behavior.core.calibration import Calibration
 from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.license import license_lines
 from edge_behavior.demo.views import (
     BundleView,
     CandidateView,

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from edge_behavior import __version__
-from edge_behavior.bundle.license import License
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.encoding import PromptEncoder, Tokenize
 from edge_behavior.core.events import UNKNOWN_PLACE
+from edge_behavior.core.license import License
 from edge_behavior.export.checks import check_tokens, prompt_segments
 from edge_behavior.export.fits import Fits, check_fitting, fit_held_out
 from edge_behavior.export.merge import MergeOptions, Probe, merge_adapter, merge_dtype

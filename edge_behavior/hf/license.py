@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from edge_behavior.bundle.license import MAX_TEXT, MAX_TEXTS, OTHER, TERMS, License, one_line, plain_text
+from edge_behavior.core.license import MAX_TEXT, MAX_TEXTS, OTHER, TERMS, License, one_line, plain_text
 from edge_behavior.util.markdown import markdown_text
 
 CARD = "README.md"

@@ -25,7 +25,6 @@ from edge_behavior.bench.report import TITLES
 from edge_behavior.bench.timing import Sample, Timing
 from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.bundle.gguf_file import KEY_MANIFEST_HASH, KEY_POPULATION, KEY_VERSION, write_bundle
-from edge_behavior.bundle.license import License
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.core import DEFAULT_TOP_K
@@ -33,12 +32,13 @@ from edge_behavior.core.balance import FittedBalance
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.encoding import PromptEncoder
-from edge_behavior.core.event_order import check_order
 from edge_behavior.core.events import BehaviorEvent, clean_label, clean_place
 from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
+from edge_behavior.core.license import License
 from edge_behavior.core.population import PopulationConfig, PopulationTable
 from edge_behavior.core.prompts import ChatTurns, PromptLayout
+from edge_behavior.core.times.event_order import check_order
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.quantize import quantize

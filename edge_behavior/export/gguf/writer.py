@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.bundle.license import OTHER
 from edge_behavior.bundle.manifest import BaseModelInfo
+from edge_behavior.core.license import OTHER
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.architectures import (
     architecture,

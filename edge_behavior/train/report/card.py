@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from edge_behavior.bundle.license import License
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
+from edge_behavior.core.license import License
 from edge_behavior.core.prompts import Prompt
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.evaluation.tables import results_markdown

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.bundle.gguf_file import write_bundle
-from edge_behavior.bundle.license import License
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.balance import FittedBalance
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.license import License
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 

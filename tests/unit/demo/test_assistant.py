@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from edge_behavior.bundle.license import License
 from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.license import License
 from edge_behavior.demo import assistant as module
 from edge_behavior.demo.assistant import Ask, Assistant
 from edge_behavior.demo.views import EventView, Levels, PrecisionLevel, PredictionView

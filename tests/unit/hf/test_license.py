@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from edge_behavior.bundle.license import MAX_TEXT, License
 from edge_behavior.bundle.manifest import BaseModelInfo
+from edge_behavior.core.license import MAX_TEXT, License
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.hf.gguf_weights import write_backbone
 from edge_behavior.hf.license import gguf_license, license_fields, license_markdown, read_license, write_license

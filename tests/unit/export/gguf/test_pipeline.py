@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.bench.native import stock_llama
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
-from edge_behavior.bundle.license import License
 from edge_behavior.bundle.manifest import BaseModelInfo
 from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.license import License
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.export import checks

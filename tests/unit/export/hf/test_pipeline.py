@@ -16,10 +16,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.bundle.bundle import verify_bundle
-from edge_behavior.bundle.license import License
 from edge_behavior.bundle.manifest import BaseModelInfo
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.license import License
 from edge_behavior.core.prompts import ChatTurns, PromptLayout
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge_behavior.bundle.license import MAX_FIELD, MAX_TEXT, NOT_STATED, TERMS, License, license_lines, plain_text
+from edge_behavior.core.license import MAX_FIELD, MAX_TEXT, NOT_STATED, TERMS, License, license_lines, plain_text
 from edge_behavior.errors import EdgebError
 
 GEMMA = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
