@@ -64,6 +64,7 @@ class Asked:
         cold: Events known in the cold start.
         sizes: How much is measured.
         sweeps: Values per sweep.
+        swept: The systems that each sweep changes.
         edgeb: Version that began it.
     """
 
@@ -77,6 +78,7 @@ class Asked:
     cold: tuple[int, ...]
     sizes: Sizes
     sweeps: Mapping[str, tuple[str, ...]]
+    swept: Mapping[str, tuple[str, ...]]
     edgeb: str = __version__
 
     @property
@@ -99,6 +101,7 @@ class Asked:
             "sizes": asdict(self.sizes),
             "titles": dict(self.titles),
             "sweeps": {name: list(values) for name, values in self.sweeps.items()},
+            "swept": {name: list(systems) for name, systems in self.swept.items()},
         }
 
 
@@ -148,6 +151,7 @@ class CompareFolder(RunsFolder):
                 "recipe": parse_recipe(found["recipe"], str(self._asked)),
                 "sizes": Sizes(**{**sizes, "rates": tuple(sizes["rates"])}),
                 "sweeps": {name: tuple(values) for name, values in found["sweeps"].items()},
+                "swept": {name: tuple(systems) for name, systems in found["swept"].items()},
             }
         )
 
@@ -193,7 +197,7 @@ class CompareFolder(RunsFolder):
 
 _KINDS = {
     **{"recipe": dict, "fingerprint": str, "dataset_name": str, "titles": dict, "sizes": dict, "sweeps": dict},
-    "edgeb": str,
+    **{"swept": dict, "edgeb": str},
 }
 
 
@@ -209,10 +213,6 @@ def _joined(before: Asked, asked: Asked, path: Path) -> Asked:
         if old != new:
             flag = "--" + name.replace("_", "-")
             raise EdgebError(f"{path} was started with {flag} {_text(old)}, not {_text(new)}", "use another --out")
-    sweeps = {
-        name: _union(before.sweeps.get(name, ()), asked.sweeps.get(name, ()))
-        for name in (*before.sweeps, *(n for n in asked.sweeps if n not in before.sweeps))
-    }
     return replace(
         asked,
         systems=_union(before.systems, asked.systems),
@@ -220,9 +220,16 @@ def _joined(before: Asked, asked: Asked, path: Path) -> Asked:
         learned=_union(before.learned, asked.learned),
         seeds=tuple(sorted({*before.seeds, *asked.seeds})),
         cold=before.cold,
-        sweeps=sweeps,
+        sweeps=_joined_lists(before.sweeps, asked.sweeps),
+        swept=_joined_lists(before.swept, asked.swept),
         edgeb=before.edgeb,
     )
+
+
+def _joined_lists(
+    before: Mapping[str, tuple[str, ...]], now: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    return {name: _union(before.get(name, ()), now.get(name, ())) for name in (*before, *now)}
 
 
 def _union(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:

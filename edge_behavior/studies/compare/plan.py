@@ -60,18 +60,13 @@ class Entry:
         return f"{self.system}@{self.point.sweep}={re.sub(r'[^A-Za-z0-9._-]+', '_', self.point.shown)}"
 
 
-def entries(asked: Asked, swept: Mapping[str, Sequence[str]]) -> list[Entry]:
-    """Everything to score, all systems before any sweep.
-
-    Args:
-        asked: What was asked for.
-        swept: Per sweep, the systems that it changes.
-    """
+def entries(asked: Asked) -> list[Entry]:
+    """Everything to score, all systems before any sweep."""
     sets, first = window_sets(asked.cold), asked.seeds[:1]
     found = [Entry(name, None, asked.seeds if name in asked.learned else first, sets) for name in asked.systems]
     for sweep, values in asked.sweeps.items():
         for value in values:
-            systems = [name for name in asked.systems if name in swept[sweep]]
+            systems = [name for name in asked.systems if name in asked.swept[sweep]]
             found += [Entry(name, Point(sweep, value), first, _FIRST_SETS) for name in systems]
     return found
 
@@ -94,5 +89,3 @@ def parse_sweeps(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise EdgebError(f"--sweep {text}: not all are whole numbers above 0", f"for example {name}=500,1000")
         found[name] = values
     return found
-
-

@@ -193,9 +193,7 @@ def describe(dataset: Dataset, drawn: Drawn, history_length: int, anchor_thresho
     # A counter that has observed nothing gives its prior.
     prior = HabitCounter(dataset.candidates.counts).log_probs(datetime(2000, 1, 1), UNKNOWN_PLACE)
     groups = dataset.candidates.groups(anchor=anchor_threshold)
-    return Windows(
-        parts[0], parts[1], tuple(groups), np.asarray(prior), units.unit, units.days or 0, history_length
-    )
+    return Windows(parts[0], parts[1], tuple(groups), np.asarray(prior), units.unit, units.days or 0, history_length)
 
 
 def write_windows(path: Path, windows: Windows) -> None:
