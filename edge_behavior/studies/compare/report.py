@@ -117,6 +117,6 @@ def _estimate(row: Row, scope: str, metric: str) -> Estimate:
     return Estimate(None) if held is None else Estimate(held.value, held.interval)
 
 
-def _drawn(title: str, names: Sequence[str], values: Mapping[str, Sequence[Estimate]], axes: Sequence[str]) -> Markup:
+def _drawn(title: str, names: Sequence[str], values: Mapping[str, Sequence[Estimate]], axes: tuple[str, str]) -> Markup:
     few = dict(list(values.items())[: len(plots.LINES)])
     return Markup(plots.system_lines(title, names, few, axes))

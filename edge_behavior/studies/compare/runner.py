@@ -85,7 +85,7 @@ def dry_run(asked: Asked, contenders: Mapping[str, Contender], folder: CompareFo
             runs += [contender.planned(asked, seed, entry.point, rate) for seed in left]
     # A rate's run ends earlier: what it has done counts, stage by stage.
     work = planned_work(runs, asked.fingerprint, folder, TUNED[-1])
-    return {"entries": found, "runs": [run.name for run in runs], **work.to_dict()["stages"]}
+    return {"entries": found, "runs": [run.name for run in runs], "stages": work.to_dict()["stages"]}
 
 
 def _keep_windows(bench: Bench) -> None:

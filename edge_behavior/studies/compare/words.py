@@ -60,8 +60,9 @@ def gap_sentence(results: Results, gap: Gap) -> str:
     ahead = -gap.sign if gap.metric == "nll" else gap.sign
     if ahead:
         verb = "ahead of" if ahead > 0 else "behind"
-        span = sorted((abs(low), abs(high)))
-        return f"{first} is {verb} {second} by {number(abs(gap.value))} [{number(span[0])}, {number(span[1])}] in {metric} on {where}."  # noqa: E501
+        near, far = sorted((abs(low), abs(high)))
+        by = f"{number(abs(gap.value))} [{number(near)}, {number(far)}]"
+        return f"{first} is {verb} {second} by {by} in {metric} on {where}."
     text = f"{first} and {second} are not told apart in {metric} on {where}: {difference(gap.value)} "
     text += f"[{difference(low)}, {difference(high)}]"
     people = _UNITS[results.unit]
@@ -80,8 +81,8 @@ def method_sentences(results: Results) -> list[str]:
     sizes, unit = results.asked.sizes, _UNITS[results.unit]
     seeds = len(results.asked.seeds)
     found = [
-        f"Intervals are 95 % bootstrap intervals over whole {unit}, the same resamples for all systems; a difference is "
-        "resampled as a difference. They are not corrected for multiple comparisons.",
+        f"Intervals are 95 % bootstrap intervals over whole {unit}, the same resamples for all systems; a difference "
+        "is resampled as a difference. They are not corrected for multiple comparisons.",
         f"Systems that learn ran with {seeds} seed{'s' if seeds > 1 else ''}; a window counts with the mean of its "
         "outcomes.",
         f"Mixing weights and τ are fitted on {sizes.validation} windows, at most, of validation users; no test window "
@@ -93,8 +94,8 @@ def method_sentences(results: Results) -> list[str]:
     if sizes.rate_targets and results.rates:
         rates = ", ".join(f"{name} {held['rate']:g}" for name, held in results.rates.items())
         found.append(
-            f"Learning rates were chosen by the loss on validation windows after {sizes.rate_targets:,} training targets "
-            f"each: {rates}."
+            f"Learning rates were chosen by the loss on validation windows after {sizes.rate_targets:,} training "
+            f"targets each: {rates}."
         )
     if sizes.small_targets:
         found.append(f"Systems that are no tuned language models learn from {sizes.small_targets:,} targets at most.")
