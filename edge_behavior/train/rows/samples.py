@@ -322,8 +322,13 @@ def window_prompt(
     target: int,
     format_index: int = 0,
     listed: tuple[str, ...] | None = None,
+    shown: int | None = None,
 ) -> list[int]:
-    """Prompt ids of the window that ends before event `target`, see `PromptEncoder.prompt_ids`."""
-    event = table.event(target)
-    history = table.history(target, encoder.layout.history_length)
+    """Prompt ids of the window that ends before event `target`, see `PromptEncoder.prompt_ids`.
+
+    Args:
+        shown: At most so many of the layout's L events are shown; None for all.
+    """
+    event, length = table.event(target), encoder.layout.history_length
+    history = table.history(target, length if shown is None else min(shown, length))
     return encoder.prompt_ids(history, event.time, event.place, format_index, listed)
