@@ -21,9 +21,7 @@ def compare_command(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            help="Shipped recipe or YAML file of the tuned models. Default: the comparison's, else a small one."
-        ),
+        typer.Option(help="Shipped recipe or YAML file of the tuned models. Default: smollm2-135m."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the comparison; an existing one is continued.")] = Path(
         "comparison"
@@ -47,13 +45,11 @@ def compare_command(
     ] = None,
     rates: Annotated[
         str | None,
-        typer.Option(
-            help="Candidate rates of tuned models, separated by commas. Default: ⅓, 1 and 3 times the recipe's."
-        ),
+        typer.Option(help="Candidate rates of tuned models, by commas. Default: a third, 1 and 3 times the recipe's."),
     ] = None,
     small_targets: Annotated[
         int | None,
-        typer.Option(min=0, help="Training targets of systems that are no tuned models; 0: all. Default: 0."),
+        typer.Option(min=0, help="Training targets of other systems than tuned models. Default: 0, all."),
     ] = None,
     sweep: Annotated[
         list[str] | None,

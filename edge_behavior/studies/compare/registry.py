@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from edge_behavior.baselines.recipes import TUNED_SYSTEMS
-from edge_behavior.baselines.registry import systems
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.studies.compare.contenders import Contender, Other, Tuned
 from edge_behavior.studies.compare.sources import HABITS
@@ -15,7 +13,10 @@ _DEFAULT_TUNED = ("untuned", "plain", "two_stage")
 
 
 def all_contenders() -> dict[str, Contender]:
-    """Every system by name."""
+    """Every system by name; `baselines` imports torch, and is first needed here."""
+    from edge_behavior.baselines.recipes import TUNED_SYSTEMS
+    from edge_behavior.baselines.registry import systems
+
     found: dict[str, Contender] = {name: Other(system) for name, system in systems().items()}
     found.update({name: Tuned(name, held.title, held.changes) for name, held in TUNED_SYSTEMS.items()})
     return found
