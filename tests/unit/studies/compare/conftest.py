@@ -93,7 +93,7 @@ def contenders(*systems: Noisy) -> dict[str, Contender]:
 
 
 @pytest.fixture
-def asking(data: Path, recipe: Recipe, tmp_path: Path) -> Asking:  # noqa: F811
+def asking(data: Path, recipe: Recipe, tmp_path: Path) -> Asking:
     """Starts or continues a comparison in a folder."""
 
     def ask(
