@@ -64,8 +64,8 @@ def test_runs_rates_and_report(made: tuple[Path, dict[str, Any]], recipe: Recipe
     assert set(results["rates"]["plain"]["measured"]) == {"0.01", "0.02"}
     run = RunFolder.open(out / "runs" / "plain-seed0")
     assert run.recipe.a_tuning.learning_rate == results["rates"]["plain"]["rate"]
-    # The backbone was made once, and no run was evaluated by the pipeline.
-    assert (run.done("backbone") or {})["copied_from"] == "untuned-seed0"
+    # No run made a backbone of its own, or was evaluated by the pipeline.
+    assert "copied_from" in (run.done("backbone") or {})
     assert run.done("evaluation") is None
     assert not (run.path / "compare_scores").exists()
     names = {row["name"] for row in results["rows"]}
