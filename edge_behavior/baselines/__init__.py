@@ -1,0 +1,1 @@
+"""The systems that edgeb's own tuned language model is compared with."""

@@ -1,0 +1,84 @@
+"""What every system of a comparison offers: it is fitted to a dataset, then gives log-probabilities at windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.data.dataset import Dataset, EventTable
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What fitting may use; for systems that learn.
+
+    Attributes:
+        targets: Training targets, at most; 0 for all.
+        validation_targets: Validation targets for early stopping, at most.
+        seed: Of initial weights, of the order of training and of the choice of targets.
+        folder: Where resumable work may be kept; the caller deletes it when done.
+    """
+
+    targets: int
+    validation_targets: int
+    seed: int
+    folder: Path
+
+
+class Fitted(Protocol):
+    """A system fitted to a dataset: scores windows."""
+
+    def log_probs(self, table: EventTable, targets: Ints, known: int | None = None) -> Floats:
+        """[n, B] log-probabilities over all candidates at windows, each row summing to 1 as probabilities.
+
+        Args:
+            table: The events the windows are of.
+            targets: [n] positions of the windows' target events, in any order.
+            known: Cold start: only this many events before the target count as seen, also fewer than the history
+                length, also 0. None: all that the system uses.
+        """
+
+    def close(self) -> None:
+        """Free what the system holds."""
+
+
+class System(Protocol):
+    """A system that can be fitted."""
+
+    @property
+    def name(self) -> str:
+        """As `--systems` takes it."""
+
+    @property
+    def title(self) -> str:
+        """As tables show it."""
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates to search; empty where nothing is searched."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a log must have, of `places` and `time`; usually empty."""
+
+    @property
+    def learns(self) -> bool:
+        """False where seeds do not change it."""
+
+    def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> Fitted:
+        """Fit to the dataset's training part, stopping by its validation part.
+
+        Args:
+            history_length: L, events that a window shows.
+            rate: The learning rate; None for the first of `rates`.
+
+        Raises:
+            EdgebError: the log lacks what the system needs, or the budget's folder is of another fit.
+        """
