@@ -41,9 +41,7 @@ class EventTransformer(nn.Module):
         context_sizes: Numbers of each kind of context.
     """
 
-    def __init__(
-        self, candidates: int, positions: int, context_sizes: tuple[int, ...], config: SequenceConfig
-    ) -> None:
+    def __init__(self, candidates: int, positions: int, context_sizes: tuple[int, ...], config: SequenceConfig) -> None:
         super().__init__()
         self.candidates, self.config = candidates, config
         self.items = nn.Embedding(candidates + 1, config.hidden)

@@ -82,9 +82,7 @@ class SequenceSystem:
             "rate": chosen,
         }
         _check_folder(budget.folder, record)
-        vocabulary = ContextVocabulary.of(
-            dataset.events("train"), self.config.hour_bucket, self.config.place_events
-        )
+        vocabulary = ContextVocabulary.of(dataset.events("train"), self.config.hour_bucket, self.config.place_events)
         rows = _Rows(self.architecture, self.config, history_length, len(dataset.candidates))
         model = _trained(self, rows, vocabulary, dataset, budget, chosen)
         return _FittedSequence(model, rows, vocabulary)

@@ -76,7 +76,13 @@ def tensors(rows: list[Row]) -> dict[str, torch.Tensor]:
 
 
 def train(
-    model: EventTransformer, data: TrainingData, config: SequenceConfig, rate: float, seed: int, folder: Path, title: str
+    model: EventTransformer,
+    data: TrainingData,
+    config: SequenceConfig,
+    rate: float,
+    seed: int,
+    folder: Path,
+    title: str,
 ) -> dict[str, torch.Tensor]:
     """Train, or go on from the last finished checkpoint in `folder`.
 
