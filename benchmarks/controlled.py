@@ -31,10 +31,10 @@ from edge_behavior.data.importers.options import ImportOptions
 from edge_behavior.data.simulator.simulator import simulate
 from edge_behavior.evaluation.evaluate import fit_counters
 from edge_behavior.evaluation.protocols import EvaluationWindows, WindowChoice
-from edge_behavior.studies.ablation.folder import AblationFolder
-from edge_behavior.studies.ablation.runner import run_plan
-from edge_behavior.studies.ablation.studies import Plan, PlannedRun
 from edge_behavior.studies.ablation.summary import over_seeds
+from edge_behavior.studies.runs.folder import RunsFolder
+from edge_behavior.studies.runs.planned import PlannedRun
+from edge_behavior.studies.runs.runner import run_plan
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.run.folder import RunFolder, write_json, write_text
 from edge_behavior.train.run.models import RunModels
@@ -328,7 +328,7 @@ def main() -> None:
         for arm in ARMS
         for rule in RULES
     ]
-    failed = run_plan(Plan((), tuple(seeds), tuple(runs), {}), dataset.path, AblationFolder(options.work))
+    failed = run_plan(runs, dataset.path, RunsFolder(options.work), "controlled.py")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}; see {options.work / 'errors'}")
     table = dataset.events("test")

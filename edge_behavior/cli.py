@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from edge_behavior import __version__
-from edge_behavior.commands import ablate, bench, data, demo, evaluate, export, predict, relabel, train
+from edge_behavior.commands import ablate, bench, compare, data, demo, evaluate, export, predict, relabel, train
 from edge_behavior.commands.paths import PathCommand
 from edge_behavior.errors import EdgebError, system_error
 from edge_behavior.util.terminal import prepare_streams, silence_stdout
@@ -48,6 +48,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.command("train", cls=PathCommand)(train.train_command)
 app.command("ablate", cls=PathCommand)(ablate.ablate_command)
+app.command("compare", cls=PathCommand)(compare.compare_command)
 app.command("evaluate", cls=PathCommand)(evaluate.evaluate_command)
 app.command("export", cls=PathCommand)(export.export_command)
 app.command("inspect", cls=PathCommand)(export.inspect_command)

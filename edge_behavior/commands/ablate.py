@@ -9,9 +9,9 @@ import typer
 
 if TYPE_CHECKING:
     from edge_behavior.studies.ablation.folder import AblationFolder, Asked
-    from edge_behavior.studies.ablation.runner import PlannedWork
     from edge_behavior.studies.ablation.studies import Plan
     from edge_behavior.studies.ablation.summary import AblationSummary
+    from edge_behavior.studies.runs.runner import PlannedWork
 
 _SOME_FAILED = 1
 
@@ -74,13 +74,13 @@ def ablate_command(
     asked, studies = _asked(folder, recipe, data, set_ or [], seeds, only or [], aux or [], pin=not dry_run)
     plan = asked.plan(studies, asked.seeds)
     with libraries():
-        from edge_behavior.studies.ablation.runner import planned_work, run_plan
+        from edge_behavior.studies.runs.runner import planned_work, run_plan
 
     if dry_run:
-        _dry_run(plan, planned_work(plan, asked.fingerprint, folder), folder, as_json)
+        _dry_run(plan, planned_work(plan.runs, asked.fingerprint, folder), folder, as_json)
         return
     folder.ask(asked)
-    failed = run_plan(plan, asked.dataset, folder)
+    failed = run_plan(plan.runs, asked.dataset, folder, "edgeb ablate")
     _report(folder, as_json)
     if failed:
         raise typer.Exit(_SOME_FAILED)

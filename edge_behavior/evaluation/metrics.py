@@ -234,27 +234,55 @@ def unit_intervals(
 
     Windows of one unit (a user, a group, a block of days) are not independent, so units are resampled, not windows.
     """
+    right = (outcome.predicted == outcome.truth).astype(np.float64)
+    drawn = resampled_recalls(right, outcome.truth, outcome.units.codes, groups, resamples, seed)
+    return {name: _percentiles(values[~np.isnan(values)]) for name, values in drawn.items()}
+
+
+def resampled_recalls(
+    right: NDArray[np.float64],
+    truth: NDArray[np.int64],
+    units: NDArray[np.int64],
+    groups: Sequence[str],
+    resamples: int,
+    seed: int = 0,
+) -> dict[str, NDArray[np.float64]]:
+    """Accuracy, overall, head, medium and tail in bootstrap resamples of whole units, [resamples] each.
+
+    The same units and seed give the same resamples, so that two systems' values may be subtracted one by one.
+
+    Args:
+        right: [n] how right each window's prediction is: 0 or 1, or a share over several models.
+        truth: [n] candidate codes.
+        units: [n] the unit of each window.
+        groups: head, medium or tail per candidate.
+
+    Returns:
+        NaN in a resample without any window of a group.
+    """
     size = len(groups)
-    _, unit = np.unique(outcome.units.codes, return_inverse=True)
+    _, unit = np.unique(units, return_inverse=True)
     n_units = int(unit.max()) + 1 if len(unit) else 0
-    flat = unit * size + outcome.truth
-    support = np.bincount(flat, minlength=n_units * size).reshape(n_units, size).astype(np.float64)
-    right = outcome.predicted == outcome.truth
-    hits = np.bincount(flat[right], minlength=n_units * size).reshape(n_units, size).astype(np.float64)
-    weights = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)
+    flat = unit * size + truth
+    shape = (n_units, size)
+    support = np.bincount(flat, minlength=n_units * size).reshape(shape).astype(np.float64)
+    hits = np.bincount(flat, weights=right, minlength=n_units * size).reshape(shape)
+    weights = unit_weights(n_units, resamples, seed)
     drawn_support, drawn_hits = weights @ support, weights @ hits
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = drawn_hits / drawn_support
-        accuracy = drawn_hits.sum(1) / drawn_support.sum(1)
-    intervals: dict[str, Interval | None] = {"weighted_recall": _percentiles(accuracy)}
-    names = np.array(groups)
-    for name in ("overall", *GROUPS):
-        part = recall if name == "overall" else recall[:, names == name]
-        measured = ~np.isnan(part)
-        counted = measured.sum(1)
-        means = np.where(measured, part, 0.0).sum(1)[counted > 0] / counted[counted > 0]
-        intervals[name] = _percentiles(means)
-    return intervals
+        found = {"weighted_recall": drawn_hits.sum(1) / drawn_support.sum(1)}
+        names = np.array(groups)
+        for name in ("overall", *GROUPS):
+            part = recall if name == "overall" else recall[:, names == name]
+            measured = ~np.isnan(part)
+            found[name] = np.where(measured, part, 0.0).sum(1) / measured.sum(1)
+    return found
+
+
+def unit_weights(n_units: int, resamples: int, seed: int = 0) -> NDArray[np.int64]:
+    """[resamples, n_units] how often each unit is drawn in each bootstrap resample."""
+    return np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)
 
 
 def _group_means(recall: NDArray[np.float64], groups: Sequence[str]) -> dict[str, float | None]:

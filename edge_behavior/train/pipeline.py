@@ -46,13 +46,19 @@ _LARGE = 10_000_000
 
 
 def train(
-    recipe: Recipe, dataset: Dataset, out: Path, resume: bool = False, began: Callable[[], None] = lambda: None
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    resume: bool = False,
+    began: Callable[[], None] = lambda: None,
+    last: str = STAGE_NAMES[-1],
 ) -> RunFolder:
     """Run the recipe on a dataset.
 
     Args:
         out: The run folder; with `resume` it exists.
         began: Called once the run folder is there.
+        last: The stage to end with.
 
     Raises:
         EdgebError: bad recipe, data or backbone; the run folder then holds what was finished.
@@ -72,21 +78,22 @@ def train(
         threads.fit()
         _choose_dtype(recipe, run)
     wait()
-    run_stages(StageContext(recipe, dataset, run), threads)
+    run_stages(StageContext(recipe, dataset, run), threads, last)
     return run
 
 
-def run_stages(context: StageContext, threads: Threads) -> None:
-    """All stages in order; finished ones are skipped.
+def run_stages(context: StageContext, threads: Threads, last: str = STAGE_NAMES[-1]) -> None:
+    """The stages up to `last` in order; finished ones are skipped.
 
     Args:
         threads: Fitted anew at the start of each stage.
+        last: The stage to end with.
 
     Raises:
         EdgebError: a stage failed for a reason that a user can act on.
     """
     recipe, run = context.recipe, context.run
-    for stage in STAGE_NAMES:
+    for stage in STAGE_NAMES[: STAGE_NAMES.index(last) + 1]:
         if run.done(stage) is not None:
             console().print(f"{stage}: done before")
         else:

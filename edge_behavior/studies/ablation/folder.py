@@ -1,8 +1,7 @@
 """An ablation's folder: what was asked for, its runs, and which of them are done.
 
     asked.json       base recipe, dataset, studies and seeds, for later calls
-    runs/NAME/       an ordinary run folder per variant and seed
-    errors/NAME.txt  why a run failed
+    runs/, errors/   a run per variant and seed, see `runs.folder`
     ablation.json, ablation.md, ablation.html   the results
 
 Trains nothing.
@@ -10,18 +9,17 @@ Trains nothing.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.studies.ablation.studies import Plan, all_studies, chosen, make_plan
+from edge_behavior.studies.runs.folder import RunsFolder
 from edge_behavior.train.recipe import Recipe, parse_recipe
-from edge_behavior.train.run.folder import RunFolder, read_json, write_json, write_text
+from edge_behavior.train.run.folder import read_json, write_json
 
 SCHEMA_VERSION = 1
-_LAST_STAGE = "report"
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,8 @@ class Asked:
         return make_plan(self.recipe, studies, wanted, self.seeds if seeds is None else seeds)
 
 
-class AblationFolder:
+class AblationFolder(RunsFolder):
     """Paths and state of one ablation."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
     @property
     def started(self) -> bool:
@@ -134,47 +129,3 @@ class AblationFolder:
             },
         )
         return asked
-
-    def run_path(self, name: str) -> Path:
-        """Folder of a run, whether or not it exists."""
-        return self.path / "runs" / name
-
-    def run(self, name: str) -> RunFolder | None:
-        """A run that was started, finished or not. A folder whose start was interrupted is removed."""
-        folder = self.run_path(name)
-        if not folder.is_dir():
-            return None
-        if not ((folder / "run.json").is_file() and (folder / "recipe.yaml").is_file()):
-            shutil.rmtree(folder)
-            return None
-        return RunFolder.open(folder)
-
-    def finished(self, name: str) -> bool:
-        """Whether a run has finished all its stages."""
-        run = self.run(name)
-        return run is not None and run.done(_LAST_STAGE) is not None
-
-    def started_runs(self) -> list[tuple[RunFolder, Recipe]]:
-        """All runs that were started, with their recipes."""
-        found = []
-        for folder in sorted((self.path / "runs").glob("*")):
-            run = self.run(folder.name)
-            if run is not None:
-                found.append((run, run.recipe))
-        return found
-
-    def error(self, name: str) -> str | None:
-        """First line of why a run failed; None if it did not, or has finished since."""
-        file = self.path / "errors" / f"{name}.txt"
-        if not file.is_file() or self.finished(name):
-            return None
-        return file.read_text(encoding="utf-8").split("\n", 1)[0]
-
-    def note_error(self, name: str, text: str) -> None:
-        """Record why a run failed."""
-        (self.path / "errors").mkdir(exist_ok=True)
-        write_text(self.path / "errors" / f"{name}.txt", text.rstrip() + "\n")
-
-    def forget_error(self, name: str) -> None:
-        """Remove the record of a failure."""
-        (self.path / "errors" / f"{name}.txt").unlink(missing_ok=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.train.recipe import Recipe, parse_recipe
+from edge_behavior.studies.runs.planned import PlannedRun, changed, identity
+from edge_behavior.train.recipe import Recipe
 from edge_behavior.util.files import expand_home
 
 FULL = "full"
@@ -42,15 +43,6 @@ class Study:
     def swept(self) -> bool:
         """Whether the variants are values of one number."""
         return all(variant.value is not None for variant in self.variants)
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One training run of a plan; `name` is its folder's."""
-
-    name: str
-    seed: int
-    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -198,12 +190,8 @@ def varied(base: Recipe, variant: Variant, seed: int) -> Recipe:
     Raises:
         EdgebError: the changes do not fit the recipe.
     """
-    fields = base.model_dump()
-    fields.update(seed=seed, name=base.name if variant.name == FULL else f"{base.name}-{variant.name}")
-    for key, value in variant.changes.items():
-        section, _, leaf = key.rpartition(".")
-        fields[section] = {**fields[section], leaf: value}
-    return parse_recipe(fields, f"variant {variant.name}")
+    name = base.name if variant.name == FULL else f"{base.name}-{variant.name}"
+    return changed(base, variant.changes, seed, name, f"variant {variant.name}")
 
 
 def make_plan(base: Recipe, studies: Sequence[Study], wanted: Sequence[Study], seeds: Sequence[int]) -> Plan:
@@ -224,8 +212,7 @@ def make_plan(base: Recipe, studies: Sequence[Study], wanted: Sequence[Study], s
         name_of: dict[str, str] = {}
         for variant in (full, *(variant for study in studies for variant in study.variants)):
             recipe = varied(base, variant, seed)
-            identity = recipe.model_copy(update={"name": ""}).model_dump_json()
-            name = name_of.setdefault(identity, f"{variant.name}-seed{seed}")
+            name = name_of.setdefault(identity(recipe), f"{variant.name}-seed{seed}")
             if variant.name in needed:
                 run_of[variant.name, seed] = name
                 first = name.rpartition("-seed")[0]

@@ -33,6 +33,8 @@ _MAX_LABEL = 26
 # Of decreasing size, so that points at the same place all show.
 _STAGE_MARKERS = {"untuned": ("|", 70), "a_tuning": ("o", 30), "b_tuning": ("D", 11)}
 _GROUP_MARKERS = {"head": "o", "medium": "s", "tail": "^", "overall": "D"}
+# Colors of the lines of a plot that compares systems.
+LINES = ("a_tuning", "tail", "head", "b_tuning", "medium", "untuned", "overall")
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,31 @@ def sweep(title: str, names: Sequence[str], values: Mapping[str, Sequence[Estima
     return _svg(title, 250, draw)
 
 
+def system_lines(
+    title: str, names: Sequence[str], values: Mapping[str, Sequence[Estimate]], axes: Sequence[str]
+) -> str:
+    """A line per system over evenly spaced points, with intervals; at most as many systems as `LINES`.
+
+    Args:
+        title: For screen readers.
+        names: The points.
+        values: Per system one estimate per point.
+        axes: What the points and the values are.
+    """
+
+    def draw(figure: Any, axis: Any) -> None:
+        for i, (system, (name, estimates)) in enumerate(zip(LINES, values.items(), strict=False)):
+            _errors(axis, 0.05 * (i - (len(values) - 1) / 2), estimates, system, _short(name))
+        axis.set_xticks(range(len(names)), names)
+        axis.set_xlim(-0.4, len(names) - 0.6)
+        axis.set_ylim(bottom=0)
+        axis.set(xlabel=axes[0], ylabel=axes[1])
+        axis.grid(axis="y")
+        figure.legend(loc="outside upper center", ncols=2, columnspacing=1.2)
+
+    return _svg(title, 260 + _ROW * -(-len(values) // 2), draw)
+
+
 def _recall_panel(
     labels: Sequence[str], recalls: Mapping[str, Sequence[float | None]], rows: int, members: range
 ) -> str:
@@ -324,7 +351,7 @@ def _errors(axis: Any, start: float, estimates: Sequence[Estimate], group: str, 
         [k[1] for k in known],
         color=color,
         linewidth=1.6,
-        marker=_GROUP_MARKERS[group],
+        marker=_GROUP_MARKERS.get(group, "o"),
         markersize=5,
         markerfacecolor=color if label else "none",
         label=label,

@@ -277,8 +277,14 @@ def supervised_targets(rows: Iterable[Row], encoder: PromptEncoder) -> int:
     )
 
 
-def window_prompt(table: EventTable, encoder: PromptEncoder, target: int, format_index: int = 0) -> list[int]:
-    """Prompt ids of the window that ends before event `target`."""
-    event = table.event(target)
-    history = table.history(target, encoder.layout.history_length)
+def window_prompt(
+    table: EventTable, encoder: PromptEncoder, target: int, format_index: int = 0, shown: int | None = None
+) -> list[int]:
+    """Prompt ids of the window that ends before event `target`.
+
+    Args:
+        shown: At most so many of the layout's L events are shown; None for all.
+    """
+    event, length = table.event(target), encoder.layout.history_length
+    history = table.history(target, length if shown is None else min(shown, length))
     return encoder.prompt_ids(history, event.time, event.place, format_index)

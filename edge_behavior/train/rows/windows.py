@@ -50,12 +50,15 @@ class WindowSet:
         targets: int64 [n], the event that each window predicts.
         formats: int64 [n], see `draw_formats`.
         rebase_every: Of a session's windows, which only the `stream` layout has; None for windows alone.
+        shown: Of windows alone: show at most so many events, also fewer than L, as of a user who is hardly known; None
+            for L.
     """
 
     table: EventTable
     targets: Ints
     formats: Ints
     rebase_every: int | None = None
+    shown: int | None = None
 
     @property
     def truth(self) -> Ints:
@@ -87,7 +90,7 @@ class WindowSet:
         return sequences, where
 
     def _alone(self, encoder: PromptEncoder, target: int, wording: int, goal: Goal) -> Prompts:
-        ids = window_prompt(self.table, encoder, target, wording)
+        ids = window_prompt(self.table, encoder, target, wording, self.shown)
         return Prompts(ids, [len(ids)], [goal])
 
     def _sequence(self, encoder: PromptEncoder, start: int, targets: Ints, goal: Goal) -> Prompts:

@@ -160,6 +160,7 @@ def _open_shards(folder: Path, encoder: PromptEncoder, windows: WindowSet, scori
         "embeddings": scoring.embeddings,
         "goal": [scoring.goal.top_k, scoring.goal.tolerance],
         "rebase_every": windows.rebase_every,
+        "shown": windows.shown,
         "shard": SHARD,
     }
     if is_main():

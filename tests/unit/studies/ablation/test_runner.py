@@ -16,9 +16,9 @@ from edge_behavior.evaluation.metrics import BehaviorMetrics
 from edge_behavior.evaluation.results import RunMetrics
 from edge_behavior.studies.ablation.folder import AblationFolder, Asked
 from edge_behavior.studies.ablation.report import write_ablation
-from edge_behavior.studies.ablation.runner import planned_work, run_plan
 from edge_behavior.studies.ablation.studies import AUXILIARY
 from edge_behavior.studies.ablation.summary import SeedStatistic
+from edge_behavior.studies.runs.runner import planned_work, run_plan
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder, write_json
 from edge_behavior.train.run.metrics import write_metrics
@@ -78,25 +78,31 @@ def test_an_interrupted_plan_goes_on(data: Path, recipe: Recipe, folder: Ablatio
     third = plan.runs[2].name
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        run_plan(plan, data, folder, fake(done, lambda name: KeyboardInterrupt() if name == third else None))
+        run_plan(
+            plan.runs,
+            data,
+            folder,
+            "edgeb ablate",
+            fake(done, lambda name: KeyboardInterrupt() if name == third else None),
+        )
     assert done == [run.name for run in plan.runs[:2]]
-    needed = planned_work(plan, Dataset.open(data).fingerprint, folder)
+    needed = planned_work(plan.runs, Dataset.open(data).fingerprint, folder)
     assert needed.finished == 2
     # The first seed's backbone is there; the other seed's is not.
     assert (needed.stages["backbone"].left, needed.stages["backbone"].unshared) == (1, 6)
     summary = write_ablation(folder)
     assert set(summary.missing) == {run.name for run in plan.runs[2:]}
     again: list[str] = []
-    assert run_plan(plan, data, folder, fake(again)) == []
+    assert run_plan(plan.runs, data, folder, "edgeb ablate", fake(again)) == []
     assert again == [run.name for run in plan.runs[2:]]
     assert write_ablation(folder).missing == ()
-    assert run_plan(plan, data, folder, fake(again)) == []
+    assert run_plan(plan.runs, data, folder, "edgeb ablate", fake(again)) == []
     assert len(again) == 2 * PER_SEED - 2
 
 
 def test_the_backbone_is_trained_once_per_seed(data: Path, recipe: Recipe, folder: AblationFolder) -> None:
     plan = folder.ask(asked(data, recipe)).plan()
-    run_plan(plan, data, folder, fake([]))
+    run_plan(plan.runs, data, folder, "edgeb ablate", fake([]))
     shared = {run.name: RunFolder.open(folder.run_path(run.name)).done("backbone") for run in plan.runs}
     assert {name for name, report in shared.items() if "copied_from" not in (report or {})} == {
         "full-seed0", "full-seed1",
@@ -108,7 +114,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(data: Path, recipe: Recipe, f
     bad = "without_dpo-seed1"
     errors = {bad: EdgebError("too few pairs", "raise F"), "method_none-seed0": ValueError("first\nsecond")}
     done: list[str] = []
-    assert set(run_plan(plan, data, folder, fake(done, errors.get))) == set(errors)
+    assert set(run_plan(plan.runs, data, folder, "edgeb ablate", fake(done, errors.get))) == set(errors)
     assert len(done) == 2 * PER_SEED - 2
     summary = write_ablation(folder)
     assert summary.failed == {bad: "too few pairs (raise F)", "method_none-seed0": "ValueError: first"}
@@ -116,13 +122,13 @@ def test_a_failed_run_is_told_and_the_others_go_on(data: Path, recipe: Recipe, f
     page = (folder.path / "ablation.html").read_text()
     assert f"{bad} failed: too few pairs (raise F)" in page
     assert "Traceback" in (folder.path / "errors" / f"{bad}.txt").read_text()
-    assert run_plan(plan, data, folder, fake(done)) == []
+    assert run_plan(plan.runs, data, folder, "edgeb ablate", fake(done)) == []
     assert write_ablation(folder).failed == {}
 
 
 def test_numbers_are_paired_by_seed(data: Path, recipe: Recipe, folder: AblationFolder) -> None:
     plan = folder.ask(asked(data, recipe)).plan()
-    run_plan(plan, data, folder, fake([]))
+    run_plan(plan.runs, data, folder, "edgeb ablate", fake([]))
     found = write_ablation(folder)
     summary = json.loads((folder.path / "ablation.json").read_text())
     assert summary == json.loads(json.dumps(found.to_dict()))
@@ -142,7 +148,7 @@ def test_one_seed_and_no_run_make_a_report_too(data: Path, recipe: Recipe, folde
     plan = folder.ask(asked(data, recipe, seeds=(0,))).plan()
     summary = write_ablation(folder)
     assert len(summary.missing) == len(plan.runs) == PER_SEED
-    run_plan(plan, data, folder, fake([]))
+    run_plan(plan.runs, data, folder, "edgeb ablate", fake([]))
     summary = write_ablation(folder)
     assert summary.full.metrics["natural"]["tail"] == SeedStatistic(0.5, None, (0.5,))
     assert "there is no interval" in (folder.path / "ablation.md").read_text()
@@ -183,5 +189,5 @@ def test_a_run_killed_in_its_first_moment_starts_over(data: Path, recipe: Recipe
     plan = folder.ask(asked(data, recipe, seeds=(0,))).plan()
     folder.run_path("full-seed0").mkdir(parents=True)
     done: list[str] = []
-    assert run_plan(plan, data, folder, fake(done)) == []
+    assert run_plan(plan.runs, data, folder, "edgeb ablate", fake(done)) == []
     assert "full-seed0" in done

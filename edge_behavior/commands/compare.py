@@ -1,0 +1,243 @@
+"""`edgeb compare`: which system predicts best on a log, as one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_behavior.studies.compare.folder import Asked, CompareFolder
+    from edge_behavior.studies.compare.results import Results
+
+_SOME_FAILED = 1
+_DEFAULT_RECIPE = "smollm2-135m"
+
+
+def compare_command(
+    data: Annotated[
+        Path | None, typer.Option(help="Dataset folder. Default: the comparison's, else the last one made.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Shipped recipe or YAML file of the tuned models. Default: smollm2-135m."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the comparison; an existing one is continued.")] = Path(
+        "comparison"
+    ),
+    systems: Annotated[
+        str | None,
+        typer.Option(help="Names, separated by commas. Default: all but the rarer tuned models. `list` lists them."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds of what learns, counted up from the recipe's own. Default: 1.")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help="natural, balanced or both. Default: both.")] = None,
+    windows: Annotated[
+        int | None, typer.Option(min=10, help="Test windows per protocol, at most. Default: 150.")
+    ] = None,
+    validation: Annotated[
+        int | None, typer.Option(min=10, help="Validation windows, for rates, mixtures and τ. Default: 100.")
+    ] = None,
+    rate_targets: Annotated[
+        int | None, typer.Option(min=0, help="Training targets per candidate rate; 0: no search. Default: 1000.")
+    ] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option(help="Candidate rates of tuned models, by commas. Default: a third, 1 and 3 times the recipe's."),
+    ] = None,
+    small_targets: Annotated[
+        int | None,
+        typer.Option(min=0, help="Training targets of other systems than tuned models. Default: 0, all."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="targets, few_shot or size, with values as targets=500,2000. May be repeated."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a field of the recipe: section.key=value. May be repeated."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be trained and scored; do nothing.")
+    ] = False,
+    report: Annotated[bool, typer.Option("--report", help="Only write the report of what is scored so far.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
+    ] = False,
+) -> None:
+    """Compare counters, small networks and tuned language models on the same windows of a log, with intervals.
+
+    Each system is fitted on the training users, its learning rate chosen on validation users, and scored at the same
+    test windows: as they occur, balanced over behaviors, and when little is known of a user (cold start). Mixtures with
+    the user's habits and an adjusted prior are derived of every system without training. Call again to continue; what
+    is scored is kept as OUT/predictions, and the report is made of these files alone.
+
+        edgeb compare --data data/mine --out comparison --seeds 2
+
+        edgeb compare --out comparison --sweep targets=500,1000,2000
+
+        edgeb compare --out comparison --report
+
+    Exit code 1: a system failed; the others went on, and the report names it.
+    """
+    from edge_behavior.commands.imports import libraries
+    from edge_behavior.commands.output import emit
+    from edge_behavior.errors import EdgebError
+    from edge_behavior.studies.compare.folder import CompareFolder
+    from edge_behavior.util.cpus import wait_passively
+
+    wait_passively()
+    folder = CompareFolder(out)
+    given = (data, recipe, systems, seeds, protocol, windows, validation, rate_targets, rates, small_targets)
+    if report:
+        if any(value is not None for value in given) or sweep or set_ or dry_run:
+            raise EdgebError("--report takes what the folder has", "leave out all flags but --out and --json")
+        _report(folder, as_json)
+        return
+    with libraries():
+        from edge_behavior.studies.compare import registry
+        from edge_behavior.studies.compare.contenders import Bench, check_needs
+        from edge_behavior.studies.compare.runner import drawn_windows, run_compare
+        from edge_behavior.studies.compare.runner import dry_run as planned
+    known = registry.all_contenders()
+    if systems == "list":
+        emit({name: held.title for name, held in known.items()}, as_json, lambda: _list(known))
+        return
+    sizes = {
+        "protocol": protocol,
+        "windows": windows,
+        "validation": validation,
+        "rate_targets": rate_targets,
+        "rates": None if rates is None else _numbers(rates),
+        "small_targets": small_targets,
+    }
+    names = None if systems is None else [name.strip() for name in systems.split(",") if name.strip()]
+    asked, dataset = _asked(folder, recipe, data, set_ or [], names, seeds, sizes, sweep or [], known, not dry_run)
+    check_needs(registry.chosen(known, asked.systems), dataset)
+    drawn = drawn_windows(asked, dataset)
+    if dry_run:
+        contenders = registry.chosen(known, asked.systems)
+        document = planned(asked, contenders, folder)
+        document["windows"] = {"test": len(drawn.test), "validation": len(drawn.validation)}
+        emit(document, as_json, lambda: _show_plan(document))
+        return
+    asked = folder.ask(asked, dataset.path)
+    failed = run_compare(Bench(asked, dataset, folder, drawn), registry.chosen(known, asked.systems))
+    _report(folder, as_json)
+    if failed:
+        raise typer.Exit(_SOME_FAILED)
+
+
+def _asked(
+    folder: CompareFolder,
+    recipe: str | None,
+    data: Path | None,
+    overrides: list[str],
+    names: list[str] | None,
+    seeds: int | None,
+    sizes: dict[str, Any],
+    sweeps: list[str],
+    known: Any,
+    pin: bool,
+) -> tuple[Asked, Any]:
+    """What this call asks for, flags that were left out taken from the folder; and the dataset."""
+    from edge_behavior.data.dataset import Dataset
+    from edge_behavior.errors import EdgebError
+    from edge_behavior.studies.compare import registry
+    from edge_behavior.studies.compare.contenders import swept_systems
+    from edge_behavior.studies.compare.folder import Asked, Sizes
+    from edge_behavior.studies.compare.plan import parse_sweeps
+    from edge_behavior.studies.compare.windows import COLD
+    from edge_behavior.train.recipe import load_recipe
+    from edge_behavior.train.run.inputs import located, pinned
+    from edge_behavior.util.workspace import recall
+
+    before, local = (folder.read(), folder.local()) if folder.started else (None, None)
+    if recipe is not None or before is None:
+        base = load_recipe(recipe or _DEFAULT_RECIPE, overrides)
+    elif overrides:
+        raise EdgebError("--set without --recipe", f"name the recipe, or use that of {folder.path} as it is")
+    else:
+        base = local[0] if local is not None else before.recipe
+    base = pinned(base) if pin else located(base)
+    dataset = Dataset.open(data or (local[1] if local is not None else recall("dataset")))
+    asked_names = names or (list(before.systems) if before is not None else registry.default_systems(known))
+    contenders = registry.chosen(known, asked_names)
+    held = Sizes() if before is None else before.sizes
+    chosen = Sizes(**{name: getattr(held, name) if value is None else value for name, value in sizes.items()})
+    wanted = parse_sweeps(sweeps)
+    count = seeds or (len(before.seeds) if before is not None else 1)
+    asked = Asked(
+        recipe=base,
+        fingerprint=dataset.fingerprint,
+        dataset_name=dataset.info.source.name,
+        systems=tuple(contenders),
+        titles={name: one.title for name, one in contenders.items()},
+        learned=tuple(name for name, one in contenders.items() if one.learns(base)),
+        seeds=tuple(range(base.seed, base.seed + count)),
+        cold=() if chosen.protocol == "balanced" else COLD,
+        sizes=chosen,
+        sweeps=wanted,
+        swept=swept_systems(wanted, contenders, base),
+    )
+    return asked, dataset
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    from edge_behavior.errors import EdgebError
+
+    try:
+        found = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        found = ()
+    if not found or not all(0 < rate < 1 for rate in found):
+        raise EdgebError(f"--rates {text}: not numbers between 0 and 1", "for example --rates 0.0001,0.0005")
+    return found
+
+
+def _list(known: Any) -> None:
+    for name, held in known.items():
+        typer.echo(f"{name}: {held.title}")
+
+
+def _show_plan(document: dict[str, Any]) -> None:
+    from edge_behavior.util.terminal import open_console
+
+    console = open_console()
+    for entry in document["entries"]:
+        done = "done" if not entry["left"] else f"seeds {', '.join(map(str, entry['left']))}"
+        console.print(f"{entry['system']}: {done}", markup=False, highlight=False)
+    for stage, counted in document["stages"].items():
+        text = f"{stage}: {counted['left']} to train ({counted['unshared']} without sharing)"
+        console.print(text, markup=False, highlight=False)
+    shown = ", ".join(f"{count} {name}" for name, count in document["windows"].items())
+    console.print(f"windows: {shown}; the natural ones again at every cold start", markup=False, highlight=False)
+
+
+def _report(folder: CompareFolder, as_json: bool) -> None:
+    """Write the report, and show its tables."""
+    from edge_behavior.commands.output import emit
+    from edge_behavior.studies.compare.report import write_report
+
+    results = write_report(folder)
+    emit(results.to_dict(), as_json, lambda: _show(results, folder))
+
+
+def _show(results: Results, folder: CompareFolder) -> None:
+    from rich.table import Table
+
+    from edge_behavior.studies.compare.texts import tables
+    from edge_behavior.studies.compare.words import state_sentences, verdict
+    from edge_behavior.util.terminal import open_console
+
+    console = open_console()
+    for held in tables(results):
+        table = Table("", *held.heads, title=held.title, caption=held.caption, box=None, title_justify="left")
+        for row in held.rows:
+            table.add_row(*row)
+        console.print(table)
+    for line in (*verdict(results), *state_sentences(results)):
+        console.print(line, markup=False, highlight=False)
+    console.print(f"report: {folder.path / 'compare.html'}", markup=False)

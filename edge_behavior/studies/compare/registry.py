@@ -1,0 +1,40 @@
+"""Every system that `--systems` takes: those of `baselines`, and tuned language models as changes to the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.studies.compare.contenders import Contender, Other, Tuned
+from edge_behavior.studies.compare.sources import HABITS
+
+# The tuned models of a comparison that names no systems; the others are asked for by name.
+_DEFAULT_TUNED = ("untuned", "plain", "two_stage")
+
+
+def all_contenders() -> dict[str, Contender]:
+    """Every system by name; `baselines` imports torch, and is first needed here."""
+    from edge_behavior.baselines.recipes import TUNED_SYSTEMS
+    from edge_behavior.baselines.registry import systems
+
+    found: dict[str, Contender] = {name: Other(system) for name, system in systems().items()}
+    found.update({name: Tuned(name, held.title, held.changes) for name, held in TUNED_SYSTEMS.items()})
+    return found
+
+
+def default_systems(known: Mapping[str, Contender]) -> tuple[str, ...]:
+    """The systems of a comparison that names none."""
+    return tuple(name for name, held in known.items() if not isinstance(held, Tuned) or name in _DEFAULT_TUNED)
+
+
+def chosen(known: Mapping[str, Contender], names: Sequence[str]) -> dict[str, Contender]:
+    """The systems of these names; habits are always among them, since mixtures need them.
+
+    Raises:
+        EdgebError: an unknown name; the hint has the nearest.
+    """
+    for name in names:
+        if name not in known:
+            raise EdgebError(f"no system named '{name}'", nearest(name, known, fallback=30))
+    wanted = {*names, HABITS} if HABITS in known else {*names}
+    return {name: held for name, held in known.items() if name in wanted}
