@@ -163,7 +163,7 @@ def test_output_rules_and_refusals(source: ExportSource, tmp_path: Path, monkeyp
         export_hf(source, out, profile=unpruned())
     with pytest.raises(EdgebError, match=r"holds unquantized weights, --quant is q4 .use f16, bf16 or f32"):
         export_hf(source, tmp_path / "q", "q4", unpruned())
-    with pytest.raises(EdgebError, match="habits and calibration cannot be fitted"):
+    with pytest.raises(EdgebError, match="habits, calibration and population cannot be fitted"):
         export_hf(replace(source, data=tmp_path), tmp_path / "q", None, unpruned(habits="on"))
     strict = unpruned(parity={"windows": 6, "max_kl": 0.0})
     with pytest.raises(ParityError, match="BF16 changes the predictions"):

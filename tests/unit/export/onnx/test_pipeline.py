@@ -146,7 +146,7 @@ def test_for_hardware_that_is_not_here(
 
 def test_habits_and_calibration_are_fitted_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = helpers.event_table([["Video", "Bar"] * 16, ["Bar", "Café"] * 15, ["Cafe Noir", "Video", "Bar"] * 11] * 4)
-    made: Any = type("MadeUp", (Dataset,), {"events": lambda self, split: {"validation": table}[split]})
+    made: Any = type("MadeUp", (Dataset,), {"events": lambda self, split: {"train": table, "validation": table}[split]})
     monkeypatch.setattr(heldout.Dataset, "open", lambda path: made(path, {}, table.candidates))
     tokens = helpers.tokenizer()
     base = helpers.save(helpers.model(tokens), tokens, tmp_path / "base")

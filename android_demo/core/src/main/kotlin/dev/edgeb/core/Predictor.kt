@@ -133,6 +133,7 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
         @JvmOverloads
         fun load(model: File, native: LlamaNative, options: LoadOptions = LoadOptions()): Predictor {
             val manifest = if (options.verify) Bundle.verify(model) else Bundle.read(model)
+            val population = Bundle.population(model)
             val positions = contextNeeded(manifest)
             val threads = options.threads ?: threadsFor(model)
             val asked = NativeOptions(positions, minOf(MAX_ROWS, positions), threads, options.exactMath)
@@ -140,7 +141,7 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
             val context = native.open(model, asked)
             try {
                 val backend = LlamaBackend(context, native.version, asked)
-                val predictor = Predictor(Engine(manifest, backend, file, threads))
+                val predictor = Predictor(Engine(manifest, backend, file, threads, population))
                 if (options.snapshots != null) predictor.warm(options.snapshots)
                 return predictor
             } catch (error: Throwable) {
