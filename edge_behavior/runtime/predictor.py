@@ -29,6 +29,8 @@ __all__ = ["PredictOptions", "Prediction", "Predictor", "RankedBehavior", "Sessi
 
 # Tokens of an event's line without its label: day, hour, punctuation, and a place of at most 48 characters.
 _LINE_TOKENS = 64
+# Tokens of an instruct prompt around its history and its candidates.
+_WORDING_TOKENS = 128
 # Bytes below which one thread is faster than several.
 SMALL_BUNDLE = 10_000_000
 
@@ -208,5 +210,8 @@ def context_needed(manifest: Manifest) -> int:
     line = _LINE_TOKENS + max(labels)
     chat = manifest.layout.chat
     static = len(manifest.static_prompt.encode()) // 2 + 64 + (0 if chat is None else len(chat.ids))
+    if manifest.layout.name == "instruct":
+        # The candidates are listed behind the history, in a wording.
+        static += sum(labels) // 2 + len(labels) + _WORDING_TOKENS
     needed = static + (manifest.layout.history_length + 1) * line + sum(labels) // 2 + 2 * len(labels)
     return min(-(-needed // 256) * 256, manifest.context_length)

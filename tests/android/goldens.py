@@ -265,6 +265,18 @@ def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
             )
             for name in ("stream", "instruct")
         ),
+        *(
+            _bundle(
+                folder,
+                f"alphabetical-{name}",
+                PromptLayout(name, history_length=4, candidate_order="alphabetical"),
+                "plain.gguf",
+                eos,
+                # By UTF-16 units the game would come before the fullwidth letter.
+                labels=["🎮 Game", "ｚ", *LABELS[7::-1]],
+            )
+            for name in ("stream", "instruct")
+        ),
         # Of SmolLM2's architecture, tokenizer and chat template.
         _bundle(
             folder,

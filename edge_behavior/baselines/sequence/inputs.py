@@ -119,7 +119,7 @@ def only_last(row: Row) -> Row:
 
 
 def padded(rows: Sequence[Row]) -> dict[str, NDArray[np.int64] | NDArray[np.bool_]]:
-    """Rows as one batch, padded at the end: arrays [n, T, …] by the names of `Row`, and which positions are `present`."""
+    """Rows as a batch, padded at the end: arrays [n, T, …] by the names of `Row`, and `present` [n, T]: no padding."""
     lengths = np.array([len(row.behavior) for row in rows])
     longest = int(lengths.max())
 

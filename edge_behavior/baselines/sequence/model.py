@@ -43,7 +43,8 @@ class EventTransformer(nn.Module):
 
     def __init__(self, candidates: int, positions: int, context_sizes: tuple[int, ...], config: SequenceConfig) -> None:
         super().__init__()
-        self.candidates, self.config = candidates, config
+        # Trainer takes an attribute `config` for a Transformers configuration.
+        self.candidates, self.settings = candidates, config
         self.items = nn.Embedding(candidates + 1, config.hidden)
         self.positions = nn.Embedding(positions, config.hidden)
         self.event_context = _Contexts(context_sizes, config.hidden) if config.context else None
@@ -109,7 +110,7 @@ class SasRec(EventTransformer):
 
     def __init__(self, *shape: Any) -> None:
         super().__init__(*shape)
-        sizes, config = shape[2], self.config
+        sizes, config = shape[2], self.settings
         self.target_context = _Contexts(sizes, config.hidden) if config.context else None
         self.blocks = nn.ModuleList(_SasRecBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.hidden)
@@ -134,7 +135,7 @@ class Bert4Rec(EventTransformer):
 
     def __init__(self, *shape: Any) -> None:
         super().__init__(*shape)
-        d, config = self.config.hidden, self.config
+        d, config = self.settings.hidden, self.settings
         # Eq. 3-6: LN(x + Dropout(sublayer(x))), GELU, an inner width of 4d.
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(d, config.heads, 4 * d, config.dropout, "gelu", batch_first=True)

@@ -82,9 +82,10 @@ class SequenceSystem:
             "rate": chosen,
         }
         _check_folder(budget.folder, record)
-        vocabulary = ContextVocabulary.of(dataset.events("train"), self.config.hour_bucket, self.config.place_events)
+        table = dataset.events("train")
+        vocabulary = ContextVocabulary.of(table, self.config.hour_bucket, self.config.place_events)
         rows = _Rows(self.architecture, self.config, history_length, len(dataset.candidates))
-        model = _trained(self, rows, vocabulary, dataset, budget, chosen)
+        model = _trained(self, rows, vocabulary, dataset, table, budget, chosen)
         return _FittedSequence(model, rows, vocabulary)
 
 
@@ -161,13 +162,20 @@ def _check_folder(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _trained(
-    system: SequenceSystem, rows: _Rows, vocabulary: ContextVocabulary, dataset: Dataset, budget: Budget, rate: float
+    system: SequenceSystem,
+    rows: _Rows,
+    vocabulary: ContextVocabulary,
+    dataset: Dataset,
+    table: EventTable,
+    budget: Budget,
+    rate: float,
 ) -> EventTransformer:
     import torch
     from safetensors.torch import load_file, save_file
 
     from edge_behavior.baselines.sequence.model import Bert4Rec, SasRec
     from edge_behavior.baselines.sequence.training import WEIGHTS, TrainingData, train
+    from edge_behavior.train.trainer.failures import DivergedError
     from edge_behavior.train.trainer.threads import Threads
     from edge_behavior.util.files import new_file
 
@@ -179,7 +187,7 @@ def _trained(
         model.load_state_dict(load_file(file))
         return model.eval()
     Threads(None).fit()
-    table, columns = dataset.events("train"), vocabulary.columns(dataset.events("train"))
+    columns = vocabulary.columns(table)
     starts, stops = training_stretches(table, rows.length + 1, budget.targets, budget.seed)
     if not len(starts):
         raise EdgebError(f"{dataset.path} has no training event", "import more users")
@@ -195,10 +203,8 @@ def _trained(
     )
     try:
         weights = train(model, data, system.config, rate, budget.seed, budget.folder, system.title)
-    except EdgebError as error:
-        if "loss" in error.message:
-            raise FailedTrainingError(error.message, error.hint) from None
-        raise
+    except DivergedError as error:
+        raise FailedTrainingError(error.message, error.hint) from None
     with new_file(file, replace=True, durable=True) as made:
         save_file(weights, made)
     shutil.rmtree(budget.folder / "checkpoints")

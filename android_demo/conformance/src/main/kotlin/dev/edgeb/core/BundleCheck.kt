@@ -63,7 +63,8 @@ internal class BundleCheck(
                 "task" to manifest.layout.task,
                 "role" to manifest.layout.role
             ) + (if (manifest.layout.places) emptyMap() else mapOf("places" to false)) +
-                (manifest.layout.chat?.let { mapOf("chat" to chat(it)) } ?: emptyMap()),
+                (manifest.layout.chat?.let { mapOf("chat" to chat(it)) } ?: emptyMap()) +
+                mapOf("candidate_order" to manifest.layout.candidateOrder).filterValues { it != "frequency" },
             "static_prompt" to manifest.staticPrompt,
             "tensors_sha256" to manifest.tensorsSha256,
             "tokenizer_sha256" to manifest.tokenizerSha256,
