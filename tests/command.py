@@ -11,8 +11,10 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
-from edge_behavior.cli import main
+from edge_behavior.cli import app, main
 
 Output = subprocess.CompletedProcess[str]
 
@@ -34,6 +36,21 @@ def edgeb_here(*arguments: object, code: int = 0, home: Path | None = None) -> O
         with pytest.raises(SystemExit) as exit:
             main()
     return _ended(Output(arguments, int(exit.value.code or 0), out.getvalue(), err.getvalue()), code)
+
+
+def invoked(*arguments: object) -> Result:
+    """The command's result in this process; an `EdgebError` is raised, as `main` would see it."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def live_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder, remember things in its `home`, and print for a wide terminal."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("EDGEB_HOME", str(folder / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
 
 
 def _home() -> Path:

@@ -43,8 +43,8 @@ _COUNTS = {
     STANDIN: (),
 }
 _PROFILES = {SMOLLM2: str(Path(__file__).with_name("smollm2.yaml"))}
-# Plain fine-tuning, the rival of both stages: every label, no conversations, no stage 2.
-_PLAIN = ("a_tuning.targets=all", "a_tuning.aux_ratio=0", "b_tuning.method=none")
+# Plain fine-tuning is the rival of both stages.
+_METHODS = {"run": "two-stage", "plain": "plain"}
 _EVENING = ("--at", "2024-03-18T20:05", "--place", "home")
 # Models that an export scores on all of its windows, trained and quantized, and on some: merged, converted, pruned.
 _COMPARED, _BETWEEN = 2, 3
@@ -122,16 +122,8 @@ class Demo:
         self._edgeb("data", "describe", data, "--png", picture, "--top", "12", "--force")
 
     def _plan(self) -> None:
-        for name, settings in (("run", ()), ("plain", _PLAIN)):
-            words = (
-                "--recipe",
-                self._recipe,
-                *self._set(settings),
-                "--data",
-                self._out / "data",
-                "--dry-run",
-                "--json",
-            )
+        for name in _METHODS:
+            words = (*self._recipe_words(name, ()), "--data", self._out / "data", "--dry-run", "--json")
             self._state.plans[name] = json.loads(self._edgeb("train", *words, stdout=subprocess.PIPE))
         self._wind_up()
 
@@ -141,14 +133,12 @@ class Demo:
     def _train_plainly(self) -> None:
         # Both trainings tune the same backbone: a stand-in is not made twice.
         standin = self._out / "run" / "backbone"
-        self._train_into(
-            "plain", (*_PLAIN, *([f"backbone.path={standin}", "backbone.dtype=float32"] if standin.exists() else []))
-        )
+        self._train_into("plain", (f"backbone.path={standin}", "backbone.dtype=float32") if standin.exists() else ())
 
     def _train_into(self, name: str, settings: Sequence[str]) -> None:
         run = self._out / name
         begun = (run / "run.json").is_file()
-        what = ("--resume",) if begun else ("--recipe", self._recipe, *self._set(settings))
+        what = ("--resume",) if begun else self._recipe_words(name, settings)
 
         def look() -> None:
             for stage in self._finished_stages(name):
@@ -250,10 +240,12 @@ class Demo:
     def _bundle(self) -> Path:
         return self._out / "behavior.gguf"
 
-    def _set(self, settings: Sequence[str]) -> list[str]:
+    def _recipe_words(self, name: str, settings: Sequence[str]) -> list[str]:
+        """Recipe, method and settings of a training, as words of `edgeb train`."""
         every = (*_COUNTS[self._state.backbone], *self._state.asked["set"], *settings)
         last = {setting.partition("=")[0]: setting for setting in every}
-        return [word for setting in last.values() for word in ("--set", setting)]
+        set_ = [word for setting in last.values() for word in ("--set", setting)]
+        return ["--recipe", self._recipe, "--method", _METHODS[name], *set_]
 
     def _say(self, text: str, style: str | None = None) -> None:
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_behavior.bundle.folder import folder_bytes, read_folder_manifest, verify_folder
-from edge_behavior.bundle.gguf_file import read_gguf_manifest, verify_gguf
+from edge_behavior.bundle.folder import folder_bytes, read_folder_manifest, read_folder_population, verify_folder
+from edge_behavior.bundle.gguf_file import read_gguf_manifest, read_gguf_population, verify_gguf
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.population import PopulationTable
 from edge_behavior.errors import EdgebError
 
 
@@ -18,6 +19,15 @@ def read_manifest(path: Path) -> Manifest:
         EdgebError: missing, truncated, not a bundle, or a manifest that this edgeb refuses.
     """
     return read_folder_manifest(path) if path.is_dir() else read_gguf_manifest(path)
+
+
+def read_population(path: Path) -> PopulationTable | None:
+    """What people in general do, as the bundle has it; None where it has no table.
+
+    Raises:
+        EdgebError: as `read_manifest`, or a table that does not match its hash.
+    """
+    return read_folder_population(path) if path.is_dir() else read_gguf_population(path)
 
 
 def verify_bundle(path: Path, progress: Callable[[int], None] | None = None) -> Manifest:

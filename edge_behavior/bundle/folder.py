@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior.bundle.manifest import Manifest, check_schema
+from edge_behavior.bundle.population import packed_population, unpacked_population
 from edge_behavior.core.fields import Kind, parse_json, read_fields
+from edge_behavior.core.population import PopulationTable
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.checksums import file_sha256
 from edge_behavior.util.files import write_file
 from edge_behavior.util.unfinished import UNFINISHED
 
 MANIFEST_FILE = "edgeb.json"
+# Belongs neither to the model nor to the tokenizer.
+POPULATION_FILE = "population.bin"
 # Files of the tokenizer; all others belong to the model.
 _TOKENIZER_FILE = re.compile(r"(tokenizer.*|special_tokens_map|added_tokens|vocab|merges|chat_template)\.\w+")
 _FIELDS: Mapping[str, Kind] = {"schema_version": int, "manifest": str, "manifest_sha256": str, "files": dict}
@@ -52,6 +56,22 @@ def read_folder_manifest(path: Path) -> Manifest:
     return _read(path)[0]
 
 
+def read_folder_population(path: Path) -> PopulationTable | None:
+    """The population's table; None where the bundle has none.
+
+    Raises:
+        EdgebError: as `read_folder_manifest`, or a table that does not match its hash.
+    """
+    manifest = read_folder_manifest(path)
+    if manifest.population is None:
+        return None
+    try:
+        content = (path / POPULATION_FILE).read_bytes()
+    except OSError as error:
+        raise EdgebError(f"cannot read {path / POPULATION_FILE}: {error.strerror}", "check its permissions") from None
+    return unpacked_population(manifest.population, content, manifest.candidates, manifest.layout.places, str(path))
+
+
 def verify_folder(path: Path, progress: Callable[[int], None] | None = None) -> Manifest:
     """Verify every byte of a folder against its hashes and return the manifest.
 
@@ -66,23 +86,35 @@ def verify_folder(path: Path, progress: Callable[[int], None] | None = None) -> 
     for name, expected in files.items():
         if _file_hash(path / name, progress) != expected:
             raise EdgebError(f"{path / name} does not match its hash", _DAMAGED_HINT)
+    read_folder_population(path)
     return manifest
 
 
-def write_folder_manifest(path: Path, manifest: Manifest, progress: Callable[[int], None] | None = None) -> Manifest:
+def write_folder_manifest(
+    path: Path,
+    manifest: Manifest,
+    progress: Callable[[int], None] | None = None,
+    population: PopulationTable | None = None,
+) -> Manifest:
     """Turn a folder of model and tokenizer files into a bundle, replacing any `edgeb.json`.
 
     Args:
         path: The folder with the finished files.
         manifest: Its hashes are computed here.
         progress: Called with the number of bytes just hashed.
+        population: The table that the manifest describes, written beside it; None where it describes none.
 
     Returns:
         The manifest as written, hashes set.
 
     Raises:
-        EdgebError: something in the folder is not a plain file.
+        EdgebError: something in the folder is not a plain file, or a table that is not the manifest's.
     """
+    table = packed_population(manifest.population, population)
+    if table is None:
+        (path / POPULATION_FILE).unlink(missing_ok=True)
+    else:
+        write_file(path / POPULATION_FILE, table)
     files = {name: _file_hash(path / name, progress) for name in _listed(path)}
     tokenizer, model = _combined(files)
     manifest = replace(manifest, tokenizer_sha256=tokenizer, tensors_sha256=model)
@@ -128,6 +160,8 @@ def _read(path: Path) -> tuple[Manifest, dict[str, str]]:
             raise EdgebError(f"{where}: the hash of '{name}' is {digest!r}", _DAMAGED_HINT)
     if _combined(files) != (manifest.tokenizer_sha256, manifest.tensors_sha256):
         raise EdgebError(f"{where}: the files' hashes do not match the manifest's", _DAMAGED_HINT)
+    if (POPULATION_FILE in files) != (manifest.population is not None):
+        raise EdgebError(f"{where}: '{POPULATION_FILE}' and the manifest's 'population' need each other", _DAMAGED_HINT)
     listed = set(_listed(path))
     for name in sorted(files.keys() ^ listed):
         what = "is missing" if name in files else "does not belong to the bundle"
@@ -169,7 +203,7 @@ def _listed(path: Path) -> list[str]:
 def _combined(files: Mapping[str, str]) -> tuple[str, str]:
     """One hash over names and hashes of the tokenizer's files, and one over those of the model's files."""
     parts = hashlib.sha256(), hashlib.sha256()
-    for name in sorted(files):
+    for name in sorted(files.keys() - {POPULATION_FILE}):
         part = parts[0 if _TOKENIZER_FILE.fullmatch(name) else 1]
         part.update(json.dumps([name, files[name]]).encode() + b"\n")
     return parts[0].hexdigest(), parts[1].hexdigest()

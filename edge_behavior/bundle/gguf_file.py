@@ -13,13 +13,16 @@ from typing import BinaryIO
 
 from edge_behavior.bundle.gguf_header import MAGIC, GgufFile, MetadataEntry, pack_entry, padded
 from edge_behavior.bundle.manifest import Manifest, check_schema
+from edge_behavior.bundle.population import packed_population, unpacked_population
 from edge_behavior.core.fields import DAMAGED_HINT
+from edge_behavior.core.population import PopulationTable
 from edge_behavior.errors import EdgebError
 
 KEY_VERSION = "edgeb.schema_version"
 KEY_MANIFEST = "edgeb.manifest"
 KEY_MANIFEST_HASH = "edgeb.manifest_sha256"
 KEY_CANDIDATES = "edgeb.candidates"
+KEY_POPULATION = "edgeb.population"
 _CHUNK = 1 << 22
 
 
@@ -30,14 +33,22 @@ def read_gguf_manifest(path: Path) -> Manifest:
         EdgebError: missing, not GGUF, truncated, not a bundle, or a manifest that this edgeb refuses.
     """
     with GgufFile(path) as file:
-        found: dict[str, MetadataEntry] = {}
-        for entry in file.metadata():
-            if entry.key.startswith("edgeb."):
-                found[entry.key] = entry
-            # `write_bundle` puts them before the vocabulary, which is slow to skip.
-            elif found or entry.key.startswith("tokenizer."):
-                break
-        return _manifest_of(file, found)
+        return _manifest_of(file, _own_entries(file))
+
+
+def read_gguf_population(path: Path) -> PopulationTable | None:
+    """The population's table; None where the bundle has none.
+
+    Raises:
+        EdgebError: as `read_gguf_manifest`, or a table that does not match its hash.
+    """
+    with GgufFile(path) as file:
+        found = _own_entries(file)
+        manifest = _manifest_of(file, found)
+        if manifest.population is None:
+            return None
+        content = file.raw(found[KEY_POPULATION])
+    return unpacked_population(manifest.population, content, manifest.candidates, manifest.layout.places, str(path))
 
 
 def verify_gguf(path: Path, progress: Callable[[int], None] | None = None) -> Manifest:
@@ -51,6 +62,7 @@ def verify_gguf(path: Path, progress: Callable[[int], None] | None = None) -> Ma
         EdgebError: as `read_gguf_manifest`, or the file has changed since it was written.
     """
     manifest = read_gguf_manifest(path)
+    read_gguf_population(path)
     with GgufFile(path) as file:
         tokenizer, tensors = _hashes(file, progress)
     for name, found, expected in (
@@ -63,7 +75,11 @@ def verify_gguf(path: Path, progress: Callable[[int], None] | None = None) -> Ma
 
 
 def write_bundle(
-    source: Path, manifest: Manifest, out: Path, progress: Callable[[int], None] | None = None
+    source: Path,
+    manifest: Manifest,
+    out: Path,
+    progress: Callable[[int], None] | None = None,
+    population: PopulationTable | None = None,
 ) -> Manifest:
     """Copy a GGUF to `out` with the manifest in its metadata, replacing any other.
 
@@ -74,10 +90,15 @@ def write_bundle(
         manifest: Its hashes are computed here.
         out: The file to write.
         progress: Called with the number of bytes just hashed or written: twice the file in all.
+        population: The table that the manifest describes; None where it describes none.
 
     Returns:
         The manifest as written, hashes set.
+
+    Raises:
+        EdgebError: a table that is not the manifest's.
     """
+    packed = packed_population(manifest.population, population)
     with GgufFile(source) as file:
         tokenizer, tensors = _hashes(file, progress)
         manifest = replace(manifest, tokenizer_sha256=tokenizer, tensors_sha256=tensors)
@@ -88,6 +109,8 @@ def write_bundle(
             pack_entry(KEY_MANIFEST_HASH, _sha256(text)),
             pack_entry(KEY_CANDIDATES, manifest.candidates.labels),
         ]
+        if packed is not None:
+            added.append(pack_entry(KEY_POPULATION, packed))
         kept = [entry for entry in file.metadata() if not entry.key.startswith("edgeb.")]
         model = [file.bytes[e.start : e.end] for e in kept if not e.key.startswith("tokenizer.")]
         vocabulary = [file.bytes[e.start : e.end] for e in kept if e.key.startswith("tokenizer.")]
@@ -99,6 +122,17 @@ def write_bundle(
             target.write(head.ljust(padded(len(head), table.alignment), b"\0"))
             _copy(file, table.data_start, target, progress)
     return manifest
+
+
+def _own_entries(file: GgufFile) -> dict[str, MetadataEntry]:
+    found: dict[str, MetadataEntry] = {}
+    for entry in file.metadata():
+        if entry.key.startswith("edgeb."):
+            found[entry.key] = entry
+        # `write_bundle` puts them before the vocabulary, which is slow to skip.
+        elif found or entry.key.startswith("tokenizer."):
+            break
+    return found
 
 
 def _manifest_of(file: GgufFile, found: Mapping[str, MetadataEntry]) -> Manifest:
@@ -118,6 +152,8 @@ def _manifest_of(file: GgufFile, found: Mapping[str, MetadataEntry]) -> Manifest
         raise EdgebError(f"{where}: '{KEY_VERSION}' differs from the manifest's", DAMAGED_HINT)
     if file.value(found[KEY_CANDIDATES]) != list(manifest.candidates.labels):
         raise EdgebError(f"{where}: '{KEY_CANDIDATES}' differs from the manifest's candidates", DAMAGED_HINT)
+    if (KEY_POPULATION in found) != (manifest.population is not None):
+        raise EdgebError(f"{where}: '{KEY_POPULATION}' and the manifest's 'population' need each other", DAMAGED_HINT)
     return manifest
 
 

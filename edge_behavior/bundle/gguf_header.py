@@ -20,7 +20,7 @@ from edge_behavior.errors import EdgebError
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
-UINT32, STRING, ARRAY = 4, 8, 9
+UINT8, UINT32, STRING, ARRAY = 0, 4, 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _SIZES = {kind: struct.calcsize("<" + code) for kind, code in _SCALARS.items()}
 _MAX_KEY = 65_535
@@ -123,6 +123,15 @@ class GgufFile:
             return self._read(entry.kind, entry.key)
         kind, count = self._take("I", entry.key), self._take("Q", entry.key)
         return [self._read(kind, entry.key) for _ in range(count)]
+
+    def raw(self, entry: MetadataEntry) -> bytes:
+        """The bytes of an array of unsigned 8-bit numbers, at once."""
+        self._at = entry.value
+        if entry.kind != ARRAY or self._take("I", entry.key) != UINT8:
+            raise self._damaged(f"'{entry.key}' is no array of bytes")
+        count = self._take("Q", entry.key)
+        self._need(count, f"'{entry.key}'")
+        return self.bytes[self._at : self._at + count]
 
     def tensor_table(self) -> TensorTable:
         """The tensor table; walks over all metadata first."""
@@ -230,12 +239,14 @@ def pack_string(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def pack_entry(key: str, value: int | str | Sequence[str]) -> bytes:
-    """A metadata entry holding an unsigned 32-bit number, a string, or an array of strings."""
+def pack_entry(key: str, value: int | str | bytes | Sequence[str]) -> bytes:
+    """A metadata entry holding an unsigned 32-bit number, a string, an array of bytes, or an array of strings."""
     head = pack_string(key)
     if isinstance(value, int):
         return head + struct.pack("<II", UINT32, value)
     if isinstance(value, str):
         return head + struct.pack("<I", STRING) + pack_string(value)
+    if isinstance(value, bytes):
+        return head + struct.pack("<IIQ", ARRAY, UINT8, len(value)) + value
     items = b"".join(pack_string(item) for item in value)
     return head + struct.pack("<IIQ", ARRAY, STRING, len(value)) + items

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.fields import DAMAGED_HINT, NULL, Kind, naming, parse_json, read_fields, read_list
@@ -35,6 +36,7 @@ _FIELDS: Mapping[str, Kind] = {
     "evaluation": dict,
     "vocabulary": (dict, NULL),
     "habits": (dict, NULL),
+    "population": (dict, NULL),
     "calibration": (dict, NULL),
     "parity": (dict, NULL),
     "tokenizer_sha256": str,
@@ -93,6 +95,7 @@ class Manifest:
         evaluation: The run's metrics. Numbers that are not finite become null in the file.
         vocabulary: What pruning kept of the vocabulary (`export.prune`); None if nothing was pruned.
         habits: How habits are counted and mixed with the model; None for the model alone.
+        population: What people in general do, where the user's habits are few; None to back off to the training shares.
         calibration: How scores become probabilities; None if not fitted.
         parity: What each export step changed (`export.parity`); None if not measured.
         tokenizer_sha256: Hash of the tokenizer; set on writing.
@@ -114,6 +117,7 @@ class Manifest:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: Mapping[str, Any] | None = None
     habits: Mixture | None = None
+    population: PopulationInfo | None = None
     calibration: CalibrationSet | None = None
     parity: Mapping[str, Any] | None = None
     tokenizer_sha256: str = ""
@@ -146,7 +150,7 @@ class Manifest:
         fields["candidates"] = {"labels": self.candidates.labels, "counts": self.candidates.counts}
         fields["layout"] = self.layout.to_dict()
         fields["base_model"] = self.base_model.to_dict()
-        for name in ("habits", "calibration"):
+        for name in ("habits", "population", "calibration"):
             fields[name] = None if fields[name] is None else fields[name].to_dict()
         try:
             return json.dumps(_finite(fields), allow_nan=False)
@@ -181,6 +185,8 @@ class Manifest:
         fields["base_model"] = BaseModelInfo.from_dict(fields["base_model"], f"{inner}.base_model")
         if fields["habits"] is not None:
             fields["habits"] = Mixture.from_dict(fields["habits"], f"{inner}.habits")
+        if fields["population"] is not None:
+            fields["population"] = PopulationInfo.from_dict(fields["population"], f"{inner}.population")
         calibration = fields.pop("calibration")
         manifest = cls(**fields)
         if calibration is not None:

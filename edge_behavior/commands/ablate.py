@@ -21,6 +21,7 @@ def ablate_command(
         str | None,
         typer.Option(help="Shipped recipe or YAML file to vary. Default: the recipe of the ablation in --out."),
     ] = None,
+    method: Annotated[str | None, typer.Option(help="As in `edgeb train`.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Dataset folder. Default: the ablation's, else the last one made.")
     ] = None,
@@ -67,11 +68,13 @@ def ablate_command(
     wait_passively()
     folder = AblationFolder(out)
     if report:
-        if recipe is not None or set_ or dry_run:
-            raise EdgebError("--report takes what the folder has", "leave out --recipe, --set and --dry-run")
+        if recipe is not None or method is not None or set_ or dry_run:
+            hint = "leave out --recipe, --method, --set and --dry-run"
+            raise EdgebError("--report takes what the folder has", hint)
         _report(folder, as_json)
         return
-    asked, studies = _asked(folder, recipe, data, set_ or [], seeds, only or [], aux or [], pin=not dry_run)
+    overrides = [*(set_ or ()), *([] if method is None else [f"method={method}"])]
+    asked, studies = _asked(folder, recipe, data, overrides, seeds, only or [], aux or [], pin=not dry_run)
     plan = asked.plan(studies, asked.seeds)
     with libraries():
         from edge_behavior.studies.runs.runner import planned_work, run_plan
@@ -108,7 +111,9 @@ def _asked(
     before = folder.read() if folder.started else None
     if recipe is None and (before is None or overrides):
         if before is not None:
-            raise EdgebError("--set without --recipe", f"name the recipe, or use that of {folder.path} as it is")
+            raise EdgebError(
+                "--set or --method without --recipe", f"name the recipe, or use that of {folder.path} as it is"
+            )
         raise EdgebError("no recipe was given", "pass --recipe, for example --recipe tiny")
     base = load_recipe(recipe, overrides) if recipe is not None else before.recipe  # type: ignore[union-attr]
     path = data or (before.dataset if before is not None else recall("dataset"))

@@ -59,6 +59,13 @@ def export_command(
         bool | None,
         typer.Option(help="Fit how model and habits mix. Default: if there is a dataset.", show_default=False),
     ] = None,
+    population: Annotated[
+        bool | None,
+        typer.Option(
+            help="Add a table of what people in general do, beneath the user's habits. Default: if there is a dataset.",
+            show_default=False,
+        ),
+    ] = None,
     calibrate: Annotated[
         bool | None,
         typer.Option(help="Fit the probabilities' calibration. Default: if there is a dataset.", show_default=False),
@@ -118,6 +125,7 @@ def export_command(
         "extra_tokens": extra_tokens,
         "habits": _mode(habits),
         "calibrate": _mode(calibrate),
+        "population": _mode(population),
         "parity.enforce": False if allow_loss else None,
     }
     onnx_flags = {
@@ -172,6 +180,8 @@ def export_command(
     for fit, what in ((report.habits, "habits are"), (report.calibration, "calibration is")):
         if fit.mode == "auto" and not fit.fitted:
             typer.echo(f"edgeb: {what} not fitted: {fit.reason}", err=True)
+    if report.population.mode == "auto" and not report.population.fitted:
+        typer.echo(f"edgeb: no table of the population: {report.population.reason}", err=True)
     if report.parity.exceeded:
         typer.echo(f"edgeb: beyond the limits: {'; '.join(report.parity.exceeded)}", err=True)
     emit(report.to_dict(), as_json, lambda: _show_report(report))
@@ -249,6 +259,14 @@ def _show_report(report: ExportReport) -> None:
     plan = report.pruning.plan
     if plan is not None:
         console.print(f"vocabulary: {len(plan.kept)} of {plan.rows} tokens kept, {plan.places} places covered")
+    if report.population.fitted:
+        found = report.population.values
+        lost = ", ".join(f"{count:,} of {level}" for level, count in found["dropped"].items())
+        console.print(
+            f"population: {found['contexts']:,} contexts of {found['users']:,} users, {file_size(found['bytes'])}"
+            f"{f'; no room for contexts: {lost}' if lost else ''}",
+            highlight=False,
+        )
     habits = report.habits.values
     if report.habits.fitted:
         accuracies = ", ".join(
@@ -327,6 +345,7 @@ def _show_manifest(manifest: dict[str, Any], base_model: BaseModelInfo) -> None:
 
     from edge_behavior.core.fusion import SOURCES
     from edge_behavior.evaluation.calibration_tables import calibration_lines
+    from edge_behavior.util.numbers import file_size
     from edge_behavior.util.terminal import open_console
 
     table = Table("field", "value", title="edgeb bundle (hashes verified)")
@@ -341,6 +360,11 @@ def _show_manifest(manifest: dict[str, Any], base_model: BaseModelInfo) -> None:
             text = ", ".join(f"{name}" for name in value) or "–"
         elif key == "calibration" and value is not None:
             text = calibration_lines(value, [name for name in SOURCES if name in value])
+        elif key == "population" and value is not None:
+            text = (
+                f"{value['contexts']:,} contexts of {value['users']:,} users, {file_size(value['bytes'])}; "
+                f"every count stands on {value['config']['min_users']} users or more"
+            )
         elif isinstance(value, dict):
             text = "\n".join(f"{k}: {v}" for k, v in value.items())
         else:

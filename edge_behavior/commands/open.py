@@ -31,7 +31,7 @@ def open_predictor(path: Path, threads: int | None = None) -> Predictor:
 
 
 def _folder_predictor(path: Path, threads: int | None) -> Predictor:
-    from edge_behavior.bundle.bundle import verify_bundle
+    from edge_behavior.bundle.bundle import read_population, verify_bundle
     from edge_behavior.commands.imports import libraries
     from edge_behavior.runtime.predictor import Predictor
 
@@ -42,7 +42,7 @@ def _folder_predictor(path: Path, threads: int | None) -> Predictor:
         from edge_behavior.train.trainer.backbone import load_model, load_tokenizer
     limit_threads(threads)
     model = load_model(path, BackboneConfig(path=str(path)))
-    return Predictor(manifest, TorchBackend(model, load_tokenizer(path)))
+    return Predictor(manifest, TorchBackend(model, load_tokenizer(path)), read_population(path))
 
 
 def _run_predictor(path: Path, threads: int | None) -> Predictor:

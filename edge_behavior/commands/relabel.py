@@ -28,8 +28,8 @@ def relabel_command(
 ) -> None:
     """Give a bundle another candidate list: same weights, no training.
 
-    Labels that stay keep their training counts, new ones start at 0. Evaluation and calibration belong to the old list
-    and are dropped.
+    Labels that stay keep their training counts, also in the population's table; new ones start at 0.
+    Evaluation and calibration belong to the old list and are dropped.
 
         edgeb relabel tiny.gguf --labels labels.txt --out mine.gguf
 
@@ -69,4 +69,9 @@ def _show_report(report: dict[str, Any]) -> None:
         console.print("The prompt lists the candidates, so the old labels' probabilities change slightly, too.")
     if report["calibration_dropped"]:
         console.print("The calibration was dropped: probabilities are the model's own.")
+    if report["population"] is not None:
+        before, after = report["population"]
+        console.print(
+            f"The population's table keeps {after:,} of {before:,} contexts: the counts of the labels that stay."
+        )
     console.print("The evaluation was dropped; `edgeb evaluate` needs a dataset with exactly the new labels.")

@@ -15,6 +15,13 @@ def train_command(
         str | None,
         typer.Option(help="Shipped recipe (such as tiny or qwen3-0.6b) or a YAML file. Default: qwen2-1.5b."),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="plain, plain-weighted, two-stage or two-stage-v1. Default: the recipe's, else the one docs/train.md "
+            "gives reasons for."
+        ),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Dataset folder. Default: the last one made.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make. Default: runs/RECIPE-DATASET.")] = None,
     set_: Annotated[
@@ -42,12 +49,15 @@ def train_command(
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Tune a model on a dataset: A-Tuning on anchors (frequent behaviors), B-Tuning on difficult, balanced samples.
+    """Tune a model on a dataset, by a recipe that names a backbone, and a method.
 
-    The run folder gets the resolved recipe, both adapters (stock PEFT loads them), metrics.json, the preference pairs,
-    report.html and a model card.
+    Method two-stage is the paper's: A-Tuning on anchors (frequent behaviors), then B-Tuning on difficult, balanced
+    samples; plain is fine-tuning on all behaviors. The run folder gets the resolved recipe, both adapters (stock PEFT
+    loads them), metrics.json, the preference pairs, report.html and a model card.
 
         edgeb train --recipe tiny --data data/synth --out runs/tiny
+
+        edgeb train --recipe tiny --method plain --data data/synth --out runs/plain
 
         edgeb train --recipe qwen2-1.5b --data data/mine --out runs/mine --set lora.rank=16
 
@@ -66,18 +76,22 @@ def train_command(
     from edge_behavior.util.workspace import recall, remember
 
     data = data or recall("dataset")
+    overrides = [*(set_ or ()), *([] if method is None else [f"method={method}"])]
+    chosen = None
     if resume:
         if recipe is not None:
             raise EdgebError("--resume uses the run's own recipe", "leave out --recipe; --set changes single fields")
         from edge_behavior.train.run.folder import saved_recipe
 
         out = out or recall("run")
-        loaded = saved_recipe(out, set_ or ())
+        loaded = saved_recipe(out, overrides)
     else:
         from edge_behavior.train.recipe import load_recipe
 
         name = recipe or "qwen2-1.5b"
-        loaded = load_recipe(name, set_ or ())
+        loaded = load_recipe(name, overrides)
+        if loaded.method != load_recipe(name, overrides, default_method=None).method:
+            chosen = loaded.method
         out = out or Path("runs") / f"{loaded.name}-{data.resolve().name}"
     if device_memory is not None and not dry_run:
         raise EdgebError("--device-memory is for planning", "add --dry-run")
@@ -93,6 +107,7 @@ def train_command(
             from edge_behavior.train.plan.plan import plan
             from edge_behavior.train.trainer.processes import is_main
 
+        _say_method(chosen)
         found = plan(loaded, dataset, device_memory, processes)
         if is_main():
             emit(found.document(), as_json, _print_plan)
@@ -104,6 +119,7 @@ def train_command(
         from edge_behavior.train.run.metrics import read_metrics
         from edge_behavior.train.trainer.processes import is_main
 
+    _say_method(chosen)
     # Some libraries print to stdout, which is for the result.
     with redirect_stdout(sys.stderr):
         run = train(loaded, dataset, out, resume, began=lambda: remember("run", out))
@@ -122,6 +138,17 @@ def train_command(
         console.print(f"report: {run.path / 'report.html'}")
 
     emit({"run": str(run.path), "metrics": metrics.to_dict()}, as_json, show)
+
+
+def _say_method(chosen: str | None) -> None:
+    """Say which method is taken, and why, where neither recipe nor flags name one."""
+    from edge_behavior.train.methods import METHODS
+    from edge_behavior.train.trainer.processes import console
+
+    if chosen is not None:
+        summary = METHODS[chosen].summary
+        why = "the default (docs/train.md, Methods, says why; --method takes another)"
+        console().print(f"method {chosen}, {why}: {summary}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_plan(plan: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.core.events import JOINERS, BehaviorEvent, clean_label
 from edge_behavior.errors import EdgebError, nearest
@@ -18,6 +18,8 @@ from edge_behavior.errors import EdgebError, nearest
 ANCHOR_THRESHOLD = 0.01
 HEAD_THRESHOLD = 0.05
 GROUPS = ("head", "medium", "tail")
+# Share of a prior spread evenly, so that labels unseen in training keep a probability above 0.
+_EVEN_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,23 @@ class CandidateSet:
     def groups(self, anchor: float = ANCHOR_THRESHOLD, head: float = HEAD_THRESHOLD) -> tuple[str, ...]:
         """Evaluation bin per label: head above `head`, medium above `anchor`, else tail (paper §4.1.2)."""
         return tuple("head" if s > head else "medium" if s > anchor else "tail" for s in self.shares)
+
+
+def smoothed_shares(counts: ArrayLike) -> NDArray[np.float64]:
+    """Training shares [B] with a hundredth spread evenly, so that none is 0: what counters back off to last.
+
+    Args:
+        counts: [B] training counts or shares; all zero gives even shares.
+
+    Raises:
+        EdgebError: not one number of 0 or more per candidate.
+    """
+    held = np.asarray(counts, dtype=np.float64)
+    if held.ndim != 1 or not len(held) or not np.isfinite(held).all() or (held < 0).any():
+        raise EdgebError("the habits' prior needs one non-negative number per candidate", "pass training counts")
+    even = np.full(len(held), 1.0 / len(held))
+    total = held.sum()
+    return even if total == 0 else (1 - _EVEN_SHARE) * held / total + _EVEN_SHARE * even
 
 
 def same_looking(label: str) -> str:

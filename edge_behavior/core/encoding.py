@@ -7,7 +7,7 @@ cannot become a control token. Those of a chat template come from the layout, as
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from edge_behavior.core.candidates import CandidateSet
@@ -61,7 +61,9 @@ class PromptEncoder:
             start, reply, end_id = list(layout.chat.opening), list(layout.chat.reply), layout.chat.end_id
         # What begins the assistant's turn: after the static part, or after the question.
         early, self._reply = (reply, []) if layout.name == "stream" else ([], reply)
-        self.static_ids: list[int] = start + self._join(layout.static(candidates.labels)) + early
+        self._around_static = start, early
+        self.static_ids = self._static(layout, candidates.labels)
+        self._as_given = replace(layout, candidate_order="frequency")
         self.terminator_ids: list[int] = [end_id] if layout.terminator is None else self.segment(layout.terminator)
         self.trie = LabelTrie.from_paths([self.label_ids(label) for label in candidates.labels])
 
@@ -80,25 +82,38 @@ class PromptEncoder:
         """Ids of an answer: the label and its terminator."""
         return self.segment(self.layout.answer(label)) + self.terminator_ids
 
+    def static_for(self, listed: Sequence[str] | None) -> list[int]:
+        """Ids of the static part with the candidates listed in this order; None for the layout's own."""
+        return self.static_ids if listed is None else self._static(self._as_given, listed)
+
     def prompt_ids(
-        self, history: Sequence[BehaviorEvent], when: datetime, place: str | None, format_index: int = 0
+        self,
+        history: Sequence[BehaviorEvent],
+        when: datetime,
+        place: str | None,
+        format_index: int = 0,
+        listed: Sequence[str] | None = None,
     ) -> list[int]:
-        """Ids of the whole prompt, static part first."""
-        prompt = self.layout.prompt(history, when, place, self.candidates.labels, format_index)
-        return self.static_ids + self._join(prompt.body) + self._reply
+        """Ids of the whole prompt, static part first, the candidates in the order of `listed` (see `static_for`)."""
+        layout, labels = self._listing(listed)
+        prompt = layout.prompt(history, when, place, labels, format_index)
+        return self.static_for(listed) + self._join(prompt.body) + self._reply
 
     def line_ids(self, event: BehaviorEvent) -> list[int]:
         """Ids of one past event, the same at every position."""
         return self._join(self.layout.line(event))
 
-    def frame_ids(self, when: datetime, place: str | None, format_index: int = 0) -> tuple[list[int], list[int]]:
+    def frame_ids(
+        self, when: datetime, place: str | None, format_index: int = 0, listed: Sequence[str] | None = None
+    ) -> tuple[list[int], list[int]]:
         """Ids between the static part and the history, and ids after the history (`PromptLayout.frame`)."""
-        before, after = self.layout.frame(when, place, self.candidates.labels, format_index)
+        layout, labels = self._listing(listed)
+        before, after = layout.frame(when, place, labels, format_index)
         return self._join(before), self._join(after) + self._reply
 
-    def stretch(self, events: Sequence[BehaviorEvent]) -> Stretch:
+    def stretch(self, events: Sequence[BehaviorEvent], listed: Sequence[str] | None = None) -> Stretch:
         """Encode consecutive events so that each can carry a loss (stream layout)."""
-        ids, targets = list(self.static_ids), []
+        ids, targets = list(self.static_for(listed)), []
         for event in events:
             context, answer, end = self.layout.line(event)
             ids += self.segment(context)
@@ -107,6 +122,13 @@ class PromptEncoder:
             ids += self.segment(end)
             targets.append((start, len(ids)))
         return Stretch(ids, targets)
+
+    def _listing(self, listed: Sequence[str] | None) -> tuple[PromptLayout, Sequence[str]]:
+        return (self.layout, self.candidates.labels) if listed is None else (self._as_given, listed)
+
+    def _static(self, layout: PromptLayout, labels: Sequence[str]) -> list[int]:
+        start, early = self._around_static
+        return start + self._join(layout.static(labels)) + early
 
     def _join(self, segments: Sequence[str]) -> list[int]:
         return [i for segment in segments for i in self.segment(segment)]

@@ -1,14 +1,16 @@
 """Habits: a per-user counter over the whole history, with decay and back-off.
 
 Four levels of context, narrowest first: place and hour, place, hour, all. Each keeps decayed counts of the behaviors
-seen in that context and backs off to the next wider level where counts are few; the widest backs off to the training
-shares. Without places two levels remain, hour and all: a level that repeats another would count its events twice. Knows
-nothing of models and prompts; `fusion` mixes its distribution with a model's.
+seen in that context and backs off to the next wider level where counts are few; the widest backs off to what people in
+general do after the user's last two behaviors (`population`), or to the training shares. Without places two levels
+remain, hour and all: a level that repeats another would count its events twice. Knows nothing of models and prompts;
+`fusion` mixes its distribution with a model's.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from itertools import chain
@@ -17,14 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edge_behavior.core.candidates import smoothed_shares
 from edge_behavior.core.events import clean_place
 from edge_behavior.core.fields import DAMAGED_HINT, is_number, is_whole, naming, read_fields, read_list
+from edge_behavior.core.population import PopulationTable
 from edge_behavior.errors import EdgebError
 
 # Widest first: the order in which they are combined.
 LEVELS = ("all", "hour", "place", "place_hour")
-# Share of the prior spread evenly, so that labels unseen in training keep a probability above 0.
-_EVEN_SHARE = 0.01
+# Behaviors that the population's contexts name.
+_RECENT = 2
 _LEAST_STRENGTH = 1e-3
 _LARGEST = 1e9
 _CONTEXT_KINDS: dict[str, tuple[type, ...]] = {"all": (), "hour": (int,), "place": (str,), "place_hour": (str, int)}
@@ -97,11 +101,27 @@ class HabitCounter:
         prior: [B] training counts or shares per candidate (`CandidateSet.counts`); all zero gives an even prior.
         config: How to count.
         places: Whether events have places. Without, the two levels of places stay empty.
+        population: What a user with few counts is taken to do, in place of the prior; None for the prior.
+
+    Raises:
+        EdgebError: a prior that is none, or a population of another number of candidates.
     """
 
-    def __init__(self, prior: ArrayLike, config: HabitsConfig | None = None, places: bool = True) -> None:
+    def __init__(
+        self,
+        prior: ArrayLike,
+        config: HabitsConfig | None = None,
+        places: bool = True,
+        population: PopulationTable | None = None,
+    ) -> None:
         self.config, self.places = config or HabitsConfig(), places
-        self._prior = _smoothed(np.asarray(prior, dtype=np.float64))
+        self._prior, self._population = smoothed_shares(prior), population
+        if population is not None and len(population) != len(self._prior):
+            raise EdgebError(
+                f"the population's table is of {len(population)} candidates, not {len(self._prior)}",
+                "use the bundle's own",
+            )
+        self._recent: tuple[int, ...] = ()
         self._rate = math.log(2) / self.config.half_life if self.config.half_life else 0.0
         self._events = 0
         self._levels: dict[str, dict[Context, Counts]] = {name: {} for name in LEVELS}
@@ -128,6 +148,7 @@ class HabitCounter:
         if not 0 <= code < len(self._prior):
             raise EdgebError(f"no candidate has the code {code}", f"codes run from 0 to {len(self._prior) - 1}")
         self._events += 1
+        self._recent = (*self._recent, code)[-_RECENT:]
         now, rate = self._events, self._rate
         for level, context in self._contexts(when, place):
             counts = self._levels[level].setdefault(context, {})
@@ -139,26 +160,35 @@ class HabitCounter:
 
         Each level mixes its counts c with the distribution q of the next wider one: (c + k·q) / (Σc + k).
         """
-        p = self._prior
+        p = self.base(when, place)
+        for level, codes, decayed in self.seen(when, place):
+            k = float(getattr(self.config, f"k_{level}"))
+            p = p * k
+            p[codes] += decayed
+            p /= decayed.sum() + k
+        return np.asarray(np.log(p), dtype=np.float64)
+
+    def base(self, when: datetime, place: str) -> NDArray[np.float64]:
+        """What the widest level backs off to: probabilities [B] of the population, or the smoothed training shares."""
+        population = self._population
+        return self._prior if population is None else population.probs(self._recent, when, place)
+
+    def seen(self, when: datetime, place: str) -> Iterator[tuple[str, NDArray[np.intp], NDArray[np.float64]]]:
+        """The user's decayed counts at `when` in `place`: level, candidate codes [e] and counts [e], widest first."""
         for level, context in self._contexts(when, place):
             counts = self._levels[level].get(context)
             if counts is not None:
-                k = float(getattr(self.config, f"k_{level}"))
                 codes = np.fromiter(counts, dtype=np.intp, count=len(counts))
                 entries = np.fromiter(chain.from_iterable(counts.values()), dtype=np.float64, count=2 * len(counts))
-                weight, at = entries[::2], entries[1::2]
-                decayed = weight * np.exp(self._rate * (at - self._events))
-                p = p * k
-                p[codes] += decayed
-                p /= decayed.sum() + k
-        return np.asarray(np.log(p), dtype=np.float64)
+                yield level, codes, entries[::2] * np.exp(self._rate * (entries[1::2] - self._events))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready state that `from_dict` reads; without the prior."""
+        """JSON-ready state that `from_dict` reads; without prior and population."""
         return {
             "config": self.config.to_dict(),
             "size": len(self._prior),
             "events": self._events,
+            "recent": list(self._recent),
             "counts": {
                 level: [
                     [list(context), [[code, *entry] for code, entry in counts.items()]]
@@ -169,7 +199,14 @@ class HabitCounter:
         }
 
     @classmethod
-    def from_dict(cls, values: object, prior: ArrayLike, where: str = "habits", places: bool = True) -> HabitCounter:
+    def from_dict(
+        cls,
+        values: object,
+        prior: ArrayLike,
+        where: str = "habits",
+        places: bool = True,
+        population: PopulationTable | None = None,
+    ) -> HabitCounter:
         """Rebuild a counter from `to_dict`; it continues as the saved one would have.
 
         Args:
@@ -177,12 +214,13 @@ class HabitCounter:
             prior: As for the constructor, for the same candidate set.
             where: The file, for error messages.
             places: As for the constructor.
+            population: As for the constructor.
 
         Raises:
             EdgebError: damaged, or saved for a candidate set of another size or with places where there are none.
         """
-        found = read_fields(values, ("config", "size", "events", "counts"), where)
-        counter = cls(prior, HabitsConfig.from_dict(found["config"], f"{where}.config"), places)
+        found = read_fields(values, ("config", "size", "events", "recent", "counts"), where)
+        counter = cls(prior, HabitsConfig.from_dict(found["config"], f"{where}.config"), places, population)
         size, events = found["size"], found["events"]
         if size != len(counter):
             raise EdgebError(
@@ -191,6 +229,10 @@ class HabitCounter:
         if not is_whole(events, 0, int(_LARGEST)):
             raise EdgebError(f"{where}: 'events' is {str(events)[:40]}", DAMAGED_HINT)
         counter._events = events
+        recent = read_list(found["recent"], f"{where}.recent", int, min(events, _RECENT))
+        if not all(is_whole(code, 0, len(counter)) for code in recent):
+            raise EdgebError(f"{where}: 'recent' is {recent}", DAMAGED_HINT)
+        counter._recent = tuple(recent)
         counts = read_fields(found["counts"], LEVELS, f"{where}.counts")
         for level in LEVELS:
             counter._levels[level] = counter._read_level(counts[level], level, f"{where}.counts.{level}")
@@ -227,11 +269,3 @@ class HabitCounter:
                     raise EdgebError(f"{where}: bad count {str(entry)[:80]}", DAMAGED_HINT)
                 counts[code] = (float(weight), at)
         return held
-
-
-def _smoothed(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    if counts.ndim != 1 or not len(counts) or not np.isfinite(counts).all() or (counts < 0).any():
-        raise EdgebError("the habits' prior needs one non-negative number per candidate", "pass training counts")
-    even = np.full(len(counts), 1.0 / len(counts))
-    total = counts.sum()
-    return even if total == 0 else (1 - _EVEN_SHARE) * counts / total + _EVEN_SHARE * even

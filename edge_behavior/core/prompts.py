@@ -18,6 +18,7 @@ from edge_behavior.errors import EdgebError, nearest
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 LAYOUTS = ("stream", "prefix", "instruct")
+CANDIDATE_ORDERS = ("frequency", "alphabetical")
 STREAM_TERMINATOR = ")\n"
 TASK = "Predict the next behavior of the user."
 ROLE = (
@@ -122,6 +123,8 @@ class PromptLayout:
         chat: The backbone's chat template around the prompt; None for the bare text. The user's turn is the whole
             prompt and the assistant's the label; in `stream` the user's turn is the static part, and the assistant's
             begins with the history.
+        candidate_order: How the candidates are listed: `frequency`, in candidate order, the most frequent in training
+            first unless the list was replaced; or `alphabetical`, by code point, which tells nothing of frequency.
     """
 
     name: str = "stream"
@@ -131,6 +134,7 @@ class PromptLayout:
     role: str = ROLE
     places: bool = True
     chat: ChatTurns | None = None
+    candidate_order: str = "frequency"
 
     def __post_init__(self) -> None:
         if self.name not in LAYOUTS:
@@ -139,6 +143,10 @@ class PromptLayout:
             raise EdgebError(f"history_length is {self.history_length}", "use at least 1; the paper uses 20")
         if self.name == "instruct" and not self.list_candidates:
             raise EdgebError("the instruct layout always lists its candidates", "use the prefix or stream layout")
+        if self.candidate_order not in CANDIDATE_ORDERS:
+            raise EdgebError(
+                f"unknown candidate order '{self.candidate_order}'", nearest(self.candidate_order, CANDIDATE_ORDERS)
+            )
 
     @classmethod
     def from_dict(cls, values: object, where: str = "prompt layout") -> PromptLayout:
@@ -148,7 +156,7 @@ class PromptLayout:
             EdgebError: a field that is missing, unknown or of the wrong type, or a value that no layout has.
         """
         known: dict[str, Kind] = {name: type(value) for name, value in cls().to_dict().items()}
-        optional = {"places": bool, "chat": dict}
+        optional = {"places": bool, "chat": dict, "candidate_order": str}
         if isinstance(values, dict):
             known |= {name: kind for name, kind in optional.items() if name in values}
         found = read_fields(values, known, where)
@@ -160,12 +168,14 @@ class PromptLayout:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields that `from_dict` reads.
 
-        `places` is written only where it is false and `chat` where there is one, so that readers from before these
-        fields existed read the others.
+        `places` is written only where it is false, `chat` where there is one and `candidate_order` where it is not by
+        frequency, so that readers from before these fields existed read the others.
         """
         fields = asdict(self)
         if self.places:
             del fields["places"]
+        if self.candidate_order == "frequency":
+            del fields["candidate_order"]
         del fields["chat"]
         return fields if self.chat is None else {**fields, "chat": self.chat.to_dict()}
 
@@ -208,13 +218,18 @@ class PromptLayout:
         """Beginning of an event's line, up to its behavior: day, hour and, where the layout has places, place."""
         return f"({DAYS[when.weekday()]} {when.hour}{self._where(place)},"
 
+    def listed(self, labels: Sequence[str]) -> Sequence[str]:
+        """The candidate labels, given in candidate order, in the order in which prompts list them."""
+        # Python compares strings by code point; UTF-16 code units, as on a JVM, would put emoji elsewhere.
+        return sorted(labels) if self.candidate_order == "alphabetical" else labels
+
     def static(self, labels: Sequence[str]) -> tuple[str, ...]:
         """The part of the prompt that is the same for every prediction of a bundle."""
         head = f"Task: {self.task}\nRole: {self.role}\n"
         if self.name == "instruct":
             return (head,)
         if self.list_candidates:
-            head += f"Candidates: {'; '.join(labels)}\n"
+            head += f"Candidates: {'; '.join(self.listed(labels))}\n"
         head += f"History (day hour, {'place, ' if self.places else ''}behavior):"
         # Here the user's turn ends, and some chat templates strip it.
         return (head if self.chat is not None and self.name == "stream" else f"{head}\n",)
@@ -242,7 +257,7 @@ class PromptLayout:
         context = f"{DAYS[when.weekday()]}, {when.hour}{self._where(place)}"
         # Not str.format: a label may hold braces.
         rest = rest.replace("{parts}", _PARTS[self.places]).replace("{context}", context)
-        rest = rest.replace("{candidates}", ", ".join(labels))
+        rest = rest.replace("{candidates}", ", ".join(self.listed(labels)))
         return (opening + "\n",), (rest,)
 
     def prompt(

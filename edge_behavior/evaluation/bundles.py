@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.calibration import Calibration
 from edge_behavior.core.fusion import Fusion
+from edge_behavior.core.population import PopulationTable
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.evaluation.calibration import measure_calibration
@@ -57,7 +58,7 @@ def evaluate_bundle(
         table = windows.table
         model = bundle_log_probs(predictor, table, windows.targets)
         masked = _masked_differs(predictor, table, windows.targets, model, choice.seed)
-    source, raw = _sources(manifest, table, windows.targets, model)
+    source, raw = _sources(manifest, predictor.population, table, windows.targets, model)
     calibrations, groups = manifest.calibrations, manifest.candidates.groups()
     scores = {name: calibrations.get(name, Calibration()).scores(held, groups) for name, held in raw.items()}
     by_history, calibrated = {}, {}
@@ -116,12 +117,15 @@ def stretch_log_probs(predictor: Predictor, table: EventTable, targets: Targets)
     return np.stack(rows)
 
 
-def _sources(manifest: Manifest, table: EventTable, targets: Targets, model: Floats) -> tuple[str, dict[str, Floats]]:
+def _sources(
+    manifest: Manifest, population: PopulationTable | None, table: EventTable, targets: Targets, model: Floats
+) -> tuple[str, dict[str, Floats]]:
     """The bundle's default source, and the scores [n, B] of every source it has."""
     counts, held, places = manifest.candidates.counts, manifest.habits, manifest.layout.places
     if held is None:
-        return "model", {"model": model, "habits": habit_log_probs(table, targets, counts, places=places)}
-    habits = habit_log_probs(table, targets, counts, held.config, places)
+        habits = habit_log_probs(table, targets, counts, places=places, population=population)
+        return "model", {"model": model, "habits": habits}
+    habits = habit_log_probs(table, targets, counts, held.config, places, population)
     fusion = Fusion(held.weights, manifest.candidates.groups())
     return held.default, {"model": model, "habits": habits, "fused": fusion.scores(model, habits)}
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.core.habits import HabitCounter, HabitsConfig
+from edge_behavior.core.population import PopulationTable
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.evaluation.protocols import Targets
 
@@ -51,6 +53,7 @@ def habit_log_probs(
     prior: ArrayLike,
     config: HabitsConfig | None = None,
     places: bool = True,
+    population: PopulationTable | None = None,
 ) -> Floats:
     """[n, B] log-probabilities of each user's habits at windows, after all of the user's events before the target.
 
@@ -60,11 +63,24 @@ def habit_log_probs(
         prior: [B], as `HabitCounter` takes it.
         config: How to count; None for the defaults.
         places: Whether the bundle knows places, as `HabitCounter` takes it.
+        population: As `HabitCounter` takes it.
     """
     found = np.empty((len(targets), len(table.candidates)))
+    for row, counter, when, place in replayed(table, targets, lambda: HabitCounter(prior, config, places, population)):
+        found[row] = counter.log_probs(when, place)
+    return found
+
+
+def replayed(
+    table: EventTable, targets: Targets, new: Callable[[], HabitCounter]
+) -> Iterator[tuple[int, HabitCounter, datetime, str]]:
+    """Every window's row, the user's counter after all events before it, and the time and place asked about.
+
+    The counter goes on to the user's next window: use it before taking the next item.
+    """
     users = table.user_of(targets)
     for user in np.unique(users):
-        counter = HabitCounter(prior, config, places)
+        counter = new()
         seen = int(table.user_offsets[user])
         mine = np.flatnonzero(users == user)
         for row in mine[np.argsort(targets[mine], kind="stable")]:
@@ -72,8 +88,7 @@ def habit_log_probs(
             for index in range(seen, target):
                 counter.observe(int(table.behavior[index]), table.time[index].item(), table.places[table.place[index]])
             seen = target
-            found[row] = counter.log_probs(table.time[target].item(), table.places[table.place[target]])
-    return found
+            yield int(row), counter, table.time[target].item(), table.places[table.place[target]]
 
 
 def accuracy_by_history(

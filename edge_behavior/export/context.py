@@ -28,6 +28,7 @@ from edge_behavior.export.merge import MergeOptions, Probe, merge_adapter, merge
 from edge_behavior.export.parity.gate import ParityError, ParityReport, parity_report
 from edge_behavior.export.parity.samples import SampleSizes
 from edge_behavior.export.parity.scores import REFERENCE, StageScores
+from edge_behavior.export.population import ExportedPopulation, check_population, export_population
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.prune.check import PROMPTS, PruneRequest, Pruning, check_mode, decide_pruning
 from edge_behavior.export.prune.vocabulary import write_pruned
@@ -99,6 +100,7 @@ def check_profile(profile: ExportProfile, source: ExportSource) -> None:
     check_mode(profile.prune)
     check_fitting(profile.habits, "habits", source)
     check_fitting(profile.calibrate, "calibration", source)
+    check_population(source, profile.population)
 
 
 def open_source(source: ExportSource) -> OpenedSource:
@@ -140,6 +142,7 @@ class Export:
         segments_checked: Texts tokenized like in training; from `check_tokens` on.
         parity: What the gate measured; from `accept` on.
         fits: What was fitted; from `fit` on.
+        population: The population's table, if the bundle has one; from `begin` on.
     """
 
     manifest: Manifest
@@ -148,6 +151,7 @@ class Export:
     logit_scale: float
     parity: ParityReport
     fits: Fits
+    population: ExportedPopulation
 
     def __init__(self, opened: OpenedSource, profile: ExportProfile, folder: Path) -> None:
         self.opened, self.profile, self.folder = opened, profile, folder
@@ -203,6 +207,9 @@ class Export:
         )
         if context_length is not None:
             manifest = replace(manifest, context_length=context_length(manifest))
+        with self.timed("population"):
+            self.population = export_population(source, self.profile, source.candidates)
+        manifest = replace(manifest, population=self.population.info)
         manifest.to_json()  # refuse what cannot be written before the long work
         self.manifest = manifest
         room = context_needed(manifest) - len(encoder.trie)
@@ -338,6 +345,7 @@ class Export:
             quantization=self.manifest.quantization,
             parameters=self.opened.parameters,
             pruning=self.pruning,
+            population=self.population.report,
             habits=self.fits.habits,
             calibration=self.fits.calibration,
             segments_checked=self.segments_checked,

@@ -10,6 +10,7 @@ from typing import Any
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.calibration import CalibrationSet
 from edge_behavior.core.fusion import Mixture
+from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.source import ExportSource
@@ -87,8 +88,10 @@ def fit_held_out(
     from edge_behavior.fit.mixture import TimeLimit, TooFewUsersError, TooLittleTimeError, fit_habits, score_held_out
 
     asked = "on" in (profile.habits, profile.calibrate)
+    # A bundle whose habits are not fitted counts them by the defaults.
+    config = HabitsConfig() if profile.habits == "off" else None
     try:
-        held = score_held_out(bundle, source.data, limit=TimeLimit(forecast, insists=asked))
+        held = score_held_out(bundle, source.data, config=config, limit=TimeLimit(forecast, insists=asked))
     except (TooFewUsersError, TooLittleTimeError) as error:
         if asked:
             raise

@@ -57,6 +57,10 @@ class ExportProfile(Section):
     extra_tokens: int = Field(EXTRA_TOKENS, description="Everyday word pieces that pruning keeps")
     habits: str = Field("auto", description="Fit how model and habits mix: auto (if there is a dataset), on, off")
     calibrate: str = Field("auto", description="Fit the probabilities' calibration: auto, on, off")
+    population: str = Field(
+        "auto", description="Table of what people do, beneath habits: auto (from a dataset), on, off"
+    )
+    population_bytes: int = Field(4 << 20, ge=1024, description="Its size at most: rare contexts are dropped first")
     importance: ImportanceSettings = ImportanceSettings()
     parity: ParitySettings = ParitySettings()
     recover: RecoverySettings = RecoverySettings()

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior import __version__
-from edge_behavior.bundle.bundle import require_gguf, verify_bundle
+from edge_behavior.bundle.bundle import read_population, require_gguf, verify_bundle
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.core.candidates import CandidateSet, same_looking
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import clean_label
+from edge_behavior.core.population import PopulationTable
 from edge_behavior.errors import EdgebError, nearest, system_error
 from edge_behavior.export.gguf.grammar import file_encoder
 from edge_behavior.runtime.llama.model import LlamaModel
@@ -56,6 +58,7 @@ class RelabelReport:
         trie_tokens: Most that one full scoring evaluates beyond its prompt.
         pruned_vocabulary: Whether the vocabulary was pruned for the old list.
         calibration_dropped: Whether there was a calibration.
+        population: Contexts of the population's table, before and after; None where there was none.
     """
 
     bundle: Path
@@ -69,6 +72,7 @@ class RelabelReport:
     trie_tokens: int
     pruned_vocabulary: bool
     calibration_dropped: bool
+    population: tuple[int, int] | None
 
     def to_dict(self) -> dict[str, Any]:
         """As `--json` has it."""
@@ -147,7 +151,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
     """Write a verified bundle with the same tensors and another candidate set.
 
     Evaluation and calibration belong to the old list and are left out. Habits keep their settings and fusion weights,
-    which belong to frequency groups, not to labels.
+    which belong to frequency groups, not to labels. The population's table keeps the counts of the labels that stay.
 
     Args:
         bundle: The bundle to take everything else from; checked against its hashes first.
@@ -164,6 +168,8 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
     size = _size(bundle)
     with progress_bar("Checking", size, unit_bytes=True) as advance:
         old = verify_bundle(bundle, advance)
+    counted = read_population(bundle)
+    relabeled = None if counted is None else counted.relabeled(candidates)
     manifest = replace(
         old,
         created_with=f"edgeb {__version__}",
@@ -171,6 +177,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         evaluation={},
         # Measured on the old list.
         habits=None if old.habits is None else replace(old.habits, measured={}),
+        population=_described(old, relabeled),
         calibration=None,
     )
     with LlamaModel(bundle, vocab_only=True) as model:
@@ -183,7 +190,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         raise system_error(error, f"cannot write {out}") from None
     with new_file(out, replace=force, durable=True) as temporary:
         with progress_bar("Writing", 2 * size, unit_bytes=True) as advance:
-            write_bundle(bundle, manifest, temporary, advance)
+            write_bundle(bundle, manifest, temporary, advance, relabeled)
         with progress_bar("Checking", size, unit_bytes=True) as advance:
             verify_bundle(temporary, advance)
         written = temporary.stat().st_size
@@ -201,7 +208,13 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         trie_tokens=len(encoder.trie.evaluated),
         pruned_vocabulary=old.vocabulary is not None,
         calibration_dropped=old.calibration is not None,
+        population=None if counted is None or relabeled is None else (counted.contexts, relabeled.contexts),
     )
+
+
+def _described(old: Manifest, table: PopulationTable | None) -> PopulationInfo | None:
+    """What the manifest says of the relabeled table."""
+    return None if old.population is None or table is None else PopulationInfo.of(table, old.population.users)
 
 
 def lists_candidates(manifest: Manifest) -> bool:

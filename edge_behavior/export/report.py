@@ -33,6 +33,7 @@ class ExportReport:
         operators: How many operators of each kind hold weights, of an ONNX folder.
         parameters: Number of weights of the backbone.
         pruning: What became of the vocabulary.
+        population: What became of the population's table.
         habits: What became of the fit of model and habits.
         calibration: What became of the fit of the probabilities.
         segments_checked: Texts tokenized like in training.
@@ -50,6 +51,7 @@ class ExportReport:
     quantization: str
     parameters: int
     pruning: Pruning
+    population: FitReport
     habits: FitReport
     calibration: FitReport
     segments_checked: int
@@ -73,6 +75,7 @@ class ExportReport:
             **{name: dict(counts) for name, counts in weights.items() if counts is not None},
             "parameters": self.parameters,
             "pruning": self.pruning.to_dict(),
+            "population": self.population.to_dict(),
             "habits": self.habits.to_dict(),
             "calibration": self.calibration.to_dict(),
             "segments_checked": self.segments_checked,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.bundles import stretch_log_probs
 from edge_behavior.evaluation.habits import habit_log_probs
 from edge_behavior.evaluation.protocols import Targets, check_labels_match
+from edge_behavior.fit.strengths import fit_strengths
 from edge_behavior.runtime.predictor import SMALL_BUNDLE, Predictor
 from edge_behavior.runtime.side_by_side import engine_count, side_by_side
 from edge_behavior.util.resampling import Resampled, Resampling
@@ -75,6 +76,7 @@ class HeldOut:
         truth: [n] candidate codes.
         users: [n] user codes.
         groups: [B] head, medium or tail.
+        config: How habits were counted.
         resampling: The units that cross-validation leaves out whole; None for users.
     """
 
@@ -83,6 +85,7 @@ class HeldOut:
     truth: Ints
     users: Ints
     groups: tuple[str, ...]
+    config: HabitsConfig = field(default_factory=HabitsConfig)
     resampling: Resampling | None = None
 
     @property
@@ -188,7 +191,7 @@ def score_held_out(
         bundle: A written bundle; its manifest's `habits` and `calibration` are not read.
         data: Dataset folder.
         windows: Validation windows to score; None for 300 to 1,500, fewer for many candidates or a large model.
-        config: How to count; None for the defaults.
+        config: How to count; None for the defaults with strengths fitted on these windows.
         seed: For the choice of windows.
         limit: The time to keep; None for no limit.
 
@@ -226,9 +229,12 @@ def score_held_out(
             )
         model = _scored(predictors, table, stretches, limit or TimeLimit(Forecast(TimeBudget(None), {})))
         targets = targets[: len(model)]
-    habits = habit_log_probs(table, targets, candidates.counts, config, layout.places)
+        population = predictor.population
+    counts, places = candidates.counts, layout.places
+    config = config or fit_strengths(table, targets, counts, places, population)
+    habits = habit_log_probs(table, targets, counts, config, places, population)
     truth, users = table.behavior[targets].astype(np.int64), table.user_of(targets)
-    return HeldOut(model, habits, truth, users, candidates.groups(), resampling(table, targets))
+    return HeldOut(model, habits, truth, users, candidates.groups(), config, resampling(table, targets))
 
 
 def windows_wanted(candidates: int, size: int) -> int:
@@ -290,15 +296,14 @@ def _too_little_time(limit: TimeLimit, done: int, spent: float, least: int) -> T
     )
 
 
-def fit_habits(held: HeldOut, config: HabitsConfig | None = None, seed: int = 0) -> FittedHabits:
+def fit_habits(held: HeldOut, seed: int = 0) -> FittedHabits:
     """Fit the fusion weights, and measure them by cross-validation.
 
     Args:
         held: Scores of held-out windows.
-        config: How habits were counted; None for the defaults.
         seed: For the folds.
     """
-    return FittedHabits(config or HabitsConfig(), fit_weights(held), cross_validate(held, seed))
+    return FittedHabits(held.config, fit_weights(held), cross_validate(held, seed))
 
 
 def unit_folds(units: Resampling, seed: int = 0) -> tuple[Ints, int]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 
-from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, verify_bundle
+from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, read_population, verify_bundle
 from edge_behavior.bundle.folder import holds_safetensors
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core import DEFAULT_TOP_K, REBASE_EVERY
 from edge_behavior.core.event_order import check_order, check_step
 from edge_behavior.core.events import BehaviorEvent
+from edge_behavior.core.population import PopulationTable
 from edge_behavior.core.scoring import Floats, check_scoring
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.arguments import as_path, check_flag, check_query, check_text, checked_top_k
@@ -28,6 +29,8 @@ __all__ = ["PredictOptions", "Prediction", "Predictor", "RankedBehavior", "Sessi
 
 # Tokens of an event's line without its label: day, hour, punctuation, and a place of at most 48 characters.
 _LINE_TOKENS = 64
+# Tokens of an instruct prompt around its history and its candidates.
+_WORDING_TOKENS = 128
 # Bytes below which one thread is faster than several.
 SMALL_BUNDLE = 10_000_000
 
@@ -40,9 +43,9 @@ class Predictor:
     memory is also freed when the last reference to the predictor and its sessions is gone.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend) -> None:
-        self.manifest = manifest
-        self._ranker = Ranker(manifest, backend)
+    def __init__(self, manifest: Manifest, backend: Backend, population: PopulationTable | None = None) -> None:
+        self.manifest, self.population = manifest, population
+        self._ranker = Ranker(manifest, backend, population)
 
     @classmethod
     def load(
@@ -72,9 +75,10 @@ class Predictor:
         check_flag(exact_math, "exact_math")
         folder = prefix_cache if isinstance(prefix_cache, bool) else as_path(prefix_cache, "prefix_cache")
         manifest = verify_bundle(bundle) if verify else read_manifest(bundle)
+        population = read_population(bundle)
         backend = open_backend(bundle, context_needed(manifest), threads, exact_math)
         try:
-            predictor = cls(manifest, backend)
+            predictor = cls(manifest, backend, population)
             if folder is not False:
                 predictor.warm(home() / "prefix" if folder is True else folder)
         except BaseException:
@@ -206,5 +210,8 @@ def context_needed(manifest: Manifest) -> int:
     line = _LINE_TOKENS + max(labels)
     chat = manifest.layout.chat
     static = len(manifest.static_prompt.encode()) // 2 + 64 + (0 if chat is None else len(chat.ids))
+    if manifest.layout.name == "instruct":
+        # The candidates are listed behind the history, in a wording.
+        static += sum(labels) // 2 + len(labels) + _WORDING_TOKENS
     needed = static + (manifest.layout.history_length + 1) * line + sum(labels) // 2 + 2 * len(labels)
     return min(-(-needed // 256) * 256, manifest.context_length)

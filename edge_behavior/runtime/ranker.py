@@ -19,6 +19,7 @@ from edge_behavior.core.calibration import Calibration
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.fusion import Fusion
 from edge_behavior.core.habits import HabitCounter
+from edge_behavior.core.population import PopulationTable
 from edge_behavior.core.scoring import Floats
 from edge_behavior.core.search import RANKS_ONLY, Affine, Goal, SearchResult, Thresholds, TrieSearch
 from edge_behavior.errors import EdgebError
@@ -39,8 +40,8 @@ class Ranker:
         EdgebError: a manifest whose start, end or chat tokens are not in the model's vocabulary.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend) -> None:
-        self.manifest = manifest
+    def __init__(self, manifest: Manifest, backend: Backend, population: PopulationTable | None = None) -> None:
+        self.manifest, self.population = manifest, population
         self._lifetime = Lifetime(self)
         self._turns = Turns(self._lifetime)
         self.encoder = PromptEncoder(
@@ -88,7 +89,7 @@ class Ranker:
         """A new user's habit counter."""
         manifest = self.manifest
         config = None if manifest.habits is None else manifest.habits.config
-        return HabitCounter(manifest.candidates.counts, config, manifest.layout.places)
+        return HabitCounter(manifest.candidates.counts, config, manifest.layout.places, self.population)
 
     def source(self, options: PredictOptions) -> str:
         """The source that answers: `model`, `habits` or `fused`.

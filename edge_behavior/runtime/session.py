@@ -35,7 +35,7 @@ from edge_behavior.runtime.prediction import DEFAULT_OPTIONS, Prediction, Predic
 from edge_behavior.runtime.ranker import Ranker
 from edge_behavior.runtime.state_file import read_state, write_state
 
-_SCHEMA = 1
+_SCHEMA = 2
 _DAMAGED_HINT = "the file is damaged or was edited: start a new session"
 _FIELDS: Mapping[str, Kind] = {
     "kind": str,
@@ -197,7 +197,11 @@ class Session:
             events = _saved_events(found["events"], ranker, str(path))
             session._window = [(event, ranker.encoder.line_ids(event)) for event in events]
             session._counter = HabitCounter.from_dict(
-                found["habits"], ranker.manifest.candidates.counts, f"{path}: habits", ranker.manifest.layout.places
+                found["habits"],
+                ranker.manifest.candidates.counts,
+                f"{path}: habits",
+                ranker.manifest.layout.places,
+                ranker.population,
             )
             held = _saved_ids(found["held"], ranker, str(path))
             if held and found["engine"] == ranker.backend.fingerprint:

@@ -1,6 +1,6 @@
 """Typed training recipes: every setting of a run with its default and its bounds, and where recipe files are found.
 
-Precedence is flag > recipe file > default; the resolved recipe is saved with the run. Knows no trainer.
+Precedence is flag > recipe file > method > default; the resolved recipe is saved with the run. Knows no trainer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from edge_behavior.core.prompts import ROLE, TASK, PromptLayout
 from edge_behavior.core.scoring import TOKENS_PER_PASS
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.hf.chat_template import chat_turns
+from edge_behavior.train.methods import DEFAULT_METHOD, METHODS, method_title
 from edge_behavior.util.fields import Section, config_folders, field_names, find_config, read_mapping
 
 
@@ -58,6 +59,9 @@ class LayoutConfig(Section):
 
     name: Literal["stream", "prefix", "instruct"] = Field("stream", description="See docs/train.md")
     list_candidates: bool = Field(True, description="List the candidates in the prompt's static part")
+    candidate_order: Literal["frequency", "alphabetical", "shuffled"] = Field(
+        "frequency", description="shuffled: A-Tuning's rows each in a random order, all other prompts alphabetical"
+    )
     history_length: int = Field(20, ge=1, description="L, past events that a prediction sees")
     task: str = Field(TASK, description="Part 1 of the prompt: the task")
     role: str = Field(ROLE, description="Part 2 of the prompt: the role")
@@ -75,6 +79,8 @@ class LayoutConfig(Section):
             EdgebError: see `names_places` and `chat_turns`.
         """
         fields = {**self.model_dump(exclude={"chat_template"}), "places": self.names_places(dataset_places)}
+        if self.candidate_order == "shuffled":
+            fields["candidate_order"] = "alphabetical"
         return PromptLayout(**fields, chat=chat_turns(tokenizer) if self.chat_template else None)
 
     def names_places(self, dataset_places: bool) -> bool:
@@ -123,6 +129,9 @@ class ATuning(StageConfig):
     targets: Literal["anchors", "all", "tail", "medium_and_tail"] = Field("anchors", description="Labels with a loss")
     anchor_threshold: float = Field(
         ANCHOR_THRESHOLD, gt=0, lt=1, description="Share of training events above which a label is an anchor"
+    )
+    class_weights: Literal["none", "inverse", "sqrt_inverse"] = Field(
+        "none", description="Weight of a label's loss: one over its share of the training events, or over the root"
     )
     max_targets: int = Field(200_000, ge=1, description="Supervised targets per epoch, at most")
     draw: Literal["fixed", "fresh"] = Field(
@@ -187,6 +196,9 @@ class Recipe(Section):
     """A whole training recipe."""
 
     name: str = "default"
+    method: str | None = Field(
+        None, description="One of train/methods.py, whose fields it gives unless they are set; null: none, by hand"
+    )
     seed: int = Field(0, ge=0)
     threads: int | None = Field(None, ge=1, description="CPU threads; null: what other processes leave free")
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
@@ -203,6 +215,11 @@ class Recipe(Section):
     def tuning(self, stage: str) -> StageConfig:
         """The section of a tuning stage, `a_tuning` or `b_tuning`."""
         return {"a_tuning": self.a_tuning, "b_tuning": self.b_tuning}[stage]
+
+    @property
+    def method_title(self) -> str:
+        """The method in words, see `methods.method_title`."""
+        return method_title(self.method, self.model_dump())
 
 
 def recipe_folders() -> list[Path]:
@@ -224,8 +241,15 @@ def find_recipe(name_or_file: str) -> Path:
     return find_config("train", name_or_file, "recipe", "recipe", recipe_names())
 
 
-def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `section.key=value` overrides.
+def load_recipe(
+    name_or_file: str, overrides: Sequence[str] = (), default_method: str | None = DEFAULT_METHOD
+) -> Recipe:
+    """Read a recipe, take its method's fields where it has none, and apply `section.key=value` overrides.
+
+    A method named by an override (`method=plain`) replaces its fields in the file, too; other overrides come after it.
+
+    Args:
+        default_method: For a recipe that names none; None leaves its fields as they are.
 
     Raises:
         EdgebError: unreadable YAML, an unknown key (with the nearest valid one) or a value of the wrong type.
@@ -233,9 +257,14 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     path = find_recipe(name_or_file)
     fields = read_mapping(path, "a recipe is a mapping of sections", "start from a shipped recipe")
     fields.setdefault("name", path.stem)
-    for override in overrides:
-        _override(fields, override)
-    return parse_recipe(fields, str(path), {text.partition("=")[0].strip() for text in overrides})
+    given = [_override(text) for text in overrides]
+    fields.setdefault("method", default_method)
+    for key, value in sorted(given, key=lambda pair: pair[0] != "method"):
+        _set(fields, key, value)
+        if key == "method":
+            _take_method(fields, value, replace=True)
+    _take_method(fields, fields["method"], replace=False)
+    return parse_recipe(fields, str(path), {key for key, _ in given})
 
 
 def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = ()) -> Recipe:
@@ -262,6 +291,9 @@ def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = (
         raise EdgebError(
             f"{source}: {key} = {value!r}: {first['msg'].lower()}", "see the comments in train/configs"
         ) from None
+    if recipe.method is not None and recipe.method not in METHODS:
+        where = "--method" if "method" in flags else f"{source}: method"
+        raise EdgebError(f"{where} = {recipe.method!r}: there is no such method", nearest(recipe.method, METHODS))
     stage = recipe.a_tuning
     if stage.stretch_min > stage.stretch_max:
         raise EdgebError(
@@ -276,6 +308,11 @@ def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = (
         raise EdgebError(
             f"{source}: the instruct layout always lists its candidates", "set layout.list_candidates=true"
         )
+    if recipe.layout.candidate_order != "frequency" and not recipe.layout.list_candidates:
+        raise EdgebError(
+            f"{source}: layout.candidate_order is {recipe.layout.candidate_order}, and no candidate is listed",
+            "set layout.list_candidates=true, or layout.candidate_order=frequency",
+        )
     if recipe.layout.chat_template and recipe.backbone.path is None:
         raise EdgebError(
             f"{source}: layout.chat_template is true, and the stand-in has no chat template", "set backbone.path"
@@ -283,20 +320,36 @@ def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = (
     return recipe
 
 
-def _override(fields: dict[str, Any], text: str) -> None:
+def _override(text: str) -> tuple[str, Any]:
+    """Key and value of a `section.key=value` override."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise EdgebError(f"--set {text}: not of the form section.key=value", "for example --set a_tuning.epochs=2")
-    *sections, last = key.strip().split(".")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        raise EdgebError(f"--set {text}: '{value}' is not a YAML value", "quote it") from None
+
+
+def _set(fields: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
     at = fields
     for section in sections:
         at = at.setdefault(section, {})
         if not isinstance(at, dict):
-            raise EdgebError(f"--set {text}: '{section}' is not a section", _nearest_key(key))
-    try:
-        at[last] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):
-        raise EdgebError(f"--set {text}: '{value}' is not a YAML value", "quote it") from None
+            raise EdgebError(f"--set {key}: '{section}' is not a section", _nearest_key(key))
+    at[last] = value
+
+
+def _take_method(fields: dict[str, Any], name: object, replace: bool) -> None:
+    """Give a recipe the fields of a method that it lacks, or all with `replace`; `parse_recipe` refuses other names."""
+    if not isinstance(name, str) or name not in METHODS:
+        return
+    for key, value in METHODS[name].fields.items():
+        section, _, field = key.partition(".")
+        held = fields.setdefault(section, {})
+        if isinstance(held, dict) and (replace or field not in held):
+            held[field] = value
 
 
 def _nearest_key(key: str) -> str:

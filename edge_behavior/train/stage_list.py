@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 BACKBONE_FIELD = "backbone.path"
 CONVERSATIONS_FIELD = "a_tuning.aux_path"
-# Recipe fields that only `name` and reports show.
-_NOT_COMPUTED = ("name", "backbone.export")
+# Recipe fields that no stage computes with: names, and what the run is for. A method's effect is in its other fields.
+_NOT_COMPUTED = ("name", "method", "backbone.export")
 _REPORTED = ("evaluation.per_user", "evaluation.per_behavior", "evaluation.limit")
 # Fields that say how a stage is computed (memory, kernels, logs): the result is the same up to rounding.
 FREE = frozenset(

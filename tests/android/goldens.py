@@ -19,11 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_behavior.bench.report import TITLES
 from edge_behavior.bench.timing import Sample, Timing
 from edge_behavior.bundle.bundle import verify_bundle
-from edge_behavior.bundle.gguf_file import KEY_MANIFEST_HASH, KEY_VERSION, write_bundle
+from edge_behavior.bundle.gguf_file import KEY_MANIFEST_HASH, KEY_POPULATION, KEY_VERSION, write_bundle
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
+from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.core import DEFAULT_TOP_K
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
@@ -33,10 +36,13 @@ from edge_behavior.core.events import BehaviorEvent, clean_label, clean_place
 from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.license import License
+from edge_behavior.core.population import PopulationConfig, PopulationTable
 from edge_behavior.core.prompts import ChatTurns, PromptLayout
+from edge_behavior.data.dataset import EventTable
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.quantize import quantize
 from edge_behavior.export.gguf.writer import write_gguf
+from edge_behavior.fit.population import count_population
 from edge_behavior.hf.chat_template import chat_turns
 from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.runtime.prediction import Prediction, PredictOptions
@@ -75,6 +81,8 @@ RAW_LABELS = [
     "é" * 200, "e\u0301" * 200, "🎮" * 200, "x" * 201, "🎮" * 201, "", "\u00a0", "\u200b", "\u200d \u200c", "a\nb",
     "a\tb", "a\x00b", "a\u2028b", "a\u2061b", "a\U000e0062b", "a\ufff9b", "{context}", "<|im_end|>",
 ]  # fmt: skip
+CROWDED = ["DK", "home", "Café Zürich", "東京 駅", "<|im_end|>"]
+POPULATION_USERS = 60
 # Minutes between events: which orders a local clock may give.
 STEPS = [
     [], [30, 0, 45], [30, -55], [30, -190, 20], [-1560], [-1561], [5, -1561, 7], [-1, -1], [0, -5, 0, -4], [-1, 5, -1],
@@ -257,6 +265,18 @@ def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
             )
             for name in ("stream", "instruct")
         ),
+        *(
+            _bundle(
+                folder,
+                f"alphabetical-{name}",
+                PromptLayout(name, history_length=4, candidate_order="alphabetical"),
+                "plain.gguf",
+                eos,
+                # By UTF-16 units the game would come before the fullwidth letter.
+                labels=["🎮 Game", "ｚ", *LABELS[7::-1]],
+            )
+            for name in ("stream", "instruct")
+        ),
         # Of SmolLM2's architecture, tokenizer and chat template.
         _bundle(
             folder,
@@ -339,8 +359,11 @@ def _bundle(
     if full:
         mixture = Mixture(HabitsConfig(half_life=7.0), WEIGHTS, "fused")
         manifest = replace(manifest, habits=mixture, calibration=CalibrationSet(CALIBRATIONS))
+    population = _population(manifest) if full else None
+    if population is not None:
+        manifest = replace(manifest, population=PopulationInfo.of(population, POPULATION_USERS))
     path = folder / f"{name}.gguf"
-    manifest = write_bundle(folder / weights, manifest, path)
+    manifest = write_bundle(folder / weights, manifest, path, population=population)
     recorder = Recorder(path, exact_math=not full)
     described = _described(recorder, manifest, brief=False)
     if tuple(labels) == tuple(LABELS):
@@ -349,6 +372,37 @@ def _bundle(
         _label_calls(recorder, labels)
     recorder.predictor.close()
     return {**described, "calls": recorder.calls}
+
+
+def _population(manifest: Manifest) -> PopulationTable:
+    """What a crowd does that lives in hostile places, too: in few contexts, so that all levels have counts."""
+    rng = np.random.default_rng(0)
+    size, users = len(manifest.candidates), POPULATION_USERS
+    hours = np.sort(rng.choice(5 * 24, (users, 40)), axis=1)
+    table = EventTable(
+        user_offsets=np.arange(users + 1) * 40,
+        time=(np.datetime64("2024-03-18T00:30:00") + hours.ravel().astype("timedelta64[h]")).astype("datetime64[s]"),
+        place=rng.integers(0, len(CROWDED), users * 40).astype(np.int32),
+        behavior=rng.choice([0, 1, 2, 9, size - 1], users * 40).astype(np.int32),
+        places=CROWDED,
+        candidates=manifest.candidates,
+    )
+    config = PopulationConfig(min_users=3, hour_bucket=6, k_place=7.5, k_place_hour=1e3, k_last_two=1e-3)
+    table_of = count_population(table, config, manifest.layout.places).table
+    assert table_of.contexts > 100
+    return table_of
+
+
+def _asked_of(table: PopulationTable) -> list[dict[str, Any]]:
+    """Probabilities for some situations, as JSON has them."""
+    size = len(table)
+    found = []
+    for i, place in enumerate([*CROWDED, *PLACES]):
+        recent = [[], [0], [1, size - 1], [9, 9], [0, 9, 2], [9, 0], [size - 1, 1, 0, 2]][i % 7]
+        when = datetime(2024, 3, 18) + timedelta(minutes=137 * i)
+        asked = {"recent": recent, "when": when.isoformat(timespec="minutes"), "place": place}
+        found.append({**asked, "probs": table.probs(recent, when, place).tolist()})
+    return found
 
 
 def _exported(folder: Path, bundle: Path) -> dict[str, Any]:
@@ -383,6 +437,7 @@ def _described(recorder: Recorder, manifest: Manifest, brief: bool) -> dict[str,
         },
         "texts": [[text, ranker.backend.tokenize(text)] for text in TEXTS],
         "trie": _trie(ranker.encoder),
+        "population": None if ranker.population is None else _asked_of(ranker.population),
         "prompts": [_prompt(ranker.encoder, labels, n, PLACES[3 + i]) for i, n in enumerate((0, 1, 4, 30))],
     }  # fmt: skip
 
@@ -454,6 +509,11 @@ def _calls(made: Recorder, folder: Path, full: bool, long_window: bool) -> None:
 
 
 def _full_calls(made: Recorder, history: list[BehaviorEvent], when: datetime) -> None:
+    # A user of whom nothing is known, and little: what people in general do.
+    for known in (0, 1, 2):
+        for place in CROWDED[:3]:
+            made.predict(history[:known], when, place, source="habits", calibrated=False)
+            made.predict(history[:known], when, place, top_k=3)
     for source in ("model", "habits", "fused"):
         for calibrated in (True, False):
             made.predict(history, when, "DK", source=source, calibrated=calibrated)
@@ -526,6 +586,14 @@ def _refused(folder: Path) -> list[list[str]]:
         "cut-head": (good[: head + 200], "cut short"),
         "long-key": (patched(24, (1 << 40).to_bytes(8, "little")), "has 1099511627776 bytes|cut short"),
         "many": (patched(16, (1 << 62).to_bytes(8, "little")), "cut short|damaged|has .* bytes|match"),
+    }
+    held = (folder / "full.gguf").read_bytes()
+    counts, key = bytearray(held), bytearray(held)
+    counts[held.index(b"EDGEBPOP") + 100] ^= 1
+    key[held.index(KEY_POPULATION.encode()) + len(KEY_POPULATION) - 1] ^= 1
+    made |= {
+        "population": (bytes(counts), "population's table does not match its hash"),
+        "population-key": (bytes(key), "need each other"),
     }
     listed = []
     for name, (content, reason) in made.items():

@@ -26,7 +26,7 @@ GEOMETRY = {
 STEPS = [
     "a_tuning.max_targets=60", "a_tuning.epochs=1", "a_tuning.max_steps=3", "b_tuning.pool_per_behavior=1",
     "b_tuning.epochs=1", "b_tuning.batch_size=2", "a_tuning.batch_size=2", "a_tuning.stretch_max=5",
-    "layout.history_length=4", "layout.list_candidates=false", "b_tuning.max_steps=2", "evaluation.per_user=1",
+    "layout.history_length=4", "b_tuning.max_steps=2", "evaluation.per_user=1",
     "evaluation.per_behavior=1", "evaluation.limit=6", "evaluation.validation_targets=10", "backbone.dtype=float32",
 ]  # fmt: skip
 
@@ -79,13 +79,17 @@ SMALL = {
     "llama3.1-8b": small(llama_model, "llama3"),
     "gemma3-270m": small(gemma3, "gemma"),
     "smollm2-135m": small(llama_model, "smollm"),
+    "paper-qwen2-1.5b": small(qwen2, "qwen2"),
+    "paper-llama3.1-8b": small(llama_model, "llama3"),
 }
 
 
 def run_the_path(recipe: str, backbone: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     edgeb_here("data", "synth", "--users", 30, "--days", 10, "--seed", 1, "--out", tmp_path / "data", home=home)
-    settings = [word for s in (*STEPS, f"backbone.path={backbone}") for word in ("--set", s)]
+    # The paper's layout always lists them.
+    listed = [] if load_recipe(recipe).layout.name == "instruct" else ["layout.list_candidates=false"]
+    settings = [word for s in (*STEPS, *listed, f"backbone.path={backbone}") for word in ("--set", s)]
     edgeb_here("train", "--recipe", recipe, "--out", tmp_path / "run", *settings, home=home)
     # Two random layers are no oracle of what 4 bits cost: the gate's steps on a few windows suffice.
     (tmp_path / "few.yaml").write_text(

@@ -56,8 +56,10 @@ from edge_behavior.export.prune.vocabulary import PrunePlan
 from edge_behavior.export.report import ExportReport
 from edge_behavior.records.history import write_history
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.train.methods import DEFAULT_METHOD
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.util.workspace import recall, remember
+from tests.command import invoked, live_in
 from tests.extras import needs_torch
 
 LABELS = ("Video", "Video call", "Mail", "買い物")
@@ -70,9 +72,7 @@ EVENTS = [
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGEB_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.chdir(tmp_path)
+    live_in(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -88,10 +88,8 @@ def module(monkeypatch):
 
 
 def run(*arguments: object) -> Any:
-    """Invoke a command; an EdgebError is raised, as `main` would see it."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+    """Invoke a command that succeeds."""
+    result = invoked(*arguments)
     assert result.exit_code == 0, result.output
     return result
 
@@ -580,8 +578,31 @@ class TestTrain:
     def test_a_recipe_file_names_the_run(self, asked, tmp_path):
         (tmp_path / "mine.yaml").write_text("seed: 3\n")
         document("train", "--recipe", "mine.yaml", "--data", "data")
-        assert asked[0][0] == Recipe(name="mine", seed=3)
+        assert asked[0][0] == load_recipe("mine.yaml") == Recipe(name="mine", seed=3, method=asked[0][0].method)
         assert asked[0][2] == Path("runs/mine-data")
+
+    def test_a_method_that_nobody_named_is_said(self, asked, tmp_path):
+        said = f"method {DEFAULT_METHOD}, the default"
+        assert said in run("train", "--recipe", "tiny", "--data", "data").stderr
+        assert said in run("train", "--recipe", "tiny", "--data", "data", "--dry-run").stderr
+        (tmp_path / "mine.yaml").write_text("method: plain\n")
+        for words in (
+            ("--recipe", "mine.yaml"),
+            ("--recipe", "tiny", "--method", "plain"),
+            ("--recipe", "tiny", "--set", "method=plain"),
+        ):
+            assert "the default" not in run("train", *words, "--data", "data").stderr
+            assert asked[-1][0].method_title == "plain"
+        assert asked[-2][0] == asked[-1][0]
+
+    def test_a_resumed_run_says_no_default_and_may_be_asked_for_a_method(self, asked, tmp_path):
+        recipe = load_recipe("tiny", ["method=two-stage"])
+        (tmp_path / "r").mkdir()
+        (tmp_path / "r" / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        words = ("train", "--resume", "--out", "r", "--data", "data")
+        assert "the default" not in run(*words).stderr
+        run(*words, "--method", "two-stage-v1")
+        assert [found[0].method_title for found in asked] == ["two-stage", "two-stage-v1"]
 
     def test_resume_takes_the_runs_recipe(self, asked, tmp_path):
         recipe = load_recipe("tiny", ["seed=9"])

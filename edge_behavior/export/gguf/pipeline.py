@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.gguf_header import GgufFile
-from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.export.checks import check_logits, check_quantized_logits
 from edge_behavior.export.context import Export, Model, check_profile, open_source
 from edge_behavior.export.gguf.format_search import AUTO, QUANTIZE, Unquantized, quantize_within
@@ -83,7 +82,7 @@ def export_gguf(
             )
             export.accept(quantized.parity, find_quant(quantized.quant).name)
         with export.timed("write"):
-            _write(quantized.path, export.manifest, bundle)
+            _write(quantized.path, export, bundle)
         quantized.path.unlink()
         plain.unlink(missing_ok=True)
         with export.timed("verify"):
@@ -97,7 +96,7 @@ def export_gguf(
         with export.timed("habits"):
             if export.fit(bundle):
                 rewritten = folder / "rewritten.gguf"
-                _write(bundle, export.manifest, rewritten)
+                _write(bundle, export, rewritten)
                 verify_bundle(rewritten)
                 os.replace(rewritten, bundle)
         report = export.report(
@@ -145,12 +144,12 @@ class _ImportanceMatrix:
             self.rows = importance(model, names, sequences, len(encoder.static_ids), advance)
 
 
-def _write(file: Path, manifest: Manifest, bundle: Path) -> None:
-    """Copy a GGUF file with the manifest in it."""
+def _write(file: Path, export: Export, bundle: Path) -> None:
+    """Copy a GGUF file with the manifest and the population's table in it."""
     with GgufFile(file) as opened:
         data = opened.size - opened.tensor_table().data_start
     with progress_bar("Writing", 2 * data, unit_bytes=True) as advance:
-        write_bundle(file, manifest, bundle, advance)
+        write_bundle(file, export.manifest, bundle, advance, export.population.table)
 
 
 def _bytes_per_weight(export: Export, precision: str) -> float:

@@ -20,6 +20,7 @@ from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.hf.card import render_card
 from edge_behavior.export.hf.model_folder import BYTES_PER_WEIGHT, check_format, own_format, write_model_folder
 from edge_behavior.export.merge import load_model, model_logits
+from edge_behavior.export.population import ExportedPopulation
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.report import ExportReport
 from edge_behavior.export.scratch import check_folder, require_space, scratch_folder
@@ -58,13 +59,15 @@ def export_hf(
     if quant is not None:
         check_format(quant)
     check_profile(profile, source)
-    if "on" in (profile.habits, profile.calibrate):
-        raise EdgebError(f"habits and calibration cannot be fitted: {NOT_FITTED}", "export with --format gguf or onnx")
+    if "on" in (profile.habits, profile.calibrate, profile.population):
+        raise EdgebError(
+            f"habits, calibration and population cannot be fitted: {NOT_FITTED}", "export with --format gguf or onnx"
+        )
     check_folder(out, force)
     opened = open_source(source)
     quant = quant or own_format(opened.config)
     with scratch_folder(out) as folder:
-        export = Export(opened, profile, folder)
+        export = Export(opened, profile.model_copy(update={"population": "off"}), folder)
         if quant == "bf16" and export.dtype == "float16":
             export.dtype = "bfloat16"
         require_space(folder, opened.parameters * _bytes_per_weight(export, quant))
@@ -84,7 +87,7 @@ def export_hf(
         with export.timed("compare"):
             _check(export, made, model)
             export.gate(quant.upper())
-        _leave_out_fits(export)
+        _leave_out_fits(export, profile)
         with export.timed("verify"):
             _finish(export, made, out.name)
         report = export.report(out, folder_bytes(made), tensor_types=types)
@@ -112,9 +115,9 @@ def _check(export: Export, made: Path, model: Model) -> None:
     export.scores.score_torch("write", loaded, model.encoder, last=True)
 
 
-def _leave_out_fits(export: Export) -> None:
-    profile = export.profile
+def _leave_out_fits(export: Export, profile: ExportProfile) -> None:
     habits, calibration = (FitReport(mode).skipped(NOT_FITTED) for mode in (profile.habits, profile.calibrate))
+    export.population = ExportedPopulation(None, None, FitReport(profile.population).skipped(NOT_FITTED))
     export.fits = Fits(export.manifest, habits, calibration)
 
 

@@ -97,7 +97,7 @@ def export_onnx(
             provider = build_onnx(model.folder, built, options, scratch)
         shutil.rmtree(model.folder)
         with export.timed("write"):
-            _write_manifest(built, export.manifest)
+            _write_manifest(built, export)
         with export.timed("compare"):
             with _cpu_backend(built, model) as backend:
                 export.check_tokens(backend.tokenize, model)
@@ -109,7 +109,7 @@ def export_onnx(
         with export.timed("verify"):
             # Last, since checks and fits ran on the CPU.
             name_provider(built, provider)
-            _write_manifest(built, export.manifest)
+            _write_manifest(built, export)
             verify_bundle(built)
         report = export.report(out, folder_bytes(built), operators=weight_operators(built))
         put_folder(built, out, replace=force, durable=True)
@@ -124,9 +124,9 @@ def _context_length(options: OnnxOptions, manifest: Manifest) -> int:
     return wanted or min(most, max(MIN_CONTEXT, context_needed(manifest)))
 
 
-def _write_manifest(built: Path, manifest: Manifest) -> None:
+def _write_manifest(built: Path, export: Export) -> None:
     with progress_bar("Hashing", folder_bytes(built), unit_bytes=True) as advance:
-        write_folder_manifest(built, manifest, advance)
+        write_folder_manifest(built, export.manifest, advance, export.population.table)
 
 
 def _graph_difference(model: Model, options: OnnxOptions, plain: Path, scratch: Path) -> float:

@@ -89,7 +89,8 @@ class AblationFolder(RunsFolder):
         """
         if self.started:
             before = self.read()
-            if before.recipe != asked.recipe:
+            # A method is a name for fields; folders of older versions have none.
+            if before.recipe != asked.recipe.model_copy(update={"method": before.recipe.method}):
                 raise EdgebError(
                     f"{self.path} was started with another recipe",
                     "continue without --recipe and --set, or use another --out",

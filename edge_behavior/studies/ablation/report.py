@@ -44,6 +44,7 @@ def write_ablation(folder: AblationFolder) -> AblationSummary:
     setting = Setting(
         edgeb=__version__,
         recipe=recipe.name,
+        method=recipe.method_title,
         backbone="stand-in" if recipe.backbone.path is None else recipe.backbone.path,
         dataset=StudiedDataset(
             name=dataset.info.source.name,

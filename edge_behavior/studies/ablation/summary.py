@@ -117,6 +117,7 @@ class Setting:
     Attributes:
         edgeb: Version of edgeb.
         recipe: Name of the base recipe.
+        method: Its method in words.
         backbone: Its path, or "stand-in".
         dataset: What was trained on.
         notes: Sentences that every reader has to know.
@@ -125,6 +126,7 @@ class Setting:
 
     edgeb: str
     recipe: str
+    method: str
     backbone: str
     dataset: StudiedDataset
     notes: tuple[str, ...]

@@ -116,6 +116,7 @@ def render_markdown(summary: AblationSummary) -> str:
     """The tables of ablation.md."""
     setting = summary.setting
     parts = [f"# Ablations: {markdown_text(setting.recipe)} on {markdown_text(setting.dataset.name)}", ""]
+    parts += [f"The full recipe's method is {markdown_text(setting.method)}.", ""]
     parts += [" ".join((interval_sentence(summary), *setting.notes)), "", *state_sentences(summary), ""]
     parts += ["## Counters and stages of the full recipe", ""]
     for protocol in PROTOCOLS:

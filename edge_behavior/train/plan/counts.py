@@ -91,6 +91,7 @@ def count(recipe: Recipe, dataset: Dataset, encoder: PromptEncoder, tokenizer: A
     train, history, stage = dataset.events("train"), encoder.layout.history_length, recipe.b_tuning
     shown: dict[str, Any] = {
         "recipe": recipe.name,
+        "method": recipe.method_title,
         "backbone": recipe.backbone.path or "stand-in",
         "pretrain_tokens": 0 if recipe.backbone.path else recipe.backbone.pretrain_tokens,
     }

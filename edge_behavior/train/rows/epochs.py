@@ -27,7 +27,7 @@ def a_tuning_rows(
     Raises:
         EdgebError: no target that the recipe allows, or a conversation file that cannot be read.
     """
-    stage = recipe.a_tuning
+    stage, shuffled = recipe.a_tuning, recipe.layout.candidate_order == "shuffled"
     wanted = max(1, int(np.ceil(stage.epochs)))
     if stage.aux_ratio:
         turns = (
@@ -41,7 +41,7 @@ def a_tuning_rows(
     drawn = wanted if stage.draw == "fresh" else 1
     for epoch in range(drawn):
         seed = recipe.seed + 1000 * epoch
-        rows = behavior_rows(train, encoder, stage, stage.max_targets, seed)
+        rows = behavior_rows(train, encoder, stage, stage.max_targets, seed, shuffled)
         targets += int(rows.targets.sum())
         epochs.append(rows)
         if stage.aux_ratio:

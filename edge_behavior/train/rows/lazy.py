@@ -1,6 +1,7 @@
 """Training rows that are made when they are read.
 
-A row is what a trainer takes as one example: token ids, and labels that mask what carries no loss. A run holds all its
+A row is what a trainer takes as one example: token ids, labels that mask what carries no loss and, where labels weigh
+differently, the behavior code (`classes`) that each label token is of. A run holds all its
 epochs at a few bytes per row, its position and length; token ids exist only for the batch being trained on.
 """
 
@@ -14,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Row = dict[str, list[int]]
 IGNORED = -100
+# In a row's `classes`: a token of no behavior.
+NO_CLASS = -1
 
 
 class Rows(ABC):

@@ -21,7 +21,8 @@ from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import balanced_windows, eligible, positions
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import ATuning, Recipe
-from edge_behavior.train.rows.lazy import IGNORED, Row, Rows
+from edge_behavior.train.rows.lazy import IGNORED, NO_CLASS, Row, Rows
+from edge_behavior.train.rows.orders import Orders
 
 _WEEK = 168  # hours
 _BLOCK = 10_000  # random numbers drawn at once
@@ -61,9 +62,11 @@ class BehaviorRows(Rows):
         targets: int32 [n], behaviors with a loss.
         drawn: bool [events of the table], the training sample D: the rows' targets, and the events drawn with them that
             carry no loss.
+        classed: Whether a row says which behavior each of its labels is of (`classes`).
     """
 
     targets: NDArray[np.int32]
+    classed = False
 
     def __init__(
         self,
@@ -72,10 +75,23 @@ class BehaviorRows(Rows):
         starts: NDArray[np.int64],
         stops: NDArray[np.int64],
         drawn: NDArray[np.bool_],
+        shuffle: int | None,
     ) -> None:
         self.table, self.encoder, self.starts, self.stops, self.drawn = table, encoder, starts, stops, drawn
+        self._orders = Orders(encoder, len(starts), shuffle)
         labels = table.candidates.labels
         self._answers = np.array([len(encoder.label_ids(label)) for label in labels])
+
+    def _row(self, ids: list[int], targets: Iterable[tuple[int, int, int]]) -> Row:
+        """A row with a loss at `targets`: first token, the one after the last, and code of each."""
+        row = {"input_ids": ids, "labels": [IGNORED] * len(ids)}
+        if self.classed:
+            row["classes"] = [NO_CLASS] * len(ids)
+        for first, last, code in targets:
+            row["labels"][first:last] = ids[first:last]
+            if self.classed:
+                row["classes"][first:last] = [code] * (last - first)
+        return row
 
     def _event_tokens(self, stops: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of the past events from `starts` to `stops`, [n]."""
@@ -103,10 +119,11 @@ class StreamRows(BehaviorRows):
         stops: NDArray[np.int64],
         mask: NDArray[np.bool_],
         drawn: NDArray[np.bool_],
+        shuffle: int | None,
     ) -> None:
-        super().__init__(table, encoder, starts, stops, drawn)
+        super().__init__(table, encoder, starts, stops, drawn, shuffle)
         self._mask = mask
-        self.lengths = (len(encoder.static_ids) + self._event_tokens(stops)).astype(np.int32)
+        self.lengths = (self._orders.static + self._event_tokens(stops)).astype(np.int32)
         carried = np.where(mask, self._answers, 0)[table.behavior]
         self.labelled = _within(carried, starts + 1, stops).astype(np.int32)
         self.targets = _within(carried > 0, starts + 1, stops).astype(np.int32)
@@ -114,12 +131,11 @@ class StreamRows(BehaviorRows):
     def read(self, index: int) -> Row:
         """Encode one stretch."""
         start, stop = int(self.starts[index]), int(self.stops[index])
-        stretch = self.encoder.stretch(self.table.between(start, stop))
-        labels = [IGNORED] * len(stretch.ids)
-        for i, (first, last) in enumerate(stretch.targets[1:], start + 1):
-            if self._mask[self.table.behavior[i]]:
-                labels[first:last] = stretch.ids[first:last]
-        return {"input_ids": stretch.ids, "labels": labels}
+        stretch = self.encoder.stretch(self.table.between(start, stop), self._orders.of(index))
+        codes = self.table.behavior[start:stop].tolist()
+        spans = [(*span, code) for span, code in zip(stretch.targets, codes, strict=True) if self._mask[code]]
+        # No loss at the first event.
+        return self._row(stretch.ids, spans[1:] if self._mask[codes[0]] else spans)
 
 
 class PromptRows(BehaviorRows):
@@ -132,25 +148,27 @@ class PromptRows(BehaviorRows):
         events: NDArray[np.int64],
         formats: NDArray[np.int64],
         drawn: NDArray[np.bool_],
+        shuffle: int | None,
     ) -> None:
         first = table.user_offsets[table.user_of(events)]
         starts = np.maximum(events - encoder.layout.history_length, first)
-        super().__init__(table, encoder, starts, events + 1, drawn)
-        self._formats = formats.astype(np.int8)
+        super().__init__(table, encoder, starts, events + 1, drawn, shuffle)
+        self._formats, orders = formats.astype(np.int8), self._orders
         answers = self._answers[table.behavior[events]]
         frames = _counted(
-            _contexts(table, events) * encoder.layout.formats + formats,
-            lambda i: _frame(encoder, table.event(int(events[i])), int(formats[i])),
+            (_contexts(table, events) * encoder.layout.formats + formats) * len(orders) + orders.which,
+            lambda i: _frame(encoder, table.event(int(events[i])), int(formats[i]), orders.of(i)),
         )
-        self.lengths = (len(encoder.static_ids) + self._event_tokens(events) + frames + answers).astype(np.int32)
+        self.lengths = (orders.static + self._event_tokens(events) + frames + answers).astype(np.int32)
         self.labelled, self.targets = answers.astype(np.int32), np.ones(len(events), dtype=np.int32)
 
     def read(self, index: int) -> Row:
         """Encode one prompt and its answer."""
         target = int(self.stops[index]) - 1
-        prompt = window_prompt(self.table, self.encoder, target, int(self._formats[index]))
-        answer = self.encoder.label_ids(self.table.candidates.labels[self.table.behavior[target]])
-        return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+        prompt = window_prompt(self.table, self.encoder, target, int(self._formats[index]), self._orders.of(index))
+        code = int(self.table.behavior[target])
+        ids = prompt + self.encoder.label_ids(self.table.candidates.labels[code])
+        return self._row(ids, [(len(prompt), len(ids), code)])
 
 
 def _contexts(table: EventTable, events: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -164,8 +182,8 @@ def _around_behavior(encoder: PromptEncoder, event: BehaviorEvent) -> int:
     return len(encoder.segment(before)) + len(encoder.segment(after))
 
 
-def _frame(encoder: PromptEncoder, event: BehaviorEvent, format_index: int) -> int:
-    return sum(len(ids) for ids in encoder.frame_ids(event.time, event.place, format_index))
+def _frame(encoder: PromptEncoder, event: BehaviorEvent, format_index: int, listed: tuple[str, ...] | None) -> int:
+    return sum(len(ids) for ids in encoder.frame_ids(event.time, event.place, format_index, listed))
 
 
 def _counted(keys: NDArray[np.int64], tokens: Callable[[int], int]) -> NDArray[np.int64]:
@@ -185,11 +203,18 @@ def _within(
 
 
 def stream_rows(
-    table: EventTable, encoder: PromptEncoder, settings: ATuning, mask: NDArray[np.bool_], targets: int, seed: int
+    table: EventTable,
+    encoder: PromptEncoder,
+    settings: ATuning,
+    mask: NDArray[np.bool_],
+    targets: int,
+    seed: int,
+    shuffled: bool = False,
 ) -> StreamRows:
     """Cut users' events into consecutive random stretches until they carry `targets` supervised behaviors.
 
-    Users come in random order and every event is used at most once, so one call is one epoch.
+    Users come in random order and every event is used at most once, so one call is one epoch. With `shuffled`, each
+    stretch lists the candidates in a random order.
     """
     rng = np.random.default_rng(seed)
     starts, stops = _cuts(table, settings, rng)
@@ -200,7 +225,7 @@ def stream_rows(
     drawn = np.zeros(len(table), dtype=np.bool_)
     drawn[positions(starts[:enough] + 1, stops[:enough])] = True
     kept = np.flatnonzero(carried[:enough])
-    return StreamRows(table, encoder, starts[kept], stops[kept], mask, drawn)
+    return StreamRows(table, encoder, starts[kept], stops[kept], mask, drawn, seed if shuffled else None)
 
 
 def _cuts(
@@ -226,9 +251,17 @@ def _cuts(
 
 
 def prompt_rows(
-    table: EventTable, encoder: PromptEncoder, mask: NDArray[np.bool_], targets: int, seed: int
+    table: EventTable,
+    encoder: PromptEncoder,
+    mask: NDArray[np.bool_],
+    targets: int,
+    seed: int,
+    shuffled: bool = False,
 ) -> PromptRows:
-    """One row per target: the whole prompt, loss on the label and its terminator only."""
+    """One row per target: the whole prompt, loss on the label and its terminator only.
+
+    With `shuffled`, each lists the candidates in a random order.
+    """
     rng = np.random.default_rng(seed)
     windows = rng.permutation(eligible(table, encoder.layout.history_length))
     supervised = mask[table.behavior[windows]]
@@ -236,13 +269,18 @@ def prompt_rows(
     drawn = np.zeros(len(table), dtype=np.bool_)
     drawn[windows] = True
     windows = windows[supervised[: len(windows)]]
-    return PromptRows(table, encoder, windows, rng.integers(encoder.layout.formats, size=len(windows)), drawn)
+    formats = rng.integers(encoder.layout.formats, size=len(windows))
+    return PromptRows(table, encoder, windows, formats, drawn, seed if shuffled else None)
 
 
 def behavior_rows(
-    table: EventTable, encoder: PromptEncoder, settings: ATuning, targets: int, seed: int
+    table: EventTable, encoder: PromptEncoder, settings: ATuning, targets: int, seed: int, shuffled: bool = False
 ) -> BehaviorRows:
     """One epoch of A-Tuning rows in the encoder's layout.
+
+    Args:
+        targets: Supervised behaviors, at most.
+        shuffled: Each row lists the candidates in a random order instead of the layout's.
 
     Raises:
         EdgebError: the table has no target the settings allow.
@@ -250,9 +288,10 @@ def behavior_rows(
     mask = target_mask(settings, table)
     rows: BehaviorRows
     if encoder.layout.name == "stream":
-        rows = stream_rows(table, encoder, settings, mask, targets, seed)
+        rows = stream_rows(table, encoder, settings, mask, targets, seed, shuffled)
     else:
-        rows = prompt_rows(table, encoder, mask, targets, seed)
+        rows = prompt_rows(table, encoder, mask, targets, seed, shuffled)
+    rows.classed = settings.class_weights != "none"
     if not len(rows):
         raise EdgebError("no supervised target among these users", "import more events, or widen a_tuning.targets")
     return rows
@@ -278,13 +317,18 @@ def supervised_targets(rows: Iterable[Row], encoder: PromptEncoder) -> int:
 
 
 def window_prompt(
-    table: EventTable, encoder: PromptEncoder, target: int, format_index: int = 0, shown: int | None = None
+    table: EventTable,
+    encoder: PromptEncoder,
+    target: int,
+    format_index: int = 0,
+    listed: tuple[str, ...] | None = None,
+    shown: int | None = None,
 ) -> list[int]:
-    """Prompt ids of the window that ends before event `target`.
+    """Prompt ids of the window that ends before event `target`, see `PromptEncoder.prompt_ids`.
 
     Args:
         shown: At most so many of the layout's L events are shown; None for all.
     """
     event, length = table.event(target), encoder.layout.history_length
     history = table.history(target, length if shown is None else min(shown, length))
-    return encoder.prompt_ids(history, event.time, event.place, format_index)
+    return encoder.prompt_ids(history, event.time, event.place, format_index, listed)

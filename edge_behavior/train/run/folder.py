@@ -149,7 +149,8 @@ def saved_recipe(out: Path, overrides: Sequence[str] = ()) -> Recipe:
     path = out / "recipe.yaml"
     if not path.is_file():
         raise EdgebError(f"{out} is not a run folder: it has no recipe.yaml", "start a run with `edgeb train`")
-    return load_recipe(str(path), overrides)
+    # Runs of older versions name no method.
+    return load_recipe(str(path), overrides, default_method=None)
 
 
 def found_beside(name: str, run: Path) -> str:

@@ -8,6 +8,7 @@ from peft import get_peft_model
 
 from edge_behavior.hf.finite import KEEP_F32, beyond_f16, check_weights
 from edge_behavior.train.rows.batches import batched_rows, steps_of
+from edge_behavior.train.rows.class_weights import class_weights
 from edge_behavior.train.rows.epochs import a_tuning_rows
 from edge_behavior.train.rows.lazy import joined
 from edge_behavior.train.rows.samples import behavior_rows
@@ -38,7 +39,8 @@ def tune_on_anchors(context: StageContext) -> dict[str, Any]:
     rows = [batched_rows(epoch, stage, recipe.seed + i, by_length) for i, epoch in enumerate(epochs)]
     validation = batched_rows(held_out, stage, recipe.seed, by_length=True)
     tuning = Tuning(recipe, "a_tuning", per_epoch, steps, folder, context.logs("a_tuning"))
-    result = train_sft(model, models.tokenizer, joined(rows), joined([validation]), tuning)
+    weights = class_weights(stage, context.train)
+    result = train_sft(model, models.tokenizer, joined(rows), joined([validation]), tuning, class_weights=weights)
     return {"method": stage.method, **counts, **result}
 
 

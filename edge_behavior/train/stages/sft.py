@@ -6,10 +6,13 @@ TRL trains, PEFT holds the adapter; only the rows are ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset as HubDataset
+from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer
@@ -24,7 +27,7 @@ from edge_behavior.train.trainer.arguments import batching, bookkeeping, hardwar
 from edge_behavior.train.trainer.lora import in_float32, lora_config
 from edge_behavior.train.trainer.packed import can_pack, packed
 from edge_behavior.train.trainer.progress import mean_loss, run, trainer_callbacks
-from edge_behavior.train.trainer.trl_internals import score_labels_only
+from edge_behavior.train.trainer.trl_internals import WeightedSFTTrainer, score_labels_only
 
 
 def trains_padding_free(model: Any, stage: StageConfig) -> bool:
@@ -41,6 +44,7 @@ def train_sft(
     validation: Rows | None,
     tuning: Tuning,
     extra_callbacks: Sequence[TrainerCallback] = (),
+    class_weights: NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Tune a fresh LoRA adapter, or the one `model` carries, on rows that come in whole batches.
 
@@ -51,6 +55,8 @@ def train_sft(
 
     Args:
         train: Rows of all epochs in order, a multiple of the batch size.
+        class_weights: [B] factor of the loss of every label, training and validation, in rows with `classes`; other
+            tokens keep theirs, and the sum is divided by the number of tokens as without.
 
     Returns:
         Steps done, best validation loss, mean training loss and the log history.
@@ -91,7 +97,8 @@ def train_sft(
     callbacks += [*extra_callbacks, MarkComplete()]
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(stage.patience))
-    trainer: Any = SFTTrainer(
+    make: Any = SFTTrainer if class_weights is None else partial(WeightedSFTTrainer, class_weights)
+    trainer = make(
         model=model,
         args=on_one_device(arguments),
         train_dataset=HubDataset.from_list([train[0]]),

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
-from trl import DPOTrainer
+from numpy.typing import NDArray
+from trl import DPOTrainer, SFTTrainer
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils
 
 from edge_behavior.train.trainer.label_head import LabelLogProbs
 
+Row = Mapping[str, list[int]]
 # What TRL calls the copy of the adapter that it keeps for reference passes.
 _REFERENCE = "ref"
+# A token of no behavior, as training rows have it.
+_NO_CLASS = -1
 
 
 class _LogProbs:
@@ -32,6 +39,69 @@ def score_labels_only() -> None:
         on_gpu = trl._use_triton
         trl._use_triton = lambda device: device.type == "cpu" or on_gpu(device)
         trl._ChunkedLogProbFunction = _LogProbs
+
+
+def weighing(collate: Any, class_weights: NDArray[np.float64]) -> Callable[[Sequence[Row]], dict[str, torch.Tensor]]:
+    """TRL's collator of SFT rows, whose batches then have `loss_weights`, float32 of the shape of their labels.
+
+    Args:
+        collate: TRL's; it pads on the right or, without padding, lays rows end to end.
+        class_weights: See `WeightedSFTTrainer`.
+    """
+    # The last one is for -1.
+    table = torch.tensor([*class_weights, 1.0], dtype=torch.float32)
+
+    def weighted(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        batch = collate(rows)
+        classes = [torch.tensor(row.get("classes") or [_NO_CLASS] * len(row["input_ids"])) for row in rows]
+        if collate.padding_free:
+            classes = [torch.cat(classes)]
+        codes = torch.full_like(batch["labels"], _NO_CLASS)
+        for place, own in zip(codes, classes, strict=True):
+            place[: len(own)] = own
+        return {**batch, "loss_weights": table[codes]}
+
+    return weighted
+
+
+class WeightedSFTTrainer(SFTTrainer):
+    """TRL's trainer with a loss that weighs every label's tokens by the label.
+
+    The weighted sum is divided by the number of label tokens in the whole batch, as TRL divides its plain sum: micro-
+    batches and processes then add up to the same loss, however the batch is cut.
+
+    Args:
+        class_weights: [B] weights by behavior code.
+        options: `SFTTrainer`'s. Rows may carry `classes`, the code of the behavior that each token's label is of; a
+            token of none (-1), and rows without, have weight 1.
+    """
+
+    def __init__(self, class_weights: NDArray[np.float64], **options: Any) -> None:
+        super().__init__(**options)
+        self.data_collator = weighing(self.data_collator, class_weights)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        trl: Any = super()
+        trl._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        if "classes" not in columns:
+            columns.append("classes")
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss of weighted log-probabilities; it is a sum of them over a count."""
+        trl: Any = super()
+        weights = inputs.pop("loss_weights")[:, 1:]
+
+        def weigh(_: Any, __: Any, found: Any) -> Any:
+            return replace(found, log_probs=found.log_probs * weights)
+
+        hook = model.register_forward_hook(weigh)
+        try:
+            return trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        finally:
+            hook.remove()
 
 
 class ScoredDPOTrainer(DPOTrainer):

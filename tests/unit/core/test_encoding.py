@@ -181,3 +181,16 @@ def test_chat_turns_stand_around_the_texts(name):
         assert made.label_ids("Video") == [*byte_ids("Video"), 304]
     before, after = made.frame_ids(START, "x")
     assert ids == made.static_ids + before + [i for e in history for i in made.line_ids(e)] + after
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(LAYOUTS), CODES, st.permutations(LABELS), st.sampled_from(["frequency", "alphabetical"]))
+def test_candidates_listed_in_another_order_change_nothing_else(name, codes, listed, order):
+    made, history = encoder(name, candidate_order=order), events(codes)
+    other = PromptEncoder(byte_ids, PromptLayout(name), CandidateSet.of(listed), BOS, EOS)
+    for index in range(made.layout.formats):
+        assert made.prompt_ids(history, START, "x", index, listed) == other.prompt_ids(history, START, "x", index)
+        assert made.frame_ids(START, "x", index, listed) == other.frame_ids(START, "x", index)
+    assert made.static_for(listed) == other.static_ids
+    assert made.stretch(history, listed) == other.stretch(history)
+    assert made.static_for(None) == made.static_ids

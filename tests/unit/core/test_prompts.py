@@ -204,7 +204,10 @@ class TestSettings:
             assert "Eat (out), late" in PromptLayout(name).static(LABELS)[0]
         assert "Video" not in "".join(PromptLayout("instruct").static(LABELS))
 
-    @pytest.mark.parametrize("layout", [PromptLayout(), PromptLayout("prefix", False, 7, "T", "R")])
+    @pytest.mark.parametrize(
+        "layout",
+        [PromptLayout(), PromptLayout("prefix", False, 7, "T", "R"), PromptLayout(candidate_order="alphabetical")],
+    )
     def test_plain_fields_and_back(self, layout):
         assert PromptLayout.from_dict(layout.to_dict()) == layout
 
@@ -215,12 +218,36 @@ class TestSettings:
             ({"history_length": 0}, "history_length is 0"),
             ({"name": "instruct", "list_candidates": False}, "always lists its candidates"),
             ({"name": "stream", "color": 1}, "unknown field 'color'"),
+            (
+                {"candidate_order": "alphabetic"},
+                r"unknown candidate order 'alphabetic' \(did you mean 'alphabetical'\?\)",
+            ),
+            ({"candidate_order": "shuffled"}, "unknown candidate order 'shuffled'"),
+            ({"candidate_order": 1}, "'candidate_order' is"),
         ],
     )
     def test_bad_settings(self, fields, message):
         with pytest.raises(EdgebError, match=message) as caught:
             PromptLayout.from_dict({**PromptLayout().to_dict(), **fields})
         assert caught.value.hint
+
+
+class TestCandidateOrder:
+    # By UTF-16 units, as a JVM compares, the emoji would come before the fullwidth letter.
+    LISTED = ("Video", "a", "買い物", "ｚ", "🎮")
+
+    @pytest.mark.parametrize("labels", [LISTED, LISTED[::-1], ("買い物", "🎮", "a", "ｚ", "Video")])
+    @pytest.mark.parametrize("name", LAYOUTS)
+    def test_alphabetical_is_by_code_point_whatever_the_candidates_order(self, name, labels):
+        layout, plain = PromptLayout(name, candidate_order="alphabetical"), PromptLayout(name)
+        for index in range(layout.formats):
+            assert layout.prompt(HISTORY, WHEN, PLACE, labels, index) == plain.prompt(
+                HISTORY, WHEN, PLACE, self.LISTED, index
+            )
+
+    def test_only_another_order_than_the_candidates_is_written(self):
+        assert "candidate_order" not in PromptLayout().to_dict()
+        assert PromptLayout(candidate_order="alphabetical").to_dict()["candidate_order"] == "alphabetical"
 
 
 class TestWithoutPlaces:

@@ -44,7 +44,7 @@ class FakePredictor:
         self.manifest = SimpleNamespace(
             candidates=candidates, layout=PromptLayout(history_length=L), habits=habits, calibrations={}
         )
-        self.closed = False
+        self.closed, self.population = False, None
 
     def __enter__(self):
         return self

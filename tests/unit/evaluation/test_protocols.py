@@ -104,6 +104,12 @@ class TestProtocols:
             (alone,) = protocols(one.name, TEST, L, choice)
             np.testing.assert_array_equal(one.targets, alone.targets)
 
+    def test_both_are_of_the_same_users(self):
+        """Test users are few: none is kept for one protocol alone."""
+        natural, balanced = protocols("both", TEST, L, WindowChoice(per_user=1, per_behavior=10_000))
+        users = [set(TEST.user_of(found.targets).tolist()) for found in (natural, balanced)]
+        assert users[0] == users[1] == {user for user, events in eligible(TEST).items() if events}
+
     @settings(max_examples=40, deadline=None)
     @given(st.integers(0, 99), st.integers(1, 30), st.integers(1, 30), st.integers(1, 60))
     def test_a_limit_bounds_each_and_a_seed_decides(self, seed, per_user, per_behavior, limit):

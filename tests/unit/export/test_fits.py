@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
+from edge_behavior.cli import app
+from edge_behavior.commands.export import _show_report
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
@@ -19,6 +23,7 @@ from edge_behavior.export.source import ExportSource
 from edge_behavior.fit import mixture as heldout
 from edge_behavior.fit.calibrate import TooFewToCalibrateError
 from edge_behavior.fit.mixture import TooFewUsersError
+from edge_behavior.fit.population import count_population
 from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
@@ -36,7 +41,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def source(base: Path, monkeypatch: pytest.MonkeyPatch) -> ExportSource:
-    made: Any = type("MadeUp", (Dataset,), {"events": lambda self, split: {"validation": TABLE}[split]})
+    made: Any = type("MadeUp", (Dataset,), {"events": lambda self, split: {"train": TABLE, "validation": TABLE}[split]})
     monkeypatch.setattr(heldout.Dataset, "open", lambda path: made(path, {}, TABLE.candidates))
     return ExportSource(base, None, TABLE.candidates, PromptLayout(), data=Path("d"))
 
@@ -76,7 +81,7 @@ def test_the_bundle_carries_what_was_fitted_with_it(source: ExportSource, tmp_pa
 def test_without_a_dataset(source: ExportSource, tmp_path: Path) -> None:
     alone = replace(source, data=None, data_note="the run's dataset is gone")
     report = export_gguf(alone, tmp_path / "m.gguf", helpers.profile("f16")).to_dict()
-    for key in ("habits", "calibration"):
+    for key in ("population", "habits", "calibration"):
         assert report[key] == {"mode": "auto", "fitted": False, "reason": "the run's dataset is gone"}
     assert read_manifest(tmp_path / "m.gguf").habits is None
     with pytest.raises(EdgebError, match="habits cannot be fitted: the run's dataset is gone") as caught:
@@ -88,12 +93,14 @@ def test_without_a_dataset(source: ExportSource, tmp_path: Path) -> None:
 def test_not_wanted(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heldout, "score_held_out", lambda *_, **__: pytest.fail("was scored"))
     report = export_gguf(
-        source, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off", calibrate="off")
+        source,
+        tmp_path / "m.gguf",
+        helpers.profile("f16", prune="off", habits="off", calibrate="off", population="off"),
     ).to_dict()
-    for key in ("habits", "calibration"):
+    for key in ("population", "habits", "calibration"):
         assert report[key] == {"mode": "off", "fitted": False, "reason": "not asked for"}
     manifest = read_manifest(tmp_path / "m.gguf")
-    assert (manifest.habits, manifest.calibration) == (None, None)
+    assert (manifest.habits, manifest.calibration, manifest.population) == (None, None, None)
 
 
 def test_too_few_users(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +122,19 @@ def test_unknown_mode(source: ExportSource, tmp_path: Path) -> None:
         export_gguf(source, tmp_path / "m.gguf", helpers.profile("f16", habits="onn"))
     with pytest.raises(EdgebError, match="unknown calibration mode 'onn'"):
         export_gguf(source, tmp_path / "m.gguf", helpers.profile("f16", calibrate="onn"))
+    with pytest.raises(EdgebError, match="unknown population mode 'onn'"):
+        export_gguf(source, tmp_path / "m.gguf", helpers.profile("f16", population="onn"))
+
+
+def test_too_few_users_for_a_population(source: ExportSource, tmp_path: Path) -> None:
+    few = helpers.profile("f16", prune="off", habits="off", calibrate="off")
+    report = export_gguf(source, tmp_path / "m.gguf", few).to_dict()
+    assert report["population"]["reason"] == "no behavior has 5 of the 3 training users in one context"
+    assert read_manifest(tmp_path / "m.gguf").population is None
+    with pytest.raises(EdgebError, match="d: no behavior has 5") as caught:
+        export_gguf(source, tmp_path / "n.gguf", few.model_copy(update={"population": "on"}))
+    assert "--no-population" in caught.value.hint
+    assert not (tmp_path / "n.gguf").exists()
 
 
 class TestCalibration:
@@ -125,7 +145,9 @@ class TestCalibration:
     @pytest.fixture
     def many(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> ExportSource:
         table = self.TABLE
-        made: Any = type("MadeUp", (Dataset,), {"events": lambda self, split: {"validation": table}[split]})
+        made: Any = type(
+            "MadeUp", (Dataset,), {"events": lambda self, split: {"train": table, "validation": table}[split]}
+        )
         monkeypatch.setattr(heldout.Dataset, "open", lambda path: made(path, {}, table.candidates))
         return ExportSource(base, None, table.candidates, PromptLayout(), data=Path("d"))
 
@@ -158,6 +180,53 @@ class TestCalibration:
             assert prediction.suggest in (True, False)
             assert prediction.likely
             assert prediction.likely[0] == prediction.ranked[0].behavior
+
+    def test_a_new_user_is_answered_from_the_population(self, many: ExportSource, tmp_path: Path) -> None:
+        out = tmp_path / "m.gguf"
+        report = export_gguf(many, out, helpers.profile("f16", prune="off")).to_dict()
+        expected = count_population(self.TABLE)
+        info = verify_bundle(out).population
+        assert info is not None
+        assert report["population"] == {
+            "mode": "auto",
+            "fitted": True,
+            "reason": "",
+            "contexts": info.contexts,
+            "users": 12,
+            "bytes": info.bytes,
+            "dropped": {},
+        }
+        assert info.sha256 == hashlib.sha256(expected.table.to_bytes()).hexdigest()
+        event = self.TABLE.event(30)
+        with Predictor.load(out, threads=1, prefix_cache=False) as predictor:
+            asked = PredictOptions(source="habits", calibrated=False)
+            found = predictor.predict([], event.time, event.place, None, options=asked)
+            session = predictor.session().predict(event.time, event.place, None, options=asked)
+        labels = self.TABLE.candidates.labels
+        probs = expected.table.probs([], event.time, event.place)
+        assert {r.behavior: r.probability for r in found.ranked} == pytest.approx(dict(zip(labels, probs, strict=True)))
+        assert session.ranked == found.ranked
+
+    def test_report_and_inspect_name_its_size(
+        self, many: ExportSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "m.gguf"
+        profile = helpers.profile("f16", prune="off", habits="off", calibrate="off", population_bytes=1024)
+        report = export_gguf(many, out, profile)
+        info = verify_bundle(out).population
+        assert info is not None
+        assert info.bytes <= 1024
+        dropped = report.population.values["dropped"]
+        assert list(dropped) == ["last_two_place_hour"]
+        capsys.readouterr()
+        _show_report(report)
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"population: {info.contexts} contexts of 12 users, {info.bytes} bytes; no room for contexts: " in said
+        assert f"{dropped['last_two_place_hour']} of last_two_place_hour" in said
+        shown = CliRunner().invoke(app, ["inspect", str(out)])
+        assert shown.exit_code == 0
+        assert f"{info.contexts} contexts of 12 users" in shown.stdout
+        assert "every count stands on 5 users or more" in shown.stdout
 
     def test_without_habits_there_is_no_fusion_to_calibrate(self, many: ExportSource, tmp_path: Path) -> None:
         report = export_gguf(many, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off")).to_dict()

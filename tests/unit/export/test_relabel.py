@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edge_behavior.bundle.bundle import read_manifest, verify_bundle
+from edge_behavior.bundle.bundle import read_manifest, read_population, verify_bundle
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.gguf_header import GgufFile
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
+from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.cli import app
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
@@ -28,6 +29,7 @@ from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.relabel import new_candidates, read_labels, relabel_bundle
+from edge_behavior.fit.population import count_population
 from edge_behavior.runtime.predictor import PredictOptions, Predictor
 from tests import helpers
 from tests.label_sets import label_sets
@@ -140,6 +142,7 @@ class TestBundle:
             "trie_tokens": report["trie_tokens"],
             "pruned_vocabulary": True,
             "calibration_dropped": False,
+            "population": None,
         }
         assert sorted(p.name for p in tmp_path.iterdir()) == ["new.gguf", "old.gguf"]
 
@@ -147,6 +150,24 @@ class TestBundle:
         old = bundle_of(gguf, tmp_path / "old.gguf", habits=HABITS)
         relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf")
         assert read_manifest(tmp_path / "new.gguf").habits == replace(HABITS, measured={})
+
+    def test_the_population_keeps_the_labels_that_stay(self, gguf: Path, tmp_path: Path) -> None:
+        labels = list(OLD.labels)
+        users = [[labels[(i + j) % len(labels)] for i in range(30)] for j in range(40)]
+        table = count_population(replace(helpers.event_table(users, labels), candidates=OLD)).table
+        plain, old = bundle_of(gguf, tmp_path / "plain.gguf"), tmp_path / "old.gguf"
+        described = replace(read_manifest(plain), population=PopulationInfo.of(table, 40))
+        write_bundle(gguf, described, old, population=table)
+        new = new_candidates(OLD, [(label, None) for label in reversed(labels)], ["Zoo"], ["Bar"])
+        report = relabel_bundle(old, new, tmp_path / "new.gguf").to_dict()
+        expected = table.relabeled(new)
+        assert report["population"] == (table.contexts, expected.contexts)
+        found = read_population(tmp_path / "new.gguf")
+        assert found is not None
+        assert found.to_bytes() == expected.to_bytes()
+        info = read_manifest(tmp_path / "new.gguf").population
+        assert info is not None
+        assert info.users == 40
 
     def test_the_calibration_is_of_the_old_list(self, gguf: Path, tmp_path: Path) -> None:
         held = CalibrationSet({"model": Calibration(2.0), "habits": Calibration()})
@@ -173,7 +194,7 @@ class TestBundle:
             relabel_bundle(old, new_candidates(OLD, many), tmp_path / "new.gguf")
 
     def test_a_full_disk_leaves_nothing(self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(source: Path, manifest: Manifest, out: Path, progress: Any) -> None:
+        def full(source: Path, manifest: Manifest, out: Path, progress: Any, population: Any) -> None:
             out.write_bytes(b"half")
             raise OSError(28, "No space left on device")
 

@@ -195,6 +195,7 @@ class FakePredictor:
     """Its sessions need a second per answer on the clock."""
 
     clock = 0.0
+    population = None
 
     def __init__(self, candidates, layout):
         self.manifest = type("Manifest", (), {"candidates": candidates, "layout": layout})
@@ -235,7 +236,7 @@ class TestBundle:
 
     def test_what_a_manifest_gets(self, data):
         config = HabitsConfig(half_life=9)
-        found = fit_habits(score_held_out(Path("b.gguf"), data, windows=40, config=config), config).to_dict()
+        found = fit_habits(score_held_out(Path("b.gguf"), data, windows=40, config=config)).to_dict()
         assert set(found) == {"config", "fusion", "default", "measured"}
         assert Mixture.from_dict(found).config.half_life == 9
         # The third user has four windows.

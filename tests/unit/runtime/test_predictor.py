@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
@@ -20,7 +21,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.tree_scoring import TorchScorer
-from edge_behavior.runtime.predictor import PredictOptions, Predictor
+from edge_behavior.runtime.predictor import PredictOptions, Predictor, context_needed
 from tests import helpers
 
 
@@ -239,3 +240,19 @@ def test_with_places_one_is_needed(bundle: Path) -> None:
             with pytest.raises(EdgebError, match="no place was given") as caught:
                 call()
             assert "--place" in str(caught.value.hint)
+
+
+def test_candidates_listed_behind_the_history_take_as_much_room_as_before_it() -> None:
+    manifest = Manifest(
+        created_with="edgeb test",
+        candidates=CandidateSet.of([f"{i} jumping quartz" for i in range(199)]),
+        layout=PromptLayout("prefix"),
+        bos_id=None,
+        eos_id=0,
+        architecture="qwen2",
+        quantization="F32",
+        context_length=100_000,
+        base_model=BaseModelInfo("x", None, "00"),
+    )
+    behind = replace(manifest, layout=PromptLayout("instruct"))
+    assert abs(context_needed(behind) - context_needed(manifest)) <= 256

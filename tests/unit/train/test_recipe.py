@@ -69,9 +69,25 @@ class TestShipped:
             keys = re.findall(r"^  (\w+):", body, re.M)
             assert len(keys) == len(set(keys))
 
+    @pytest.mark.parametrize("name", ["paper-qwen2-1.5b", "paper-llama3.1-8b"])
+    def test_the_papers_two_are_as_published(self, name):
+        """§3.3, §4.1.4, §5.3: one label a prompt, the three wordings, and one rate for both stages."""
+        recipe, ours = load_recipe(name), load_recipe(name.removeprefix("paper-"))
+        assert recipe.method_title == "two-stage"
+        assert recipe.layout.layout(True, None) == PromptLayout("instruct", history_length=20)
+        for stage in (recipe.a_tuning, recipe.b_tuning):
+            assert (stage.learning_rate, stage.min_learning_rate, stage.warmup_ratio) == (1e-4, 1e-6, 0.1)
+            assert (stage.batch_size, stage.epochs) == (8, 8)
+        assert (recipe.a_tuning.max_targets, recipe.a_tuning.draw) == (200_000, "fixed")
+        assert (recipe.a_tuning.anchor_threshold, recipe.a_tuning.aux_ratio) == (0.01, 0.05)
+        b = recipe.b_tuning
+        assert (b.samples_per_behavior, b.difficulty_weight, b.selection) == (20, 0.5, "weighted-kmeans++")
+        assert recipe.evaluation.per_behavior == 500
+        assert (recipe.backbone.path, recipe.backbone.dtype) == (ours.backbone.path, ours.backbone.dtype)
+
     @pytest.mark.parametrize("name", ["qwen2-1.5b", "llama3.1-8b"])
-    def test_the_papers_two_follow_the_paper(self, name):
-        recipe = load_recipe(name)
+    def test_ours_follow_the_paper_but_for_the_prompts(self, name):
+        recipe = load_recipe(name, ["method=two-stage"])
         stage = recipe.a_tuning
         assert (stage.learning_rate, stage.min_learning_rate, stage.warmup_ratio) == (1e-4, 1e-6, 0.1)
         assert (stage.batch_size, stage.epochs, stage.aux_ratio, stage.targets) == (8, 8, 0.05, "anchors")
@@ -93,7 +109,7 @@ class TestShipped:
         assert re.search(r"\d (MiB|GiB)", header)
         assert load_recipe(name).backbone.path is not None
 
-    @pytest.mark.parametrize("name", ["gemma3-270m", "llama3.2-1b", "llama3.1-8b"])
+    @pytest.mark.parametrize("name", ["gemma3-270m", "llama3.2-1b", "llama3.1-8b", "paper-llama3.1-8b"])
     def test_a_gated_backbones_header_says_how_to_get_it(self, name):
         header = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").partition("backbone:")[0]
         path = load_recipe(name).backbone.path
@@ -248,6 +264,9 @@ class TestErrors:
             ("layout:\n  name: prefix\nscoring:\n  windows: session\n", "needs the stream layout, not prefix"),
             ("scoring:\n  bound: 0\n", "scoring.bound = 0: .*greater than 0"),
             ("layout:\n  chat_template: true\n", "the stand-in has no chat template"),
+            ("layout:\n  candidate_order: shuffled\n  list_candidates: false\n", "no candidate is listed"),
+            ("method: plian\n", r"method = 'plian': there is no such method \(did you mean 'plain'\?\)"),
+            ("method: [plain]\n", r"method = \['plain'\]: .*string"),
             ("- a\n- b\n", "a recipe is a mapping"),
             ("tiny\n", "a recipe is a mapping"),
         ],
@@ -279,7 +298,7 @@ class TestErrors:
             load_recipe(str(tmp_path / "mine.yaml"))
 
     def test_an_empty_file_is_all_defaults(self, tmp_path):
-        assert load_recipe(recipe_file(tmp_path, "# nothing\n")) == Recipe(name="mine")
+        assert load_recipe(recipe_file(tmp_path, "# nothing\n"), default_method=None) == Recipe(name="mine")
 
     def test_no_such_recipe(self, tmp_path):
         with pytest.raises(EdgebError, match="no recipe named 'tinny'") as caught:

@@ -14,11 +14,9 @@ import torch
 import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.bundle.manifest import BaseModelInfo
-from edge_behavior.cli import app
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.license import License
@@ -40,6 +38,7 @@ from edge_behavior.train.recipe import BackboneConfig
 from edge_behavior.train.trainer.backbone import open_backbone
 from edge_behavior.util.checksums import files_sha256
 from tests import helpers
+from tests.command import invoked, live_in
 from tests.unit.export.conftest import CANDIDATES, some_ids, torch_logits
 
 WHEN = datetime(2024, 3, 18, 20)
@@ -163,7 +162,7 @@ def test_output_rules_and_refusals(source: ExportSource, tmp_path: Path, monkeyp
         export_hf(source, out, profile=unpruned())
     with pytest.raises(EdgebError, match=r"holds unquantized weights, --quant is q4 .use f16, bf16 or f32"):
         export_hf(source, tmp_path / "q", "q4", unpruned())
-    with pytest.raises(EdgebError, match="habits and calibration cannot be fitted"):
+    with pytest.raises(EdgebError, match="habits, calibration and population cannot be fitted"):
         export_hf(replace(source, data=tmp_path), tmp_path / "q", None, unpruned(habits="on"))
     strict = unpruned(parity={"windows": 6, "max_kl": 0.0})
     with pytest.raises(ParityError, match="BF16 changes the predictions"):
@@ -187,36 +186,28 @@ class TestCommand:
 
     @pytest.fixture(autouse=True)
     def here(self, source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("EDGEB_HOME", str(tmp_path / "home"))
-        monkeypatch.setenv("COLUMNS", "200")
+        live_in(tmp_path, monkeypatch)
         monkeypatch.setattr("edge_behavior.export.run_source.run_source", lambda *_: source)
-
-    def run(self, *words: str) -> Any:
-        result = CliRunner().invoke(app, list(words))
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
 
     def test_export_inspect_predict(self, source: ExportSource, tmp_path: Path) -> None:
         (tmp_path / "runs").mkdir()
-        result = self.run("export", "runs/x", "--format", "hf")
+        result = invoked("export", "runs/x", "--format", "hf")
         assert "x-hf: " in result.stdout
         assert "tensors: " in result.stdout
         assert "habits are not fitted: a Hugging Face folder carries none" in result.stderr
         folder = str(tmp_path / "runs" / "x-hf")
-        inspected = self.run("inspect", folder).stdout
+        inspected = invoked("inspect", folder).stdout
         assert "license: apache-2.0 (Apache License 2.0)" in inspected
         assert "LICENSE: see --license" in inspected
-        assert self.run("inspect", folder, "--license").stdout.endswith("LICENSE\n\nApache License\n")
-        document = json.loads(self.run("inspect", folder, "--json").stdout)
+        assert invoked("inspect", folder, "--license").stdout.endswith("LICENSE\n\nApache License\n")
+        document = json.loads(invoked("inspect", folder, "--json").stdout)
         assert document["base_model"]["license"]["texts"] == {"LICENSE": "Apache License"}
-        assert json.loads(self.run("inspect", folder, "--license", "--json").stdout) == {
+        assert json.loads(invoked("inspect", folder, "--license", "--json").stdout) == {
             "license": document["base_model"]["license"]
         }
         (tmp_path / "h.csv").write_text("timestamp,place,behavior\n2024-03-18T19:00,home,Check email\n")
         question = ("--history", "h.csv", "--at", "2024-03-18T20:00", "--place", "home", "--scoring", "exact", "--json")
-        found = json.loads(self.run("predict", folder, *question).stdout)
+        found = json.loads(invoked("predict", folder, *question).stdout)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         encoder = encoder_for(tokenizer, source.layout, CANDIDATES)
         scorer = TorchScorer(AutoModelForCausalLM.from_pretrained(folder).eval(), encoder)
@@ -230,7 +221,7 @@ class TestCommand:
             (("relabel", folder, "--add", "Swim", "--out", "n.gguf"), "relabel rewrites GGUF files"),
         ):
             with pytest.raises(EdgebError, match=message):
-                self.run(*words)
+                invoked(*words)
         with pytest.raises(EdgebError, match="is a Hugging Face folder, which needs PyTorch"):
             Predictor.load(folder)
 
@@ -244,4 +235,4 @@ class TestCommand:
     )
     def test_flags(self, words: list[str], message: str) -> None:
         with pytest.raises(EdgebError, match=message):
-            self.run("export", "runs/x", "--format", "hf", "--out", "b", *words)
+            invoked("export", "runs/x", "--format", "hf", "--out", "b", *words)

@@ -14,10 +14,8 @@ import numpy as np
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
-from edge_behavior.cli import app
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
@@ -36,6 +34,7 @@ from edge_behavior.hf.tree_scoring import TorchScorer
 from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 from edge_behavior.runtime.predictor import Predictor
 from tests import helpers
+from tests.command import invoked, live_in
 from tests.unit.export.conftest import CANDIDATES, SMALL_TOKENIZERS, llama, save, some_ids, torch_logits
 
 F32, Q4 = OnnxOptions("f32"), OnnxOptions("q4")
@@ -146,7 +145,7 @@ def test_for_hardware_that_is_not_here(
 
 def test_habits_and_calibration_are_fitted_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = helpers.event_table([["Video", "Bar"] * 16, ["Bar", "Café"] * 15, ["Cafe Noir", "Video", "Bar"] * 11] * 4)
-    made: Any = type("MadeUp", (Dataset,), {"events": lambda self, split: {"validation": table}[split]})
+    made: Any = type("MadeUp", (Dataset,), {"events": lambda self, split: {"train": table, "validation": table}[split]})
     monkeypatch.setattr(heldout.Dataset, "open", lambda path: made(path, {}, table.candidates))
     tokens = helpers.tokenizer()
     base = helpers.save(helpers.model(tokens), tokens, tmp_path / "base")
@@ -280,35 +279,27 @@ class TestCommand:
 
     @pytest.fixture(autouse=True)
     def exported(self, source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("EDGEB_HOME", str(tmp_path / "home"))
-        monkeypatch.setenv("COLUMNS", "200")
+        live_in(tmp_path, monkeypatch)
         monkeypatch.setattr("edge_behavior.export.run_source.run_source", lambda *_: source)
-
-    def run(self, *words: str) -> Any:
-        result = CliRunner().invoke(app, list(words))
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
 
     def test_export_inspect_predict(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         words = ("export", "runs/x", "--format", "onnx", "--quant", "q4", "--block-size", "64", "--accuracy-level", "1")
         # A random model is no oracle of what 4 bits cost.
         words += ("--allow-loss",)
         (tmp_path / "runs").mkdir()
-        shown = self.run(*words).stdout
+        shown = invoked(*words).stdout
         assert "runs/x-q4-onnx: " in shown
         assert "INT4 block 64 accuracy 1, cpu" in shown
         assert "MatMulNBits" in shown
-        assert "habits are not fitted: no dataset was given" in self.run(*words, "--force").stderr
+        assert "habits are not fitted: no dataset was given" in invoked(*words, "--force").stderr
         bundle = str(tmp_path / "runs" / "x-q4-onnx")
-        inspected = self.run("inspect", bundle).stdout
+        inspected = invoked("inspect", bundle).stdout
         assert "hashes verified" in inspected
         assert "Listen to music" in inspected
-        assert json.loads(self.run("inspect", bundle, "--json").stdout)["architecture"] == "qwen2"
+        assert json.loads(invoked("inspect", bundle, "--json").stdout)["architecture"] == "qwen2"
         (tmp_path / "h.csv").write_text("timestamp,place,behavior\n2024-03-18T19:00,home,Check email\n")
         question = ("--history", "h.csv", "--at", "2024-03-18T20:00", "--place", "home", "--json")
-        found = json.loads(self.run("predict", bundle, *question).stdout)
+        found = json.loads(invoked("predict", bundle, *question).stdout)
         assert len(found["predictions"]) == 5
         evaluated: list[Path] = []
         dataset = SimpleNamespace(own=True)
@@ -316,7 +307,7 @@ class TestCommand:
         monkeypatch.setattr(
             "edge_behavior.evaluation.bundles.evaluate_bundle", lambda path, *_: evaluated.append(path) or measured
         )
-        assert json.loads(self.run("evaluate", bundle, "--data", "d", "--json").stdout) == {"measured": 1}
+        assert json.loads(invoked("evaluate", bundle, "--data", "d", "--json").stdout) == {"measured": 1}
         assert evaluated == [Path(bundle)]
         for words, message in (
             (("inspect", bundle, "--gbnf"), "grammars are llama.cpp's"),
@@ -324,15 +315,15 @@ class TestCommand:
             (("relabel", bundle, "--add", "Swim", "--out", "n.gguf"), "relabel rewrites GGUF files"),
         ):
             with pytest.raises(EdgebError, match=message):
-                self.run(*words)
+                invoked(*words)
         (Path(bundle) / "model.onnx.data").write_bytes(b"")
         with pytest.raises(EdgebError, match=r"model.onnx.data does not match its hash"):
-            self.run("predict", bundle, *question)
+            invoked("predict", bundle, *question)
 
     def test_profile_and_flags(self, tmp_path: Path) -> None:
         words = ("export", "runs/x", "--format", "onnx", "--profile", "onnx-cpu", "--quant", "q8", "--out", "b")
         words += ("--allow-loss",)
-        report = json.loads(self.run(*words, "--json").stdout)
+        report = json.loads(invoked(*words, "--json").stdout)
         assert report["quantization"] == "INT8 block 32 accuracy 4, cpu"
 
     @pytest.mark.parametrize(
@@ -348,4 +339,4 @@ class TestCommand:
     )
     def test_refused(self, words: list[str], message: str) -> None:
         with pytest.raises(EdgebError, match=message):
-            self.run("export", "runs/x", *words)
+            invoked("export", "runs/x", *words)

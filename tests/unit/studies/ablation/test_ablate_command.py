@@ -91,7 +91,7 @@ def test_going_on_takes_what_the_folder_knows(made: tuple[Path, dict[str, Any]])
         (("--out", "{tmp}/new"), "no recipe was given"),
         (("--out", "{tmp}/new", "--report"), "holds no ablation"),
         (("--out", "{out}", "--report", "--dry-run"), "--report takes what the folder has"),
-        (("--out", "{out}", "--set", "seed=3"), "--set without --recipe"),
+        (("--out", "{out}", "--set", "seed=3"), "--set or --method without --recipe"),
         (("--out", "{out}", "--recipe", "{recipe}", "--set", "seed=3"), "started with another recipe"),
         (("--out", "{out}", "--only", "confusions"), "no study named"),
         (("--out", "{out}", "--only", "aux_data"), "has no data"),

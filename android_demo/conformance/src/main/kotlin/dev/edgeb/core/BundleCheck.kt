@@ -2,6 +2,8 @@ package dev.edgeb.core
 
 import java.io.File
 
+// Counters compute the same in doubles; only the order of sums may differ.
+private const val SAME_ARITHMETIC = 1e-12
 private val TRIE = listOf("tokens", "parents", "depths", "candidates", "leaves", "inner")
 private val FOUND = listOf("ranked", "source", "tokens", "unexpanded", "calibrated", "suggest", "likely")
 
@@ -15,7 +17,9 @@ internal class BundleCheck(
     private val checks: Checks
 ) {
     private val fields = Fields(
-        golden, listOf("file", "exact_math", "brief", "manifest", "texts", "trie", "prompts", "calls"), "bundle"
+        golden,
+        listOf("file", "exact_math", "brief", "manifest", "texts", "trie", "population", "prompts", "calls"),
+        "bundle"
     )
     private val path = File(folder, fields.string("file"))
     private val manifest = Bundle.verify(path)
@@ -31,6 +35,7 @@ internal class BundleCheck(
     fun run() {
         try {
             checkManifest()
+            checkPopulation()
             checkEncoding()
             if (!brief) checkThreads()
             fields.list("calls").forEachIndexed { i, call -> check("$name call ${i + 1}", call as Map<*, *>) }
@@ -58,7 +63,8 @@ internal class BundleCheck(
                 "task" to manifest.layout.task,
                 "role" to manifest.layout.role
             ) + (if (manifest.layout.places) emptyMap() else mapOf("places" to false)) +
-                (manifest.layout.chat?.let { mapOf("chat" to chat(it)) } ?: emptyMap()),
+                (manifest.layout.chat?.let { mapOf("chat" to chat(it)) } ?: emptyMap()) +
+                mapOf("candidate_order" to manifest.layout.candidateOrder).filterValues { it != "frequency" },
             "static_prompt" to manifest.staticPrompt,
             "tensors_sha256" to manifest.tensorsSha256,
             "tokenizer_sha256" to manifest.tokenizerSha256,
@@ -70,6 +76,20 @@ internal class BundleCheck(
         for ((key, value) in expected) checks.same("$name manifest.$key", value, found[key])
         if (!brief) checks.same("$name training", "Zürich ☕ 東京", manifest.training["note"])
         checks.same("$name read", manifest.tensorsSha256, Bundle.read(path).tensorsSha256)
+    }
+
+    private fun checkPopulation() {
+        val table = Bundle.population(path)
+        checks.same("$name has a population", fields.isNull("population"), table == null)
+        if (table == null) return
+        fields.list("population").forEachIndexed { i, entry ->
+            val asked = Fields(entry, listOf("recent", "when", "place", "probs"), "population")
+            val recent = asked.list("recent").map { (it as Long).toInt() }
+            val found = table.probs(recent, Moment.parse(asked.string("when")), asked.string("place"))
+            asked.list("probs").forEachIndexed { b, expected ->
+                checks.near("$name population $i of candidate $b", expected as Double, found[b], SAME_ARITHMETIC)
+            }
+        }
     }
 
     private fun checkEncoding() {

@@ -7,6 +7,7 @@ private const val KEY_VERSION = "edgeb.schema_version"
 private const val KEY_MANIFEST = "edgeb.manifest"
 private const val KEY_MANIFEST_HASH = "edgeb.manifest_sha256"
 private const val KEY_CANDIDATES = "edgeb.candidates"
+private const val KEY_POPULATION = "edgeb.population"
 
 /** Reads and verifies a bundle: one GGUF file whose `edgeb.*` metadata say what it predicts and how it was made. */
 object Bundle {
@@ -16,7 +17,10 @@ object Bundle {
      * @throws EdgebException not there, not GGUF, cut short, no bundle, or a manifest this edgeb refuses.
      */
     @JvmStatic
-    fun read(path: File): Manifest = GgufFile(path).use { manifestOf(it, path) }
+    fun read(path: File): Manifest = GgufFile(path).use { manifestOf(it, entries(it), path) }
+
+    /** What people in general do; null where the bundle has no table. @throws EdgebException as `read`, or damaged. */
+    internal fun population(path: File): PopulationTable? = GgufFile(path).use { populationOf(it, path) }
 
     /**
      * Check every byte of a bundle against its manifest's hashes and return the manifest.
@@ -25,7 +29,8 @@ object Bundle {
      */
     @JvmStatic
     fun verify(path: File): Manifest = GgufFile(path).use { file ->
-        val manifest = manifestOf(file, path)
+        val manifest = manifestOf(file, entries(file), path)
+        populationOf(file, path)
         val tokenizer = sha256()
         val tensors = sha256()
         file.metadata { entry ->
@@ -45,7 +50,15 @@ object Bundle {
         manifest
     }
 
-    private fun manifestOf(file: GgufFile, path: File): Manifest {
+    private fun populationOf(file: GgufFile, path: File): PopulationTable? {
+        val found = entries(file)
+        val manifest = manifestOf(file, found, path)
+        val info = manifest.population?.let { PopulationInfo.of(it, "$path: manifest.population") } ?: return null
+        val content = file.raw(found.getValue(KEY_POPULATION))
+        return PopulationTable.of(content, info, manifest.candidates, manifest.layout.places, path.toString())
+    }
+
+    private fun entries(file: GgufFile): Map<String, GgufEntry> {
         val found = HashMap<String, GgufEntry>()
         file.metadata { entry ->
             val isOurs = entry.key.startsWith("edgeb.")
@@ -53,6 +66,10 @@ object Bundle {
             // The writer puts them here so that the vocabulary need not be stepped over.
             isOurs || (found.isEmpty() && !entry.key.startsWith("tokenizer."))
         }
+        return found
+    }
+
+    private fun manifestOf(file: GgufFile, found: Map<String, GgufEntry>, path: File): Manifest {
         val held = found[KEY_MANIFEST]
             ?: throw EdgebException("$path is a GGUF but not an edgeb bundle", "export it with edgeb export")
         found[KEY_VERSION]?.let { Manifest.checkSchema(file.number(it), path.toString()) }
@@ -69,6 +86,11 @@ object Bundle {
         }
         if (file.texts(candidates) != manifest.candidates.labels) {
             throw EdgebException("$path: '$KEY_CANDIDATES' differs from the manifest's candidates", DAMAGED_HINT)
+        }
+        if (found.containsKey(KEY_POPULATION) != (manifest.population != null)) {
+            throw EdgebException(
+                "$path: '$KEY_POPULATION' and the manifest's 'population' need each other", DAMAGED_HINT
+            )
         }
         return manifest
     }

@@ -3,6 +3,9 @@ package dev.edgeb.core
 private const val ANCHOR_THRESHOLD = 0.01
 private const val HEAD_THRESHOLD = 0.05
 
+// Share of a prior spread evenly, so that a label training never saw keeps a chance.
+private const val EVEN_SHARE = 0.01
+
 /** Frequency groups of candidates, in the order that manifests name them. */
 internal val GROUPS = listOf("head", "medium", "tail")
 
@@ -51,4 +54,13 @@ data class CandidateSet(val labels: List<String>, val counts: List<Long>) {
     /** Group of every candidate: head, medium or tail. */
     internal fun groups(): List<String> =
         shares().map { if (it > HEAD_THRESHOLD) "head" else if (it > ANCHOR_THRESHOLD) "medium" else "tail" }
+}
+
+/** Training shares with a hundredth spread evenly: what counters fall back on last. Counts of zero are even shares. */
+internal fun smoothedShares(counts: List<Long>): DoubleArray {
+    val total = counts.sum()
+    val even = 1.0 / counts.size
+    return DoubleArray(counts.size) {
+        if (total == 0L) even else (1 - EVEN_SHARE) * counts[it] / total + EVEN_SHARE * even
+    }
 }

@@ -14,7 +14,13 @@ internal class BundleFile(val name: String, val bytes: Long)
  * Turns prompt ids into ranked candidates. Knows neither histories nor how a prompt came about. Callers hold `lock`
  * around everything that uses the cache.
  */
-internal class Engine(val manifest: Manifest, opened: LlamaBackend, val bundle: BundleFile, val threads: Int) {
+internal class Engine(
+    val manifest: Manifest,
+    opened: LlamaBackend,
+    val bundle: BundleFile,
+    val threads: Int,
+    val population: PopulationTable?
+) {
     val lock = Any()
     val encoder: PromptEncoder
     val defaultSource: Source
@@ -66,7 +72,7 @@ internal class Engine(val manifest: Manifest, opened: LlamaBackend, val bundle: 
     fun warm(folder: File): Boolean = PrefixCache(folder, manifest.tensorsSha256).warm(backend, encoder.staticIds)
 
     /** A user's habits, nothing observed yet. */
-    fun counter() = HabitCounter(manifest.candidates.counts, habitsConfig, manifest.layout.places)
+    fun counter() = HabitCounter(manifest.candidates.counts, habitsConfig, manifest.layout.places, population)
 
     /** Which distribution a request is about. @throws EdgebException fusion, where the bundle has no weights for it. */
     fun source(request: Request): Source {

@@ -15,6 +15,7 @@ private const val DEFAULT_ALIGNMENT = 32L
 private const val MAX_KEY = 65_535L
 private const val MAX_TEXT = 64L shl 20
 private const val MAX_DIMENSIONS = 4
+private const val TYPE_UINT8 = 0L
 private const val TYPE_UINT32 = 4
 private const val TYPE_INT32 = 5
 private const val TYPE_STRING = 8
@@ -116,6 +117,18 @@ internal class GgufFile(private val path: File) : Closeable {
         val found = ArrayList<String>()
         while (found.size < count) found.add(string("'${entry.key}'", MAX_TEXT))
         return found
+    }
+
+    /** An array of bytes. @throws EdgebException it is of another type. */
+    fun raw(entry: GgufEntry): ByteArray {
+        at = entry.value
+        if (entry.kind != TYPE_ARRAY || u32("'${entry.key}'") != TYPE_UINT8) {
+            throw damaged("'${entry.key}' is no array of bytes")
+        }
+        val count = u64("'${entry.key}'")
+        if (count > MAX_TEXT) throw damaged("'${entry.key}' has $count bytes")
+        need(count, "'${entry.key}'")
+        return bytes(at, count.toInt())
     }
 
     /** The tensor table, after a walk over all metadata. */

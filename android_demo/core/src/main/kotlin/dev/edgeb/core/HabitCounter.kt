@@ -1,7 +1,7 @@
 package dev.edgeb.core
 
-// Share of the prior spread evenly, so that a label training never saw keeps a chance.
-private const val EVEN_SHARE = 0.01
+// Behaviors that the population's contexts name.
+private const val RECENT = 2
 private const val LEAST_STRENGTH = 1e-3
 private const val LARGEST = 1e9
 private const val HOURS = 24
@@ -44,16 +44,24 @@ private class Count(val weight: Double, val at: Long)
 
 /**
  * One user's decayed counts, and the distribution that follows from them: place and hour, place, hour, everything, each
- * falling back on the next wider one where it has seen little.
+ * falling back on the next wider one where it has seen little, and the widest on what people in general do after the
+ * user's last two behaviors.
  *
  * Knows nothing of models. Not for several threads at once.
  *
  * @param counts Training events per candidate; all zero for "unknown", which counts as even.
  * @param places Whether places are known. Without, the two levels that name one stay empty: they would count twice what
  *   the other two count.
+ * @param population What a user with few counts is taken to do; null falls back on the training shares.
  */
-internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig, private val places: Boolean) {
-    private val prior: DoubleArray
+internal class HabitCounter(
+    counts: List<Long>,
+    private val config: HabitsConfig,
+    private val places: Boolean,
+    private val population: PopulationTable?
+) {
+    private val prior = smoothedShares(counts)
+    private var recent = emptyList<Int>()
     private val rate = if (config.halfLife > 0) Math.log(2.0) / config.halfLife else 0.0
     private val levels = LEVELS.associate { it to LinkedHashMap<Context, LinkedHashMap<Int, Count>>() }
 
@@ -61,17 +69,10 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
     var events = 0L
         private set
 
-    init {
-        val total = counts.sum()
-        val even = 1.0 / counts.size
-        prior = DoubleArray(counts.size) {
-            if (total == 0L) even else (1 - EVEN_SHARE) * counts[it] / total + EVEN_SHARE * even
-        }
-    }
-
     /** Count one event. @param code Index in the candidate set. */
     fun observe(code: Int, moment: Moment, place: String) {
         events++
+        recent = (recent + code).takeLast(RECENT)
         for ((level, context) in contexts(moment, place)) {
             val counts = levels.getValue(level).getOrPut(context) { LinkedHashMap() }
             val before = counts[code]
@@ -82,7 +83,7 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
 
     /** Log-probabilities of what comes next at `moment` in `place`: they sum to one, none is minus infinity. */
     fun logProbs(moment: Moment, place: String): DoubleArray {
-        val p = prior.copyOf()
+        val p = population?.probs(recent, moment, place) ?: prior.copyOf()
         for ((level, context) in contexts(moment, place)) {
             val counts = levels.getValue(level)[context] ?: continue
             val k = config.strengths.getValue(level)
@@ -103,6 +104,7 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
         "config" to config.toJson(),
         "size" to prior.size.toLong(),
         "events" to events,
+        "recent" to recent.map { it.toLong() },
         "counts" to levels.mapValues { (_, contexts) ->
             contexts.map { (context, counts) ->
                 listOf(
@@ -155,9 +157,12 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
 
     companion object {
         /** Rebuild a counter from `toJson`; it goes on exactly as the saved one would have. */
-        fun restore(value: Any?, counts: List<Long>, where: String, places: Boolean): HabitCounter {
-            val found = Fields(value, listOf("config", "size", "events", "counts"), where)
-            val counter = HabitCounter(counts, HabitsConfig.of(found.any("config"), "$where.config"), places)
+        fun restore(
+            value: Any?, counts: List<Long>, where: String, places: Boolean, population: PopulationTable?
+        ): HabitCounter {
+            val found = Fields(value, listOf("config", "size", "events", "recent", "counts"), where)
+            val config = HabitsConfig.of(found.any("config"), "$where.config")
+            val counter = HabitCounter(counts, config, places, population)
             if (found.int("size") != counts.size) {
                 throw EdgebException(
                     "$where counts ${found.int("size")} candidates, not ${counts.size}",
@@ -166,6 +171,12 @@ internal class HabitCounter(counts: List<Long>, private val config: HabitsConfig
             }
             counter.events = found.long("events")
             if (counter.events < 0 || counter.events > LARGEST) throw damaged(where, counter.events)
+            val expected = minOf(counter.events, RECENT.toLong()).toInt()
+            counter.recent = items(found.any("recent"), expected, where).map {
+                val code = it as? Long ?: -1L
+                if (code < 0 || code >= counts.size) throw damaged(where, it)
+                code.toInt()
+            }
             val held = Fields(found.any("counts"), LEVELS, "$where.counts")
             for (level in LEVELS) {
                 counter.readLevel(level, held.list(level), "$where.counts.$level")

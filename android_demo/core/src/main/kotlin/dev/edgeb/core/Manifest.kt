@@ -3,8 +3,8 @@ package dev.edgeb.core
 internal const val SCHEMA_VERSION = 1
 private val FIELDS = listOf(
     "schema_version", "created_with", "candidates", "layout", "static_prompt", "bos_id", "eos_id", "architecture",
-    "quantization", "context_length", "base_model", "training", "evaluation", "vocabulary", "habits", "calibration",
-    "parity", "tokenizer_sha256", "tensors_sha256"
+    "quantization", "context_length", "base_model", "training", "evaluation", "vocabulary", "habits", "population",
+    "calibration", "parity", "tokenizer_sha256", "tensors_sha256"
 )
 
 /**
@@ -23,6 +23,7 @@ private val FIELDS = listOf(
  * @property evaluation The metrics of the run.
  * @property vocabulary What pruning left of the vocabulary; null if nothing was pruned.
  * @property habits How the per-user counter is set and fused with the model; null without one.
+ * @property population What the table of people's habits was counted from; null without one.
  * @property calibration How scores become the probabilities that are shown; null if not fitted.
  * @property parity What every step of the export changed; null if it was not measured.
  * @property tokenizerSha256 Hash of the file's tokenizer metadata.
@@ -42,6 +43,7 @@ class Manifest private constructor(
     val evaluation: Map<String, Any?>,
     val vocabulary: Map<String, Any?>?,
     val habits: Map<String, Any?>?,
+    val population: Map<String, Any?>?,
     val calibration: Map<String, Any?>?,
     val parity: Map<String, Any?>?,
     val tokenizerSha256: String,
@@ -84,6 +86,7 @@ class Manifest private constructor(
                     evaluation = fields.map("evaluation"),
                     vocabulary = fields.mapOrNull("vocabulary"),
                     habits = fields.mapOrNull("habits"),
+                    population = fields.mapOrNull("population"),
                     calibration = fields.mapOrNull("calibration"),
                     parity = fields.mapOrNull("parity"),
                     tokenizerSha256 = fields.string("tokenizer_sha256"),

@@ -5,6 +5,7 @@ import java.io.File
 
 // Tokens of a context line besides its label: day, hour, punctuation, and a place of at most 48 characters.
 private const val LINE_TOKENS = 64
+private const val WORDING_TOKENS = 128
 private const val CONTEXT_STEP = 256
 
 // Below so many bytes threads wait for each other longer than they compute.
@@ -133,6 +134,7 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
         @JvmOverloads
         fun load(model: File, native: LlamaNative, options: LoadOptions = LoadOptions()): Predictor {
             val manifest = if (options.verify) Bundle.verify(model) else Bundle.read(model)
+            val population = Bundle.population(model)
             val positions = contextNeeded(manifest)
             val threads = options.threads ?: threadsFor(model)
             val asked = NativeOptions(positions, minOf(MAX_ROWS, positions), threads, options.exactMath)
@@ -140,7 +142,7 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
             val context = native.open(model, asked)
             try {
                 val backend = LlamaBackend(context, native.version, asked)
-                val predictor = Predictor(Engine(manifest, backend, file, threads))
+                val predictor = Predictor(Engine(manifest, backend, file, threads, population))
                 if (options.snapshots != null) predictor.warm(options.snapshots)
                 return predictor
             } catch (error: Throwable) {
@@ -155,7 +157,10 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
             val line = LINE_TOKENS + labels.sorted().last()
             val static = manifest.staticPrompt.toByteArray(Charsets.UTF_8).size / 2 + 64
             val chat = manifest.layout.chat?.ids.orEmpty().size
-            val needed = static + chat + (manifest.layout.historyLength + 1) * line + labels.sum() / 2 + 2 * labels.size
+            // The candidates are listed behind the history, in a wording.
+            val listed = if (manifest.layout.name == "instruct") labels.sum() / 2 + labels.size + WORDING_TOKENS else 0
+            val trie = labels.sum() / 2 + 2 * labels.size
+            val needed = static + chat + listed + (manifest.layout.historyLength + 1) * line + trie
             return minOf((needed + CONTEXT_STEP - 1) / CONTEXT_STEP * CONTEXT_STEP, manifest.contextLength)
         }
 

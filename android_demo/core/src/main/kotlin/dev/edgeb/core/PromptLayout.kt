@@ -3,9 +3,18 @@ package dev.edgeb.core
 internal const val STREAM_TERMINATOR = ")\n"
 private val DAYS = listOf("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 private val LAYOUTS = listOf("stream", "prefix", "instruct")
+private val CANDIDATE_ORDERS = listOf("frequency", "alphabetical")
 private val FIELDS = listOf("name", "list_candidates", "history_length", "task", "role")
-// Each is written only where it is not the usual: every bundle of before has places and no chat template.
-private val OPTIONAL = listOf("places", "chat")
+// Each is written only where it is not the usual: bundles of before have places, no chat template, and one order.
+private val OPTIONAL = listOf("places", "chat", "candidate_order")
+
+// Python's order of strings, in which the model was trained. UTF-16 units would put emoji before some other characters.
+private val BY_CODE_POINT = Comparator<String> { one, other ->
+    val a = codePoints(one)
+    val b = codePoints(other)
+    val at = (0 until minOf(a.size, b.size)).firstOrNull { a[it] != b[it] }
+    if (at == null) a.size.compareTo(b.size) else a[at].compareTo(b[at])
+}
 
 // The paper's Appendix D, Instruct1: the runtime uses the first of the three wordings.
 private const val INSTRUCT_OPENING = "This user has done behaviors"
@@ -59,6 +68,8 @@ data class ChatTurns(val opening: List<Int>, val reply: List<Int>, val endId: In
  * @property role Part 2, the role-playing instruction.
  * @property places Whether a context names its place. Without, no place is asked for and none is read from an event.
  * @property chat The backbone's chat template around the prompt, or null for the bare text.
+ * @property candidateOrder How prompts list the candidates: `frequency`, in candidate order, or `alphabetical`, by code
+ *   point.
  */
 data class PromptLayout @JvmOverloads constructor(
     val name: String,
@@ -67,13 +78,19 @@ data class PromptLayout @JvmOverloads constructor(
     val task: String,
     val role: String,
     val places: Boolean = true,
-    val chat: ChatTurns? = null
+    val chat: ChatTurns? = null,
+    val candidateOrder: String = "frequency"
 ) {
     init {
         if (name !in LAYOUTS) throw EdgebException("unknown prompt layout '$name'", nearest(name, LAYOUTS))
         if (historyLength < 1) throw EdgebException("history_length is $historyLength", "use at least 1")
         if (name == "instruct" && !listCandidates) {
             throw EdgebException("the instruct layout always lists its candidates")
+        }
+        if (candidateOrder !in CANDIDATE_ORDERS) {
+            throw EdgebException(
+                "unknown candidate order '$candidateOrder'", nearest(candidateOrder, CANDIDATE_ORDERS)
+            )
         }
     }
 
@@ -90,7 +107,7 @@ data class PromptLayout @JvmOverloads constructor(
     internal fun static(labels: List<String>): List<String> {
         val head = "Task: $task\nRole: $role\n"
         if (name == "instruct") return listOf(head)
-        val candidates = if (listCandidates) "Candidates: ${labels.joinToString("; ")}\n" else ""
+        val candidates = if (listCandidates) "Candidates: ${listed(labels).joinToString("; ")}\n" else ""
         val history = "History (day hour, ${if (places) "place, " else ""}behavior):"
         // Here the user's turn ends, and some chat templates strip it.
         return listOf(head + candidates + history + (if (chat != null && name == "stream") "" else "\n"))
@@ -131,8 +148,12 @@ data class PromptLayout @JvmOverloads constructor(
         // The context first: a label may hold braces.
         val asked = INSTRUCT_REST.replace("{parts}", if (places) PARTS else PARTS_WITHOUT_PLACE)
             .replace("{context}", "$day, $hour${where(place)}")
-        return listOf(asked.replace("{candidates}", labels.joinToString(", ")))
+        return listOf(asked.replace("{candidates}", listed(labels).joinToString(", ")))
     }
+
+    /** The candidate labels, given in candidate order, in the order in which prompts list them. */
+    private fun listed(labels: List<String>): List<String> =
+        if (candidateOrder == "alphabetical") labels.sortedWith(BY_CODE_POINT) else labels
 
     private fun context(moment: Moment, place: String): String =
         "(${DAYS[moment.dayOfWeek]} ${moment.hour}${where(place)},"
@@ -152,7 +173,8 @@ data class PromptLayout @JvmOverloads constructor(
                 fields.string("task"),
                 fields.string("role"),
                 "places" !in written || fields.boolean("places"),
-                if ("chat" in written) ChatTurns.of(fields.any("chat"), "$where.chat") else null
+                if ("chat" in written) ChatTurns.of(fields.any("chat"), "$where.chat") else null,
+                if ("candidate_order" in written) fields.string("candidate_order") else CANDIDATE_ORDERS[0]
             )
         }
     }

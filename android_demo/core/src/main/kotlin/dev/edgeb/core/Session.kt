@@ -4,7 +4,7 @@ import java.io.File
 
 /** Events by which a session's window may grow beyond the layout's L before it is anchored anew. */
 const val ANCHOR_EVERY = 20
-private const val SCHEMA = 1L
+private const val SCHEMA = 2L
 private val HEADER = listOf(
     "kind", "schema", "model", "candidates", "anchor_every", "events", "habits", "held", "engine"
 )
@@ -163,7 +163,8 @@ class Session internal constructor(private val engine: Engine, private val ancho
                     session.window.add(Line(event, engine.encoder.lineIds(event)))
                 }
                 val counts = engine.manifest.candidates.counts
-                session.counter = HabitCounter.restore(found.any("habits"), counts, "$file: habits", session.places)
+                session.counter =
+                    HabitCounter.restore(found.any("habits"), counts, "$file: habits", session.places, engine.population)
                 val held = found.list("held").map { (it as? Long ?: -1L).toInt() }.toIntArray()
                 if (held.size > 0 && found.string("engine") == engine.backend.fingerprint) {
                     // A cache that llama.cpp does not take is evaluated again by the next prediction.
