@@ -26,7 +26,7 @@ PLAIN = {"a_tuning.targets": "all", "a_tuning.aux_ratio": 0.0, "b_tuning.method"
 NONE = {"a_tuning.method": "none", "b_tuning.method": "none"}
 
 
-def known() -> dict[str, Contender]:
+def known(endpoint: object = None) -> dict[str, Contender]:
     tuned = (Tuned("untuned", "untuned backbone", NONE), Tuned("plain", "plain fine-tuning", PLAIN))
     return {**contenders(Noisy("small", 1.0)), **{held.name: held for held in tuned}}
 
@@ -98,6 +98,8 @@ def test_a_tuned_model_sees_only_the_known_events(made: tuple[Path, dict[str, An
     ("words", "message"),
     [
         (("--out", "{out}", "--systems", "plian"), "no system named 'plian'"),
+        (("--out", "{out}", "--systems", "plain,endpoint"), "needs an endpoint"),
+        (("--out", "{out}", "--endpoint", "http://far.example/v1"), "unencrypted"),
         (("--out", "{out}", "--set", "seed=3"), "--set without --recipe"),
         (("--out", "{out}", "--recipe", "{recipe}", "--set", "seed=3"), "started with another recipe"),
         (("--out", "{out}", "--report", "--dry-run"), "--report takes what the folder has"),
