@@ -1,7 +1,7 @@
 """What the population's table adds beneath a user's habits: counters only, minutes on one core.
 
-    python benchmarks/population.py --case foursquare-nyc data/nyc 20 --case india data/india 10 \
-        --case simulator data/synth 20
+    python -m benchmarks.population --case foursquare-nyc data/nyc 20 --case india data/india 10 --case simulator \\
+        data/synth 20
 
 A case is a name, a dataset and the length of the history that a window needs. The table's settings and the strengths of
 habits are chosen on validation users; accuracy and loss are from windows of test users, at most 20 of each. Writes

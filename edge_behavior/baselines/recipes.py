@@ -1,4 +1,4 @@
-"""The tuned language models of a comparison: what each changes in the recipe that it starts from. Data only."""
+"""Tuned language models as systems: changes to a recipe, and nothing else. Trained as `edgeb train` trains."""
 
 from __future__ import annotations
 
@@ -15,17 +15,39 @@ class TunedSystem:
 
     Attributes:
         title: As tables show it.
-        changes: Recipe fields (`section.field`) and their values.
+        changes: Recipe fields (`section.field`, or `method`) and their values, over the comparison's recipe.
     """
 
     title: str
     changes: Mapping[str, Any]
 
 
+def _by_method(title: str, method: str, **changes: Any) -> TunedSystem:
+    return TunedSystem(title, {"method": method, **METHODS[method].fields, **changes})
+
+
+# GPT-2's smallest shape with random weights. Tuning trains adapters: at the rank of the width, every linear layer can
+# become any other; the embeddings, which also give the output, stay random.
+_GPT2 = {
+    "backbone.path": None,
+    "backbone.quantize": "none",
+    "backbone.hidden_size": 768,
+    "backbone.layers": 12,
+    "backbone.heads": 12,
+    "backbone.kv_heads": 12,
+    "backbone.intermediate_size": 3072,
+    "backbone.pretrain_tokens": 0,
+    "layout.chat_template": False,
+    "lora.rank": 768,
+    "lora.alpha": 768,
+    "lora.target_modules": "all-linear",
+}
+
 TUNED_SYSTEMS: Mapping[str, TunedSystem] = {
-    "untuned": TunedSystem("untuned backbone", {"a_tuning.method": "none", "b_tuning.method": "none"}),
-    "plain": TunedSystem("plain fine-tuning", METHODS["plain"].fields),
-    "plain_weighted": TunedSystem("fine-tuning, class weights", METHODS["plain-weighted"].fields),
-    "two_stage": TunedSystem("two stages (DPO)", METHODS["two-stage"].fields),
-    "two_stage_v1": TunedSystem("two stages (SFT)", METHODS["two-stage-v1"].fields),
+    "untuned": _by_method("untuned backbone", "plain", **{"a_tuning.method": "none"}),
+    "plain": _by_method("plain fine-tuning", "plain"),
+    "plain_weighted": _by_method("plain fine-tuning, class weights", "plain-weighted"),
+    "two_stage": _by_method("two stages", "two-stage"),
+    "two_stage_v1": _by_method("two stages, the second by SFT", "two-stage-v1"),
+    "gpt2": _by_method("GPT-2's shape, random weights", "plain", **_GPT2),
 }

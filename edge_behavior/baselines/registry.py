@@ -1,28 +1,44 @@
-"""Every system that is not a tuned language model, by the name that `edgeb compare --systems` takes."""
+"""Every system of a comparison by name, except tuned language models, which are recipes (`recipes`)."""
 
 from __future__ import annotations
 
-from edge_behavior.baselines.counting import CountingSystem, habits, population, simple_counter
-from edge_behavior.baselines.sequence import SEQUENCE_SYSTEMS
+from edge_behavior.baselines.counters import CounterSystem
+from edge_behavior.baselines.endpoint.client import EndpointConfig
+from edge_behavior.baselines.endpoint.system import EndpointSystem
+from edge_behavior.baselines.habits import HabitsSystem
+from edge_behavior.baselines.population import HabitsPopulationSystem, PopulationSystem
+from edge_behavior.baselines.sequence.config import SequenceConfig
+from edge_behavior.baselines.sequence.system import TITLES, SequenceSystem
 from edge_behavior.baselines.system import System
-from edge_behavior.evaluation.tables import NAMES
+from edge_behavior.errors import EdgebError, nearest
+from edge_behavior.evaluation.counters import COUNTERS
 
-_PLACES = frozenset({"places"})
+_PUBLISHED = SequenceConfig(context=False)
 
 
-def systems() -> dict[str, System]:
-    """The systems by name: counters from simple to better informed, then small networks."""
-    found: list[System] = [
-        *(
-            CountingSystem(name, NAMES[name], simple_counter(name))
-            for name in ("most_frequent", "last_mode", "markov_1", "hour_mode")
-        ),
-        CountingSystem(
-            "place_hour_backoff", NAMES["place_hour_backoff"], simple_counter("place_hour_backoff"), _PLACES
-        ),
-        CountingSystem("population", "population counter", population),
-        CountingSystem("habits", "habits", habits(with_population=False)),
-        CountingSystem("habits_population", "habits above the population", habits(with_population=True)),
-        *SEQUENCE_SYSTEMS,
-    ]
+def systems(endpoint: EndpointConfig | None = None) -> dict[str, System]:
+    """The systems, in the order of tables.
+
+    Args:
+        endpoint: Adds `endpoint`: it sends events of the log to another machine, so that it is never asked unasked.
+    """
+    found: list[System] = [CounterSystem(name) for name in COUNTERS]
+    found += [HabitsSystem(), PopulationSystem(), HabitsPopulationSystem()]
+    found += [SequenceSystem(name) for name in TITLES] + [SequenceSystem(name, _PUBLISHED) for name in TITLES]
+    if endpoint is not None:
+        found.append(EndpointSystem(endpoint))
     return {system.name: system for system in found}
+
+
+def system_named(name: str, endpoint: EndpointConfig | None = None) -> System:
+    """The system of a name.
+
+    Raises:
+        EdgebError: there is none; the hint has the nearest.
+    """
+    known = systems(endpoint)
+    if name not in known:
+        if name == "endpoint":
+            raise EdgebError("the system 'endpoint' needs an endpoint", "pass --endpoint URL --endpoint-model NAME")
+        raise EdgebError(f"no system named '{name}'", nearest(name, known, fallback=20))
+    return known[name]

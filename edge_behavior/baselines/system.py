@@ -10,9 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.data.dataset import Dataset, EventTable
+from edge_behavior.errors import EdgebError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+
+class FailedTrainingError(EdgebError):
+    """Training failed at the rate that was asked for: its loss diverged or was no number."""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,7 @@ def compare_command(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            help="Shipped recipe or YAML file of the tuned models. Default: the comparison's, else a small one."
-        ),
+        typer.Option(help="Shipped recipe or YAML file of the tuned models. Default: smollm2-135m."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the comparison; an existing one is continued.")] = Path(
         "comparison"
@@ -47,18 +45,24 @@ def compare_command(
     ] = None,
     rates: Annotated[
         str | None,
-        typer.Option(
-            help="Candidate rates of tuned models, separated by commas. Default: ⅓, 1 and 3 times the recipe's."
-        ),
+        typer.Option(help="Candidate rates of tuned models, by commas. Default: a third, 1 and 3 times the recipe's."),
     ] = None,
     small_targets: Annotated[
         int | None,
-        typer.Option(min=0, help="Training targets of systems that are no tuned models; 0: all. Default: 0."),
+        typer.Option(min=0, help="Training targets of other systems than tuned models. Default: 0, all."),
     ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(help="targets, few_shot or size, with values as targets=500,2000. May be repeated."),
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="URL of an OpenAI-compatible API: adds the system `endpoint`, which gets events of the log."),
+    ] = None,
+    endpoint_model: Annotated[str, typer.Option(help="The endpoint's name of the model.")] = "",
+    endpoint_insecure: Annotated[
+        bool, typer.Option("--endpoint-insecure", help="Allow an http:// endpoint on another machine.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a field of the recipe: section.key=value. May be repeated."),
@@ -94,18 +98,20 @@ def compare_command(
 
     wait_passively()
     folder = CompareFolder(out)
-    given = (data, recipe, systems, seeds, protocol, windows, validation, rate_targets, rates, small_targets)
+    given = (data, recipe, systems, seeds, protocol, windows, validation, rate_targets, rates, small_targets, endpoint)
     if report:
         if any(value is not None for value in given) or sweep or set_ or dry_run:
             raise EdgebError("--report takes what the folder has", "leave out all flags but --out and --json")
         _report(folder, as_json)
         return
     with libraries():
+        from edge_behavior.baselines.endpoint.client import EndpointConfig
         from edge_behavior.studies.compare import registry
         from edge_behavior.studies.compare.contenders import Bench, check_needs
         from edge_behavior.studies.compare.runner import drawn_windows, run_compare
         from edge_behavior.studies.compare.runner import dry_run as planned
-    known = registry.all_contenders()
+    asked_of = None if endpoint is None else EndpointConfig(endpoint, endpoint_model, insecure=endpoint_insecure)
+    known = registry.all_contenders(asked_of)
     if systems == "list":
         emit({name: held.title for name, held in known.items()}, as_json, lambda: _list(known))
         return
@@ -118,6 +124,8 @@ def compare_command(
         "small_targets": small_targets,
     }
     names = None if systems is None else [name.strip() for name in systems.split(",") if name.strip()]
+    if names is not None and asked_of is not None:
+        names.append(registry.ENDPOINT)
     asked, dataset = _asked(folder, recipe, data, set_ or [], names, seeds, sizes, sweep or [], known, not dry_run)
     check_needs(registry.chosen(known, asked.systems), dataset)
     drawn = drawn_windows(asked, dataset)

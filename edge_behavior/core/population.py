@@ -19,6 +19,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -141,10 +142,10 @@ class Situations:
         place: uint64 [n], `text_hash` of the cleaned place.
     """
 
-    known: NDArray[np.int64]
-    last: NDArray[np.int64]
-    previous: NDArray[np.int64]
-    hour: NDArray[np.int64]
+    known: NDArray[np.integer[Any]]
+    last: NDArray[np.integer[Any]]
+    previous: NDArray[np.integer[Any]]
+    hour: NDArray[np.integer[Any]]
     place: Hashes
 
 
@@ -200,9 +201,14 @@ class PopulationTable:
             place: Compared once cleaned (`events.clean_place`); ignored without places.
         """
         last, previous = (int(recent[-i]) if len(recent) >= i else 0 for i in (1, 2))
-        hashed = np.array([text_hash(clean_place(place)) if self.places else 0], dtype=np.uint64)
-        one = [np.array([value], dtype=np.int64) for value in (len(recent), last, previous, when.hour)]
-        return np.asarray(self.probs_at(Situations(one[0], one[1], one[2], one[3], hashed))[0], dtype=np.float64)
+        at = Situations(
+            known=np.array([len(recent)]),
+            last=np.array([last]),
+            previous=np.array([previous]),
+            hour=np.array([when.hour]),
+            place=np.array([text_hash(clean_place(place)) if self.places else 0], dtype=np.uint64),
+        )
+        return np.asarray(self.probs_at(at)[0], dtype=np.float64)
 
     def log_probs(self, recent: Sequence[int], when: datetime, place: str) -> Floats:
         """Log-probabilities [B]; arguments as for `probs`."""
@@ -316,6 +322,7 @@ def levels_used(places: bool) -> dict[str, Level]:
     return {name: level for name, level in LEVELS.items() if places or level.hour or level.behaviors}
 
 
+@lru_cache(maxsize=65_536)
 def text_hash(text: str) -> int:
     """FNV-1a of 64 bits over a text's UTF-8."""
     found = _FNV_START
@@ -350,8 +357,8 @@ def context_keys(
     """
     rows = np.asarray(rows, dtype=np.int64)
     none = np.zeros(len(rows), dtype=np.uint64)
-    hour = at.hour[rows] // hour_bucket if level.hour else np.full(len(rows), _NO_HOUR)
-    key = _mixed((256 * level.number + hour).astype(np.uint64))
+    hour = (at.hour[rows] // hour_bucket).astype(np.uint64) if level.hour else none + np.uint64(_NO_HOUR)
+    key = _mixed(hour + np.uint64(256 * level.number))
     for word in (
         labels[at.last[rows]] if level.behaviors >= 1 else none,
         labels[at.previous[rows]] if level.behaviors == 2 else none,

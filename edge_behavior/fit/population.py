@@ -100,10 +100,10 @@ def situations(events: EventTable, targets: Ints, places: bool, known: int | Non
     before = at - events.user_offsets[events.user_of(at)]
     hashes = np.array([text_hash(clean_place(name)) for name in events.places], dtype=np.uint64)
     return Situations(
-        known=before if known is None else np.minimum(before, known),
-        last=events.behavior[np.maximum(at - 1, 0)].astype(np.int64),
-        previous=events.behavior[np.maximum(at - 2, 0)].astype(np.int64),
-        hour=events.time[at].astype("datetime64[h]").astype(np.int64) % 24,
+        known=(before if known is None else np.minimum(before, known)).astype(np.int32),
+        last=events.behavior[np.maximum(at - 1, 0)],
+        previous=events.behavior[np.maximum(at - 2, 0)],
+        hour=(events.time[at].astype("datetime64[h]").astype(np.int64) % 24).astype(np.int8),
         place=hashes[events.place[at]] if places else np.zeros(len(at), dtype=np.uint64),
     )
 

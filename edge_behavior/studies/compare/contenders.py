@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.baselines.rate_search import choose_rate
 from edge_behavior.baselines.system import Budget, Fitted, System
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
@@ -239,16 +240,13 @@ class Other:
         return frozenset({"targets"} if self.system.learns else ())
 
     def choose_rate(self, bench: Bench) -> tuple[float, Mapping[float, float]] | None:
-        """Fits each of its rates on the targets of the search."""
-        sizes, measured = bench.asked.sizes, {}
+        """Fits each of its rates on the targets of the search, see `baselines.rate_search`."""
+        sizes = bench.asked.sizes
         if not sizes.rate_targets:
             return None
-        for rate in self.system.rates:
-            budget = self._budget(bench, bench.asked.recipe.seed, sizes.rate_targets, f"rate-{rate:g}")
-            fitted = self.system.fit(bench.dataset, _length(bench), budget, rate)
-            measured[rate] = bench.validation_loss(fitted)
-            fitted.close()
-        return (min(measured, key=lambda rate: measured[rate]), measured) if measured else None
+        budget = self._budget(bench, bench.asked.recipe.seed, sizes.rate_targets, "rates")
+        rate, measured = choose_rate(self.system, bench.dataset, _length(bench), budget)
+        return None if rate is None else (rate, measured)
 
     def fit(self, bench: Bench, seed: int, point: Point | None, rate: float | None) -> Fitted:
         """Fit it on all training targets, on `small_targets`, or on those of the sweep's point."""
@@ -258,6 +256,7 @@ class Other:
 
     def clean(self, bench: Bench, seed: int, point: Point | None) -> None:
         """All work in progress."""
+        shutil.rmtree(self._folder(bench, "rates"), ignore_errors=True)
         targets = bench.asked.sizes.small_targets if point is None else int(point.value)
         shutil.rmtree(self._folder(bench, f"seed{seed}-{targets}"), ignore_errors=True)
 

@@ -3,8 +3,9 @@
 `X+prior`          scores minus τ·log(training share); the τ of the best mean recall per behavior on validation windows
 `X+habits`         log-linear mixture with the user's habits, weights fitted on validation windows (`fit.mixture`)
 `X+habits+prior`   the mixture, with a τ of its own
-`X+habits:shuffled`  the control: the same fit with X's scores shuffled between windows, so that only habits are left
+`X+habits:shuffled`  the control: the same fit with X's scores shuffled between windows
 
+What X adds is the mixture minus the control, not minus habits: weights and biases per group lift habits by themselves.
 Validation windows alone decide weights and τ, so that no test window has been seen by what it measures.
 """
 

@@ -136,13 +136,15 @@ def _subject_sentences(results: Results, row: Row, scope: str) -> list[str]:
     found += [gap_sentence(results, gap) for gap in dict.fromkeys(gaps) if gap is not None]
     control = results.gap(row.name + SHUFFLED, HABITS, scope)
     if control is not None:
-        gain = results.gap(mixed, HABITS, scope)
-        told = f" (unshuffled {difference(gain.value)})" if gain is not None else ""
+        low, high = control.interval
         found.append(
-            f"Noise control: with the scores of {row.title} shuffled between windows, the mixture is "
-            f"{difference(control.value)} [{difference(control.interval[0])}, {difference(control.interval[1])}] "
-            f"against habits alone{told}."
+            f"Noise control: mixed with the scores of {row.title} shuffled between windows, habits change by "
+            f"{difference(control.value)} [{difference(low)}, {difference(high)}], which is what weights per group do "
+            "without knowing the window."
         )
+        gain = results.gap(mixed, row.name + SHUFFLED, scope)
+        if gain is not None:
+            found.append(gap_sentence(results, gain))
     return found
 
 

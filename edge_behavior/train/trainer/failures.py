@@ -21,6 +21,10 @@ _START, _WINDOW = 2, 10
 _WORSE = 2.0
 
 
+class DivergedError(EdgebError):
+    """A stage's loss is not finite or has diverged."""
+
+
 class LossGuard(TrainerCallback):
     """Stops a stage whose loss is not finite or has diverged.
 
@@ -46,19 +50,19 @@ class LossGuard(TrainerCallback):
         """Check a logged training loss; those before a `--resume` count, too.
 
         Raises:
-            EdgebError: the loss is not finite, or has diverged.
+            DivergedError: the loss is not finite, or has diverged.
         """
         if logs is None or "loss" not in logs:
             return
         losses = [float(row["loss"]) for row in state.log_history if "loss" in row]
         if not math.isfinite(losses[-1]):
-            raise EdgebError(
+            raise DivergedError(
                 f"{self._title}: the loss became {losses[-1]} at step {state.global_step}",
                 f"lower {self._knob}, or set backbone.dtype to bfloat16 or float32",
             )
         start, now = max(losses[:_START]), median(losses[-_WINDOW:])
         if len(losses) > _WINDOW and now > _WORSE * start:
-            raise EdgebError(
+            raise DivergedError(
                 f"{self._title}: the loss diverged, from {start:.3f} to {now:.3f} at step {state.global_step}",
                 f"lower {self._knob}",
             )

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
+from edge_behavior.cli import app
+from edge_behavior.commands.export import _show_report
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
@@ -230,6 +233,27 @@ class TestCalibration:
         probs = expected.table.probs([], event.time, event.place)
         assert {r.behavior: r.probability for r in found.ranked} == pytest.approx(dict(zip(labels, probs, strict=True)))
         assert session.ranked == found.ranked
+
+    def test_report_and_inspect_name_its_size(
+        self, many: ExportSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "m.gguf"
+        profile = helpers.profile("f16", prune="off", habits="off", calibrate="off", population_bytes=1024)
+        report = export_gguf(many, out, profile)
+        info = verify_bundle(out).population
+        assert info is not None
+        assert info.bytes <= 1024
+        dropped = report.population.values["dropped"]
+        assert list(dropped) == ["last_two_place_hour"]
+        capsys.readouterr()
+        _show_report(report)
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"population: {info.contexts} contexts of 12 users, {info.bytes} bytes; no room for contexts: " in said
+        assert f"{dropped['last_two_place_hour']} of last_two_place_hour" in said
+        shown = CliRunner().invoke(app, ["inspect", str(out)])
+        assert shown.exit_code == 0
+        assert f"{info.contexts} contexts of 12 users" in shown.stdout
+        assert "every count stands on 5 users or more" in shown.stdout
 
     def test_without_habits_there_is_no_fusion_to_calibrate(self, many: ExportSource, tmp_path: Path) -> None:
         report = export_gguf(many, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off")).to_dict()

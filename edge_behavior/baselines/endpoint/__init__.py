@@ -1,0 +1,1 @@
+"""Any OpenAI-compatible endpoint as a system: a language model that runs elsewhere."""

@@ -1,0 +1,212 @@
+"""The endpoint as a system: which questions it is asked, and the answers kept on disk.
+
+The prompt is the project's, candidates listed: `stream` for completions, `instruct` for chats. What an endpoint can
+give is found out by asking: echoed log-probabilities, alternatives of a chat or a completion, or text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_behavior.baselines.cold_start import known_only
+from edge_behavior.baselines.endpoint.answers import echoed_score, even, from_alternatives, from_text, positions_of
+from edge_behavior.baselines.endpoint.client import Endpoint, EndpointConfig, UnsupportedError
+from edge_behavior.baselines.system import Budget, Fitted, Floats, Ints
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.fields import parse_json
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.core.scoring import log_softmax
+from edge_behavior.data.dataset import Dataset, EventTable
+from edge_behavior.errors import EdgebError
+from edge_behavior.util.files import write_file
+from edge_behavior.util.progress import progress_bar
+
+_ANSWER_ONLY = "\nAnswer with one behavior of the candidate set, exactly as it is written there, and nothing else."
+_ANSWER_TOKENS = 32
+# Chats list 20 alternatives at most, completions by convention 5.
+_CHAT_ALTERNATIVES, _COMPLETION_ALTERNATIVES = 20, 5
+
+Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class EndpointSystem:
+    """A model behind an OpenAI-compatible endpoint, untuned and asked with the project's prompt."""
+
+    config: EndpointConfig
+    name: str = "endpoint"
+    rates: tuple[float, ...] = ()
+    needs: frozenset[str] = frozenset()
+    learns: bool = False
+
+    @property
+    def title(self) -> str:
+        """As tables show it."""
+        return f"{self.config.model} (endpoint)"
+
+    def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> Fitted:
+        """Find out how the endpoint answers; nothing is trained. Answers are kept in `budget.folder`.
+
+        Raises:
+            EdgebError: the endpoint is down, refuses the key, or knows no completions and no chat.
+        """
+        asked = AskedEndpoint(Endpoint(self.config), budget.folder / "answers")
+        return FittedEndpoint(asked, dataset.candidates, history_length, dataset.has_places)
+
+
+class AskedEndpoint:
+    """An endpoint whose answers are kept: one file per question, named by its hash, without the question.
+
+    Args:
+        endpoint: Asked where there is no answer yet.
+        folder: Of the answers.
+    """
+
+    def __init__(self, endpoint: Endpoint, folder: Path) -> None:
+        self._endpoint, self._folder = endpoint, folder
+        self.requests = 0
+
+    def ask(self, path: str, body: dict[str, Any], reading: Callable[[Any], Any]) -> Any:
+        """What `reading` makes of `choices[0]` of the answer to a request: a JSON value, kept on disk.
+
+        Raises:
+            EdgebError: see `Endpoint.post`; or an answer without choices.
+        """
+        config = self._endpoint.config
+        asked = json.dumps([config.url, config.model, path, body], sort_keys=True)
+        key = hashlib.sha256(asked.encode()).hexdigest()
+        file = self._folder / key[:2] / f"{key}.json"
+        if file.is_file():
+            return parse_json(file.read_bytes(), str(file), "delete that file: the question is then asked again")
+        self.requests += 1
+        choices = self._endpoint.post(path, body).get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise EdgebError(f"the endpoint {config.url}/{path} answers without choices", "check the URL")
+        found = reading(choices[0])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_file(file, json.dumps(found))
+        return found
+
+
+class FittedEndpoint:
+    """Scores windows by asking.
+
+    Attributes:
+        kind: How the endpoint answers, see `KINDS`.
+        outside: Answers so far that named no candidate.
+        answered: Windows so far.
+    """
+
+    def __init__(self, asked: AskedEndpoint, candidates: CandidateSet, history_length: int, places: bool) -> None:
+        self._asked, self._labels = asked, candidates.labels
+        self._stream = PromptLayout("stream", history_length=history_length, places=places)
+        self._instruct = PromptLayout("instruct", history_length=history_length, places=places)
+        self.outside = self.answered = 0
+        self.kind = self._find_kind()
+
+    def log_probs(self, table: EventTable, targets: Ints, known: int | None = None) -> Floats:
+        """See `Fitted.log_probs`.
+
+        Raises:
+            EdgebError: the endpoint fails; the answers so far are kept.
+        """
+        table, targets = known_only(table, targets, known)
+        found = np.empty((len(targets), len(self._labels)))
+        with progress_bar("Asking the endpoint", len(targets)) as advance:
+            for row, target in enumerate(targets.tolist()):
+                scores = self._window(table, target)
+                self.answered += 1
+                self.outside += scores is None
+                found[row] = even(len(self._labels)) if scores is None else scores
+                advance(1, note=f"{self.outside} outside the list" if self.outside else None)
+        return found
+
+    def report(self) -> dict[str, Any]:
+        """What the answers were: `kind`, `requests` sent (not those answered from disk), `windows`, `outside`."""
+        sent = self._asked.requests
+        return {"kind": self.kind, "requests": sent, "windows": self.answered, "outside": self.outside}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _window(self, table: EventTable, target: int) -> Floats | None:
+        event = table.event(target)
+        layout = self._instruct if self.kind.startswith("chat") else self._stream
+        history = table.history(target, layout.history_length)
+        place = event.place if layout.places else None
+        return self._answer(layout.prompt(history, event.time, place, self._labels).text)
+
+    def _answer(self, prompt: str) -> Floats | None:
+        """[B] log-probabilities; None for an answer outside the list."""
+        if self.kind == "echo":
+            scores = [self._echo(prompt, self._stream_answer(label)) for label in self._labels]
+            if None in scores:
+                raise EdgebError("the endpoint echoed log-probabilities once, and now does not", "try again")
+            return log_softmax(np.array(scores, dtype=np.float64))
+        choice = (self._chat if self.kind.startswith("chat") else self._completion)(prompt)
+        chat = self.kind.startswith("chat")
+        if self.kind.endswith("alternatives"):
+            positions = positions_of(choice)
+            # An empty answer has none.
+            if positions is None:
+                return None
+            answers = self._labels if chat else [self._stream_answer(label) for label in self._labels]
+            return from_alternatives(positions, answers)
+        return from_text(choice["text"], self._labels, None if chat else self._stream.terminator)
+
+    def _stream_answer(self, label: str) -> str:
+        return f"{self._stream.answer(label)}{self._stream.terminator}"
+
+    def _echo(self, prompt: str, answer: str) -> float | None:
+        # A token is generated, since some servers take 0 for no limit.
+        body = {"prompt": prompt + answer, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
+        score: float | None = self._asked.ask("completions", body, lambda choice: echoed_score(choice, prompt, answer))
+        return score
+
+    def _completion(self, prompt: str) -> dict[str, Any]:
+        body = {"prompt": prompt, "max_tokens": _ANSWER_TOKENS, "temperature": 0, "stop": ["\n"]}
+        found: dict[str, Any] = self._asked.ask("completions", {**body, "logprobs": _COMPLETION_ALTERNATIVES}, _kept)
+        return found
+
+    def _chat(self, prompt: str) -> dict[str, Any]:
+        body = {"messages": [{"role": "user", "content": prompt + _ANSWER_ONLY}], "temperature": 0}
+        body |= {"max_tokens": _ANSWER_TOKENS, "logprobs": True, "top_logprobs": _CHAT_ALTERNATIVES}
+        found: dict[str, Any] = self._asked.ask("chat/completions", body, _kept)
+        return found
+
+    def _find_kind(self) -> str:
+        """The best kind of answer that the endpoint gives to a question without events."""
+        failures: list[UnsupportedError] = []
+
+        def tried(ask: Callable[[], Any]) -> Any:
+            try:
+                return ask()
+            except UnsupportedError as error:
+                failures.append(error)
+                return None
+
+        prompt = "".join(self._stream.static(self._labels))
+        if tried(lambda: self._echo(prompt, self._stream_answer(self._labels[0]))) is not None:
+            return "echo"
+        answers = {"chat": tried(lambda: self._chat(prompt)), "completion": tried(lambda: self._completion(prompt))}
+        for name, choice in answers.items():
+            if choice is not None and positions_of(choice):
+                return f"{name} alternatives"
+        kind = next((name for name, choice in answers.items() if choice is not None), None)
+        if kind is None:
+            raise failures[-1]
+        return f"{kind} text"
+
+
+def _kept(choice: dict[str, Any]) -> dict[str, Any]:
+    """Of an answer, its text and log-probabilities: what cannot be the log's."""
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, dict) else choice.get("text")
+    return {"text": text if isinstance(text, str) else "", "logprobs": choice.get("logprobs")}

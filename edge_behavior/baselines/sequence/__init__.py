@@ -1,0 +1,1 @@
+"""SASRec and BERT4Rec: small transformers over events instead of text."""
