@@ -221,8 +221,8 @@ class TestCalibration:
         capsys.readouterr()
         _show_report(report)
         said = " ".join(capsys.readouterr().out.split())
-        assert f"population: {info.contexts} contexts of 12 users, {info.bytes} bytes; no room for contexts: " in said
-        assert f"{dropped['last_two_place_hour']} of last_two_place_hour" in said
+        assert f"population: {info.contexts} contexts of 12 users, {info.bytes / 1000:.1f} kB; no room" in said
+        assert f"for contexts: {dropped['last_two_place_hour']} of last_two_place_hour" in said
         shown = CliRunner().invoke(app, ["inspect", str(out)])
         assert shown.exit_code == 0
         assert f"{info.contexts} contexts of 12 users" in shown.stdout
