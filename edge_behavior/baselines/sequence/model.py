@@ -72,7 +72,7 @@ class EventTransformer(nn.Module):
         """[n, T, B]."""
 
     def _embedded(self, behavior: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
-        x = self.items(behavior) + self.positions(torch.arange(behavior.shape[1], device=behavior.device))
+        x: torch.Tensor = self.items(behavior) + self.positions(torch.arange(behavior.shape[1], device=behavior.device))
         return x if self.event_context is None else x + self.event_context(event)
 
     def _initialize(self) -> None:

@@ -141,7 +141,7 @@ def test_the_folder_of_another_fit_is_refused(users: Any, tmp_path: Path) -> Non
 
 def test_a_rate_at_which_nothing_trains_is_told_apart(users: Any, tmp_path: Path) -> None:
     config = replace(SMALL, least_steps=100, eval_steps=10)
-    with pytest.raises(FailedTrainingError, match="SASRec: the loss (became|diverged)"):
+    with pytest.raises(FailedTrainingError, match=r"SASRec: the loss (became|diverged)"):
         fitted(SequenceSystem("sasrec", config), users, tmp_path / "fit", rate=1e12)
 
 
