@@ -75,6 +75,7 @@ def test_a_train_that_never_began_is_not_the_last_run(monkeypatch, tmp_path, any
 def test_export_of_the_folder_one_stands_in(monkeypatch, tmp_path):
     report = SimpleNamespace(
         pruning=SimpleNamespace(mode="off"),
+        population=SimpleNamespace(mode="off"),
         habits=SimpleNamespace(mode="off"),
         calibration=SimpleNamespace(mode="off"),
         parity=SimpleNamespace(exceeded=[]),

@@ -755,6 +755,10 @@ class TestExport:
             balance = FitReport(profile.calibrate, reason="no counts")
             if profile.calibrate == "on":
                 balance = balance.done(BALANCED)
+            population = FitReport(profile.population, reason="no five users")
+            if profile.population == "on":
+                dropped = {"last_two_place_hour": 12}
+                population = population.done({"contexts": 2456, "users": 3502, "bytes": 62_308, "dropped": dropped})
             shares, moved = Accuracies(0.5, 0.6, None, 0.125), Difference(0.021, 0.0034, 0.01, 0.4)
             parity = ParityReport(
                 windows=9,
@@ -777,6 +781,7 @@ class TestExport:
                 quantization="Q4_K_M",
                 parameters=1000,
                 pruning=pruning,
+                population=population,
                 habits=habits,
                 calibration=calibration,
                 balance=balance,
@@ -795,11 +800,14 @@ class TestExport:
     def test_flags(self, asked, tmp_path):
         words = ["export", "runs/x", "--quant", "q8", "--out", "m.gguf", "--stage", "a_tuning", "--force"]
         words += ["--data", "d", "--prune", "on", "--extra-tokens", "5", "--no-habits", "--no-calibrate"]
+        words += ["--no-population"]
         assert document(*words)["bundle"] == "m.gguf"
         source = (tmp_path / "runs" / "x", "a_tuning", Path("d"))
         (found,) = asked
         assert found == (source, Path("m.gguf"), found[2], True)
-        assert found[2] == ExportProfile(quant="q8", prune="on", extra_tokens=5, habits="off", calibrate="off")
+        assert found[2] == ExportProfile(
+            quant="q8", prune="on", extra_tokens=5, habits="off", calibrate="off", population="off"
+        )
         assert recall("bundle") == tmp_path / "m.gguf"
 
     def test_another_dataset_than_the_runs_is_said(self, asked, tmp_path):
@@ -848,6 +856,11 @@ class TestExport:
         assert (asked[0][2].quant, asked[0][2].parity.max_kl) == ("q5", 0.5)
         assert asked[1][2] == ExportProfile(quant="q8")
 
+    def test_the_population_is_shown(self, asked, tmp_path):
+        out = " ".join(run("export", "runs/x", "--population").stdout.split())
+        assert "population: 2,456 contexts of 3,502 users, 62.3 kB" in out
+        assert "no room for contexts: 12 of last_two_place_hour" in out
+
     def test_fitted_habits_are_shown(self, asked, tmp_path):
         (tmp_path / "runs").mkdir()
         out = " ".join(run("export", "runs/x", "--habits").stdout.split())
@@ -881,7 +894,9 @@ class TestExport:
         assert "habits are not fitted: too few users" in err
         assert "calibration is not fitted: fewer users still" in err
         assert "balance is not fitted: no counts" in err
-        assert run("export", "runs/x", "--prune", "off", "--no-habits", "--no-calibrate").stderr == ""
+        assert "no table of the population: no five users" in err
+        quiet = ("--prune", "off", "--no-habits", "--no-calibrate", "--no-population")
+        assert run("export", "runs/x", *quiet).stderr == ""
 
     def test_unknown_format(self, asked):
         with pytest.raises(EdgebError, match="unknown format 'ggml'"):
