@@ -233,7 +233,12 @@ class TestTheClient:
 
     def test_one_that_is_slow_is_named(self, server: Server) -> None:
         held = threading.Event()
-        server.reply = lambda path, body: (200, {} if held.wait(5) else {})
+
+        def late(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+            held.wait(5)
+            return 200, {}
+
+        server.reply = late
         try:
             with pytest.raises(EdgebError, match=r"does not answer within 0\.05 s"):
                 self.post(server, retries=0, timeout=0.05)
