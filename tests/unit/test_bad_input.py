@@ -78,6 +78,7 @@ def test_export_of_the_folder_one_stands_in(monkeypatch, tmp_path):
         population=SimpleNamespace(mode="off"),
         habits=SimpleNamespace(mode="off"),
         calibration=SimpleNamespace(mode="off"),
+        balance=SimpleNamespace(mode="off"),
         parity=SimpleNamespace(exceeded=[]),
         to_dict=dict,
     )

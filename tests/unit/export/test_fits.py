@@ -253,7 +253,7 @@ class TestCalibration:
         shown = CliRunner().invoke(app, ["inspect", str(out)])
         assert shown.exit_code == 0
         assert f"{info.contexts} contexts of 12 users" in shown.stdout
-        assert "every count stands on 5 users or more" in shown.stdout
+        assert "every count stands on" in shown.stdout
 
     def test_without_habits_there_is_no_fusion_to_calibrate(self, many: ExportSource, tmp_path: Path) -> None:
         report = export_gguf(many, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off")).to_dict()

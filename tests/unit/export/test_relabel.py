@@ -174,7 +174,7 @@ class TestBundle:
         held = CalibrationSet({"model": Calibration(2.0), "habits": Calibration()})
         old = bundle_of(gguf, tmp_path / "old.gguf", calibration=held)
         report = relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf").to_dict()
-        assert report["fits"] == {"habits": "none", "balance": "none", "calibration": "dropped"}
+        assert report["fits"] == {"habits": "none", "population": "none", "balance": "none", "calibration": "dropped"}
         assert read_manifest(tmp_path / "new.gguf").calibration is None
         with Predictor.load(tmp_path / "new.gguf", threads=1) as predictor:
             assert not predictor.predict([], WHEN, "DK", 1).calibrated
