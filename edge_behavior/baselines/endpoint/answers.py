@@ -9,7 +9,7 @@ Three kinds of answers, the better first:
   What no listed token accounts for is spread evenly over all labels. Approximate.
 - `text`: the answer only. The label it names gets `TEXT_SHARE`, the others the rest: a rank, not a probability.
 
-An answer that names no label gives an even row, and is counted.
+An answer that names no label is counted; without alternatives that do, its row is even.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_behavior.baselines.system import Floats
 from edge_behavior.core.events import clean_label
@@ -29,6 +30,7 @@ from edge_behavior.errors import EdgebError
 TEXT_SHARE = 0.5
 # Of an answer's probability, at least so much is spread over all labels: endpoints round, and list few tokens.
 _LEAST_SPREAD = 1e-3
+_LEAST_LOG_PROB = -1e4
 _HINT = "its log-probabilities have another form than OpenAI's; report it with the server's name and version"
 
 
@@ -58,25 +60,17 @@ def echoed_score(choice: Any, prompt: str, answer: str) -> float | None:
         EdgebError: the log-probabilities are malformed.
     """
     held = choice.get("logprobs") if isinstance(choice, dict) else None
-    if not isinstance(held, dict) or not held.get("text_offset"):
+    # Servers that know no echo give the generated token only.
+    if not isinstance(held, dict) or not str(choice.get("text", "")).startswith(prompt + answer):
         return None
-    tokens, offsets, scores = (held.get(name) for name in ("tokens", "text_offset", "token_logprobs"))
-    if not all(isinstance(part, list) for part in (tokens, offsets, scores)):
-        raise EdgebError("the endpoint's echoed tokens cannot be read", _HINT)
-    assert isinstance(tokens, list) and isinstance(offsets, list) and isinstance(scores, list)
-    # Servers without echo give the generated token only.
-    if len(tokens) < 2 or not str(choice.get("text", "")).startswith(prompt + answer):
-        return None
-    start, stop, total = len(prompt), len(prompt) + len(answer), 0.0
-    ends = [*offsets[1:], stop + 1]
-    counted = 0
-    for first, end, score in zip(offsets, ends, scores, strict=True):
-        if end > start and first < stop:
-            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-                raise EdgebError(f"the endpoint gives {str(score)[:40]} as a log-probability", _HINT)
-            total += float(score)
-            counted += 1
-    return total if counted else None
+    start, stop = len(prompt), len(prompt) + len(answer)
+    try:
+        # The generated token begins where the text ended.
+        columns = zip(held["text_offset"], [*held["text_offset"][1:], math.inf], held["token_logprobs"], strict=True)
+        counted = [_log_prob(score) for first, end, score in columns if end > start and first < stop]
+    except (KeyError, TypeError, ValueError):
+        raise EdgebError("the endpoint's echoed log-probabilities cannot be read", _HINT) from None
+    return sum(counted) if counted else None
 
 
 def positions_of(choice: Any) -> list[Position] | None:
@@ -115,62 +109,60 @@ def positions_of(choice: Any) -> list[Position] | None:
     return None
 
 
-def from_alternatives(positions: Sequence[Position], answers: Sequence[str]) -> Floats | None:
-    """[B] log-probabilities along a generated answer; None where it leads to no label.
+def from_alternatives(positions: Sequence[Position], labels: Sequence[str], ends: str) -> tuple[Floats, bool]:
+    """[B] log-probabilities along a generated answer, and whether it named a label.
 
     Args:
-        positions: The answer's tokens.
-        answers: Every label as it is answered, with what ends it. Space before it may be missing.
+        positions: The answer's tokens. Space before the first is not part of it.
+        ends: What ends a label: of a chat, which ends its turn instead, a line break.
     """
-    wanted = [answer.lstrip() for answer in answers]
+    wanted = [label + ends for label in labels]
     mass, path, before = np.zeros(len(wanted)), "", 0.0
+    reached = _agreeing(wanted, path)
     for at in positions:
         for token, log_prob in at.alternatives.items():
             text = (path + token).lstrip()
-            if token == at.token or not text:
-                continue
-            mass[_starting(wanted, text)] += _shared(before + log_prob, wanted, text)
+            if token != at.token and text:
+                branch = _agreeing(wanted, text)
+                mass[branch] += math.exp(before + log_prob) / max(len(branch), 1)
         path, before = path + at.token, before + at.alternatives[at.token]
-        reached = _starting(wanted, path.lstrip())
-        if len(reached) == 1 or not len(reached):
+        reached = _agreeing(wanted, path.lstrip())
+        if len(reached) < 2:
             break
-    reached = _starting(wanted, path.lstrip()) if path.strip() else np.empty(0, np.int64)
-    if len(reached):
-        mass[reached] += math.exp(before) / len(reached)
-    if not mass.any():
-        return None
-    whole = max(float(mass.sum()), 1.0)
+    else:
+        # The model stopped by itself, or at the limit: within no label.
+        reached = _agreeing(wanted, path.strip() + ends)
+    mass[reached] += math.exp(before) / max(len(reached), 1)
     spread = max(1.0 - float(mass.sum()), _LEAST_SPREAD)
-    return log_softmax(np.log(mass / whole + spread / len(mass)))
+    return log_softmax(np.log(mass + spread / len(mass))), bool(len(reached))
 
 
-def from_text(text: str, labels: Sequence[str], ends: str | None) -> Floats | None:
-    """[B] log-probabilities for an answer that is exactly a label, once cleaned; None for any other.
+def from_text(text: str, labels: Sequence[str], ends: str) -> tuple[Floats, bool]:
+    """[B] log-probabilities for an answer, even unless it is exactly a label once cleaned; and whether it is one.
 
     Args:
-        ends: What ends a label in the layout; the answer is read up to it.
+        ends: What ends a label; the answer is read up to it.
     """
-    line = text.strip().split("\n")[0]
-    if ends is not None and ends.strip():
-        line = line.split(ends.strip())[0]
     try:
-        code = list(labels).index(clean_label(line))
+        code = list(labels).index(clean_label(f"{text.strip()}{ends}".split(ends)[0]))
     except (EdgebError, ValueError):
-        return None
+        return even(len(labels)), False
     row = np.full(len(labels), math.log((1 - TEXT_SHARE) / (len(labels) - 1)))
     row[code] = math.log(TEXT_SHARE)
-    return row
+    return row, True
 
 
 def _log_prob(value: Any) -> float:
-    # Some endpoints write -inf, or -9999, for what is out of reach.
-    return min(float(value), 0.0)
+    """A log-probability; some endpoints write -inf or -9999 for what is out of reach.
+
+    Raises:
+        ValueError, TypeError: not a number.
+    """
+    if isinstance(value, bool) or math.isnan(found := float(value)):
+        raise ValueError(value)
+    return max(min(found, 0.0), _LEAST_LOG_PROB)
 
 
-def _starting(wanted: Sequence[str], text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _agreeing(wanted: Sequence[str], text: str) -> NDArray[np.int64]:
     """Codes of the answers that begin with a text, or that it begins with."""
     return np.array([i for i, w in enumerate(wanted) if w.startswith(text) or text.startswith(w)], dtype=np.int64)
-
-
-def _shared(log_prob: float, wanted: Sequence[str], text: str) -> float:
-    return math.exp(log_prob) / max(len(_starting(wanted, text)), 1)

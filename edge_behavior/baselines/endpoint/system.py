@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from edge_behavior.baselines.cold_start import known_only
-from edge_behavior.baselines.endpoint.answers import echoed_score, even, from_alternatives, from_text, positions_of
+from edge_behavior.baselines.endpoint.answers import echoed_score, from_alternatives, from_text, positions_of
 from edge_behavior.baselines.endpoint.client import Endpoint, EndpointConfig, UnsupportedError
 from edge_behavior.baselines.system import Budget, Fitted, Floats, Ints
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.fields import parse_json
-from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.core.prompts import STREAM_TERMINATOR, PromptLayout
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.errors import EdgebError
@@ -30,6 +30,8 @@ from edge_behavior.util.progress import progress_bar
 
 _ANSWER_ONLY = "\nAnswer with one behavior of the candidate set, exactly as it is written there, and nothing else."
 _ANSWER_TOKENS = 32
+# How an endpoint may answer, the most exact first; see `answers`.
+KINDS = ("echo", "chat alternatives", "completion alternatives", "chat text", "completion text")
 # Chats list 20 alternatives at most, completions by convention 5.
 _CHAT_ALTERNATIVES, _COMPLETION_ALTERNATIVES = 20, 5
 
@@ -121,10 +123,9 @@ class FittedEndpoint:
         found = np.empty((len(targets), len(self._labels)))
         with progress_bar("Asking the endpoint", len(targets)) as advance:
             for row, target in enumerate(targets.tolist()):
-                scores = self._window(table, target)
+                found[row], inside = self._window(table, target)
                 self.answered += 1
-                self.outside += scores is None
-                found[row] = even(len(self._labels)) if scores is None else scores
+                self.outside += not inside
                 advance(1, note=f"{self.outside} outside the list" if self.outside else None)
         return found
 
@@ -136,73 +137,62 @@ class FittedEndpoint:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _window(self, table: EventTable, target: int) -> Floats | None:
-        event = table.event(target)
-        layout = self._instruct if self.kind.startswith("chat") else self._stream
+    def _window(self, table: EventTable, target: int) -> tuple[Floats, bool]:
+        """[B] log-probabilities, and whether the answer named a candidate."""
+        event, chat = table.event(target), self.kind.startswith("chat")
+        layout = self._instruct if chat else self._stream
         history = table.history(target, layout.history_length)
         place = event.place if layout.places else None
-        return self._answer(layout.prompt(history, event.time, place, self._labels).text)
-
-    def _answer(self, prompt: str) -> Floats | None:
-        """[B] log-probabilities; None for an answer outside the list."""
+        prompt = layout.prompt(history, event.time, place, self._labels).text
         if self.kind == "echo":
-            scores = [self._echo(prompt, self._stream_answer(label)) for label in self._labels]
+            scores = [self._echo(prompt, label) for label in self._labels]
             if None in scores:
-                raise EdgebError("the endpoint echoed log-probabilities once, and now does not", "try again")
-            return log_softmax(np.array(scores, dtype=np.float64))
-        choice = (self._chat if self.kind.startswith("chat") else self._completion)(prompt)
-        chat = self.kind.startswith("chat")
-        if self.kind.endswith("alternatives"):
-            positions = positions_of(choice)
-            # An empty answer has none.
-            if positions is None:
-                return None
-            answers = self._labels if chat else [self._stream_answer(label) for label in self._labels]
-            return from_alternatives(positions, answers)
-        return from_text(choice["text"], self._labels, None if chat else self._stream.terminator)
+                raise EdgebError("the endpoint gave log-probabilities once, and now does not", "try again later")
+            return log_softmax(np.array(scores, dtype=np.float64)), True
+        choice = self._generated(self.kind, prompt)
+        ends = "\n" if chat else STREAM_TERMINATOR
+        if not self.kind.endswith("alternatives"):
+            return from_text(choice["text"], self._labels, ends.rstrip("\n") or ends)
+        return from_alternatives(positions_of(choice) or [], self._labels, ends)
 
-    def _stream_answer(self, label: str) -> str:
-        return f"{self._stream.answer(label)}{self._stream.terminator}"
-
-    def _echo(self, prompt: str, answer: str) -> float | None:
+    def _echo(self, prompt: str, label: str) -> float | None:
+        answer = self._stream.answer(label) + STREAM_TERMINATOR
         # A token is generated, since some servers take 0 for no limit.
         body = {"prompt": prompt + answer, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
         score: float | None = self._asked.ask("completions", body, lambda choice: echoed_score(choice, prompt, answer))
         return score
 
-    def _completion(self, prompt: str) -> dict[str, Any]:
-        body = {"prompt": prompt, "max_tokens": _ANSWER_TOKENS, "temperature": 0, "stop": ["\n"]}
-        found: dict[str, Any] = self._asked.ask("completions", {**body, "logprobs": _COMPLETION_ALTERNATIVES}, _kept)
-        return found
-
-    def _chat(self, prompt: str) -> dict[str, Any]:
-        body = {"messages": [{"role": "user", "content": prompt + _ANSWER_ONLY}], "temperature": 0}
-        body |= {"max_tokens": _ANSWER_TOKENS, "logprobs": True, "top_logprobs": _CHAT_ALTERNATIVES}
-        found: dict[str, Any] = self._asked.ask("chat/completions", body, _kept)
+    def _generated(self, kind: str, prompt: str) -> dict[str, Any]:
+        body: dict[str, Any] = {"max_tokens": _ANSWER_TOKENS, "temperature": 0}
+        with_alternatives = kind.endswith("alternatives")
+        if kind.startswith("chat"):
+            path = "chat/completions"
+            body["messages"] = [{"role": "user", "content": prompt + _ANSWER_ONLY}]
+            body |= {"logprobs": True, "top_logprobs": _CHAT_ALTERNATIVES} if with_alternatives else {}
+        else:
+            path = "completions"
+            body["prompt"] = prompt
+            body |= {"logprobs": _COMPLETION_ALTERNATIVES} if with_alternatives else {}
+        found: dict[str, Any] = self._asked.ask(path, body, _kept)
         return found
 
     def _find_kind(self) -> str:
         """The best kind of answer that the endpoint gives to a question without events."""
-        failures: list[UnsupportedError] = []
-
-        def tried(ask: Callable[[], Any]) -> Any:
-            try:
-                return ask()
-            except UnsupportedError as error:
-                failures.append(error)
-                return None
-
         prompt = "".join(self._stream.static(self._labels))
-        if tried(lambda: self._echo(prompt, self._stream_answer(self._labels[0]))) is not None:
-            return "echo"
-        answers = {"chat": tried(lambda: self._chat(prompt)), "completion": tried(lambda: self._completion(prompt))}
-        for name, choice in answers.items():
-            if choice is not None and positions_of(choice):
-                return f"{name} alternatives"
-        kind = next((name for name, choice in answers.items() if choice is not None), None)
-        if kind is None:
-            raise failures[-1]
-        return f"{kind} text"
+        refused: UnsupportedError | None = None
+        for kind in KINDS:
+            try:
+                if kind == "echo":
+                    found = self._echo(prompt, self._labels[0]) is not None
+                else:
+                    choice = self._generated(kind, prompt)
+                    found = bool(positions_of(choice)) or kind.endswith("text")
+            except UnsupportedError as error:
+                refused = error
+                continue
+            if found:
+                return kind
+        raise refused or EdgebError("the endpoint gives no answer", "check the URL and --endpoint-model")
 
 
 def _kept(choice: dict[str, Any]) -> dict[str, Any]:
