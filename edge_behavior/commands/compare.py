@@ -57,9 +57,7 @@ def compare_command(
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(
-            help="URL of an OpenAI-compatible API: adds the system `endpoint`, which is sent events of the log."
-        ),
+        typer.Option(help="URL of an OpenAI-compatible API: adds the system `endpoint`, which gets events of the log."),
     ] = None,
     endpoint_model: Annotated[str, typer.Option(help="The endpoint's name of the model.")] = "",
     endpoint_insecure: Annotated[

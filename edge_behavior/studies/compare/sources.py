@@ -132,7 +132,9 @@ def _mixed(own: Scores, habits: Scores, windows: Windows, shuffle: bool) -> Scor
     taken = {name: held[order[name]] if shuffle else held for name, held in own.items()}
     part = windows.validation
     units = windows.resampling(part)
-    held_out = HeldOut(taken[_VALIDATION], habits[_VALIDATION], part.truth, units.codes, windows.groups, units)
+    held_out = HeldOut(
+        taken[_VALIDATION], habits[_VALIDATION], part.truth, units.codes, windows.groups, resampling=units
+    )
     fusion = fit_weights(held_out)
     return {name: log_softmax(fusion.scores(held, habits[name])) for name, held in taken.items() if name in habits}
 
