@@ -71,5 +71,5 @@ def test_where_nothing_is_searched_nothing_is_fitted(dataset: Dataset) -> None:
 
 def test_without_validation_windows_it_says_so(dataset: Dataset) -> None:
     assert not len(natural_windows(dataset.events("validation"), 100_000))
-    with pytest.raises(EdgebError, match="no validation user .* has more than 100000 events"):
+    with pytest.raises(EdgebError, match=r"no validation user .* has more than 100000 events"):
         choose_rate(Fake((0.5,)), dataset, 100_000, BUDGET)

@@ -86,7 +86,7 @@ def test_a_prediction_sees_no_behavior_from_the_target_on(name: str, users: Any,
     changed = replace(users.table, behavior=later)
     assert (found.log_probs(users.table, target) == found.log_probs(changed, target)).all()
     later[5] = (later[5] + 1) % 6
-    assert not np.allclose(found.log_probs(users.table, target), found.log_probs(changed, target))
+    assert (found.log_probs(users.table, target) != found.log_probs(changed, target)).any()
 
 
 @BOTH
@@ -141,7 +141,7 @@ def test_the_folder_of_another_fit_is_refused(users: Any, tmp_path: Path) -> Non
 
 def test_a_rate_at_which_nothing_trains_is_told_apart(users: Any, tmp_path: Path) -> None:
     config = replace(SMALL, least_steps=100, eval_steps=10)
-    with pytest.raises(FailedTrainingError, match="SASRec: the loss (became|diverged)"):
+    with pytest.raises(FailedTrainingError, match=r"SASRec: the loss (became|diverged)"):
         fitted(SequenceSystem("sasrec", config), users, tmp_path / "fit", rate=1e12)
 
 
