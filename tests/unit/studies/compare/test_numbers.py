@@ -154,7 +154,7 @@ def test_one_seed_measures_what_evaluation_measures(windows: Windows) -> None:
         scope = scope_of(windows, protocol)
         found = outcomes(one, scope, windows)
         assert found is not None
-        measured = measure(found, windows.groups, METRICS)
+        measured = measure(found, METRICS)
         part = windows.test
         codes = part.unit_codes[scope.rows]
         outcome = Outcome(one.scores[0]["test"][scope.rows], part.truth[scope.rows], codes)
@@ -172,7 +172,7 @@ def test_a_gap_is_the_bootstrap_of_the_difference(windows: Windows) -> None:
     ours, theirs = (outcomes(source(windows, s), scope, windows) for s in (2.0, 1.0))
     assert ours is not None
     assert theirs is not None
-    found = gap(ours, theirs, ("a", "b"), "natural", "weighted_recall", windows.groups)
+    found = gap(ours, theirs, ("a", "b"), "natural", "weighted_recall")
     assert found is not None
     units = sorted(set(ours.units.tolist()))
     rng, draws = np.random.default_rng(0), []
@@ -182,7 +182,7 @@ def test_a_gap_is_the_bootstrap_of_the_difference(windows: Windows) -> None:
         draws.append(ours.right[rows].mean() - theirs.right[rows].mean())
     assert found.value == pytest.approx(ours.right.mean() - theirs.right.mean())
     assert found.interval == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=1e-9)
-    back = gap(theirs, ours, ("b", "a"), "natural", "weighted_recall", windows.groups)
+    back = gap(theirs, ours, ("b", "a"), "natural", "weighted_recall")
     assert back is not None
     assert back.interval == pytest.approx((-found.interval[1], -found.interval[0]))
 
@@ -243,6 +243,6 @@ def test_the_control_tells_a_system_that_knows_from_noise(windows: Windows, stre
     mixed, shuffled = rows["x+habits"], rows["x+habits:shuffled"]
     assert mixed is not None
     assert shuffled is not None
-    found = gap(mixed, shuffled, ("mixed", "shuffled"), "natural", "weighted_recall", windows.groups)
+    found = gap(mixed, shuffled, ("mixed", "shuffled"), "natural", "weighted_recall")
     assert found is not None
     assert found.sign == adds
