@@ -59,7 +59,7 @@ app.command("bench", cls=PathCommand)(bench.bench_command)
 app.command("doctor", cls=PathCommand)(bench.doctor_command)
 
 _INTERRUPTED = 130
-_RESUME = "continue an interrupted `edgeb train` with --resume"
+_RESUME = "continue an interrupted `edgeb train` with --resume, ablate and compare by running them again"
 _BY_SIGNAL = 128
 _BROKEN_PIPE = 141
 # What importing llama-cpp-python raises if its library is missing, or built for another processor or C library.

@@ -229,7 +229,7 @@ def _show_plan(document: dict[str, Any]) -> None:
 
 
 def _report(folder: CompareFolder, as_json: bool) -> None:
-    """Write the report, and show its tables."""
+    """Write the report; show the protocols' tables and the words."""
     from edge_behavior.commands.output import emit
     from edge_behavior.studies.compare.report import write_report
 
@@ -240,12 +240,12 @@ def _report(folder: CompareFolder, as_json: bool) -> None:
 def _show(results: Results, folder: CompareFolder) -> None:
     from rich.table import Table
 
-    from edge_behavior.studies.compare.texts import tables
+    from edge_behavior.studies.compare.texts import protocol_tables
     from edge_behavior.studies.compare.words import state_sentences, verdict
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
-    for held in tables(results):
+    for held in protocol_tables(results):
         table = Table("", *held.heads, title=held.title, caption=held.caption, box=None, title_justify="left")
         for row in held.rows:
             table.add_row(*row)

@@ -35,8 +35,6 @@ KINDS = ("echo", "chat alternatives", "completion alternatives", "chat text", "c
 # Chats list 20 alternatives at most, completions by convention 5.
 _CHAT_ALTERNATIVES, _COMPLETION_ALTERNATIVES = 20, 5
 
-Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
-
 
 @dataclass(frozen=True)
 class EndpointSystem:
@@ -152,7 +150,7 @@ class FittedEndpoint:
         choice = self._generated(self.kind, prompt)
         ends = "\n" if chat else STREAM_TERMINATOR
         if not self.kind.endswith("alternatives"):
-            return from_text(choice["text"], self._labels, ends.rstrip("\n") or ends)
+            return from_text(choice["text"], self._labels, ends)
         return from_alternatives(positions_of(choice) or [], self._labels, ends)
 
     def _echo(self, prompt: str, label: str) -> float | None:

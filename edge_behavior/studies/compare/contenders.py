@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.stage_list import TUNED
 from edge_behavior.train.stages.scoring import EVERYTHING, ScoringPass, score_windows
+from edge_behavior.train.trainer.failures import DivergedError
 from edge_behavior.train.trainer.processes import release_memory
 
 # Candidate rates, where none are given, as multiples of the recipe's.
@@ -155,12 +157,21 @@ class Tuned:
 
     def choose_rate(self, bench: Bench) -> tuple[float, Mapping[float, float]] | None:
         """Tries each candidate as a run of stage 1. Stage 2 keeps the recipe's rate: its steps count only if better."""
-        measured = {}
+        measured, failure = dict[float, float](), None
         for rate, planned in self.rate_runs(bench.asked):
-            fitted = self._fitted(bench, planned, _FIRST_STAGE)
+            try:
+                fitted = self._fitted(bench, planned, _FIRST_STAGE)
+            except DivergedError as error:
+                failure, measured[rate] = error, math.inf
+                continue
             measured[rate] = bench.validation_loss(fitted)
             fitted.close()
-        return (min(measured, key=lambda rate: measured[rate]), measured) if measured else None
+        if not measured:
+            return None
+        best = min(measured, key=lambda rate: measured[rate])
+        if failure is not None and not math.isfinite(measured[best]):
+            raise failure
+        return best, measured
 
     def planned(self, asked: Asked, seed: int, point: Point | None, rate: float | None) -> PlannedRun:
         """The run of one fit."""
