@@ -22,8 +22,8 @@ class SequenceConfig:
         hour_bucket: Hours per bucket of the day; divides 24.
         place_events: Places with fewer training events share one embedding.
         mask_share: BERT4Rec: share of the events hidden in a cloze row (the paper's ρ).
-        last_only: BERT4Rec: share of the rows that hide the last event of a random beginning only, as a prediction does
-            (the paper adds such rows without saying how many).
+        last_only: BERT4Rec: share of the rows that hide the last event only, as a prediction does (the paper adds such
+            rows without saying how many).
         batch_size: Stretches per step.
         epochs: Passes over the training stretches, at most.
         least_steps: Steps that are allowed even where the epochs are shorter.

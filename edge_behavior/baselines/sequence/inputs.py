@@ -8,7 +8,7 @@ event i with its context, or the mask with the context. No position sees the beh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,11 +111,9 @@ def cloze_row(columns: Columns, start: int, stop: int, hidden: NDArray[np.bool_]
     return Row(np.where(hidden, symbol, behavior), context, np.zeros_like(context), answers)
 
 
-def only_last(row: Row) -> Row:
-    """The same row with a question at its last position only."""
-    answers = np.full_like(row.answers, IGNORED)
-    answers[-1] = row.answers[-1]
-    return Row(row.behavior, row.event, row.target, answers)
+def asked_only(row: Row, asked: NDArray[np.bool_]) -> Row:
+    """The same row with questions at some positions [T] only."""
+    return replace(row, answers=np.where(asked, row.answers, IGNORED))
 
 
 def padded(rows: Sequence[Row]) -> dict[str, NDArray[np.int64] | NDArray[np.bool_]]:

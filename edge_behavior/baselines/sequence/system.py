@@ -16,9 +16,9 @@ from edge_behavior.baselines.sequence.inputs import (
     Columns,
     ContextVocabulary,
     Row,
+    asked_only,
     causal_row,
     cloze_row,
-    only_last,
     training_stretches,
 )
 from edge_behavior.baselines.system import Budget, FailedTrainingError, Fitted, Floats, Ints
@@ -98,20 +98,34 @@ class _Rows:
     length: int
     symbol: int
 
-    def training(self, columns: Columns, start: int, stop: int, rng: np.random.Generator) -> Row:
-        """A stretch as a training row."""
+    def training(self, columns: Columns, first: int, start: int, stop: int, rng: np.random.Generator) -> Row:
+        """A stretch as a training row, shifted back at random: its targets see more or less of what came before.
+
+        Args:
+            first: The user's first event. Events before `start` are shown and never asked for.
+        """
+        if self.architecture == "bert4rec" and rng.random() < self.config.last_only:
+            target = int(rng.integers(start, stop))
+            shown = min(target - first, self.length)
+            # Half of them as users with a past are predicted, half as new ones.
+            return self.window(
+                columns, target - (shown if rng.random() < 0.5 else int(rng.integers(shown + 1))), target
+            )
+        begin = start - int(rng.integers(min(start - first, self.length) + 1))
+        end = min(stop, begin + self.length + 1)
+        asked = np.arange(begin, end) >= start
         if self.architecture == "sasrec":
-            return causal_row(columns, start, stop, self.symbol)
-        if rng.random() < self.config.last_only:
-            return self.window(columns, start, start + int(rng.integers(stop - start)))
-        hidden = rng.random(stop - start) < self.config.mask_share
-        hidden[rng.integers(stop - start)] = True
-        return cloze_row(columns, start, stop, hidden, self.symbol)
+            return asked_only(causal_row(columns, begin, end, self.symbol), asked)
+        hidden = asked & (rng.random(end - begin) < self.config.mask_share)
+        hidden[rng.integers(start - begin, end - begin)] = True
+        return cloze_row(columns, begin, end, hidden, self.symbol)
 
     def window(self, columns: Columns, start: int, target: int) -> Row:
         """Events from `start` on, and the question for event `target`."""
         if self.architecture == "sasrec":
-            return only_last(causal_row(columns, start, target + 1, self.symbol))
+            return asked_only(
+                causal_row(columns, start, target + 1, self.symbol), np.arange(start, target + 1) == target
+            )
         return cloze_row(columns, start, target + 1, np.arange(start, target + 1) == target, self.symbol)
 
     def windows(self, table: EventTable, columns: Columns, targets: Ints) -> list[Row]:
@@ -191,6 +205,7 @@ def _trained(
     starts, stops = training_stretches(table, rows.length + 1, budget.targets, budget.seed)
     if not len(starts):
         raise EdgebError(f"{dataset.path} has no training event", "import more users")
+    firsts = dict(zip(starts.tolist(), table.user_offsets[table.user_of(starts)].tolist(), strict=True))
     held_out = dataset.events("validation")
     windows = natural_windows(
         held_out, rows.length, _PER_USER, limit=budget.validation_targets or None, seed=budget.seed
@@ -198,7 +213,7 @@ def _trained(
     data = TrainingData(
         starts,
         stops,
-        lambda start, stop, rng: rows.training(columns, start, stop, rng),
+        lambda start, stop, rng: rows.training(columns, firsts[start], start, stop, rng),
         rows.windows(held_out, vocabulary.columns(held_out), windows),
     )
     try:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from edge_behavior.baselines.sequence.inputs import (
     IGNORED,
     ContextVocabulary,
+    asked_only,
     causal_row,
     cloze_row,
-    only_last,
     padded,
     training_stretches,
 )
@@ -45,7 +45,9 @@ def test_a_causal_row_asks_every_event_after_those_before_it() -> None:
     assert row.answers.tolist() == [1, 2, 3, 4]
     assert row.event.tolist() == [[0, 0, 0], *COLUMNS.context[1:4].tolist()]
     assert (row.target == COLUMNS.context[1:5]).all()
-    assert only_last(row).answers.tolist() == [IGNORED] * 3 + [4]
+    some = asked_only(row, np.array([False, True, False, True]))
+    assert some.answers.tolist() == [IGNORED, 2, IGNORED, 4]
+    assert some.behavior.tolist() == row.behavior.tolist()
 
 
 def test_a_cloze_row_never_shows_what_it_asks() -> None:

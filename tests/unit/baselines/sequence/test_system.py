@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import TrainerCallback
 
 from edge_behavior.baselines.sequence import training
 from edge_behavior.baselines.sequence.config import SequenceConfig
-from edge_behavior.baselines.sequence.system import SequenceSystem
+from edge_behavior.baselines.sequence.inputs import IGNORED, Columns
+from edge_behavior.baselines.sequence.system import SequenceSystem, _Rows
 from edge_behavior.baselines.system import Budget, FailedTrainingError
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import natural_windows
@@ -52,10 +55,10 @@ def fitted(system: SequenceSystem, dataset: Dataset, folder: Path, seed: int = 0
 
 @BOTH
 def test_twenty_users_are_learned_by_heart(name: str, users: Any, tmp_path: Path) -> None:
-    config = replace(SMALL, hidden=32, dropout=0.0, least_steps=150, eval_steps=50, patience=9)
+    config = replace(SMALL, hidden=32, dropout=0.0, least_steps=300, eval_steps=100, patience=9)
     system = SequenceSystem(name, config)
     windows = natural_windows(users.table, LENGTH)
-    found = system.fit(users, LENGTH, Budget(0, 40, 0, tmp_path / "fit"), 0.01)
+    found = system.fit(users, LENGTH, Budget(0, 40, 0, tmp_path / "fit"), 0.005)
     right = found.log_probs(users.table, windows).argmax(1) == users.table.behavior[windows]
     assert right.mean() > 0.95
     # One event does not tell which way round a user goes.
@@ -95,6 +98,27 @@ def test_a_seed_repeats_itself_and_another_does_not(name: str, users: Any, tmp_p
     first, second = (fitted(system, users, tmp_path / folder) for folder in "ab")
     assert (first == second).all()
     assert not np.allclose(first, fitted(system, users, tmp_path / "c", seed=1))
+
+
+@given(st.integers(0, 9), st.integers(0, 6), st.integers(1, LENGTH + 1), st.integers(0, 99))
+@settings(max_examples=200, deadline=None)
+def test_a_training_row_asks_for_its_stretch_only_and_shows_no_more_than_a_window(
+    first: int, before: int, size: int, seed: int
+) -> None:
+    """Codes are positions here, so that a row says which events it is of."""
+    at = np.arange(30)
+    columns, start = Columns(at, np.zeros((30, 3), np.int64)), first + before
+    for name in ("sasrec", "bert4rec"):
+        rows = _Rows(name, SMALL, LENGTH, symbol=30)
+        row = rows.training(columns, first, start, start + size, np.random.default_rng(seed))
+        asked = row.answers[row.answers != IGNORED]
+        assert len(asked)
+        assert set(asked.tolist()) <= set(range(start, start + size))
+        assert len(row.behavior) <= LENGTH + 1
+        shown = row.behavior[row.behavior != 30]
+        assert all(first <= event < start + size for event in shown.tolist())
+        if name == "bert4rec":
+            assert not set(asked.tolist()) & set(shown.tolist())
 
 
 class Killed(BaseException):
