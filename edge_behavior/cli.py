@@ -16,8 +16,8 @@ from typer.exceptions import Abort, Exit, TyperException
 
 from edge_behavior import __version__
 from edge_behavior.commands import ablate, bench, compare, data, demo, evaluate, export, predict, relabel, train
-from edge_behavior.commands.paths import PathCommand
 from edge_behavior.errors import EdgebError, system_error
+from edge_behavior.util.path_command import PathCommand
 from edge_behavior.util.terminal import prepare_streams, silence_stdout
 
 app = typer.Typer(
