@@ -1,4 +1,4 @@
-"""From what an endpoint answers to log-probabilities of labels, in pure functions. docs/baselines.md says it in words.
+"""From what an endpoint answers to log-probabilities of labels. docs/baselines.md says it in words.
 
 Three kinds of answers, the better first:
 

@@ -28,7 +28,8 @@ class SequenceConfig:
         epochs: Passes over the training stretches, at most.
         least_steps: Steps that are allowed even where the epochs are shorter.
         eval_steps: Fewest steps between two looks at the validation windows.
-        patience: Stop after so many looks without a lower loss.
+        patience: Stop after so many looks without a lower loss. BERT4Rec's loss stands still for hundreds of steps
+            before it learns to look at other events.
     """
 
     hidden: int = 64
@@ -42,9 +43,9 @@ class SequenceConfig:
     last_only: float = 0.5
     batch_size: int = 32
     epochs: int = 50
-    least_steps: int = 1_000
+    least_steps: int = 2_000
     eval_steps: int = 50
-    patience: int = 5
+    patience: int = 10
 
     def __post_init__(self) -> None:
         whole = ("hidden", "layers", "heads", "hour_bucket", "place_events", "batch_size", "epochs", "least_steps")

@@ -1,8 +1,9 @@
 """SASRec and BERT4Rec as torch modules with a full softmax over the candidates.
 
-SASRec: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, in the form of the authors' code, whose
-residual connections start from the normalized input. BERT4Rec: Sun et al., "BERT4Rec", CIKM 2019. Both count positions
-from the first event shown. With `context`, embeddings of hour, weekday and place are added to those of the behaviors.
+SASRec: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018. BERT4Rec: Sun et al., "BERT4Rec",
+CIKM 2019. Both in the form of the authors' code: SASRec's residual connections start from the normalized input, and
+BERT4Rec's embeddings are normalized, as BERT's. Both count positions from the first event shown. With
+`context`, embeddings of hour, weekday and place are added to those of the behaviors.
 """
 
 from __future__ import annotations
@@ -76,13 +77,14 @@ class EventTransformer(nn.Module):
         return x if self.event_context is None else x + self.event_context(event)
 
     def _initialize(self) -> None:
-        """Truncated normal in [-.02, .02], as BERT4Rec's paper has it; vectors and norms keep torch's."""
-        for parameter in self.parameters():
-            if parameter.ndim > 1:
-                nn.init.trunc_normal_(parameter, std=_SPREAD, a=-_SPREAD, b=_SPREAD)
+        """Embeddings: truncated normal in [-.02, .02], as BERT4Rec's paper has it. The rest keeps torch's own spread,
+        which grows as the width falls: at .02, matrices of this width hand on a hundredth of what they are given.
+        """
         for module in self.modules():
-            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-                nn.init.zeros_(module.weight[module.padding_idx].data)
+            if isinstance(module, nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=_SPREAD, a=-_SPREAD, b=_SPREAD)
+                if module.padding_idx is not None:
+                    nn.init.zeros_(module.weight[module.padding_idx].data)
 
 
 class _SasRecBlock(nn.Module):
@@ -136,6 +138,7 @@ class Bert4Rec(EventTransformer):
     def __init__(self, *shape: Any) -> None:
         super().__init__(*shape)
         d, config = self.settings.hidden, self.settings
+        self.norm = nn.LayerNorm(d)
         # Eq. 3-6: LN(x + Dropout(sublayer(x))), GELU, an inner width of 4d.
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(d, config.heads, 4 * d, config.dropout, "gelu", batch_first=True)
@@ -149,7 +152,7 @@ class Bert4Rec(EventTransformer):
         self, behavior: torch.Tensor, event: torch.Tensor, target: torch.Tensor, present: torch.Tensor
     ) -> torch.Tensor:
         """See `EventTransformer.logits`; Eq. 7 with the embeddings as output weights."""
-        x = self.dropout(self._embedded(behavior, event))
+        x = self.dropout(self.norm(self._embedded(behavior, event)))
         for block in self.blocks:
             x = block(x, src_key_padding_mask=~present)
         return torch.as_tensor(F.gelu(self.projection(x)) @ self.items.weight[: self.candidates].T + self.bias)

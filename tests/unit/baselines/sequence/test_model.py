@@ -92,6 +92,7 @@ def bert4rec(w: dict[str, Array], row: dict[str, Array], context: bool) -> Array
     x = w["items.weight"][row["behavior"]] + w["positions.weight"][: len(row["behavior"])]
     if context:
         x = x + contexts(row["event"], w, "event_context")
+    x = norm(x, w, "norm")
     everywhere = np.ones((len(x), len(x)), dtype=bool)
     for i in range(2):
         block = f"blocks.{i}"

@@ -53,12 +53,12 @@ def fitted(system: SequenceSystem, dataset: Dataset, folder: Path, seed: int = 0
     return system.fit(dataset, LENGTH, Budget(100, 20, seed, folder), rate).log_probs(table, windows)
 
 
-@BOTH
-def test_twenty_users_are_learned_by_heart(name: str, users: Any, tmp_path: Path) -> None:
-    config = replace(SMALL, hidden=32, dropout=0.0, least_steps=300, eval_steps=100, patience=9)
-    system = SequenceSystem(name, config)
+@pytest.mark.parametrize(("name", "steps", "rate"), [("sasrec", 300, 0.005), ("bert4rec", 1500, 0.001)])
+def test_twenty_users_are_learned_by_heart(name: str, steps: int, rate: float, users: Any, tmp_path: Path) -> None:
+    fields = {"hidden": 32, "dropout": 0.0, "context": name == "sasrec", "patience": 99}
+    system = SequenceSystem(name, replace(SMALL, least_steps=steps, eval_steps=100, **fields))
     windows = natural_windows(users.table, LENGTH)
-    found = system.fit(users, LENGTH, Budget(0, 40, 0, tmp_path / "fit"), 0.005)
+    found = system.fit(users, LENGTH, Budget(0, 40, 0, tmp_path / "fit"), rate)
     right = found.log_probs(users.table, windows).argmax(1) == users.table.behavior[windows]
     assert right.mean() > 0.95
     # One event does not tell which way round a user goes.
