@@ -60,10 +60,10 @@ def ablate_command(
 
     Exit code 1: a run failed; the others went on, and the report names it.
     """
+    from edge_behavior.commands.imports import libraries
     from edge_behavior.errors import EdgebError
     from edge_behavior.studies.ablation.folder import AblationFolder
     from edge_behavior.util.cpus import wait_passively
-    from edge_behavior.util.imports import libraries
 
     wait_passively()
     folder = AblationFolder(out)
@@ -100,12 +100,12 @@ def _asked(
     pin: bool,
 ) -> tuple[Asked, list[str]]:
     """What this call asks for, flags that were left out taken from the folder; and the studies to run now."""
+    from edge_behavior.commands.imports import libraries
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
     from edge_behavior.studies.ablation.folder import Asked
     from edge_behavior.studies.ablation.studies import DEFAULT_SEEDS, all_studies, auxiliary_files, chosen
     from edge_behavior.train.recipe import load_recipe
-    from edge_behavior.util.imports import libraries
     from edge_behavior.util.workspace import recall
 
     before = folder.read() if folder.started else None

@@ -90,11 +90,11 @@ def compare_command(
 
     Exit code 1: a system failed; the others went on, and the report names it.
     """
+    from edge_behavior.commands.imports import libraries
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
     from edge_behavior.studies.compare.folder import CompareFolder
     from edge_behavior.util.cpus import wait_passively
-    from edge_behavior.util.imports import libraries
 
     wait_passively()
     folder = CompareFolder(out)

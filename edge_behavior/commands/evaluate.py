@@ -101,7 +101,7 @@ def _require_bundles(models: list[Path]) -> None:
 def _evaluated(
     model: Path, data: Path, protocol: str, split: str, choice: WindowChoice, stages: list[str], balance: Balance
 ) -> Evaluation:
-    from edge_behavior.util.imports import libraries
+    from edge_behavior.commands.imports import libraries
 
     if _is_run(model):
         with libraries():

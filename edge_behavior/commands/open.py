@@ -32,8 +32,8 @@ def open_predictor(path: Path, threads: int | None = None) -> Predictor:
 
 def _folder_predictor(path: Path, threads: int | None) -> Predictor:
     from edge_behavior.bundle.bundle import read_population, verify_bundle
+    from edge_behavior.commands.imports import libraries
     from edge_behavior.runtime.predictor import Predictor
-    from edge_behavior.util.imports import libraries
 
     manifest = verify_bundle(path)
     with libraries():
@@ -46,9 +46,9 @@ def _folder_predictor(path: Path, threads: int | None) -> Predictor:
 
 
 def _run_predictor(path: Path, threads: int | None) -> Predictor:
+    from edge_behavior.commands.imports import libraries
     from edge_behavior.train.run.folder import RunFolder
     from edge_behavior.train.stage_list import TUNED
-    from edge_behavior.util.imports import libraries
 
     run = RunFolder.open(path)
     # Raises, naming the missing stage, unless the run is finished.

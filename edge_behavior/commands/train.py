@@ -67,12 +67,12 @@ def train_command(
 
         edgeb train --recipe llama3.1-8b --data data/mine --dry-run --device-memory 24GiB
     """
+    from edge_behavior.commands.imports import libraries
     from edge_behavior.commands.output import emit
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
     from edge_behavior.train.first_look import first_look
     from edge_behavior.util.cpus import wait_passively
-    from edge_behavior.util.imports import libraries
     from edge_behavior.util.workspace import recall, remember
 
     data = data or recall("dataset")

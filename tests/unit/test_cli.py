@@ -15,8 +15,8 @@ import sys
 import pytest
 
 from edge_behavior import __version__, cli
+from edge_behavior.commands.imports import libraries
 from edge_behavior.errors import EdgebError, GateError
-from edge_behavior.util.imports import libraries
 
 COMMANDS = ("train", "evaluate", "export", "inspect", "relabel", "predict", "demo", "bench", "doctor")
 DATA_COMMANDS = ("import", "synth", "describe")
