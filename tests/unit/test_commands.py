@@ -776,6 +776,7 @@ class TestExport:
         assert asked[1][2] == ExportProfile(quant="q8")
 
     def test_the_population_is_shown(self, asked, tmp_path):
+        (tmp_path / "runs").mkdir()
         out = " ".join(run("export", "runs/x", "--population").stdout.split())
         assert "population: 2,456 contexts of 3,502 users, 62.3 kB" in out
         assert "no room for contexts: 12 of last_two_place_hour" in out
