@@ -31,6 +31,8 @@ TEXT_SHARE = 0.5
 # Of an answer's probability, at least so much is spread over all labels: endpoints round, and list few tokens.
 _LEAST_SPREAD = 1e-3
 _LEAST_LOG_PROB = -1e4
+# Endpoints round.
+_SAME = 1e-3
 _HINT = "its log-probabilities have another form than OpenAI's; report it with the server's name and version"
 
 
@@ -48,7 +50,10 @@ def even(size: int) -> Floats:
 
 
 def echoed_score(choice: Any, prompt: str, answer: str) -> float | None:
-    """Log-probability of `answer` after `prompt` by an echoed completion; None where the endpoint gives none.
+    """Log-probability of `answer` after `prompt` by an echoed completion; None where the endpoint has none.
+
+    The token that was generated at temperature 0 must be the likeliest at its place. If not, the log-probabilities
+    belong to other tokens: llama-cpp-python 0.3 gives every echoed token that of coming once more.
 
     A token counts that ends behind the prompt and starts before the answer's end, so that one which holds the prompt's
     last character and the answer's first does.
@@ -65,10 +70,12 @@ def echoed_score(choice: Any, prompt: str, answer: str) -> float | None:
         return None
     start, stop = len(prompt), len(prompt) + len(answer)
     try:
+        if not _greedy(held):
+            return None
         # The generated token begins where the text ended.
         columns = zip(held["text_offset"], [*held["text_offset"][1:], math.inf], held["token_logprobs"], strict=True)
         counted = [_log_prob(score) for first, end, score in columns if end > start and first < stop]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise EdgebError("the endpoint's echoed log-probabilities cannot be read", _HINT) from None
     return sum(counted) if counted else None
 
@@ -150,6 +157,12 @@ def from_text(text: str, labels: Sequence[str], ends: str) -> tuple[Floats, bool
     row = np.full(len(labels), math.log((1 - TEXT_SHARE) / (len(labels) - 1)))
     row[code] = math.log(TEXT_SHARE)
     return row, True
+
+
+def _greedy(held: Mapping[str, Any]) -> bool:
+    """Whether the last token is the likeliest of those listed for its place."""
+    own = _log_prob(held["token_logprobs"][-1])
+    return own >= max(map(_log_prob, held["top_logprobs"][-1].values())) - _SAME
 
 
 def _log_prob(value: Any) -> float:

@@ -35,7 +35,8 @@ KINDS = ("echo", "chat alternatives", "completion alternatives", "chat text", "c
 # Chats list 20 alternatives at most, completions by convention 5.
 _CHAT_ALTERNATIVES, _COMPLETION_ALTERNATIVES = 20, 5
 
-Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
+# Labels on which echoed log-probabilities are tried.
+_TRIED = 5
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,9 @@ class FittedEndpoint:
         if self.kind == "echo":
             scores = [self._echo(prompt, label) for label in self._labels]
             if None in scores:
-                raise EdgebError("the endpoint gave log-probabilities once, and now does not", "try again later")
+                raise EdgebError(
+                    "the endpoint's echoed log-probabilities are not those of the tokens", "use another server for it"
+                )
             return log_softmax(np.array(scores, dtype=np.float64)), True
         choice = self._generated(self.kind, prompt)
         ends = "\n" if chat else STREAM_TERMINATOR
@@ -183,7 +186,7 @@ class FittedEndpoint:
         for kind in KINDS:
             try:
                 if kind == "echo":
-                    found = self._echo(prompt, self._labels[0]) is not None
+                    found = all(self._echo(prompt, label) is not None for label in self._labels[:_TRIED])
                 else:
                     choice = self._generated(kind, prompt)
                     found = bool(positions_of(choice)) or kind.endswith("text")

@@ -24,7 +24,10 @@ LABELS = ["Video", "Video Call", "Bar"]
 
 def echoed(tokens: list[str], scores: list[float | None]) -> dict[str, Any]:
     offsets = np.cumsum([0, *(len(t) for t in tokens[:-1])]).tolist()
-    held = {"tokens": tokens, "token_logprobs": scores, "text_offset": offsets, "top_logprobs": None}
+    held = {"tokens": tokens, "token_logprobs": scores, "text_offset": offsets}
+    held["top_logprobs"] = [
+        None if score is None else {token: score} for token, score in zip(tokens, scores, strict=True)
+    ]
     return {"text": "".join(tokens), "logprobs": held}
 
 
@@ -45,6 +48,18 @@ def test_servers_without_echo_are_noticed() -> None:
     assert echoed_score({"text": "x"}, "Q:", " Bar)\n") is None
     assert echoed_score({"text": "x", "logprobs": None}, "Q:", " Bar)\n") is None
     assert echoed_score(echoed(["next"], [-1]), "Q:", " Bar)\n") is None
+
+
+def test_log_probabilities_of_other_tokens_are_noticed() -> None:
+    """The generated token at temperature 0 is the likeliest; llama-cpp-python 0.3 says otherwise."""
+    found = echoed(["Q:", " Bar", ")\n", "n"], [None, -1, -1, -2])
+    found["logprobs"]["top_logprobs"][-1] = {"n": -2, "m": -0.5}
+    assert echoed_score(found, "Q:", " Bar)\n") is None
+    found["logprobs"]["top_logprobs"][-1] = {"n": -2, "m": -2.0005}
+    assert echoed_score(found, "Q:", " Bar)\n") == -2
+    del found["logprobs"]["top_logprobs"]
+    with pytest.raises(EdgebError, match="echoed log-probabilities cannot be read"):
+        echoed_score(found, "Q:", " Bar)\n")
 
 
 @pytest.mark.parametrize("bad", [None, "x", True, math.nan])
