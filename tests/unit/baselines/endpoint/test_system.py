@@ -93,7 +93,7 @@ def echo(path: str, body: dict[str, Any]) -> tuple[int, Any]:
     per_character = chosen(label) / (len(label) + 3)
     scores = [None, *([per_character] * (len(text) - 1)), -1.0]
     held = {"tokens": [*text, "x"], "token_logprobs": scores, "text_offset": [*range(len(text) + 1)]}
-    held["top_logprobs"] = [*([None] * len(text)), {"x": -1.0}]
+    held["top_logprobs"] = [None, *([{"x": -0.1}] * len(text))]
     return 200, {"choices": [{"text": text + "x", "logprobs": held}]}
 
 
@@ -147,8 +147,10 @@ def test_an_endpoint_that_fails_midway_is_continued(server: Server, dataset: Dat
 
 def test_echoes_of_other_tokens_are_not_used(server: Server, dataset: Dataset, tmp_path: Path) -> None:
     def shifted(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """What is likeliest before a label depends on the label."""
         status, found = echo(path, body)
-        found["choices"][0]["logprobs"]["top_logprobs"][-1] = {"x": -1.0, "y": -0.2}
+        held = found["choices"][0]["logprobs"]
+        held["top_logprobs"] = [{"x": -float(ord(token))} for token in (*held["tokens"][1:], "x")]
         return status, found
 
     server.reply = lambda path, body: shifted(path, body) if "echo" in body else (400, {"error": "no"})
