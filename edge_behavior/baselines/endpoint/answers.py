@@ -15,6 +15,7 @@ An answer that names no label is counted; without alternatives that do, its row 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ TEXT_SHARE = 0.5
 # Of an answer's probability, at least so much is spread over all labels: endpoints round, and list few tokens.
 _LEAST_SPREAD = 1e-3
 _LEAST_LOG_PROB = -1e4
+# Nats; half precision and batches of other sizes move a log-probability a little.
+_SAME = 0.05
 _HINT = "its log-probabilities have another form than OpenAI's; report it with the server's name and version"
 
 
@@ -47,8 +50,23 @@ def even(size: int) -> Floats:
     return np.full(size, -math.log(size))
 
 
-def echoed_score(choice: Any, prompt: str, answer: str) -> float | None:
-    """Log-probability of `answer` after `prompt` by an echoed completion; None where the endpoint gives none.
+@dataclass(frozen=True)
+class Echoed:
+    """What an echoed completion says of a label behind a prompt.
+
+    Attributes:
+        score: Log-probability of the label and what ends it.
+        start: Where its first token begins; before the prompt's end where that token holds some of both.
+        likeliest: Log-probability of the likeliest token at that place, the same whatever label follows.
+    """
+
+    score: float
+    start: int
+    likeliest: float
+
+
+def echoed(choice: Any, prompt: str, answer: str) -> Echoed | None:
+    """What an echoed completion says of `answer` after `prompt`; None where the endpoint does not echo.
 
     A token counts that ends behind the prompt and starts before the answer's end, so that one which holds the prompt's
     last character and the answer's first does.
@@ -66,11 +84,24 @@ def echoed_score(choice: Any, prompt: str, answer: str) -> float | None:
     start, stop = len(prompt), len(prompt) + len(answer)
     try:
         # The generated token begins where the text ended.
-        columns = zip(held["text_offset"], [*held["text_offset"][1:], math.inf], held["token_logprobs"], strict=True)
-        counted = [_log_prob(score) for first, end, score in columns if end > start and first < stop]
-    except (KeyError, TypeError, ValueError):
+        offsets = [*map(int, held["text_offset"]), math.inf]
+        counted = [i for i in range(len(offsets) - 1) if offsets[i + 1] > start and offsets[i] < stop]
+        score = sum(_log_prob(held["token_logprobs"][i]) for i in counted)
+        top = held["top_logprobs"][counted[0]].values()
+        return Echoed(score, int(offsets[counted[0]]), max(map(_log_prob, top)))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise EdgebError("the endpoint's echoed log-probabilities cannot be read", _HINT) from None
-    return sum(counted) if counted else None
+
+
+def trustworthy(found: Sequence[Echoed]) -> bool:
+    """Whether labels echoed behind one prompt were scored in its place.
+
+    Before the labels' first tokens, nothing tells one label from another: the likeliest token there must have one
+    log-probability. llama-cpp-python 0.3 gives every token that of coming once more, and is found out by this.
+    """
+    usual = Counter(one.start for one in found).most_common(1)[0][0]
+    values = [one.likeliest for one in found if one.start == usual]
+    return max(values) - min(values) <= _SAME
 
 
 def positions_of(choice: Any) -> list[Position] | None:

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_behavior.baselines.cold_start import known_only
-from edge_behavior.baselines.endpoint.answers import echoed_score, from_alternatives, from_text, positions_of
+from edge_behavior.baselines.endpoint.answers import (
+    Echoed,
+    echoed,
+    from_alternatives,
+    from_text,
+    positions_of,
+    trustworthy,
+)
 from edge_behavior.baselines.endpoint.client import Endpoint, EndpointConfig, UnsupportedError
 from edge_behavior.baselines.system import Budget, Fitted, Floats, Ints
 from edge_behavior.core.candidates import CandidateSet
@@ -34,6 +42,9 @@ _ANSWER_TOKENS = 32
 KINDS = ("echo", "chat alternatives", "completion alternatives", "chat text", "completion text")
 # Chats list 20 alternatives at most, completions by convention 5.
 _CHAT_ALTERNATIVES, _COMPLETION_ALTERNATIVES = 20, 5
+
+# Labels on which echoed log-probabilities are tried.
+_TRIED = 5
 
 
 @dataclass(frozen=True)
@@ -143,22 +154,30 @@ class FittedEndpoint:
         place = event.place if layout.places else None
         prompt = layout.prompt(history, event.time, place, self._labels).text
         if self.kind == "echo":
-            scores = [self._echo(prompt, label) for label in self._labels]
-            if None in scores:
-                raise EdgebError("the endpoint gave log-probabilities once, and now does not", "try again later")
-            return log_softmax(np.array(scores, dtype=np.float64)), True
+            echoes = self._echoes(prompt, self._labels)
+            if echoes is None:
+                raise EdgebError(
+                    "the endpoint's echoed log-probabilities are not those of the tokens", "use another server for it"
+                )
+            return log_softmax(np.array([one.score for one in echoes], dtype=np.float64)), True
         choice = self._generated(self.kind, prompt)
         ends = "\n" if chat else STREAM_TERMINATOR
         if not self.kind.endswith("alternatives"):
             return from_text(choice["text"], self._labels, ends)
         return from_alternatives(positions_of(choice) or [], self._labels, ends)
 
-    def _echo(self, prompt: str, label: str) -> float | None:
-        answer = self._stream.answer(label) + STREAM_TERMINATOR
-        # A token is generated, since some servers take 0 for no limit.
-        body = {"prompt": prompt + answer, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
-        score: float | None = self._asked.ask("completions", body, lambda choice: echoed_score(choice, prompt, answer))
-        return score
+    def _echoes(self, prompt: str, labels: Sequence[str]) -> list[Echoed] | None:
+        """What is echoed of each label; None where that cannot be used."""
+        found = []
+        for label in labels:
+            answer = self._stream.answer(label) + STREAM_TERMINATOR
+            # A token is generated, since some servers take 0 for no limit.
+            body = {"prompt": prompt + answer, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
+            one = self._asked.ask("completions", body, partial(_echoed, prompt=prompt, answer=answer))
+            if one is None:
+                return None
+            found.append(Echoed(*one))
+        return found if trustworthy(found) else None
 
     def _generated(self, kind: str, prompt: str) -> dict[str, Any]:
         body: dict[str, Any] = {"max_tokens": _ANSWER_TOKENS, "temperature": 0}
@@ -177,11 +196,13 @@ class FittedEndpoint:
     def _find_kind(self) -> str:
         """The best kind of answer that the endpoint gives to a question without events."""
         prompt = "".join(self._stream.static(self._labels))
+        # Of different first tokens.
+        tried = list({label[0]: label for label in self._labels}.values())[:_TRIED]
         refused: UnsupportedError | None = None
         for kind in KINDS:
             try:
                 if kind == "echo":
-                    found = self._echo(prompt, self._labels[0]) is not None
+                    found = self._echoes(prompt, tried) is not None
                 else:
                     choice = self._generated(kind, prompt)
                     found = bool(positions_of(choice)) or kind.endswith("text")
@@ -198,3 +219,9 @@ def _kept(choice: dict[str, Any]) -> dict[str, Any]:
     message = choice.get("message")
     text = message.get("content") if isinstance(message, dict) else choice.get("text")
     return {"text": text if isinstance(text, str) else "", "logprobs": choice.get("logprobs")}
+
+
+def _echoed(choice: dict[str, Any], prompt: str, answer: str) -> list[float] | None:
+    """The fields of `Echoed`, as JSON keeps them."""
+    found = echoed(choice, prompt, answer)
+    return None if found is None else list(astuple(found))

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from edge_behavior.baselines.endpoint.answers import (
     TEXT_SHARE,
+    Echoed,
     Position,
-    echoed_score,
+    echoed,
     even,
     from_alternatives,
     from_text,
     positions_of,
+    trustworthy,
 )
 from edge_behavior.core.prompts import STREAM_TERMINATOR
 from edge_behavior.errors import EdgebError
@@ -26,9 +28,12 @@ from tests import helpers
 LABELS = ["Video", "Video Call", "Bar"]
 
 
-def echoed(tokens: list[str], scores: list[float | None]) -> dict[str, Any]:
+def reply(tokens: list[str], scores: list[float | None]) -> dict[str, Any]:
     offsets = np.cumsum([0, *(len(t) for t in tokens[:-1])]).tolist()
-    held = {"tokens": tokens, "token_logprobs": scores, "text_offset": offsets, "top_logprobs": None}
+    held = {"tokens": tokens, "token_logprobs": scores, "text_offset": offsets}
+    held["top_logprobs"] = [
+        None if score is None else {token: score} for token, score in zip(tokens, scores, strict=True)
+    ]
     return {"text": "".join(tokens), "logprobs": held}
 
 
@@ -42,19 +47,37 @@ def echoed(tokens: list[str], scores: list[float | None]) -> dict[str, Any]:
     ],
 )
 def test_the_tokens_of_label_and_terminator_count(tokens: list[str], scores: list[Any], expected: float) -> None:
-    assert echoed_score(echoed(tokens, scores), "Q:", " Bar)\n") == pytest.approx(expected)
+    found = echoed(reply(tokens, scores), "Q:", " Bar)\n")
+    assert found is not None
+    assert found.score == pytest.approx(expected)
 
 
 def test_servers_without_echo_are_noticed() -> None:
-    assert echoed_score({"text": "x"}, "Q:", " Bar)\n") is None
-    assert echoed_score({"text": "x", "logprobs": None}, "Q:", " Bar)\n") is None
-    assert echoed_score(echoed(["next"], [-1]), "Q:", " Bar)\n") is None
+    assert echoed({"text": "x"}, "Q:", " Bar)\n") is None
+    assert echoed({"text": "x", "logprobs": None}, "Q:", " Bar)\n") is None
+    assert echoed(reply(["next"], [-1]), "Q:", " Bar)\n") is None
+
+
+def test_the_likeliest_token_before_the_label_is_read() -> None:
+    found = reply(["Q:", " Bar", ")\n", "n"], [None, -3, -1, -2])
+    found["logprobs"]["top_logprobs"][1] = {" Bar": -3, " Vid": -0.5}
+    assert echoed(found, "Q:", " Bar)\n") == Echoed(-4, 2, -0.5)
+    del found["logprobs"]["top_logprobs"]
+    with pytest.raises(EdgebError, match="echoed log-probabilities cannot be read"):
+        echoed(found, "Q:", " Bar)\n")
+
+
+def test_labels_behind_one_prompt_share_the_likeliest_token() -> None:
+    assert trustworthy([Echoed(-4, 2, -0.5), Echoed(-9, 2, -0.52)])
+    assert not trustworthy([Echoed(-4, 2, -0.5), Echoed(-9, 2, -0.6)])
+    # One whose first token holds the prompt's end, too, is another place.
+    assert trustworthy([Echoed(-4, 2, -0.5), Echoed(-9, 1, -2.0), Echoed(-5, 2, -0.5)])
 
 
 @pytest.mark.parametrize("bad", [None, "x", True, math.nan])
 def test_a_score_that_is_no_number_is_refused(bad: Any) -> None:
     with pytest.raises(EdgebError, match="echoed log-probabilities cannot be read"):
-        echoed_score(echoed(["Q:", " Bar", ")\n", "n"], [None, bad, -1, -1]), "Q:", " Bar)\n")
+        echoed(reply(["Q:", " Bar", ")\n", "n"], [None, bad, -1, -1]), "Q:", " Bar)\n")
 
 
 def p(**tokens: float) -> dict[str, float]:

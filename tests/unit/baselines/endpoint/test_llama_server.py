@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
+from edge_behavior.baselines.endpoint.answers import positions_of
 from edge_behavior.baselines.endpoint.client import Endpoint, EndpointConfig
 from edge_behavior.baselines.endpoint.system import AskedEndpoint, FittedEndpoint
 from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.core.scoring import log_softmax
 from edge_behavior.export.gguf.writer import write_gguf
 from tests import helpers
 
@@ -66,19 +66,29 @@ def url(model: Any, tokens: Any, tmp_path_factory: pytest.TempPathFactory) -> It
         server.wait()
 
 
-def test_echoed_labels_are_scored_as_by_the_model(url: str, model: Any, tokens: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def found(url: str, tmp_path: Path) -> FittedEndpoint:
     asked = AskedEndpoint(Endpoint(EndpointConfig(url, "small", timeout=300)), tmp_path)
-    found = FittedEndpoint(asked, TABLE.candidates, LENGTH, places=True)
-    assert found.kind == "echo"
-    [row] = found.log_probs(TABLE, np.array([5]))
+    return FittedEndpoint(asked, TABLE.candidates, LENGTH, places=True)
+
+
+def test_what_it_echoes_is_of_other_tokens_and_not_used(found: FittedEndpoint) -> None:
+    """See abetlen/llama-cpp-python issue 1983; once it is mended, this kind is `echo`."""
+    assert found.kind in ("chat alternatives", "completion alternatives")
+    rows = found.log_probs(TABLE, np.array([5, 8]))
+    assert np.allclose(np.exp(rows).sum(1), 1)
+    assert found.report()["windows"] == 2
+
+
+def test_its_alternatives_are_the_models(found: FittedEndpoint, model: Any, tokens: Any) -> None:
     layout, event = PromptLayout(history_length=LENGTH), TABLE.event(5)
     prompt = layout.prompt(TABLE.history(5, LENGTH), event.time, event.place, TABLE.candidates.labels).text
-    scores = []
-    for label in TABLE.candidates.labels:
-        text = f"{prompt} {label})\n"
-        read = tokens(text, return_offsets_mapping=True, add_special_tokens=False)
-        ids, ends = read["input_ids"], [end for _, end in read["offset_mapping"]]
-        with torch.no_grad():
-            logs = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].double(), -1)
-        scores.append(sum(float(logs[i - 1, ids[i]]) for i in range(len(ids)) if ends[i] > len(prompt)))
-    assert np.allclose(row, log_softmax(np.array(scores)), atol=2e-3)
+    positions = positions_of(found._generated("completion alternatives", prompt))
+    assert positions
+    ids = tokens(prompt, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        wanted = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0, -1].double(), -1)
+    # A random model's likeliest tokens are parts of characters, which the server cannot name.
+    listed = np.array(list(positions[0].alternatives.values()))
+    assert listed.max() == pytest.approx(float(wanted.max()), abs=2e-3)
+    assert (np.abs(listed[:, None] - wanted.numpy()).min(1) < 2e-3).all()

@@ -93,6 +93,7 @@ def echo(path: str, body: dict[str, Any]) -> tuple[int, Any]:
     per_character = chosen(label) / (len(label) + 3)
     scores = [None, *([per_character] * (len(text) - 1)), -1.0]
     held = {"tokens": [*text, "x"], "token_logprobs": scores, "text_offset": [*range(len(text) + 1)]}
+    held["top_logprobs"] = [None, *([{"x": -0.1}] * len(text))]
     return 200, {"choices": [{"text": text + "x", "logprobs": held}]}
 
 
@@ -116,7 +117,7 @@ def test_echoed_log_probabilities_are_exact(server: Server, dataset: Dataset, tm
     scores = np.array([chosen(label) for label in dataset.candidates.labels])
     wanted = scores - np.log(np.exp(scores).sum())
     assert np.allclose(rows, wanted)
-    assert found.report() == {"kind": "echo", "requests": 1 + 3 * len(wanted), "windows": 3, "outside": 0}
+    assert found.report() == {"kind": "echo", "requests": 5 + 3 * len(wanted), "windows": 3, "outside": 0}
 
 
 def test_answers_are_kept_without_the_questions(server: Server, dataset: Dataset, tmp_path: Path) -> None:
@@ -141,7 +142,20 @@ def test_an_endpoint_that_fails_midway_is_continued(server: Server, dataset: Dat
     rows = fit(server, dataset, tmp_path).log_probs(table, targets)
     assert np.allclose(np.exp(rows).sum(1), 1)
     # One failed, and none was asked twice.
-    assert len(server.asked) == 1 + 1 + 3 * len(dataset.candidates)
+    assert len(server.asked) == 5 + 1 + 3 * len(dataset.candidates)
+
+
+def test_echoes_of_other_tokens_are_not_used(server: Server, dataset: Dataset, tmp_path: Path) -> None:
+    def shifted(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """What is likeliest before a label depends on the label."""
+        status, found = echo(path, body)
+        held = found["choices"][0]["logprobs"]
+        held["top_logprobs"] = [{"x": -float(ord(token))} for token in (*held["tokens"][1:], "x")]
+        return status, found
+
+    server.reply = lambda path, body: shifted(path, body) if "echo" in body else (400, {"error": "no"})
+    with pytest.raises(EdgebError, match="HTTP 400: no"):
+        fit(server, dataset, tmp_path)
 
 
 def chat(answer: str, alternatives: dict[str, float] | None = None) -> Reply:
