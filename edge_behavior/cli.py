@@ -16,8 +16,8 @@ from typer.exceptions import Abort, Exit, TyperException
 
 from edge_behavior import __version__
 from edge_behavior.commands import ablate, bench, compare, data, demo, evaluate, export, predict, relabel, train
-from edge_behavior.commands.paths import PathCommand
 from edge_behavior.errors import EdgebError, system_error
+from edge_behavior.util.path_command import PathCommand
 from edge_behavior.util.terminal import prepare_streams, silence_stdout
 
 app = typer.Typer(
@@ -59,7 +59,7 @@ app.command("bench", cls=PathCommand)(bench.bench_command)
 app.command("doctor", cls=PathCommand)(bench.doctor_command)
 
 _INTERRUPTED = 130
-_RESUME = "continue an interrupted `edgeb train` with --resume"
+_RESUME = "continue an interrupted `edgeb train` with --resume, ablate and compare by running them again"
 _BY_SIGNAL = 128
 _BROKEN_PIPE = 141
 # What importing llama-cpp-python raises if its library is missing, or built for another processor or C library.

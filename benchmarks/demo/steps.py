@@ -32,12 +32,12 @@ RECIPES = {SMOLLM2: "smollm2-135m", STANDIN: "tiny"}
 # For about twenty minutes on two cores in all. The stand-in's recipe has counts of its own.
 _COUNTS = {
     SMOLLM2: (
-        "a_tuning.max_targets=5000",
-        "b_tuning.pool_per_behavior=10",
+        "a_tuning.max_targets=4000",
+        "b_tuning.pool_per_behavior=6",
         "b_tuning.samples_per_behavior=3",
-        "b_tuning.evals_per_epoch=3",
+        "b_tuning.evals_per_epoch=1",
         "evaluation.per_user=2",
-        "evaluation.per_behavior=2",
+        "evaluation.per_behavior=1",
         "evaluation.validation_targets=80",
     ),
     STANDIN: (),

@@ -12,10 +12,10 @@ from edge_behavior.evaluation.habits import habit_log_probs
 
 @dataclass(frozen=True)
 class HabitsSystem:
-    """`core.habits` with its default settings, backing off to the training shares."""
+    """`core.habits` with its default settings, backing off to the training shares: what habits know alone."""
 
-    name: str = "habits"
-    title: str = "habits"
+    name: str = "habits_alone"
+    title: str = "habits without the population"
     rates: tuple[float, ...] = ()
     needs: frozenset[str] = frozenset()
     learns: bool = False

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 from edge_behavior.baselines.cold_start import known_only
 from edge_behavior.baselines.system import Budget, Fitted, Floats, Ints
+from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.population import PopulationTable
 from edge_behavior.data.dataset import Dataset, EventTable
+from edge_behavior.data.windows import natural_windows
 from edge_behavior.evaluation.habits import habit_log_probs
+from edge_behavior.fit.mixture import PER_USER
 from edge_behavior.fit.population import count_population, population_log_probs
+from edge_behavior.fit.strengths import fit_strengths
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,21 @@ class PopulationSystem:
 
 @dataclass(frozen=True)
 class HabitsPopulationSystem:
-    """Habits that back off to the population's contexts instead of the training shares."""
+    """The habits that ship: they back off to the population's contexts, as far as validation windows favor."""
 
-    name: str = "habits_population"
-    title: str = "habits over population"
+    name: str = "habits"
+    title: str = "habits"
     rates: tuple[float, ...] = ()
     needs: frozenset[str] = frozenset()
     learns: bool = False
 
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> Fitted:
-        """Count the training part; the habits are each user's own."""
-        return _FittedHabits(_counted(dataset), dataset.candidates.counts, dataset.has_places)
+        """Count the training part, and fit how far habits back off as export does; the counts are each user's own."""
+        population, counts, places = _counted(dataset), dataset.candidates.counts, dataset.has_places
+        validation, limit = dataset.events("validation"), budget.validation_targets or None
+        windows = natural_windows(validation, history_length, PER_USER, limit, budget.seed)
+        config = fit_strengths(validation, windows, counts, places, population)
+        return _FittedHabits(population, counts, places, config)
 
 
 def _counted(dataset: Dataset) -> PopulationTable:
@@ -64,11 +72,12 @@ class _FittedHabits:
     population: PopulationTable
     counts: tuple[int, ...]
     places: bool
+    config: HabitsConfig
 
     def log_probs(self, table: EventTable, targets: Ints, known: int | None = None) -> Floats:
         """See `Fitted.log_probs`; without `known` after all of the user's events, not only the window's."""
         table, targets = known_only(table, targets, known)
-        return habit_log_probs(table, targets, self.counts, places=self.places, population=self.population)
+        return habit_log_probs(table, targets, self.counts, self.config, self.places, self.population)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -43,6 +43,7 @@ def choose_rate(
     failure: EdgebError | None = None
     for rate in sorted(system.rates):
         own = replace(budget, folder=budget.folder / f"rate-{rate:g}")
+        own.folder.mkdir(parents=True, exist_ok=True)
         try:
             fitted = system.fit(dataset, history_length, own, rate)
         except FailedTrainingError as error:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_behavior.core import REBASE_EVERY
-from edge_behavior.core.clock import make_clock
 from edge_behavior.core.scoring import check_scoring
+from edge_behavior.core.times.clock import make_clock
 from edge_behavior.errors import EdgebError
 from edge_behavior.records.history import History, read_history
 from edge_behavior.util.cpus import chosen_threads

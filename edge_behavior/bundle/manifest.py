@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_behavior.bundle.population import PopulationInfo
+from edge_behavior.core.balance import Balance, FittedBalance
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.fields import DAMAGED_HINT, NULL, Kind, naming, parse_json, read_fields, read_list
@@ -36,12 +37,15 @@ _FIELDS: Mapping[str, Kind] = {
     "evaluation": dict,
     "vocabulary": (dict, NULL),
     "habits": (dict, NULL),
-    "population": (dict, NULL),
+    "population": dict,
     "calibration": (dict, NULL),
+    "balance": dict,
     "parity": (dict, NULL),
     "tokenizer_sha256": str,
     "tensors_sha256": str,
 }
+# Left out of the file where there is none.
+_OPTIONAL = ("population", "balance")
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Manifest:
         habits: How habits are counted and mixed with the model; None for the model alone.
         population: What people in general do, where the user's habits are few; None to back off to the training shares.
         calibration: How scores become probabilities; None if not fitted.
+        balance: How far to raise rare behaviors where that is asked for; None if not fitted.
         parity: What each export step changed (`export.parity`); None if not measured.
         tokenizer_sha256: Hash of the tokenizer; set on writing.
         tensors_sha256: Hash of everything that decides the logits (architecture metadata, tensor table, tensor data);
@@ -119,6 +124,7 @@ class Manifest:
     habits: Mixture | None = None
     population: PopulationInfo | None = None
     calibration: CalibrationSet | None = None
+    balance: FittedBalance | None = None
     parity: Mapping[str, Any] | None = None
     tokenizer_sha256: str = ""
     tensors_sha256: str = ""
@@ -139,6 +145,29 @@ class Manifest:
         """The calibration of every source; empty if none was fitted."""
         return {} if self.calibration is None else self.calibration.sources
 
+    def balance_of(self, source: str, wanted: Balance) -> float:
+        """τ for a source (`core.balance`).
+
+        Raises:
+            EdgebError: "fitted" is wanted, and none was.
+        """
+        if wanted != "fitted":
+            return wanted
+        if self.balance is None:
+            raise EdgebError(
+                "the bundle has no fitted balance", "export it with 10 or more validation users, or pass a number"
+            )
+        return self.balance.fitted[source]
+
+    def calibration_at(self, source: str, balance: float) -> Calibration | None:
+        """The calibration of a source's scores at τ; None unless it was fitted for τ: at 0 and at the fitted one."""
+        if balance == 0:
+            return self.calibrations.get(source)
+        fitted = self.balance
+        if fitted is None or fitted.calibration is None or not fitted.is_fitted(source, balance):
+            return None
+        return fitted.calibration.sources[source]
+
     @property
     def static_prompt(self) -> str:
         """Text of the static part of the prompt, for readers that do not know the layouts."""
@@ -150,8 +179,9 @@ class Manifest:
         fields["candidates"] = {"labels": self.candidates.labels, "counts": self.candidates.counts}
         fields["layout"] = self.layout.to_dict()
         fields["base_model"] = self.base_model.to_dict()
-        for name in ("habits", "population", "calibration"):
+        for name in ("habits", "population", "calibration", "balance"):
             fields[name] = None if fields[name] is None else fields[name].to_dict()
+        fields = {name: value for name, value in fields.items() if value is not None or name not in _OPTIONAL}
         try:
             return json.dumps(_finite(fields), allow_nan=False)
         except TypeError as error:
@@ -176,7 +206,9 @@ class Manifest:
         if isinstance(parsed, dict):
             check_schema(parsed.get("schema_version"), where)
         inner = f"{where}: manifest"
-        fields = read_fields(parsed, _FIELDS, inner)
+        absent = [name for name in _OPTIONAL if isinstance(parsed, dict) and name not in parsed]
+        known = {name: kind for name, kind in _FIELDS.items() if name not in absent}
+        fields = read_fields(parsed, known, inner)
         static_prompt = fields.pop("static_prompt")
         if fields["context_length"] < 1:
             raise EdgebError(f"{inner}: field 'context_length' is {fields['context_length']}", DAMAGED_HINT)
@@ -185,13 +217,16 @@ class Manifest:
         fields["base_model"] = BaseModelInfo.from_dict(fields["base_model"], f"{inner}.base_model")
         if fields["habits"] is not None:
             fields["habits"] = Mixture.from_dict(fields["habits"], f"{inner}.habits")
-        if fields["population"] is not None:
-            fields["population"] = PopulationInfo.from_dict(fields["population"], f"{inner}.population")
-        calibration = fields.pop("calibration")
+        calibration, balance = fields.pop("calibration"), fields.pop("balance", None)
+        population = fields.pop("population", None)
         manifest = cls(**fields)
         if calibration is not None:
             read = CalibrationSet.from_dict(calibration, manifest.sources, f"{inner}.calibration")
             manifest = replace(manifest, calibration=read)
+        if population is not None:
+            manifest = replace(manifest, population=PopulationInfo.from_dict(population, f"{inner}.population"))
+        if balance is not None:
+            manifest = replace(manifest, balance=FittedBalance.from_dict(balance, manifest.sources, f"{inner}.balance"))
         if manifest.static_prompt != static_prompt:
             raise EdgebError(
                 f"{where}: this edgeb words the prompt differently from {manifest.created_with}, which wrote it",

@@ -55,6 +55,14 @@ def compare_command(
         list[str] | None,
         typer.Option(help="targets, few_shot or size, with values as targets=500,2000. May be repeated."),
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="URL of an OpenAI-compatible API: adds the system `endpoint`, which gets events of the log."),
+    ] = None,
+    endpoint_model: Annotated[str, typer.Option(help="The endpoint's name of the model.")] = "",
+    endpoint_insecure: Annotated[
+        bool, typer.Option("--endpoint-insecure", help="Allow an http:// endpoint on another machine.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a field of the recipe: section.key=value. May be repeated."),
@@ -90,18 +98,20 @@ def compare_command(
 
     wait_passively()
     folder = CompareFolder(out)
-    given = (data, recipe, systems, seeds, protocol, windows, validation, rate_targets, rates, small_targets)
+    given = (data, recipe, systems, seeds, protocol, windows, validation, rate_targets, rates, small_targets, endpoint)
     if report:
         if any(value is not None for value in given) or sweep or set_ or dry_run:
             raise EdgebError("--report takes what the folder has", "leave out all flags but --out and --json")
         _report(folder, as_json)
         return
     with libraries():
+        from edge_behavior.baselines.endpoint.client import EndpointConfig
         from edge_behavior.studies.compare import registry
         from edge_behavior.studies.compare.contenders import Bench, check_needs
         from edge_behavior.studies.compare.runner import drawn_windows, run_compare
         from edge_behavior.studies.compare.runner import dry_run as planned
-    known = registry.all_contenders()
+    asked_of = None if endpoint is None else EndpointConfig(endpoint, endpoint_model, insecure=endpoint_insecure)
+    known = registry.all_contenders(asked_of)
     if systems == "list":
         emit({name: held.title for name, held in known.items()}, as_json, lambda: _list(known))
         return
@@ -114,6 +124,8 @@ def compare_command(
         "small_targets": small_targets,
     }
     names = None if systems is None else [name.strip() for name in systems.split(",") if name.strip()]
+    if names is not None and asked_of is not None:
+        names.append(registry.ENDPOINT)
     asked, dataset = _asked(folder, recipe, data, set_ or [], names, seeds, sizes, sweep or [], known, not dry_run)
     check_needs(registry.chosen(known, asked.systems), dataset)
     drawn = drawn_windows(asked, dataset)
@@ -217,7 +229,7 @@ def _show_plan(document: dict[str, Any]) -> None:
 
 
 def _report(folder: CompareFolder, as_json: bool) -> None:
-    """Write the report, and show its tables."""
+    """Write the report; show the protocols' tables and the words."""
     from edge_behavior.commands.output import emit
     from edge_behavior.studies.compare.report import write_report
 
@@ -228,12 +240,12 @@ def _report(folder: CompareFolder, as_json: bool) -> None:
 def _show(results: Results, folder: CompareFolder) -> None:
     from rich.table import Table
 
-    from edge_behavior.studies.compare.texts import tables
+    from edge_behavior.studies.compare.texts import protocol_tables
     from edge_behavior.studies.compare.words import state_sentences, verdict
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
-    for held in tables(results):
+    for held in protocol_tables(results):
         table = Table("", *held.heads, title=held.title, caption=held.caption, box=None, title_justify="left")
         for row in held.rows:
             table.add_row(*row)

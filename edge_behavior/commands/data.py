@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_behavior.commands.output import emit
-from edge_behavior.commands.paths import PathCommand
+from edge_behavior.util.path_command import PathCommand
 
 if TYPE_CHECKING:
     from edge_behavior.data.info import DatasetInfo

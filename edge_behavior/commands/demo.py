@@ -46,7 +46,7 @@ def demo_command(
     """
     from edge_behavior.commands.histories import known_events
     from edge_behavior.commands.open import open_predictor
-    from edge_behavior.core.clock import make_clock
+    from edge_behavior.core.times.clock import make_clock
     from edge_behavior.demo.assistant import Assistant
     from edge_behavior.demo.server import DemoServer
     from edge_behavior.records.history import read_history

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from edge_behavior.core.balance import Balance
     from edge_behavior.evaluation.comparison import Comparison
     from edge_behavior.evaluation.protocols import WindowChoice
     from edge_behavior.evaluation.results import Evaluation
@@ -26,6 +27,12 @@ def evaluate_command(
     limit: Annotated[int | None, typer.Option(help="At most this many windows per protocol.")] = None,
     seed: Annotated[int, typer.Option(help="Seed for choosing windows.")] = 0,
     untuned: Annotated[bool, typer.Option(help="For a run: also score the untuned backbone.")] = True,
+    balance: Annotated[
+        str,
+        typer.Option(
+            help="For bundles: raise rare behaviors as predict does, by 0 (right most often) to 2, or fitted."
+        ),
+    ] = "0",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
@@ -44,20 +51,26 @@ def evaluate_command(
 
         edgeb evaluate tiny.gguf --data data/synth --protocol natural --json
 
+        edgeb evaluate tiny.gguf --data data/synth --balance fitted
+
         edgeb evaluate runs/tiny runs/plain tiny.gguf --data data/synth --per-user 10 --per-behavior 20
     """
     from edge_behavior.commands.output import emit
+    from edge_behavior.core.balance import parse_balance
     from edge_behavior.evaluation.comparison import compare, distinct_names
     from edge_behavior.evaluation.protocols import WindowChoice, other_dataset_note
     from edge_behavior.train.stage_list import MODELS, UNTUNED
     from edge_behavior.util.workspace import recall
 
+    asked = parse_balance(balance)
     data = data or recall("dataset")
     choice = WindowChoice(per_user, per_behavior, limit, seed)
     # One run shows its final model, a comparison what each stage did.
     unasked = {*(MODELS[1:-1] if len(models) == 1 else ()), *(() if untuned else (UNTUNED,))}
     stages = [stage for stage in MODELS if stage not in unasked]
-    found = [_evaluated(model, data, protocol, split, choice, stages) for model in models]
+    if asked != 0:
+        _require_bundles(models)
+    found = [_evaluated(model, data, protocol, split, choice, stages, asked) for model in models]
     if len(models) == 1:
         emit(found[0].to_dict(), as_json, lambda: _show(found[0]))
     else:
@@ -70,13 +83,27 @@ def evaluate_command(
             typer.echo(f"edgeb: {other_dataset_note(data, model)}", err=True)
 
 
-def _evaluated(
-    model: Path, data: Path, protocol: str, split: str, choice: WindowChoice, stages: list[str]
-) -> Evaluation:
+def _is_run(model: Path) -> bool:
     from edge_behavior.bundle.folder import MANIFEST_FILE
+
+    return model.is_dir() and not (model / MANIFEST_FILE).is_file()
+
+
+def _require_bundles(models: list[Path]) -> None:
+    """Refuse run folders, before anything is scored: a run's metrics are those of its training."""
+    from edge_behavior.errors import EdgebError
+
+    run = next((model for model in models if _is_run(model)), None)
+    if run is not None:
+        raise EdgebError(f"{run} is a run folder, and --balance is for bundles", "pass the bundle exported from it")
+
+
+def _evaluated(
+    model: Path, data: Path, protocol: str, split: str, choice: WindowChoice, stages: list[str], balance: Balance
+) -> Evaluation:
     from edge_behavior.commands.imports import libraries
 
-    if model.is_dir() and not (model / MANIFEST_FILE).is_file():
+    if _is_run(model):
         with libraries():
             from edge_behavior.train.evaluate_run import evaluate_run
 
@@ -84,7 +111,7 @@ def _evaluated(
     from edge_behavior.commands.open import open_predictor
     from edge_behavior.evaluation.bundles import evaluate_bundle
 
-    return evaluate_bundle(model, data, protocol, split, choice, open_predictor)
+    return evaluate_bundle(model, data, protocol, split, choice, open_predictor, balance)
 
 
 def _show_comparison(together: Comparison) -> None:
@@ -114,6 +141,9 @@ def _show(found: Evaluation) -> None:
             if bundle.calibration is not None:
                 console.print(calibration_table(bundle.calibration[protocol], protocol), "")
     if bundle is not None:
+        if any(bundle.balance.values()):
+            raised = ", ".join(f"{name} {value:g}" for name, value in bundle.balance.items())
+            console.print(f"balance between frequent and rare behaviors: {raised}")
         masked = bundle.masked_differs
         console.print(
             f"the bundle predicts with {bundle.source} unless told otherwise; masked scoring names another first "

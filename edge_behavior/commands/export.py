@@ -177,7 +177,8 @@ def export_command(
     note = _pruning_note(report.pruning)
     if note:
         typer.echo(f"edgeb: {note}", err=True)
-    for fit, what in ((report.habits, "habits are"), (report.calibration, "calibration is")):
+    fits = ((report.habits, "habits are"), (report.calibration, "calibration is"), (report.balance, "balance is"))
+    for fit, what in fits:
         if fit.mode == "auto" and not fit.fitted:
             typer.echo(f"edgeb: {what} not fitted: {fit.reason}", err=True)
     if report.population.mode == "auto" and not report.population.fitted:
@@ -239,6 +240,7 @@ def inspect_command(
 
 
 def _show_report(report: ExportReport) -> None:
+    from edge_behavior.evaluation.balance_tables import balance_lines
     from edge_behavior.evaluation.calibration_tables import calibration_lines
     from edge_behavior.util.numbers import file_size
     from edge_behavior.util.terminal import open_console
@@ -273,9 +275,11 @@ def _show_report(report: ExportReport) -> None:
             f"{name} {habits['measured'][name]['accuracy']:.3f}" for name in ("model", "habits", "fused")
         )
         console.print(f"predicts with {habits['default']}; accuracy on validation windows: {accuracies}")
+    default = habits.get("default", "model")
     if report.calibration.fitted:
-        default = habits.get("default", "model")
         console.print(calibration_lines(report.calibration.values, [default]), highlight=False)
+    if report.balance.fitted:
+        console.print(balance_lines(report.balance.values, [default]), highlight=False)
 
 
 def _mode(wanted: bool | None) -> str | None:
@@ -344,6 +348,7 @@ def _show_manifest(manifest: dict[str, Any], base_model: BaseModelInfo) -> None:
     from rich.table import Table
 
     from edge_behavior.core.fusion import SOURCES
+    from edge_behavior.evaluation.balance_tables import balance_lines
     from edge_behavior.evaluation.calibration_tables import calibration_lines
     from edge_behavior.util.numbers import file_size
     from edge_behavior.util.terminal import open_console
@@ -360,6 +365,8 @@ def _show_manifest(manifest: dict[str, Any], base_model: BaseModelInfo) -> None:
             text = ", ".join(f"{name}" for name in value) or "–"
         elif key == "calibration" and value is not None:
             text = calibration_lines(value, [name for name in SOURCES if name in value])
+        elif key == "balance" and value is not None:
+            text = balance_lines(value, [name for name in SOURCES if name in value["fitted"]])
         elif key == "population" and value is not None:
             text = (
                 f"{value['contexts']:,} contexts of {value['users']:,} users, {file_size(value['bytes'])}; "

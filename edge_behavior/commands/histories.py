@@ -45,7 +45,7 @@ def known_events(
 
 def asked_note(events: Sequence[BehaviorEvent], when: datetime) -> None:
     """Print a note to stderr if the time to predict for is before the last event."""
-    from edge_behavior.core.event_order import minutes_back
+    from edge_behavior.core.times.event_order import minutes_back
 
     back = minutes_back(events[-1].time, when) if events else 0
     if back:

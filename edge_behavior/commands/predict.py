@@ -71,6 +71,12 @@ def predict_command(
         float | None,
         typer.Option(help="List the prediction set that holds the truth this often, like 0.9.", show_default=False),
     ] = None,
+    balance: Annotated[
+        str,
+        typer.Option(
+            help="Raise rare behaviors by this much: 0 (right most often) to 2, or fitted, which export chose."
+        ),
+    ] = "0",
     raw: Annotated[bool, typer.Option("--raw", help="Uncalibrated probabilities.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
     as_json: Annotated[
@@ -90,12 +96,15 @@ def predict_command(
 
         edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --precision 0.8 --coverage 0.9
 
+        edgeb predict tiny.gguf --history today.csv --at 2024-03-18T20:00 --place home --balance fitted
+
     docs/data.md describes history files. Notes about odd ones go to stderr.
     """
     from edge_behavior.commands.histories import asked_note, known_events
     from edge_behavior.commands.open import open_predictor
     from edge_behavior.commands.output import emit
-    from edge_behavior.core.clock import make_clock, parse_time
+    from edge_behavior.core.balance import parse_balance
+    from edge_behavior.core.times.clock import make_clock, parse_time
     from edge_behavior.errors import EdgebError
     from edge_behavior.records.history import check_unknown, read_history
     from edge_behavior.runtime.prediction import PredictOptions
@@ -109,6 +118,7 @@ def predict_command(
         calibrated=not raw,
         precision=precision,
         coverage=coverage,
+        balance=parse_balance(balance),
     )
     when = parse_time(at, "--at")
     if (history is None) != no_history:
@@ -133,6 +143,7 @@ def predict_command(
         "scoring": prediction.scoring,
         "source": prediction.source,
         "calibrated": prediction.calibrated,
+        "balance": prediction.balance,
         "unexpanded": prediction.unexpanded,
         "tokens_evaluated": prediction.tokens_evaluated,
         "latency_ms": round(prediction.latency_ms, 3),
@@ -157,9 +168,10 @@ def predict_command(
         if precision is not None:
             said = "[bold green]suggest[/] the first" if prediction.suggest else "[bold]stay silent[/]"
             console.print(f"{said} at precision {precision:g}")
+        raised = f", balance {prediction.balance:g}" if prediction.balance else ""
         console.print(
-            f"{prediction.source}{', calibrated' if prediction.calibrated else ''}, {prediction.scoring} scoring, "
-            f"{prediction.tokens_evaluated} tokens, "
+            f"{prediction.source}{', calibrated' if prediction.calibrated else ''}{raised}, "
+            f"{prediction.scoring} scoring, {prediction.tokens_evaluated} tokens, "
             f"{prediction.latency_ms:.1f} ms; at most {prediction.unexpanded:.1%} not evaluated"
         )
 

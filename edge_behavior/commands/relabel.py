@@ -7,6 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+_FITS = {
+    "habits": "the habits' settings and fusion weights",
+    "population": "the population's table",
+    "balance": "the fitted balance",
+    "calibration": "the calibration",
+}
+
 
 def relabel_command(
     bundle: Annotated[Path, typer.Argument(help="Bundle made by `edgeb export`.", show_default=False)],
@@ -28,8 +35,9 @@ def relabel_command(
 ) -> None:
     """Give a bundle another candidate list: same weights, no training.
 
-    Labels that stay keep their training counts, also in the population's table; new ones start at 0.
-    Evaluation and calibration belong to the old list and are dropped.
+    Labels that stay keep their training counts, also in the population's table; new ones start at 0. Habits' settings,
+    fusion weights and the fitted balance stay. Evaluation and calibration belong to the old list and are dropped;
+    nothing is fitted anew.
 
         edgeb relabel tiny.gguf --labels labels.txt --out mine.gguf
 
@@ -67,11 +75,15 @@ def _show_report(report: dict[str, Any]) -> None:
         console.print("The vocabulary was pruned for the old labels: new ones may take more tokens than usual.")
     if report["listed_in_prompt"]:
         console.print("The prompt lists the candidates, so the old labels' probabilities change slightly, too.")
-    if report["calibration_dropped"]:
-        console.print("The calibration was dropped: probabilities are the model's own.")
+    for outcome in ("kept", "dropped"):
+        names = [_FITS[name] for name, became in report["fits"].items() if became == outcome]
+        if names:
+            console.print(f"{outcome}: {', '.join(names)}")
     if report["population"] is not None:
         before, after = report["population"]
         console.print(
             f"The population's table keeps {after:,} of {before:,} contexts: the counts of the labels that stay."
         )
+    if report["fits"]["calibration"] == "dropped":
+        console.print("Probabilities are the model's own; only `edgeb export` fits a calibration anew.")
     console.print("The evaluation was dropped; `edgeb evaluate` needs a dataset with exactly the new labels.")

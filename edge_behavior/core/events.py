@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
-from edge_behavior.core.clock import LOCAL, Clock, parse_time
 from edge_behavior.core.fields import naming
+from edge_behavior.core.times.clock import LOCAL, Clock, parse_time
 from edge_behavior.errors import EdgebError
 
 MAX_PLACE_CHARS = 48

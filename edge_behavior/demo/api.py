@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge_behavior.core.clock import parse_time
+from edge_behavior.core.times.clock import parse_time
 from edge_behavior.demo.assistant import Ask, Assistant
 from edge_behavior.demo.views import View
 from edge_behavior.errors import EdgebError, nearest

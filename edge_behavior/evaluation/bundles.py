@@ -1,7 +1,7 @@
 """Evaluate a bundle as the phone runs it, on the same windows and in the same terms as a run.
 
-The model sees the layout's last L events; habits count everything the user did before the target. Scores are calibrated
-as `predict` calibrates them.
+The model sees the layout's last L events; habits count everything the user did before the target. Scores are balanced
+and calibrated as `predict` does it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.balance import Balance, balance_offsets
 from edge_behavior.core.calibration import Calibration
 from edge_behavior.core.fusion import Fusion
 from edge_behavior.core.population import PopulationTable
@@ -39,27 +40,36 @@ def evaluate_bundle(
     split: str,
     choice: WindowChoice,
     load: Callable[[Path], Predictor] | None = None,
+    balance: Balance = 0.0,
 ) -> BundleEvaluation:
     """Metrics of a bundle's sources and of the simple counters, on the same windows.
 
     The sources are `bundle_model`, `bundle_habits` and, if the bundle has fusion weights, `bundle_fused`. A bundle
     carries no fingerprint of its dataset: one with the same training counts counts as its own. `load` opens it,
-    by default `Predictor.load`.
+    by default `Predictor.load`; `balance` is as in `PredictOptions`.
 
     Raises:
-        EdgebError: not a bundle, or a dataset with another candidate set or without the bundle's places.
+        EdgebError: not a bundle, a dataset with another candidate set or without the bundle's places, a fitted balance
+            that the bundle does not have.
     """
     dataset = Dataset.open(data)
     with (load or Predictor.load)(path) as predictor:
         manifest = predictor.manifest
         check_dataset_fits(manifest.candidates, manifest.layout, dataset, str(path))
+        # Before anything is scored.
+        balances = {name: manifest.balance_of(name, balance) for name in manifest.sources}
+        counts = manifest.candidates.counts
+        offsets = {name: balance_offsets(value, counts) for name, value in balances.items()}
         length = manifest.layout.history_length
         windows = EvaluationWindows.draw(protocol, dataset.events(split), length, choice)
         table = windows.table
         model = bundle_log_probs(predictor, table, windows.targets)
         masked = _masked_differs(predictor, table, windows.targets, model, choice.seed)
     source, raw = _sources(manifest, predictor.population, table, windows.targets, model)
-    calibrations, groups = manifest.calibrations, manifest.candidates.groups()
+    raw = {name: held + offsets[name] for name, held in raw.items()}
+    found = {name: manifest.calibration_at(name, value) for name, value in balances.items()}
+    calibrations = {name: held for name, held in found.items() if held is not None}
+    groups = manifest.candidates.groups()
     scores = {name: calibrations.get(name, Calibration()).scores(held, groups) for name, held in raw.items()}
     by_history, calibrated = {}, {}
     for p in windows.protocols:
@@ -82,6 +92,7 @@ def evaluate_bundle(
         by_history,
         masked,
         calibrated if calibrations else None,
+        balances,
     )
 
 

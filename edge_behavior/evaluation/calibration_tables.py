@@ -37,7 +37,7 @@ def calibration_lines(calibration: Mapping[str, Any], sources: Sequence[str]) ->
             f"  suggest {_slashed(_levels(held.precision))}: right {_slashed(number(s.precision) for s in spoken)} "
             f"in {_slashed(format(s.share, '.0%') for s in spoken)} of windows",
         ]
-    lines.append(f"cross-validated on {measured['windows']} {measured['split']} windows of {_whose(measured)}")
+    lines.append(f"cross-validated on {measured['windows']} {measured['split']} windows of {whose(measured)}")
     return "\n".join(lines)
 
 
@@ -86,7 +86,8 @@ def measured_of(values: Mapping[str, Any], where: str) -> CalibrationMetrics:
     return CalibrationMetrics.from_dict({k: v for k, v in values.items() if k not in ("way", "ways")}, where)
 
 
-def _whose(measured: Mapping[str, Any]) -> str:
+def whose(measured: Mapping[str, Any]) -> str:
+    """The users that held-out windows are of, with the units that were left out whole where these are others."""
     users = counted(measured["users"], "users")
     # Bundles of earlier versions lack the units, which were users.
     resampled = Resampled(**measured["resampled"]) if "resampled" in measured else None

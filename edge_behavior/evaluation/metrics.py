@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -280,9 +281,12 @@ def resampled_recalls(
     return found
 
 
+@lru_cache(maxsize=32)
 def unit_weights(n_units: int, resamples: int, seed: int = 0) -> NDArray[np.int64]:
     """[resamples, n_units] how often each unit is drawn in each bootstrap resample."""
-    return np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)
+    weights = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)
+    weights.flags.writeable = False
+    return weights
 
 
 def _group_means(recall: NDArray[np.float64], groups: Sequence[str]) -> dict[str, float | None]:

@@ -125,13 +125,16 @@ class BundleEvaluation(Evaluation):
         source: Its default source: model, habits or fused.
         by_history: Accuracy per protocol.
         masked_differs: Masked scoring compared with exact scoring.
-        calibration: Per protocol and source; None for a bundle without a calibration.
+        calibration: Per protocol and source; None for a bundle without a calibration. Sources without one at their
+            balance are left out.
+        balance: τ per source, by which rare behaviors were raised (`core.balance`).
     """
 
     source: str
     by_history: Mapping[str, Sequence[HistoryBin]]
     masked_differs: MaskedDifference
     calibration: Mapping[str, Mapping[str, CalibrationMetrics]] | None
+    balance: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """`edgeb evaluate --json` of a bundle."""
@@ -142,6 +145,7 @@ class BundleEvaluation(Evaluation):
         dataset = found.pop("dataset")
         return {
             "source": self.source,
+            "balance": dict(self.balance),
             **found,
             "by_history": {protocol: [held.to_dict() for held in bins] for protocol, bins in self.by_history.items()},
             "masked_differs": asdict(self.masked_differs),

@@ -348,6 +348,7 @@ class Export:
             population=self.population.report,
             habits=self.fits.habits,
             calibration=self.fits.calibration,
+            balance=self.fits.balance,
             segments_checked=self.segments_checked,
             parity=self.parity,
             logit_difference=self.logit_difference,

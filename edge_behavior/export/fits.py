@@ -1,13 +1,14 @@
-"""What an export fits on held-out users with the finished bundle: how model and habits mix, and calibration."""
+"""What an export fits on held-out users with the finished bundle: how model and habits mix, calibration, balance."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.balance import FittedBalance, balance_offsets
 from edge_behavior.core.calibration import CalibrationSet
 from edge_behavior.core.fusion import Mixture
 from edge_behavior.core.habits import HabitsConfig
@@ -15,6 +16,9 @@ from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.source import ExportSource
 from edge_behavior.util.timebox import Forecast
+
+if TYPE_CHECKING:
+    from edge_behavior.fit.mixture import HeldOut
 
 MODES = ("auto", "on", "off")
 
@@ -50,11 +54,12 @@ class FitReport:
 
 @dataclass(frozen=True)
 class Fits:
-    """Both fits, and the manifest that holds what they found."""
+    """The fits, and the manifest that holds what they found; the balance is fitted where calibration is."""
 
     manifest: Manifest
     habits: FitReport
     calibration: FitReport
+    balance: FitReport
 
 
 def check_fitting(mode: str, what: str, source: ExportSource) -> None:
@@ -80,9 +85,13 @@ def fit_held_out(
     Raises:
         EdgebError: in mode `on`, too few users or windows.
     """
-    habits, calibration = FitReport(profile.habits), FitReport(profile.calibrate)
+    habits, calibration, balance = (FitReport(m) for m in (profile.habits, profile.calibrate, profile.calibrate))
+
+    def nothing(why: str) -> Fits:
+        return Fits(manifest, habits.skipped(why), calibration.skipped(why), balance.skipped(why))
+
     if profile.habits == profile.calibrate == "off" or source.data is None:
-        return Fits(manifest, habits.skipped(source.data_note), calibration.skipped(source.data_note))
+        return nothing(source.data_note)
     # Here, since an export without a dataset needs no pyarrow.
     from edge_behavior.fit.calibrate import TooFewToCalibrateError, fit_calibration
     from edge_behavior.fit.mixture import TimeLimit, TooFewUsersError, TooLittleTimeError, fit_habits, score_held_out
@@ -95,7 +104,7 @@ def fit_held_out(
     except (TooFewUsersError, TooLittleTimeError) as error:
         if asked:
             raise
-        return Fits(manifest, habits.skipped(error.message), calibration.skipped(error.message))
+        return nothing(error.message)
     if profile.habits != "off":
         found = fit_habits(held).to_dict()
         manifest = replace(manifest, habits=Mixture.from_dict(found))
@@ -106,8 +115,28 @@ def fit_held_out(
         except TooFewToCalibrateError as error:
             if profile.calibrate == "on":
                 raise
-            calibration = calibration.skipped(error.message)
+            calibration, balance = calibration.skipped(error.message), balance.skipped(error.message)
         else:
             manifest = replace(manifest, calibration=CalibrationSet.from_dict(found, manifest.sources))
             calibration = calibration.done(found)
-    return Fits(manifest, habits, calibration)
+            manifest, balance = _fit_balance(held, manifest, balance)
+    return Fits(manifest, habits, calibration, balance)
+
+
+def _fit_balance(held: HeldOut, manifest: Manifest, report: FitReport) -> tuple[Manifest, FitReport]:
+    """Fit the balance, and the calibration of the scores that it gives."""
+    from edge_behavior.fit.balance import NoCountsError, fit_balance
+    from edge_behavior.fit.calibrate import fit_calibration
+
+    counts, fused = manifest.candidates.counts, manifest.habits is not None
+    try:
+        measured = fit_balance(held, counts, fused)
+    except NoCountsError as error:
+        return manifest, report.skipped(error.message)
+    offsets = {source: balance_offsets(fitted, counts) for source, fitted in measured.fitted.items()}
+    found = {
+        "fitted": measured.fitted,
+        "calibration": fit_calibration(held, fused, offsets=offsets).to_dict(),
+        "measured": measured.to_dict(),
+    }
+    return replace(manifest, balance=FittedBalance.from_dict(found, manifest.sources)), report.done(found)

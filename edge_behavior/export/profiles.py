@@ -60,7 +60,7 @@ class ExportProfile(Section):
     population: str = Field(
         "auto", description="Table of what people do, beneath habits: auto (from a dataset), on, off"
     )
-    population_bytes: int = Field(4 << 20, ge=1024, description="Its size at most: rare contexts are dropped first")
+    population_bytes: int = Field(4 << 20, ge=64, description="Its size at most: rare contexts are dropped first")
     importance: ImportanceSettings = ImportanceSettings()
     parity: ParitySettings = ParitySettings()
     recover: RecoverySettings = RecoverySettings()

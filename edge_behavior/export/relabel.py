@@ -18,6 +18,7 @@ from edge_behavior.bundle.bundle import read_population, require_gguf, verify_bu
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.bundle.population import PopulationInfo
+from edge_behavior.core.balance import FittedBalance
 from edge_behavior.core.candidates import CandidateSet, same_looking
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import clean_label
@@ -57,7 +58,8 @@ class RelabelReport:
         prompt_tokens: Of a prompt without history.
         trie_tokens: Most that one full scoring evaluates beyond its prompt.
         pruned_vocabulary: Whether the vocabulary was pruned for the old list.
-        calibration_dropped: Whether there was a calibration.
+        fits: What became of what export fitted and counted: `habits`, `population`, `balance` and `calibration` are
+            `kept`, `dropped` or `none`. Nothing is fitted anew, since that takes a dataset's users.
         population: Contexts of the population's table, before and after; None where there was none.
     """
 
@@ -71,7 +73,7 @@ class RelabelReport:
     prompt_tokens: int
     trie_tokens: int
     pruned_vocabulary: bool
-    calibration_dropped: bool
+    fits: dict[str, str]
     population: tuple[int, int] | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,8 +152,9 @@ def new_candidates(
 def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: bool = False) -> RelabelReport:
     """Write a verified bundle with the same tensors and another candidate set.
 
-    Evaluation and calibration belong to the old list and are left out. Habits keep their settings and fusion weights,
-    which belong to frequency groups, not to labels. The population's table keeps the counts of the labels that stay.
+    Evaluation and calibrations belong to the old list and are left out. Habits keep their settings and fusion weights,
+    which belong to frequency groups, not to labels; so does the fitted balance, whose one number weighs whatever shares
+    the new list's counts give. The population's table keeps the counts of the labels that stay.
 
     Args:
         bundle: The bundle to take everything else from; checked against its hashes first.
@@ -179,6 +182,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         habits=None if old.habits is None else replace(old.habits, measured={}),
         population=_described(old, relabeled),
         calibration=None,
+        balance=None if old.balance is None else FittedBalance(old.balance.fitted),
     )
     with LlamaModel(bundle, vocab_only=True) as model:
         encoder = file_encoder(model, manifest)
@@ -207,7 +211,12 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
         prompt_tokens=prompt,
         trie_tokens=len(encoder.trie.evaluated),
         pruned_vocabulary=old.vocabulary is not None,
-        calibration_dropped=old.calibration is not None,
+        fits={
+            "habits": "none" if old.habits is None else "kept",
+            "population": "none" if counted is None else "kept",
+            "balance": "none" if old.balance is None else "kept",
+            "calibration": "none" if old.calibration is None else "dropped",
+        },
         population=None if counted is None or relabeled is None else (counted.contexts, relabeled.contexts),
     )
 

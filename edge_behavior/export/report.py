@@ -36,6 +36,7 @@ class ExportReport:
         population: What became of the population's table.
         habits: What became of the fit of model and habits.
         calibration: What became of the fit of the probabilities.
+        balance: What became of the fit of the balance between frequent and rare behaviors.
         segments_checked: Texts tokenized like in training.
         importance: The importance matrix; None for formats without one.
         parity: What the gate measured.
@@ -54,6 +55,7 @@ class ExportReport:
     population: FitReport
     habits: FitReport
     calibration: FitReport
+    balance: FitReport
     segments_checked: int
     parity: ParityReport
     logit_difference: Mapping[str, float]
@@ -78,6 +80,7 @@ class ExportReport:
             "population": self.population.to_dict(),
             "habits": self.habits.to_dict(),
             "calibration": self.calibration.to_dict(),
+            "balance": self.balance.to_dict(),
             "segments_checked": self.segments_checked,
             **({} if self.importance is None else {"importance": asdict(self.importance)}),
             "parity": self.parity.to_dict(),

@@ -117,13 +117,17 @@ class FittedCalibration:
         }
 
 
-def fit_calibration(held: HeldOut, fused: bool = True, seed: int = 0) -> FittedCalibration:
+def fit_calibration(
+    held: HeldOut, fused: bool = True, seed: int = 0, offsets: Mapping[str, Floats] | None = None
+) -> FittedCalibration:
     """Fit the calibration of every source, and measure it on units that nothing was fitted on.
 
     Args:
         held: Scores of held-out windows, see `mixture.score_held_out`.
         fused: Whether the bundle has fusion weights.
         seed: For the folds.
+        offsets: [B] per source, added to its scores first: those of a balance. They are taken as given, also where a
+            fold of windows is measured that took part in choosing them.
 
     Raises:
         TooFewToCalibrateError: fewer than 10 units or 100 windows.
@@ -138,7 +142,7 @@ def fit_calibration(held: HeldOut, fused: bool = True, seed: int = 0) -> FittedC
         )
     sources = {}
     for source in (name for name in SOURCES if fused or name != "fused"):
-        fits = _SourceFits(held, source, fold)
+        fits = _SourceFits(held, source, fold, 0.0 if offsets is None else offsets[source])
         way, ways = fits.choose()
         sources[source] = FittedSource(fits.calibration(way, frozenset()), fits.measured(way), way, ways)
     return FittedCalibration(sources, len(held), len(np.unique(held.users)), resampled, folds)
@@ -182,7 +186,8 @@ class _Fit:
     """A source as it is fitted without some of the folds.
 
     Attributes:
-        raw: [n, B] the source's scores of all windows; of `fused` by weights that were fitted without these folds.
+        raw: [n, B] the source's scores of all windows, a balance's offsets included; of `fused` by weights that were
+            fitted without these folds.
         ways: Calibration per way: uncalibrated (`raw`), with a temperature, with a temperature and biases.
     """
 
@@ -193,8 +198,8 @@ class _Fit:
 class _SourceFits:
     """One source's fits without one, two or no folds, each computed once."""
 
-    def __init__(self, held: HeldOut, source: str, fold: Ints) -> None:
-        self._held, self._source, self._fold = held, source, fold
+    def __init__(self, held: HeldOut, source: str, fold: Ints, offset: Floats | float) -> None:
+        self._held, self._source, self._fold, self._offset = held, source, fold, offset
         self._folds = range(int(fold.max()) + 1)
         self._fits: dict[frozenset[int], _Fit] = {}
 
@@ -249,6 +254,7 @@ class _SourceFits:
                 raw = fit_weights(held.take(rows)).scores(held.model, held.habits)
             else:
                 raw = held.model if self._source == "model" else held.habits
+            raw = raw + self._offset
             truth, groups = held.truth[rows], held.groups
             ways = {w: fit_scores(raw[rows], truth, groups, biased=w == "bias") for w in WAYS if w != "raw"}
             self._fits[without] = _Fit(raw, {"raw": Calibration(), **ways})

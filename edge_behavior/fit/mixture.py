@@ -345,19 +345,24 @@ def fit_weights(held: HeldOut, l2: float = L2) -> Fusion:
     return Fusion(weights, held.groups)
 
 
-def cross_validate(held: HeldOut, seed: int = 0) -> MixtureMetrics:
-    """Accuracy and mean loss of every source; `fused` by weights fitted on the other folds."""
+def left_out_scores(held: HeldOut, seed: int = 0) -> dict[str, Floats]:
+    """Scores [n, B] of every source; `fused` by weights fitted on the other folds."""
     fold, folds = unit_folds(held.units, seed)
     fused = np.empty_like(held.model)
     for k in range(folds):
         fusion = fit_weights(held.take(fold != k))
         fused[fold == k] = fusion.scores(held.model[fold == k], held.habits[fold == k])
-    scores = {"model": held.model, "habits": held.habits, "fused": fused}
+    return {"model": held.model, "habits": held.habits, "fused": fused}
+
+
+def cross_validate(held: HeldOut, seed: int = 0) -> MixtureMetrics:
+    """Accuracy and mean loss of every source; `fused` by weights fitted on the other folds."""
+    scores = left_out_scores(held, seed)
     return MixtureMetrics(
         windows=len(held),
         users=len(np.unique(held.users)),
         resampled=held.units.summary(),
-        folds=folds,
+        folds=unit_folds(held.units, seed)[1],
         sources={name: _accuracy_and_loss(scores[name], held.truth) for name in SOURCES},
     )
 

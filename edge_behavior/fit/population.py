@@ -71,7 +71,8 @@ def count_population(
         if not fits.all():
             dropped[name] = int((~fits).sum())
             counted = counted.take(fits)
-        room -= counted.bytes
+        # What a level leaves over after its first context without room is not for narrower ones.
+        room = room - counted.bytes if fits.all() else 0
         kept.append(counted)
     return CountedPopulation(
         _table(events, config, places, kept), int((np.diff(events.user_offsets) > 0).sum()), dropped

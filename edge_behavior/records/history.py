@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_behavior.core.candidates import CandidateSet
-from edge_behavior.core.clock import LOCAL, Clock
-from edge_behavior.core.event_order import check_order
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent, read_event
+from edge_behavior.core.times.clock import LOCAL, Clock
+from edge_behavior.core.times.event_order import check_order
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.records.missing import is_missing
 from edge_behavior.records.reader import open_records, require_fields

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.core.balance import Balance, check_balance
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.fusion import SOURCES
 from edge_behavior.core.scoring import check_scoring
@@ -37,6 +38,7 @@ class Prediction:
         decode_ms: Part of it spent inside the inference engine.
         unexpanded: Upper bound of the probability that candidates not fully evaluated hold; 0 means exact.
         calibrated: Whether the probabilities are calibrated.
+        balance: τ by which rare behaviors were raised, see `core.balance`.
         suggest: Whether to suggest the first candidate at the requested precision; None if none was requested.
         likely: The prediction set at the requested coverage, most probable first; None if none was requested.
     """
@@ -49,6 +51,7 @@ class Prediction:
     decode_ms: float
     unexpanded: float
     calibrated: bool = False
+    balance: float = 0.0
     suggest: bool | None = None
     likely: tuple[str, ...] | None = None
 
@@ -71,6 +74,9 @@ class PredictOptions:
             the manifest's `calibration`. Candidates that could change the decision are evaluated too.
         coverage: Return the prediction set that holds the truth this often; a level of the manifest's `calibration`.
             Candidates that could belong to it are evaluated too: for a high coverage, most of the trie.
+        balance: τ from 0 (right most often) to 2, by which rare behaviors are raised, see `core.balance`; "fitted"
+            takes the bundle's for the source. Probabilities are calibrated at 0 and at the fitted τ, elsewhere raw, and
+            precision and coverage are refused.
     """
 
     scoring: str = "exact"
@@ -81,6 +87,7 @@ class PredictOptions:
     calibrated: bool = True
     precision: float | None = None
     coverage: float | None = None
+    balance: Balance = 0.0
 
     def __post_init__(self) -> None:
         check_text(self.scoring, "scoring")
@@ -97,6 +104,7 @@ class PredictOptions:
         for name in ("precision", "coverage"):
             if getattr(self, name) is not None:
                 check_level(getattr(self, name), name)
+        object.__setattr__(self, "balance", check_balance(self.balance))
         if self.precision is not None or self.coverage is not None:
             if not self.calibrated:
                 raise EdgebError("precision and coverage were measured on calibrated values", "ask for calibrated ones")

@@ -12,10 +12,10 @@ from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, read_popula
 from edge_behavior.bundle.folder import holds_safetensors
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core import DEFAULT_TOP_K, REBASE_EVERY
-from edge_behavior.core.event_order import check_order, check_step
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.population import PopulationTable
 from edge_behavior.core.scoring import Floats, check_scoring
+from edge_behavior.core.times.event_order import check_order, check_step
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.arguments import as_path, check_flag, check_query, check_text, checked_top_k
 from edge_behavior.runtime.backends.base import Backend
@@ -104,7 +104,7 @@ class Predictor:
 
         Args:
             history: Oldest first, any length: the model sees the layout's last L events, habits count all. A local
-                clock may go back from one event to the next (`core.event_order`). Places are ignored where the bundle
+                clock may go back from one event to the next (`times.event_order`). Places are ignored where the bundle
                 has none.
             when: Local time, without a zone.
             place: Required where the bundle's prompts name a place (`manifest.layout.places`), refused where not.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.balance import balance_offsets
 from edge_behavior.core.calibration import Calibration
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.fusion import Fusion
@@ -104,22 +105,44 @@ class Ranker:
             )
         return source
 
+    def balance(self, options: PredictOptions) -> float:
+        """τ for the source that answers.
+
+        Raises:
+            EdgebError: the fitted τ is requested, and the bundle has none.
+        """
+        return self.manifest.balance_of(self.source(options), options.balance)
+
     def calibration(self, options: PredictOptions) -> Calibration | None:
         """The calibration of the source that answers; None where probabilities stay raw.
 
-        Calibrations are fitted under `exact` scoring, so model and fusion stay raw under `masked` scoring.
+        Calibrations are fitted under `exact` scoring, so model and fusion stay raw under `masked` scoring, and at two
+        balances, 0 and the fitted one, so that every source stays raw at others.
 
         Raises:
             EdgebError: precision or coverage is requested where there is no calibration.
         """
-        source = self.source(options)
+        source, balance = self.source(options), self.balance(options)
         exact = options.scoring == "exact" or source == "habits"
-        found = self.manifest.calibrations.get(source) if options.calibrated and exact else None
+        found = self.manifest.calibration_at(source, balance) if options.calibrated and exact else None
         if found is None and (options.precision is not None or options.coverage is not None):
-            if self.manifest.calibrations:
-                raise EdgebError("precision and coverage were measured under exact scoring", "use scoring exact")
-            raise EdgebError("the bundle is not calibrated", "export it with --data, with 10 or more validation users")
+            if not self.manifest.calibrations:
+                raise EdgebError(
+                    "the bundle is not calibrated", "export it with --data, with 10 or more validation users"
+                )
+            if exact:
+                raise EdgebError(
+                    f"precision and coverage were not measured at balance {balance:g}", self._balances(source)
+                )
+            raise EdgebError("precision and coverage were measured under exact scoring", "use scoring exact")
         return found
+
+    def _balances(self, source: str) -> str:
+        """The balances at which a source is calibrated, as a hint."""
+        fitted = self.manifest.balance
+        if fitted is None or fitted.calibration is None:
+            return "use balance 0"
+        return f"use balance 0, or the fitted {fitted.fitted[source]:g}"
 
     def answer(
         self, ids: Sequence[int], habits: Floats | None, top_k: int | None, options: PredictOptions, started: float
@@ -133,21 +156,25 @@ class Ranker:
             options: Scoring, source, restrictions, decisions.
             started: `perf_counter()` at the start of the call, for the latency.
         """
-        source, calibration = self.source(options), self.calibration(options)
+        source, balance, calibration = self.source(options), self.balance(options), self.calibration(options)
+        offsets = balance_offsets(balance, self.manifest.candidates.counts)
         thresholds = _thresholds(calibration, options)
         decoding = self.backend.decode_seconds
         allowed = options.allowed(self.manifest.candidates)
         if source == "habits":
             assert habits is not None
-            scores = habits if calibration is None else calibration.scores(habits, self._groups)
+            scores = habits + offsets
+            scores = scores if calibration is None else calibration.scores(scores, self._groups)
             scores = scores if allowed is None else np.where(allowed, scores, -np.inf)
             log_total, unexpanded, tokens = float(np.logaddexp.reduce(scores)), 0.0, 0
         else:
-            affine = None
+            slope, offset = np.ones(len(offsets)), offsets
             if source == "fused":
                 assert habits is not None
                 assert self._fusion is not None
-                affine = Affine(*self._fusion.affine(habits))
+                slope, offset = self._fusion.affine(habits)
+                offset = offset + offsets
+            affine = Affine(slope, offset)
             if calibration is not None:
                 affine = _calibrated(affine, calibration, self._groups)
             goal = Goal(top_k, 0.0 if options.exhaustive else RANKS_ONLY, thresholds)
@@ -173,6 +200,7 @@ class Ranker:
             decode_ms=(self.backend.decode_seconds - decoding) * 1000,
             unexpanded=unexpanded,
             calibrated=calibration is not None,
+            balance=balance,
             suggest=suggest,
             likely=likely,
         )
@@ -227,11 +255,9 @@ class Ranker:
         return self._searches[key]
 
 
-def _calibrated(affine: Affine | None, calibration: Calibration, groups: Sequence[str]) -> Affine:
+def _calibrated(affine: Affine, calibration: Calibration, groups: Sequence[str]) -> Affine:
     """Calibration applied after `affine`: still affine and increasing in the model's log-probability."""
     offsets = calibration.offsets(groups)
-    if affine is None:
-        return Affine(np.full(len(offsets), 1 / calibration.temperature), offsets)
     return Affine(affine.slope / calibration.temperature, affine.offset / calibration.temperature + offsets)
 
 

@@ -17,11 +17,11 @@ from time import perf_counter
 from typing import Any
 
 from edge_behavior.core import DEFAULT_TOP_K, REBASE_EVERY
-from edge_behavior.core.event_order import check_step
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent, clean_place, read_event
 from edge_behavior.core.fields import Kind, is_whole, naming, read_fields, read_list
 from edge_behavior.core.habits import HabitCounter
 from edge_behavior.core.scoring import Floats, check_scoring
+from edge_behavior.core.times.event_order import check_step
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.arguments import (
     as_path,

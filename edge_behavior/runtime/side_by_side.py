@@ -7,7 +7,7 @@ The threads of one engine wait for each other at every layer of every small batc
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -39,7 +39,7 @@ def engine_count(bundle: Path) -> int:
 
 def side_by_side(
     engines: Sequence[_Engine], items: Iterable[_Item], work: Callable[[_Engine, _Item], _Result]
-) -> Iterator[_Result]:
+) -> Generator[_Result, None, None]:
     """Results of `work` in the order of the items; each engine does one item at a time.
 
     Items are taken one by one as engines become free, so that an iterator may end early. Closing the iterator, or an

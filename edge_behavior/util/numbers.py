@@ -33,7 +33,9 @@ def significant(value: float | None) -> str:
 
 
 def file_size(size: float) -> str:
-    """Bytes on disk in MB, from 1 GB on in GB (powers of ten, as file managers count)."""
+    """Bytes on disk in MB, below .1 MB in kB, from 1 GB on in GB (powers of ten, as file managers count)."""
+    if size < 10**5:
+        return f"{size / 1e3:.1f} kB"
     return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"
 
 

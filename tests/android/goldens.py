@@ -28,16 +28,17 @@ from edge_behavior.bundle.gguf_file import KEY_MANIFEST_HASH, KEY_POPULATION, KE
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.core import DEFAULT_TOP_K
+from edge_behavior.core.balance import FittedBalance
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.encoding import PromptEncoder
-from edge_behavior.core.event_order import check_order
 from edge_behavior.core.events import BehaviorEvent, clean_label, clean_place
 from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.license import License
 from edge_behavior.core.population import PopulationConfig, PopulationTable
 from edge_behavior.core.prompts import ChatTurns, PromptLayout
+from edge_behavior.core.times.event_order import check_order
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.quantize import quantize
@@ -98,6 +99,16 @@ BENCH_FIELDS = (
 )  # fmt: skip
 LICENSE = License.stated("llama3.2", author="Meta ☕", texts={"LICENSE.txt": "Terms ©\n\n  1.", "NOTICE": "n"})
 WEIGHTS = {"head": GroupWeights(0.7, 0.5, 0.1), "medium": GroupWeights(0, 1.4, 0), "tail": GroupWeights(0.9, 0, -0.2)}
+BALANCE = FittedBalance(
+    {"model": 0.25, "habits": 0.6, "fused": 1.1},
+    CalibrationSet(
+        {
+            "model": Calibration(1.3, {"head": 0.3, "medium": 0.1, "tail": -0.4}, {0.8: 0.12}, {0.5: 0.25}),
+            "habits": Calibration(1.1, dict.fromkeys(GROUPS, 0.0), {0.8: 0.2}, {0.5: 0.15}),
+            "fused": Calibration(0.9, {"head": 0.0, "medium": 0.2, "tail": 0.1}, {0.8: 0.09}, {0.5: 0.3}),
+        }
+    ),
+)
 CALIBRATIONS = {
     "model": Calibration(
         2.5, {"head": -0.7, "medium": 0.2, "tail": 1.1}, {0.8: 0.15, 0.95: 0.02}, {0.5: 0.2, 0.9: None}
@@ -209,6 +220,7 @@ class Recorder:
                 "calibrated": found.calibrated,
                 "suggest": found.suggest,
                 "likely": found.likely,
+                "balance": found.balance,
             }
         self.calls.append(call)
 
@@ -358,7 +370,7 @@ def _bundle(
     )  # fmt: skip
     if full:
         mixture = Mixture(HabitsConfig(half_life=7.0), WEIGHTS, "fused")
-        manifest = replace(manifest, habits=mixture, calibration=CalibrationSet(CALIBRATIONS))
+        manifest = replace(manifest, habits=mixture, calibration=CalibrationSet(CALIBRATIONS), balance=BALANCE)
     population = _population(manifest) if full else None
     if population is not None:
         manifest = replace(manifest, population=PopulationInfo.of(population, POPULATION_USERS))
@@ -505,6 +517,10 @@ def _calls(made: Recorder, folder: Path, full: bool, long_window: bool) -> None:
         made.predict(events[:25], when, "DK", source="fused", error="no weights")
         made.predict(events[:25], when, "DK", precision=0.5, error="not calibrated")
         made.predict(events[:25], when, "DK", source="habits")
+        made.predict(events[:25], when, "DK", balance=0.25)
+        made.predict(events[:25], when, "home", scoring="masked", balance=2.0, top_k=3)
+        made.predict(events[:25], when, "DK", balance="fitted", error="no fitted balance")
+        made.predict(events[:25], when, "DK", balance=2.5, error="balance is 2.5")
     _session_calls(made, folder, events, full, 20 if long_window else 3)
 
 
@@ -522,6 +538,14 @@ def _full_calls(made: Recorder, history: list[BehaviorEvent], when: datetime) ->
         made.predict(history, when, "DK", source=source, precision=0.5, top_k=1)
         made.predict(history, when, "DK", source=source, coverage=0.8, top_k=1)
         made.predict(history, when, "DK", source=source, precision=0.5, coverage=0.8, top_k=2)
+        for balance in (0.4, "fitted", 2.0):
+            made.predict(history, when, "DK", source=source, balance=balance)
+            made.predict(history, when, "home", source=source, balance=balance, top_k=2)
+            made.predict(history, when, "DK", source=source, balance=balance, only=["Video", "Bar", "🎮 Game"])
+            made.predict(history, when, "DK", source=source, balance=balance, calibrated=False, top_k=3)
+            made.predict(history, when, "DK", source=source, balance=balance, scoring="masked", top_k=3)
+        made.predict(history, when, "DK", source=source, balance="fitted", precision=0.5, coverage=0.8, top_k=1)
+        made.predict(history, when, "DK", source=source, balance=0.4, coverage=0.8, error="not measured at balance 0.4")
     made.predict(history, when, "DK", source="model", precision=0.9, top_k=1)
     made.predict(history, when, "DK", precision=0.7, coverage=0.95, top_k=3)
     made.predict(history, when, "DK", coverage=0.5, error="not calibrated for a coverage")
@@ -559,6 +583,8 @@ def _session_calls(made: Recorder, folder: Path, events: list[BehaviorEvent], fu
     made.ask(events[39].time + timedelta(minutes=1), "Café Zürich")
     if full:
         made.ask(events[39].time + timedelta(minutes=1), "Café Zürich", source="habits", top_k=None)
+        made.ask(events[39].time + timedelta(minutes=1), "Café Zürich", balance="fitted", coverage=0.8)
+        made.ask(events[39].time + timedelta(minutes=2), "DK", source="model", balance=1.0)
 
 
 def _refused(folder: Path) -> list[list[str]]:

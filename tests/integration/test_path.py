@@ -95,7 +95,17 @@ def test_predict(bundle: Path, history: Path, data: Path) -> None:
     arguments = ("predict", bundle, "--history", history, "--at", "2024-03-18T09:00", "--place", "home")
     document = json.loads(edgeb(*arguments, "--top", 0, "--json").stdout)
     assert set(document) == {
-        *("predictions", "scoring", "source", "calibrated", "unexpanded", "tokens_evaluated", "latency_ms", "bundle"),
+        *(
+            "predictions",
+            "scoring",
+            "source",
+            "balance",
+            "calibrated",
+            "unexpanded",
+            "tokens_evaluated",
+            "latency_ms",
+            "bundle",
+        ),
         "skipped_events",
     }
     probabilities = [p["probability"] for p in document["predictions"]]

@@ -75,8 +75,10 @@ def test_a_train_that_never_began_is_not_the_last_run(monkeypatch, tmp_path, any
 def test_export_of_the_folder_one_stands_in(monkeypatch, tmp_path):
     report = SimpleNamespace(
         pruning=SimpleNamespace(mode="off"),
+        population=SimpleNamespace(mode="off"),
         habits=SimpleNamespace(mode="off"),
         calibration=SimpleNamespace(mode="off"),
+        balance=SimpleNamespace(mode="off"),
         parity=SimpleNamespace(exceeded=[]),
         to_dict=dict,
     )

@@ -22,6 +22,7 @@ from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.cli import app
 from edge_behavior.commands.open import open_predictor
 from edge_behavior.commands.output import emit
+from edge_behavior.core.balance import FittedBalance
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.encoding import PromptEncoder
@@ -177,9 +178,9 @@ class TestPredict:
         found = document(*question, "--top", 0)
         assert set(found) == {
             *("predictions", "scoring", "source", "unexpanded", "tokens_evaluated", "latency_ms", "bundle"),
-            *("calibrated", "skipped_events"),
+            *("calibrated", "balance", "skipped_events"),
         }
-        assert found["calibrated"] is False
+        assert (found["calibrated"], found["balance"]) == (False, 0)
         assert (found["scoring"], found["source"], found["bundle"]) == ("exact", "model", "m.gguf")
         assert found["unexpanded"] == 0
         assert found["latency_ms"] > 0
@@ -277,6 +278,31 @@ class TestPredict:
         out = run(*question, "--precision", 0.9, "--top", 1).stdout
         assert "stay silent at precision 0.9" in out
         assert "✓" not in out
+
+    def test_balance(self, calibrated, question, monkeypatch):
+        """Shares are 5, 3, 2 and 1 of 11, smoothed by one percent."""
+        plain = document(*question, "--top", 0, "--raw")
+        raised = document(*question, "--top", 0, "--balance", 0.5)
+        assert (raised["balance"], raised["calibrated"]) == (0.5, False)
+        share = {label: 0.99 * count / 11 + 0.0025 for label, count in zip(LABELS, (5, 3, 2, 1), strict=True)}
+        weights = {p["behavior"]: p["probability"] / share[p["behavior"]] ** 0.5 for p in plain["predictions"]}
+        assert {p["behavior"]: p["probability"] for p in raised["predictions"]} == pytest.approx(
+            {label: weight / sum(weights.values()) for label, weight in weights.items()}, rel=1e-4
+        )
+        assert "model, balance 0.5, exact scoring" in run(*question, "--balance", 0.5).stdout
+        with pytest.raises(EdgebError, match=r"not measured at balance 0\.5"):
+            run(*question, "--balance", 0.5, "--precision", 0.5)
+        with pytest.raises(EdgebError, match="the bundle has no fitted balance"):
+            run(*question, "--balance", "fitted")
+        for text in ("much", "2.5", "nan"):
+            with pytest.raises(EdgebError, match=f"--balance is '?{text}"):
+                run(*question, "--balance", text)
+        held = CalibrationSet(dict.fromkeys(("model", "habits"), Calibration(2.0, coverage={0.8: 0.2})))
+        manifest = replace(MANIFEST, calibration=held, balance=FittedBalance({"model": 0.5, "habits": 0.0}, held))
+        monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(manifest, calibrated)))
+        found = document(*question, "--balance", "fitted", "--coverage", 0.8)
+        assert (found["balance"], found["calibrated"]) == (0.5, True)
+        assert found["likely"]
 
     def test_a_place_is_needed_where_prompts_have_one(self, model, question):
         with pytest.raises(EdgebError, match="no place was given") as caught:
@@ -407,6 +433,24 @@ CALIBRATED = {
     "measured": {"split": "validation", "windows": 800, "users": 40, "folds": 5, "model": MEASURED, "habits": MEASURED},
 }
 
+_RECALLS = {"accuracy": 0.47, "overall": 0.45, "head": 0.5, "medium": 0.4, "tail": None}
+_CURVE = {
+    "curve": {
+        "balance": [0.0, 0.05, 0.25, 0.3, 0.5],
+        "accuracy": [0.5, 0.5, 0.49, 0.48, 0.4],
+        "overall": [0.4, 0.41, 0.44, 0.46, 0.45],
+        "head": [0.6, 0.6, 0.6, 0.5, 0.4],
+        "medium": [0.3, 0.3, 0.3, 0.4, 0.4],
+        "tail": [None] * 5,
+    },
+    "cross_validated": _RECALLS,
+}
+BALANCED = {
+    "fitted": {"model": 0.3, "habits": 0.0},
+    "calibration": None,
+    "measured": {"split": "validation", "windows": 300, "users": 20, "folds": 5, "model": _CURVE, "habits": _CURVE},
+}
+
 
 class TestEvaluate:
     @pytest.fixture
@@ -436,7 +480,16 @@ class TestEvaluate:
         flags |= {"--limit": 5, "--seed": 6}
         document("evaluate", "m.gguf", "--data", "d", *(word for pair in flags.items() for word in pair))
         choice = WindowChoice(per_user=3, per_behavior=4, limit=5, seed=6)
-        assert asked == {"bundle": (Path("m.gguf"), Path("d"), "natural", "validation", choice, open_predictor)}
+        words = (Path("m.gguf"), Path("d"), "natural", "validation", choice, open_predictor)
+        assert asked == {"bundle": (*words, 0.0)}
+        document("evaluate", "m.gguf", "--data", "d", "--balance", "fitted")
+        assert asked["bundle"][-1] == "fitted"
+
+    def test_a_run_has_no_balance(self, asked, tmp_path):
+        (tmp_path / "r").mkdir()
+        with pytest.raises(EdgebError, match="r is a run folder, and --balance is for bundles"):
+            run("evaluate", "m.gguf", "r", "--data", "d", "--balance", 0.5)
+        assert asked == {}
 
     def test_several_models_share_a_table(self, module, tmp_path):
         def run_of(path: Path, *arguments: object) -> Evaluation:
@@ -501,6 +554,7 @@ class TestEvaluate:
             by_history={"natural": bins},
             masked_differs=MaskedDifference(0.025, 200),
             calibration={"natural": {"model": calibrated, "habits": calibrated}},
+            balance={"model": 0.25, "habits": 0.0},
         )
         module("edge_behavior.evaluation.bundles", evaluate_bundle=lambda *arguments: found)
         done = run("evaluate", "m.gguf", "--data", "d", "--protocol", "natural")
@@ -513,6 +567,7 @@ class TestEvaluate:
             "bundle: both fused",
             "5–9",
             "calibration, natural",
+            "balance between frequent and rare behaviors: model 0.25, habits 0",
             "predicts with habits",
         )
         assert [name for name in names if name in out] == list(names)
@@ -524,6 +579,7 @@ class TestEvaluate:
         others = {name: {"natural": metrics(seed).to_dict()} for name, seed in systems.items() if seed != 1}
         expected = {
             "source": "habits",
+            "balance": {"model": 0.25, "habits": 0.0},
             "natural": metrics(1).to_dict(),
             "baselines": others,
             "by_history": {
@@ -696,6 +752,13 @@ class TestExport:
             calibration = FitReport(profile.calibrate, reason="fewer users still")
             if profile.calibrate == "on":
                 calibration = calibration.done(CALIBRATED)
+            balance = FitReport(profile.calibrate, reason="no counts")
+            if profile.calibrate == "on":
+                balance = balance.done(BALANCED)
+            population = FitReport(profile.population, reason="no five users")
+            if profile.population == "on":
+                dropped = {"last_two_place_hour": 12}
+                population = population.done({"contexts": 2456, "users": 3502, "bytes": 62_308, "dropped": dropped})
             shares, moved = Accuracies(0.5, 0.6, None, 0.125), Difference(0.021, 0.0034, 0.01, 0.4)
             parity = ParityReport(
                 windows=9,
@@ -718,8 +781,10 @@ class TestExport:
                 quantization="Q4_K_M",
                 parameters=1000,
                 pruning=pruning,
+                population=population,
                 habits=habits,
                 calibration=calibration,
+                balance=balance,
                 segments_checked=12,
                 parity=parity,
                 logit_difference={},
@@ -735,11 +800,14 @@ class TestExport:
     def test_flags(self, asked, tmp_path):
         words = ["export", "runs/x", "--quant", "q8", "--out", "m.gguf", "--stage", "a_tuning", "--force"]
         words += ["--data", "d", "--prune", "on", "--extra-tokens", "5", "--no-habits", "--no-calibrate"]
+        words += ["--no-population"]
         assert document(*words)["bundle"] == "m.gguf"
         source = (tmp_path / "runs" / "x", "a_tuning", Path("d"))
         (found,) = asked
         assert found == (source, Path("m.gguf"), found[2], True)
-        assert found[2] == ExportProfile(quant="q8", prune="on", extra_tokens=5, habits="off", calibrate="off")
+        assert found[2] == ExportProfile(
+            quant="q8", prune="on", extra_tokens=5, habits="off", calibrate="off", population="off"
+        )
         assert recall("bundle") == tmp_path / "m.gguf"
 
     def test_another_dataset_than_the_runs_is_said(self, asked, tmp_path):
@@ -788,6 +856,12 @@ class TestExport:
         assert (asked[0][2].quant, asked[0][2].parity.max_kl) == ("q5", 0.5)
         assert asked[1][2] == ExportProfile(quant="q8")
 
+    def test_the_population_is_shown(self, asked, tmp_path):
+        (tmp_path / "runs").mkdir()
+        out = " ".join(run("export", "runs/x", "--population").stdout.split())
+        assert "population: 2,456 contexts of 3,502 users, 62.3 kB" in out
+        assert "no room for contexts: 12 of last_two_place_hour" in out
+
     def test_fitted_habits_are_shown(self, asked, tmp_path):
         (tmp_path / "runs").mkdir()
         out = " ".join(run("export", "runs/x", "--habits").stdout.split())
@@ -800,13 +874,30 @@ class TestExport:
         assert "habits: temperature" not in out
         assert "800 validation windows of 40 users" in out
 
+    def test_the_balance_of_the_default_is_shown(self, asked, tmp_path):
+        (tmp_path / "runs").mkdir()
+        out = run("export", "runs/x", "--calibrate").stdout
+        for line in (
+            "model: fitted balance 0.3: mean recall .400 → .450, accuracy .500 → .470, cross-validated",
+            "  balance           0  0.25  0.3*   0.5",
+            "  accuracy       .500  .490  .480  .400",
+            "  mean recall    .400  .440  .460  .450",
+            "    tail            –     –     –     –",
+            "by 300 validation windows of 20 users, as they occur",
+        ):
+            assert line in out
+        assert "habits: fitted" not in out
+
     def test_what_auto_left_undone_is_said_on_stderr(self, asked, tmp_path):
         (tmp_path / "runs").mkdir()
         err = run("export", "runs/x", "--json").stderr
         assert "edgeb: vocabulary not pruned: predictions change" in err
         assert "habits are not fitted: too few users" in err
         assert "calibration is not fitted: fewer users still" in err
-        assert run("export", "runs/x", "--prune", "off", "--no-habits", "--no-calibrate").stderr == ""
+        assert "balance is not fitted: no counts" in err
+        assert "no table of the population: no five users" in err
+        quiet = ("--prune", "off", "--no-habits", "--no-calibrate", "--no-population")
+        assert run("export", "runs/x", *quiet).stderr == ""
 
     def test_unknown_format(self, asked):
         with pytest.raises(EdgebError, match="unknown format 'ggml'"):
@@ -841,6 +932,19 @@ class TestInspect:
             assert words in out
         assert "'coverage'" not in out
         assert document("inspect", "m.gguf")["calibration"] == CALIBRATED
+
+    def test_a_balance_is_a_few_lines(self, monkeypatch):
+        held = FittedBalance.from_dict(BALANCED, ("model", "habits"))
+        for balance, words in (
+            (held, ("model: fitted balance 0.3: mean", "habits: fitted balance 0: no other finds more", "0.3*")),
+            (FittedBalance(held.fitted), ("model: fitted balance 0.3", "habits: fitted balance 0")),
+        ):
+            manifest = replace(MANIFEST, balance=balance)
+            monkeypatch.setattr("edge_behavior.bundle.bundle.verify_bundle", lambda path, made=manifest: made)
+            out = " ".join(run("inspect", "m.gguf").stdout.replace("│", " ").split())
+            assert [word for word in words if word in out] == list(words)
+            assert "'fitted'" not in out
+            assert document("inspect", "m.gguf")["balance"] == balance.to_dict()
 
 
 class TestDoctor:

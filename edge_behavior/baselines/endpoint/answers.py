@@ -169,18 +169,22 @@ def from_alternatives(positions: Sequence[Position], labels: Sequence[str], ends
 
 
 def from_text(text: str, labels: Sequence[str], ends: str) -> tuple[Floats, bool]:
-    """[B] log-probabilities for an answer, even unless it is exactly a label once cleaned; and whether it is one.
+    """[B] log-probabilities for an answer, and whether its first line is exactly a label, once cleaned; even if not.
 
     Args:
-        ends: What ends a label; the answer is read up to it.
+        ends: What ends a label; where it is a whole line's end, some servers cut the line break off.
     """
-    try:
-        code = list(labels).index(clean_label(f"{text.strip()}{ends}".split(ends)[0]))
-    except (EdgebError, ValueError):
-        return even(len(labels)), False
-    row = np.full(len(labels), math.log((1 - TEXT_SHARE) / (len(labels) - 1)))
-    row[code] = math.log(TEXT_SHARE)
-    return row, True
+    line = text.strip().split("\n")[0]
+    # A label may itself end like its line: what is left without the end counts first.
+    for answer in (line.removesuffix(ends.strip()), line):
+        try:
+            code = list(labels).index(clean_label(answer))
+        except (EdgebError, ValueError):
+            continue
+        row = np.full(len(labels), math.log((1 - TEXT_SHARE) / (len(labels) - 1)))
+        row[code] = math.log(TEXT_SHARE)
+        return row, True
+    return even(len(labels)), False
 
 
 def _log_prob(value: Any) -> float:

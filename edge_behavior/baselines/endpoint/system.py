@@ -163,7 +163,7 @@ class FittedEndpoint:
         choice = self._generated(self.kind, prompt)
         ends = "\n" if chat else STREAM_TERMINATOR
         if not self.kind.endswith("alternatives"):
-            return from_text(choice["text"], self._labels, ends.rstrip("\n") or ends)
+            return from_text(choice["text"], self._labels, ends)
         return from_alternatives(positions_of(choice) or [], self._labels, ends)
 
     def _echoes(self, prompt: str, labels: Sequence[str]) -> list[Echoed] | None:

@@ -73,8 +73,8 @@ class EventTransformer(nn.Module):
         """[n, T, B]."""
 
     def _embedded(self, behavior: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
-        x = self.items(behavior) + self.positions(torch.arange(behavior.shape[1], device=behavior.device))
-        return torch.as_tensor(x if self.event_context is None else x + self.event_context(event))
+        x: torch.Tensor = self.items(behavior) + self.positions(torch.arange(behavior.shape[1], device=behavior.device))
+        return x if self.event_context is None else x + self.event_context(event)
 
     def _initialize(self) -> None:
         """Embeddings: truncated normal in [-.02, .02], as BERT4Rec's paper has it. The rest keeps torch's own spread,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from edge_behavior.core.clock import AS_WRITTEN, Clock, parse_time
+from edge_behavior.core.times.clock import AS_WRITTEN, Clock, parse_time
 from edge_behavior.data.duck import Database, damaged_parquet, file_literal
 from edge_behavior.data.importers.checks import require_groups, require_users
 from edge_behavior.data.importers.load_records import CELLS, load_records

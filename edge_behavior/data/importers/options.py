@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from edge_behavior.core.clock import Clock, make_clock
+from edge_behavior.core.times.clock import Clock, make_clock
 from edge_behavior.data.dataset import SPLITS
 from edge_behavior.data.duck import check_memory_limit
 from edge_behavior.data.info import RecordedOptions

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone, tzinfo
 
-from edge_behavior.core.clock import UNITS, Clock
+from edge_behavior.core.times.clock import UNITS, Clock
 from edge_behavior.data.duck import Database
 from edge_behavior.data.importers.loaded_log import Locate
 from edge_behavior.errors import EdgebError

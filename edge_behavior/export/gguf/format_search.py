@@ -5,8 +5,9 @@ Knows the quantizer, the parity gate and the recovery; knows nothing of merging,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from edge_behavior.export.parity.gate import (
     is_scored,
     loss_errors,
     parity_report,
+    surely_exceeded,
 )
 from edge_behavior.export.parity.samples import Samples
 from edge_behavior.export.parity.scores import REFERENCE, StageScores, score_bundle
@@ -112,17 +114,22 @@ def _one(model: Unquantized, folder: Path, quant: str, profile: ExportProfile) -
         if not is_scored(last).all():
             last = _scores(model.path, model, samples, f"Comparing {quant}")
         return model.path, parity_report(model.with_quantized(last), samples, profile.parity)
-    path = folder / f"{quant}.gguf"
+    path, reference = folder / f"{quant}.gguf", model.scores.by_stage[REFERENCE]
     quantize(model.path, path, quant, model.importance)
-    scores = _scores(path, model, samples, f"Comparing {quant}", QUANTIZE)
+    # A format that has a next one is given up as soon as it is certain to fail, and not mended.
+    next_one = profile.quant == AUTO and quant != AUTO_ORDER[-1]
+    hopeless = partial(surely_exceeded, reference, settings=profile.parity) if next_one else None
+    scores = _scores(path, model, samples, f"Comparing {quant}", QUANTIZE, hopeless)
     report = parity_report(model.with_quantized(scores), samples, profile.parity)
-    reference = model.scores.by_stage[REFERENCE]
+    if next_one and report.exceeded:
+        return path, report
     hurt = tail_hurt(reference, scores, samples, profile.recover.tail_loss)
     if profile.recover.mode == "off" or quant not in _RECOVERABLE or not (hurt or report.exceeded):
         return path, report
     needed = _recovery_seconds(model, path)
     # A file beyond the limits is not shipped at all unless tensors can be kept.
-    if not report.exceeded and needed > _RECOVERY_SHARE * model.scores.forecast.budget.left:
+    share = 1.0 if report.exceeded else _RECOVERY_SHARE
+    if needed > share * model.scores.forecast.budget.left:
         why = f"about {clock_text(needed)} is too much of the time left: raise `minutes` in the profile"
         return path, replace(report, recovery=Recovery((), skipped=why))
     return path, _recovered(model, path, quant, profile, (scores, report))
@@ -195,9 +202,16 @@ def tail_gain(before: Floats, after: Floats, samples: Samples) -> bool:
     return quality(after) > quality(before)
 
 
-def _scores(path: Path, model: Unquantized, samples: Samples, what: str, step: str = "") -> Floats:
+def _scores(
+    path: Path,
+    model: Unquantized,
+    samples: Samples,
+    what: str,
+    step: str = "",
+    enough: Callable[[Floats], bool] | None = None,
+) -> Floats:
     with model.scores.forecast.step(step, what[:22], len(samples)) as advance:
-        return score_bundle(path, model.manifest, samples, advance)
+        return score_bundle(path, model.manifest, samples, advance, enough)
 
 
 def _short(kept: tuple[str, ...]) -> str:

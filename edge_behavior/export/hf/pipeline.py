@@ -118,7 +118,7 @@ def _check(export: Export, made: Path, model: Model) -> None:
 def _leave_out_fits(export: Export, profile: ExportProfile) -> None:
     habits, calibration = (FitReport(mode).skipped(NOT_FITTED) for mode in (profile.habits, profile.calibrate))
     export.population = ExportedPopulation(None, None, FitReport(profile.population).skipped(NOT_FITTED))
-    export.fits = Fits(export.manifest, habits, calibration)
+    export.fits = Fits(export.manifest, habits, calibration, calibration)
 
 
 def _finish(export: Export, made: Path, title: str) -> None:

@@ -25,6 +25,8 @@ from edge_behavior.export.profiles import ParitySettings
 _COUNTED = 1e-3
 # Standard errors beyond which a loss of accuracy is one.
 CERTAIN = 2.0
+# Windows that a format is tried on at least.
+_FEWEST = 16
 _LIMITS = {"max_flips", "max_kl", "max_accuracy_loss", "max_tail_loss"}
 
 
@@ -283,6 +285,26 @@ def exceeded(
         if loss is not None and loss > max(limit, CERTAIN * errors.get(key, 0.0)):
             found.append(f"{name} lower by {loss:.3f} (limit {limit:.3f})")
     return found
+
+
+def surely_exceeded(reference: Floats, scores: Floats, settings: ParitySettings) -> bool:
+    """Whether flips or KL of the windows so far are beyond a limit by more than two standard errors.
+
+    Args:
+        reference: [n, B] log-probabilities.
+        scores: [n, B]; rows of windows that have not been scored are not numbers.
+        settings: The limits.
+    """
+    rows = is_scored(scores)
+    if rows.sum() < _FEWEST:
+        return False
+    before, after = reference[rows], scores[rows]
+    divergences = (np.exp(before) * (before - after)).sum(1)
+    flips = (before.argmax(1) != after.argmax(1)).astype(float)
+    return any(
+        float(values.mean() - CERTAIN * values.std(ddof=1) / np.sqrt(len(values))) > limit
+        for values, limit in ((divergences, settings.max_kl), (flips, settings.max_flips))
+    )
 
 
 class ParityError(GateError):

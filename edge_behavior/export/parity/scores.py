@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,13 @@ def score_torch(
     return log_softmax(np.concatenate(scores))
 
 
-def score_bundle(path: Path, manifest: Manifest, samples: Samples, advance: Callable[[float], None]) -> Floats:
+def score_bundle(
+    path: Path,
+    manifest: Manifest,
+    samples: Samples,
+    advance: Callable[[float], None],
+    enough: Callable[[Floats], bool] | None = None,
+) -> Floats:
     """[n, B] log-probabilities among the candidates by a GGUF file or ONNX folder, as the runtime computes them.
 
     Args:
@@ -202,12 +209,14 @@ def score_bundle(path: Path, manifest: Manifest, samples: Samples, advance: Call
         manifest: With the start and end ids of its vocabulary.
         samples: The windows.
         advance: Called with the number of windows just scored.
+        enough: Asked after every few windows, taken in random order, with [n, B] scores of which rows not yet scored
+            are not numbers; the scoring ends there if it says yes. None: all windows.
     """
     from edge_behavior.runtime.predictor import context_needed, open_backend
     from edge_behavior.runtime.ranker import Ranker
     from edge_behavior.runtime.side_by_side import engine_count, side_by_side
 
-    scores = np.empty((len(samples), len(samples.labels)))
+    scores = np.full((len(samples), len(samples.labels)), np.nan)
     count = engine_count(path)
     with ExitStack() as stack:
         rankers: list[Ranker] = []
@@ -216,10 +225,17 @@ def score_bundle(path: Path, manifest: Manifest, samples: Samples, advance: Call
             rankers.append(Ranker(manifest, backend))
             stack.callback(rankers[-1].close)
         prompts = samples.prompts(rankers[0].encoder)
-        # Sorted, so that a shared prefix is evaluated once.
-        order = sorted(range(len(prompts)), key=prompts.__getitem__)
+        order = list(range(len(prompts)))
+        if enough is None:
+            # So that a shared prefix is evaluated once.
+            order.sort(key=prompts.__getitem__)
+        else:
+            random.Random(0).shuffle(order)
         found = side_by_side(rankers, (prompts[i] for i in order), lambda ranker, ids: ranker.log_probs(ids, "exact"))
-        for i, row in zip(order, found, strict=True):
-            scores[i] = row
-            advance(1)
-    return log_softmax(scores)
+        with closing(found):
+            for number, (i, row) in enumerate(zip(order, found, strict=True), 1):
+                scores[i] = log_softmax(row)
+                advance(1)
+                if enough is not None and number % _CHUNK == 0 and enough(scores):
+                    break
+    return scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_behavior.baselines.rate_search import choose_rate
 from edge_behavior.baselines.system import Budget, Fitted, System
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
@@ -27,6 +29,7 @@ from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.stage_list import TUNED
 from edge_behavior.train.stages.scoring import EVERYTHING, ScoringPass, score_windows
+from edge_behavior.train.trainer.failures import DivergedError
 from edge_behavior.train.trainer.processes import release_memory
 
 # Candidate rates, where none are given, as multiples of the recipe's.
@@ -154,12 +157,21 @@ class Tuned:
 
     def choose_rate(self, bench: Bench) -> tuple[float, Mapping[float, float]] | None:
         """Tries each candidate as a run of stage 1. Stage 2 keeps the recipe's rate: its steps count only if better."""
-        measured = {}
+        measured, failure = dict[float, float](), None
         for rate, planned in self.rate_runs(bench.asked):
-            fitted = self._fitted(bench, planned, _FIRST_STAGE)
+            try:
+                fitted = self._fitted(bench, planned, _FIRST_STAGE)
+            except DivergedError as error:
+                failure, measured[rate] = error, math.inf
+                continue
             measured[rate] = bench.validation_loss(fitted)
             fitted.close()
-        return (min(measured, key=lambda rate: measured[rate]), measured) if measured else None
+        if not measured:
+            return None
+        best = min(measured, key=lambda rate: measured[rate])
+        if failure is not None and not math.isfinite(measured[best]):
+            raise failure
+        return best, measured
 
     def planned(self, asked: Asked, seed: int, point: Point | None, rate: float | None) -> PlannedRun:
         """The run of one fit."""
@@ -239,16 +251,13 @@ class Other:
         return frozenset({"targets"} if self.system.learns else ())
 
     def choose_rate(self, bench: Bench) -> tuple[float, Mapping[float, float]] | None:
-        """Fits each of its rates on the targets of the search."""
-        sizes, measured = bench.asked.sizes, {}
+        """Fits each of its rates on the targets of the search, see `baselines.rate_search`."""
+        sizes = bench.asked.sizes
         if not sizes.rate_targets:
             return None
-        for rate in self.system.rates:
-            budget = self._budget(bench, bench.asked.recipe.seed, sizes.rate_targets, f"rate-{rate:g}")
-            fitted = self.system.fit(bench.dataset, _length(bench), budget, rate)
-            measured[rate] = bench.validation_loss(fitted)
-            fitted.close()
-        return (min(measured, key=lambda rate: measured[rate]), measured) if measured else None
+        budget = self._budget(bench, bench.asked.recipe.seed, sizes.rate_targets, "rates")
+        rate, measured = choose_rate(self.system, bench.dataset, _length(bench), budget)
+        return None if rate is None else (rate, measured)
 
     def fit(self, bench: Bench, seed: int, point: Point | None, rate: float | None) -> Fitted:
         """Fit it on all training targets, on `small_targets`, or on those of the sweep's point."""
@@ -258,6 +267,7 @@ class Other:
 
     def clean(self, bench: Bench, seed: int, point: Point | None) -> None:
         """All work in progress."""
+        shutil.rmtree(self._folder(bench, "rates"), ignore_errors=True)
         targets = bench.asked.sizes.small_targets if point is None else int(point.value)
         shutil.rmtree(self._folder(bench, f"seed{seed}-{targets}"), ignore_errors=True)
 

@@ -12,6 +12,7 @@ These are all that the report reads. The rest belongs to the machine that comput
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -186,7 +187,8 @@ class CompareFolder(RunsFolder):
 
     def note_rate(self, system: str, rate: float, measured: Mapping[float, float], targets: int) -> None:
         """Record the rate that was chosen for a system."""
-        held = {f"{candidate:g}": loss for candidate, loss in measured.items()}
+        # A rate at which training diverged has no loss.
+        held = {f"{candidate:g}": loss if math.isfinite(loss) else None for candidate, loss in measured.items()}
         entry = {"rate": rate, "measured": held, "targets": targets}
         write_json(self.path / "rates.json", {**self.rates(), system: entry})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,32 @@ class Outcomes:
     among_5: Floats
     truth: Ints
     units: Ints
+    groups: tuple[str, ...]
+
+    @cached_property
+    def values(self) -> dict[str, float | None]:
+        """Every metric; None where no window has a group."""
+        size = len(self.groups)
+        support = np.bincount(self.truth, minlength=size)
+        hits = np.bincount(self.truth, weights=self.right, minlength=size)
+        occurs, names = support > 0, np.array(self.groups)
+        recall = hits / np.maximum(support, 1)
+        found: dict[str, float | None] = {"weighted_recall": float(self.right.mean())}
+        for name in ("overall", *GROUPS):
+            part = recall[occurs if name == "overall" else occurs & (names == name)]
+            found[name] = float(part.mean()) if len(part) else None
+        return {**found, "nll": float(self.loss.mean()), "hit_at_5": float(self.among_5.mean())}
+
+    @cached_property
+    def draws(self) -> dict[str, Floats]:
+        """[RESAMPLES] values of every metric, in the same resamples for all systems."""
+        drawn = resampled_recalls(self.right, self.truth, self.units, self.groups, RESAMPLES)
+        _, unit = np.unique(self.units, return_inverse=True)
+        weights = unit_weights(int(unit.max()) + 1, RESAMPLES)
+        counts = weights @ np.bincount(unit)
+        for name, values in (("nll", self.loss), ("hit_at_5", self.among_5)):
+            drawn[name] = (weights @ np.bincount(unit, weights=values)) / counts
+        return drawn
 
 
 def scopes(windows: Windows, cold: Sequence[int]) -> list[Scope]:
@@ -133,21 +160,18 @@ def outcomes(source: Source, scope: Scope, windows: Windows) -> Outcomes | None:
         loss -= scores[at, truth]
         among += expected_ranks(scores, truth) <= 5
     count = len(source.scores)
-    return Outcomes(right / count, loss / count, among / count, truth, part.unit_codes[rows])
+    return Outcomes(right / count, loss / count, among / count, truth, part.unit_codes[rows], windows.groups)
 
 
-def measure(found: Outcomes, groups: Sequence[str], metrics: Sequence[str]) -> dict[str, Measured]:
+def measure(found: Outcomes, metrics: Sequence[str]) -> dict[str, Measured]:
     """Values and intervals."""
-    values, draws = _values(found, groups), _draws(found, groups)
-    return {name: Measured(values[name], _interval(draws[name])) for name in metrics}
+    return {name: Measured(found.values[name], _interval(found.draws[name])) for name in metrics}
 
 
-def gap(
-    first: Outcomes, second: Outcomes, names: tuple[str, str], scope: str, metric: str, groups: Sequence[str]
-) -> Gap | None:
+def gap(first: Outcomes, second: Outcomes, names: tuple[str, str], scope: str, metric: str) -> Gap | None:
     """The paired difference of two sources; None where the metric has nothing to measure."""
-    ours, theirs = _values(first, groups)[metric], _values(second, groups)[metric]
-    interval = _interval(_draws(first, groups)[metric] - _draws(second, groups)[metric])
+    ours, theirs = first.values[metric], second.values[metric]
+    interval = _interval(first.draws[metric] - second.draws[metric])
     if ours is None or theirs is None or interval is None:
         return None
     value, units = ours - theirs, len(np.unique(first.units))
@@ -168,30 +192,6 @@ def _part(windows: Windows, scope: Scope) -> tuple[Part, Ints]:
     if known_events(scope.window_set) is None:
         return windows.test, np.flatnonzero(scope.rows)
     return windows.test, np.flatnonzero(windows.test.member["natural"])[scope.rows]
-
-
-def _values(found: Outcomes, groups: Sequence[str]) -> dict[str, float | None]:
-    size = len(groups)
-    support = np.bincount(found.truth, minlength=size)
-    hits = np.bincount(found.truth, weights=found.right, minlength=size)
-    occurs, names = support > 0, np.array(groups)
-    recall = hits / np.maximum(support, 1)
-    values: dict[str, float | None] = {"weighted_recall": float(found.right.mean())}
-    for name in ("overall", *GROUPS):
-        part = recall[occurs if name == "overall" else occurs & (names == name)]
-        values[name] = float(part.mean()) if len(part) else None
-    return {**values, "nll": float(found.loss.mean()), "hit_at_5": float(found.among_5.mean())}
-
-
-def _draws(found: Outcomes, groups: Sequence[str]) -> dict[str, Floats]:
-    """[RESAMPLES] values of every metric in the same resamples for all systems."""
-    drawn = resampled_recalls(found.right, found.truth, found.units, groups, RESAMPLES)
-    _, unit = np.unique(found.units, return_inverse=True)
-    weights = unit_weights(int(unit.max()) + 1, RESAMPLES)
-    counts = weights @ np.bincount(unit)
-    for name, values in (("nll", found.loss), ("hit_at_5", found.among_5)):
-        drawn[name] = (weights @ np.bincount(unit, weights=values)) / counts
-    return drawn
 
 
 def _interval(draws: Floats) -> tuple[float, float] | None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from edge_behavior.baselines.endpoint.client import EndpointConfig
+from edge_behavior.baselines.recipes import TUNED_SYSTEMS
+from edge_behavior.baselines.registry import systems
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.studies.compare.contenders import Contender, Other, Tuned
 from edge_behavior.studies.compare.sources import HABITS
 
+ENDPOINT = "endpoint"
 # The tuned models of a comparison that names no systems; the others are asked for by name.
 _DEFAULT_TUNED = ("untuned", "plain", "two_stage")
 
 
-def all_contenders() -> dict[str, Contender]:
-    """Every system by name; `baselines` imports torch, and is first needed here."""
-    from edge_behavior.baselines.recipes import TUNED_SYSTEMS
-    from edge_behavior.baselines.registry import systems
-
-    found: dict[str, Contender] = {name: Other(system) for name, system in systems().items()}
+def all_contenders(endpoint: EndpointConfig | None = None) -> dict[str, Contender]:
+    """Every system by name; `endpoint` among them where one is given."""
+    found: dict[str, Contender] = {name: Other(system) for name, system in systems(endpoint).items()}
     found.update({name: Tuned(name, held.title, held.changes) for name, held in TUNED_SYSTEMS.items()})
     return found
 
@@ -34,6 +35,8 @@ def chosen(known: Mapping[str, Contender], names: Sequence[str]) -> dict[str, Co
         EdgebError: an unknown name; the hint has the nearest.
     """
     for name in names:
+        if name not in known and name == ENDPOINT:
+            raise EdgebError("the system 'endpoint' needs an endpoint", "pass --endpoint URL --endpoint-model NAME")
         if name not in known:
             raise EdgebError(f"no system named '{name}'", nearest(name, known, fallback=30))
     wanted = {*names, HABITS} if HABITS in known else {*names}

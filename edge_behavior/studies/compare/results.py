@@ -124,9 +124,9 @@ def read_results(folder: CompareFolder) -> Results:
         unit=windows.unit,
         windows={w.name: _counted(w, found) for w in wanted},
         titles={w.name: w.title for w in wanted},
-        rows=tuple(_row(s, asked, points.get(s.name), wanted, found[s.name], windows) for s in sources),
+        rows=tuple(_row(s, asked, points.get(s.name), wanted, found[s.name]) for s in sources),
         reference=reference,
-        gaps=tuple(_gaps(sources, reference, wanted, found, windows)),
+        gaps=tuple(_gaps(sources, reference, wanted, found)),
         rates=folder.rates(),
         missing=tuple(name for name, error in errors.items() if error is None),
         failed={name: error for name, error in errors.items() if error is not None},
@@ -147,9 +147,8 @@ def _row(
     point: Point | None,
     wanted: Sequence[Scope],
     found: Mapping[str, Outcomes],
-    windows: Windows,
 ) -> Row:
-    measured = {w.name: measure(found[w.name], windows.groups, w.metrics) for w in wanted if w.name in found}
+    measured = {w.name: measure(found[w.name], w.metrics) for w in wanted if w.name in found}
     return Row(
         source.name,
         source.title,
@@ -168,7 +167,6 @@ def _gaps(
     reference: str | None,
     wanted: Sequence[Scope],
     found: Mapping[str, Mapping[str, Outcomes]],
-    windows: Windows,
 ) -> list[Gap]:
     names = [source.name for source in sources if "@" not in source.name]
     gaps = []
@@ -178,7 +176,7 @@ def _gaps(
             if ours is None or theirs is None:
                 continue
             for metric in _metrics(scope):
-                one = gap(ours, theirs, (first, second), scope.name, metric, windows.groups)
+                one = gap(ours, theirs, (first, second), scope.name, metric)
                 if one is not None:
                     gaps.append(one)
     return gaps

@@ -3,8 +3,9 @@
 `X+prior`          scores minus τ·log(training share); the τ of the best mean recall per behavior on validation windows
 `X+habits`         log-linear mixture with the user's habits, weights fitted on validation windows (`fit.mixture`)
 `X+habits+prior`   the mixture, with a τ of its own
-`X+habits:shuffled`  the control: the same fit with X's scores shuffled between windows, so that only habits are left
+`X+habits:shuffled`  the control: the same fit with X's scores shuffled between windows
 
+What X adds is the mixture minus the control, not minus habits: weights and biases per group lift habits by themselves.
 Validation windows alone decide weights and τ, so that no test window has been seen by what it measures.
 """
 
@@ -131,7 +132,9 @@ def _mixed(own: Scores, habits: Scores, windows: Windows, shuffle: bool) -> Scor
     taken = {name: held[order[name]] if shuffle else held for name, held in own.items()}
     part = windows.validation
     units = windows.resampling(part)
-    held_out = HeldOut(taken[_VALIDATION], habits[_VALIDATION], part.truth, units.codes, windows.groups, units)
+    held_out = HeldOut(
+        taken[_VALIDATION], habits[_VALIDATION], part.truth, units.codes, windows.groups, resampling=units
+    )
     fusion = fit_weights(held_out)
     return {name: log_softmax(fusion.scores(held, habits[name])) for name, held in taken.items() if name in habits}
 

@@ -32,7 +32,7 @@ class Table:
 
 def tables(results: Results) -> list[Table]:
     """One per protocol, then returns against discoveries, lengths of history, the cold start, and sweeps."""
-    found = [_protocol(results, p) for p in PROTOCOLS if p in results.titles]
+    found = protocol_tables(results)
     kinds = [kind for kind in KINDS if kind in results.titles]
     heads = tuple(f"{_KIND_HEADS[kind]} ({results.windows[kind]['windows']})" for kind in kinds)
     found.append(_scoped(results, "Returns against discoveries: accuracy", kinds, heads))
@@ -45,6 +45,11 @@ def tables(results: Results) -> list[Table]:
         heads = tuple(f"{scope.removeprefix('cold')} known" for scope in cold)
         found.append(_scoped(results, "Cold start: accuracy when so many events are known", cold, heads))
     return found + [_sweep(results, name) for name in results.asked.sweeps if sweep_rows(results, name)]
+
+
+def protocol_tables(results: Results) -> list[Table]:
+    """Every metric of every row, by protocol."""
+    return [_protocol(results, p) for p in PROTOCOLS if p in results.titles]
 
 
 def history_scopes(results: Results) -> list[str]:

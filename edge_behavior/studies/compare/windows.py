@@ -11,16 +11,13 @@ import hashlib
 import os
 import zipfile
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.core.candidates import GROUPS
-from edge_behavior.core.events import UNKNOWN_PLACE
-from edge_behavior.core.habits import HabitCounter
+from edge_behavior.core.candidates import GROUPS, smoothed_shares
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.resampling import resampling
 from edge_behavior.data.windows import eligible
@@ -190,10 +187,9 @@ def describe(dataset: Dataset, drawn: Drawn, history_length: int, anchor_thresho
             )
         )
     assert units is not None
-    # A counter that has observed nothing gives its prior.
-    prior = HabitCounter(dataset.candidates.counts).log_probs(datetime(2000, 1, 1), UNKNOWN_PLACE)
+    log_share = np.log(smoothed_shares(dataset.candidates.counts))
     groups = dataset.candidates.groups(anchor=anchor_threshold)
-    return Windows(parts[0], parts[1], tuple(groups), np.asarray(prior), units.unit, units.days or 0, history_length)
+    return Windows(parts[0], parts[1], tuple(groups), log_share, units.unit, units.days or 0, history_length)
 
 
 def write_windows(path: Path, windows: Windows) -> None:

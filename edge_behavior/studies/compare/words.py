@@ -13,6 +13,7 @@ from edge_behavior.studies.compare.sources import HABITS, MIXED, PRIOR, SHUFFLED
 from edge_behavior.util.numbers import difference, number
 
 _UNITS = {"users": "people", "groups": "groups of people", "day_blocks": "blocks of days"}
+_FEW_UNITS = 20
 _METRIC = {
     "weighted_recall": "accuracy",
     "overall": "mean recall per behavior",
@@ -63,6 +64,8 @@ def gap_sentence(results: Results, gap: Gap) -> str:
         near, far = sorted((abs(low), abs(high)))
         by = f"{number(abs(gap.value))} [{number(near)}, {number(far)}]"
         return f"{first} is {verb} {second} by {by} in {metric} on {where}."
+    if low == high == 0:
+        return f"{first} and {second} have the same {metric} on {where}, in every resample."
     text = f"{first} and {second} are not told apart in {metric} on {where}: {difference(gap.value)} "
     text += f"[{difference(low)}, {difference(high)}]"
     people = _UNITS[results.unit]
@@ -108,6 +111,9 @@ def state_sentences(results: Results) -> list[str]:
     if results.missing:
         found.append(f"Not finished ({len(results.missing)}): {', '.join(results.missing)}.")
     found += [f"{name} failed: {error}" for name, error in results.failed.items()]
+    units = results.windows[main_scope(results)]["units"]
+    if units < _FEW_UNITS:
+        found.append(f"Only {units} {_UNITS[results.unit]} were measured: intervals over so few say little.")
     return found or ["Everything is scored."]
 
 
@@ -136,13 +142,15 @@ def _subject_sentences(results: Results, row: Row, scope: str) -> list[str]:
     found += [gap_sentence(results, gap) for gap in dict.fromkeys(gaps) if gap is not None]
     control = results.gap(row.name + SHUFFLED, HABITS, scope)
     if control is not None:
-        gain = results.gap(mixed, HABITS, scope)
-        told = f" (unshuffled {difference(gain.value)})" if gain is not None else ""
+        low, high = control.interval
         found.append(
-            f"Noise control: with the scores of {row.title} shuffled between windows, the mixture is "
-            f"{difference(control.value)} [{difference(control.interval[0])}, {difference(control.interval[1])}] "
-            f"against habits alone{told}."
+            f"Noise control: mixed with the scores of {row.title} shuffled between windows, habits change by "
+            f"{difference(control.value)} [{difference(low)}, {difference(high)}], which is what weights per group do "
+            "without knowing the window."
         )
+        gain = results.gap(mixed, row.name + SHUFFLED, scope)
+        if gain is not None:
+            found.append(gap_sentence(results, gain))
     return found
 
 
@@ -153,7 +161,8 @@ def _scope_winners(results: Results, rows: Sequence[Row]) -> list[str]:
         known = [row for row in rows if row.value(scope, metric) is not None]
         if len(known) > 1:
             best = _best(known, scope, metric)
-            found.append(f"{results.titles[scope]} ({_METRIC[metric]}): {best.title}, {_shown(best, scope, metric)}")
+            told = f"{best.title}, {_shown(best, scope, metric)}" if best.value(scope, metric) else "none is ever right"
+            found.append(f"{results.titles[scope]} ({_METRIC[metric]}): {told}")
     return [f"Highest value by question, whether or not it is told apart: {'; '.join(found)}."] if found else []
 
 

@@ -90,7 +90,7 @@ class WindowSet:
         return sequences, where
 
     def _alone(self, encoder: PromptEncoder, target: int, wording: int, goal: Goal) -> Prompts:
-        ids = window_prompt(self.table, encoder, target, wording, self.shown)
+        ids = window_prompt(self.table, encoder, target, wording, shown=self.shown)
         return Prompts(ids, [len(ids)], [goal])
 
     def _sequence(self, encoder: PromptEncoder, start: int, targets: Ints, goal: Goal) -> Prompts:

@@ -13,6 +13,7 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.windows import natural_windows
 from edge_behavior.evaluation.habits import habit_log_probs
 from edge_behavior.fit.population import count_population, population_log_probs
+from edge_behavior.fit.strengths import fit_strengths
 
 BUDGET = Budget(0, 0, 0, Path("unused"))
 
@@ -34,5 +35,7 @@ def test_habits_of_nobody_are_the_populations(dataset: Dataset) -> None:
     population = PopulationSystem().fit(dataset, 8, BUDGET, None)
     assert np.allclose(fitted.log_probs(table, targets, 0), population.log_probs(table, targets, 0))
     counted = count_population(dataset.events("train"), places=dataset.has_places).table
-    shipped = habit_log_probs(table, targets, dataset.candidates.counts, places=dataset.has_places, population=counted)
+    counts, places, validation = dataset.candidates.counts, dataset.has_places, dataset.events("validation")
+    config = fit_strengths(validation, natural_windows(validation, 8, 20), counts, places, counted)
+    shipped = habit_log_probs(table, targets, counts, config, places, counted)
     assert (fitted.log_probs(table, targets) == shipped).all()

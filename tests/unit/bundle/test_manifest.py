@@ -18,11 +18,14 @@ from hypothesis import strategies as st
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
+from edge_behavior.core.balance import FittedBalance
+from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.license import License
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 
+RAW = Calibration()
 LABELS = ("Check email", "Listen to music", "Café visit", "買い物")
 
 
@@ -192,6 +195,7 @@ def _without(fields: dict[str, Any]) -> None:
     [
         (_without, "x: manifest: field 'eos_id' is missing"),
         (lambda f: f.update(extra=1), "x: manifest: unknown field 'extra'"),
+        (lambda f: f.update(balance=None), "x: manifest: field 'balance' is None, not an object"),
         (lambda f: f.update(eos_id="7"), "'eos_id' is '7', not int"),
         (lambda f: f.update(eos_id=True), "'eos_id' is True, not int"),
         (lambda f: f.update(bos_id=1.5), "'bos_id' is 1.5, not int or null"),
@@ -240,6 +244,29 @@ def test_manifest_round_trip(labels: list[str], bos: int | None, training: dict[
     original = manifest(candidates=candidates, bos_id=bos, training=finite)
     assert Manifest.from_json(original.to_json()) == original
     assert original.to_json().isascii()
+
+
+def test_what_was_not_balanced_says_nothing_of_it() -> None:
+    assert "balance" not in json.loads(manifest().to_json())
+    held = FittedBalance({"model": 0.25, "habits": 0.0}, CalibrationSet({"model": Calibration(2.0), "habits": RAW}))
+    for balance in (held, FittedBalance(held.fitted)):
+        written = manifest(balance=balance)
+        assert Manifest.from_json(written.to_json()) == written
+
+
+def test_a_balance_and_its_calibration() -> None:
+    """At 0 the bundle's own, at the fitted τ the balance's, elsewhere none."""
+    own, other = Calibration(3.0), Calibration(2.0)
+    plain = manifest(calibration=CalibrationSet({"model": own, "habits": own}))
+    held = CalibrationSet({"model": other, "habits": other})
+    fitted = replace(plain, balance=FittedBalance({"model": 0.25, "habits": 0.0}, held))
+    asked = [(source, t) for source in ("model", "habits") for t in (0.0, 0.25)]
+    assert [fitted.calibration_at(*one) for one in asked] == [own, other, own, None]
+    assert [plain.calibration_at(*one) for one in asked] == [own, None, own, None]
+    assert [fitted.balance_of(source, "fitted") for source in ("model", "habits")] == [0.25, 0.0]
+    assert plain.balance_of("model", 0.7) == 0.7
+    with pytest.raises(EdgebError, match="no fitted balance"):
+        plain.balance_of("model", "fitted")
 
 
 def test_undefined_metrics_become_null() -> None:

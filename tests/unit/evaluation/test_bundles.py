@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from edge_behavior.core.calibration import Calibration
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
+from edge_behavior.core.balance import FittedBalance, balance_offsets
+from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
@@ -40,9 +41,17 @@ class FakePredictor:
     """A model that knows its last L events only; masked scoring turns the order round in even windows."""
 
     def __init__(self, habits, labels=helpers.LABELS):
-        candidates = helpers.event_table(USERS, labels).candidates
-        self.manifest = SimpleNamespace(
-            candidates=candidates, layout=PromptLayout(history_length=L), habits=habits, calibrations={}
+        self.manifest = Manifest(
+            created_with="edgeb test",
+            candidates=helpers.event_table(USERS, labels).candidates,
+            layout=PromptLayout(history_length=L),
+            bos_id=None,
+            eos_id=0,
+            architecture="qwen2",
+            quantization="F32",
+            context_length=2048,
+            base_model=BaseModelInfo("x", None, "00"),
+            habits=habits,
         )
         self.closed, self.population = False, None
 
@@ -95,7 +104,9 @@ def test_every_source_is_measured_and_the_default_is_on_top(load, default):
     assert found["source"] == default
     others = {f"bundle_{s}" for s in ("model", "habits", "fused") if s != default}
     assert set(found["baselines"]) == {*COUNTERS, *others}
+    assert found["balance"] == {"model": 0, "habits": 0, "fused": 0}
     names = {"source", "natural", "balanced", "baselines", "by_history", "masked_differs", "calibration", "dataset"}
+    names |= {"balance"}
     assert set(found) == names
     assert found["calibration"] is None
     for protocol in protocols("both", TABLE, L, CHOICE):
@@ -123,7 +134,8 @@ def test_a_calibrated_bundle(load):
     bias = {"head": -0.3, "medium": 0.2, "tail": 0.9}
     own = Calibration(1.7, bias, {0.8: 0.1, 0.9: 0.02}, {0.5: 0.4, 0.9: None})
     other = Calibration(0.6)
-    predictor.manifest.calibrations = {"model": own, "habits": other, "fused": own}
+    held = CalibrationSet({"model": own, "habits": other, "fused": own})
+    predictor.manifest = replace(predictor.manifest, calibration=held)
     found = evaluate_bundle(Path("b.gguf"), Path("d"), "both", "test", CHOICE).to_dict()
     groups = TABLE.candidates.groups()
     assert set(found["calibration"]) == {"natural", "balanced"}
@@ -149,6 +161,46 @@ def test_a_calibrated_bundle(load):
                     (inside | (after.argmax(1) == truth)).mean()
                 )
                 assert measured[source]["precision"]["0.9"]["suggested"] == 0
+
+
+BALANCED = Calibration(1.4, {"head": 0.2, "medium": 0.0, "tail": -0.3}, {0.8: 0.05}, {0.5: 0.2})
+
+
+@pytest.mark.parametrize(("balance", "calibrated"), [(0.6, False), (0.5, True), ("fitted", True)])
+def test_a_balanced_bundle(load, balance, calibrated):
+    """Metrics are of the balanced scores, calibrated where that was fitted for this balance."""
+    predictor = load(HELD)
+    sources = ("model", "habits", "fused")
+    fitted = FittedBalance(dict.fromkeys(sources, 0.5), CalibrationSet(dict.fromkeys(sources, BALANCED)))
+    own = CalibrationSet(dict.fromkeys(sources, Calibration(9.0)))
+    predictor.manifest = replace(predictor.manifest, calibration=own, balance=fitted)
+    asked = evaluate_bundle(Path("b.gguf"), Path("d"), "both", "test", CHOICE, balance=balance)
+    found = asked.to_dict()
+    shown = 0.5 if balance == "fitted" else balance
+    assert found["balance"] == dict.fromkeys(sources, shown)
+    groups = TABLE.candidates.groups()
+    for protocol in protocols("both", TABLE, L, CHOICE):
+        truth = TABLE.behavior[protocol.targets].astype(np.int64)
+        for source, raw in scores_of(predictor, protocol.targets).items():
+            scores = raw + balance_offsets(shown, TABLE.candidates.counts)
+            if calibrated:
+                scores = scores / 1.4 + np.array([BALANCED.bias[g] for g in groups])
+            outcome = Outcome(scores, truth, TABLE.user_of(protocol.targets))
+            expected = behavior_metrics(outcome, TABLE.candidates.labels, groups)
+            measured = asked.results[f"bundle_{source}"][protocol.name]
+            # The sums of fused scores are added up in another order.
+            assert replace(measured, nll=0.0) == replace(expected, nll=0.0)
+            assert measured.nll == pytest.approx(expected.nll)
+        if calibrated:
+            assert list(found["calibration"][protocol.name]) == list(sources)
+    assert calibrated or found["calibration"] is None
+
+
+def test_a_fitted_balance_that_is_not_there(load):
+    predictor = load(HELD)
+    predictor.log_probs = lambda *_: pytest.fail("was scored")
+    with pytest.raises(EdgebError, match="the bundle has no fitted balance"):
+        evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE, balance="fitted")
 
 
 def test_how_often_masked_scoring_says_something_else(load, monkeypatch):
@@ -178,7 +230,7 @@ def test_a_dataset_without_the_bundles_places(load):
     predictor = load(None, places=False)
     with pytest.raises(EdgebError, match=r"b\.gguf was trained with places, and d has none"):
         evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE)
-    predictor.manifest.layout = PromptLayout(history_length=L, places=False)
+    predictor.manifest = replace(predictor.manifest, layout=PromptLayout(history_length=L, places=False))
     assert evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE).source == "model"
 
 
@@ -187,6 +239,7 @@ def test_whose_dataset_it_is_shows_in_the_training_counts(load):
     predictor = load(None)
     assert evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE).dataset.own is True
     own = predictor.manifest.candidates
-    predictor.manifest.candidates = CandidateSet(own.labels, tuple(count + 1 for count in own.counts))
+    more = CandidateSet(own.labels, tuple(count + 1 for count in own.counts))
+    predictor.manifest = replace(predictor.manifest, candidates=more)
     found = evaluate_bundle(Path("b.gguf"), Path("d"), "natural", "test", CHOICE).dataset
     assert (found.path, found.own) == ("d", False)

@@ -21,6 +21,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.source import ExportSource
 from edge_behavior.fit import mixture as heldout
+from edge_behavior.fit.balance import fit_balance
 from edge_behavior.fit.calibrate import TooFewToCalibrateError
 from edge_behavior.fit.mixture import TooFewUsersError
 from edge_behavior.fit.population import count_population
@@ -81,7 +82,7 @@ def test_the_bundle_carries_what_was_fitted_with_it(source: ExportSource, tmp_pa
 def test_without_a_dataset(source: ExportSource, tmp_path: Path) -> None:
     alone = replace(source, data=None, data_note="the run's dataset is gone")
     report = export_gguf(alone, tmp_path / "m.gguf", helpers.profile("f16")).to_dict()
-    for key in ("population", "habits", "calibration"):
+    for key in ("population", "habits", "calibration", "balance"):
         assert report[key] == {"mode": "auto", "fitted": False, "reason": "the run's dataset is gone"}
     assert read_manifest(tmp_path / "m.gguf").habits is None
     with pytest.raises(EdgebError, match="habits cannot be fitted: the run's dataset is gone") as caught:
@@ -97,10 +98,11 @@ def test_not_wanted(source: ExportSource, tmp_path: Path, monkeypatch: pytest.Mo
         tmp_path / "m.gguf",
         helpers.profile("f16", prune="off", habits="off", calibrate="off", population="off"),
     ).to_dict()
-    for key in ("population", "habits", "calibration"):
+    for key in ("population", "habits", "calibration", "balance"):
         assert report[key] == {"mode": "off", "fitted": False, "reason": "not asked for"}
     manifest = read_manifest(tmp_path / "m.gguf")
-    assert (manifest.habits, manifest.calibration, manifest.population) == (None, None, None)
+    fitted = (manifest.habits, manifest.calibration, manifest.balance, manifest.population)
+    assert fitted == (None, None, None, None)
 
 
 def test_too_few_users(source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +183,31 @@ class TestCalibration:
             assert prediction.likely
             assert prediction.likely[0] == prediction.ranked[0].behavior
 
+    def test_the_bundle_carries_the_balance_and_its_own_calibration(self, many: ExportSource, tmp_path: Path) -> None:
+        out = tmp_path / "m.gguf"
+        report = export_gguf(many, out, helpers.profile("f16", prune="off")).to_dict()
+        held = read_manifest(out).balance
+        assert held is not None
+        assert held.calibration is not None
+        found = json.loads(json.dumps(report["balance"]))
+        assert found == {"mode": "auto", "fitted": True, "reason": "", **held.to_dict()}
+        assert list(held.fitted) == ["model", "habits", "fused"]
+        scores = heldout.score_held_out(out, Path("d"))
+        again = fit_balance(scores, many.candidates.counts)
+        assert again.fitted == held.fitted
+        assert json.loads(json.dumps(again.to_dict())) == held.measured
+        for source, balance in held.fitted.items():
+            prediction = self.ask(out, source, balance="fitted", precision=0.5, coverage=0.9)
+            assert (prediction.balance, prediction.calibrated) == (balance, True)
+            assert not self.ask(out, source, balance=1.99).calibrated
+
+    def test_nothing_to_balance_by(self, many: ExportSource, tmp_path: Path) -> None:
+        unknown = replace(many, candidates=replace(many.candidates, counts=(0,) * len(many.candidates)))
+        report = export_gguf(unknown, tmp_path / "m.gguf", helpers.profile("f16", prune="off")).to_dict()
+        assert report["calibration"]["fitted"]
+        assert report["balance"] == {"mode": "auto", "fitted": False, "reason": "the training counts are unknown"}
+        assert read_manifest(tmp_path / "m.gguf").balance is None
+
     def test_a_new_user_is_answered_from_the_population(self, many: ExportSource, tmp_path: Path) -> None:
         out = tmp_path / "m.gguf"
         report = export_gguf(many, out, helpers.profile("f16", prune="off")).to_dict()
@@ -211,28 +238,29 @@ class TestCalibration:
         self, many: ExportSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         out = tmp_path / "m.gguf"
-        profile = helpers.profile("f16", prune="off", habits="off", calibrate="off", population_bytes=1024)
+        profile = helpers.profile("f16", prune="off", habits="off", calibrate="off", population_bytes=100)
         report = export_gguf(many, out, profile)
         info = verify_bundle(out).population
         assert info is not None
-        assert info.bytes <= 1024
+        assert info.bytes <= 100
         dropped = report.population.values["dropped"]
-        assert list(dropped) == ["last_two_place_hour"]
+        assert len(dropped) > 1
         capsys.readouterr()
         _show_report(report)
         said = " ".join(capsys.readouterr().out.split())
-        assert f"population: {info.contexts} contexts of 12 users, {info.bytes} bytes; no room for contexts: " in said
-        assert f"{dropped['last_two_place_hour']} of last_two_place_hour" in said
+        assert f"population: {info.contexts} contexts of 12 users, {info.bytes / 1000:.1f} kB; no room" in said
+        assert f"no room for contexts: {', '.join(f'{lost} of {level}' for level, lost in dropped.items())}" in said
         shown = CliRunner().invoke(app, ["inspect", str(out)])
         assert shown.exit_code == 0
         assert f"{info.contexts} contexts of 12 users" in shown.stdout
-        assert "every count stands on 5 users or more" in shown.stdout
+        assert "every count stands on" in shown.stdout
 
     def test_without_habits_there_is_no_fusion_to_calibrate(self, many: ExportSource, tmp_path: Path) -> None:
         report = export_gguf(many, tmp_path / "m.gguf", helpers.profile("f16", prune="off", habits="off")).to_dict()
         assert not report["habits"]["fitted"]
         assert report["calibration"]["fitted"]
         assert "fused" not in report["calibration"]
+        assert set(report["balance"]["calibration"]) == {"model", "habits", "measured"}
         assert self.ask(tmp_path / "m.gguf", "model").calibrated
         assert self.ask(tmp_path / "m.gguf", "habits").calibrated
 
@@ -248,6 +276,7 @@ class TestCalibration:
         assert report["calibration"]["reason"].endswith(
             "validation windows of 3 users are too few, 100 of 10 are needed"
         )
+        assert report["balance"] == report["calibration"]
         with pytest.raises(TooFewToCalibrateError):
             export_gguf(source, tmp_path / "n.gguf", helpers.profile("f16", prune="off", calibrate="on"))
         assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]

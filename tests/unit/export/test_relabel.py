@@ -20,6 +20,7 @@ from edge_behavior.bundle.gguf_header import GgufFile
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.cli import app
+from edge_behavior.core.balance import FittedBalance
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.fusion import GroupWeights, Mixture
@@ -141,7 +142,7 @@ class TestBundle:
             "prompt_tokens": report["prompt_tokens"],
             "trie_tokens": report["trie_tokens"],
             "pruned_vocabulary": True,
-            "calibration_dropped": False,
+            "fits": {"habits": "none", "population": "none", "balance": "none", "calibration": "none"},
             "population": None,
         }
         assert sorted(p.name for p in tmp_path.iterdir()) == ["new.gguf", "old.gguf"]
@@ -173,10 +174,43 @@ class TestBundle:
         held = CalibrationSet({"model": Calibration(2.0), "habits": Calibration()})
         old = bundle_of(gguf, tmp_path / "old.gguf", calibration=held)
         report = relabel_bundle(old, new_candidates(OLD, None, ["Zoo"]), tmp_path / "new.gguf").to_dict()
-        assert report["calibration_dropped"]
+        assert report["fits"] == {"habits": "none", "population": "none", "balance": "none", "calibration": "dropped"}
         assert read_manifest(tmp_path / "new.gguf").calibration is None
         with Predictor.load(tmp_path / "new.gguf", threads=1) as predictor:
             assert not predictor.predict([], WHEN, "DK", 1).calibrated
+
+    def test_the_fitted_balance_stays_and_what_was_measured_of_it_goes(self, gguf: Path, tmp_path: Path) -> None:
+        held = FittedBalance(
+            {"model": 0.5, "habits": 0.0},
+            CalibrationSet({"model": Calibration(2.0), "habits": Calibration()}),
+            {"n": 1},
+        )
+        old = bundle_of(gguf, tmp_path / "old.gguf", balance=held)
+        new = new_candidates(OLD, None, ["Zoo"])
+        assert relabel_bundle(old, new, tmp_path / "new.gguf").to_dict()["fits"]["balance"] == "kept"
+        assert read_manifest(tmp_path / "new.gguf").balance == FittedBalance(held.fitted)
+        with Predictor.load(tmp_path / "new.gguf", threads=1) as predictor:
+            plain, raised = (
+                predictor.predict([], WHEN, "DK", None, options=PredictOptions(balance=b)) for b in (0.0, "fitted")
+            )
+        assert (raised.balance, raised.calibrated) == (0.5, False)
+        share = dict(zip(new.labels, 0.99 * new.shares + 0.01 / len(new), strict=True))
+        weights = {r.behavior: r.probability / share[r.behavior] ** 0.5 for r in plain.ranked}
+        assert {r.behavior: r.probability for r in raised.ranked} == pytest.approx(
+            {label: weight / sum(weights.values()) for label, weight in weights.items()}, rel=1e-3
+        )
+
+    def test_the_command_says_what_stays(self, gguf: Path, tmp_path: Path) -> None:
+        held = CalibrationSet({name: Calibration(2.0) for name in ("model", "habits", "fused")})
+        fitted = FittedBalance(dict.fromkeys(held.sources, 0.5), held)
+        bundle_of(gguf, tmp_path / "old.gguf", habits=HABITS, calibration=held, balance=fitted)
+        words = ["relabel", str(tmp_path / "old.gguf"), "--add", "Zoo", "--out", str(tmp_path / "new.gguf")]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0
+        said = " ".join(done.stdout.split())
+        assert "kept: the habits' settings and fusion weights, the fitted balance" in said
+        assert "dropped: the calibration" in said
+        assert "only `edgeb export` fits a calibration anew" in said
 
     def test_in_place_only_with_force(self, gguf: Path, tmp_path: Path) -> None:
         path = bundle_of(gguf, tmp_path / "b.gguf")

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_behavior.core.candidates import CandidateSet
-from edge_behavior.core.clock import make_clock
 from edge_behavior.core.events import MAX_LABEL_CHARS, BehaviorEvent, clean_label, clean_place
+from edge_behavior.core.times.clock import make_clock
 from edge_behavior.errors import EdgebError
 from edge_behavior.records.history import read_history, write_history
 from edge_behavior.records.missing import is_missing

@@ -27,7 +27,9 @@ def test_significant(value: float | None, text: str) -> None:
     assert significant(value) == text
 
 
-@pytest.mark.parametrize(("size", "text"), [(0, "0.0 MB"), (5_340_000, "5.3 MB"), (10**9, "1.0 GB")])
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0.0 kB"), (62_308, "62.3 kB"), (5_340_000, "5.3 MB"), (10**9, "1.0 GB")]
+)
 def test_file_size(size: int, text: str) -> None:
     assert file_size(size) == text
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edge_behavior.baselines.endpoint.answers import (
     TEXT_SHARE,
@@ -19,7 +21,9 @@ from edge_behavior.baselines.endpoint.answers import (
     positions_of,
     trustworthy,
 )
+from edge_behavior.core.prompts import STREAM_TERMINATOR
 from edge_behavior.errors import EdgebError
+from tests import helpers
 
 LABELS = ["Video", "Video Call", "Bar"]
 
@@ -167,5 +171,29 @@ def test_text_is_matched_strictly(text: str, code: int | None) -> None:
         assert np.exp(row[code]) == pytest.approx(TEXT_SHARE)
 
 
-def test_text_of_a_completion_ends_with_its_bracket() -> None:
-    assert from_text(" Bar)\n(Mon 8, DK, Video)", LABELS, ")")[1]
+@pytest.mark.parametrize("label", helpers.LABELS)
+@pytest.mark.parametrize("form", ["{}", "{})", " {})\n(Mon 3, DK, Bar)\n"])
+def test_a_completion_is_read_up_to_what_ends_a_label(label: str, form: str) -> None:
+    """Also labels with the same bracket, and where the server cuts the end of the text off."""
+    row, named = from_text(form.format(label), helpers.LABELS, STREAM_TERMINATOR)
+    assert named
+    assert helpers.LABELS[int(row.argmax())] == label
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*helpers.LABELS, " Video", " Call", "V", " ", "", ")\n", "zzz"]),
+            st.dictionaries(st.sampled_from([*helpers.LABELS, "B", " V", "é", ")\n"]), st.floats(-20, 0), max_size=4),
+            st.floats(-20, 0),
+        ),
+        max_size=6,
+    ),
+    st.sampled_from(["\n", STREAM_TERMINATOR]),
+)
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_generated_gives_a_distribution(answer: list[Any], ends: str) -> None:
+    positions = [Position(token, {**others, token: score}) for token, others, score in answer]
+    row, _ = from_alternatives(positions, helpers.LABELS, ends)
+    assert np.isfinite(row).all()
+    assert np.exp(row).sum() == pytest.approx(1)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_behavior.core.clock import make_clock, parse_time
+from edge_behavior.core.times.clock import make_clock, parse_time
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.duck import Database, literal
 from edge_behavior.data.importers.importer import import_log

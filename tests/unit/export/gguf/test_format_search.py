@@ -15,6 +15,7 @@ from edge_behavior.export.gguf import format_search
 from edge_behavior.export.gguf.format_search import AUTO_ORDER
 from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.gguf.quantize import find_quant
+from edge_behavior.export.parity import gate, scores
 from edge_behavior.export.parity.gate import ParityError
 from edge_behavior.export.profiles import ExportProfile, ParitySettings
 from edge_behavior.export.source import ExportSource
@@ -86,6 +87,42 @@ def test_auto_takes_the_first_that_passes(source: ExportSource, tmp_path: Path) 
         assert all("KL" in why[0] for why in report["parity"]["tried"].values())
         found = verify_bundle(tmp_path / "auto.gguf").quantization
         assert found == report["quantization"] == find_quant(wanted).name
+
+
+def test_auto_gives_up_a_format_once_it_is_certain_to_fail(
+    source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "_CHUNK", 4)
+    monkeypatch.setattr(gate, "_FEWEST", 4)
+    compared: dict[str, int] = {}
+
+    def counted(by_stage: Any, samples: Any, settings: Any) -> Any:
+        last = list(by_stage.values())[-1]
+        compared[str(len(compared))] = int(gate.is_scored(last).sum())
+        return gate.parity_report(by_stage, samples, settings)
+
+    monkeypatch.setattr(format_search, "parity_report", counted)
+    free = {"max_flips": 1.0, "max_accuracy_loss": 1.0, "max_tail_loss": 1.0}
+    plain = export_gguf(source, tmp_path / "plain.gguf", profile("f16", enforce=False)).to_dict()
+    limit = plain["parity"]["stages"]["quantize"]["mean_kl"] * 1.01
+    compared.clear()
+    report = export_gguf(source, tmp_path / "b.gguf", profile("auto", "auto", max_kl=limit, **free)).to_dict()
+    windows = report["parity"]["windows"]
+    assert windows > 4
+    assert list(report["parity"]["tried"]) == list(AUTO_ORDER[:-1])
+    *given_up, last = compared.values()
+    assert last == windows
+    assert max(given_up) < windows
+    assert report["parity"]["recovery"] is None
+
+
+def test_a_recovery_that_does_not_fit_the_time_is_not_begun(
+    source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(format_search, "_recovery_seconds", lambda model, path: 1e6)
+    with pytest.raises(ParityError, match="KL") as caught:
+        export_gguf(source, tmp_path / "b.gguf", profile("q4_0", "auto", max_kl=1e-9))
+    assert "raise `minutes`" in caught.value.report.recovery.skipped
 
 
 def test_beyond_the_limits_nothing_is_written(source: ExportSource, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_failures_leave_nothing(source: ExportSource, tmp_path: Path, monkeypatc
     out = folder / "b.gguf"
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.shutil, "disk_usage", lambda _: _Usage)
-        with pytest.raises(EdgebError, match=r"export needs \d+\.\d MB in .*out, 0\.0 MB are free"):
+        with pytest.raises(EdgebError, match=r"export needs \d+\.\d MB in .*out, 1\.0 kB are free"):
             export_gguf(source, out, helpers.profile())
     for step in ("write_gguf", "write_bundle"):
         with monkeypatch.context() as patch:

@@ -12,7 +12,6 @@ import pytest
 from edge_behavior.baselines.system import Budget, Fitted, Floats, Ints
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
-from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.habits import habit_log_probs
 from edge_behavior.studies.compare.contenders import Bench, Contender, Other, swept_systems
 from edge_behavior.studies.compare.folder import Asked, CompareFolder, Sizes
@@ -43,8 +42,7 @@ class Noisy:
         return f"the {self.name} system"
 
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> Fitted:
-        if not budget.folder.is_dir():
-            raise EdgebError("no folder to work in")
+        budget.folder.mkdir(parents=True, exist_ok=True)
         return _NoisyFitted(self, budget, rate or 1.0)
 
 
@@ -93,7 +91,7 @@ def contenders(*systems: Noisy) -> dict[str, Contender]:
 
 
 @pytest.fixture
-def asking(data: Path, recipe: Recipe, tmp_path: Path) -> Asking:  # noqa: F811
+def asking(data: Path, recipe: Recipe, tmp_path: Path) -> Asking:
     """Starts or continues a comparison in a folder."""
 
     def ask(

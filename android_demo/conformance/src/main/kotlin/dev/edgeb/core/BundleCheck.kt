@@ -5,7 +5,7 @@ import java.io.File
 // Counters compute the same in doubles; only the order of sums may differ.
 private const val SAME_ARITHMETIC = 1e-12
 private val TRIE = listOf("tokens", "parents", "depths", "candidates", "leaves", "inner")
-private val FOUND = listOf("ranked", "source", "tokens", "unexpanded", "calibrated", "suggest", "likely")
+private val FOUND = listOf("ranked", "source", "tokens", "unexpanded", "calibrated", "suggest", "likely", "balance")
 
 /** Reproduces everything that the goldens say of one bundle, call by call in their order. */
 internal class BundleCheck(
@@ -39,6 +39,7 @@ internal class BundleCheck(
             checkEncoding()
             if (!brief) checkThreads()
             fields.list("calls").forEachIndexed { i, call -> check("$name call ${i + 1}", call as Map<*, *>) }
+            if (!brief) checkBalance()
         } finally {
             predictor.close()
         }
@@ -146,6 +147,46 @@ internal class BundleCheck(
         }
     }
 
+    /** Balanced answers against all labels' probabilities without a balance, each divided by its share's power of τ. */
+    private fun checkBalance() {
+        val labels = manifest.candidates.labels
+        val counts = manifest.candidates.counts
+        val share = labels.indices.associate { labels[it] to 0.99 * counts[it] / counts.sum() + 0.01 / labels.size }
+        val history = List(2 * labels.size) { BehaviorEvent("DK", Moment(45L * it), labels[it * it % labels.size]) }
+        val moment = Moment(90L * labels.size)
+        val sources = Source.values().filter { it != Source.FUSED || manifest.habits != null }
+        for (source in sources) for (scoring in Scoring.values()) for (part in listOf(null, labels.take(5))) {
+            val ask = { topK: Int?, balance: Balance ->
+                predictor.predict(
+                    history, moment, somewhere, topK, scoring, part, source = source, calibrated = false,
+                    balance = balance
+                )
+            }
+            val plain = ask(null, Balance.NONE).ranked
+            for (tau in listOf(0.0, 0.25, 1.0, 2.0)) {
+                val weights = plain.associate { it.behavior to it.probability * Math.pow(share.getValue(it.behavior), -tau) }
+                val expected = weights.mapValues { it.value / weights.values.sum() }
+                for (topK in listOf(1, 3, null)) {
+                    val where = "$name ${source.text} ${scoring.text} of ${plain.size}, balance $tau, top $topK"
+                    checkAgainstAll(where, expected, ask(topK, Balance.of(tau)))
+                }
+            }
+        }
+    }
+
+    private fun checkAgainstAll(where: String, expected: Map<String, Double>, found: Prediction) {
+        val best = expected.values.sortedDescending()
+        val within = if (fields.boolean("exact_math")) BALANCE_TOLERANCE else ROUNDED_BALANCE_TOLERANCE
+        found.ranked.forEachIndexed { i, one ->
+            val own = expected.getValue(one.behavior)
+            // Candidates that are as good as equal may change places.
+            checks.near("$where rank ${i + 1}", best[i], own, within)
+            checks.same("$where rank ${i + 1} is no more", true, one.probability <= own + within)
+            val most = one.probability / maxOf(1 - found.unexpanded, 1e-12)
+            checks.same("$where rank ${i + 1} is no less", true, own <= most + within)
+        }
+    }
+
     private fun check(where: String, call: Map<*, *>) {
         when (call["do"]) {
             "predict" -> checkAnswer(where, call) { predict(call) }
@@ -187,7 +228,7 @@ internal class BundleCheck(
         return predictor.predict(
             history, Moment.parse(call["when"] as String), call["place"] as String?, wanted.topK, wanted.scoring,
             wanted.only, wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision,
-            wanted.coverage
+            wanted.coverage, wanted.balance
         )
     }
 
@@ -196,7 +237,7 @@ internal class BundleCheck(
         return session.predict(
             Moment.parse(call["when"] as String), call["place"] as String?, wanted.topK, wanted.scoring,
             wanted.only, wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision,
-            wanted.coverage
+            wanted.coverage, wanted.balance
         )
     }
 
@@ -212,6 +253,7 @@ internal class BundleCheck(
         checkRanks(shown, expected.list("ranked").map { it as List<*> }, found)
         checks.same("$shown source", expected.string("source"), found.source.text)
         checks.same("$shown calibrated", expected.boolean("calibrated"), found.calibrated)
+        checks.same("$shown balance", expected.number("balance", 0.0, 2.0), found.balance)
         if (tolerance.sameCpu) {
             checks.same("$shown tokens", expected.long("tokens"), found.tokensEvaluated.toLong())
             checks.near(
@@ -308,6 +350,9 @@ internal class BundleCheck(
     private companion object {
         // A batch of another shape adds up in another order; with an F16 cache that shows.
         const val SNAPSHOT_TOLERANCE = 2e-3
+        // The same of probabilities that are divided by small shares: 1,500 raised to τ.
+        const val BALANCE_TOLERANCE = 1e-3
+        const val ROUNDED_BALANCE_TOLERANCE = 2e-2
         const val THREADS = 4
 
         fun event(row: Any?): BehaviorEvent {
@@ -336,4 +381,9 @@ private class Wanted(call: Map<*, *>) {
     val calibrated = call["calibrated"] != false
     val precision = call["precision"] as Double?
     val coverage = call["coverage"] as Double?
+    val balance = when (val asked = call["balance"]) {
+        null -> Balance.NONE
+        "fitted" -> Balance.FITTED
+        else -> Balance.of((asked as Number).toDouble())
+    }
 }

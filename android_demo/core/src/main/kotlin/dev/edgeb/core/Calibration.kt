@@ -19,12 +19,9 @@ internal class Calibration private constructor(
 ) {
     fun scores(scores: DoubleArray) = DoubleArray(scores.size) { scores[it] / temperature + offsets[it] }
 
-    /** Calibration after `affine`: still affine and rising in the model's log-probability. Null is the model itself. */
-    fun after(affine: Affine?): Affine {
-        val slope = affine?.slope ?: DoubleArray(offsets.size) { 1.0 }
-        val offset = affine?.offset ?: DoubleArray(offsets.size)
-        return Affine(DoubleArray(slope.size) { slope[it] / temperature }, scores(offset))
-    }
+    /** Calibration after `affine`: still affine and rising in the model's log-probability. */
+    fun after(affine: Affine) =
+        Affine(DoubleArray(affine.slope.size) { affine.slope[it] / temperature }, scores(affine.offset))
 
     /** Least probability of a member of the likely set. @throws EdgebException a coverage that was not fitted. */
     fun leastLikely(level: Double): Double? = least(coverage, level, "coverage")

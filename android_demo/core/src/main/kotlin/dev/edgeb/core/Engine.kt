@@ -27,6 +27,7 @@ internal class Engine(
     private val habitsConfig: HabitsConfig
     private val fusion: Fusion?
     private val calibrations: Map<Source, Calibration>
+    private val fittedBalance: FittedBalance?
     private var open: LlamaBackend? = opened
     private val searches = HashMap<Pair<Scoring, List<Boolean>?>, TrieSearch>()
 
@@ -62,6 +63,7 @@ internal class Engine(
         val sources = Source.values().filter { it != Source.FUSED || fusion != null }
         calibrations = manifest.calibration
             ?.let { Calibration.all(it, sources, groups, "manifest.calibration") } ?: emptyMap()
+        fittedBalance = manifest.balance?.let { FittedBalance.of(it, sources, groups, "manifest.balance") }
     }
 
     /** The inference engine. @throws EdgebException it was closed. */
@@ -94,7 +96,9 @@ internal class Engine(
      */
     fun answer(ids: IntArray, habits: DoubleArray?, request: Request, started: Long): Prediction {
         val source = source(request)
-        val calibration = calibration(request, source)
+        val tau = tau(request, source)
+        val calibration = calibration(request, source, tau)
+        val raised = Balance.offsets(tau, manifest.candidates.counts)
         val first = request.precision?.let { calibration?.leastSuggested(it) }
         val each = request.coverage?.let { calibration?.leastLikely(it) }
         val decoding = backend.decodeMs
@@ -104,11 +108,13 @@ internal class Engine(
         val logTotal: Double
         val scores: DoubleArray
         if (source == Source.HABITS) {
-            val own = calibration?.scores(habits!!) ?: habits!!
+            val balanced = DoubleArray(raised.size) { habits!![it] + raised[it] }
+            val own = calibration?.scores(balanced) ?: balanced
             scores = DoubleArray(own.size) { if (allowed == null || allowed[it]) own[it] else Double.NEGATIVE_INFINITY }
             logTotal = logSumExp(scores)
         } else {
-            var affine = if (source == Source.FUSED) fusion!!.affine(habits!!) else null
+            val plain = if (source == Source.FUSED) fusion!!.affine(habits!!) else Affine.ofModel(raised.size)
+            var affine = plain.raised(raised)
             if (calibration != null) affine = calibration.after(affine)
             val lines = if (first == null && each == null) null else Lines(first, each)
             val (found, count) = search(ids, request, allowed, affine, lines)
@@ -139,7 +145,8 @@ internal class Engine(
             unexpanded = unexpanded,
             calibrated = calibration != null,
             suggest = suggest,
-            likely = likely
+            likely = likely,
+            balance = tau
         )
     }
 
@@ -149,19 +156,33 @@ internal class Engine(
         open = null
     }
 
-    /** What turns the source's scores into probabilities; fitted under exact scoring, so that masked ones stay raw. */
-    private fun calibration(request: Request, source: Source): Calibration? {
+    /** τ for the source. @throws EdgebException the fitted one, where the bundle has none. */
+    private fun tau(request: Request, source: Source): Double =
+        request.balance.tau ?: fittedBalance?.tau(source) ?: throw EdgebException(
+            "the bundle has no fitted balance", "export it with 10 or more validation users, or use Balance.of"
+        )
+
+    /**
+     * What turns the source's scores into probabilities. Fitted under exact scoring, so that masked ones stay raw, and
+     * at two balances, so that every source's stay raw at others.
+     */
+    private fun calibration(request: Request, source: Source, tau: Double): Calibration? {
         val exact = request.scoring == Scoring.EXACT || source == Source.HABITS
-        val found = if (request.calibrated && exact) calibrations[source] else null
+        val known = if (tau == 0.0) calibrations[source] else fittedBalance?.calibration(source, tau)
+        val found = if (request.calibrated && exact) known else null
         if (found == null && (request.precision != null || request.coverage != null)) {
-            if (calibrations.isNotEmpty()) {
+            if (calibrations.isEmpty()) {
                 throw EdgebException(
-                    "precision and coverage were measured under exact scoring", "ask for exact scoring"
+                    "the bundle is not calibrated", "export it with --data, with 10 or more validation users"
                 )
             }
-            throw EdgebException(
-                "the bundle is not calibrated", "export it with --data, with 10 or more validation users"
-            )
+            if (exact) {
+                throw EdgebException(
+                    "precision and coverage were not measured at balance $tau",
+                    fittedBalance?.hint(source) ?: "use Balance.NONE"
+                )
+            }
+            throw EdgebException("precision and coverage were measured under exact scoring", "ask for exact scoring")
         }
         return found
     }
@@ -170,7 +191,7 @@ internal class Engine(
         ids: IntArray,
         request: Request,
         allowed: BooleanArray?,
-        affine: Affine?,
+        affine: Affine,
         lines: Lines?
     ): Pair<Found, Int> {
         val trie = encoder.trie

@@ -4,8 +4,11 @@ internal const val SCHEMA_VERSION = 1
 private val FIELDS = listOf(
     "schema_version", "created_with", "candidates", "layout", "static_prompt", "bos_id", "eos_id", "architecture",
     "quantization", "context_length", "base_model", "training", "evaluation", "vocabulary", "habits", "population",
-    "calibration", "parity", "tokenizer_sha256", "tensors_sha256"
+    "calibration", "balance", "parity", "tokenizer_sha256", "tensors_sha256"
 )
+
+// Left out of the file where there is none.
+private val OPTIONAL = listOf("population", "balance")
 
 /**
  * What a bundle carries beside its weights.
@@ -25,6 +28,7 @@ private val FIELDS = listOf(
  * @property habits How the per-user counter is set and fused with the model; null without one.
  * @property population What the table of people's habits was counted from; null without one.
  * @property calibration How scores become the probabilities that are shown; null if not fitted.
+ * @property balance How far to raise rare behaviors where that is asked for, per source; null if not fitted.
  * @property parity What every step of the export changed; null if it was not measured.
  * @property tokenizerSha256 Hash of the file's tokenizer metadata.
  * @property tensorsSha256 Hash of everything that decides the logits.
@@ -45,6 +49,7 @@ class Manifest private constructor(
     val habits: Map<String, Any?>?,
     val population: Map<String, Any?>?,
     val calibration: Map<String, Any?>?,
+    val balance: Map<String, Any?>?,
     val parity: Map<String, Any?>?,
     val tokenizerSha256: String,
     val tensorsSha256: String,
@@ -65,7 +70,8 @@ class Manifest private constructor(
             val where = "$path: manifest"
             val json = Json.parse(text, where)
             checkSchema((json as? Map<*, *>)?.get("schema_version"), path)
-            val fields = Fields(json, FIELDS, where)
+            val absent = OPTIONAL.filter { (json as? Map<*, *>)?.containsKey(it) == false }
+            val fields = Fields(json, FIELDS - absent, where)
             val found = located(where) {
                 val listed = Fields(fields.any("candidates"), listOf("labels", "counts"), "candidates")
                 val labels = listed.list("labels").map { it as? String ?: throw notA("candidates.labels", "text") }
@@ -86,8 +92,9 @@ class Manifest private constructor(
                     evaluation = fields.map("evaluation"),
                     vocabulary = fields.mapOrNull("vocabulary"),
                     habits = fields.mapOrNull("habits"),
-                    population = fields.mapOrNull("population"),
+                    population = if ("population" in absent) null else fields.map("population"),
                     calibration = fields.mapOrNull("calibration"),
+                    balance = if ("balance" in absent) null else fields.map("balance"),
                     parity = fields.mapOrNull("parity"),
                     tokenizerSha256 = fields.string("tokenizer_sha256"),
                     tensorsSha256 = fields.string("tensors_sha256"),

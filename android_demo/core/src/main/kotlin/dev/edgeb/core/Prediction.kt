@@ -31,6 +31,7 @@ data class Ranked(val behavior: String, val probability: Double)
  * @property calibrated Whether the probabilities are calibrated; false for a bundle without calibration, too.
  * @property suggest Whether to suggest the first candidate at the precision asked for; null if none was.
  * @property likely The likely set at the coverage asked for, by falling probability; null if none was.
+ * @property balance τ by which rare behaviors were raised, see `Balance`.
  */
 data class Prediction(
     val ranked: List<Ranked>,
@@ -42,7 +43,8 @@ data class Prediction(
     val unexpanded: Double,
     val calibrated: Boolean,
     val suggest: Boolean?,
-    val likely: List<String>?
+    val likely: List<String>?,
+    val balance: Double = 0.0
 )
 
 /** How a prediction is wanted: the arguments of `Predictor.predict`, checked. */
@@ -55,7 +57,8 @@ internal class Request(
     val exhaustive: Boolean,
     val calibrated: Boolean,
     val precision: Double?,
-    val coverage: Double?
+    val coverage: Double?,
+    val balance: Balance
 ) {
     init {
         if (topK != null && topK < 1) throw EdgebException("topK is $topK", "ask for at least one candidate")

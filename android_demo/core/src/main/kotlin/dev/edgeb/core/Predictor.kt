@@ -70,8 +70,10 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
      * @param exhaustive Expand the whole trie, so that every probability is exact.
      * @param precision Also decide whether to suggest the first candidate; a level of the manifest's calibration.
      * @param coverage Also name the candidates that hold the truth this often; a level of the manifest's calibration.
+     * @param balance How far to raise rare behaviors. Other than at 0 and at the fitted τ, probabilities are raw, and
+     *   precision and coverage are refused.
      * @throws EdgebException a behavior outside the candidate set, a clock that goes back too far, a place missing or
-     *   too many, a prompt that does not fit, a level that the bundle is not calibrated for.
+     *   too many, a prompt that does not fit, a level or a balance that the bundle is not calibrated for.
      */
     @JvmOverloads
     fun predict(
@@ -86,10 +88,12 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
         calibrated: Boolean = true,
         exhaustive: Boolean = false,
         precision: Double? = null,
-        coverage: Double? = null
+        coverage: Double? = null,
+        balance: Balance = Balance.NONE
     ): Prediction {
         val started = System.nanoTime()
-        val request = Request(topK, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
+        val request =
+            Request(topK, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage, balance)
         val known = checked(history, moment)
         val where = manifest.layout.placeOf(place)
         synchronized(engine.lock) {

@@ -70,10 +70,12 @@ class Session internal constructor(private val engine: Engine, private val ancho
         calibrated: Boolean = true,
         exhaustive: Boolean = false,
         precision: Double? = null,
-        coverage: Double? = null
+        coverage: Double? = null,
+        balance: Balance = Balance.NONE
     ): Prediction {
         val started = System.nanoTime()
-        val request = Request(topK, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage)
+        val request =
+            Request(topK, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage, balance)
         synchronized(engine.lock) {
             checkTime(moment, "the time asked for")
             val where = engine.manifest.layout.placeOf(place)

@@ -11,7 +11,15 @@ internal const val MARGIN = 0.1
 private const val LOOKAHEAD = 2
 
 /** Candidate scores as `slope * log p(model) + offset`, slope at least 0. */
-internal class Affine(val slope: DoubleArray, val offset: DoubleArray)
+internal class Affine(val slope: DoubleArray, val offset: DoubleArray) {
+    /** The same scores, each raised by a constant. */
+    fun raised(by: DoubleArray) = Affine(slope, DoubleArray(offset.size) { offset[it] + by[it] })
+
+    companion object {
+        /** The model's log-probability itself. */
+        fun ofModel(size: Int) = Affine(DoubleArray(size) { 1.0 }, DoubleArray(size))
+    }
+}
 
 /** Probabilities that candidates are to be compared with: the best one, and every one. Null compares nothing. */
 internal class Lines(val first: Double?, val each: Double?)
@@ -80,15 +88,13 @@ internal class TrieSearch(private val trie: LabelTrie, private val scoring: Scor
     /**
      * Search until the `topK` best candidates are proven.
      *
-     * @param affine Scores to rank by; null takes the log-probability itself.
+     * @param affine Scores to rank by.
      * @param topK How many ranks to prove; null expands everything.
      * @param tolerance Most probability that may stay unexpanded; 0 expands everything.
      * @param lines What the answer has to decide.
      */
-    fun run(rows: Rows, affine: Affine?, topK: Int?, tolerance: Double, lines: Lines?): Found {
-        val size = trie.leaves.size
-        val scored = affine ?: Affine(DoubleArray(size) { 1.0 }, DoubleArray(size))
-        val state = SearchState(trie, live, allowed, scored, choosing)
+    fun run(rows: Rows, affine: Affine, topK: Int?, tolerance: Double, lines: Lines?): Found {
+        val state = SearchState(trie, live, allowed, affine, choosing)
         if (choosing[0]) read(state, 0, rows.root()) else state.evaluated[0] = true
         // Reading a row takes time by the length of the vocabulary, so of those at hand only what is wanted is read.
         val atHand = rows.atHand().filter { choosing[it] }.toHashSet()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_behavior.core.event_order import MOST_BACK_HOURS, check_order, check_step, minutes_back
+from edge_behavior.core.times.event_order import MOST_BACK_HOURS, check_order, check_step, minutes_back
 from edge_behavior.errors import EdgebError
 
 NOON = datetime(2024, 10, 27, 12)

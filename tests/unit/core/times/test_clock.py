@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_behavior.core.clock import UNITS, make_clock, parse_time
+from edge_behavior.core.times.clock import UNITS, make_clock, parse_time
 from edge_behavior.errors import EdgebError
 
 BERLIN = make_clock("Europe/Berlin")
