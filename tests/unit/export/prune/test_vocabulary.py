@@ -199,7 +199,10 @@ def test_any_domain_keeps_its_pieces(name: str, data: st.DataObject) -> None:
     same_pieces(tokenizer, plan, texts)
     anything = data.draw(st.text(max_size=30))
     new = pruned_tokenizer(plan)
-    expected = anything if name == "llama3" else unicodedata.normalize("NFC", anything)
+    # Qwen's tokenizer composes characters, the others leave them as they are.
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    assert (normalizer is None) == (name in ("llama3", "smollm"))
+    expected = anything if normalizer is None else unicodedata.normalize("NFC", anything)
     assert new.decode(new.encode(anything).ids, skip_special_tokens=False) == expected
 
 
