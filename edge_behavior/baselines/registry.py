@@ -5,12 +5,11 @@ from __future__ import annotations
 from edge_behavior.baselines.counters import CounterSystem
 from edge_behavior.baselines.endpoint.client import EndpointConfig
 from edge_behavior.baselines.endpoint.system import EndpointSystem
-from edge_behavior.baselines.habits import HabitsSystem
-from edge_behavior.baselines.population import HabitsPopulationSystem, PopulationSystem
+from edge_behavior.baselines.habits import HabitsPopulationSystem, HabitsSystem
+from edge_behavior.baselines.population import PopulationSystem
 from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.baselines.sequence.system import TITLES, SequenceSystem
 from edge_behavior.baselines.system import System
-from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.evaluation.counters import COUNTERS
 
 _PUBLISHED = SequenceConfig(context=False)
@@ -28,17 +27,3 @@ def systems(endpoint: EndpointConfig | None = None) -> dict[str, System]:
     if endpoint is not None:
         found.append(EndpointSystem(endpoint))
     return {system.name: system for system in found}
-
-
-def system_named(name: str, endpoint: EndpointConfig | None = None) -> System:
-    """The system of a name.
-
-    Raises:
-        EdgebError: there is none; the hint has the nearest.
-    """
-    known = systems(endpoint)
-    if name not in known:
-        if name == "endpoint":
-            raise EdgebError("the system 'endpoint' needs an endpoint", "pass --endpoint URL --endpoint-model NAME")
-        raise EdgebError(f"no system named '{name}'", nearest(name, known, fallback=20))
-    return known[name]

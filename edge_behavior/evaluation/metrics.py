@@ -228,6 +228,29 @@ def behavior_metrics(outcome: Outcome, labels: Sequence[str], groups: Sequence[s
     )
 
 
+def mean_recall(right: NDArray[Any], truth: NDArray[np.int64]) -> float:
+    """Mean recall per behavior over those that occur.
+
+    Args:
+        right: [n] how right each window's prediction is: 0 or 1, or a share over several models.
+        truth: [n] candidate codes; at least one.
+    """
+    support = np.bincount(truth)
+    recall = np.bincount(truth, weights=right)[support > 0] / support[support > 0]
+    return float(recall.mean())
+
+
+def group_recalls(right: NDArray[Any], truth: NDArray[np.int64], groups: Sequence[str]) -> dict[str, float | None]:
+    """`mean_recall` of the behaviors of each group, by name; None where none of a group occurs.
+
+    Args:
+        groups: head, medium or tail per candidate.
+    """
+    of = np.array(groups)[truth]
+    parts = {name: of == name for name in GROUPS}
+    return {name: mean_recall(right[part], truth[part]) if part.any() else None for name, part in parts.items()}
+
+
 def unit_intervals(
     outcome: Outcome, groups: Sequence[str], resamples: int, seed: int = 0
 ) -> dict[str, Interval | None]:

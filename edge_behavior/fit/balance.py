@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_behavior.core.balance import balance_offsets
-from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.fusion import SOURCES
 from edge_behavior.errors import EdgebError
+from edge_behavior.evaluation.metrics import group_recalls, mean_recall
 from edge_behavior.fit.mixture import Floats, HeldOut, Ints, left_out_scores, unit_folds
 from edge_behavior.util.resampling import Resampled
 
@@ -135,12 +135,12 @@ def fit_balance(held: HeldOut, counts: ArrayLike, fused: bool = True, seed: int 
 def _fit_source(scores: Floats, held: HeldOut, counts: Ints, fold: Ints) -> BalancedSource:
     right = np.array([(scores + balance_offsets(t, counts)).argmax(1) == held.truth for t in GRID])
     everything = np.ones(len(held), dtype=np.bool_)
-    curve = {t: _recalls(row, held, everything) for t, row in zip(GRID, right, strict=True)}
+    curve = {t: _recalls(row, held) for t, row in zip(GRID, right, strict=True)}
     chosen = np.empty(len(held), dtype=np.bool_)
     for k in np.unique(fold):
         mine = fold == k
         chosen[mine] = right[_choose(right, held, ~mine)][mine]
-    crossed = _recalls(chosen, held, everything)
+    crossed = _recalls(chosen, held)
     gains = crossed.overall > curve[0.0].overall
     return BalancedSource(GRID[_choose(right, held, everything)] if gains else 0.0, curve, crossed)
 
@@ -161,12 +161,6 @@ def _choose(right: NDArray[np.bool_], held: HeldOut, rows: NDArray[np.bool_]) ->
     raise AssertionError("the best does not beat itself")
 
 
-def _recalls(right: NDArray[np.bool_], held: HeldOut, rows: NDArray[np.bool_]) -> Recalls:
-    """Recalls over some windows, of which [n] `right` says where the first candidate is the truth."""
-    truth, hits = held.truth[rows], right[rows]
-    size = len(held.groups)
-    support = np.bincount(truth, minlength=size)
-    recall = np.bincount(truth, hits, minlength=size) / np.maximum(support, 1)
-    group, occurs = np.array(held.groups), support > 0
-    means = {name: float(recall[part].mean()) if (part := occurs & (group == name)).any() else None for name in GROUPS}
-    return Recalls(float(hits.mean()), float(recall[occurs].mean()), **means)
+def _recalls(right: NDArray[np.bool_], held: HeldOut) -> Recalls:
+    """Recalls where [n] `right` says at which windows the first candidate is the truth."""
+    return Recalls(float(right.mean()), mean_recall(right, held.truth), **group_recalls(right, held.truth, held.groups))

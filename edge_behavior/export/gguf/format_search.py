@@ -116,12 +116,12 @@ def _one(model: Unquantized, folder: Path, quant: str, profile: ExportProfile) -
         return model.path, parity_report(model.with_quantized(last), samples, profile.parity)
     path, reference = folder / f"{quant}.gguf", model.scores.by_stage[REFERENCE]
     quantize(model.path, path, quant, model.importance)
-    # A format that has a next one is given up as soon as it is certain to fail, and not mended.
-    next_one = profile.quant == AUTO and quant != AUTO_ORDER[-1]
-    hopeless = partial(surely_exceeded, reference, settings=profile.parity) if next_one else None
+    # `auto` ends with an unquantized format: others are given up as soon as they are certain to fail, and not mended.
+    searching = profile.quant == AUTO
+    hopeless = partial(surely_exceeded, reference, settings=profile.parity) if searching else None
     scores = _scores(path, model, samples, f"Comparing {quant}", QUANTIZE, hopeless)
     report = parity_report(model.with_quantized(scores), samples, profile.parity)
-    if next_one and report.exceeded:
+    if searching and report.exceeded:
         return path, report
     hurt = tail_hurt(reference, scores, samples, profile.recover.tail_loss)
     if profile.recover.mode == "off" or quant not in _RECOVERABLE or not (hurt or report.exceeded):

@@ -49,7 +49,7 @@ class Difference:
     @classmethod
     def between(cls, reference: Floats, found: Floats) -> Difference:
         """Compare two [n, B] arrays of log-probabilities."""
-        divergences = (np.exp(reference) * (reference - found)).sum(1)
+        divergences = _divergences(reference, found)
         counted = np.exp(reference) >= _COUNTED
         return cls(
             flips=float((reference.argmax(1) != found.argmax(1)).mean()),
@@ -287,6 +287,11 @@ def exceeded(
     return found
 
 
+def _divergences(reference: Floats, found: Floats) -> Floats:
+    """[n] KL(reference ‖ found) of each window, nats."""
+    return np.asarray((np.exp(reference) * (reference - found)).sum(1))
+
+
 def surely_exceeded(reference: Floats, scores: Floats, settings: ParitySettings) -> bool:
     """Whether flips or KL of the windows so far are beyond a limit by more than two standard errors.
 
@@ -299,11 +304,10 @@ def surely_exceeded(reference: Floats, scores: Floats, settings: ParitySettings)
     if rows.sum() < _FEWEST:
         return False
     before, after = reference[rows], scores[rows]
-    divergences = (np.exp(before) * (before - after)).sum(1)
     flips = (before.argmax(1) != after.argmax(1)).astype(float)
     return any(
         float(values.mean() - CERTAIN * values.std(ddof=1) / np.sqrt(len(values))) > limit
-        for values, limit in ((divergences, settings.max_kl), (flips, settings.max_flips))
+        for values, limit in ((_divergences(before, after), settings.max_kl), (flips, settings.max_flips))
     )
 
 

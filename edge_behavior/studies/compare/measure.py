@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.core.candidates import GROUPS
-from edge_behavior.evaluation.metrics import expected_ranks, resampled_recalls, unit_weights
+from edge_behavior.evaluation.metrics import (
+    expected_ranks,
+    group_recalls,
+    mean_recall,
+    resampled_recalls,
+    unit_weights,
+)
 from edge_behavior.studies.compare.sources import Source
 from edge_behavior.studies.compare.windows import KINDS, Part, Windows, known_events
 
@@ -100,16 +106,13 @@ class Outcomes:
     @cached_property
     def values(self) -> dict[str, float | None]:
         """Every metric; None where no window has a group."""
-        size = len(self.groups)
-        support = np.bincount(self.truth, minlength=size)
-        hits = np.bincount(self.truth, weights=self.right, minlength=size)
-        occurs, names = support > 0, np.array(self.groups)
-        recall = hits / np.maximum(support, 1)
-        found: dict[str, float | None] = {"weighted_recall": float(self.right.mean())}
-        for name in ("overall", *GROUPS):
-            part = recall[occurs if name == "overall" else occurs & (names == name)]
-            found[name] = float(part.mean()) if len(part) else None
-        return {**found, "nll": float(self.loss.mean()), "hit_at_5": float(self.among_5.mean())}
+        return {
+            "weighted_recall": float(self.right.mean()),
+            "overall": mean_recall(self.right, self.truth),
+            **group_recalls(self.right, self.truth, self.groups),
+            "nll": float(self.loss.mean()),
+            "hit_at_5": float(self.among_5.mean()),
+        }
 
     @cached_property
     def draws(self) -> dict[str, Floats]:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.evaluation.counters import COUNTERS
+from edge_behavior.evaluation.metrics import mean_recall
+from edge_behavior.fit.balance import GRID
 from edge_behavior.fit.mixture import HeldOut, fit_weights
 from edge_behavior.studies.compare.folder import Asked, CompareFolder
 from edge_behavior.studies.compare.plan import Entry
@@ -27,7 +29,6 @@ from edge_behavior.studies.compare.windows import Windows
 
 HABITS = "habits"
 PRIOR, MIXED, SHUFFLED = "+prior", "+habits", "+habits:shuffled"
-TAUS = np.round(np.arange(0, 1.5001, 0.05), 2)
 _VALIDATION = "validation"
 
 Floats = NDArray[np.float64]
@@ -107,16 +108,13 @@ def with_prior(source: Source, windows: Windows) -> Source:
 
 
 def best_tau(scores: Floats, windows: Windows) -> float:
-    """The τ of `TAUS` with the highest mean recall per behavior on the validation windows; the smallest of equals."""
+    """The τ of the balance's grid with the highest mean recall on validation windows; the smallest of equals."""
     truth = windows.validation.truth
-    support = np.bincount(truth, minlength=scores.shape[1])
 
     def recall(tau: float) -> float:
-        right = (scores - tau * windows.log_share).argmax(1) == truth
-        hits = np.bincount(truth[right], minlength=scores.shape[1])
-        return float((hits[support > 0] / support[support > 0]).mean())
+        return mean_recall((scores - tau * windows.log_share).argmax(1) == truth, truth)
 
-    return float(max(TAUS, key=lambda tau: (round(recall(float(tau)), 12), -tau)))
+    return max(GRID, key=lambda tau: (round(recall(tau), 12), -tau))
 
 
 def with_habits(source: Source, habits: Source, windows: Windows, shuffle: bool = False) -> Source:

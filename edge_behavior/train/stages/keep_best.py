@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from peft import get_peft_model_state_dict
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,6 +17,7 @@ from edge_behavior.core.search import Goal
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.data.windows import balanced_windows, natural_windows
 from edge_behavior.errors import EdgebError
+from edge_behavior.evaluation.metrics import mean_recall
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.rows.windows import WindowSet, draw_formats
 from edge_behavior.train.run.checkpoints import copy_adapter
@@ -130,7 +130,7 @@ class KeepBest(TrainerCallback):
         truth = self._table.behavior[both].astype(np.int64)
         right = scores.log_probs.argmax(1) == truth
         accuracy = float(right[: len(self._natural)].mean())
-        overall = _mean_recall(right[len(self._natural) :], truth[len(self._natural) :])
+        overall = mean_recall(right[len(self._natural) :], truth[len(self._natural) :])
         self.history.append(Measurement(float(step), accuracy, overall, (accuracy + overall) / 2))
         if self.best_step == step:
             self._save(self.best)
@@ -151,9 +151,3 @@ class KeepBest(TrainerCallback):
             with replaced_folder(out) as made:
                 self._model.save_pretrained(str(made), state_dict=whole, selected_adapters=["default"])
         wait()
-
-
-def _mean_recall(right: NDArray[np.bool_], truth: NDArray[np.int64]) -> float:
-    hits = np.bincount(truth[right], minlength=int(truth.max()) + 1)
-    support = np.bincount(truth)
-    return float((hits[support > 0] / support[support > 0]).mean())

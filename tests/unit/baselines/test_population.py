@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_behavior.baselines.population import HabitsPopulationSystem, PopulationSystem
+from edge_behavior.baselines.habits import HabitsPopulationSystem
+from edge_behavior.baselines.population import PopulationSystem
 from edge_behavior.baselines.system import Budget
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.windows import natural_windows

@@ -17,11 +17,12 @@ import pytest
 from edge_behavior.baselines.endpoint import client
 from edge_behavior.baselines.endpoint.client import KEY_VARIABLE, Endpoint, EndpointConfig
 from edge_behavior.baselines.endpoint.system import EndpointSystem, FittedEndpoint
-from edge_behavior.baselines.registry import system_named, systems
+from edge_behavior.baselines.registry import systems
 from edge_behavior.baselines.system import Budget
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.windows import natural_windows
 from edge_behavior.errors import EdgebError
+from edge_behavior.studies.compare import registry
 
 LENGTH = 4
 # Status and body (or raw bytes) for a request.
@@ -330,9 +331,9 @@ def test_the_endpoint_is_a_system_only_where_one_is_given() -> None:
     assert "endpoint" not in systems()
     assert systems(given)["endpoint"].title == "small (endpoint)"
     with pytest.raises(EdgebError, match="needs an endpoint"):
-        system_named("endpoint")
+        registry.chosen(registry.all_contenders(), ["endpoint"])
     with pytest.raises(EdgebError, match="no system named 'sasrek'") as caught:
-        system_named("sasrek")
+        registry.chosen(registry.all_contenders(), ["sasrek"])
     assert "sasrec" in caught.value.hint
-    assert system_named("bert4rec").title == "BERT4Rec"
+    assert registry.chosen(registry.all_contenders(), ["bert4rec"])["bert4rec"].title == "BERT4Rec"
     assert [name for name, system in systems(given).items() if system.name != name] == []

@@ -15,6 +15,7 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.resampling import resampling
 from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.metrics import Outcome, behavior_metrics
+from edge_behavior.fit.balance import GRID
 from edge_behavior.studies.compare.measure import (
     METRICS,
     RESAMPLES,
@@ -27,7 +28,7 @@ from edge_behavior.studies.compare.measure import (
     scopes,
 )
 from edge_behavior.studies.compare.predictions import read_scores, write_scores
-from edge_behavior.studies.compare.sources import TAUS, Source, best_tau, derived, with_prior
+from edge_behavior.studies.compare.sources import Source, best_tau, derived, with_prior
 from edge_behavior.studies.compare.windows import KINDS, Drawn, Windows, describe, draw, read_windows, write_windows
 
 LENGTH = 4
@@ -219,9 +220,9 @@ def test_tau_is_the_best_of_the_grid_on_validation_windows(windows: Windows) -> 
         return float(np.mean([np.mean(predicted[truth == b] == b) for b in sorted(set(truth.tolist()))]))
 
     found = best_tau(held, windows)
-    best = max(recall(float(tau)) for tau in TAUS)
+    best = max(recall(float(tau)) for tau in GRID)
     assert recall(found) == pytest.approx(best)
-    assert all(recall(float(tau)) < best - 1e-12 for tau in TAUS if tau < found)
+    assert all(recall(float(tau)) < best - 1e-12 for tau in GRID if tau < found)
     assert found > 0
     adjusted = with_prior(Source("x", "x", "x", "", (0,), ({"validation": held},)), windows)
     assert np.allclose(adjusted.scores[0]["validation"], log_softmax(held - found * windows.log_share))
