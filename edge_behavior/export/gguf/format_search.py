@@ -37,8 +37,10 @@ from edge_behavior.util.timebox import clock_text
 
 AUTO = "auto"
 QUANTIZE = "quantize"
-# By falling compression. Where rows are not divisible by 256, q4 is the larger of the 4-bit formats by more.
-AUTO_ORDER = ("q4_0", "q4", "q5", "q8", "f16")
+# By falling compression. Where rows are not divisible by 256, q4 has 5 bits, and q5 as many.
+AUTO_ORDER = ("q4", "q5", "q8", "f16")
+# Smaller by coarser rounding of the same tensors: worth a try only where the finer format is within the limits.
+COARSER = {"q4": "q4_0"}
 # Formats with tensors of fewer than 8 bits.
 _RECOVERABLE = ("q4_0", "q4", "q5")
 # Tensors are chosen on other windows than those that the gate measures.
@@ -95,25 +97,39 @@ def quantize_within(model: Unquantized, folder: Path, profile: ExportProfile) ->
         ParityError: the profile enforces its limits and no format it allows stays within them.
         EdgebError: llama.cpp failed.
     """
-    wanted = AUTO_ORDER if profile.quant == AUTO else (profile.quant,)
+    searching = profile.quant == AUTO
     tried: dict[str, list[str]] = {}
-    for quant in wanted:
-        path, report = _one(model, folder, quant, profile)
-        if not report.exceeded or (profile.quant != AUTO and not profile.parity.enforce):
-            return Quantized(path, quant, replace(report, tried=tried))
-        tried[quant] = report.exceeded
-        if path != model.path:
-            path.unlink()
-    raise ParityError(find_quant(wanted[-1]).name, report)
+    for quant in AUTO_ORDER if searching else (profile.quant,):
+        found = _one(model, folder, quant, profile)
+        if not found.parity.exceeded or not (searching or profile.parity.enforce):
+            break
+        tried[quant] = found.parity.exceeded
+        _discard(found, model)
+    else:
+        raise ParityError(find_quant(found.quant).name, found.parity)
+    if searching and quant in COARSER:
+        smaller = _one(model, folder, COARSER[quant], profile)
+        if smaller.parity.exceeded:
+            tried[smaller.quant] = smaller.parity.exceeded
+        else:
+            found, smaller = smaller, found
+        _discard(smaller, model)
+    return replace(found, parity=replace(found.parity, tried=tried))
 
 
-def _one(model: Unquantized, folder: Path, quant: str, profile: ExportProfile) -> tuple[Path, ParityReport]:
+def _discard(found: Quantized, model: Unquantized) -> None:
+    if found.path != model.path:
+        found.path.unlink()
+
+
+def _one(model: Unquantized, folder: Path, quant: str, profile: ExportProfile) -> Quantized:
     samples = model.scores.samples
     if quant in UNQUANTIZED:
         last = list(model.scores.by_stage.values())[-1]
         if not is_scored(last).all():
             last = _scores(model.path, model, samples, f"Comparing {quant}")
-        return model.path, parity_report(model.with_quantized(last), samples, profile.parity)
+        report = parity_report(model.with_quantized(last), samples, profile.parity)
+        return Quantized(model.path, quant, report)
     path, reference = folder / f"{quant}.gguf", model.scores.by_stage[REFERENCE]
     quantize(model.path, path, quant, model.importance)
     # `auto` ends with an unquantized format: others are given up as soon as they are certain to fail, and not mended.
@@ -121,18 +137,26 @@ def _one(model: Unquantized, folder: Path, quant: str, profile: ExportProfile) -
     hopeless = partial(surely_exceeded, reference, settings=profile.parity) if searching else None
     scores = _scores(path, model, samples, f"Comparing {quant}", QUANTIZE, hopeless)
     report = parity_report(model.with_quantized(scores), samples, profile.parity)
-    if searching and report.exceeded:
-        return path, report
-    hurt = tail_hurt(reference, scores, samples, profile.recover.tail_loss)
+    if not (searching and report.exceeded):
+        report = _mended(model, path, quant, profile, (scores, report))
+    return Quantized(path, quant, report)
+
+
+def _mended(
+    model: Unquantized, path: Path, quant: str, profile: ExportProfile, measured: tuple[Floats, ParityReport]
+) -> ParityReport:
+    """Recover the file in `path` where it needs that and there is time."""
+    scores, report = measured
+    hurt = tail_hurt(model.scores.by_stage[REFERENCE], scores, model.scores.samples, profile.recover.tail_loss)
     if profile.recover.mode == "off" or quant not in _RECOVERABLE or not (hurt or report.exceeded):
-        return path, report
+        return report
     needed = _recovery_seconds(model, path)
     # A file beyond the limits is not shipped at all unless tensors can be kept.
     share = 1.0 if report.exceeded else _RECOVERY_SHARE
     if needed > share * model.scores.forecast.budget.left:
         why = f"about {clock_text(needed)} is too much of the time left: raise `minutes` in the profile"
-        return path, replace(report, recovery=Recovery((), skipped=why))
-    return path, _recovered(model, path, quant, profile, (scores, report))
+        return replace(report, recovery=Recovery((), skipped=why))
+    return _recovered(model, path, quant, profile, measured)
 
 
 def _recovered(

@@ -26,7 +26,7 @@ _COUNTED = 1e-3
 # Standard errors beyond which a loss of accuracy is one.
 CERTAIN = 2.0
 # Windows that a format is tried on at least.
-_FEWEST = 16
+_FEWEST = 8
 _LIMITS = {"max_flips", "max_kl", "max_accuracy_loss", "max_tail_loss"}
 
 

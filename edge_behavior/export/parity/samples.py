@@ -18,7 +18,7 @@ from edge_behavior.export.synthetic_events import synthetic_windows
 SMALL_BACKBONE = 100_000_000
 WINDOWS, PER_BEHAVIOR = (200, 60), (5, 1)
 # Windows on which the steps before the last are compared: all of them, and so many beyond that number of weights.
-BETWEEN = (None, 8)
+BETWEEN = (None, 4)
 # Fewest windows that a time budget leaves.
 LEAST_WINDOWS = 48
 # The order of windows: any first few are a sample of all.

@@ -25,6 +25,8 @@ from edge_behavior.util.timebox import Forecast, TimeBudget
 REFERENCE = "adapter"
 _SEED = 0
 _CHUNK = 16
+# After so many windows each time, it is asked whether a format is certain to fail.
+_ASKED = 8
 # Share of the export's time by which the model before merging has to be scored.
 _REFERENCE_SHARE = 0.2
 
@@ -236,6 +238,6 @@ def score_bundle(
             for number, (i, row) in enumerate(zip(order, found, strict=True), 1):
                 scores[i] = log_softmax(row)
                 advance(1)
-                if enough is not None and number % _CHUNK == 0 and enough(scores):
+                if enough is not None and number % _ASKED == 0 and enough(scores):
                     break
     return scores
