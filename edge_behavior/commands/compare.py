@@ -110,6 +110,8 @@ def compare_command(
         from edge_behavior.studies.compare.contenders import Bench, check_needs
         from edge_behavior.studies.compare.runner import drawn_windows, run_compare
         from edge_behavior.studies.compare.runner import dry_run as planned
+    if endpoint is None and endpoint_model:
+        raise EdgebError("--endpoint-model without --endpoint", "name the endpoint's URL, too")
     asked_of = None if endpoint is None else EndpointConfig(endpoint, endpoint_model, insecure=endpoint_insecure)
     known = registry.all_contenders(asked_of)
     if systems == "list":
@@ -124,9 +126,10 @@ def compare_command(
         "small_targets": small_targets,
     }
     names = None if systems is None else [name.strip() for name in systems.split(",") if name.strip()]
-    if names is not None and asked_of is not None:
-        names.append(registry.ENDPOINT)
-    asked, dataset = _asked(folder, recipe, data, set_ or [], names, seeds, sizes, sweep or [], known, not dry_run)
+    identity = {} if asked_of is None else asked_of.identity
+    asked, dataset = _asked(
+        folder, recipe, data, set_ or [], names, seeds, sizes, sweep or [], known, identity, not dry_run
+    )
     check_needs(registry.chosen(known, asked.systems), dataset)
     drawn = drawn_windows(asked, dataset)
     if dry_run:
@@ -152,6 +155,7 @@ def _asked(
     sizes: dict[str, Any],
     sweeps: list[str],
     known: Any,
+    endpoint: dict[str, str],
     pin: bool,
 ) -> tuple[Asked, Any]:
     """What this call asks for, flags that were left out taken from the folder; and the dataset."""
@@ -176,7 +180,7 @@ def _asked(
     base = pinned(base) if pin else located(base)
     dataset = Dataset.open(data or (local[1] if local is not None else recall("dataset")))
     asked_names = names or (list(before.systems) if before is not None else registry.default_systems(known))
-    contenders = registry.chosen(known, asked_names)
+    contenders = registry.chosen(known, [*asked_names, *([registry.ENDPOINT] if endpoint else [])])
     held = Sizes() if before is None else before.sizes
     chosen = Sizes(**{name: getattr(held, name) if value is None else value for name, value in sizes.items()})
     wanted = parse_sweeps(sweeps)
@@ -193,6 +197,7 @@ def _asked(
         sizes=chosen,
         sweeps=wanted,
         swept=swept_systems(wanted, contenders, base),
+        endpoint=endpoint,
     )
     return asked, dataset
 

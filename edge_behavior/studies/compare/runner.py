@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_behavior.baselines.system import Reporting
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.studies.compare.contenders import Bench, Contender, Tuned
@@ -111,6 +112,8 @@ def _score(bench: Bench, contender: Contender, entry: Entry, seed: int, missing:
         for window_set in missing:
             table = bench.dataset.events("validation" if window_set == "validation" else "test")
             scores = fitted.log_probs(table, targets_of(window_set, bench.drawn), known_events(window_set))
+            if isinstance(fitted, Reporting):
+                bench.folder.note_answers(f"{entry.name}-seed{seed}", window_set, fitted.report())
             write_scores(bench.folder.predictions(entry.name, seed, window_set), scores)
     finally:
         fitted.close()
