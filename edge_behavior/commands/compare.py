@@ -68,7 +68,7 @@ def compare_command(
         typer.Option("--set", help="Override a field of the recipe: section.key=value. May be repeated."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be trained and scored; do nothing.")
+        bool, typer.Option("--dry-run", help="List what would be trained and scored, and how long; do nothing.")
     ] = False,
     report: Annotated[bool, typer.Option("--report", help="Only write the report of what is scored so far.")] = False,
     as_json: Annotated[
@@ -109,7 +109,6 @@ def compare_command(
         from edge_behavior.studies.compare import registry
         from edge_behavior.studies.compare.contenders import Bench, check_needs
         from edge_behavior.studies.compare.runner import drawn_windows, run_compare
-        from edge_behavior.studies.compare.runner import dry_run as planned
     if endpoint is None and endpoint_model:
         raise EdgebError("--endpoint-model without --endpoint", "name the endpoint's URL, too")
     asked_of = None if endpoint is None else EndpointConfig(endpoint, endpoint_model, insecure=endpoint_insecure)
@@ -133,9 +132,9 @@ def compare_command(
     check_needs(registry.chosen(known, asked.systems), dataset)
     drawn = drawn_windows(asked, dataset)
     if dry_run:
-        contenders = registry.chosen(known, asked.systems)
-        document = planned(asked, contenders, folder)
-        document["windows"] = {"test": len(drawn.test), "validation": len(drawn.validation)}
+        with libraries():
+            from edge_behavior.studies.compare.dry_run import dry_run as planned
+        document = planned(Bench(asked, dataset, folder, drawn), registry.chosen(known, asked.systems))
         emit(document, as_json, lambda: _show_plan(document))
         return
     asked = folder.ask(asked, dataset.path)
@@ -231,6 +230,29 @@ def _show_plan(document: dict[str, Any]) -> None:
         console.print(text, markup=False, highlight=False)
     shown = ", ".join(f"{count} {name}" for name, count in document["windows"].items())
     console.print(f"windows: {shown}; the natural ones again at every cold start", markup=False, highlight=False)
+    if document["time"] is not None:
+        _show_time(document["time"])
+
+
+def _show_time(time: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from edge_behavior.util.numbers import duration
+    from edge_behavior.util.terminal import open_console
+
+    console, parts = open_console(), ("training", "pool", "scoring", "total")
+    table = Table("time at most", *parts)
+    for name, spent in time["systems"].items():
+        table.add_row(name, *(duration(spent[part]) for part in parts))
+    table.add_row("all of these", "", "", "", duration(time["total"]), style="bold")
+    if time["systems"]:
+        console.print(table)
+        said = f"measured on {' and '.join(time['measured_on'])}; a stage in common counts where it is trained first"
+        console.print(said, markup=False, highlight=False)
+    for name, why in time["refused"].items():
+        console.print(f"{name}: no time: {why}", markup=False, highlight=False)
+    if time["not_estimated"]:
+        console.print(f"not estimated: {', '.join(time['not_estimated'])}", markup=False, highlight=False)
 
 
 def _report(folder: CompareFolder, as_json: bool) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from edge_behavior.baselines.system import Reporting
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.studies.compare.contenders import Bench, Contender, Tuned
+from edge_behavior.studies.compare.contenders import Bench, Contender
 from edge_behavior.studies.compare.folder import Asked, CompareFolder
 from edge_behavior.studies.compare.plan import Entry, entries
 from edge_behavior.studies.compare.predictions import write_scores
@@ -24,9 +23,7 @@ from edge_behavior.studies.compare.windows import (
     targets_of,
     write_windows,
 )
-from edge_behavior.studies.runs.planned import PlannedRun
-from edge_behavior.studies.runs.runner import attempted, check_one_process, planned_work
-from edge_behavior.train.stage_list import TUNED
+from edge_behavior.studies.runs.runner import attempted, check_one_process
 from edge_behavior.util.terminal import open_console
 
 
@@ -69,24 +66,6 @@ def run_compare(bench: Bench, contenders: Mapping[str, Contender]) -> list[str]:
         if not attempted(name, folder, partial(_score, bench, contenders[entry.system], entry, seed, missing)):
             failed.append(name)
     return failed
-
-
-def dry_run(asked: Asked, contenders: Mapping[str, Contender], folder: CompareFolder) -> dict[str, Any]:
-    """What would be trained and scored, for `--dry-run`: runs by name, stages to train, windows to score."""
-    found, runs = [], list[PlannedRun]()
-    rates = folder.rates()
-    for entry in entries(asked):
-        contender = contenders[entry.system]
-        left = [s for s in entry.seeds if not all(folder.predictions(entry.name, s, h).is_file() for h in entry.sets)]
-        found.append({"system": entry.name, "seeds": list(entry.seeds), "left": left})
-        if isinstance(contender, Tuned) and left:
-            rate = rates.get(entry.system, {}).get("rate")
-            if rate is None and entry.point is None:
-                runs += [planned for _, planned in contender.rate_runs(asked)]
-            runs += [contender.planned(asked, seed, entry.point, rate) for seed in left]
-    # A rate's run ends earlier: what it has done counts, stage by stage.
-    work = planned_work(runs, asked.fingerprint, folder, TUNED[-1])
-    return {"entries": found, "runs": [run.name for run in runs], "stages": work.to_dict()["stages"]}
 
 
 def _keep_windows(bench: Bench) -> None:
