@@ -34,7 +34,9 @@ def dry_run(bench: Bench, contenders: Mapping[str, Contender]) -> dict[str, Any]
     found, left, others, rates = [], list[_Left](), list[str](), folder.rates()
     for entry in entries(asked):
         contender = contenders[entry.system]
-        missing = {s: [h for h in entry.sets if not folder.predictions(entry.name, s, h).is_file()] for s in entry.seeds}
+        missing = {
+            s: [w for w in entry.sets if not folder.predictions(entry.name, s, w).is_file()] for s in entry.seeds
+        }
         seeds = [seed for seed, sets in missing.items() if sets]
         found.append({"system": entry.name, "seeds": list(entry.seeds), "left": seeds})
         if not seeds:

@@ -11,7 +11,7 @@ from edge_behavior.baselines.system import Reporting
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.studies.compare.contenders import Bench, Contender
-from edge_behavior.studies.compare.folder import Asked, CompareFolder
+from edge_behavior.studies.compare.folder import Asked
 from edge_behavior.studies.compare.plan import Entry, entries
 from edge_behavior.studies.compare.predictions import write_scores
 from edge_behavior.studies.compare.windows import (

@@ -97,7 +97,8 @@ def render_markdown(results: Results) -> str:
         lines += [" ".join(markdown_text(sentence) for sentence in said), ""]
     for table in tables(results):
         cells = ([markdown_text(row[0]), *row[1:]] for row in table.rows)
-        lines += [f"## {table.title}", "", *markdown_table(["", *table.heads], cells), "", markdown_text(table.caption), ""]
+        lines += [f"## {table.title}", "", *markdown_table(["", *table.heads], cells), ""]
+        lines += [markdown_text(table.caption), ""]
     if gaps := notable_gaps(results):
         lines += ["## Paired differences", "", *(f"- {markdown_text(sentence)}" for sentence in gaps), ""]
     lines += ["## How", "", *(f"- {sentence}" for sentence in method_sentences(results))]

@@ -23,9 +23,7 @@ def compare(*words: object) -> Result:
     return CliRunner().invoke(app, ["compare", *map(str, words)])
 
 
-def test_answers_outside_the_list_are_in_the_report(
-    server: Server, data: Path, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_answers_outside_the_list_are_in_the_report(server: Server, data: Path, recipe: Recipe, tmp_path: Path) -> None:
     says = {"choices": [{"message": {"content": "I would rather not say"}}]}
     server.reply = lambda path, body: (200, says) if path.startswith("chat") else (404, {"error": "no completions"})
     out = tmp_path / "out"
