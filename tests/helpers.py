@@ -60,7 +60,8 @@ def model(tokens: Any, seed: int = 0, hidden: int = 64, layers: int = 2, spread:
     torch.manual_seed(seed)
     made = Qwen2ForCausalLM(
         architecture(BackboneConfig(hidden_size=hidden, layers=layers, intermediate_size=96), tokens)
-    ).eval()
+    )
+    made.train(False)
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.ndim > 1:
