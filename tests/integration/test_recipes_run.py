@@ -120,6 +120,7 @@ def run_the_path(recipe: str, backbone: Path, home: Path, tmp_path: Path) -> Non
     assert str(tmp_path) not in json.dumps(manifest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "make"), [("qwen2-1.5b", qwen), ("llama3.1-8b", llama)])
 def test_recipes_with_real_tokenizers(recipe: str, make: Make, shared: Path, home: Path, tmp_path: Path) -> None:
     run_the_path(recipe, make(shared, tmp_path / "backbone"), home, tmp_path)
