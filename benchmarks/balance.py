@@ -1,7 +1,7 @@
 """What the balance dial does on test users, by a source that needs no model: the users' own habits.
 
     python -m edge_behavior data import dataset_TSMC2014_NYC.txt.gz --format tsmc2014 --out out/nyc
-    python benchmarks/balance.py foursquare-nyc out/nyc
+    python -m benchmarks.balance foursquare-nyc out/nyc
 
 Fits τ on the validation users as export does, and measures it on the test users, beside τ = 0 and the τ whose mean
 recall on the validation users is the highest. Writes results/balance-NAME.md.
@@ -9,7 +9,7 @@ recall on the validation users is the highest. Writes results/balance-NAME.md.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ def fitted(dataset: Dataset) -> MeasuredBalance:
     targets = np.concatenate(natural_stretches(table, HISTORY, STRETCH, PER_USER, WINDOWS[1], 0))
     habits = habit_log_probs(table, targets, counts)
     truth, users = table.behavior[targets].astype(np.int64), table.user_of(targets)
-    held = HeldOut(habits, habits, truth, users, dataset.candidates.groups(), resampling(table, targets))
+    held = HeldOut(habits, habits, truth, users, dataset.candidates.groups(), resampling=resampling(table, targets))
     return fit_balance(held, counts, fused=False)
 
 
@@ -58,7 +58,7 @@ def page(name: str, dataset: Dataset) -> str:
         [
             f"# The balance dial on {name}",
             "",
-            "Made by `python benchmarks/balance.py`: habits, no model. Validation users:",
+            "Made by `python -m benchmarks.balance`: habits, no model. Validation users:",
             "",
             *(f"    {line}" for line in curve.splitlines()),
             "",
@@ -69,6 +69,13 @@ def page(name: str, dataset: Dataset) -> str:
     )
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="what the page calls the dataset")
+    parser.add_argument("data", type=Path, help="a dataset")
+    args = parser.parse_args()
+    (RESULTS / f"balance-{args.name}.md").write_text(page(args.name, Dataset.open(args.data)), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    chosen, folder = sys.argv[1:]
-    (RESULTS / f"balance-{chosen}.md").write_text(page(chosen, Dataset.open(Path(folder))), encoding="utf-8")
+    main()

@@ -1,6 +1,6 @@
 """What scoring a tuned model takes and loses where not every label is scored: tokens and time against the bound.
 
-    python benchmarks/bounded_scoring.py --run RUN --data DATA --windows 30 --threads 2
+    python -m benchmarks.bounded_scoring --run RUN --data DATA --windows 30 --threads 2
 
 A run's tuned model scores the same windows again and again in one process: every label (`scoring.bound=null`), then the
 first ranks and the truth alone, and with the sum over all labels proven within 0.3 to 0.001 nats. Tokens are those of
@@ -243,7 +243,7 @@ def main() -> None:
     targets = natural_windows(case.table, case.length, per_user=20, limit=args.windows, seed=0)
     config = case.model.config
     document: dict[str, Any] = {
-        "command": f"python benchmarks/bounded_scoring.py --run RUN --data DATA --dtype {args.dtype} "
+        "command": f"python -m benchmarks.bounded_scoring --run RUN --data DATA --dtype {args.dtype} "
         f"--windows {args.windows} --users {args.users} --in-a-row {args.in_a_row} --threads {args.threads}",
         "measured": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, threads: {args.threads}, {case.model.dtype}, torch {torch.__version__}",

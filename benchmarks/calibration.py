@@ -1,6 +1,6 @@
 """What calibration does on users that neither training nor fitting has seen.
 
-    python benchmarks/calibration.py demo demo.gguf out/demo/data
+    python -m benchmarks.calibration demo demo.gguf out/demo/data
 
 Takes a name, a calibrated bundle and the dataset it was trained on. Measures on test users, on natural windows (as in
 fitting) and balanced ones: calibration error before and after with 95 % intervals over users, coverage and size of the

@@ -1,6 +1,6 @@
 """Does the recipe preserve and improve what a backbone knows of rare behaviors? A controlled experiment on stand-ins.
 
-    python benchmarks/controlled.py --work out/controlled      # results/controlled.json and controlled.md
+    python -m benchmarks.controlled --work out/controlled      # results/controlled.json and controlled.md
 
 Two backbones per seed: the pretraining text of one says when, where and next to which behaviors tail behaviors occur,
 that of the other only names them. Both go through the same A-Tuning on anchors, and from there through two B-Tunings,
@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from controlled_page import ARMS, MODELS, RULES, TITLES, page, run_name
 from numpy.typing import NDArray
 
+from benchmarks.controlled_page import ARMS, MODELS, RULES, TITLES, page, run_name
 from edge_behavior.core.candidates import GROUPS, CandidateSet
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
@@ -349,7 +349,7 @@ def main() -> None:
         "behaves on such stand-ins, and nothing about pretrained models."
     )
     result = {
-        "command": f"python benchmarks/controlled.py{changed} --per-user {options.per_user} "
+        "command": f"python -m benchmarks.controlled{changed} --per-user {options.per_user} "
         f"--per-behavior {options.per_behavior}{flags}",
         "setup": {
             "text": text,

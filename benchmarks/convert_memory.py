@@ -1,6 +1,6 @@
 """Peak memory of converting a checkpoint of Llama-3.1-8B's geometry to GGUF, against the size of its f16 weights.
 
-    python benchmarks/convert_memory.py --tokenizer FOLDER --work FOLDER [--layers 32]
+    python -m benchmarks.convert_memory --tokenizer FOLDER --work FOLDER [--layers 32]
 
 `--tokenizer` is a Hugging Face folder with the Llama 3 tokenizer. Writes bf16 shards of random weights (16 GB with all
 32 layers; as much again for the result) under `--work`, converts them in a process of its own, takes that process's
@@ -126,11 +126,12 @@ def main() -> None:
     try:
         weights = write_checkpoint(model, args.layers)
         AutoTokenizer.from_pretrained(args.tokenizer).save_pretrained(model)
-        command = [sys.executable, __file__, "--tokenizer", str(args.tokenizer), "--work", str(args.work)]
+        command = [sys.executable, "-m", "benchmarks.convert_memory", "--work", str(args.work)]
+        command += ["--tokenizer", str(args.tokenizer)]
         done = subprocess.run([*command, "--convert-only", str(model)], stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout)
         document = {
-            "command": f"python benchmarks/convert_memory.py --tokenizer FOLDER --work FOLDER --layers {args.layers}",
+            "command": f"python -m benchmarks.convert_memory --tokenizer FOLDER --work FOLDER --layers {args.layers}",
             "measured": time.strftime("%Y-%m-%d"),
             "geometry": f"Llama-3.1-8B, {args.layers} layers",
             "weights": weights,

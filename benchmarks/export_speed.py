@@ -1,16 +1,16 @@
 """An export of a trained run, timed: seconds per step, windows compared, and how true the shown time left was.
 
-    python benchmarks/export_speed.py runs/mine --stage a_tuning --out benchmarks/results/export-smollm2
+    python -m benchmarks.export_speed runs/mine --stage a_tuning --out benchmarks/results/export-smollm2
 
 With `--trade`, instead: what it costs that held-out windows come in stretches of consecutive ones of a user. Neither
 run nor bundle is needed, a model made of counts takes the place of one:
 
-    python benchmarks/export_speed.py data/nyc --trade --seeds 40 --out benchmarks/results/held_out_stretches
+    python -m benchmarks.export_speed data/nyc --trade --seeds 40 --out benchmarks/results/held_out_stretches
 
 With `--engines`, a bundle scores the same windows with one engine of all threads and with an engine of one thread per
 core, taking turns:
 
-    python benchmarks/export_speed.py mine.gguf --engines --out benchmarks/results/engines
+    python -m benchmarks.export_speed mine.gguf --engines --out benchmarks/results/engines
 """
 
 from __future__ import annotations
@@ -154,11 +154,12 @@ def _window_model(table: EventTable, targets: Ints, transitions: Floats, counts:
     index = targets[:, None] - np.arange(LENGTH, 0, -1)
     same = table.place[index] == table.place[targets][:, None]
     for weight, chosen in ((0.35, same), (0.25, np.ones_like(same))):
-        seen = np.zeros_like(found)
+        seen: Floats = np.zeros_like(found)
         np.add.at(seen, (np.repeat(np.arange(len(targets)), LENGTH), table.behavior[index].ravel()), chosen.ravel())
         seen += prior
         found += weight * seen / seen.sum(1, keepdims=True)
-    return np.log(found)
+    log_probs: Floats = np.log(found)
+    return log_probs
 
 
 def _losses(fusion: Fusion, fitted: HeldOut, on: HeldOut) -> tuple[float, float, float]:

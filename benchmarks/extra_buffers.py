@@ -1,6 +1,6 @@
 """How much faster llama.cpp's extra buffers make a decode on this CPU, by weight format and number of tokens.
 
-    python benchmarks/extra_buffers.py
+    python -m benchmarks.extra_buffers
 
 A random model with the widths of Qwen2-0.5B and 6 layers; models with and without take turns, on one thread. Writes
 results/extra_buffers.md. On a CPU without AMX it shows what a library that crashes on AMX costs until it is rebuilt.
@@ -8,6 +8,7 @@ results/extra_buffers.md. On a CPU without AMX it shows what a library that cras
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from contextlib import ExitStack
 from itertools import islice
@@ -67,6 +68,7 @@ def compare(path: Path) -> dict[int, tuple[float, float]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     about = Machine.here(1)
     lines = [
         "# llama.cpp's extra buffers",

@@ -113,9 +113,8 @@ def build(config: Any, recipe: Recipe, work: Path) -> Any:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     torch.manual_seed(recipe.seed)
     with torch.device(device):
-        model: Any = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention(recipe.backbone)
-        )
+        make: Any = AutoModelForCausalLM
+        model = make.from_config(config, dtype=dtype, attn_implementation=attention(recipe.backbone))
     if recipe.backbone.quantize == "none":
         return model
     folder = work / "weights"

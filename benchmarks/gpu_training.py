@@ -1,7 +1,7 @@
 """What training takes on one GPU, at the real models' sizes: every line of evidence in one call.
 
-    python benchmarks/gpu_training.py [--tokenizer qwen2-1.5b=FOLDER …] [--qlora]      on the GPU's machine
-    python benchmarks/gpu_training.py --smoke --out FOLDER/smoke                       anywhere: proves that it runs
+    python -m benchmarks.gpu_training [--tokenizer qwen2-1.5b=FOLDER …] [--qlora]      on the GPU's machine
+    python -m benchmarks.gpu_training --smoke --out FOLDER/smoke                       anywhere: proves that it runs
 
 Qwen2-1.5B's and Llama-3.1-8B's geometries with random weights, built on the device in bfloat16, and the recipes of the
 same names, through edgeb's own train_sft, train_dpo and score_pool on rows of a simulated log. Nothing is downloaded.
@@ -34,12 +34,7 @@ import torch
 from peft import get_peft_model
 from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flops
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import gpu_lines
-import gpu_total
-import pool_scoring
-
+from benchmarks import gpu_lines, gpu_total, pool_scoring
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.importers.importer import import_log
@@ -386,7 +381,7 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = (1, 1, 1, 1, _SHORTER) if args.smoke else (args.warm_up, args.steps, args.pool, args.label_windows, 1)
     words = sys.argv[1:] if arguments is None else arguments
     document: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/gpu_training.py", *map(without_folders, words)]),
+        "command": " ".join(["python -m benchmarks.gpu_training", *map(without_folders, words)]),
         "smoke": args.smoke,
         "measured": time.strftime("%Y-%m-%d"),
         "machine": machine(),

@@ -1,6 +1,6 @@
 """What a user's habits add to a bundle's model: habits alone, model alone, both fused.
 
-    python benchmarks/habits.py --case foursquare-nyc nyc.gguf data/nyc 30 --case demo demo.gguf data/synth 100
+    python -m benchmarks.habits --case foursquare-nyc nyc.gguf data/nyc 30 --case demo demo.gguf data/synth 100
 
 A case is a name, a bundle, the dataset it was trained on, and the number of windows per behavior of the balanced
 protocol. All choices (the counter's settings, the weights, how many windows they need, whether they should depend on

@@ -1,6 +1,6 @@
 """Does a log of the paper's size fit? Generate, import and window 50 million events; record time, memory and disk.
 
-    python benchmarks/import_scale.py --events 50000000
+    python -m benchmarks.import_scale --events 50000000
 
 Every stage runs in its own process, so that its peak memory is its own. The claim is that the import stays within its
 memory on a small machine; seconds are context. Needs the `[data]` extra and about 200 bytes of disk per event.
@@ -188,7 +188,8 @@ def main() -> None:
             print(f"{stage} …", file=sys.stderr)
             command = [
                 sys.executable,
-                __file__,
+                "-m",
+                "benchmarks.import_scale",
                 *options,
                 "--stage",
                 stage,
@@ -200,7 +201,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     result = {
-        "command": shlex.join(["python", "benchmarks/import_scale.py", *options]),
+        "command": shlex.join(["python", "-m", "benchmarks.import_scale", *options]),
         "events": args.events,
         "users": args.users,
         "behaviors": args.behaviors,

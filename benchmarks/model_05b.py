@@ -83,16 +83,16 @@ def candidates() -> CandidateSet:
 def make_random(tokenizer_folder: Path, out: Path) -> None:
     """Write a model folder with seeded random weights and the tokenizer of another folder."""
     torch.manual_seed(SEED)
-    model = Qwen2ForCausalLM(geometry()).to(torch.float16)
+    model: Any = Qwen2ForCausalLM(geometry())
     AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(out)
-    model.save_pretrained(out)
+    model.to(torch.float16).save_pretrained(out)
 
 
 def tune(source: Path, out: Path, steps: int, seed: int = SEED) -> None:
     """Train the upper layers and the embedding on labels and terminators of simulated users; float32, no validation."""
     tokenizer: Any = AutoTokenizer.from_pretrained(source)
     encoder = encoder_for(tokenizer, LAYOUT, candidates())
-    model = Qwen2ForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model: Any = Qwen2ForCausalLM.from_pretrained(source, dtype=torch.float32)
     model.train()
     upper = list(model.model.layers)[-TRAINED_LAYERS:]
     trained = [*upper, model.model.norm, model.lm_head]
@@ -112,7 +112,7 @@ def tune(source: Path, out: Path, steps: int, seed: int = SEED) -> None:
         ids, wanted = (torch.tensor(x) for x in zip(*(next(rows) for _ in range(ROWS)), strict=True))
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
         asked = wanted[:, 1:]
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[asked]), ids[:, 1:][asked])
+        loss: Any = torch.nn.functional.cross_entropy(model.lm_head(hidden[asked]), ids[:, 1:][asked])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()

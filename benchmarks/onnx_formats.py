@@ -1,6 +1,6 @@
 """ONNX and GGUF weight formats compared: size, distance from f32, accuracy.
 
-    python benchmarks/onnx_formats.py --run RUN --data DATA --work FOLDER [--windows 400]
+    python -m benchmarks.onnx_formats --run RUN --data DATA --work FOLDER [--windows 400]
 
 Exports the run in every format, unpruned and without fits, and scores the same windows of test users with the model
 alone; the reference is the f32 GGUF file in llama.cpp. Writes onnx_formats.json and onnx_formats.md under results/.

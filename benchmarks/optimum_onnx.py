@@ -3,7 +3,7 @@
     python -m venv /tmp/optimum
     /tmp/optimum/bin/pip install torch==2.13.0 'optimum-onnx[onnxruntime]==0.1.0' 'transformers<4.58'
     edgeb export runs/mine --format hf --out mine-hf
-    python benchmarks/optimum_onnx.py --optimum /tmp/optimum/bin/python --families mine-hf --out results/optimum-onnx
+    python -m benchmarks.optimum_onnx --optimum /tmp/optimum/bin/python --families mine-hf --out results/optimum-onnx
 
 Prompts are evaluated here with this environment's Transformers, in float32. The other environment tokenizes the same
 texts, evaluates the same token ids with its own Transformers, exports the folder, and runs the graph in onnxruntime on
@@ -37,7 +37,7 @@ LLAMA3 = {
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 1e6, "factor": 2.0}
 GEMMA = {"full_attention": LINEAR, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
-GEOMETRY = {
+GEOMETRY: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 7,
@@ -70,8 +70,8 @@ def family_folders(work: Path) -> dict[str, Path]:
     layout = PromptLayout("stream")
     text = [*layout.static(LABELS), *(f"(Mon {hour}, home, {label})\n" for hour in range(24) for label in LABELS)]
     tokenizer = train_tokenizer(iter(text), 400)
-    ids = {"vocab_size": len(tokenizer), "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
-    window = {"sliding_window": 64, "query_pre_attn_scalar": 16}
+    ids: dict[str, Any] = {"vocab_size": len(tokenizer), "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
+    window: dict[str, Any] = {"sliding_window": 64, "query_pre_attn_scalar": 16}
     configs: dict[str, PretrainedConfig] = {
         "Qwen2": Qwen2Config(**GEOMETRY, **ids, rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
         "Qwen3, linear rope": Qwen3Config(**GEOMETRY, **ids, rope_parameters=LINEAR),
@@ -81,7 +81,8 @@ def family_folders(work: Path) -> dict[str, Path]:
     made = {}
     for name, config in configs.items():
         torch.manual_seed(0)
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        make: Any = AutoModelForCausalLM
+        model = make.from_config(config, dtype=torch.float32)
         with torch.no_grad():
             for parameter in model.parameters():
                 # Fresh weights give logits so small that a wrong rotary embedding hardly shows.
@@ -133,7 +134,8 @@ def inside(folder: Path, work: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     found = {}
     for what, place in (("torch", folder), ("control", without_old_fields(folder, work / "control"))):
-        model = transformers.AutoModelForCausalLM.from_pretrained(place, torch_dtype=torch.float32).eval()
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(place, torch_dtype=torch.float32)
+        model.eval()
         with torch.no_grad():
             for i, ids in enumerate(asked["ids"]):
                 found[f"{what}{i}"] = model(input_ids=torch.tensor([ids])).logits[0].numpy()

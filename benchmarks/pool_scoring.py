@@ -1,6 +1,6 @@
 """Cost of scoring B-Tuning's pool: the label trie under a tree mask, labels on a cached prompt, or labels one by one.
 
-    python benchmarks/pool_scoring.py --data 37=SYNTH --data 199=NYC --model tiny --model 0.5b-2 --tokenizer FOLDER
+    python -m benchmarks.pool_scoring --data 37=SYNTH --data 199=NYC --model tiny --model 0.5b-2 --tokenizer FOLDER
 
 The three methods score the same windows in one process and take turns:
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,10 +31,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import model_05b
-
+from benchmarks import model_05b
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.core.scoring import TOKENS_PER_PASS
@@ -206,7 +202,8 @@ def opened(name: str, dataset: Dataset, table: EventTable, tokenizer: Path | Non
         # One entry per layer, derived again for fewer.
         del whole["layer_types"]
         config = Qwen2Config(**{**whole, "num_hidden_layers": int(name.partition("-")[2])})
-    model = Qwen2ForCausalLM(config).eval()
+    model: Any = Qwen2ForCausalLM(config)
+    model.eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:
@@ -317,7 +314,7 @@ def main() -> None:
             found = {**key, "rounds": args.rounds, **measure(case, windows, args.rounds, args.seed)}
             held["cases"] = [c for c in held["cases"] if any(c[k] != v for k, v in key.items())] + [found]
             document = {
-                "command": "python benchmarks/pool_scoring.py --data NAME=DATASET … --model MODEL … --tokenizer FOLDER "
+                "command": "python -m benchmarks.pool_scoring --data NAME=DATASET … --model MODEL … --tokenizer FOLDER "
                 "[--listed] [--windows TRIE CACHED LABELS]",
                 "measured": time.strftime("%Y-%m-%d"),
                 "machine": f"{platform.machine()}, one thread, torch {torch.__version__}",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -153,14 +153,15 @@ def markdown(results: dict[str, Any]) -> str:
             f"{number(c['systems'][system]['accuracy'])} / {c['systems'][system]['nll']:.3f}" for c in cases.values()
         )
         lines.append(f"| {system} | " + " | ".join(cells) + " |")
-    for label, of in (
+    figures: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
         ("windows (users)", lambda c: f"{c['windows']:,} ({c['users']:,})"),
         ("training users", lambda c: f"{c['train']['users']:,}"),
         ("contexts / counts in the table", lambda c: f"{c['table']['contexts']:,} / {c['table']['entries']:,}"),
         ("size of the table", lambda c: f"{c['table']['bytes'] / 1000:.0f} kB"),
         ("strengths alone: all, hour, place, place and hour", lambda c: _strengths(c["strengths"]["alone"])),
         ("strengths over the population", lambda c: _strengths(c["strengths"]["above"])),
-    ):
+    )
+    for label, of in figures:
         lines.append(f"| {label} | " + " | ".join(of(case) for case in cases.values()) + " |")
     lines += [
         "",

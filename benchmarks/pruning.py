@@ -1,6 +1,6 @@
 """What vocabulary pruning saves and costs: file size, place names that keep their pieces, predictions that change.
 
-    python benchmarks/pruning.py --shared FOLDER --work FOLDER [--run RUN ...]
+    python -m benchmarks.pruning --shared FOLDER --work FOLDER [--run RUN ...]
 
 `--shared` holds `models/qwen2.5-tokenizer`, `models/llama3-tokenizer/tokenizer.json.gz` and
 `data/sgd-conversations/conversations.jsonl.gz` (Schema-Guided Dialogue), the source of place names that no export has
@@ -16,7 +16,6 @@ import gzip
 import json
 import re
 import resource
-import sys
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
@@ -27,10 +26,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import model_05b
-
+from benchmarks import model_05b
 from edge_behavior.core.events import clean_place
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset
@@ -150,7 +146,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines = [
         "# Vocabulary pruning",
         "",
-        "    python benchmarks/pruning.py --shared FOLDER --work FOLDER --run RUN …",
+        "    python -m benchmarks.pruning --shared FOLDER --work FOLDER --run RUN …",
         "",
     ]
     lines += [

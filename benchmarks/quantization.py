@@ -1,6 +1,6 @@
 """What every weight format costs: predictions changed, accuracy lost, bytes, with and without an importance matrix.
 
-    python benchmarks/quantization.py [--run NAME=RUN …] [--model NAME=FOLDER …] --work FOLDER
+    python -m benchmarks.quantization [--run NAME=RUN …] [--model NAME=FOLDER …] --work FOLDER
 
 A RUN is measured on validation users of its dataset, a MODEL (a Hugging Face folder without candidates of its own) on
 made-up questions about twelve of the simulator's behaviors. Everything is compared with the PyTorch model before
@@ -56,7 +56,7 @@ def measure(source: ExportSource, work: Path, windows: int, per_behavior: int) -
 def page(document: dict[str, Any]) -> str:
     lines = [
         "# What every weight format costs",
-        "`python benchmarks/quantization.py --run NAME=RUN --model NAME=FOLDER --work FOLDER`. Flips: windows with "
+        "`python -m benchmarks.quantization --run NAME=RUN --model NAME=FOLDER --work FOLDER`. Flips: windows with "
         "another first candidate. KL in nats. "
         "Accuracy on windows as they occur, head, medium and tail as mean recall on balanced ones; loss in points "
         "against the PyTorch model before merging.",

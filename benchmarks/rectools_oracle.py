@@ -2,8 +2,8 @@
 
 RecTools needs an older NumPy than edgeb, so that the two halves run in environments of their own:
 
-    python benchmarks/rectools_oracle.py make /tmp/sasrec.npz     # in edgeb's
-    pip install "rectools[torch]" && python benchmarks/rectools_oracle.py check /tmp/sasrec.npz
+    python -m benchmarks.rectools_oracle make /tmp/sasrec.npz     # in edgeb's
+    pip install "rectools[torch]" && python -m benchmarks.rectools_oracle check /tmp/sasrec.npz
 
 Result: results/rectools_oracle.md. RecTools' BERT4Rec is a pre-norm transformer, not the paper's: that one is held
 against the paper's equations in tests/unit/baselines/sequence/test_model.py, as SASRec is.
@@ -11,7 +11,7 @@ against the paper's equations in tests/unit/baselines/sequence/test_model.py, as
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import numpy as np
 import torch
@@ -80,5 +80,13 @@ def check(file: str) -> None:
     print(f"largest difference {difference.max():.1e}, largest logit {np.abs(logits).max():.1f}")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("half", choices=("make", "check"))
+    parser.add_argument("file", help="weights, sequences and logits (.npz)")
+    args = parser.parse_args()
+    {"make": make, "check": check}[args.half](args.file)
+
+
 if __name__ == "__main__":
-    {"make": make, "check": check}[sys.argv[1]](sys.argv[2])
+    main()

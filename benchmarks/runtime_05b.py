@@ -1,6 +1,6 @@
 """What a prediction costs at Qwen2-0.5B's size: edgeb, its peers and the floor, on three bundles of one geometry.
 
-    python benchmarks/runtime_05b.py --tokenizer FOLDER --work FOLDER
+    python -m benchmarks.runtime_05b --tokenizer FOLDER --work FOLDER
 
 `--tokenizer` is a Hugging Face folder with the Qwen2 or Qwen2.5 tokenizer. `--work` takes models and bundles (about
 7 GB while they are made) and keeps them for the next run. Making them takes most of an hour on two cores, measuring
@@ -26,10 +26,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import model_05b
-
+from benchmarks import model_05b
 from edge_behavior.bench.chart import draw
 from edge_behavior.bench.diary import diary_of
 from edge_behavior.bench.latency import measure, tick_count
@@ -226,7 +223,7 @@ def main() -> None:
     sizes = {name: path.stat().st_size for name, path in bundles.items()}
     file_ratio = sizes["tuned-pruned"] / sizes["tuned"]
     document: dict[str, Any] = {
-        "command": f"python benchmarks/{NAME}.py --tokenizer FOLDER --work FOLDER --tuning-steps {args.tuning_steps}"
+        "command": f"python -m benchmarks.{NAME} --tokenizer FOLDER --work FOLDER --tuning-steps {args.tuning_steps}"
         f" --threads {args.threads} --repeats {args.repeats} --label-repeats {args.label_repeats}"
         f" --bundles {args.bundles}",
         "measured": time.strftime("%Y-%m-%d"),

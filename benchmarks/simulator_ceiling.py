@@ -1,7 +1,7 @@
 """How predictable the simulated users are: the simulator's own best guess against simple counters.
 
-    python benchmarks/simulator_ceiling.py             # the table and JSON of results/simulator_ceiling
-    python benchmarks/simulator_ceiling.py --fit 10    # fit the behaviors' weights to their target shares, print them
+    python -m benchmarks.simulator_ceiling             # the table and JSON of results/simulator_ceiling
+    python -m benchmarks.simulator_ceiling --fit 10    # fit the behaviors' weights to their target shares, print them
 
 Every window is a user's last 20 events and the next one. Users are halved: the counters that learn from other
 users learn from the even ones, everything is measured on the odd ones. The oracle knows the simulator's state,
@@ -156,7 +156,7 @@ def measure(users: int, days: int, seed: int) -> dict[str, Any]:
     rates = trigger_rates(user, minute, place, behavior)
     rng = np.random.default_rng(0)
     return {
-        "command": f"python benchmarks/simulator_ceiling.py --users {users} --days {days} --seed {seed}",
+        "command": f"python -m benchmarks.simulator_ceiling --users {users} --days {days} --seed {seed}",
         "users": users,
         "days": days,
         "seed": seed,

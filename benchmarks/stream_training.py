@@ -1,7 +1,7 @@
 """What a loss at every event buys over one label per prompt: the same log, backbone, adapter and seeds.
 
     edgeb data synth --users 2000 --days 28 --seed 1 --out DATA
-    python benchmarks/stream_training.py --data DATA --recipe tiny --work FOLDER \
+    python -m benchmarks.stream_training --data DATA --recipe tiny --work FOLDER \
         --out benchmarks/results/stream_training-synth
 
 Both sides see the same text: a row of the `stream` layout. `dense` rows are the recipe's own random stretches with a
@@ -35,9 +35,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stream_page import MEASURES, page
 from transformers import set_seed
 
+from benchmarks.stream_page import MEASURES, page
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.data.dataset import Dataset, EventTable
@@ -227,7 +227,7 @@ class Arms:
         if not path.exists():
             took, scores = make()
             with new_file(path, replace=True) as temporary, temporary.open("wb") as file:
-                np.savez(file, took=json.dumps(took), **scores)
+                np.savez(file, allow_pickle=False, took=json.dumps(took), **scores)
         with np.load(path) as held:
             return json.loads(str(held["took"])), {p.name: held[p.name] for p in self.protocols}
 
@@ -407,7 +407,7 @@ def main() -> None:
         flags += [f"--short-targets {args.short_targets}", "--rates", *map(str, args.rates)]
         flags.append(f"--per-user {args.per_user}")
         document = {
-            "command": f"python benchmarks/stream_training.py --data DATA --recipe {args.recipe} {' '.join(flags)} "
+            "command": f"python -m benchmarks.stream_training --data DATA --recipe {args.recipe} {' '.join(flags)} "
             f"--per-behavior {args.per_behavior} --work FOLDER --out OUT",
             "dataset": args.name,
             "fingerprint": dataset.fingerprint,

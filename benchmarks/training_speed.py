@@ -1,7 +1,7 @@
 """How fast a CPU trains: edgeb's trainer against a bare forward and backward pass of the same batches.
 
-    python benchmarks/training_speed.py --backbone FOLDER --data DATA --out benchmarks/results/training_speed
-    python benchmarks/training_speed.py --backbone FOLDER --data DATA --smoke        anywhere: proves that it runs
+    python -m benchmarks.training_speed --backbone FOLDER --data DATA --out benchmarks/results/training_speed
+    python -m benchmarks.training_speed --backbone FOLDER --data DATA --smoke        anywhere: proves that it runs
 
 FOLDER is a Hugging Face folder, DATA a dataset of `edgeb data import`. Every line runs in a process of its own, one
 after the other. Bare is the model under the same adapter: forward pass over padded batches of similar lengths, logits
@@ -188,9 +188,8 @@ def run_line(line: Line, options: argparse.Namespace) -> dict[str, Any]:
         busy = subprocess.Popen([sys.executable, "-c", _BUSY.format(threads=options.threads)])
         sleep(3)
     try:
-        made = subprocess.run(
-            [sys.executable, __file__, *given], env=environment, stdout=subprocess.PIPE, check=True, text=True
-        )
+        command = [sys.executable, "-m", "benchmarks.training_speed", *given]
+        made = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     finally:
         if busy is not None:
             busy.kill()

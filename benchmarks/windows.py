@@ -1,6 +1,6 @@
 """What a session's full window costs and loses: evaluated anew, re-based every few events, or shifted.
 
-    python benchmarks/windows.py --bundle behavior.gguf --data data --out benchmarks/results/windows
+    python -m benchmarks.windows --bundle behavior.gguf --data data --out benchmarks/results/windows
 
 Every policy predicts the same events of the same test users. Accuracy is the model's own (no habits), differences are
 paired over users; tokens are what a prediction evaluates; CPU time is a ratio to evaluating the window anew, all
@@ -22,6 +22,7 @@ import numpy as np
 
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.data.dataset import Dataset
+from edge_behavior.runtime.backends.llama import LlamaBackend
 from edge_behavior.runtime.llama.log import captured_log
 from edge_behavior.runtime.prediction import Prediction
 from edge_behavior.runtime.predictor import PredictOptions, Predictor
@@ -35,7 +36,8 @@ class Anew:
     """The last L events as a plain prompt, each time."""
 
     def __init__(self, predictor: Predictor) -> None:
-        self.predictor, self.events = predictor, []
+        self.predictor = predictor
+        self.events: list[BehaviorEvent] = []
         self.length = predictor.manifest.layout.history_length
 
     def predict(self, when: datetime, place: str) -> Prediction:
@@ -69,6 +71,7 @@ class Shifted(Anew):
             return
         ranker = self.predictor._ranker
         backend, static = ranker.backend, ranker.encoder.static_ids
+        assert isinstance(backend, LlamaBackend)
         gone = ranker.encoder.line_ids(self.events.pop(0))
         start, stop = len(static), len(static) + len(gone)
         if backend._held[:stop] == static + gone:
@@ -181,7 +184,7 @@ def main() -> None:
     rows = run(args.bundle, args.data, args.users, args.per_user, args.seed)
     found = summary(rows)
     document = {
-        "command": f"benchmarks/windows.py --users {args.users} --per-user {args.per_user} --seed {args.seed}",
+        "command": f"python -m benchmarks.windows --users {args.users} --per-user {args.per_user} --seed {args.seed}",
         "bundle": args.bundle.name,
         "llama_cpp_python": llama_cpp.__version__,
         "machine": platform.machine(),

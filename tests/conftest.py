@@ -58,6 +58,29 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_plots() -> Generator[None]:
+    """Runs trained in this process report without drawings; see `drawn_plots`."""
+    if NO_TORCH:
+        yield
+        return
+    from tests import undrawn
+
+    with pytest.MonkeyPatch.context() as patch:
+        undrawn.patched(patch, draws=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn_plots() -> Generator[None]:
+    """Reports are drawn, as they are by every process of its own."""
+    from tests import undrawn
+
+    with pytest.MonkeyPatch.context() as patch:
+        undrawn.patched(patch, draws=True)
+        yield
+
+
 SHARED = Path(os.environ.get("EDGEB_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 

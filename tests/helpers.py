@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,9 +52,14 @@ def begin(run: RunFolder, **fields: Any) -> None:
 
 
 def tokenizer(labels: list[str] = LABELS, layout: PromptLayout | None = None, size: int = 600) -> Any:
-    chosen = layout or PromptLayout()
-    documents = islice(EverydayText(labels, ["DK", "AB"], 0).documents(), 300)
-    return train_tokenizer((document_text(d, chosen) for d in documents), size)
+    """A tokenizer of the caller's own: a copy of what was trained once."""
+    return copy.deepcopy(_trained(tuple(labels), layout or PromptLayout(), size))
+
+
+@cache
+def _trained(labels: tuple[str, ...], layout: PromptLayout, size: int) -> Any:
+    documents = islice(EverydayText(list(labels), ["DK", "AB"], 0).documents(), 300)
+    return train_tokenizer((document_text(d, layout) for d in documents), size)
 
 
 def model(tokens: Any, seed: int = 0, hidden: int = 64, layers: int = 2, spread: float = 3.0) -> Qwen2ForCausalLM:
@@ -60,7 +67,8 @@ def model(tokens: Any, seed: int = 0, hidden: int = 64, layers: int = 2, spread:
     torch.manual_seed(seed)
     made = Qwen2ForCausalLM(
         architecture(BackboneConfig(hidden_size=hidden, layers=layers, intermediate_size=96), tokens)
-    ).eval()
+    )
+    made.train(False)
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.ndim > 1:
@@ -98,6 +106,15 @@ def brute_force(hf_model: Any, prompt: list[int], path: list[int]) -> float:
     with torch.no_grad():
         rows = torch.log_softmax(hf_model(input_ids=torch.tensor([prompt + path])).logits[0].double(), -1)
     return float(sum(rows[len(prompt) - 1 + k, token] for k, token in enumerate(path)))
+
+
+def few_windows(folder: Path) -> Path:
+    """An export profile whose gate takes its steps on a few windows: random layers are no oracle of what bits cost."""
+    path = folder / "few.yaml"
+    path.write_text(
+        "importance: {prompts: 2}\nparity: {windows: 4, per_behavior: 0, enforce: false}\nrecover: {mode: 'off'}\n"
+    )
+    return path
 
 
 def profile(quant: str = "q4", **fields: Any) -> ExportProfile:

@@ -123,7 +123,7 @@ class Demo:
 
     def _plan(self) -> None:
         for name in _METHODS:
-            words = (*self._recipe_words(name, ()), "--data", self._out / "data", "--dry-run", "--json")
+            words = (*self._recipe_words(name, ()), "--data", str(self._out / "data"), "--dry-run", "--json")
             self._state.plans[name] = json.loads(self._edgeb("train", *words, stdout=subprocess.PIPE))
         self._wind_up()
 
@@ -167,8 +167,8 @@ class Demo:
         flags = {"per-user": windows.per_user, "per-behavior": windows.per_behavior, "seed": recipe.seed}
         words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
         words += [] if windows.limit is None else ["--limit", str(windows.limit)]
-        asked = (*models, "--data", self._out / "data", *words, "--json")
-        write_file(self._out / "table.json", self._edgeb("evaluate", *asked, stdout=subprocess.PIPE))
+        words += ["--data", str(self._out / "data"), "--json"]
+        write_file(self._out / "table.json", self._edgeb("evaluate", *models, *words, stdout=subprocess.PIPE))
 
     def _show(self) -> None:
         file = self._out / "table.json"

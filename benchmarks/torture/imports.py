@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -147,7 +147,7 @@ def _csv(draw: st.DrawFn, rows: tuple[LogRow, ...]) -> bytes:
     text = io.StringIO()
     delimiter = draw(st.sampled_from(",\t;|"))
     end = draw(st.sampled_from(("\n", "\r\n")))
-    quoting = draw(st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)))
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if draw(st.booleans()) else csv.QUOTE_MINIMAL
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting)
     order = draw(st.permutations(range(4)))
     names = ("user_id", "timestamp", "place", "behavior")

@@ -20,7 +20,7 @@ from tests import demo_bundle
 
 _CHECKED_EVERY = 100
 _TIMEOUT = 10.0
-_JUNK = (
+_JUNK: tuple[bytes, ...] = (
     b"",
     b"\x00",
     b"\xff" * 40,
@@ -103,7 +103,10 @@ def _send(url: str, random_: random.Random) -> str:
 
 
 def _request(random_: random.Random, host: str, key: str, url: str) -> bytes:
-    junk = lambda: random_.choice(_JUNK)  # noqa: E731
+
+    def junk() -> bytes:
+        return random_.choice(_JUNK)
+
     kind = random_.randrange(6)
     if kind == 0:
         return random_.randbytes(random_.randrange(1, 3000))

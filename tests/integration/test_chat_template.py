@@ -10,7 +10,7 @@ import torch
 
 from edge_behavior.hf.chat_template import chat_turns
 from edge_behavior.train.run.folder import RunFolder
-from tests import chat_templates
+from tests import chat_templates, helpers
 from tests.command import edgeb_here
 from tests.integration.small import set_flags
 from tests.unit.export.conftest import llama, save
@@ -49,7 +49,8 @@ def test_from_training_to_predictions(name: str, base: Path, data: Path, tmp_pat
     opened = RunFolder.open(run)
     assert opened.layout.chat == chat_turns(chat_templates.small("smollm"))
     assert "tokenizer.apply_chat_template(turns" in (run / "README.md").read_text(encoding="utf-8")
-    edgeb_here("export", run, "--quant", "q8", "--out", out, "--allow-loss", "--no-habits", "--no-calibrate")
+    how = ("--profile", helpers.few_windows(tmp_path), "--quant", "q8", "--no-habits", "--no-calibrate")
+    edgeb_here("export", run, *how, "--out", out)
     log = tmp_path / "h.csv"
     log.write_text("timestamp,place,behavior\n2024-03-18T19:40,home,Short Video\n2024-03-18T19:55,home,Music\n")
     asked = ("--history", log, "--at", "2024-03-18T20:05", "--place", "home", "--top", 37, "--json")

@@ -16,8 +16,12 @@ from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.simulator.behaviors import LABELS, PLACES
 from edge_behavior.export.gguf.writer import write_gguf
+from edge_behavior.export.onnx.options import OnnxOptions
+from edge_behavior.export.onnx.pipeline import export_onnx
 from edge_behavior.export.prune.words import domain_texts
+from edge_behavior.export.run_source import run_source
 from edge_behavior.train.run.folder import RunFolder
+from tests import helpers
 from tests.command import edgeb_here
 from tests.unit.export.conftest import SMALL_TOKENIZERS, gemma3, llama, qwen2, qwen3, save, trained_sentencepiece
 
@@ -74,9 +78,11 @@ def test_from_training_to_predictions(family: str, kind: str, data: Path, tmp_pa
     assert ("unpacked to float16" in trained.stderr) == (kind == "gguf")
     opened = RunFolder.open(run)
     assert opened.backbone == str(base)
-    export = ("export", run, "--allow-loss", "--no-habits", "--no-calibrate")
-    edgeb_here(*export, "--quant", "q8", "--out", out, home=home)
-    edgeb_here(*export, "--format", "onnx", "--quant", "f32", "--prune", "off", "--out", folder, home=home)
+    how = ("--profile", helpers.few_windows(tmp_path), "--quant", "q8", "--no-habits", "--no-calibrate")
+    edgeb_here("export", run, *how, "--out", out, home=home)
+    # The command line sets no number of windows for ONNX.
+    unpruned = helpers.profile(prune="off", habits="off", calibrate="off", population="off")
+    export_onnx(run_source(run), folder, OnnxOptions("f32"), unpruned)
     asked = ("--history", history(tmp_path), "--at", "2024-03-18T20:05", "--place", "home", "--top", 37, "--json")
     documents = (json.loads(edgeb_here("predict", x, *asked, home=home).stdout) for x in (out, folder, run))
     gguf, onnx, expected = ({p["behavior"]: p["probability"] for p in x["predictions"]} for x in documents)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from trl.trainer.utils import compute_flops_per_token
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_training.py"
 SFT_FIELDS = {
     "seconds", "sequences", "tokens", "padded_tokens", "label_tokens", "targets", "mean_length", "tokens_per_second",
     "targets_per_second", "flops_per_token", "lora_flops_per_token", "peak_flops", "mfu_percent", "mfu_lora_percent",
@@ -22,14 +19,7 @@ SFT_FIELDS = {
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("gpu_training", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up.
-    sys.modules["gpu_training"] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.gpu_training")
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +118,7 @@ def test_a_line_that_fails_in_its_build_reports_no_other_line_s_peak(
 def test_says_that_it_measures_nothing(smoke: dict[str, Any]) -> None:
     assert smoke["smoke"] is True
     assert smoke["page"].startswith("# Smoke test of gpu_training.py: measures nothing")
-    assert smoke["command"] == "python benchmarks/gpu_training.py --smoke --model llama3.1-8b --out FOLDER"
+    assert smoke["command"] == "python -m benchmarks.gpu_training --smoke --model llama3.1-8b --out FOLDER"
 
 
 def test_real_geometries(script: Any) -> None:

@@ -16,7 +16,11 @@ from safetensors.numpy import load_file
 from tests.command import edgeb, edgeb_here
 from tests.integration.small import SMALL, set_flags
 
-STEPS = ["a_tuning.epochs=3", "b_tuning.epochs=2", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9"]
+STEPS = [
+    "a_tuning.epochs=3", "b_tuning.epochs=2", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9",
+    "b_tuning.pool_per_behavior=2", "b_tuning.samples_per_behavior=2", "evaluation.per_user=1",
+    "evaluation.per_behavior=1", "layout.history_length=8",
+]  # fmt: skip
 # What has just appeared when the process is killed: half-written checkpoints, shards, a best adapter, a report.
 EVERYWHERE = (
     "logs/backbone/*",

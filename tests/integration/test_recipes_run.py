@@ -14,6 +14,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from edge_behavior.train.recipe import load_recipe, recipe_names
+from tests import helpers
 from tests.command import edgeb_here
 from tests.unit.export.conftest import SMALL_TOKENIZERS, gemma3, qwen2, qwen3, save
 from tests.unit.export.conftest import llama as llama_model
@@ -84,19 +85,22 @@ SMALL = {
 }
 
 
-def run_the_path(recipe: str, backbone: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    edgeb_here("data", "synth", "--users", 30, "--days", 10, "--seed", 1, "--out", tmp_path / "data", home=home)
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Remembers the dataset beside it as the last one."""
+    folder = tmp_path_factory.mktemp("recipes")
+    log = ("data", "synth", "--users", 30, "--days", 10, "--seed", 1)
+    edgeb_here(*log, "--out", folder / "data", home=folder / "home")
+    return folder / "home"
+
+
+def run_the_path(recipe: str, backbone: Path, home: Path, tmp_path: Path) -> None:
     # The paper's layout always lists them.
     listed = [] if load_recipe(recipe).layout.name == "instruct" else ["layout.list_candidates=false"]
     settings = [word for s in (*STEPS, *listed, f"backbone.path={backbone}") for word in ("--set", s)]
     edgeb_here("train", "--recipe", recipe, "--out", tmp_path / "run", *settings, home=home)
-    # Two random layers are no oracle of what 4 bits cost: the gate's steps on a few windows suffice.
-    (tmp_path / "few.yaml").write_text(
-        "quant: q4_0\nimportance: {prompts: 2}\nparity: {windows: 4, per_behavior: 0, enforce: false}\n"
-        "recover: {mode: 'off'}\n"
-    )
-    edgeb_here("export", tmp_path / "run", "--profile", tmp_path / "few.yaml", "--out", tmp_path / "m.gguf", home=home)
+    how = ("--profile", helpers.few_windows(tmp_path), "--quant", "q4_0", "--no-habits", "--no-calibrate")
+    edgeb_here("export", tmp_path / "run", *how, "--out", tmp_path / "m.gguf", home=home)
     history = tmp_path / "h.csv"
     history.write_text("timestamp,place,behavior\n2024-03-18T08:10,home,Short Video\n")
     document = json.loads(
@@ -105,7 +109,7 @@ def run_the_path(recipe: str, backbone: Path, tmp_path: Path) -> None:
             "--top", 0, "--json",
         ).stdout
     )  # fmt: skip
-    labels = json.loads((tmp_path / "data" / "dataset.json").read_text())["candidates"]["labels"]
+    labels = json.loads((home.parent / "data" / "dataset.json").read_text())["candidates"]["labels"]
     assert sorted(p["behavior"] for p in document["predictions"]) == sorted(labels)
     assert sum(p["probability"] for p in document["predictions"]) == pytest.approx(1)
     manifest = json.loads(edgeb_here("inspect", tmp_path / "m.gguf", "--json").stdout)
@@ -116,14 +120,15 @@ def run_the_path(recipe: str, backbone: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(manifest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "make"), [("qwen2-1.5b", qwen), ("llama3.1-8b", llama)])
-def test_recipes_with_real_tokenizers(recipe: str, make: Make, shared: Path, tmp_path: Path) -> None:
-    run_the_path(recipe, make(shared, tmp_path / "backbone"), tmp_path)
+def test_recipes_with_real_tokenizers(recipe: str, make: Make, shared: Path, home: Path, tmp_path: Path) -> None:
+    run_the_path(recipe, make(shared, tmp_path / "backbone"), home, tmp_path)
 
 
 @pytest.mark.parametrize("recipe", SMALL)
-def test_recipes_with_small_tokenizers(recipe: str, tmp_path: Path) -> None:
-    run_the_path(recipe, SMALL[recipe](tmp_path, tmp_path / "backbone"), tmp_path)
+def test_recipes_with_small_tokenizers(recipe: str, home: Path, tmp_path: Path) -> None:
+    run_the_path(recipe, SMALL[recipe](tmp_path, tmp_path / "backbone"), home, tmp_path)
 
 
 def test_every_recipe_of_a_real_backbone_is_run() -> None:

@@ -21,7 +21,11 @@ from edge_behavior.train.run.folder import RunFolder, read_json, saved_recipe
 from tests.command import edgeb_here
 from tests.integration.small import SMALL
 
-STEPS = ["a_tuning.epochs=3", "b_tuning.epochs=2", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9"]
+STEPS = [
+    "a_tuning.epochs=3", "b_tuning.epochs=2", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9",
+    "b_tuning.pool_per_behavior=2", "b_tuning.samples_per_behavior=2", "evaluation.per_user=1",
+    "evaluation.per_behavior=1", "layout.history_length=8",
+]  # fmt: skip
 ADAPTER = "adapter/adapter_model.safetensors"
 
 

@@ -189,7 +189,7 @@ SMALL = [
     "a_tuning.max_targets=20", "a_tuning.max_steps=1", "b_tuning.pool_per_behavior=1",
     "b_tuning.samples_per_behavior=1", "b_tuning.max_steps=1", "evaluation.per_user=1",
     "evaluation.per_behavior=1", "evaluation.validation_targets=10",
-    "lora.rank=2", "threads=1",
+    "lora.rank=2", "threads=1", "layout.history_length=4",
 ]  # fmt: skip
 
 
@@ -223,7 +223,8 @@ def test_a_run_on_a_relative_backbone_is_used_from_anywhere(
     assert "./bb" not in (tmp_path / "run/recipe.yaml").read_text()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    words = ["export", "../run", "--data", data, "--allow-loss", "--no-habits", "--no-calibrate", "--out", "x.gguf"]
+    words = ["export", "../run", "--data", data, "--no-habits", "--no-calibrate", "--out", "x.gguf"]
+    words += ["--profile", helpers.few_windows(tmp_path)]
     refused = edgeb_here(*words, "--quant", "f16", code=2).stderr.strip().splitlines()[-1]
     assert "does not fit f16 (export with --quant f32)" in refused
     edgeb_here(*words, "--quant", "f32")

@@ -7,8 +7,9 @@ alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
+from functools import cache
 
 from edge_behavior.core.times.clock import UNITS, Clock
 from edge_behavior.data.duck import Database
@@ -58,7 +59,8 @@ def local_sql(instant: str, clock: Clock) -> str:
     return f"list_transform([{instant}], lambda t: CASE WHEN {bounds} THEN t + to_seconds({shift}) END)[1]"
 
 
-def offsets(zone: tzinfo) -> list[tuple[datetime, int]]:
+@cache
+def offsets(zone: tzinfo) -> tuple[tuple[datetime, int], ...]:
     """The zone's offsets in seconds from 1970 to 2099, each with the UTC time from which it holds."""
 
     def at(instant: datetime) -> int:
@@ -75,14 +77,14 @@ def offsets(zone: tzinfo) -> list[tuple[datetime, int]]:
                 low, high = (middle, high) if at(middle) == found[-1][1] else (low, middle)
             found.append((high, at(high)))
         before = after
-    return found
+    return tuple(found)
 
 
 def _delta(zone: tzinfo, instant: datetime) -> timedelta:
     return instant.replace(tzinfo=timezone.utc).astimezone(zone).utcoffset() or timedelta(0)
 
 
-def _tree(name: str, steps: list[tuple[datetime, int]]) -> str:
+def _tree(name: str, steps: Sequence[tuple[datetime, int]]) -> str:
     """A binary search over the offset changes, as nested CASE expressions."""
     if len(steps) == 1:
         return str(steps[0][1])

@@ -108,7 +108,7 @@ def cleaned(text: str) -> str | None:
         return None
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(sorted(WRITERS)),
     st.sampled_from(ENCODINGS),

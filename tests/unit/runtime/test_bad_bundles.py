@@ -70,7 +70,7 @@ def good_predictions_go_on(alive: Predictor) -> Iterator[None]:
 
 
 @pytest.fixture
-def edgeb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+def edgeb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
     """Runs the command line, wants exit code 2 and one line of error, and returns the line."""
     before = dict(os.environ)
 
@@ -271,7 +271,7 @@ class TestQuestions:
     def test_a_prompt_that_leaves_no_room_for_a_label(self, alive: Predictor) -> None:
         """Wherever the prompt ends, within a few tokens of the context's end: an answer or a clear refusal."""
         crowded = [BehaviorEvent("ж" * 24, WHEN, "Video")] * 5
-        outcomes = []
+        outcomes: list[int | str] = []
         for length in range(1, 49):
             try:
                 outcomes.append(len(alive.predict(crowded, WHEN, "ж" * length, None).ranked))

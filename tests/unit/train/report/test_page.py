@@ -33,6 +33,7 @@ from edge_behavior.train.run.metrics import write_metrics
 from edge_behavior.util.numbers import number
 from tests.dataset_info import dataset_info
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
 EVIL = "<script>alert(1)</script>"
 LABELS = ("Video", EVIL, '$x$ & "y" --> `z|`', "看漫画", "rare <b>")
 COUNTS = (600, 200, 150, 40, 4)
