@@ -10,7 +10,8 @@ Shapes, all float32 unless said otherwise, with D `hidden`, H `head_dim`, G `kv_
 - `embed_N`: `tokens` int32 [1, N]; gives `embeddings` [1, N, D].
 - `step_N`: `embeddings` [1, N, D]; `cos` and `sin` [1, N, H]; `mask` [1, 1, N, C + N], zero where a token of a row sees
   the slot or new token of a column and `MASKED` elsewhere; `k_0`, `v_0`, `k_1`… [1, G, C, H]; with a sliding window
-  also `cos_local`, `sin_local` and `mask_local`. Gives `logits` [1, N, V], `new_k_0`, `new_v_0`, `new_k_1`… [1, G, N, H].
+  also `cos_local`, `sin_local` and `mask_local`. Gives `logits` [1, N, V] and `new_k_0`, `new_v_0`, `new_k_1`… [1, G,
+  N, H].
 - `fill_N`: takes what `step_N` takes but for what only logits need; gives no logits.
 """
 
