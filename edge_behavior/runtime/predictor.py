@@ -8,9 +8,8 @@ from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 
-from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, read_population, verify_bundle
+from edge_behavior.bundle.bundle import bundle_bytes, bundle_form, read_manifest, read_population, verify_bundle
 from edge_behavior.bundle.folder import holds_safetensors
-from edge_behavior.bundle.litert_file import is_litert
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core import DEFAULT_TOP_K, REBASE_EVERY
 from edge_behavior.core.events import BehaviorEvent
@@ -201,7 +200,7 @@ def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bo
         from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 
         return OnnxBackend(bundle, OnnxRunOptions(n_ctx, threads))
-    if is_litert(bundle):
+    if bundle_form(bundle) == "litert":
         from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtOptions
 
         return LiteRtBackend(bundle, LiteRtOptions(n_ctx, threads))

@@ -110,7 +110,7 @@ class LiteRtBackend:
         common = reusable(self.held, ids, self._capacity)
         wrong = next((token for token in ids if not 0 <= token < self._graph.vocabulary), None)
         if wrong is not None:
-            raise EdgebError(f"the prompt has token {wrong}, the model {self._graph.vocabulary} tokens", "check the ids")
+            raise EdgebError(f"the prompt has token {wrong}, the model {self.n_vocab} tokens", "check the ids")
         new = list(ids[common:])
         with self._changing():
             self._drop_nodes()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 # What a call costs before its first token, in tokens. Fitted to SmolLM2-135M in int8 on a CPU, where calls of 1, 4, 8,
 # 16, 32 and 128 tokens take 5.4, 7, 11, 15, 19 and 48 ms; models of 0.5B and 1.5B come to 20 and 22.
 CALL_COST = 16.0
+# Weights of a usual layer, in squares of the hidden size: 11 to 18 in SmolLM2 and Qwen2.
+_LAYER_SQUARES = 14
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class CallPlanner:
 
     def __init__(self, steps: Mapping[int, float], fills: Mapping[int, float]) -> None:
         self._steps, self._fills = _Cover(steps), _Cover(fills)
+        self._plans: dict[tuple[int, int], list[Call]] = {}
 
     def plan(self, count: int, silent: int) -> list[Call]:
         """The cheapest calls for a pass, in order.
@@ -49,6 +52,11 @@ class CallPlanner:
             count: Tokens of the pass.
             silent: How many of them, the first ones, need no logits.
         """
+        if (count, silent) not in self._plans:
+            self._plans[count, silent] = self._plan(count, silent)
+        return self._plans[count, silent]
+
+    def _plan(self, count: int, silent: int) -> list[Call]:
         split = min(range(silent + 1), key=lambda filled: self._fills.cost(filled) + self._steps.cost(count - filled))
         calls, start = [], 0
         for cover, tokens, logits in ((self._fills, split, False), (self._steps, count - split, True)):
@@ -95,3 +103,8 @@ def proportional_costs(sizes: tuple[int, ...], share: float = 1.0) -> dict[int, 
         share: The part of a token's work that they do.
     """
     return {size: CALL_COST + share * size for size in sizes}
+
+
+def head_share(layers: int, hidden: int, vocabulary: int) -> float:
+    """About the part of a token's work that its logits are."""
+    return vocabulary / (vocabulary + _LAYER_SQUARES * layers * hidden)

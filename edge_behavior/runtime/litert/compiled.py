@@ -72,16 +72,17 @@ class CompiledGraph:
 
         Args:
             name: The signature.
-            inputs: Aligned arrays (`buffers`) by tensor name.
-            outputs: Likewise.
+            inputs: Aligned arrays (`buffers`) by tensor name; those that the signature does not take are left out.
+            outputs: Likewise, all of them.
 
         Raises:
             EdgebError: the file has no such signature, or one with other tensors. The function raises it if LiteRT
                 fails.
         """
         known = self._signatures.get(name)
-        if known is None or set(known["inputs"]) != set(inputs) or set(known["outputs"]) != set(outputs):
-            raise EdgebError(f"{self._path}: signature '{name}' is not as its manifest says", "export it again")
+        if known is None or not set(known["inputs"]) <= set(inputs) or set(known["outputs"]) != set(outputs):
+            raise EdgebError(f"{self._path}: signature '{name}' is not as the bundle says", "export it again")
+        inputs = {key: inputs[key] for key in known["inputs"]}
         self._check_shapes(self._model.get_input_tensor_details(name), inputs, name)
         self._check_shapes(self._model.get_output_tensor_details(name), outputs, name)
         made = [{key: self._buffer.create_from_host_memory(value) for key, value in arrays.items()}
@@ -99,14 +100,17 @@ class CompiledGraph:
         try:
             self._model.run_by_name(name, inputs, outputs)
         except RuntimeError as error:
-            raise EdgebError(f"LiteRT could not evaluate the prompt: {_reason(error)}", "load the bundle again") from None
+            raise EdgebError(
+                f"LiteRT could not evaluate the prompt: {_reason(error)}", "load the bundle again"
+            ) from None
 
     def _check_shapes(self, details: Mapping[str, Any], arrays: _Arrays, name: str) -> None:
         for key, value in arrays.items():
             shape = tuple(details[key]["shape"])
             if shape != value.shape:
                 raise EdgebError(
-                    f"{self._path}: signature '{name}' takes {key} of shape {shape}, not {value.shape}", "export it again"
+                    f"{self._path}: signature '{name}' takes {key} of shape {shape}, not {value.shape}",
+                    "export it again",
                 )
 
     def _native(self) -> list[object]:

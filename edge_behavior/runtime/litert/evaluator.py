@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_behavior.bundle.litert_graph import LiteRtGraph, embed_name, fill_name, step_name
 from edge_behavior.runtime.litert.buffers import Floats32, SlotCache, aligned, aligned_stack
-from edge_behavior.runtime.litert.calls import Call, CallPlanner, proportional_costs
+from edge_behavior.runtime.litert.calls import Call, CallPlanner, head_share, proportional_costs
 from edge_behavior.runtime.litert.inputs import Tokens, rotations, window_reach, write_mask
 
 
@@ -56,9 +56,8 @@ class Evaluator:
         self.cache = SlotCache(graph.layers, graph.kv_heads, graph.cache, graph.head_dim)
         self.positions = np.zeros(graph.cache, dtype=np.int32)
         self.seconds = 0.0
-        self._planner = CallPlanner(
-            proportional_costs(graph.sizes), proportional_costs(graph.fill_sizes, 1 - graph.head_share)
-        )
+        fills = proportional_costs(graph.fill_sizes, 1 - head_share(graph.layers, graph.hidden, graph.vocabulary))
+        self._planner = CallPlanner(proportional_costs(graph.sizes), fills)
         # Made when first needed: logits of a large size take much memory, and many bundles are never asked for them.
         self._sizes: dict[int, _Size] = {}
         self._runs: dict[tuple[int, bool], tuple[Callable[[], None], Floats32 | None]] = {}
