@@ -105,7 +105,7 @@ def test_a_file_without_edgebs_manifest(tmp_path: Path) -> None:
         read_manifest(stock)
     with zipfile.ZipFile(stock, "a") as archive:
         archive.writestr("labels.txt", "of TFLite's own metadata")
-    with pytest.raises(EdgebError, match="a LiteRT file without edgeb's manifest$"):
+    with pytest.raises(EdgebError, match="a LiteRT file without edgeb's manifest .export it"):
         read_manifest(stock)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def test_tied_weights_are_one_parameter(tmp_path: Path) -> None:
 
 def test_description(tmp_path: Path) -> None:
     _, graph = opened(MODELS["gemma3"](), tmp_path)
-    assert graph == LiteRtGraph.from_dict(graph.to_dict())
+    assert graph == LiteRtGraph.from_dict(json.loads(json.dumps(graph.to_dict())))
     assert (graph.layers, graph.hidden, graph.kv_heads, graph.head_dim, graph.vocabulary) == (7, 64, 2, 16, 97)
     assert graph.sliding is not None
     assert (graph.sliding.window, len(graph.sliding.rope), len(graph.rope)) == (24, 8, 8)
