@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ class LiteRtBackend:
                     f"{path}: the tokenizer has {self._tokenizer.n_vocab} tokens, the model {self._graph.vocabulary}",
                     "export it again",
                 )
-            self._compiled = self._lifetime.keep(CompiledGraph(path, options.threads), CompiledGraph.close)
+            self._compiled = self._lifetime.keep(CompiledGraph(path, options.threads), methodcaller("close"))
             self._evaluator = self._lifetime.keep(Evaluator(self._graph, self._compiled), Evaluator.close)
         except BaseException:
             self._lifetime.close()
