@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.export.gguf.pipeline import export_gguf
 from edge_behavior.export.source import ExportSource
-from tests import helpers
+from tests import helpers, litert_files
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stand_ins() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        litert_files.run_stand_ins(patch)
+        yield
 
 
 @pytest.fixture(scope="session")
