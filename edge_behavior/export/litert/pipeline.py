@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.bundle.litert_file import write_litert
 from edge_behavior.bundle.litert_graph import LiteRtGraph
@@ -178,7 +181,7 @@ def _checked(bundle: Path, export: Export, model: Model) -> float:
     """Refuse a converted file that tokenizes differently, or whose logits are not PyTorch's; the largest difference."""
     with _cpu_backend(bundle, model) as backend:
         export.check_tokens(backend.tokenize, model)
-        difference = check_logits(model.probe, backend.logits(model.probe.ids), "LiteRT")
+        difference = check_logits(model.probe, _logits(backend, model.probe.ids), "LiteRT")
     export.score("convert", bundle)
     return difference
 
@@ -204,7 +207,7 @@ def _quantized(writer: _Writer, model: Model, float_file: Path, options: LiteRtO
         with export.timed("compare"):
             writer.write(chosen, bundle)
             with _cpu_backend(bundle, model) as backend:
-                found = backend.logits(model.probe.ids)
+                found = _logits(backend, model.probe.ids)
             export.logit_difference["quantize"] = check_quantized_logits(model.probe, found, "quantized", "q8 or f32")
             export.score("quantize", bundle, last=True)
         bundle.unlink()
@@ -214,6 +217,11 @@ def _quantized(writer: _Writer, model: Model, float_file: Path, options: LiteRtO
         tried[quant] = report.exceeded
         file.unlink(missing_ok=True)
     raise ParityError(PRECISIONS[quant], report)
+
+
+def _logits(backend: LiteRtBackend, ids: list[int]) -> NDArray[np.float32]:
+    """[T, V] after every id, which are evaluated one by one."""
+    return np.stack([backend.prefill(ids[:end])[0].copy() for end in range(1, len(ids) + 1)])
 
 
 @contextmanager
