@@ -7,8 +7,14 @@ is tested on every machine.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +55,21 @@ def stand_in(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, cac
 def converted(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, cache_length: int = 1024) -> Path:
     """Write a bundle for LiteRT itself, in float32; arguments as for `stand_in`.
 
-    Each backbone is converted once: a conversion takes ten seconds or more.
+    A conversion takes from half a minute to minutes, and is kept for other tests of the same weights.
     """
     graph = describe(load_config(backbone), SIZES, FILL_SIZES, cache_length)
-    model = backbone / f"converted-{cache_length}.tflite"
+    key = hashlib.sha256(json.dumps([graph.to_dict(), version("litert-torch")]).encode())
+    for file in ("config.json", "model.safetensors"):
+        key.update((backbone / file).read_bytes())
+    kept = Path(tempfile.gettempdir()) / "edgeb-tests" / "litert"
+    model = kept / f"{key.hexdigest()[:32]}.tflite"
     if not model.is_file():
-        convert_apart(backbone, graph, model)
+        kept.mkdir(parents=True, exist_ok=True)
+        made = backbone / "converted.tflite"
+        convert_apart(backbone, graph, made)
+        # Whole or not at all, whichever process makes it.
+        shutil.copy(made, model.with_suffix(f".{os.getpid()}"))
+        model.with_suffix(f".{os.getpid()}").replace(model)
     write_litert(model, tokenizer.read_bytes(), manifest, graph, out)
     return out
 

@@ -1,6 +1,6 @@
 """A LiteRT file compiled by the ai-edge-litert package: its signatures as functions over arrays of the host.
 
-Loaded on first use, with a clear error where the package is missing. Knows shapes and names, not what they mean.
+Knows shapes and names, not what they mean.
 """
 
 from __future__ import annotations
@@ -14,28 +14,10 @@ from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.lifetime import never_freed_in_children
+from edge_behavior.runtime.litert.host_memory import HostMemory
+from edge_behavior.runtime.litert.package import load_litert, open_model
 
-_HINT = "pip install 'edgeb[litert]'"
 _Arrays = Mapping[str, NDArray[Any]]
-
-
-def load_litert() -> Any:
-    """The ai_edge_litert package, with its compiled_model and tensor_buffer modules.
-
-    Raises:
-        EdgebError: not installed, or its native library does not load.
-    """
-    try:
-        import ai_edge_litert
-        import ai_edge_litert.compiled_model
-        import ai_edge_litert.cpu_options
-        import ai_edge_litert.options
-        import ai_edge_litert.tensor_buffer
-    except ImportError as error:
-        if error.name == "ai_edge_litert":
-            raise EdgebError("LiteRT bundles need ai-edge-litert, which is not installed", _HINT) from None
-        raise EdgebError(f"ai-edge-litert does not load: {error}", _HINT) from None
-    return ai_edge_litert
 
 
 class CompiledGraph:
@@ -55,12 +37,11 @@ class CompiledGraph:
     def __init__(self, path: Path, threads: int) -> None:
         litert = load_litert()
         self.engine = f"ai-edge-litert {litert.__version__}"
-        self._buffer = litert.tensor_buffer.TensorBuffer
-        options = litert.options.Options(cpu_options=litert.cpu_options.CpuOptions(num_threads=threads))
+        self._memory = HostMemory(litert)
         # Buffers of every bound signature, and the model they belong to.
         self._bound: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
         try:
-            self._model = litert.compiled_model.CompiledModel.from_file(str(path), options=options)
+            self._model = open_model(litert, str(path), threads)
             self._signatures = self._model.get_signature_list()
         except RuntimeError as error:
             raise EdgebError(f"LiteRT cannot load {path}: {_reason(error)}", "export it again") from None
@@ -85,13 +66,21 @@ class CompiledGraph:
         inputs = {key: inputs[key] for key in known["inputs"]}
         self._check_shapes(self._model.get_input_tensor_details(name), inputs, name)
         self._check_shapes(self._model.get_output_tensor_details(name), outputs, name)
-        made = [{key: self._buffer.create_from_host_memory(value) for key, value in arrays.items()}
-                for arrays in (inputs, outputs)]  # fmt: skip
+        made: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         self._bound.append((name, *made))
+        for arrays, create, buffers in (
+            (inputs, self._model.create_input_buffer_by_name, made[0]),
+            (outputs, self._model.create_output_buffer_by_name, made[1]),
+        ):
+            for key, value in arrays.items():
+                buffers[key] = self._memory.wrap(value, create(name, key))
         return partial(self._run, len(self._bound) - 1)
 
     def close(self) -> None:
         """Free model and buffers."""
+        for _, inputs, outputs in self._bound:
+            for buffer in (*inputs.values(), *outputs.values()):
+                buffer.destroy()
         self._bound.clear()
         self._model = None
 
