@@ -105,9 +105,9 @@ def export_command(
     """Merge, prune, convert, quantize: a run becomes one GGUF or LiteRT file, or an ONNX folder, for the phone.
 
     Stock llama.cpp and LiteRT load the files, stock onnxruntime-genai the folder; candidates, prompt layout and hashes
-    are in the GGUF's `edgeb.*` metadata, or in an edgeb.json. `--format hf` leaves the merged model as an ordinary Hugging
-    Face folder, for every other tool. After every step the predictions are compared with the trained
-    model's on validation windows; beyond the profile's limits nothing is written and the exit code is 1.
+    are in the GGUF's `edgeb.*` metadata, or in an edgeb.json. `--format hf` leaves the merged model as an ordinary
+    Hugging Face folder, for every other tool. After every step the predictions are compared with the trained model's on
+    validation windows; beyond the profile's limits nothing is written and the exit code is 1.
 
         edgeb export runs/tiny --quant q4 --out tiny.gguf
 
