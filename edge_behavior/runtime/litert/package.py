@@ -6,8 +6,10 @@ one environment per process, which is opened with standard error closed and neve
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ _STDERR = 2
 _lock = threading.Lock()
 # By process: a forked child makes its own.
 _environments: dict[int, Any] = {}
+# Processes that have evaluated something.
+_ran: set[int] = set()
 
 
 def load_litert() -> Any:
