@@ -307,9 +307,7 @@ def _tensors_hash(model_sha256: str, graph: LiteRtGraph) -> str:
     return hashlib.sha256(json.dumps([model_sha256, graph.to_dict()], sort_keys=True).encode()).hexdigest()
 
 
-def _digest(
-    source: BinaryIO, size: int, progress: Callable[[int], None] | None, target: BinaryIO | None = None
-) -> str:
+def _digest(source: BinaryIO, size: int, progress: Callable[[int], None] | None, target: BinaryIO | None = None) -> str:
     """SHA-256 of the next bytes of a file, which are copied if there is a target."""
     digest, left = hashlib.sha256(), size
     while left and (chunk := source.read(min(_CHUNK, left))):
