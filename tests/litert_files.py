@@ -45,11 +45,21 @@ def stand_in(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, cac
         cache_length: Slots of its cache.
     """
     model = out.with_suffix(".model")
-    model.write_bytes(_HEAD + _MARK + str(backbone).encode())
+    stand_in_model(backbone, model)
     graph = describe(load_config(backbone), SIZES, FILL_SIZES, cache_length)
     write_litert(model, tokenizer.read_bytes(), manifest, graph, out)
     model.unlink()
     return out
+
+
+def stand_in_model(backbone: Path, out: Path) -> None:
+    """Write the model's part of a stand-in, in a converted model's place."""
+    out.write_bytes(_HEAD + _MARK + str(backbone).encode())
+
+
+def stood_in(model: Path) -> Path:
+    """The folder that such a part names."""
+    return Path(model.read_bytes().removeprefix(_HEAD + _MARK).decode())
 
 
 def converted(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, cache_length: int = 1024) -> Path:

@@ -22,7 +22,7 @@ from edge_behavior.hf.folder import open_weights, weight_files
 from edge_behavior.hf.rope import llama3_divisors
 from edge_behavior.hf.tensors import head_dim
 
-# Of attention: rotary cosines and sines [1, N, H], and the mask [1, 1, groups · N, C + N], once for every query of a key.
+# Of attention: rotary cosines and sines [1, N, H], and the mask [1, 1, groups · N, C + N], once per query of a key.
 Positions = tuple[Tensor, Tensor, Tensor]
 
 

@@ -1,12 +1,13 @@
 """Conversion and quantization in a process of their own: their gigabytes come back, and their prints stay unseen.
 
-`python -m edge_behavior.export.litert.worker TASK` does one task; TASK is JSON. The packages are large and change fast:
-a crash of their native code ends the child, not the export.
+The packages are large and change fast: a crash of their native code ends the child, not the export. Where their
+versions do not go with the others of this environment, $EDGEB_LITERT_PYTHON names the Python of one that has them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,22 +18,38 @@ from typing import Any
 from edge_behavior.bundle.litert_graph import LiteRtGraph
 from edge_behavior.errors import EdgebError
 
-# Modules that the runtime and the export need, by package.
-_NEEDED = {"ai_edge_litert": "ai-edge-litert", "litert_torch": "litert-torch", "ai_edge_quantizer": "ai-edge-quantizer"}
+PYTHON_VARIABLE = "EDGEB_LITERT_PYTHON"
+_RUNTIME, _CONVERTERS = "ai_edge_litert", ("litert_torch", "ai_edge_quantizer")
 _ANSWER = "edgeb:"
+# Last on the path: the packages of the child's own environment come first.
+_CHILD = "import sys; sys.path.append(sys.argv[1]); from edge_behavior.export.litert.worker import main; main()"
+_PROBE = "import sys; from importlib.util import find_spec; print(*[m for m in sys.argv[1:] if find_spec(m) is None])"
 
 
 def check_packages() -> None:
     """Refuse to start without the packages that convert, quantize and run; imports none of them.
 
     Raises:
-        EdgebError: naming what is missing.
+        EdgebError: naming what is missing; or $EDGEB_LITERT_PYTHON is no Python.
     """
-    missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
+    missing = [name for name in (_RUNTIME, *_CONVERTERS) if find_spec(name) is None]
+    other = os.environ.get(PYTHON_VARIABLE)
+    if other and set(missing) & set(_CONVERTERS):
+        missing = [name for name in missing if name == _RUNTIME] + _missing_in(other)
     if missing:
+        names = ", ".join(name.replace("_", "-") for name in missing)
         raise EdgebError(
-            f"LiteRT export needs {', '.join(missing)}, not installed", "pip install 'edgeb[export,litert-export]'"
+            f"LiteRT export needs {names}, not installed",
+            f"pip install 'edgeb[export,litert-export]', here or in an environment that {PYTHON_VARIABLE} names",
         )
+
+
+def _missing_in(python: str) -> list[str]:
+    try:
+        done = subprocess.run([python, "-c", _PROBE, *_CONVERTERS], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise EdgebError(f"{PYTHON_VARIABLE} is {python}, which does not run", "name a Python executable") from None
+    return done.stdout.split()
 
 
 def convert_apart(model_dir: Path, graph: LiteRtGraph, out: Path) -> None:
@@ -58,7 +75,10 @@ def quantize_apart(source: Path, out: Path, quant: str) -> dict[str, int]:
 
 
 def _run(task: Mapping[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "edge_behavior.export.litert.worker", json.dumps(task)]
+    package = str(Path(__file__).resolve().parents[3])
+    own = all(find_spec(name) for name in _CONVERTERS)
+    python = sys.executable if own else os.environ.get(PYTHON_VARIABLE, sys.executable)
+    command = [python, "-c", _CHILD, package, json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
     answer = json.loads(lines[-1].removeprefix(_ANSWER)) if lines else {}
@@ -92,13 +112,9 @@ def _quantize(task: Mapping[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point of the child process."""
-    task = json.loads(sys.argv[1])
+    task = json.loads(sys.argv[2])
     try:
         answer = {"convert": _convert, "quantize": _quantize}[task["task"]](task)
     except EdgebError as error:
         answer = {"error": error.message, "hint": error.hint}
     print(f"{_ANSWER}{json.dumps(answer)}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -105,7 +105,7 @@ def test_a_file_without_edgebs_manifest(tmp_path: Path) -> None:
         read_manifest(stock)
     with zipfile.ZipFile(stock, "a") as archive:
         archive.writestr("labels.txt", "of TFLite's own metadata")
-    with pytest.raises(EdgebError, match="a LiteRT file without edgeb's manifest .export it"):
+    with pytest.raises(EdgebError, match=r"a LiteRT file without edgeb's manifest .export it"):
         read_manifest(stock)
 
 
@@ -113,15 +113,15 @@ def test_a_file_without_edgebs_manifest(tmp_path: Path) -> None:
 def test_not_a_litert_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.tflite"
     path.write_bytes(content)
-    with pytest.raises(EdgebError, match="x.tflite is not a LiteRT file"):
+    with pytest.raises(EdgebError, match=r"x.tflite is not a LiteRT file"):
         read_manifest(path)
-    with pytest.raises(EdgebError, match="x.tflite is not a LiteRT file"):
+    with pytest.raises(EdgebError, match=r"x.tflite is not a LiteRT file"):
         write_litert(path, TOKENIZER, MANIFEST, GRAPH, tmp_path / "out.tflite")
     assert not (tmp_path / "out.tflite").exists()
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(EdgebError, match="cannot read .*: No such file"):
+    with pytest.raises(EdgebError, match=r"cannot read .*: No such file"):
         read_manifest(tmp_path / "none.tflite")
 
 
@@ -206,7 +206,7 @@ def test_a_changed_model_and_a_changed_tokenizer(bundle: Path) -> None:
         verify_bundle(bundle)
     bundle.write_bytes(content)
     _repacked(bundle, lambda fields: None, **{TOKENIZER_ENTRY: TOKENIZER[:-1] + b"x"})
-    with pytest.raises(EdgebError, match="tokenizer.gguf does not match its hash"):
+    with pytest.raises(EdgebError, match=r"tokenizer.gguf does not match its hash"):
         verify_bundle(bundle)
 
 
