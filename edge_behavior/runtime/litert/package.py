@@ -64,6 +64,32 @@ def open_model(litert: Any, path: str, threads: int) -> Any:
 
 
 @contextmanager
+def quiet_run() -> Iterator[None]:
+    """Run the block, which evaluates something; quietly the first time, when the package makes another environment."""
+    process = os.getpid()
+    if process in _ran:
+        yield
+        return
+    with _lock, _without_stderr():
+        yield
+        _ran.add(process)
+
+
+def quiet_exit() -> None:
+    """Have this process end quietly: what LiteRT logs then is nothing that a command's user needs.
+
+    Nothing is seen on standard error once Python begins to end: only for processes that are ours.
+    """
+    atexit.register(_end_stderr)
+
+
+def _end_stderr() -> None:
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _STDERR)
+
+
+@contextmanager
 def _without_stderr() -> Iterator[None]:
     """Send what native code writes to standard error nowhere."""
     try:
