@@ -201,9 +201,9 @@ def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bo
 
         return OnnxBackend(bundle, OnnxRunOptions(n_ctx, threads))
     if bundle_form(bundle) == "litert":
-        from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtOptions
+        from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
 
-        return LiteRtBackend(bundle, LiteRtOptions(n_ctx, threads))
+        return LiteRtBackend(bundle, LiteRtRunOptions(n_ctx, threads))
     from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 
     return LlamaBackend(bundle, LlamaOptions(n_ctx, threads, exact))

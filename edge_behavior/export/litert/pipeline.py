@@ -35,8 +35,7 @@ from edge_behavior.export.scratch import require_space, scratch_folder
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.architectures import load_config
 from edge_behavior.hf.tensors import head_dim
-from edge_behavior.runtime.backends.litert import LiteRtBackend
-from edge_behavior.runtime.backends.litert import LiteRtOptions as LiteRtRunOptions
+from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
 from edge_behavior.runtime.predictor import context_needed
 from edge_behavior.util.cpus import physical_cores
 from edge_behavior.util.files import check_file, put_file

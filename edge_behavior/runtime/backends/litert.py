@@ -28,7 +28,7 @@ from edge_behavior.runtime.llama.model import LlamaModel
 
 
 @dataclass(frozen=True)
-class LiteRtOptions:
+class LiteRtRunOptions:
     """How LiteRT evaluates.
 
     Attributes:
@@ -47,7 +47,7 @@ class LiteRtBackend:
         EdgebError: not a bundle, ai-edge-litert is missing, or LiteRT cannot load the file.
     """
 
-    def __init__(self, path: Path, options: LiteRtOptions) -> None:
+    def __init__(self, path: Path, options: LiteRtRunOptions) -> None:
         self._lifetime = Lifetime(self)
         self._held: list[int] = []
         # Evaluated trie nodes: the slot of each, and the logits at hand.

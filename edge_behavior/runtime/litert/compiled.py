@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.lifetime import never_freed_in_children
 from edge_behavior.runtime.litert.host_memory import HostMemory
-from edge_behavior.runtime.litert.package import load_litert, open_model
+from edge_behavior.runtime.litert.package import load_litert, open_model, quiet_run
 
 _Arrays = Mapping[str, NDArray[Any]]
 
@@ -87,7 +87,8 @@ class CompiledGraph:
     def _run(self, index: int) -> None:
         name, inputs, outputs = self._bound[index]
         try:
-            self._model.run_by_name(name, inputs, outputs)
+            with quiet_run():
+                self._model.run_by_name(name, inputs, outputs)
         except RuntimeError as error:
             raise EdgebError(
                 f"LiteRT could not evaluate the prompt: {_reason(error)}", "load the bundle again"

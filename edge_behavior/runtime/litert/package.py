@@ -6,8 +6,10 @@ one environment per process, which is opened with standard error closed and neve
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ _STDERR = 2
 _lock = threading.Lock()
 # By process: a forked child makes its own.
 _environments: dict[int, Any] = {}
+# Processes that have evaluated something.
+_ran: set[int] = set()
 
 
 def load_litert() -> Any:
@@ -57,6 +61,32 @@ def open_model(litert: Any, path: str, threads: int) -> Any:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(made.capsule))
             _environments[process] = made
         return litert.compiled_model.CompiledModel.from_file(path, environment=_environments[process], options=options)
+
+
+@contextmanager
+def quiet_run() -> Iterator[None]:
+    """Run the block, which evaluates something; quietly the first time, when the package makes another environment."""
+    process = os.getpid()
+    if process in _ran:
+        yield
+        return
+    with _lock, _without_stderr():
+        yield
+        _ran.add(process)
+
+
+def quiet_exit() -> None:
+    """Have this process end quietly: what LiteRT logs then is nothing that a command's user needs.
+
+    Nothing is seen on standard error once Python begins to end: only for processes that are ours.
+    """
+    atexit.register(_end_stderr)
+
+
+def _end_stderr() -> None:
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _STDERR)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from edge_behavior.export.onnx.pipeline import export_onnx
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.tokenizers import special_ids
 from edge_behavior.runtime.backends.base import Backend
-from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtOptions
+from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
 from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 from edge_behavior.runtime.backends.torch import TorchBackend
@@ -100,4 +100,4 @@ def engine_of(name: str, folder: Path) -> Engine:
         path = folder / "bundle.gguf"
         return Engine(name, model, tokens, lambda n_ctx: LlamaBackend(path, LlamaOptions(n_ctx, 1, exact=True)))
     file = litert_bundle(name, base, gguf, manifest, folder / "bundle.tflite")
-    return Engine(name, model, tokens, lambda n_ctx: LiteRtBackend(file, LiteRtOptions(n_ctx, 1)))
+    return Engine(name, model, tokens, lambda n_ctx: LiteRtBackend(file, LiteRtRunOptions(n_ctx, 1)))
