@@ -41,7 +41,7 @@ def in_torch(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     """PyTorch converts and runs; "q8" rounds the rows of matrices to 8 bits, "q4" loses them. What was asked for."""
     kept, asked = tmp_path_factory.mktemp("models"), []
 
-    def convert(model_dir: Path, graph: LiteRtGraph, out: Path) -> None:
+    def convert(model_dir: Path, graph: LiteRtGraph, out: Path, norm: str) -> None:
         asked.append(("convert", graph))
         stand_in_model(Path(shutil.copytree(model_dir, kept / "converted")), out)
 
@@ -161,6 +161,7 @@ class TestRefusedAtOnce:
             ({"sizes": (1, 8, 8)}, "use ascending numbers"),
             ({"sizes": (0, 1)}, "use ascending numbers"),
             ({"fill_sizes": (64,)}, "not all of them in sizes"),
+            ({"norm": "whole"}, "there is no norm 'whole'"),
             ({"context_length": 0}, "the context length is 0"),
         ],
     )
@@ -214,7 +215,9 @@ def test_with_litert_itself(quant: str, source: ExportSource, tmp_path: Path) ->
     tokenizer = gemma_tokenizer()
     save(gemma3(len(tokenizer), tie_word_embeddings=True), tokenizer, tmp_path / "base")
     made = replace(source, base=tmp_path / "base", adapter=None)
-    report = export_litert(made, tmp_path / "b.tflite", replace(OPTIONS, quant=quant), helpers.profile())
+    # Both forms of the norm, one each.
+    options = replace(OPTIONS, quant=quant, norm="composite" if quant == "q4" else "apart")
+    report = export_litert(made, tmp_path / "b.tflite", options, helpers.profile())
     types = dict(report.tensor_types or {})
     # Seven layers of seven matrices; embedding and head are one, at 8 bits in both.
     assert (types.pop("INT8"), types.pop("INT4", 0)) == ((50, 0) if quant == "q8" else (1, 49))
