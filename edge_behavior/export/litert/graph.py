@@ -45,13 +45,7 @@ class Decoder(nn.Module):
         gemma = config.model_type == "gemma3_text"
         self.embedding_scale = math.sqrt(config.hidden_size) if gemma else None
         self.groups = config.num_attention_heads // config.num_key_value_heads
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.model.layers = nn.ModuleList(
-            _Layer(config, {name.removeprefix(f"model.layers.{i}.") for name in tensors}, gemma)
-            for i in range(config.num_hidden_layers)
-        )
-        self.model.norm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.model = _Body(config, tensors, gemma)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -126,6 +120,17 @@ class Step(nn.Module):
         return {**found, "new_k": new_k, "new_v": new_v}
 
 
+class _Body(nn.Module):
+    def __init__(self, config: Any, tensors: Collection[str], gemma: bool) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            _Layer(config, {name.removeprefix(f"model.layers.{i}.") for name in tensors}, gemma)
+            for i in range(config.num_hidden_layers)
+        )
+        self.norm = Norm(config.hidden_size, config.rms_norm_eps)
+
+
 class Norm(nn.Module):
     """RMSNorm, taken apart: LiteRT's GPU accelerator fails on one operator, as its NPU compilers do on the parts.
 
@@ -163,6 +168,10 @@ class _Mlp(nn.Module):
 
 
 class _Attention(nn.Module):
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+
     def __init__(self, config: Any, tensors: Collection[str]) -> None:
         super().__init__()
         self.width, self.heads = head_dim(config), int(config.num_attention_heads)
@@ -197,6 +206,11 @@ class _Attention(nn.Module):
 
 
 class _Layer(nn.Module):
+    input_layernorm: Norm
+    post_attention_layernorm: Norm
+    pre_feedforward_layernorm: Norm
+    post_feedforward_layernorm: Norm
+
     def __init__(self, config: Any, tensors: Collection[str], gemma: bool) -> None:
         super().__init__()
         norms = ["input_layernorm", "post_attention_layernorm"]
