@@ -14,7 +14,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from numpy.typing import NDArray
 
 from edge_behavior.bundle.litert_file import read_litert, write_litert
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.export.litert import convert
+from edge_behavior.export.litert import graph as graph_module
 from edge_behavior.export.litert.graph import Decoder, Embed, Step, describe, load_decoder
 from edge_behavior.export.litert.worker import convert_apart
 from edge_behavior.hf.architectures import load_config
@@ -68,9 +69,10 @@ def converted(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, ca
     A conversion takes from half a minute to minutes, and is kept for other tests of the same weights.
     """
     graph = describe(load_config(backbone), SIZES, FILL_SIZES, cache_length)
-    key = hashlib.sha256(json.dumps([graph.to_dict(), version("litert-torch")]).encode())
-    for file in ("config.json", "model.safetensors"):
-        key.update((backbone / file).read_bytes())
+    key = hashlib.sha256(json.dumps(graph.to_dict()).encode())
+    code = (Path(str(module.__file__)) for module in (convert, graph_module))
+    for file in (backbone / "config.json", backbone / "model.safetensors", *code):
+        key.update(file.read_bytes())
     kept = Path(tempfile.gettempdir()) / "edgeb-tests" / "litert"
     model = kept / f"{key.hexdigest()[:32]}.tflite"
     if not model.is_file():
