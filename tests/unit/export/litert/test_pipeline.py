@@ -181,7 +181,7 @@ class TestRefusedAtOnce:
     def test_another_python(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(worker, "find_spec", lambda name: None if name in worker._CONVERTERS else object())
         monkeypatch.setenv(worker.PYTHON_VARIABLE, str(tmp_path / "python"))
-        with pytest.raises(EdgebError, match="EDGEB_LITERT_PYTHON is .*python, which does not run"):
+        with pytest.raises(EdgebError, match=r"EDGEB_LITERT_PYTHON is .*python, which does not run"):
             worker.check_packages()
 
     def test_options_of_other_formats(self, tmp_path: Path) -> None:
