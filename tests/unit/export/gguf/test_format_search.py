@@ -92,6 +92,21 @@ def test_auto_takes_the_first_that_passes(source: ExportSource, tmp_path: Path) 
         assert found == report["quantization"] == find_quant(wanted).name
 
 
+def test_auto_leaves_out_q5_where_it_has_as_many_bits_as_q4(source: ExportSource, tmp_path: Path) -> None:
+    tokens = helpers.tokenizer()
+    narrow = helpers.save(helpers.model(tokens, hidden=64), tokens, tmp_path / "narrow")
+    free = {"max_flips": 1.0, "max_accuracy_loss": 1.0, "max_tail_loss": 1.0}
+    with pytest.raises(ParityError) as caught:
+        export_gguf(replace(source, base=narrow), tmp_path / "b.gguf", profile("auto", max_kl=0.0, **free))
+    assert "F16" in str(caught.value)
+    report = export_gguf(
+        replace(source, base=narrow),
+        tmp_path / "b.gguf",
+        profile("auto", max_kl=caught.value.report.last.total.mean_kl * 1.01, **free),
+    ).to_dict()
+    assert list(report["parity"]["tried"]) == ["q4", "q8"]
+
+
 def test_auto_says_why_it_keeps_the_finer_of_two_formats(
     source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
