@@ -12,16 +12,17 @@ from typing import Any
 import torch
 
 from edge_behavior.bundle.litert_graph import LiteRtGraph, embed_name, fill_name, step_name
-from edge_behavior.export.litert.graph import Embed, Step, load_decoder
+from edge_behavior.export.litert.graph import Decoder, Embed, Norm, Step, load_decoder
 
 
-def convert(model_dir: Path, graph: LiteRtGraph, out: Path) -> None:
+def convert(model_dir: Path, graph: LiteRtGraph, out: Path, norm: str) -> None:
     """Write the float32 file of a model folder.
 
     Args:
         model_dir: config.json and safetensors weights.
         graph: Sizes and cache length; the rest is the folder's.
         out: File to write.
+        norm: See `LiteRtOptions`.
 
     Raises:
         EdgebError: see `load_decoder`.
@@ -30,6 +31,8 @@ def convert(model_dir: Path, graph: LiteRtGraph, out: Path) -> None:
     import litert_torch
 
     decoder = load_decoder(model_dir)
+    if norm == "composite":
+        mark_norms(decoder)
     converter: Any = litert_torch
     for size in graph.sizes:
         tokens = torch.zeros((1, size), dtype=torch.int32)
@@ -39,6 +42,15 @@ def convert(model_dir: Path, graph: LiteRtGraph, out: Path) -> None:
         if size in graph.fill_sizes:
             converter = converter.signature(fill_name(size), Step(decoder, logits=False), sample_kwargs=inputs)
     converter.convert().export(str(out))
+
+
+def mark_norms(decoder: Decoder) -> None:
+    """Have every RMSNorm converted to one operator."""
+    from litert_torch.hlfb import StableHLOCompositeBuilder
+
+    for module in decoder.modules():
+        if isinstance(module, Norm):
+            module.composite = lambda eps: StableHLOCompositeBuilder("odml.rms_norm", {"epsilon": eps})
 
 
 def step_inputs(graph: LiteRtGraph, size: int) -> dict[str, Any]:

@@ -9,9 +9,9 @@ outputs and shapes: see `bundle.litert_graph`. Knows no converter.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +45,7 @@ class Decoder(nn.Module):
         gemma = config.model_type == "gemma3_text"
         self.embedding_scale = math.sqrt(config.hidden_size) if gemma else None
         self.groups = config.num_attention_heads // config.num_key_value_heads
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.model.layers = nn.ModuleList(
-            _Layer(config, {name.removeprefix(f"model.layers.{i}.") for name in tensors}, gemma)
-            for i in range(config.num_hidden_layers)
-        )
-        self.model.norm = _Norm(config.hidden_size, config.rms_norm_eps)
+        self.model = _Body(config, tensors, gemma)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -126,8 +120,25 @@ class Step(nn.Module):
         return {**found, "new_k": new_k, "new_v": new_v}
 
 
-class _Norm(nn.Module):
-    """RMSNorm, taken apart: LiteRT's GPU accelerator fails on the composite."""
+class _Body(nn.Module):
+    def __init__(self, config: Any, tensors: Collection[str], gemma: bool) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            _Layer(config, {name.removeprefix(f"model.layers.{i}.") for name in tensors}, gemma)
+            for i in range(config.num_hidden_layers)
+        )
+        self.norm = Norm(config.hidden_size, config.rms_norm_eps)
+
+
+class Norm(nn.Module):
+    """RMSNorm, taken apart: LiteRT's GPU accelerator fails on one operator, as its NPU compilers do on the parts.
+
+    Attributes:
+        composite: Makes what marks the parts as one operator for the converter, from the epsilon; None for no mark.
+    """
+
+    composite: Callable[[float], Any] | None = None
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -135,7 +146,12 @@ class _Norm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
+        """x scaled to a mean square of one over its last dimension, times the weights."""
+        weight, mark = self.weight, None if self.composite is None else self.composite(self.eps)
+        if mark is not None:
+            x, weight = mark.mark_inputs(x, weight)
+        found = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * weight
+        return found if mark is None else cast(Tensor, mark.mark_outputs(found))
 
 
 class _Mlp(nn.Module):
@@ -152,6 +168,10 @@ class _Mlp(nn.Module):
 
 
 class _Attention(nn.Module):
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+
     def __init__(self, config: Any, tensors: Collection[str]) -> None:
         super().__init__()
         self.width, self.heads = head_dim(config), int(config.num_attention_heads)
@@ -162,8 +182,8 @@ class _Attention(nn.Module):
         biased = "self_attn.o_proj.bias" in tensors
         self.o_proj = nn.Linear(self.heads * self.width, config.hidden_size, bias=biased)
         normed = "self_attn.q_norm.weight" in tensors
-        self.q_norm: nn.Module = _Norm(self.width, config.rms_norm_eps) if normed else nn.Identity()
-        self.k_norm: nn.Module = _Norm(self.width, config.rms_norm_eps) if normed else nn.Identity()
+        self.q_norm: nn.Module = Norm(self.width, config.rms_norm_eps) if normed else nn.Identity()
+        self.k_norm: nn.Module = Norm(self.width, config.rms_norm_eps) if normed else nn.Identity()
 
     def forward(self, x: Tensor, positions: Positions, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Its output [1, N, D] and the new keys and values [1, G, N, H], from the cache's [1, G, C, H]."""
@@ -186,6 +206,11 @@ class _Attention(nn.Module):
 
 
 class _Layer(nn.Module):
+    input_layernorm: Norm
+    post_attention_layernorm: Norm
+    pre_feedforward_layernorm: Norm
+    post_feedforward_layernorm: Norm
+
     def __init__(self, config: Any, tensors: Collection[str], gemma: bool) -> None:
         super().__init__()
         norms = ["input_layernorm", "post_attention_layernorm"]
@@ -193,7 +218,7 @@ class _Layer(nn.Module):
         if self.sandwich:
             norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
         for name in norms:
-            self.add_module(name, _Norm(config.hidden_size, config.rms_norm_eps))
+            self.add_module(name, Norm(config.hidden_size, config.rms_norm_eps))
         self.self_attn = _Attention(config, tensors)
         self.mlp = _Mlp(config, "mlp.up_proj.bias" in tensors, gemma)
 

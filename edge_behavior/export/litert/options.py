@@ -1,4 +1,4 @@
-"""How a LiteRT file is built: weight format, sizes of the signatures, length of the cache.
+"""How a LiteRT file is built: weight format, sizes of the signatures, length of the cache, form of the norms.
 
 Read from profiles (flag > profile > default), or given directly. Knows no converter.
 """
@@ -20,6 +20,7 @@ AUTO = "auto"
 PRECISIONS = {"q4": "int4", "q8": "int8", "f32": "f32"}
 # What `auto` tries, by falling compression.
 AUTO_ORDER = ("q4", "q8")
+NORMS = ("apart", "composite")
 _LARGEST_SIZE = 1024
 # YAML has lists.
 Sizes = Annotated[tuple[StrictInt, ...], Field(strict=False)]
@@ -34,6 +35,8 @@ class LiteRtOptions:
             smallest of the quantized ones within the limits.
         sizes: New tokens of the signatures. A call costs its signature's size, however few tokens it is given.
         fill_sizes: Those of them that are there without logits, too, for all of a prompt but its end.
+        norm: "apart": RMSNorm in simple operators, which the CPU and the GPU take; or "composite": one operator, which
+            the NPU needs and the CPU takes.
         context_length: Slots of the cache; by default what prompts and label trie need. All are attended to in every
             call, full or empty.
 
@@ -44,6 +47,7 @@ class LiteRtOptions:
     quant: str = "q8"
     sizes: Sizes = (1, 4, 8, 16, 32, 128)
     fill_sizes: Sizes = ()
+    norm: str = "apart"
     context_length: int | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +60,8 @@ class LiteRtOptions:
             raise EdgebError(f"sizes are {list(self.sizes)}, without 1", "single tokens need a signature: add 1")
         if not set(self.fill_sizes) <= set(self.sizes):
             raise EdgebError(f"fill_sizes are {list(self.fill_sizes)}, not all of them in sizes", "add them to sizes")
+        if self.norm not in NORMS:
+            raise EdgebError(f"there is no norm '{self.norm}'", nearest(self.norm, NORMS))
         if self.context_length is not None and self.context_length < 1:
             raise EdgebError(f"the context length is {self.context_length}", "use at least 1 position")
 

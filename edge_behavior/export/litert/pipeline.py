@@ -85,14 +85,16 @@ def export_litert(
         config = load_config(model.folder)
         graph = describe(config, options.sizes, options.fill_sizes, export.manifest.context_length)
         with export.timed("convert"), progress_bar("Converting to LiteRT", 1) as advance:
-            convert_apart(model.folder, graph, float_file)
+            convert_apart(model.folder, graph, float_file, options.norm)
             advance(1)
         writer = _Writer(export, graph, _vocabulary(model.folder, folder))
         shutil.rmtree(model.folder)
         with export.timed("compare"):
             writer.write(float_file, bundle)
             export.logit_difference["convert"] = _checked(bundle, export, model)
-        chosen = _quantized(writer, model, float_file, options)
+            bundle.unlink()
+        with export.timed("quantize"):
+            chosen = _quantized(writer, model, float_file, options)
         export.accept(chosen.parity, PRECISIONS[chosen.quant])
         with export.timed("habits"):
             writer.write(chosen.file, bundle)
@@ -200,15 +202,13 @@ def _quantized(writer: _Writer, model: Model, float_file: Path, options: LiteRtO
             tried[quant] = [unfit]
             continue
         file, bundle = float_file.with_name(f"{quant}.tflite"), float_file.with_name("trial.tflite")
-        with export.timed("quantize"):
-            types = quantize_apart(float_file, file, quant)
+        types = quantize_apart(float_file, file, quant)
         chosen = float_file if quant == "f32" else file
-        with export.timed("compare"):
-            writer.write(chosen, bundle)
-            with _cpu_backend(bundle, model) as backend:
-                found = _logits(backend, model.probe.ids)
-            export.logit_difference["quantize"] = check_quantized_logits(model.probe, found, "quantized", "q8 or f32")
-            export.score("quantize", bundle, last=True)
+        writer.write(chosen, bundle)
+        with _cpu_backend(bundle, model) as backend:
+            found = _logits(backend, model.probe.ids)
+        export.logit_difference["quantize"] = check_quantized_logits(model.probe, found, "quantized", "q8 or f32")
+        export.score("quantize", bundle, last=True)
         bundle.unlink()
         report = parity_report(scores.by_stage, scores.samples, settings)
         if not report.exceeded or (options.quant != AUTO and not settings.enforce):
