@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,10 @@ def run_stand_ins(patch: pytest.MonkeyPatch) -> None:
     """Have the backend run stand-ins; other files go to LiteRT."""
     plain = litert.CompiledGraph
 
-    def opened(path: Path, threads: int) -> Any:
+    def opened(path: Path, threads: int, needed: Sequence[str]) -> Any:
         content = path.read_bytes()[: read_litert(path).model_bytes]
         if not content.startswith(_HEAD + _MARK):
-            return plain(path, threads)
+            return plain(path, threads, needed)
         return InTorch(_decoder(Path(content[len(_HEAD + _MARK) :].decode())))
 
     patch.setattr(litert, "CompiledGraph", opened)

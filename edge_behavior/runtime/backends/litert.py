@@ -21,7 +21,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.base import Row, reusable
 from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.litert.compiled import CompiledGraph
-from edge_behavior.runtime.litert.evaluator import Evaluator
+from edge_behavior.runtime.litert.evaluator import Evaluator, signature_names
 from edge_behavior.runtime.litert.inputs import Tokens
 from edge_behavior.runtime.litert.tokenizer import open_tokenizer
 from edge_behavior.runtime.llama.model import LlamaModel
@@ -65,7 +65,8 @@ class LiteRtBackend:
                     f"{path}: the tokenizer has {self._tokenizer.n_vocab} tokens, the model {self._graph.vocabulary}",
                     "export it again",
                 )
-            self._compiled = self._lifetime.keep(CompiledGraph(path, options.threads), methodcaller("close"))
+            compiled = CompiledGraph(path, options.threads, signature_names(self._graph))
+            self._compiled = self._lifetime.keep(compiled, methodcaller("close"))
             self._evaluator = self._lifetime.keep(Evaluator(self._graph, self._compiled), Evaluator.close)
         except BaseException:
             self._lifetime.close()
