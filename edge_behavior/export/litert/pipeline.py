@@ -24,7 +24,6 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.export.checks import check_logits, check_quantized_logits
 from edge_behavior.export.context import Export, Model, check_profile, open_source
 from edge_behavior.export.gguf.writer import write_gguf, write_vocabulary
-from edge_behavior.export.litert.graph import describe
 from edge_behavior.export.litert.options import AUTO, PRECISIONS, LiteRtOptions
 from edge_behavior.export.litert.quantize import BLOCK
 from edge_behavior.export.litert.worker import check_packages, convert_apart, quantize_apart
@@ -82,8 +81,7 @@ def export_litert(
         _announce(export)
         model = _pruned(export, options)
         float_file, bundle = folder / "float.tflite", folder / "bundle.tflite"
-        config = load_config(model.folder)
-        graph = describe(config, options.sizes, options.fill_sizes, export.manifest.context_length)
+        graph = _describe(model.folder, export, options)
         with export.timed("convert"), progress_bar("Converting to LiteRT", 1) as advance:
             convert_apart(model.folder, graph, float_file, options.norm)
             advance(1)
@@ -105,6 +103,13 @@ def export_litert(
         report = export.report(out, bundle.stat().st_size, tensor_types=chosen.types)
         put_file(bundle, out, replace=force)
     return report
+
+
+def _describe(model_dir: Path, export: Export, options: LiteRtOptions) -> LiteRtGraph:
+    # Here, since it loads torch: what is refused at once is refused before.
+    from edge_behavior.export.litert.graph import describe
+
+    return describe(load_config(model_dir), options.sizes, options.fill_sizes, export.manifest.context_length)
 
 
 @dataclass(frozen=True)
