@@ -85,7 +85,7 @@ class CompiledGraph:
         """Free model and buffers."""
         for _, inputs, outputs in self._bound:
             for buffer in (*inputs.values(), *outputs.values()):
-                buffer.destroy()
+                self._memory.free(buffer)
         self._bound.clear()
         self._model = None
 
