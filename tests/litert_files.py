@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from edge_behavior.hf.architectures import load_config
 from edge_behavior.runtime.backends import litert
 
 SIZES, FILL_SIZES = (1, 4, 8, 32), (8, 32)
+# Converting takes time by the signature.
+FEW_SIZES, FEW_FILL_SIZES = (1, 8), (8,)
 _HEAD = b"\x1c\x00\x00\x00TFL3"
 _MARK = b"run in PyTorch: "
 
@@ -68,7 +70,7 @@ def converted(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, ca
 
     A conversion takes from half a minute to minutes, and is kept for other tests of the same weights.
     """
-    graph = describe(load_config(backbone), SIZES, FILL_SIZES, cache_length)
+    graph = describe(load_config(backbone), FEW_SIZES, FEW_FILL_SIZES, cache_length)
     key = hashlib.sha256(json.dumps(graph.to_dict()).encode())
     code = (Path(str(module.__file__)) for module in (convert, graph_module))
     for file in (backbone / "config.json", backbone / "model.safetensors", *code):
@@ -90,10 +92,10 @@ def run_stand_ins(patch: pytest.MonkeyPatch) -> None:
     """Have the backend run stand-ins; other files go to LiteRT."""
     plain = litert.CompiledGraph
 
-    def opened(path: Path, threads: int) -> Any:
+    def opened(path: Path, threads: int, needed: Sequence[str]) -> Any:
         content = path.read_bytes()[: read_litert(path).model_bytes]
         if not content.startswith(_HEAD + _MARK):
-            return plain(path, threads)
+            return plain(path, threads, needed)
         return InTorch(_decoder(Path(content[len(_HEAD + _MARK) :].decode())))
 
     patch.setattr(litert, "CompiledGraph", opened)

@@ -21,7 +21,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.base import Row, reusable
 from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.litert.compiled import CompiledGraph
-from edge_behavior.runtime.litert.evaluator import Evaluator
+from edge_behavior.runtime.litert.evaluator import Evaluator, signature_names
 from edge_behavior.runtime.litert.inputs import Tokens
 from edge_behavior.runtime.litert.tokenizer import open_tokenizer
 from edge_behavior.runtime.llama.model import LlamaModel
@@ -65,7 +65,8 @@ class LiteRtBackend:
                     f"{path}: the tokenizer has {self._tokenizer.n_vocab} tokens, the model {self._graph.vocabulary}",
                     "export it again",
                 )
-            self._compiled = self._lifetime.keep(CompiledGraph(path, options.threads), methodcaller("close"))
+            compiled = CompiledGraph(path, options.threads, signature_names(self._graph))
+            self._compiled = self._lifetime.keep(compiled, methodcaller("close"))
             self._evaluator = self._lifetime.keep(Evaluator(self._graph, self._compiled), Evaluator.close)
         except BaseException:
             self._lifetime.close()
@@ -109,10 +110,10 @@ class LiteRtBackend:
     def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
         """Hold `ids`, evaluating the hinted nodes, as far as they fit, in the same calls; see `Backend`."""
         common = reusable(self.held, ids, self._capacity)
-        wrong = next((token for token in ids if not 0 <= token < self._graph.vocabulary), None)
+        new = list(ids[common:])
+        wrong = next((token for token in new if not 0 <= token < self._graph.vocabulary), None)
         if wrong is not None:
             raise EdgebError(f"the prompt has token {wrong}, the model {self.n_vocab} tokens", "check the ids")
-        new = list(ids[common:])
         with self._changing():
             self._drop_nodes()
             self._held = self._held[:common]
@@ -142,9 +143,10 @@ class LiteRtBackend:
         rows = {node: self._rows[node] for node in nodes if node in self._rows}
         missing = sorted(set(nodes) - rows.keys())
         tokens = 0
-        while missing:
+        if missing:
             # The next pass overwrites them.
             rows = {node: row.copy() for node, row in rows.items()}
+        while missing:
             taken, steps = self._fitting(trie, missing)
             if not taken:
                 self._release()
@@ -153,8 +155,8 @@ class LiteRtBackend:
                 self._rows = {}
                 found = dict(zip(steps, self._evaluate([], trie, steps), strict=True))
                 self._rows = found | rows
-            rows |= {node: found[node] for node in missing[:taken]}
-            missing = missing[taken:]
+            done, missing = missing[:taken], missing[taken:]
+            rows |= {node: found[node].copy() if missing else found[node] for node in done}
             tokens += len(steps)
         return [rows[node] for node in nodes], tokens
 

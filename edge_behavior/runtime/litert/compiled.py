@@ -5,7 +5,7 @@ Knows shapes and names, not what they mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,17 @@ class CompiledGraph:
     Args:
         path: The file; LiteRT ignores what edgeb put behind the model.
         threads: CPU threads.
+        needed: Names of signatures that it must have.
 
     Attributes:
         engine: Package and version.
 
     Raises:
-        EdgebError: ai-edge-litert is missing, or LiteRT cannot load the file, with its own message.
+        EdgebError: ai-edge-litert is missing, LiteRT cannot load the file, with its own message, or a signature is
+            missing.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, needed: Sequence[str] = ()) -> None:
         litert = load_litert()
         self.engine = f"ai-edge-litert {litert.__version__}"
         self._memory = HostMemory(litert)
@@ -46,6 +48,9 @@ class CompiledGraph:
         except RuntimeError as error:
             raise EdgebError(f"LiteRT cannot load {path}: {_reason(error)}", "export it again") from None
         self._path = path
+        missing = sorted(set(needed) - self._signatures.keys())
+        if missing:
+            raise EdgebError(f"{path}: the model has no signature '{missing[0]}'", "export it again")
         never_freed_in_children(self, CompiledGraph._native)
 
     def bind(self, name: str, inputs: _Arrays, outputs: _Arrays) -> Callable[[], None]:
@@ -80,7 +85,7 @@ class CompiledGraph:
         """Free model and buffers."""
         for _, inputs, outputs in self._bound:
             for buffer in (*inputs.values(), *outputs.values()):
-                buffer.destroy()
+                self._memory.free(buffer)
         self._bound.clear()
         self._model = None
 
@@ -108,4 +113,6 @@ class CompiledGraph:
 
 
 def _reason(error: RuntimeError) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+    """The innermost of LiteRT's messages, which stand below each other."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].lstrip("└ ") if lines else "no reason given"

@@ -145,6 +145,12 @@ class Evaluator:
         return self._runs[key]
 
 
+def signature_names(graph: LiteRtGraph) -> list[str]:
+    """Signatures that a graph's file must have."""
+    steps = [name(size) for size in graph.sizes for name in (embed_name, step_name)]
+    return [*steps, *map(fill_name, graph.fill_sizes)]
+
+
 def _by_layer(prefix: str, tensors: Floats32) -> dict[str, Floats32]:
     """Keys and values, which lie in turn, by the signatures' names."""
     return {f"{prefix}{'kv'[i % 2]}_{i // 2}": tensor for i, tensor in enumerate(tensors)}

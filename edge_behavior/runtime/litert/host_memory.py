@@ -40,7 +40,7 @@ class HostMemory:
         self._buffer = litert.tensor_buffer.TensorBuffer
 
     def wrap(self, array: NDArray[Any], like: Any) -> Any:
-        """A buffer over an array, which the caller keeps alive; `destroy` frees it, and not the array.
+        """A buffer over an array, which the caller keeps alive, and the buffer until `free`.
 
         Args:
             array: Aligned, contiguous, of the tensor's type.
@@ -61,6 +61,10 @@ class HostMemory:
         if status != 0:
             raise EdgebError(f"LiteRT takes no memory of the host (status {status})", "install ai-edge-litert 2.3")
         return self._buffer(_new_capsule(made, _CAPSULE, None))
+
+    def free(self, buffer: Any) -> None:
+        """Free what `wrap` made, but not the array."""
+        self._library.LiteRtDestroyTensorBuffer(ctypes.c_void_p(_pointer(buffer.capsule, _CAPSULE)))
 
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
+import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
@@ -19,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from edge_behavior.bundle.litert_file import read_litert, write_litert
+from edge_behavior.bundle.litert_file import TOKENIZER_ENTRY, read_litert, read_litert_entry, write_litert
 from edge_behavior.bundle.litert_graph import MASKED
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
@@ -32,10 +35,11 @@ from edge_behavior.runtime.litert.inputs import Tokens, rotations, write_mask
 from edge_behavior.runtime.litert.package import load_litert
 from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.util.cpus import allowed_cpus
 from tests import helpers, litert_files
 from tests.unit.export.conftest import gemma3, gemma_tokenizer
 from tests.unit.runtime import lives
-from tests.unit.runtime.engines import CACHE, CANDIDATES, IN_TORCH, Engine, engine_of, manifest_of
+from tests.unit.runtime.engines import CACHE, CANDIDATES, IN_TORCH, LITERT, Engine, engine_of, manifest_of
 
 CLOSE = 1e-4
 
@@ -373,3 +377,67 @@ def test_all_of_the_cache_is_used(engine: Engine) -> None:
     backend, ids = engine.open(CACHE), np.random.default_rng(1).integers(3, 500, CACHE).tolist()
     np.testing.assert_allclose(backend.prefill(ids)[0], last_row(engine.model, ids), atol=CLOSE)
     backend.close()
+
+
+class TestOnLiteRt:
+    """What only the package itself can show."""
+
+    @pytest.fixture(scope="class")
+    def real(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("real")
+        engine_of(LITERT, folder)
+        return folder / "bundle.tflite"
+
+    def rewritten(self, real: Path, out: Path, model: bytes | None = None, **graph: Any) -> Path:
+        """The same file with another model or graph, and honest hashes."""
+        bundle = read_litert(real)
+        part = out.with_suffix(".model")
+        part.write_bytes(real.read_bytes()[: bundle.model_bytes] if model is None else model)
+        tokenizer = read_litert_entry(real, TOKENIZER_ENTRY)
+        write_litert(part, tokenizer, bundle.manifest, replace(bundle.graph, **graph), out)
+        return out
+
+    def test_a_command_says_nothing_of_the_engine(self, real: Path, tmp_path: Path) -> None:
+        question = ["--no-history", "--at", "2024-03-18T20:00", "--place", "DK", "--json"]
+        command = [sys.executable, "-m", "edge_behavior", "predict", str(real), *question]
+        home = {**os.environ, "EDGEB_HOME": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, env=home, check=True)
+        assert done.stderr == ""
+        assert len(json.loads(done.stdout)["predictions"]) == 5
+
+    def test_what_others_write_is_seen_after_loading(self, real: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        backend = LiteRtBackend(real, LiteRtRunOptions(64, 1))
+        backend.prefill([40, 41])
+        os.write(2, b"a line of another's\n")
+        backend.close()
+        assert capfd.readouterr().err == "a line of another's\n"
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"sizes": (1, 2), "fill_sizes": ()}, "the model has no signature 'embed_2' .export it again"),
+            ({"model": b"\x1c\0\0\0TFL3" + b"x" * 500}, r"LiteRT cannot load .*: Failed to build flatbuffer model"),
+        ],
+    )
+    def test_files_that_cannot_run(self, change: dict[str, Any], message: str, real: Path, tmp_path: Path) -> None:
+        with pytest.raises(EdgebError, match=message) as error:
+            Predictor.load(self.rewritten(real, tmp_path / "m.tflite", **change), prefix_cache=False)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("change", [{"cache": 128}, {"layers": 1}, {"vocabulary": 4096}])
+    def test_a_graph_of_another_shape(self, change: dict[str, int], real: Path, tmp_path: Path) -> None:
+        backend = LiteRtBackend(self.rewritten(real, tmp_path / "m.tflite", **change), LiteRtRunOptions(64, 1))
+        with pytest.raises(EdgebError, match="signature 'step_8'"):
+            backend.prefill([40, 41, 42])
+        assert backend.held == []
+
+    @pytest.mark.skipif(allowed_cpus() < 2, reason="one CPU")
+    def test_threads_change_nothing(self, real: Path) -> None:
+        rows = []
+        for threads in (1, 2):
+            backend = LiteRtBackend(real, LiteRtRunOptions(256, threads))
+            rows.append(
+                np.stack([backend.prefill(list(range(30, 90)))[0].copy(), *backend.branch(lives.TRIE, [1, 2])[0]])
+            )
+            backend.close()
+        np.testing.assert_allclose(*rows, atol=CLOSE)
