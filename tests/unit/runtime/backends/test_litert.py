@@ -37,6 +37,7 @@ from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.util.cpus import allowed_cpus
 from tests import helpers, litert_files
+from tests.command import invoked
 from tests.unit.export.conftest import gemma3, gemma_tokenizer
 from tests.unit.runtime import lives
 from tests.unit.runtime.engines import CACHE, CANDIDATES, IN_TORCH, LITERT, Engine, engine_of, manifest_of
@@ -314,6 +315,33 @@ def test_a_vocabulary_that_is_not_the_models(engine: Engine, file: Path, tmp_pat
     write_litert(tmp_path / "model", (base.parent / "m.gguf").read_bytes(), bundle.manifest, graph, out)
     with pytest.raises(EdgebError, match=rf"the tokenizer has \d+ tokens, the model {graph.vocabulary} "):
         LiteRtBackend(out, LiteRtRunOptions(64, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("stock", "is a LiteRT file without edgeb's manifest"),
+        ("cut", "is cut short"),
+        ("newer", r"was written by a newer edgeb .schema 2, this one reads 1. .update edgeb"),
+        ("changed", "does not match its hash"),
+    ],
+)
+def test_a_file_that_is_no_bundle_or_not_whole(
+    name: str, message: str, engine: Engine, file: Path, tmp_path: Path
+) -> None:
+    bundle, content, bad = read_litert(file), bytearray(file.read_bytes()), tmp_path / "bad.tflite"
+    if name == "newer":
+        base = Path(engine.model.config.name_or_path)
+        litert_files.stand_in(base, base.parent / "m.gguf", replace(bundle.manifest, schema_version=2), bad)
+    elif name == "changed":
+        content[bundle.model_bytes - 1] ^= 1
+        bad.write_bytes(content)
+    else:
+        bad.write_bytes(content[: bundle.model_bytes] if name == "stock" else content[:-200])
+    for command in (("predict", bad, "--no-history", "--at", "2024-03-18T20:00", "--place", "DK"), ("inspect", bad)):
+        with pytest.raises(EdgebError, match=message) as error:
+            invoked(*command)
+        assert "\n" not in str(error.value)
 
 
 def test_without_the_package(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
