@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,14 @@ class Fitted(Protocol):
 
     def close(self) -> None:
         """Free what the system holds."""
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A fitted system whose answers say more than their scores."""
+
+    def report(self) -> dict[str, Any]:
+        """Of the latest `log_probs`: `kind` of the answers, how many `windows`, how many answers `outside` the list."""
 
 
 class System(Protocol):

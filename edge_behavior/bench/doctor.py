@@ -17,6 +17,7 @@ _PACKAGES = {
     "train": ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "scikit-learn"),
     "export": ("gguf", "torch", "transformers", "peft"),
     "onnx": ("onnxruntime-genai", "onnx", "onnx-ir", "tokenizers"),
+    "litert": ("ai-edge-litert",),
 }
 
 

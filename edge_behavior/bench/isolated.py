@@ -95,11 +95,15 @@ def _cold(spec: Isolated) -> dict[str, Any]:
 
     import edge_behavior.runtime.backends.llama  # noqa: F401
     from edge_behavior.bench.diary import Case
-    from edge_behavior.bundle.bundle import verify_bundle
+    from edge_behavior.bundle.bundle import bundle_form, verify_bundle
     from edge_behavior.runtime.predictor import PredictOptions, Predictor
 
-    lap("import_ms")
     bundle, case = Path(spec.bundle), Case.from_dict(spec.case)
+    if bundle_form(bundle) == "litert":
+        from edge_behavior.runtime.litert.package import load_litert
+
+        load_litert()
+    lap("import_ms")
     verify_bundle(bundle)
     lap("verify_ms")
     # Never closed: the process ends after its answer.

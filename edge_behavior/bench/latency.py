@@ -22,7 +22,7 @@ from edge_behavior.bench.report import TITLES
 from edge_behavior.bench.scenarios import Scenario
 from edge_behavior.bench.setup import Setup
 from edge_behavior.bench.timing import Machine, Sample, Timing, load_average, percentile
-from edge_behavior.bundle.bundle import verify_bundle
+from edge_behavior.bundle.bundle import bundle_form, verify_bundle
 from edge_behavior.util.timebox import Clock, Cycles, Pace, TimeBudget
 
 Tick = Callable[[str], None]
@@ -49,7 +49,7 @@ def measure(
     """
     pace = Pace(TimeBudget(options.budget, clock))
     manifest = verify_bundle(bundle)
-    machine = Machine.here(options.threads)
+    machine = Machine.here(options.threads, bundle_form(bundle) == "litert")
     with Setup(bundle, options) as setup:
         setup.check_memory()
         cold = _cold_starts(setup, bundle, options, pace, tick)

@@ -13,11 +13,12 @@ from edge_behavior.bench.options import CYCLE, BenchOptions
 from edge_behavior.bench.peers import PEERS, CompletionPeer, LabelPeer, PeerOptions
 from edge_behavior.bench.report import TITLES
 from edge_behavior.bench.scenarios import PrefixScenario, Scenario, SessionScenario, Turns, WarmScenario
-from edge_behavior.bundle.bundle import read_manifest
+from edge_behavior.bundle.bundle import bundle_form, read_manifest
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
+from edge_behavior.runtime.litert.tokenizer import open_tokenizer
 from edge_behavior.runtime.llama.model import LlamaModel
+from edge_behavior.runtime.predictor import open_backend
 from edge_behavior.util.numbers import file_size
 from edge_behavior.util.timebox import LEAST_CYCLES, Cycles, Pace
 
@@ -47,7 +48,10 @@ class Setup:
         else:
             self.diary = diary_of(options.history, manifest.candidates, length, options.rounds, places)
         with ExitStack() as stack:
-            tokenizer = stack.enter_context(LlamaModel(bundle, vocab_only=True))
+            is_litert = bundle_form(bundle) == "litert"
+            tokenizer = stack.enter_context(
+                open_tokenizer(bundle) if is_litert else LlamaModel(bundle, vocab_only=True)
+            )
             self.encoder = PromptEncoder(
                 tokenizer.tokenize, manifest.layout, manifest.candidates, manifest.bos_id, manifest.eos_id
             )
@@ -155,8 +159,8 @@ class Setup:
         """Evaluating and restoring the static prompt."""
         ids = self.encoder.static_ids
         # A few more than the prefix, as a session has; the snapshot holds used cells only.
-        options = LlamaOptions(n_ctx=-(-(len(ids) + 64) // 256) * 256, threads=self._options.threads)
-        made = PrefixScenario(LlamaBackend(self._bundle, options), self.manifest.tensors_sha256, ids)
+        backend = open_backend(self._bundle, -(-(len(ids) + 64) // 256) * 256, self._options.threads)
+        made = PrefixScenario(backend, self.manifest.tensors_sha256, ids)
         self._stack.callback(made.close)
         return made
 

@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ class Machine:
     """What numbers were measured on.
 
     Attributes:
+        ai_edge_litert: Version, where LiteRT runs the bundle; None where llama.cpp does.
         load_average: Over 1, 5 and 15 minutes before the measurement; None where the system does not say.
         load_average_after: The same at its end; None, too, where there was no measurement.
     """
@@ -102,12 +104,13 @@ class Machine:
     python: str
     llama_cpp_python: str
     llama_cpp_features: str
+    ai_edge_litert: str | None
     load_average: Sequence[float] | None
     load_average_after: Sequence[float] | None = None
 
     @classmethod
-    def here(cls, threads: int) -> Machine:
-        """This machine, for a measurement with so many threads."""
+    def here(cls, threads: int, litert: bool = False) -> Machine:
+        """This machine, for a measurement with so many threads, on LiteRT or on llama.cpp."""
         import llama_cpp
         import psutil
 
@@ -120,6 +123,7 @@ class Machine:
             platform.python_version(),
             llama_cpp.__version__,
             llama_cpp.llama_print_system_info().decode().strip().rstrip("|").strip(),
+            version("ai-edge-litert") if litert else None,
             load_average(),
         )
 

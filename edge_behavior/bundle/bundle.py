@@ -1,15 +1,26 @@
-"""A bundle in any form, a GGUF file, an ONNX or a Hugging Face folder: reading, verification, size."""
+"""A bundle in any form, a GGUF or LiteRT file, an ONNX or Hugging Face folder: which, reading, verifying, size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from edge_behavior.bundle.folder import folder_bytes, read_folder_manifest, read_folder_population, verify_folder
 from edge_behavior.bundle.gguf_file import read_gguf_manifest, read_gguf_population, verify_gguf
+from edge_behavior.bundle.litert_file import SUFFIX, is_litert, read_litert, read_litert_population, verify_litert
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.population import PopulationTable
 from edge_behavior.errors import EdgebError
+
+Form = Literal["folder", "litert", "gguf"]
+
+
+def bundle_form(path: Path) -> Form:
+    """In which form a bundle is; "gguf" also for what is none, which its reader refuses."""
+    if path.is_dir():
+        return "folder"
+    return "litert" if path.suffix == SUFFIX or is_litert(path) else "gguf"
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -18,7 +29,10 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         EdgebError: missing, truncated, not a bundle, or a manifest that this edgeb refuses.
     """
-    return read_folder_manifest(path) if path.is_dir() else read_gguf_manifest(path)
+    form = bundle_form(path)
+    if form == "folder":
+        return read_folder_manifest(path)
+    return read_litert(path).manifest if form == "litert" else read_gguf_manifest(path)
 
 
 def read_population(path: Path) -> PopulationTable | None:
@@ -27,7 +41,10 @@ def read_population(path: Path) -> PopulationTable | None:
     Raises:
         EdgebError: as `read_manifest`, or a table that does not match its hash.
     """
-    return read_folder_population(path) if path.is_dir() else read_gguf_population(path)
+    form = bundle_form(path)
+    if form == "folder":
+        return read_folder_population(path)
+    return read_litert_population(path) if form == "litert" else read_gguf_population(path)
 
 
 def verify_bundle(path: Path, progress: Callable[[int], None] | None = None) -> Manifest:
@@ -40,7 +57,10 @@ def verify_bundle(path: Path, progress: Callable[[int], None] | None = None) -> 
     Raises:
         EdgebError: as `read_manifest`, or the bundle was truncated or changed since it was written.
     """
-    return verify_folder(path, progress) if path.is_dir() else verify_gguf(path, progress)
+    form = bundle_form(path)
+    if form == "folder":
+        return verify_folder(path, progress)
+    return verify_litert(path, progress) if form == "litert" else verify_gguf(path, progress)
 
 
 def bundle_bytes(path: Path) -> int:
@@ -49,6 +69,8 @@ def bundle_bytes(path: Path) -> int:
 
 
 def require_gguf(path: Path, why: str) -> None:
-    """Refuse a folder where only a GGUF file works; `why` completes "…is a folder, and"."""
-    if path.is_dir():
-        raise EdgebError(f"{path} is a folder, and {why}", "pass a bundle exported with --format gguf")
+    """Refuse another form where only a GGUF file works; `why` completes "…is a folder, and"."""
+    form = bundle_form(path)
+    if form != "gguf":
+        what = "folder" if form == "folder" else "LiteRT file"
+        raise EdgebError(f"{path} is a {what}, and {why}", "pass a bundle exported with --format gguf")

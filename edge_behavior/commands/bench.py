@@ -38,7 +38,8 @@ def bench_command(
         bool,
         typer.Option(
             "--compare",
-            help="Also measure grammar completion, scoring label by label, llama.cpp alone (the lower bound), pp/tg.",
+            help="Also measure grammar completion, scoring label by label, llama.cpp alone (the lower bound), pp/tg; "
+            "for GGUF files.",
         ),
     ] = False,
     sustained: Annotated[
@@ -87,15 +88,19 @@ def bench_command(
     from edge_behavior.bench.report import markdown as as_markdown
     from edge_behavior.bench.sustained import check_seconds, threads_sweep
     from edge_behavior.bench.sustained import sustained as sustain
-    from edge_behavior.bundle.bundle import read_manifest, require_gguf
+    from edge_behavior.bundle.bundle import bundle_form, read_manifest, require_gguf
     from edge_behavior.commands.histories import known_events
     from edge_behavior.commands.output import emit
+    from edge_behavior.runtime.litert.package import quiet_exit
     from edge_behavior.util.files import write_file
     from edge_behavior.util.progress import progress_bar
     from edge_behavior.util.workspace import recall
 
     bundle = bundle or recall("bundle")
-    require_gguf(bundle, "bench measures llama.cpp")
+    if compare or bundle_form(bundle) == "folder":
+        require_gguf(bundle, "--compare measures llama.cpp" if compare else "bench measures single files")
+    if bundle_form(bundle) == "litert":
+        quiet_exit()
     source = None if history is None else HistoryFile(history, user, timezone, time_unit)
     if source is not None:
         manifest = read_manifest(bundle)

@@ -68,7 +68,7 @@ def compare_command(
         typer.Option("--set", help="Override a field of the recipe: section.key=value. May be repeated."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be trained and scored; do nothing.")
+        bool, typer.Option("--dry-run", help="List what would be trained and scored, and how long; do nothing.")
     ] = False,
     report: Annotated[bool, typer.Option("--report", help="Only write the report of what is scored so far.")] = False,
     as_json: Annotated[
@@ -109,7 +109,8 @@ def compare_command(
         from edge_behavior.studies.compare import registry
         from edge_behavior.studies.compare.contenders import Bench, check_needs
         from edge_behavior.studies.compare.runner import drawn_windows, run_compare
-        from edge_behavior.studies.compare.runner import dry_run as planned
+    if endpoint is None and endpoint_model:
+        raise EdgebError("--endpoint-model without --endpoint", "name the endpoint's URL, too")
     asked_of = None if endpoint is None else EndpointConfig(endpoint, endpoint_model, insecure=endpoint_insecure)
     known = registry.all_contenders(asked_of)
     if systems == "list":
@@ -124,15 +125,16 @@ def compare_command(
         "small_targets": small_targets,
     }
     names = None if systems is None else [name.strip() for name in systems.split(",") if name.strip()]
-    if names is not None and asked_of is not None:
-        names.append(registry.ENDPOINT)
-    asked, dataset = _asked(folder, recipe, data, set_ or [], names, seeds, sizes, sweep or [], known, not dry_run)
+    identity = {} if asked_of is None else asked_of.identity
+    asked, dataset = _asked(
+        folder, recipe, data, set_ or [], names, seeds, sizes, sweep or [], known, identity, not dry_run
+    )
     check_needs(registry.chosen(known, asked.systems), dataset)
     drawn = drawn_windows(asked, dataset)
     if dry_run:
-        contenders = registry.chosen(known, asked.systems)
-        document = planned(asked, contenders, folder)
-        document["windows"] = {"test": len(drawn.test), "validation": len(drawn.validation)}
+        with libraries():
+            from edge_behavior.studies.compare.dry_run import dry_run as planned
+        document = planned(Bench(asked, dataset, folder, drawn), registry.chosen(known, asked.systems))
         emit(document, as_json, lambda: _show_plan(document))
         return
     asked = folder.ask(asked, dataset.path)
@@ -152,6 +154,7 @@ def _asked(
     sizes: dict[str, Any],
     sweeps: list[str],
     known: Any,
+    endpoint: dict[str, str],
     pin: bool,
 ) -> tuple[Asked, Any]:
     """What this call asks for, flags that were left out taken from the folder; and the dataset."""
@@ -176,7 +179,7 @@ def _asked(
     base = pinned(base) if pin else located(base)
     dataset = Dataset.open(data or (local[1] if local is not None else recall("dataset")))
     asked_names = names or (list(before.systems) if before is not None else registry.default_systems(known))
-    contenders = registry.chosen(known, asked_names)
+    contenders = registry.chosen(known, [*asked_names, *([registry.ENDPOINT] if endpoint else [])])
     held = Sizes() if before is None else before.sizes
     chosen = Sizes(**{name: getattr(held, name) if value is None else value for name, value in sizes.items()})
     wanted = parse_sweeps(sweeps)
@@ -193,6 +196,7 @@ def _asked(
         sizes=chosen,
         sweeps=wanted,
         swept=swept_systems(wanted, contenders, base),
+        endpoint=endpoint,
     )
     return asked, dataset
 
@@ -226,6 +230,29 @@ def _show_plan(document: dict[str, Any]) -> None:
         console.print(text, markup=False, highlight=False)
     shown = ", ".join(f"{count} {name}" for name, count in document["windows"].items())
     console.print(f"windows: {shown}; the natural ones again at every cold start", markup=False, highlight=False)
+    if document["time"] is not None:
+        _show_time(document["time"])
+
+
+def _show_time(time: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from edge_behavior.util.numbers import duration
+    from edge_behavior.util.terminal import open_console
+
+    console, parts = open_console(), ("training", "pool", "scoring", "total")
+    table = Table("time at most", *parts)
+    for name, spent in time["systems"].items():
+        table.add_row(name, *(duration(spent[part]) for part in parts))
+    table.add_row("all of these", "", "", "", duration(time["total"]), style="bold")
+    if time["systems"]:
+        console.print(table)
+        said = f"measured on {' and '.join(time['measured_on'])}; a stage in common counts where it is trained first"
+        console.print(said, markup=False, highlight=False)
+    for name, why in time["refused"].items():
+        console.print(f"{name}: no time: {why}", markup=False, highlight=False)
+    if time["not_estimated"]:
+        console.print(f"not estimated: {', '.join(time['not_estimated'])}", markup=False, highlight=False)
 
 
 def _report(folder: CompareFolder, as_json: bool) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edge_behavior.export.report import ExportReport
 
 
-_FORMATS = ("gguf", "onnx", "hf")
+_FORMATS = ("gguf", "litert", "onnx", "hf")
 
 
 def export_command(
@@ -24,13 +24,15 @@ def export_command(
         str | None,
         typer.Option(
             help="Weight format: q4, q4_0, q5, q8, f16, f32, or auto: the smallest within the limits. "
-            "ONNX: q4, q8, f16, f32. hf: f16, bf16, f32; default: the backbone's own. Default: the profile's.",
+            "LiteRT: q8, q4, f32, auto. ONNX: q4, q8, f16, f32. hf: f16, bf16, f32; default: the backbone's own. "
+            "Default: the profile's.",
             show_default=False,
         ),
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="gguf (one file), onnx or hf (folders).")] = "gguf",
+    format: Annotated[str, typer.Option("--format", help="gguf or litert (one file), onnx or hf (folders).")] = "gguf",
     out: Annotated[
-        Path | None, typer.Option(help="Bundle to write. Default: RUN-QUANT.gguf, RUN-QUANT-onnx or RUN-hf.")
+        Path | None,
+        typer.Option(help="Bundle to write. Default: RUN-QUANT.gguf, RUN-QUANT.tflite, RUN-QUANT-onnx or RUN-hf."),
     ] = None,
     profile: Annotated[
         str | None,
@@ -89,23 +91,29 @@ def export_command(
     ] = None,
     context_length: Annotated[
         int | None,
-        typer.Option(help="ONNX: context length to build for, in tokens. Default: at least 2048.", show_default=False),
+        typer.Option(
+            help="ONNX and LiteRT: context length to build for, in tokens. Default: what prompts need; ONNX: at "
+            "least 2048.",
+            show_default=False,
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
 ) -> None:
-    """Merge, prune, convert, quantize: a run becomes one GGUF file, or an ONNX folder, with everything the phone needs.
+    """Merge, prune, convert, quantize: a run becomes one GGUF or LiteRT file, or an ONNX folder, for the phone.
 
-    Stock llama.cpp loads the file, stock onnxruntime-genai the folder; candidates, prompt layout and hashes are in the
-    file's `edgeb.*` metadata or the folder's edgeb.json. `--format hf` leaves the merged model as an ordinary Hugging
-    Face folder, for every other tool. After every step the predictions are compared with the trained
-    model's on validation windows; beyond the profile's limits nothing is written and the exit code is 1.
+    Stock llama.cpp and LiteRT load the files, stock onnxruntime-genai the folder; candidates, prompt layout and hashes
+    are in the GGUF's `edgeb.*` metadata, or in an edgeb.json. `--format hf` leaves the merged model as an ordinary
+    Hugging Face folder, for every other tool. After every step the predictions are compared with the trained model's on
+    validation windows; beyond the profile's limits nothing is written and the exit code is 1.
 
         edgeb export runs/tiny --quant q4 --out tiny.gguf
 
         edgeb export runs/tiny --quant auto --profile smallest
+
+        edgeb export runs/tiny --format litert --quant q8 --out tiny.tflite
 
         edgeb export runs/tiny --format onnx --block-size 32 --accuracy-level 4 --out tiny-onnx
 
@@ -146,6 +154,16 @@ def export_command(
             out = out or run.with_name(f"{run.name}-{options.quant}-onnx")
             source = run_source(run, stage, data)
             report = export_onnx(source, out, options, chosen, force)
+        elif format == "litert" and given.keys() <= {"context_length"}:
+            from edge_behavior.export.litert.options import litert_options
+            from edge_behavior.export.litert.pipeline import export_litert
+
+            chosen = load_profile(flags=flags)
+            built = litert_options(profile, given if quant is None else {"quant": quant, **given})
+            run = (run or recall("run")).resolve()
+            out = out or run.with_name(f"{run.name}-{built.quant}.tflite")
+            source = run_source(run, stage, data)
+            report = export_litert(source, out, built, chosen, force)
         elif given:
             raise EdgebError(f"--{next(iter(given)).replace('_', '-')} is an ONNX option", "add --format onnx")
         elif format == "hf":

@@ -20,14 +20,19 @@ def open_predictor(path: Path, threads: int | None = None) -> Predictor:
         EdgebError: neither of them, damaged, written by a newer version, a run that is not finished or whose backbone
             or adapter has changed since training, or too many threads.
     """
+    from edge_behavior.bundle.bundle import bundle_form
     from edge_behavior.bundle.folder import MANIFEST_FILE, holds_safetensors
+    from edge_behavior.runtime.litert.package import quiet_exit
     from edge_behavior.runtime.predictor import Predictor
 
     if (path / "run.json").is_file():
         return _run_predictor(path, threads)
     if (path / MANIFEST_FILE).is_file() and holds_safetensors(path):
         return _folder_predictor(path, threads)
-    return Predictor.load(path, threads=threads)
+    predictor = Predictor.load(path, threads=threads)
+    if bundle_form(path) == "litert":
+        quiet_exit()
+    return predictor
 
 
 def _folder_predictor(path: Path, threads: int | None) -> Predictor:

@@ -96,7 +96,7 @@ def parse_profile(
     fields = read_mapping(path, "a profile is a mapping of fields", "start from a shipped profile")
     other = fields.pop("format", "gguf")
     if other != format:
-        hint = "add --format onnx" if other == "onnx" else f"the file has to say `format: {format}`"
+        hint = f"add --format {other}" if other in ("onnx", "litert") else f"the file has to say `format: {format}`"
         raise EdgebError(f"{path} is a profile for {other}, not {format}", hint)
     _override(fields, flags or {})
     validated: Callable[..., _Fields] = kind

@@ -5,16 +5,18 @@ Native code does not check for freed handles, nor for handles of another process
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from edge_behavior.errors import EdgebError
 
 _Handle = TypeVar("_Handle")
+_Owner = TypeVar("_Owner")
 _Free = tuple[Callable[[Any], None], Any]
 
 
@@ -105,6 +107,32 @@ class Turns:
                 self._last = last
             else:
                 last()
+
+
+# Owners of Python objects whose destructors are native, and what of them a forked child must not run.
+_shielded: weakref.WeakKeyDictionary[Any, Callable[[Any], Iterable[object]]] = weakref.WeakKeyDictionary()
+
+
+def never_freed_in_children(owner: _Owner, natives: Callable[[_Owner], Iterable[object]]) -> None:
+    """Have a forked child never free an owner's native objects, not even at exit.
+
+    Freeing them waits for threads, of which a forked child has none.
+
+    Args:
+        owner: Not kept alive.
+        natives: Gives the objects that it has at the time of the fork.
+    """
+    _shielded[owner] = natives
+
+
+def _keep_for_ever() -> None:
+    for owner, natives in _shielded.items():
+        for held in natives(owner):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 def _free_all(frees: list[_Free], process: int) -> None:

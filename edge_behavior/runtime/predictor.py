@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 
-from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, read_population, verify_bundle
+from edge_behavior.bundle.bundle import bundle_bytes, bundle_form, read_manifest, read_population, verify_bundle
 from edge_behavior.bundle.folder import holds_safetensors
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core import DEFAULT_TOP_K, REBASE_EVERY
@@ -57,13 +57,14 @@ class Predictor:
         exact_math: bool = False,
         prefix_cache: bool | Path | str = True,
     ) -> Predictor:
-        """Open a bundle: a GGUF file with llama.cpp, a folder with onnxruntime-genai.
+        """Open a bundle: a GGUF file with llama.cpp, a LiteRT file with LiteRT, a folder with onnxruntime-genai.
 
         Args:
             threads: CPU threads, at most what affinity and the control group's quota allow this process; None uses the
                 physical cores among these, or one thread for a bundle below 10 MB.
             verify: Check the bundle against its hashes first.
-            exact_math: F32 cache, for parity checks; an ONNX model's cache has the precision it was built with.
+            exact_math: F32 cache, for parity checks. LiteRT's is always F32, and an ONNX model's has the precision it
+                was built with.
             prefix_cache: Folder for snapshots of the evaluated static prompt; True uses edgeb's own, False none.
                 onnxruntime-genai cannot save its cache: there the static prompt is evaluated at every start.
 
@@ -199,6 +200,10 @@ def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bo
         from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 
         return OnnxBackend(bundle, OnnxRunOptions(n_ctx, threads))
+    if bundle_form(bundle) == "litert":
+        from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
+
+        return LiteRtBackend(bundle, LiteRtRunOptions(n_ctx, threads))
     from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 
     return LlamaBackend(bundle, LlamaOptions(n_ctx, threads, exact))

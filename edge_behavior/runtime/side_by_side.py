@@ -24,7 +24,7 @@ _Result = TypeVar("_Result")
 
 
 def engine_count(bundle: Path) -> int:
-    """How many engines of one thread to open: one per core of a GGUF file, as far as memory goes.
+    """How many engines of one thread to open: one per core of a single file, as far as memory goes.
 
     One for a small bundle, which Python keeps busy anyway, and for an ONNX folder. Where it is one, it may use all
     threads.

@@ -6,6 +6,7 @@ so that it reaches no other machine.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import os
@@ -74,6 +75,11 @@ class EndpointConfig:
                 f"an endpoint's timeout of {self.timeout} s with {self.retries} retries cannot be",
                 "use more than 0 seconds and at least 0 retries",
             )
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What answers depend on, to be kept: `model`, and the URL as a hash, since it may name a private machine."""
+        return {"model": self.model, "url_sha256": hashlib.sha256(self.url.rstrip("/").encode()).hexdigest()}
 
 
 def is_local(host: str) -> bool:

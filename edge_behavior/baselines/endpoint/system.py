@@ -82,7 +82,6 @@ class AskedEndpoint:
 
     def __init__(self, endpoint: Endpoint, folder: Path) -> None:
         self._endpoint, self._folder = endpoint, folder
-        self.requests = 0
 
     def ask(self, path: str, body: dict[str, Any], reading: Callable[[Any], Any]) -> Any:
         """What `reading` makes of `choices[0]` of the answer to a request: a JSON value, kept on disk.
@@ -96,7 +95,6 @@ class AskedEndpoint:
         file = self._folder / key[:2] / f"{key}.json"
         if file.is_file():
             return parse_json(file.read_bytes(), str(file), "delete that file: the question is then asked again")
-        self.requests += 1
         choices = self._endpoint.post(path, body).get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise EdgebError(f"the endpoint {config.url}/{path} answers without choices", "check the URL")
@@ -111,8 +109,8 @@ class FittedEndpoint:
 
     Attributes:
         kind: How the endpoint answers, see `KINDS`.
-        outside: Answers so far that named no candidate.
-        answered: Windows so far.
+        outside: Answers of the latest `log_probs` that named no candidate.
+        answered: Windows of the latest `log_probs`.
     """
 
     def __init__(self, asked: AskedEndpoint, candidates: CandidateSet, history_length: int, places: bool) -> None:
@@ -130,6 +128,7 @@ class FittedEndpoint:
         """
         table, targets = known_only(table, targets, known)
         found = np.empty((len(targets), len(self._labels)))
+        self.outside = self.answered = 0
         with progress_bar("Asking the endpoint", len(targets)) as advance:
             for row, target in enumerate(targets.tolist()):
                 found[row], inside = self._window(table, target)
@@ -139,9 +138,8 @@ class FittedEndpoint:
         return found
 
     def report(self) -> dict[str, Any]:
-        """What the answers were: `kind`, `requests` sent (not those answered from disk), `windows`, `outside`."""
-        sent = self._asked.requests
-        return {"kind": self.kind, "requests": sent, "windows": self.answered, "outside": self.outside}
+        """See `Reporting.report`. The same whether answers came from the endpoint or from disk."""
+        return {"kind": self.kind, "windows": self.answered, "outside": self.outside}
 
     def close(self) -> None:
         """Nothing is held."""

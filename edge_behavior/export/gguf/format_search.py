@@ -41,8 +41,8 @@ QUANTIZE = "quantize"
 AUTO_ORDER = ("q4", "q5", "q8", "f16")
 # Smaller by coarser rounding of the same tensors: worth a try only where the finer format is within the limits.
 COARSER = {"q4": "q4_0"}
-# Where most rows are not divisible by 256, for which llama.cpp has no K-quants, q4 has 5 bits, and so has q5, by
-# kernels that take twice as long as those of q8 (benchmarks/results/export-smollm2.md).
+# Where most rows are not divisible by 256, llama.cpp has no K-quants for them: q4 then has 5 bits, and so has q5, whose
+# kernels take twice as long as q8's (benchmarks/results/export-smollm2.md).
 _AS_FINE = {"q4": "q5"}
 # Formats with tensors of fewer than 8 bits.
 _RECOVERABLE = ("q4_0", "q4", "q5")

@@ -82,6 +82,29 @@ def write_gguf(model_dir: Path, out: Path, dtype: str = "f16", base: BaseModelIn
             writer.write_tensor_data(factors)
 
 
+def write_vocabulary(model_dir: Path, out: Path) -> None:
+    """Write a GGUF file of a model folder's tokenizer alone, without tensors: llama.cpp opens its vocabulary.
+
+    Args:
+        model_dir: config.json and a fast tokenizer.
+        out: File to write, directly.
+
+    Raises:
+        EdgebError: an unsupported architecture, setting or tokenizer.
+    """
+    from gguf import GGUFWriter
+
+    config = load_config(model_dir)
+    with ExitStack() as stack:
+        writer = GGUFWriter(str(out), architecture(config))
+        stack.callback(writer.close)
+        writer.add_type("vocab")
+        write_vocab(writer, read_vocab(load_tokenizer(model_dir), int(config.vocab_size)))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+
+
 def rope_factors(config: Any) -> NDArray[np.float32] | None:
     """Per-frequency divisors of Llama 3.1's rotary scaling, shape [head_dim / 2], or None without it."""
     rope = rope_parameters(config)

@@ -8,7 +8,6 @@ not labels or prompts.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 
@@ -25,7 +23,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tokenizers import file_encoder
 from edge_behavior.runtime.backends.base import Row, reusable
 from edge_behavior.runtime.backends.genai import load_genai
-from edge_behavior.runtime.lifetime import Lifetime
+from edge_behavior.runtime.lifetime import Lifetime, never_freed_in_children
 from edge_behavior.util.cpus import chosen_threads, physical_cores
 
 CONFIG_FILE, TOKENIZER_FILE = "genai_config.json", "tokenizer.json"
@@ -71,7 +69,7 @@ class OnnxBackend:
         self._seconds = 0.0
         self._model: Any = None
         self._generator: Any = None
-        _opened.add(self)
+        never_freed_in_children(self, lambda owner: (owner._generator, owner._model))
         try:
             config = self._genai.Config(str(folder))
             if options.cpu:
@@ -243,21 +241,6 @@ class OnnxBackend:
         params = self._genai.GeneratorParams(self._model)
         params.set_search_options(max_length=self._options.n_ctx, batch_size=1, num_beams=1)
         return self._genai.Generator(self._model, params)
-
-
-# Freeing a model waits for onnxruntime's threads, at exit too. A forked child has none of them, so it never frees its
-# parent's models.
-_opened: WeakSet[OnnxBackend] = WeakSet()
-
-
-def _keep_for_ever() -> None:
-    for backend in _opened:
-        for held in (backend._generator, backend._model):
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 def _threads(options: OnnxRunOptions) -> int | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.baselines.rate_search import choose_rate
-from edge_behavior.baselines.system import Budget, Fitted, System
+from edge_behavior.baselines.system import Budget, FailedTrainingError, Fitted, System
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.errors import EdgebError
@@ -157,21 +156,17 @@ class Tuned:
 
     def choose_rate(self, bench: Bench) -> tuple[float, Mapping[float, float]] | None:
         """Tries each candidate as a run of stage 1. Stage 2 keeps the recipe's rate: its steps count only if better."""
-        measured, failure = dict[float, float](), None
-        for rate, planned in self.rate_runs(bench.asked):
-            try:
-                fitted = self._fitted(bench, planned, _FIRST_STAGE)
-            except DivergedError as error:
-                failure, measured[rate] = error, math.inf
-                continue
-            measured[rate] = bench.validation_loss(fitted)
-            fitted.close()
-        if not measured:
+        runs = dict(self.rate_runs(bench.asked))
+        if not runs:
             return None
-        best = min(measured, key=lambda rate: measured[rate])
-        if failure is not None and not math.isfinite(measured[best]):
-            raise failure
-        return best, measured
+
+        def fit(rate: float) -> Fitted:
+            try:
+                return self._fitted(bench, runs[rate], _FIRST_STAGE)
+            except DivergedError as error:
+                raise FailedTrainingError(error.message, error.hint) from None
+
+        return choose_rate(runs, fit, bench.validation_loss)
 
     def planned(self, asked: Asked, seed: int, point: Point | None, rate: float | None) -> PlannedRun:
         """The run of one fit."""
@@ -251,13 +246,18 @@ class Other:
         return frozenset({"targets"} if self.system.learns else ())
 
     def choose_rate(self, bench: Bench) -> tuple[float, Mapping[float, float]] | None:
-        """Fits each of its rates on the targets of the search, see `baselines.rate_search`."""
+        """Fits each of its rates on the targets of the search, each in a folder of its own: a search can go on."""
         sizes = bench.asked.sizes
-        if not sizes.rate_targets:
+        if not sizes.rate_targets or not self.system.rates:
             return None
         budget = self._budget(bench, bench.asked.recipe.seed, sizes.rate_targets, "rates")
-        rate, measured = choose_rate(self.system, bench.dataset, _length(bench), budget)
-        return None if rate is None else (rate, measured)
+
+        def fit(rate: float) -> Fitted:
+            own = replace(budget, folder=budget.folder / f"rate-{rate:g}")
+            own.folder.mkdir(parents=True, exist_ok=True)
+            return self.system.fit(bench.dataset, _length(bench), own, rate)
+
+        return choose_rate(self.system.rates, fit, bench.validation_loss)
 
     def fit(self, bench: Bench, seed: int, point: Point | None, rate: float | None) -> Fitted:
         """Fit it on all training targets, on `small_targets`, or on those of the sweep's point."""

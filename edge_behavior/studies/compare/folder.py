@@ -3,6 +3,7 @@
     compare.json                    what was asked for, see `Asked`; no path of a machine
     windows.npz                     the windows, see `windows`
     rates.json                      learning rates that were chosen, and what was measured of each
+    answers.json                    how an endpoint answered: kind of answers, how many outside the list
     predictions/NAME-seedN-SET.npz  raw scores
     results.json, results.md, compare.html
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class Asked:
         sizes: How much is measured.
         sweeps: Values per sweep.
         swept: The systems that each sweep changes.
+        endpoint: Which endpoint and model were asked, see `EndpointConfig.identity`; empty without one.
         edgeb: Version that began it.
     """
 
@@ -80,6 +82,7 @@ class Asked:
     sizes: Sizes
     sweeps: Mapping[str, tuple[str, ...]]
     swept: Mapping[str, tuple[str, ...]]
+    endpoint: Mapping[str, str] = field(default_factory=dict)
     edgeb: str = __version__
 
     @property
@@ -103,6 +106,7 @@ class Asked:
             "titles": dict(self.titles),
             "sweeps": {name: list(values) for name, values in self.sweeps.items()},
             "swept": {name: list(systems) for name, systems in self.swept.items()},
+            "endpoint": dict(self.endpoint),
         }
 
 
@@ -192,6 +196,17 @@ class CompareFolder(RunsFolder):
         entry = {"rate": rate, "measured": held, "targets": targets}
         write_json(self.path / "rates.json", {**self.rates(), system: entry})
 
+    def answers(self) -> dict[str, Any]:
+        """What answers.json holds, by NAME-seedN and set of windows; see `baselines.system.Reporting`."""
+        file = self.path / "answers.json"
+        return read_json(file) if file.is_file() else {}
+
+    def note_answers(self, fit: str, window_set: str, report: Mapping[str, Any]) -> None:
+        """Record what a system said of its answers at a set of windows."""
+        held = self.answers()
+        entry = {**held.get(fit, {}), window_set: dict(report)}
+        write_json(self.path / "answers.json", {**held, fit: entry})
+
     @property
     def _asked(self) -> Path:
         return self.path / "compare.json"
@@ -199,7 +214,7 @@ class CompareFolder(RunsFolder):
 
 _KINDS = {
     **{"recipe": dict, "fingerprint": str, "dataset_name": str, "titles": dict, "sizes": dict, "sweeps": dict},
-    **{"swept": dict, "edgeb": str},
+    **{"swept": dict, "endpoint": dict, "edgeb": str},
 }
 
 
@@ -215,8 +230,13 @@ def _joined(before: Asked, asked: Asked, path: Path) -> Asked:
         if old != new:
             flag = "--" + name.replace("_", "-")
             raise EdgebError(f"{path} was started with {flag} {_text(old)}, not {_text(new)}", "use another --out")
+    if before.endpoint and asked.endpoint and before.endpoint != asked.endpoint:
+        old, new = before.endpoint["model"], asked.endpoint["model"]
+        other = "another --endpoint" if old == new else f"--endpoint-model {old}, not {new}"
+        raise EdgebError(f"{path} was started with {other}", "compare another model in another --out")
     return replace(
         asked,
+        endpoint=before.endpoint or asked.endpoint,
         systems=_union(before.systems, asked.systems),
         titles={**before.titles, **asked.titles},
         learned=_union(before.learned, asked.learned),

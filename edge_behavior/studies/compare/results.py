@@ -30,6 +30,8 @@ class Row:
         tau: Mean over seeds; None where no prior was adjusted.
         point: Where in a sweep.
         scopes: Metrics by scope.
+        answers: What the system said of its answers, by set of windows, see `baselines.system.Reporting`; of the first
+            seed. Empty where it has nothing to say.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Row:
     tau: float | None
     point: Point | None
     scopes: Mapping[str, Mapping[str, Measured]]
+    answers: Mapping[str, Mapping[str, Any]]
 
     def value(self, scope: str, metric: str = "weighted_recall") -> float | None:
         """A metric; None where it was not measured."""
@@ -118,13 +121,13 @@ def read_results(folder: CompareFolder) -> Results:
     files = [(f"{e.name}-seed{s}", e, s) for e in planned for s in e.seeds]
     left = [n for n, e, s in files if not all(folder.predictions(e.name, s, h).is_file() for h in e.sets)]
     errors = {name: folder.error_of(name) for name in left}
-    reference = _reference(sources, asked, windows)
+    reference, answers = _reference(sources, asked, windows), folder.answers()
     return Results(
         asked=asked,
         unit=windows.unit,
         windows={w.name: _counted(w, found) for w in wanted},
         titles={w.name: w.title for w in wanted},
-        rows=tuple(_row(s, asked, points.get(s.name), wanted, found[s.name]) for s in sources),
+        rows=tuple(_row(s, asked, points.get(s.name), wanted, found[s.name], answers) for s in sources),
         reference=reference,
         gaps=tuple(_gaps(sources, reference, wanted, found)),
         rates=folder.rates(),
@@ -147,6 +150,7 @@ def _row(
     point: Point | None,
     wanted: Sequence[Scope],
     found: Mapping[str, Outcomes],
+    answers: Mapping[str, Mapping[str, Any]],
 ) -> Row:
     measured = {w.name: measure(found[w.name], w.metrics) for w in wanted if w.name in found}
     return Row(
@@ -159,6 +163,7 @@ def _row(
         float(np.mean(source.tau)) if source.tau else None,
         point,
         measured,
+        {} if source.derived else answers.get(f"{source.name}-seed{source.seeds[0]}", {}),
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
+from edge_behavior.baselines.system import Reporting
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.studies.compare.contenders import Bench, Contender, Tuned
-from edge_behavior.studies.compare.folder import Asked, CompareFolder
+from edge_behavior.studies.compare.contenders import Bench, Contender
+from edge_behavior.studies.compare.folder import Asked
 from edge_behavior.studies.compare.plan import Entry, entries
 from edge_behavior.studies.compare.predictions import write_scores
 from edge_behavior.studies.compare.windows import (
@@ -23,9 +23,7 @@ from edge_behavior.studies.compare.windows import (
     targets_of,
     write_windows,
 )
-from edge_behavior.studies.runs.planned import PlannedRun
-from edge_behavior.studies.runs.runner import attempted, check_one_process, planned_work
-from edge_behavior.train.stage_list import TUNED
+from edge_behavior.studies.runs.runner import attempted, check_one_process
 from edge_behavior.util.terminal import open_console
 
 
@@ -70,24 +68,6 @@ def run_compare(bench: Bench, contenders: Mapping[str, Contender]) -> list[str]:
     return failed
 
 
-def dry_run(asked: Asked, contenders: Mapping[str, Contender], folder: CompareFolder) -> dict[str, Any]:
-    """What would be trained and scored, for `--dry-run`: runs by name, stages to train, windows to score."""
-    found, runs = [], list[PlannedRun]()
-    rates = folder.rates()
-    for entry in entries(asked):
-        contender = contenders[entry.system]
-        left = [s for s in entry.seeds if not all(folder.predictions(entry.name, s, h).is_file() for h in entry.sets)]
-        found.append({"system": entry.name, "seeds": list(entry.seeds), "left": left})
-        if isinstance(contender, Tuned) and left:
-            rate = rates.get(entry.system, {}).get("rate")
-            if rate is None and entry.point is None:
-                runs += [planned for _, planned in contender.rate_runs(asked)]
-            runs += [contender.planned(asked, seed, entry.point, rate) for seed in left]
-    # A rate's run ends earlier: what it has done counts, stage by stage.
-    work = planned_work(runs, asked.fingerprint, folder, TUNED[-1])
-    return {"entries": found, "runs": [run.name for run in runs], "stages": work.to_dict()["stages"]}
-
-
 def _keep_windows(bench: Bench) -> None:
     file, recipe = bench.folder.windows, bench.asked.recipe
     if not file.is_file():
@@ -111,6 +91,8 @@ def _score(bench: Bench, contender: Contender, entry: Entry, seed: int, missing:
         for window_set in missing:
             table = bench.dataset.events("validation" if window_set == "validation" else "test")
             scores = fitted.log_probs(table, targets_of(window_set, bench.drawn), known_events(window_set))
+            if isinstance(fitted, Reporting):
+                bench.folder.note_answers(f"{entry.name}-seed{seed}", window_set, fitted.report())
             write_scores(bench.folder.predictions(entry.name, seed, window_set), scores)
     finally:
         fitted.close()

@@ -11,7 +11,13 @@ from edge_behavior.studies.compare.measure import METRICS, Measured
 from edge_behavior.studies.compare.plan import SWEEPS
 from edge_behavior.studies.compare.results import Results, Row
 from edge_behavior.studies.compare.windows import KINDS
-from edge_behavior.studies.compare.words import gap_sentence, method_sentences, state_sentences, verdict
+from edge_behavior.studies.compare.words import (
+    answer_sentences,
+    gap_sentence,
+    method_sentences,
+    state_sentences,
+    verdict,
+)
 from edge_behavior.util.markdown import markdown_table, markdown_text
 from edge_behavior.util.numbers import NONE, number
 
@@ -91,7 +97,8 @@ def render_markdown(results: Results) -> str:
         lines += [" ".join(markdown_text(sentence) for sentence in said), ""]
     for table in tables(results):
         cells = ([markdown_text(row[0]), *row[1:]] for row in table.rows)
-        lines += [f"## {table.title}", "", *markdown_table(["", *table.heads], cells), "", table.caption, ""]
+        lines += [f"## {table.title}", "", *markdown_table(["", *table.heads], cells), ""]
+        lines += [markdown_text(table.caption), ""]
     if gaps := notable_gaps(results):
         lines += ["## Paired differences", "", *(f"- {markdown_text(sentence)}" for sentence in gaps), ""]
     lines += ["## How", "", *(f"- {sentence}" for sentence in method_sentences(results))]
@@ -105,7 +112,8 @@ def _protocol(results: Results, protocol: str) -> Table:
         if protocol in row.scopes
     ]
     heads = (*(_HEADS[metric] for metric in METRICS), "τ", "seeds")
-    return Table(f"{protocol.capitalize()} windows", heads, tuple(rows), _caption(results, protocol))
+    caption = " ".join([_caption(results, protocol), *answer_sentences(results, ("test",))])
+    return Table(f"{protocol.capitalize()} windows", heads, tuple(rows), caption)
 
 
 def _extra(row: Row) -> tuple[str, str]:
@@ -118,7 +126,9 @@ def _scoped(results: Results, title: str, scopes: Sequence[str], heads: tuple[st
         for row in results.main_rows
         if any(scope in row.scopes for scope in scopes)
     ]
-    return Table(title, heads, tuple(rows), "Natural windows." if "natural" in results.titles else "Balanced windows.")
+    below = "Natural windows." if "natural" in results.titles else "Balanced windows."
+    cold = [scope for scope in scopes if scope.startswith("cold")]
+    return Table(title, heads, tuple(rows), " ".join([below, *answer_sentences(results, cold)]))
 
 
 def _sweep(results: Results, sweep: str) -> Table:

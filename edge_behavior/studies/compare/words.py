@@ -100,6 +100,8 @@ def method_sentences(results: Results) -> list[str]:
             f"Learning rates were chosen by the loss on validation windows after {sizes.rate_targets:,} training "
             f"targets each: {rates}."
         )
+        if lost := _diverged(results):
+            found.append(f"Training diverged at these rates: {', '.join(lost)}.")
     if sizes.small_targets:
         found.append(f"Systems that are no tuned language models learn from {sizes.small_targets:,} targets at most.")
     return found
@@ -115,6 +117,24 @@ def state_sentences(results: Results) -> list[str]:
     if units < _FEW_UNITS:
         found.append(f"Only {units} {_UNITS[results.unit]} were measured: intervals over so few say little.")
     return found or ["Everything is scored."]
+
+
+def answer_sentences(results: Results, sets: Sequence[str]) -> list[str]:
+    """How systems answered that are asked for text, and how often outside the list, on some sets of windows."""
+    found = []
+    for row in results.main_rows:
+        held = [row.answers[name] for name in sets if name in row.answers]
+        if held:
+            windows, outside = (sum(one[name] for one in held) for name in ("windows", "outside"))
+            kinds = " and ".join(dict.fromkeys(one["kind"] for one in held))
+            found.append(f"{row.title}: answers by {kinds}, {outside:,} of {windows:,} outside the list.")
+    return found
+
+
+def _diverged(results: Results) -> list[str]:
+    """Systems, each with the rates at which it diverged."""
+    rates = {name: [r for r, loss in held["measured"].items() if loss is None] for name, held in results.rates.items()}
+    return [f"{name} {' and '.join(lost)}" for name, lost in rates.items() if lost]
 
 
 def _subject(results: Results, scope: str) -> Row | None:

@@ -156,30 +156,53 @@ def planned_work(
         folder: Its finished runs and stages are not counted as work left.
         last: The stage that a run is finished with.
     """
-    finished = {run.name for run in runs if folder is not None and folder.finished(run.name, last)}
-    left = [run for run in runs if run.name not in finished]
-    shared = [stage.name for stage in STAGES if stage.shareable]
-    done_keys: dict[str, set[str]] = {stage: set() for stage in shared}
+    left = stages_left(runs, fingerprint, folder, last)
+    names = (*(stage.name for stage in STAGES if stage.shareable), "b_tuning")
+    stages = {
+        stage: StageCount(
+            sum(stage in trained for _, trained in left), sum(stage in _trained(run.recipe) for run, _ in left)
+        )
+        for stage in names
+    }
+    return PlannedWork(len(runs), len(runs) - len(left), stages)
+
+
+def stages_left(
+    runs: Sequence[PlannedRun], fingerprint: str, folder: RunsFolder | None = None, last: str = STAGE_NAMES[-1]
+) -> list[tuple[PlannedRun, tuple[str, ...]]]:
+    """The runs that are not finished, each with the stages that it trains.
+
+    Equal stages are trained once: by the first run that needs them, and by none where one in the folder did.
+    Args as in `planned_work`.
+    """
+    known: dict[str, set[str]] = {stage.name: set() for stage in STAGES if stage.shareable}
     for run, recipe in folder.started_runs() if folder is not None else ():
         state = run.state
-        for stage in shared:
+        for stage in known:
             if stage in state.done:
                 record = state.made.get(stage)
-                done_keys[stage].add(stage_key(stage, recipe, fingerprint) if record is None else record.key)
-    stages = {}
-    for stage in shared:
-        trained = [run for run in left if not _nothing_to_train(stage, run.recipe)]
-        keys = {stage_key(stage, run.recipe, fingerprint, digests(read_inputs(run.recipe))) for run in trained}
-        stages[stage] = StageCount(len(keys - done_keys[stage]), len(trained))
-    tuned = sum(run.recipe.b_tuning.method != "none" for run in left)
-    stages["b_tuning"] = StageCount(tuned, tuned)
-    return PlannedWork(len(runs), len(finished), stages)
+                known[stage].add(stage_key(stage, recipe, fingerprint) if record is None else record.key)
+    found = []
+    for planned in runs:
+        if folder is not None and folder.finished(planned.name, last):
+            continue
+        inputs, stages = digests(read_inputs(planned.recipe)), []
+        for stage in _trained(planned.recipe):
+            if stage in known:
+                key = stage_key(stage, planned.recipe, fingerprint, inputs)
+                if key in known[stage]:
+                    continue
+                known[stage].add(key)
+            stages.append(stage)
+        found.append((planned, tuple(stages)))
+    return found
 
 
-def _nothing_to_train(stage: str, recipe: Recipe) -> bool:
-    if stage == "backbone":
-        return recipe.backbone.path is not None
-    return recipe.a_tuning.method == "none"
+def _trained(recipe: Recipe) -> list[str]:
+    """The stages of a run that train something."""
+    found = ["backbone"] if recipe.backbone.path is None else []
+    found += ["a_tuning"] if recipe.a_tuning.method != "none" else []
+    return found + (["b_tuning"] if recipe.b_tuning.method != "none" else [])
 
 
 def _reason(error: Exception) -> str:

@@ -61,43 +61,66 @@ class Plan:
 
 
 def plan(recipe: Recipe, dataset: Dataset, device_memory: str | None = None, processes: int | None = None) -> Plan:
-    """Count a run's work and estimate its memory and time.
+    """The plan of one run; see `Planner`."""
+    return Planner(dataset, device_memory, processes).plan(recipe)
 
-    A stand-in's tokenizer is trained for the count (seconds); its weights are not. No weight of a backbone is read.
+
+class Planner:
+    """Plans runs on one dataset. What runs of the same backbone have in common is opened and timed once.
 
     Args:
         device_memory: Plan for a GPU with this much memory ("24GiB") in place of this machine's device.
         processes: Plan for so many, with a device each (CPU processes share this machine); None: as many as were
             started.
-
-    Raises:
-        EdgebError: as the run itself would, for bad data, a missing backbone or a batch that cannot be shared.
     """
-    recipe, processes = located(recipe), processes or world_size()
-    check_shares(recipe, processes)
-    device = this_device() if device_memory is None else other_gpu(device_memory)
-    if device.kind == "cpu" and processes > 1:
-        device = replace(device, name=f"{device.name}, for each process,", available=device.available // processes)
-    if recipe.backbone.quantize == "4bit" and device.kind == "cpu":
-        hint = "set backbone.quantize=none, or plan for a GPU with --device-memory 24GiB"
-        raise EdgebError("backbone.quantize=4bit needs a CUDA GPU", hint)
-    check_model(recipe)
-    check_data(recipe, dataset)
-    config, tokenizer = _backbone(recipe, dataset)
-    encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places, tokenizer), dataset.candidates)
-    check_context(dataset, encoder, config)
-    sizes = geometry(config, recipe.lora)
-    computing = None
-    if device.kind == "cpu" and recipe.backbone.dtype == "auto":
-        computing = chosen_dtype(recipe.backbone, config)
-        recipe = changed(recipe, {"backbone.dtype": computing.dtype})
-    packs = device.kind == "cpu" and packs_type(config) and recipe.b_tuning.padding_free is not False
-    counts = count(recipe, dataset, encoder, tokenizer, packs)
-    memory = Memory(sizes, counts, device, processes)
-    refusal, spent = memory.refusal(recipe), None
-    if device.here and refusal is None:
-        spent = times(recipe, counts, sizes, precision(recipe, sizes, device), device.kind, processes)
-    return Plan(counts, sizes, processes, device, memory.needs(recipe), spent, refusal, computing)
+
+    def __init__(self, dataset: Dataset, device_memory: str | None = None, processes: int | None = None) -> None:
+        self._dataset, self._memory, self._processes = dataset, device_memory, processes or world_size()
+        self._opened: dict[str, tuple[Any, Any]] = {}
+        self._computing: dict[str, Computing] = {}
+        self._speeds: dict[str, tuple[float, str]] = {}
+
+    def plan(self, recipe: Recipe) -> Plan:
+        """Count a run's work and estimate its memory and time.
+
+        A stand-in's tokenizer is trained for the count (seconds); its weights are not. No weight of a backbone is read.
+
+        Raises:
+            EdgebError: as the run itself would, for bad data, a missing backbone or a batch that cannot be shared.
+        """
+        recipe, processes, dataset = located(recipe), self._processes, self._dataset
+        check_shares(recipe, processes)
+        device = this_device() if self._memory is None else other_gpu(self._memory)
+        if device.kind == "cpu" and processes > 1:
+            device = replace(device, name=f"{device.name}, for each process,", available=device.available // processes)
+        if recipe.backbone.quantize == "4bit" and device.kind == "cpu":
+            hint = "set backbone.quantize=none, or plan for a GPU with --device-memory 24GiB"
+            raise EdgebError("backbone.quantize=4bit needs a CUDA GPU", hint)
+        check_model(recipe)
+        check_data(recipe, dataset)
+        # A stand-in's tokenizer depends on the layout and the seed.
+        backbone = f"{recipe.backbone.model_dump_json()} {recipe.layout.model_dump_json()} {recipe.seed}"
+        if backbone not in self._opened:
+            self._opened[backbone] = _backbone(recipe, dataset)
+        config, tokenizer = self._opened[backbone]
+        encoder = encoder_for(tokenizer, recipe.layout.layout(dataset.has_places, tokenizer), dataset.candidates)
+        check_context(dataset, encoder, config)
+        sizes = geometry(config, recipe.lora)
+        computing = None
+        if device.kind == "cpu" and recipe.backbone.dtype == "auto":
+            if backbone not in self._computing:
+                self._computing[backbone] = chosen_dtype(recipe.backbone, config)
+            computing = self._computing[backbone]
+            recipe = changed(recipe, {"backbone.dtype": computing.dtype})
+        packs = device.kind == "cpu" and packs_type(config) and recipe.b_tuning.padding_free is not False
+        counts = count(recipe, dataset, encoder, tokenizer, packs)
+        memory = Memory(sizes, counts, device, processes)
+        refusal, spent = memory.refusal(recipe), None
+        if device.here and refusal is None:
+            how, key = precision(recipe, sizes, device), f"{backbone} {recipe.lora.model_dump_json()}"
+            spent = times(recipe, counts, sizes, how, device.kind, processes, self._speeds.get(key))
+            self._speeds[key] = spent.speed, spent.measured_on
+        return Plan(counts, sizes, processes, device, memory.needs(recipe), spent, refusal, computing)
 
 
 def _backbone(recipe: Recipe, dataset: Dataset) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from time import perf_counter
 import torch
 
 from edge_behavior.train.geometry import Geometry, build_model, with_adapter
-from edge_behavior.train.plan.counts import Batch, Counts
+from edge_behavior.train.plan.counts import Batch, Counts, Window
 from edge_behavior.train.plan.memory import Precision
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.stages.scoring import SHARD
@@ -29,9 +29,18 @@ _WORK, _FEWEST_TOKENS = 2e10, 32
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of every stage when none stops early, and on what they were measured."""
+    """Seconds of every stage when none stops early.
+
+    Attributes:
+        stages: By stage.
+        window: Seconds to score one window of mean length with all trie nodes, as a comparison does.
+        speed: FLOPs per second, from which they follow.
+        measured_on: What was timed.
+    """
 
     stages: dict[str, float]
+    window: float
+    speed: float
     measured_on: str
 
     @property
@@ -40,16 +49,30 @@ class Times:
         return round(sum(self.stages.values()), 1)
 
 
-def times(recipe: Recipe, counts: Counts, sizes: Geometry, how: Precision, device: str, processes: int = 1) -> Times:
-    """Time a run on this machine's `cpu` or `cuda`; of several processes, the busiest one."""
+def times(
+    recipe: Recipe,
+    counts: Counts,
+    sizes: Geometry,
+    how: Precision,
+    device: str,
+    processes: int = 1,
+    measured: tuple[float, str] | None = None,
+) -> Times:
+    """Time a run on this machine's `cpu` or `cuda`; of several processes, the busiest one.
+
+    Args:
+        measured: What `flops_per_second` gave for a run with the same backbone, to measure nothing again.
+    """
     window, shown = counts.mean_window, counts.shown
     micro = {stage: micro_batch_of(getattr(recipe, stage), processes) for stage in counts.samples}
     step = next((counts.samples[stage].batch(size, mean=True) for stage, size in micro.items()), None)
-    speed, measured_on = flops_per_second(sizes, recipe, step or Batch(1, window.own, 0), how, device)
+    speed, measured_on = measured or flops_per_second(sizes, recipe, step or Batch(1, window.own, 0), how, device)
+
+    def scored(one: Window) -> float:
+        return forward_flops(sizes, one.own, one.static + one.own, one.outputs)
 
     def scoring(windows: int) -> float:
-        busiest = min(windows, math.ceil(windows / SHARD / processes) * SHARD)
-        return busiest * forward_flops(sizes, window.own, window.static + window.own, window.outputs)
+        return min(windows, math.ceil(windows / SHARD / processes) * SHARD) * scored(window)
 
     flops: dict[str, float] = {}
     backbone = recipe.backbone
@@ -72,7 +95,10 @@ def times(recipe: Recipe, counts: Counts, sizes: Geometry, how: Precision, devic
         else:
             flops[stage] += scoring(counts.windows["validation"])
     flops |= {"scoring": scoring(counts.windows["pool"]), "evaluation": scoring(counts.windows["evaluation"])}
-    return Times({stage: round(work / speed, 1) for stage, work in flops.items()}, measured_on)
+    nodes = int(shown["trie_tokens_per_window"])
+    whole = replace(window, own=window.own - window.outputs + 1 + nodes, outputs=1 + nodes)
+    seconds = {stage: round(work / speed, 1) for stage, work in flops.items()}
+    return Times(seconds, scored(whole) / speed, speed, measured_on)
 
 
 def forward_flops(sizes: Geometry, tokens: int, length: int, outputs: int) -> float:

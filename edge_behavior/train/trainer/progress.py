@@ -42,6 +42,10 @@ class _Progress(TrainerCallback):
     ) -> None:
         if self._done is not None and logs:
             shown = ", ".join(f"{k} {float(logs[k]):.3f}" for k in ("loss", "eval_loss") if k in logs)
+            # The latest loss says little: weights of an earlier look may be the ones that are kept.
+            if "eval_loss" in logs:
+                losses = [float(row["eval_loss"]) for row in state.log_history if "eval_loss" in row]
+                shown += f", lowest {min(losses):.3f}"
             if shown:
                 self._bar.advance(0, note=shown)
 

@@ -25,7 +25,7 @@ from edge_behavior.util import cpus
 from edge_behavior.util.workspace import remember
 
 TIMING = Timing(1.25, 9.5, 2.5, 33.0, [1.0, 1.25, 9.5])
-HERE = Machine("Linux", "an abacus", 2, 1 << 30, 1, "3.11.0", "0.3.36", "AVX2 = 1", None)
+HERE = Machine("Linux", "an abacus", 2, 1 << 30, 1, "3.11.0", "0.3.36", "AVX2 = 1", None, None)
 MEASURED = Measurement(
     bundle="m.gguf",
     architecture="qwen2",

@@ -31,8 +31,8 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does
 
 
 @pytest.fixture
-def predictor(small_bundle: Path) -> Iterator[Predictor]:
-    with Predictor.load(small_bundle, threads=1, prefix_cache=False) as opened:
+def predictor(any_bundle: Path) -> Iterator[Predictor]:
+    with Predictor.load(any_bundle, threads=1, prefix_cache=False) as opened:
         yield opened
 
 
@@ -72,9 +72,9 @@ class TestClosed:
         assert session.habits.events == 1
         assert predictor.manifest.candidates.labels
 
-    def test_while_another_thread_predicts(self, small_bundle: Path) -> None:
+    def test_while_another_thread_predicts(self, any_bundle: Path) -> None:
         for _ in range(5):
-            opened = Predictor.load(small_bundle, threads=1, prefix_cache=False)
+            opened = Predictor.load(any_bundle, threads=1, prefix_cache=False)
             opened.predict([], NOON, "DK", None)
             refused: list[str] = []
 
@@ -94,9 +94,10 @@ class TestClosed:
             assert refused == ["the predictor is closed"] * 3
 
     def test_within_its_own_call_it_is_closed_afterwards(
-        self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+        self, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As a signal's handler does."""
+        predictor = Predictor.load(small_bundle, threads=1, prefix_cache=False)
         decode = LlamaBackend._decode
 
         def closing(self: LlamaBackend, count: int) -> None:
@@ -149,10 +150,10 @@ class TestMemory:
         finally:
             gc.enable()
 
-    def test_resident_memory(self, small_bundle: Path) -> None:
+    def test_resident_memory(self, native_bundle: Path) -> None:
         def drop(times: int) -> int:
             for _ in range(times):
-                Predictor.load(small_bundle, threads=1, prefix_cache=False).predict([], NOON, "DK", 1)
+                Predictor.load(native_bundle, threads=1, prefix_cache=False).predict([], NOON, "DK", 1)
             return psutil.Process().memory_info().rss
 
         before = drop(5)
@@ -190,7 +191,7 @@ class TestFork:
         lives.refused_in_fork(backend)
         backend.close()
 
-    def test_predictor(self, predictor: Predictor, small_bundle: Path, tmp_path: Path) -> None:
+    def test_predictor(self, predictor: Predictor, any_bundle: Path, tmp_path: Path) -> None:
         session = predictor.session()
         expected = [r.behavior for r in session.predict(NOON, "DK").ranked]
 
@@ -207,7 +208,7 @@ class TestFork:
                     use()
                 assert "load the bundle in this process" in caught.value.hint
             predictor.close()
-            with Predictor.load(small_bundle, prefix_cache=False) as own:
+            with Predictor.load(any_bundle, prefix_cache=False) as own:
                 assert [r.behavior for r in own.predict([], NOON, "DK", 5).ranked] == expected
 
         lives.in_fork(ask)
@@ -330,7 +331,7 @@ def test_a_lifetime_does_not_keep_its_owner() -> None:
     assert gone() is None
 
 
-def test_many_predictors_in_many_threads(small_bundle: Path) -> None:
+def test_many_predictors_in_many_threads(any_bundle: Path) -> None:
     """Loaded, asked and closed at once: llama.cpp's log is one for the process."""
     wrong: list[BaseException] = []
     expected = None
@@ -338,14 +339,14 @@ def test_many_predictors_in_many_threads(small_bundle: Path) -> None:
     def live() -> None:
         try:
             for _ in range(4):
-                with Predictor.load(small_bundle, threads=1, prefix_cache=False) as opened:
+                with Predictor.load(any_bundle, threads=1, prefix_cache=False) as opened:
                     found = [r.behavior for r in opened.predict([], NOON, "DK", None).ranked]
                 assert expected is None or found == expected
         except BaseException as error:  # a thread's failure is the test's
             wrong.append(error)
 
     live()
-    with Predictor.load(small_bundle, threads=1, prefix_cache=False) as opened:
+    with Predictor.load(any_bundle, threads=1, prefix_cache=False) as opened:
         expected = [r.behavior for r in opened.predict([], NOON, "DK", None).ranked]
     workers = [threading.Thread(target=live) for _ in range(8)]
     for worker in workers:

@@ -1,9 +1,9 @@
-"""Exact scores are what scoring every label by itself gives: random and trained models, both engines, every layout."""
+"""Exact scores are what scoring every label by itself gives: random and trained models, every engine, every layout."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.bundle.gguf_file import write_bundle
-from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.export.gguf.writer import write_gguf
-from edge_behavior.hf.tokenizers import encoder_for, special_ids
+from edge_behavior.hf.tokenizers import encoder_for
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.torch_predictor import torch_predictor
 from tests import helpers
 from tests.label_sets import label_sets, many_labels
+from tests.unit.runtime.engines import CACHE, IN_TORCH, LITERT, litert_bundle, manifest_of
 
 # The target: 1e-4 in log-probability, at f32.
 TOLERANCE = 1e-4
@@ -43,14 +43,16 @@ class Subject:
     def open(self, engine: str, candidates: CandidateSet, layout: PromptLayout, folder: Path) -> Predictor:
         if engine == "torch":
             return torch_predictor(self.model, self.tokens, candidates, layout)
-        bos_id, eos_id = special_ids(self.tokens)
-        manifest = Manifest(
-            created_with="test", candidates=candidates, layout=layout, bos_id=bos_id, eos_id=eos_id,
-            architecture=self.architecture, quantization="F32", context_length=self.positions,
-            base_model=BaseModelInfo("x", None, "00"),
-        )  # fmt: skip
-        write_bundle(self.gguf, manifest, folder / "m.gguf")
-        return Predictor.load(folder / "m.gguf", threads=1, exact_math=True, verify=False, prefix_cache=False)
+        path = folder / "m.gguf"
+        manifest = manifest_of(
+            self.tokens, candidates, layout, architecture=self.architecture, context_length=self.positions
+        )
+        if engine == "llama.cpp":
+            write_bundle(self.gguf, manifest, path)
+        else:
+            manifest = replace(manifest, context_length=CACHE)
+            path = litert_bundle(engine, self.gguf.parent / "m", self.gguf, manifest, folder / "m.tflite")
+        return Predictor.load(path, threads=1, exact_math=True, verify=False, prefix_cache=False)
 
 
 def subject(model: Any, tokens: Any, folder: Path, architecture: str = "qwen2") -> Subject:
@@ -125,7 +127,7 @@ def check(subject: Subject, engine: str, labels: list[str], layout: PromptLayout
         assert expected[labels.index(answer.behavior)] == pytest.approx(expected[rank], abs=TOLERANCE)
 
 
-ENGINES = pytest.mark.parametrize("engine", ["torch", "llama.cpp"])
+ENGINES = pytest.mark.parametrize("engine", ["torch", "llama.cpp", IN_TORCH, LITERT])
 PROPERTY = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 

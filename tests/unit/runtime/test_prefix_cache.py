@@ -25,15 +25,15 @@ def ask(predictor: Predictor) -> tuple[list[float], int]:
     return [r.probability for r in found.ranked], found.tokens_evaluated
 
 
-def test_a_snapshot_saves_the_static_part(small_bundle: Path, tmp_path: Path) -> None:
-    with Predictor.load(small_bundle, threads=1, exact_math=True, prefix_cache=False) as predictor:
+def test_a_snapshot_saves_the_static_part(any_bundle: Path, tmp_path: Path) -> None:
+    with Predictor.load(any_bundle, threads=1, exact_math=True, prefix_cache=False) as predictor:
         expected, tokens = ask(predictor)
         static = len(predictor._ranker.encoder.static_ids)
-    with opened(small_bundle, tmp_path) as predictor:
+    with opened(any_bundle, tmp_path) as predictor:
         assert ask(predictor) == (pytest.approx(expected, abs=1e-4), tokens - static)
     [file] = tmp_path.glob("*.state")
     before = file.stat().st_mtime_ns
-    with opened(small_bundle, tmp_path) as predictor:
+    with opened(any_bundle, tmp_path) as predictor:
         assert predictor._ranker.backend.decode_seconds == 0, "evaluated although there is a snapshot"
         assert ask(predictor) == (pytest.approx(expected, abs=1e-4), tokens - static)
         assert predictor.warm(tmp_path)
@@ -41,8 +41,8 @@ def test_a_snapshot_saves_the_static_part(small_bundle: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text", "foreign", "folder"])
-def test_bad_snapshots_are_made_anew(damage: str, small_bundle: Path, tmp_path: Path) -> None:
-    with opened(small_bundle, tmp_path) as predictor:
+def test_bad_snapshots_are_made_anew(damage: str, any_bundle: Path, tmp_path: Path) -> None:
+    with opened(any_bundle, tmp_path) as predictor:
         expected = ask(predictor)
     [file] = tmp_path.glob("*.state")
     good = file.read_bytes()
@@ -56,7 +56,7 @@ def test_bad_snapshots_are_made_anew(damage: str, small_bundle: Path, tmp_path: 
         file.mkdir()
     else:
         file.write_bytes({"cut": good[: len(good) // 2], "empty": b"", "text": b"hello"}[damage])
-    with opened(small_bundle, tmp_path) as predictor:
+    with opened(any_bundle, tmp_path) as predictor:
         assert predictor._ranker.backend.decode_seconds > 0
         found, tokens = ask(predictor)
         assert (found, tokens) == (pytest.approx(expected[0], abs=1e-4), expected[1])
@@ -64,9 +64,9 @@ def test_bad_snapshots_are_made_anew(damage: str, small_bundle: Path, tmp_path: 
         assert file.read_bytes() == good
 
 
-def test_state_of_another_size_is_not_taken(small_bundle: Path, tmp_path: Path) -> None:
-    """Right hash, wrong content: llama.cpp itself says no, or the length does."""
-    with opened(small_bundle, tmp_path) as predictor:
+def test_state_of_another_size_is_not_taken(any_bundle: Path, tmp_path: Path) -> None:
+    """Right hash, wrong content: the engine itself says no, or the length does."""
+    with opened(any_bundle, tmp_path) as predictor:
         backend = predictor._ranker.backend
         state, held = backend.save_state(), list(backend.held)
         assert not backend.load_state(held[:-1], state)
@@ -76,17 +76,17 @@ def test_state_of_another_size_is_not_taken(small_bundle: Path, tmp_path: Path) 
         assert ask(predictor)[0]
 
 
-def test_a_folder_that_takes_no_snapshot(small_bundle: Path, tmp_path: Path) -> None:
+def test_a_folder_that_takes_no_snapshot(any_bundle: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with opened(small_bundle, blocked) as predictor:
+    with opened(any_bundle, blocked) as predictor:
         assert ask(predictor)[0]
 
 
-def test_old_snapshots_go(small_bundle: Path, tmp_path: Path) -> None:
+def test_old_snapshots_go(any_bundle: Path, tmp_path: Path) -> None:
     for i in range(KEPT_SNAPSHOTS + 5):
         write_state(tmp_path / f"{i}.state", {}, b"")
-    with opened(small_bundle, tmp_path) as predictor:
+    with opened(any_bundle, tmp_path) as predictor:
         assert ask(predictor)[0]
     assert len(list(tmp_path.iterdir())) == KEPT_SNAPSHOTS
 

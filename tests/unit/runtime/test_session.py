@@ -35,8 +35,8 @@ LENGTH = PromptLayout().history_length
 
 
 @pytest.fixture(scope="module")
-def predictor(small_bundle: Path) -> Iterator[Predictor]:
-    with Predictor.load(small_bundle, threads=1, exact_math=True, prefix_cache=False) as opened:
+def predictor(any_bundle: Path) -> Iterator[Predictor]:
+    with Predictor.load(any_bundle, threads=1, exact_math=True, prefix_cache=False) as opened:
         yield opened
 
 
@@ -88,7 +88,7 @@ def test_a_prediction_pays_for_the_last_line_and_the_question(predictor: Predict
     assert again.tokens_evaluated < found.tokens_evaluated
 
 
-def test_a_rebased_window_is_a_longer_prompt_and_then_the_last_events(predictor: Predictor, small_bundle: Path) -> None:
+def test_a_rebased_window_is_a_longer_prompt_and_then_the_last_events(predictor: Predictor, any_bundle: Path) -> None:
     events = helpers.diary(40)
     session = predictor.session(rebase_every=5)
     sizes = []
@@ -104,17 +104,17 @@ def test_a_rebased_window_is_a_longer_prompt_and_then_the_last_events(predictor:
     feed(session, events[: LENGTH + 6])
     assert len(session.events) == LENGTH
     found = probabilities(session.predict(after.time, after.place, None))
-    assert found == pytest.approx(fresh(small_bundle, events[: LENGTH + 6], after), abs=2e-4)
+    assert found == pytest.approx(fresh(any_bundle, events[: LENGTH + 6], after), abs=2e-4)
 
 
-def test_consecutive_targets_are_scored_as_a_session_sees_them(predictor: Predictor, small_bundle: Path) -> None:
+def test_consecutive_targets_are_scored_as_a_session_sees_them(predictor: Predictor, any_bundle: Path) -> None:
     table = helpers.event_table([["Video", "Bar", "Cafe Noir"] * 12])
     targets = np.arange(LENGTH, LENGTH + 4)
     found = stretch_log_probs(predictor, table, targets)
     assert found.shape == (4, len(helpers.LABELS))
     for row, target in zip(found, targets.tolist(), strict=True):
         event = table.event(target)
-        with Predictor.load(small_bundle, threads=1, exact_math=True, prefix_cache=False, verify=False) as opened:
+        with Predictor.load(any_bundle, threads=1, exact_math=True, prefix_cache=False, verify=False) as opened:
             session = opened.session()
             feed(session, table.between(0, target))
             assert len(session.events) == target
@@ -143,7 +143,7 @@ def test_prepared_predictions_pay_for_the_question_alone(predictor: Predictor) -
         prepared.observe(event)
 
 
-def test_sessions_on_one_predictor_do_not_mix(predictor: Predictor, small_bundle: Path) -> None:
+def test_sessions_on_one_predictor_do_not_mix(predictor: Predictor, any_bundle: Path) -> None:
     first, second = predictor.session(), predictor.session()
     a, b = helpers.diary(30, 1), helpers.diary(30, 2)
     for i in range(20):
@@ -151,14 +151,14 @@ def test_sessions_on_one_predictor_do_not_mix(predictor: Predictor, small_bundle
         second.observe(b[i])
         second.predict(b[i + 1].time, "DK", 1)
     found = probabilities(first.predict(a[20].time, "DK", None))
-    assert found == pytest.approx(fresh(small_bundle, a[:20], replace(a[20], place="DK")), abs=2e-4)
+    assert found == pytest.approx(fresh(any_bundle, a[:20], replace(a[20], place="DK")), abs=2e-4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 33, 41])
-def test_save_and_restore(count: int, small_bundle: Path, tmp_path: Path) -> None:
+def test_save_and_restore(count: int, any_bundle: Path, tmp_path: Path) -> None:
     events = helpers.diary(count + 4)
     path = tmp_path / "user.session"
-    with Predictor.load(small_bundle, threads=1, exact_math=True, prefix_cache=tmp_path / "prefix") as opened:
+    with Predictor.load(any_bundle, threads=1, exact_math=True, prefix_cache=tmp_path / "prefix") as opened:
         session = opened.session()
         for event in events[:count]:
             session.predict(event.time, event.place, 1)
@@ -169,7 +169,7 @@ def test_save_and_restore(count: int, small_bundle: Path, tmp_path: Path) -> Non
             expected.append(session.predict(event.time, event.place, None, options=PredictOptions(source="model")))
             expected.append(session.predict(event.time, event.place, None, options=PredictOptions(source="habits")))
             session.observe(event)
-    with Predictor.load(small_bundle, threads=1, exact_math=True, prefix_cache=tmp_path / "prefix") as opened:
+    with Predictor.load(any_bundle, threads=1, exact_math=True, prefix_cache=tmp_path / "prefix") as opened:
         session = opened.restore(path)
         for i, event in enumerate(events[count:]):
             by_model = session.predict(event.time, event.place, None, options=PredictOptions(source="model"))
@@ -180,7 +180,8 @@ def test_save_and_restore(count: int, small_bundle: Path, tmp_path: Path) -> Non
             session.observe(event)
 
 
-def test_a_session_file_of_something_else(predictor: Predictor, small_backbone: Path, tmp_path: Path) -> None:
+def test_a_session_file_of_something_else(small_bundle: Path, small_backbone: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(small_bundle, threads=1, exact_math=True, prefix_cache=False)
     path = tmp_path / "user.session"
     events = helpers.diary(6)
     session = predictor.session()
@@ -438,9 +439,9 @@ def test_damaged_habits_are_refused(field: str, small_bundle: Path, tmp_path: Pa
         Predictor.load(path, threads=1)
 
 
-def test_threads_share_a_predictor(small_bundle: Path) -> None:
+def test_threads_share_a_predictor(any_bundle: Path) -> None:
     users = [helpers.diary(25, seed) for seed in range(4)]
-    with Predictor.load(small_bundle, threads=1, exact_math=True, prefix_cache=False) as opened:
+    with Predictor.load(any_bundle, threads=1, exact_math=True, prefix_cache=False) as opened:
         said: dict[int, list[str]] = {}
 
         def live(user: int) -> None:
@@ -479,21 +480,21 @@ def live_long(bundle: Path, calls: int) -> tuple[int, int]:
         return early, process.memory_info().rss
 
 
-def test_no_leak(small_bundle: Path) -> None:
-    early, late = live_long(small_bundle, 1_000)
+def test_no_leak(native_bundle: Path) -> None:
+    early, late = live_long(native_bundle, 1_000)
     assert late - early < 4 << 20
 
 
 @pytest.mark.slow
-def test_no_leak_in_100_000_calls(small_bundle: Path) -> None:
-    early, late = live_long(small_bundle, 100_000)
+def test_no_leak_in_100_000_calls(native_bundle: Path) -> None:
+    early, late = live_long(native_bundle, 100_000)
     assert late - early < 8 << 20
 
 
-def test_opening_and_closing_gives_memory_back(small_bundle: Path) -> None:
+def test_opening_and_closing_gives_memory_back(native_bundle: Path) -> None:
     def open_and_close(times: int) -> int:
         for _ in range(times):
-            with Predictor.load(small_bundle, threads=1, prefix_cache=False) as opened:
+            with Predictor.load(native_bundle, threads=1, prefix_cache=False) as opened:
                 opened.predict([], helpers.diary(1)[0].time, "DK", 1)
         return psutil.Process().memory_info().rss
 

@@ -118,7 +118,8 @@ def test_echoed_log_probabilities_are_exact(server: Server, dataset: Dataset, tm
     scores = np.array([chosen(label) for label in dataset.candidates.labels])
     wanted = scores - np.log(np.exp(scores).sum())
     assert np.allclose(rows, wanted)
-    assert found.report() == {"kind": "echo", "requests": 5 + 3 * len(wanted), "windows": 3, "outside": 0}
+    assert len(server.asked) == 5 + 3 * len(wanted)
+    assert found.report() == {"kind": "echo", "windows": 3, "outside": 0}
 
 
 def test_answers_are_kept_without_the_questions(server: Server, dataset: Dataset, tmp_path: Path) -> None:
@@ -129,7 +130,6 @@ def test_answers_are_kept_without_the_questions(server: Server, dataset: Dataset
     again = fit(server, dataset, tmp_path)
     assert (again.log_probs(table, targets) == rows).all()
     assert len(server.asked) == asked
-    assert again.report()["requests"] == 0
     text = "".join(file.read_text() for file in tmp_path.rglob("*.json"))
     assert not any(label in text for label in dataset.candidates.labels)
 

@@ -217,7 +217,7 @@ class TestCommand:
         for words, message in (
             (("inspect", folder, "--gbnf"), "grammars are llama.cpp's"),
             (("inspect", folder, "--gbnf", "--license"), "exclude each other"),
-            (("bench", folder), "bench measures llama.cpp"),
+            (("bench", folder), "bench measures single files"),
             (("relabel", folder, "--add", "Swim", "--out", "n.gguf"), "relabel rewrites GGUF files"),
         ):
             with pytest.raises(EdgebError, match=message):

@@ -311,7 +311,7 @@ class TestCommand:
         assert evaluated == [Path(bundle)]
         for words, message in (
             (("inspect", bundle, "--gbnf"), "grammars are llama.cpp's"),
-            (("bench", bundle), "bench measures llama.cpp"),
+            (("bench", bundle), "bench measures single files"),
             (("relabel", bundle, "--add", "Swim", "--out", "n.gguf"), "relabel rewrites GGUF files"),
         ):
             with pytest.raises(EdgebError, match=message):

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edge_behavior.bundle.bundle import read_manifest
@@ -36,7 +34,6 @@ from edge_behavior.runtime.backends.genai import load_genai
 from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.torch_predictor import torch_predictor
-from edge_behavior.util.cpus import allowed_cpus
 from tests import helpers
 from tests.unit.export.conftest import LLAMA3_ROPE, llama, llama3_tokenizer
 from tests.unit.runtime import lives
@@ -87,38 +84,6 @@ def backend(qwen: Made) -> Iterator[OnnxBackend]:
 def last_row(model: Any, ids: list[int]) -> np.ndarray:
     with torch.no_grad():
         return np.asarray(model(input_ids=torch.tensor([ids])).logits[0, -1].numpy())
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_any_order_of_calls_gives_fresh_logits(qwen: Made, backend: OnnxBackend, data: st.DataObject) -> None:
-    trie = helpers.encoder(qwen.tokens).trie
-    ids: list[int] = []
-    for _ in range(data.draw(st.integers(1, 4))):
-        kept = data.draw(st.integers(0, len(ids)))
-        # onnxruntime-genai may mask the padding token, which no text becomes.
-        token = st.integers(0, 510).filter(lambda i: i != qwen.tokens.pad_token_id)
-        ids = [*ids[:kept], *data.draw(st.lists(token, min_size=1, max_size=6))]
-        shared = next((i for i, (a, b) in enumerate(zip(backend.held, ids[:-1], strict=False)) if a != b), None)
-        shared = min(len(backend.held), len(ids) - 1) if shared is None else shared
-        hinted = data.draw(st.lists(st.sampled_from(trie.evaluated.tolist()), max_size=4, unique=True))
-        row, evaluated = backend.prefill(ids, trie, hinted)
-        ways = {step for node in hinted for step in trie.ancestors(node)}
-        assert backend.held == ids
-        assert evaluated >= len(ids) - shared + len(ways)
-        np.testing.assert_allclose(row, last_row(qwen.model, ids), atol=CLOSE)
-        assert backend.branch(trie, hinted)[1] == 0
-        seen = set(ways)
-        for _ in range(data.draw(st.integers(0, 3))):
-            nodes = sorted(data.draw(st.sets(st.sampled_from(trie.evaluated.tolist()), min_size=1)))
-            rows, evaluated = backend.branch(trie, nodes)
-            ways = {step for node in nodes for step in trie.ancestors(node)}
-            assert len(ways - seen) <= evaluated <= sum(len(trie.ancestors(node)) for node in nodes)
-            seen |= ways
-            for node, found in zip(nodes, rows, strict=True):
-                way = [int(trie.tokens[n]) for n in trie.ancestors(node)]
-                np.testing.assert_allclose(found, last_row(qwen.model, ids + way), atol=CLOSE)
-        assert backend.held == ids
 
 
 @pytest.mark.parametrize("family", ["qwen", "llama3"])
@@ -213,21 +178,6 @@ def test_a_long_prompt_is_evaluated_in_parts(qwen: Made, backend: OnnxBackend, m
     np.testing.assert_allclose(backend.branch(trie, [deep])[0][0], last_row(qwen.model, ids + way), atol=CLOSE)
     expected = torch.no_grad()(lambda: qwen.model(input_ids=torch.tensor([ids])).logits[0].numpy())()
     np.testing.assert_allclose(backend.logits(ids), expected, atol=CLOSE)
-
-
-def test_what_does_not_fit_changes_nothing(qwen: Made) -> None:
-    trie = helpers.encoder(qwen.tokens).trie
-    backend = OnnxBackend(qwen.folder, OnnxRunOptions(n_ctx=20))
-    ids = list(range(30, 50))
-    np.testing.assert_allclose(backend.prefill(ids)[0], last_row(qwen.model, ids), atol=CLOSE)
-    row = backend.prefill(ids[:18], trie, trie.evaluated.tolist())[0]
-    for bad in ([], [*ids, 50]):
-        with pytest.raises(EdgebError, match="the context holds 1 to 20"):
-            backend.prefill(bad)
-    with pytest.raises(EdgebError, match="the prompt has 18 tokens and a label 4, the context holds 20"):
-        backend.branch(trie, trie.evaluated.tolist())
-    assert backend.held == ids[:18]
-    np.testing.assert_allclose(backend.prefill(ids[:18])[0], row, atol=CLOSE)
 
 
 def test_a_failed_pass_starts_over(qwen: Made, backend: OnnxBackend) -> None:
@@ -340,16 +290,9 @@ def test_without_the_package(qwen: Made, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_closed(qwen: Made) -> None:
     backend = OnnxBackend(qwen.folder, OnnxRunOptions(n_ctx=64, threads=1))
-    lives.refuses_after_close(backend)
+    backend.close()
     with pytest.raises(EdgebError, match="closed"):
         backend.logits([3])
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
-def test_a_forked_child_is_refused_and_comes_to_its_end(qwen: Made) -> None:
-    backend = OnnxBackend(qwen.folder, OnnxRunOptions(n_ctx=64, threads=min(2, allowed_cpus())))
-    lives.refused_in_fork(backend)
-    backend.close()
 
 
 @pytest.mark.parametrize("name", ["rewind_to", "append_tokens", "get_logits", "get_output", "token_count"])

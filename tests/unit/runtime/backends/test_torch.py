@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,32 +57,6 @@ def backend(model: Any, tokens: Any) -> TorchBackend:
 def last_row(model: Any, ids: list[int]) -> np.ndarray:
     with torch.no_grad():
         return np.asarray(model(input_ids=torch.tensor([ids])).logits[0, -1].numpy())
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_any_order_of_calls_gives_fresh_logits(model: Any, tokens: Any, data: st.DataObject) -> None:
-    backend, trie = TorchBackend(model, tokens), helpers.encoder(tokens).trie
-    ids: list[int] = []
-    for _ in range(data.draw(st.integers(1, 4))):
-        kept = data.draw(st.integers(0, len(ids)))
-        ids = [*ids[:kept], *data.draw(st.lists(st.integers(0, 510), min_size=1, max_size=6))]
-        shared = next((i for i, (a, b) in enumerate(zip(backend.held, ids[:-1], strict=False)) if a != b), None)
-        shared = min(len(backend.held), len(ids) - 1) if shared is None else shared
-        row, evaluated = backend.prefill(ids)
-        assert (backend.held, evaluated) == (ids, len(ids) - shared)
-        np.testing.assert_allclose(row, last_row(model, ids), atol=1e-4)
-        seen: set[int] = set()
-        for _ in range(data.draw(st.integers(0, 3))):
-            nodes = sorted(data.draw(st.sets(st.sampled_from(trie.evaluated.tolist()), min_size=1)))
-            rows, evaluated = backend.branch(trie, nodes)
-            ways = {step for node in nodes for step in trie.ancestors(node)}
-            assert evaluated == len(ways - seen)
-            seen |= ways
-            for node, found in zip(nodes, rows, strict=True):
-                way = [int(trie.tokens[n]) for n in trie.ancestors(node)]
-                np.testing.assert_allclose(found, last_row(model, ids + way), atol=1e-4)
-        assert backend.held == ids
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
@@ -247,20 +220,6 @@ def test_snapshots_and_sessions_on_disk(model: Any, tokens: Any, tmp_path: Path)
         other.restore(tmp_path / "s")
 
 
-def test_what_does_not_fit_changes_nothing(model: Any, tokens: Any) -> None:
-    trie = helpers.encoder(tokens).trie
-    backend = TorchBackend(model, tokens, capacity=20)
-    row, _ = backend.prefill(list(range(30, 48)))
-    expected = row.copy()
-    for bad in ([], list(range(21))):
-        with pytest.raises(EdgebError, match="the context holds 1 to 20"):
-            backend.prefill(bad)
-    with pytest.raises(EdgebError, match="the prompt has 18 tokens and a label 4, the context holds 20"):
-        backend.branch(trie, trie.evaluated.tolist())
-    assert backend.held == list(range(30, 48))
-    np.testing.assert_allclose(backend.prefill(list(range(30, 48)))[0], expected, atol=1e-4)
-
-
 def test_a_failed_pass_starts_over(model: Any, tokens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     backend, ids = TorchBackend(model, tokens), list(range(30, 40))
     backend.prefill(ids)
@@ -339,15 +298,6 @@ def test_predict_on_a_run_folder(tokens: Any, tmp_path: Path) -> None:
     prompt = encoder.prompt_ids(history[:-1], history[-1].time.replace(second=0), "DK")
     expected = [helpers.brute_force(adapted, prompt, encoder.label_ids(x)) for x in helpers.LABELS]
     np.testing.assert_allclose([found[x] for x in helpers.LABELS], np.exp(log_softmax(np.array(expected))), atol=1e-4)
-
-
-def test_closed(model: Any, tokens: Any) -> None:
-    lives.refuses_after_close(TorchBackend(model, tokens))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
-def test_a_forked_child_is_refused(model: Any, tokens: Any) -> None:
-    lives.refused_in_fork(TorchBackend(model, tokens))
 
 
 def test_threads_are_no_more_than_allowed(model: Any, tokens: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -101,6 +102,7 @@ def asking(data: Path, recipe: Recipe, tmp_path: Path) -> Asking:
         sizes: Sizes = SIZES,
         sweeps: tuple[str, ...] = (),
         cold: tuple[int, ...] = (0, 2),
+        endpoint: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[Bench, dict[str, Contender]]:
         dataset, folder = Dataset.open(data), CompareFolder(tmp_path / out)
         wanted = parse_sweeps(sweeps)
@@ -116,6 +118,7 @@ def asking(data: Path, recipe: Recipe, tmp_path: Path) -> Asking:
             sizes,
             wanted,
             swept_systems(wanted, systems, recipe),
+            endpoint,
         )
         asked = folder.ask(asked, data)
         return Bench(asked, dataset, folder, drawn_windows(asked, dataset)), systems

@@ -17,9 +17,11 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tree_scoring import TorchScorer
 from edge_behavior.studies.compare import registry
 from edge_behavior.studies.compare.contenders import Contender, Tuned, TunedModel
+from edge_behavior.train.plan import speed
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder, write_text
 from edge_behavior.train.run.models import RunModels
+from edge_behavior.train.standin import model as standin
 from tests.unit.studies.compare.conftest import Noisy, contenders
 
 PLAIN = {"a_tuning.targets": "all", "a_tuning.aux_ratio": 0.0, "b_tuning.method": "none"}
@@ -42,16 +44,28 @@ def compare(*words: object) -> Result:
 
 @pytest.fixture(scope="module")
 def made(data: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("compare")
+    folder, documents = tmp_path_factory.mktemp("compare"), standin._TOKENIZER_DOCUMENTS
     write_text(folder / "quick.yaml", recipe.to_yaml())
     asked = ("--recipe", folder / "quick.yaml", "--data", data, "--out", folder / "out", "--windows", 12)
     asked += ("--validation", 10, "--rate-targets", 20, "--rates", "0.01,0.02")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "all_contenders", known)
+        patch.setattr(standin, "_TOKENIZER_DOCUMENTS", 200)
+        own, timed = speed.flops_per_second, []
+        patch.setattr(speed, "flops_per_second", lambda *a: timed.append(own(*a)) or timed[-1])
         planned = json.loads(compare(*asked, "--dry-run", "--json").stdout)
         assert not (folder / "out").exists()
         assert planned["runs"] == ["untuned-seed0", "rate-plain-0.01", "rate-plain-0.02", "plain-seed0"]
         assert planned["stages"]["backbone"]["left"] == 1
+        time = planned["time"]
+        assert len(timed) == 1
+        assert list(time["systems"]) == ["untuned", "plain"]
+        assert (time["refused"], time["not_estimated"]) == ({}, ["habits", "small"])
+        assert time["total"] == pytest.approx(sum(spent["total"] for spent in time["systems"].values()), abs=0.1)
+        shown = compare(*asked, "--dry-run").stdout
+        assert "time at most" in shown
+        assert "not estimated: habits, small" in shown
+        patch.setattr(standin, "_TOKENIZER_DOCUMENTS", documents)
         result = compare(*asked, "--json")
     assert result.exit_code == 0, result.output
     return folder, json.loads(result.stdout)
@@ -72,6 +86,8 @@ def test_runs_rates_and_report(made: tuple[Path, dict[str, Any]], recipe: Recipe
     assert {"untuned", "plain", "plain+habits", "plain+habits+prior", "small", "habits"} <= names
     plain = next(row for row in results["rows"] if row["name"] == "plain")
     assert {"natural", "balanced", "cold0", "cold10"} <= set(plain["scopes"])
+    left = json.loads(compare("--out", out, "--dry-run", "--json").stdout)
+    assert (left["time"], left["runs"]) == (None, [])
     again = compare("--out", out, "--report", "--json")
     assert json.loads(again.stdout) == results
 
@@ -100,6 +116,7 @@ def test_a_tuned_model_sees_only_the_known_events(made: tuple[Path, dict[str, An
         (("--out", "{out}", "--systems", "plian"), "no system named 'plian'"),
         (("--out", "{out}", "--systems", "plain,endpoint"), "needs an endpoint"),
         (("--out", "{out}", "--endpoint", "http://far.example/v1"), "unencrypted"),
+        (("--out", "{out}", "--endpoint-model", "small"), "--endpoint-model without --endpoint"),
         (("--out", "{out}", "--set", "seed=3"), "--set without --recipe"),
         (("--out", "{out}", "--recipe", "{recipe}", "--set", "seed=3"), "started with another recipe"),
         (("--out", "{out}", "--report", "--dry-run"), "--report takes what the folder has"),

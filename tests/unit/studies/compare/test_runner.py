@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
-from edge_behavior.studies.compare.contenders import Other, check_needs
+from edge_behavior.studies.compare.contenders import Other, Tuned, check_needs
+from edge_behavior.studies.compare.dry_run import dry_run
 from edge_behavior.studies.compare.folder import CompareFolder, Sizes
 from edge_behavior.studies.compare.report import write_report
 from edge_behavior.studies.compare.results import read_results
-from edge_behavior.studies.compare.runner import dry_run, run_compare
+from edge_behavior.studies.compare.runner import run_compare
 from edge_behavior.studies.compare.words import gap_sentence, verdict
 from tests.unit.studies.compare.conftest import SIZES, Asking, Noisy, contenders
 from tests.unit.train.report.test_page import Page
@@ -120,7 +122,7 @@ def test_a_failure_is_told_and_the_others_go_on(asking: Asking) -> None:
 def test_sweeps_run_with_the_first_seed(asking: Asking) -> None:
     good, poor = pair()
     bench, systems = asking(contenders(good, poor), sweeps=("targets=10,20",))
-    assert [e["system"] for e in dry_run(bench.asked, systems, bench.folder)["entries"]][-2:] == [
+    assert [e["system"] for e in dry_run(bench, systems)["entries"]][-2:] == [
         "good@targets=10", "good@targets=20",
     ]  # fmt: skip
     assert run_compare(bench, systems) == []
@@ -128,7 +130,7 @@ def test_sweeps_run_with_the_first_seed(asking: Asking) -> None:
     swept = [row for row in results.rows if row.point is not None]
     assert [(row.name, row.seeds) for row in swept] == [("good@targets=10", (0,)), ("good@targets=20", (0,))]
     assert "Training size" in (bench.folder.path / "compare.html").read_text()
-    assert all(entry["left"] == [] for entry in dry_run(bench.asked, systems, bench.folder)["entries"])
+    assert all(entry["left"] == [] for entry in dry_run(bench, systems)["entries"])
 
 
 def test_later_calls_add_systems_and_seeds(asking: Asking) -> None:
@@ -185,3 +187,22 @@ def test_a_search_of_no_targets_is_none(asking: Asking) -> None:
     run_compare(bench, systems)
     assert bench.folder.rates() == {}
     assert SIZES.rate_targets > 0
+
+
+def test_a_rate_at_which_a_tuned_model_diverges(asking: Asking) -> None:
+    changes = {"a_tuning.targets": "all", "a_tuning.aux_ratio": 0.0, "b_tuning.method": "none"}
+    systems = {**contenders(), "plain": Tuned("plain", "plain fine-tuning", changes)}
+    bench, systems = asking(systems, seeds=(0,), sizes=replace(SIZES, rates=(0.02, 1e30)), cold=())
+    assert run_compare(bench, systems) == []
+
+    def no_number(text: str) -> float:
+        raise AssertionError(f"{text} is not JSON")
+
+    rates = json.loads((bench.folder.path / "rates.json").read_text(), parse_constant=no_number)["plain"]
+    assert rates["rate"] == 0.02
+    assert rates["measured"]["1e+30"] is None
+    assert rates["measured"]["0.02"] > 0
+    write_report(bench.folder)
+    json.loads((bench.folder.path / "results.json").read_text(), parse_constant=no_number)
+    for name in ("results.md", "compare.html"):
+        assert "Training diverged at these rates: plain 1e+30." in (bench.folder.path / name).read_text()

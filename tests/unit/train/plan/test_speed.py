@@ -19,7 +19,7 @@ from tests.unit.train.plan.configs import LORA, small
 FLOAT = Precision(torch.float32, autocast=False)
 SHOWN = {
     "a_tuning_steps_at_most": 10, "a_tuning_steps_per_epoch": 10, "a_tuning_sequences_per_epoch": 80,
-    "a_tuning_targets_per_epoch": 800, "b_tuning_steps_at_most": 5,
+    "a_tuning_targets_per_epoch": 800, "b_tuning_steps_at_most": 5, "trie_tokens_per_window": 20,
 }  # fmt: skip
 COUNTS = Counts(
     SHOWN,
@@ -47,6 +47,13 @@ def unit_speed(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
 
     monkeypatch.setattr(speed, "flops_per_second", measured)
     return seen
+
+
+def test_a_window_is_scored_with_all_trie_nodes(unit_speed: list[Batch]) -> None:
+    sizes = geometry(small(1), LORA)
+    # Of the mean window's 40 tokens seven are of the trie: one of the eight outputs is the prompt's last token.
+    found = times(recipe(), COUNTS, sizes, FLOAT, "cpu")
+    assert found.window == forward_flops(sizes, 40 - 7 + 20, 10 + 40 - 7 + 20, 21)
 
 
 def test_flops_of_a_layer_by_hand() -> None:

@@ -1,0 +1,248 @@
+"""Export to LiteRT: merge, prune, convert, quantize, compare, write the bundle, verify it, put it in place.
+
+Every intermediate file lies in a scratch folder beside the output, which is removed whatever happens; the bundle
+appears under its name only once it has been verified. Checks run on the CPU.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_behavior.bundle.bundle import verify_bundle
+from edge_behavior.bundle.litert_file import write_litert
+from edge_behavior.bundle.litert_graph import LiteRtGraph
+from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.errors import EdgebError
+from edge_behavior.export.checks import check_logits, check_quantized_logits
+from edge_behavior.export.context import Export, Model, check_profile, open_source
+from edge_behavior.export.gguf.writer import write_gguf, write_vocabulary
+from edge_behavior.export.litert.options import AUTO, PRECISIONS, LiteRtOptions
+from edge_behavior.export.litert.quantize import BLOCK
+from edge_behavior.export.litert.worker import check_packages, convert_apart, quantize_apart
+from edge_behavior.export.parity.gate import ParityError, ParityReport, parity_report
+from edge_behavior.export.profiles import ExportProfile
+from edge_behavior.export.report import ExportReport
+from edge_behavior.export.scratch import require_space, scratch_folder
+from edge_behavior.export.source import ExportSource
+from edge_behavior.hf.architectures import load_config
+from edge_behavior.hf.tensors import head_dim
+from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
+from edge_behavior.runtime.predictor import context_needed
+from edge_behavior.util.cpus import physical_cores
+from edge_behavior.util.files import check_file, put_file
+from edge_behavior.util.progress import progress_bar
+
+# Bytes per weight of an unquantized file at most.
+_FLOAT_BYTES = 4.2
+
+
+def export_litert(
+    source: ExportSource,
+    out: Path,
+    options: LiteRtOptions,
+    profile: ExportProfile | None = None,
+    force: bool = False,
+) -> ExportReport:
+    """Write a verified bundle as one LiteRT file.
+
+    Args:
+        source: What to export.
+        out: The file to write.
+        options: How to build the model.
+        profile: What loss is accepted, and what is pruned and fitted; its `quant`, `importance` and `recover` are
+            GGUF's.
+        force: Replace an existing `out`.
+
+    Raises:
+        ParityError: the predictions changed more than the profile accepts.
+        EdgebError: any user error named by the modules of this package; too little disk space; `out` exists or
+            cannot be written. Nothing is left behind.
+    """
+    check_packages()
+    profile = profile or ExportProfile()
+    check_profile(profile, source)
+    check_file(out, force)
+    opened = open_source(source)
+    unfit = _unfit(opened.config, options.quant)
+    if unfit:
+        raise EdgebError(f"--quant {options.quant}: {unfit}", "use q8")
+    with scratch_folder(out) as folder:
+        export = Export(opened, profile, folder)
+        require_space(folder, opened.parameters * _bytes_per_weight(export, options))
+        export.begin(options.quant, lambda manifest: _context_length(options, manifest))
+        _announce(export)
+        model = _pruned(export, options)
+        float_file, bundle = folder / "float.tflite", folder / "bundle.tflite"
+        graph = _describe(model.folder, export, options)
+        with export.timed("convert"), progress_bar("Converting to LiteRT", 1) as advance:
+            convert_apart(model.folder, graph, float_file, options.norm)
+            advance(1)
+        writer = _Writer(export, graph, _vocabulary(model.folder, folder))
+        shutil.rmtree(model.folder)
+        with export.timed("compare"):
+            writer.write(float_file, bundle)
+            export.logit_difference["convert"] = _checked(bundle, export, model)
+            bundle.unlink()
+        with export.timed("quantize"):
+            chosen = _quantized(writer, model, float_file, options)
+        export.accept(chosen.parity, PRECISIONS[chosen.quant])
+        with export.timed("habits"):
+            writer.write(chosen.file, bundle)
+            if export.fit(bundle):
+                writer.write(chosen.file, bundle)
+        with export.timed("verify"):
+            verify_bundle(bundle)
+        report = export.report(out, bundle.stat().st_size, tensor_types=chosen.types)
+        put_file(bundle, out, replace=force)
+    return report
+
+
+def _describe(model_dir: Path, export: Export, options: LiteRtOptions) -> LiteRtGraph:
+    # Here, since it loads torch: what is refused at once is refused before.
+    from edge_behavior.export.litert.graph import describe
+
+    return describe(load_config(model_dir), options.sizes, options.fill_sizes, export.manifest.context_length)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The file to ship, the weight format's name here, what the gate measured, and its weights by type."""
+
+    file: Path
+    quant: str
+    parity: ParityReport
+    types: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes bundles of one export: what changes is the model's file, and the manifest."""
+
+    export: Export
+    graph: LiteRtGraph
+    vocabulary: bytes
+
+    def write(self, model: Path, bundle: Path) -> None:
+        """Copy a file with manifest, tokenizer and the population's table behind it."""
+        export = self.export
+        with progress_bar("Writing", model.stat().st_size, unit_bytes=True) as advance:
+            write_litert(model, self.vocabulary, export.manifest, self.graph, bundle, advance, export.population.table)
+
+
+def _announce(export: Export) -> None:
+    """Tell the forecast what this format has ahead beside what all have."""
+    scores, forecast = export.scores, export.forecast
+    forecast.drop("prune")
+    forecast.expect("convert", "llama", lambda: scores.tokens(int(scores.between.sum())))
+    forecast.expect("quantize", "llama", lambda: scores.tokens(scores.expected))
+
+
+def _pruned(export: Export, options: LiteRtOptions) -> Model:
+    """The merged model, with a smaller vocabulary where that is wanted and changes nothing."""
+    # Vocabularies are compared by GGUF files.
+    plain_type = "f32" if options.quant == "f32" else "f16"
+    model = export.merge(plain_type if export.may_prune else "f32")
+    if export.may_prune:
+        with export.timed("prune"):
+            plain = export.folder / "plain.gguf"
+            write_gguf(model.folder, plain, plain_type)
+            model = export.prune(model, plain)
+            plain.unlink(missing_ok=True)
+    return model
+
+
+def _context_length(options: LiteRtOptions, manifest: Manifest) -> int:
+    """Slots of the cache."""
+    most, wanted = manifest.context_length, options.context_length
+    if wanted is not None and wanted > most:
+        raise EdgebError(f"the backbone has {most} positions, --context-length asks for {wanted}", "ask for fewer")
+    return wanted or context_needed(manifest)
+
+
+def _unfit(config: Any, quant: str) -> str:
+    """Why a model cannot have a weight format; "" if it can."""
+    rows = (int(config.hidden_size), int(config.intermediate_size), int(config.num_attention_heads) * head_dim(config))
+    if quant == "q4" and any(row % BLOCK for row in rows):
+        return f"its rows of {', '.join(map(str, sorted(set(rows))))} weights are not all divisible by {BLOCK}"
+    return ""
+
+
+def _vocabulary(model_dir: Path, folder: Path) -> bytes:
+    file = folder / "tokenizer.gguf"
+    write_vocabulary(model_dir, file)
+    content = file.read_bytes()
+    file.unlink()
+    return content
+
+
+def _checked(bundle: Path, export: Export, model: Model) -> float:
+    """Refuse a converted file that tokenizes differently, or whose logits are not PyTorch's; the largest difference."""
+    with _cpu_backend(bundle, model) as backend:
+        export.check_tokens(backend.tokenize, model)
+        difference = check_logits(model.probe, _logits(backend, model.probe.ids), "LiteRT")
+    export.score("convert", bundle)
+    return difference
+
+
+def _quantized(writer: _Writer, model: Model, float_file: Path, options: LiteRtOptions) -> _Chosen:
+    """Quantize as the options say, and compare: one format, or the smallest within the limits.
+
+    Raises:
+        ParityError: the profile enforces its limits and no format that is tried stays within them.
+    """
+    export = writer.export
+    scores, settings = export.scores, export.profile.parity
+    tried: dict[str, list[str]] = {}
+    for quant in options.tried:
+        unfit = _unfit(export.opened.config, quant)
+        if unfit:
+            tried[quant] = [unfit]
+            continue
+        file, bundle = float_file.with_name(f"{quant}.tflite"), float_file.with_name("trial.tflite")
+        types = quantize_apart(float_file, file, quant)
+        chosen = float_file if quant == "f32" else file
+        writer.write(chosen, bundle)
+        with _cpu_backend(bundle, model) as backend:
+            found = _logits(backend, model.probe.ids)
+        export.logit_difference["quantize"] = check_quantized_logits(model.probe, found, "quantized", "q8 or f32")
+        export.score("quantize", bundle, last=True)
+        bundle.unlink()
+        report = parity_report(scores.by_stage, scores.samples, settings)
+        if not report.exceeded or (options.quant != AUTO and not settings.enforce):
+            return _Chosen(chosen, quant, replace(report, tried=tried), types)
+        tried[quant] = report.exceeded
+        file.unlink(missing_ok=True)
+    raise ParityError(PRECISIONS[quant], report)
+
+
+def _logits(backend: LiteRtBackend, ids: list[int]) -> NDArray[np.float32]:
+    """[T, V] after every id, which are evaluated one by one."""
+    return np.stack([backend.prefill(ids[:end])[0].copy() for end in range(1, len(ids) + 1)])
+
+
+@contextmanager
+def _cpu_backend(bundle: Path, model: Model) -> Iterator[LiteRtBackend]:
+    backend = LiteRtBackend(bundle, LiteRtRunOptions(n_ctx=len(model.probe.ids), threads=physical_cores()))
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def _bytes_per_weight(export: Export, options: LiteRtOptions) -> float:
+    """Most that lies on the disk at a time.
+
+    The merged model with the GGUF to compare by, with its pruned copy, or with the unquantized file; or that file with
+    its bundle, or with a quantized one and its bundle.
+    """
+    merged, plain = export.merged_bytes_per_weight, _FLOAT_BYTES
+    compared = 4.0 if options.quant == "f32" else 2.0
+    return max(merged + max(max(compared, merged) * export.may_prune, plain), 2 * plain)

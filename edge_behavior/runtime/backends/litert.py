@@ -1,0 +1,249 @@
+"""The LiteRT backend: a `.tflite` bundle evaluated by signatures of a fixed number of new tokens.
+
+The prompt fills the cache's first slots, in order; evaluated trie nodes lie behind it in any order, and a mask shows
+each only the prompt and its own ancestors. So one call evaluates many paths of the label trie, and the rest of a prompt
+with them. Knows tokens and logits, not labels or prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import methodcaller
+from pathlib import Path
+
+import numpy as np
+
+from edge_behavior.bundle.litert_file import read_litert
+from edge_behavior.core.trie import LabelTrie
+from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.backends.base import Row, reusable
+from edge_behavior.runtime.lifetime import Lifetime
+from edge_behavior.runtime.litert.compiled import CompiledGraph
+from edge_behavior.runtime.litert.evaluator import Evaluator, signature_names
+from edge_behavior.runtime.litert.inputs import Tokens
+from edge_behavior.runtime.litert.tokenizer import open_tokenizer
+from edge_behavior.runtime.llama.model import LlamaModel
+
+
+@dataclass(frozen=True)
+class LiteRtRunOptions:
+    """How LiteRT evaluates.
+
+    Attributes:
+        n_ctx: Slots to use, for the prompt and the trie nodes evaluated beyond it; at most those of the file's cache.
+        threads: CPU threads.
+    """
+
+    n_ctx: int
+    threads: int
+
+
+class LiteRtBackend:
+    """A LiteRT bundle on the CPU; see `Backend` for its methods.
+
+    Raises:
+        EdgebError: not a bundle, ai-edge-litert is missing, or LiteRT cannot load the file.
+    """
+
+    def __init__(self, path: Path, options: LiteRtRunOptions) -> None:
+        self._lifetime = Lifetime(self)
+        self._held: list[int] = []
+        # Evaluated trie nodes: the slot of each, and the logits at hand.
+        self._trie: LabelTrie | None = None
+        self._slots: dict[int, int] = {}
+        self._rows: dict[int, Row] = {}
+        # Whether the fields above describe the cache: not during a change, nor after one that failed half-way.
+        self._known = True
+        self._graph = read_litert(path).graph
+        self._capacity = min(options.n_ctx, self._graph.cache)
+        try:
+            self._tokenizer = self._lifetime.keep(open_tokenizer(path), LlamaModel.close)
+            if self._tokenizer.n_vocab > self._graph.vocabulary:
+                raise EdgebError(
+                    f"{path}: the tokenizer has {self._tokenizer.n_vocab} tokens, the model {self._graph.vocabulary}",
+                    "export it again",
+                )
+            compiled = CompiledGraph(path, options.threads, signature_names(self._graph))
+            self._compiled = self._lifetime.keep(compiled, methodcaller("close"))
+            self._evaluator = self._lifetime.keep(Evaluator(self._graph, self._compiled), Evaluator.close)
+        except BaseException:
+            self._lifetime.close()
+            raise
+
+    @property
+    def n_vocab(self) -> int:
+        """Width of a logit row."""
+        self._lifetime.check()
+        return self._graph.vocabulary
+
+    @property
+    def capacity(self) -> int:
+        """Slots of the cache that are used."""
+        self._lifetime.check()
+        return self._capacity
+
+    @property
+    def held(self) -> list[int]:
+        """Ids of the prompt in the cache."""
+        self._lifetime.check()
+        return self._held if self._known else []
+
+    @property
+    def fingerprint(self) -> str:
+        """LiteRT's version and the cache's format."""
+        self._lifetime.check()
+        return f"{self._compiled.engine}, f32 cache"
+
+    @property
+    def decode_seconds(self) -> float:
+        """Wall time inside LiteRT."""
+        self._lifetime.check()
+        return self._evaluator.seconds
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text; see `Backend`."""
+        self._lifetime.check()
+        return self._tokenizer.tokenize(text)
+
+    def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
+        """Hold `ids`, evaluating the hinted nodes, as far as they fit, in the same calls; see `Backend`."""
+        common = reusable(self.held, ids, self._capacity)
+        new = list(ids[common:])
+        wrong = next((token for token in new if not 0 <= token < self._graph.vocabulary), None)
+        if wrong is not None:
+            raise EdgebError(f"the prompt has token {wrong}, the model {self.n_vocab} tokens", "check the ids")
+        with self._changing():
+            self._drop_nodes()
+            self._held = self._held[:common]
+            hinted: list[int] = []
+            if trie is not None and nodes:
+                self._trie = trie
+                # Parents come first, so that the first ones are complete paths.
+                hinted = _with_ancestors(trie, nodes)[: self._capacity - len(ids)]
+            rows = self._evaluate(new, trie, hinted)
+            self._held = list(ids)
+            self._rows = dict(zip(hinted, rows[1:], strict=True))
+        return rows[0], len(new) + len(hinted)
+
+    def branch(self, trie: LabelTrie, nodes: Sequence[int]) -> tuple[Sequence[Row], int]:
+        """Evaluate trie nodes, in several passes if the cache is small; see `Backend`."""
+        self._lifetime.check()
+        self._restore_order()
+        if trie is not self._trie:
+            self._release()
+            self._trie = trie
+        end, deepest = len(self._held), max((int(trie.depths[node]) for node in nodes), default=0)
+        if end + deepest > self._capacity:
+            raise EdgebError(
+                f"the prompt has {end} tokens and a label {deepest}, the context holds {self._capacity}",
+                "shorten the place names or the history",
+            )
+        rows = {node: self._rows[node] for node in nodes if node in self._rows}
+        missing = sorted(set(nodes) - rows.keys())
+        tokens = 0
+        if missing:
+            # The next pass overwrites them.
+            rows = {node: row.copy() for node, row in rows.items()}
+        while missing:
+            taken, steps = self._fitting(trie, missing)
+            if not taken:
+                self._release()
+                continue
+            with self._changing():
+                self._rows = {}
+                found = dict(zip(steps, self._evaluate([], trie, steps), strict=True))
+                self._rows = found | rows
+            done, missing = missing[:taken], missing[taken:]
+            rows |= {node: found[node].copy() if missing else found[node] for node in done}
+            tokens += len(steps)
+        return [rows[node] for node in nodes], tokens
+
+    def at_hand(self, trie: LabelTrie) -> Collection[int]:
+        """Nodes of the last pass, and those last asked for; see `Backend`."""
+        self._lifetime.check()
+        return self._rows.keys() if trie is self._trie and self._known else ()
+
+    def save_state(self) -> bytes:
+        """The cache of the held prompt; see `Backend`."""
+        self._lifetime.check()
+        return self._evaluator.cache.to_bytes(len(self.held))
+
+    def load_state(self, ids: Sequence[int], state: bytes) -> bool:
+        """Hold `ids` from saved bytes; see `Backend`."""
+        self._lifetime.check()
+        self._clear()
+        with self._changing():
+            if len(ids) <= self._capacity and self._evaluator.cache.from_bytes(state, len(ids)):
+                self._evaluator.positions[: len(ids)] = np.arange(len(ids))
+                self._held = list(ids)
+        return bool(self._held)
+
+    def close(self) -> None:
+        """Free model, tokenizer, cache and logits."""
+        self._lifetime.close()
+        self._rows = {}
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Guard a change of the cache: if it fails, the next change begins with an empty cache."""
+        self._restore_order()
+        self._known = False
+        yield
+        self._known = True
+
+    def _restore_order(self) -> None:
+        """Empty the cache if a change of it failed half-way."""
+        if not self._known:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._known = False
+        self._held, self._trie = [], None
+        self._drop_nodes()
+        self._known = True
+
+    def _release(self) -> None:
+        """Forget every evaluated trie node."""
+        with self._changing():
+            self._drop_nodes()
+
+    def _drop_nodes(self) -> None:
+        self._slots, self._rows = {}, {}
+
+    def _fitting(self, trie: LabelTrie, missing: list[int]) -> tuple[int, list[int]]:
+        """How many of the missing nodes, the first ones, fit into the cache, and what is evaluated for them."""
+        room = self._capacity - len(self._held) - len(self._slots)
+        steps: set[int] = set()
+        for taken, node in enumerate(missing):
+            # One whose logits are gone is evaluated again, into its slot.
+            more = {step for step in trie.ancestors(node) if step == node or step not in self._slots}
+            if len((steps | more) - self._slots.keys()) > room:
+                return taken, sorted(steps)
+            steps |= more
+        return len(missing), sorted(steps)
+
+    def _evaluate(self, new: list[int], trie: LabelTrie | None, nodes: list[int]) -> list[Row]:
+        """Evaluate new prompt ids and trie nodes, parents first; logits of the last id, if any, and of the nodes."""
+        start, end = len(self._held), len(self._held) + len(new)
+        slots, positions, ids = list(range(start, end)), list(range(start, end)), list(new)
+        for node in nodes:
+            assert trie is not None
+            ids.append(int(trie.tokens[node]))
+            positions.append(end + int(trie.depths[node]) - 1)
+            slots.append(self._slots.setdefault(node, end + len(self._slots)))
+        visible = np.zeros((len(ids), self._graph.cache), dtype=np.bool_)
+        visible[: len(new)] = np.arange(self._graph.cache) <= np.arange(start, end)[:, None]
+        visible[len(new) :, :end] = True
+        for row, node in enumerate(nodes, len(new)):
+            assert trie is not None
+            visible[row, [self._slots[step] for step in trie.ancestors(node)]] = True
+        int32 = np.int32
+        tokens = Tokens(np.array(ids, int32), np.array(positions, int32), np.array(slots, int32), visible)
+        return list(self._evaluator.evaluate(tokens, max(0, len(new) - 1)))
+
+
+def _with_ancestors(trie: LabelTrie, nodes: Sequence[int]) -> list[int]:
+    """The nodes and all on the way to them; a trie's nodes are numbered breadth-first, so parents come first."""
+    return sorted({step for node in nodes for step in trie.ancestors(node)})

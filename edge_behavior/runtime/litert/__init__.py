@@ -1,0 +1,1 @@
+"""What the LiteRT backend is made of: loading, call planning, the model's inputs, its cache and buffers."""
