@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from edge_behavior.train import preflight
 from tests.command import edgeb, edgeb_here
 from tests.integration.small import SMALL, set_flags
 
@@ -59,7 +60,7 @@ def settings() -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("kill") / "run"
-    edgeb("train", "--recipe", "tiny", "--out", out, "--data", data, *settings())
+    edgeb_here("train", "--recipe", "tiny", "--out", out, "--data", data, *settings())
     return out
 
 
@@ -89,12 +90,14 @@ def test_two_processes_do_what_one_does(undisturbed: Path, data: Path, tmp_path:
     assert pairs[0] == pairs[1]
 
 
-def test_a_batch_that_processes_cannot_share_is_refused(data: Path, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    arguments = command(tmp_path / "run", data, "--recipe", "tiny", *settings(), "--set", "a_tuning.batch_size=7")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "EDGEB_HOME": str(tmp_path)}
-    done = subprocess.run([*launch, *arguments[1:]], env=environment, capture_output=True, text=True, timeout=600)
+def test_a_batch_that_processes_cannot_share_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "world_size", lambda: 2)
+    asked = ("--recipe", "tiny", *settings(), "--set", "a_tuning.batch_size=7")
+    done = edgeb_here("train", "--out", tmp_path / "run", "--data", data, *asked, code=2)
     assert "a_tuning.batch_size 7 cannot be shared by 2 processes" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def assert_same(run: Path, other: Path) -> None:
@@ -123,7 +126,7 @@ def test_killed_in_both_stages_with_a_damaged_checkpoint(undisturbed: Path, data
     assert f"{checkpoint.name} is damaged: adapter_model.safetensors" in failed.stderr
     weights.write_bytes(whole)
     kill_when("b_tuning/checkpoints/checkpoint-*", command(out, data, "--resume"), out, home)
-    edgeb("train", "--resume", "--out", out, "--data", data, home=home)
+    edgeb_here("train", "--resume", "--out", out, "--data", data, home=home)
     assert_same(undisturbed, out)
 
 

@@ -112,7 +112,7 @@ def test_predict(bundle: Path, history: Path, data: Path) -> None:
     assert sorted(p["behavior"] for p in document["predictions"]) == sorted(labels_of(data))
     assert probabilities == sorted(probabilities, reverse=True)
     assert sum(probabilities) == pytest.approx(1)
-    table = edgeb(*arguments, "--top", 3).stdout
+    table = edgeb_here(*arguments, "--top", 3).stdout
     assert document["predictions"][0]["behavior"] in table
 
 
@@ -140,7 +140,7 @@ def test_several_models_in_one_table(
     """What the runs measured themselves is not scored again: their metrics stand beside the bundle's."""
     plain = [*RECIPE, f"backbone.path={run / 'backbone'}", "a_tuning.targets=all", "a_tuning.aux_ratio=0"]
     plain += ["a_tuning.epochs=1", "b_tuning.method=none"]
-    edgeb("train", "--recipe", "tiny", "--data", data, "--out", folder / "plain", *set_flags(plain))
+    edgeb_here("train", "--recipe", "tiny", "--data", data, "--out", folder / "plain", *set_flags(plain))
     own = ("--per-user", 3, "--per-behavior", 2)
     ask = ("evaluate", run, folder / "plain", bundle, "--data", data, "--json")
     with monkeypatch.context() as patch:
@@ -171,7 +171,7 @@ def test_bench_and_inspect(bundle: Path, data: Path) -> None:
     assert document["peak_rss_bytes"]["session"] > bundle.stat().st_size
     flags = ("--repeats", 2, "--cold-starts", 1, "--compare", "--label-repeats", 1, "--pp", 32, "--tg", 8)
     assert "(a)" in edgeb("bench", bundle, *flags).stdout
-    manifest = json.loads(edgeb("inspect", bundle, "--json").stdout)
+    manifest = json.loads(edgeb_here("inspect", bundle, "--json").stdout)
     assert manifest["candidates"]["labels"] == labels_of(data)
     assert set(manifest["evaluation"]) == {"natural", "balanced"}
 
@@ -198,7 +198,7 @@ def test_interrupted_run_is_continued_to_the_same_result(run: Path, data: Path, 
     stage1 = (again / "a_tuning" / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
     assert "b_tuning is not finished" in edgeb_here("evaluate", again, "--data", data, code=2).stderr
     assert "b_tuning is not finished" in edgeb_here("export", again, "--out", folder / "no.gguf", code=2).stderr
-    edgeb("train", "--resume", "--out", again, "--data", data)
+    edgeb_here("train", "--resume", "--out", again, "--data", data)
     assert (again / "a_tuning" / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == stage1
     ours, theirs = (json.loads((r / "metrics.json").read_text())["models"]["b_tuning"] for r in (again, run))
     for protocol in ("natural", "balanced"):

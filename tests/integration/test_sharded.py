@@ -17,7 +17,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.numpy import load_file
 
-from tests.command import edgeb
+from tests.command import edgeb_here
 from tests.integration.small import SMALL, set_flags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def launch(*arguments: object) -> list[str]:
 @pytest.fixture(scope="module")
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sharded") / "run"
-    edgeb("train", "--recipe", "tiny", "--out", out, "--data", data, *set_flags((*SMALL, *STEPS)))
+    edgeb_here("train", "--recipe", "tiny", "--out", out, "--data", data, *set_flags((*SMALL, *STEPS)))
     return out
 
 
