@@ -22,6 +22,7 @@ from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.encoding import PromptEncoder, Tokenize
 from edge_behavior.core.events import UNKNOWN_PLACE
 from edge_behavior.core.license import License
+from edge_behavior.errors import EdgebError
 from edge_behavior.export.checks import check_tokens, prompt_segments
 from edge_behavior.export.fits import Fits, check_fitting, fit_held_out
 from edge_behavior.export.merge import MergeOptions, Probe, merge_adapter, merge_dtype
@@ -359,6 +360,18 @@ class Export:
             operators=operators,
             importance=importance,
         )
+
+
+def chosen_context(manifest: Manifest, wanted: int | None, default: int) -> int:
+    """Positions to build for: those that `--context-length` asks for, else the default.
+
+    Raises:
+        EdgebError: the backbone has fewer than are asked for.
+    """
+    most = manifest.context_length
+    if wanted is not None and wanted > most:
+        raise EdgebError(f"the backbone has {most} positions, --context-length asks for {wanted}", "ask for fewer")
+    return wanted or default
 
 
 def base_name(base: str | Path) -> str:

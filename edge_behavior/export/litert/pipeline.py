@@ -22,7 +22,7 @@ from edge_behavior.bundle.litert_graph import LiteRtGraph
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.checks import check_logits, check_quantized_logits
-from edge_behavior.export.context import Export, Model, check_profile, open_source
+from edge_behavior.export.context import Export, Model, check_profile, chosen_context, open_source
 from edge_behavior.export.gguf.writer import write_gguf, write_vocabulary
 from edge_behavior.export.litert.options import AUTO, PRECISIONS, LiteRtOptions
 from edge_behavior.export.litert.quantize import BLOCK
@@ -161,10 +161,7 @@ def _pruned(export: Export, options: LiteRtOptions) -> Model:
 
 def _context_length(options: LiteRtOptions, manifest: Manifest) -> int:
     """Slots of the cache."""
-    most, wanted = manifest.context_length, options.context_length
-    if wanted is not None and wanted > most:
-        raise EdgebError(f"the backbone has {most} positions, --context-length asks for {wanted}", "ask for fewer")
-    return wanted or context_needed(manifest)
+    return chosen_context(manifest, options.context_length, context_needed(manifest))
 
 
 def _unfit(config: Any, quant: str) -> str:

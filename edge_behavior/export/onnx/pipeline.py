@@ -19,7 +19,7 @@ from edge_behavior.bundle.folder import folder_bytes, write_folder_manifest
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.checks import check_logits, check_quantized_logits
-from edge_behavior.export.context import Export, Model, check_profile, open_source
+from edge_behavior.export.context import Export, Model, check_profile, chosen_context, open_source
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.export.merge import Probe
 from edge_behavior.export.onnx.builder import build_onnx, name_provider, weight_operators
@@ -118,10 +118,8 @@ def export_onnx(
 
 def _context_length(options: OnnxOptions, manifest: Manifest) -> int:
     """Positions to build for."""
-    most, wanted = manifest.context_length, options.context_length
-    if wanted is not None and wanted > most:
-        raise EdgebError(f"the backbone has {most} positions, --context-length asks for {wanted}", "ask for fewer")
-    return wanted or min(most, max(MIN_CONTEXT, context_needed(manifest)))
+    default = min(manifest.context_length, max(MIN_CONTEXT, context_needed(manifest)))
+    return chosen_context(manifest, options.context_length, default)
 
 
 def _write_manifest(built: Path, export: Export) -> None:
