@@ -90,7 +90,8 @@ class Decoder(nn.Module):
             stop = min(start + size, count)
             # All columns, or of an empty cache those that are not behind.
             part = mask[:, :, start:stop, : mask.shape[3] - count + stop]
-            masks.append(part.repeat(1, 1, self.groups, 1))
+            # Not repeated, which would become an operation over more dimensions than GPUs take.
+            masks.append(torch.cat([part] * self.groups, 2))
         return cos, sin, masks
 
 
