@@ -77,7 +77,8 @@ class Decoder(nn.Module):
 
     def _for_groups(self, positions: Positions) -> Positions:
         cos, sin, mask = positions
-        return cos, sin, mask.repeat(1, 1, self.groups, 1)
+        # Not repeated, which would become an operation over more dimensions than GPUs take.
+        return cos, sin, torch.cat([mask] * self.groups, 2)
 
 
 class Embed(nn.Module):
