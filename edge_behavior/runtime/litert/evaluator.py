@@ -5,7 +5,7 @@ Knows slots, positions and what sees what; prompts and label tries are the backe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -76,9 +76,12 @@ class Evaluator:
         Returns:
             Logits [V] of each of the others, valid until the next call.
         """
+        return self.run(self._planner.plan(len(tokens), silent), tokens, silent)
+
+    def run(self, calls: Sequence[Call], tokens: Tokens, silent: int) -> list[Floats32]:
+        """As `evaluate`, by given calls, which together hold the tokens, in order."""
         self.positions[tokens.slots] = tokens.positions
         rows: list[Floats32] = []
-        calls = self._planner.plan(len(tokens), silent)
         for call in calls:
             logits = self._run(call, tokens.part(call.start, call.stop))
             if logits is not None:
