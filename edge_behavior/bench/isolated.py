@@ -26,6 +26,7 @@ class Isolated:
         bundle: Path of the file.
         case: For `COLD`: the prediction, as `Case.to_dict` gives it.
         snapshots: For `COLD`: folder of prefix snapshots; None for none.
+        accelerator: As in `BenchOptions`.
         history: For other scenarios: as `HistoryFile.to_dict` gives it; None for synthetic events.
     """
 
@@ -35,6 +36,7 @@ class Isolated:
     scoring: str
     case: dict[str, Any] | None = None
     snapshots: str | None = None
+    accelerator: str | None = None
     history: dict[str, str | None] | None = None
 
 
@@ -107,7 +109,9 @@ def _cold(spec: Isolated) -> dict[str, Any]:
     verify_bundle(bundle)
     lap("verify_ms")
     # Never closed: the process ends after its answer.
-    predictor = Predictor.load(bundle, threads=spec.threads, verify=False, prefix_cache=False)
+    predictor = Predictor.load(
+        bundle, threads=spec.threads, verify=False, prefix_cache=False, accelerator=spec.accelerator
+    )
     lap("open_ms")
     if spec.snapshots is not None:
         predictor.warm(Path(spec.snapshots))
@@ -123,7 +127,9 @@ def _scenario(spec: Isolated) -> None:
     from edge_behavior.bench.setup import Setup
 
     history = None if spec.history is None else HistoryFile.from_dict(spec.history)
-    options = BenchOptions(repeats=2, threads=spec.threads, scoring=spec.scoring, history=history)
+    options = BenchOptions(
+        repeats=2, threads=spec.threads, scoring=spec.scoring, history=history, accelerator=spec.accelerator
+    )
     with Setup(Path(spec.bundle), options) as setup:
         scenario = setup.scenario(spec.scenario)
         for i in range(CYCLE):

@@ -22,7 +22,8 @@ from edge_behavior.bench.report import TITLES
 from edge_behavior.bench.scenarios import Scenario
 from edge_behavior.bench.setup import Setup
 from edge_behavior.bench.timing import Machine, Sample, Timing, load_average, percentile
-from edge_behavior.bundle.bundle import bundle_form, verify_bundle
+from edge_behavior.bundle.bundle import verify_bundle
+from edge_behavior.runtime.accelerator import chosen_accelerator
 from edge_behavior.util.timebox import Clock, Cycles, Pace, TimeBudget
 
 Tick = Callable[[str], None]
@@ -48,8 +49,9 @@ def measure(
         EdgebError: not a bundle, a history that does not fit it, or too little memory.
     """
     pace = Pace(TimeBudget(options.budget, clock))
+    accelerator = chosen_accelerator(bundle, options.accelerator)
     manifest = verify_bundle(bundle)
-    machine = Machine.here(options.threads, bundle_form(bundle) == "litert")
+    machine = Machine.here(options.threads, accelerator)
     with Setup(bundle, options) as setup:
         setup.check_memory()
         cold = _cold_starts(setup, bundle, options, pace, tick)
@@ -123,7 +125,8 @@ def _cold_starts(
     """Cold starts by kind, taking turns; one of each in any case."""
     runs: dict[str, list[IsolatedRun]] = {name: [] for name in COLD_STARTS}
     with tempfile.TemporaryDirectory(prefix="edgeb-bench-") as folder:
-        without = Isolated(COLD, str(bundle), options.threads, options.scoring, case=setup.diary.case(0).to_dict())
+        case, accelerator = setup.diary.case(0).to_dict(), options.accelerator
+        without = Isolated(COLD, str(bundle), options.threads, options.scoring, case, accelerator=accelerator)
         restored = replace(without, snapshots=folder)
         tick("cold start")
         # Writes the snapshot that the others find, and brings the file into the page cache.
@@ -154,7 +157,8 @@ def _peaks(bundle: Path, options: BenchOptions, seconds: Mapping[str, float], pa
             left_out.append(TITLES[name])
             continue
         tick("memory")
-        spec = Isolated(name, str(bundle), options.threads, options.scoring, history=history)
+        accelerator = options.accelerator
+        spec = Isolated(name, str(bundle), options.threads, options.scoring, history=history, accelerator=accelerator)
         found[name] = run_isolated(spec).peak_rss_bytes
     if left_out:
         pace.cut(f"peak memory of {', '.join(left_out)}")

@@ -64,6 +64,7 @@ class BenchOptions:
         pp: Prompt tokens of pp.
         tg: Generated tokens of tg.
         history: Events to predict from; None draws synthetic ones.
+        accelerator: What evaluates a LiteRT bundle, see `Predictor.load`.
         budget: Seconds that the measurement may take; the bench cuts repeats, peers and processes to keep them.
     """
 
@@ -78,6 +79,7 @@ class BenchOptions:
     pp: int = 512
     tg: int = 128
     history: HistoryFile | None = None
+    accelerator: str | None = None
     budget: float = 300.0
 
     def __post_init__(self) -> None:

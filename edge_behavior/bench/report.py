@@ -71,7 +71,8 @@ def heading(result: Measurement) -> str:
 def footing(result: Measurement) -> str:
     """Where and how it was measured, in a line."""
     machine = result.machine
-    litert, llama = f"ai-edge-litert {machine.ai_edge_litert}", f"llama-cpp-python {machine.llama_cpp_python}"
+    litert = f"ai-edge-litert {machine.ai_edge_litert} on the {(machine.accelerator or '').upper()}"
+    llama = f"llama-cpp-python {machine.llama_cpp_python}"
     return (
         f"{machine.processor}, {machine.cores} cores, {machine.threads} thread{'' if machine.threads == 1 else 's'}; "
         f"{llama if machine.ai_edge_litert is None else litert}; {result.scoring} scoring, "

@@ -59,6 +59,13 @@ class Turns:
         return slot(i) == self.due and not (i // CYCLE) % self.every
 
 
+def open_for_bench(bundle: Path, options: BenchOptions) -> Predictor:
+    """A predictor without a snapshot of the static prompt; the file's hashes are not checked again."""
+    return Predictor.load(
+        bundle, threads=options.threads, verify=False, prefix_cache=False, accelerator=options.accelerator
+    )
+
+
 class SessionScenario:
     """One session: each round observes an event and predicts at the next one's time and place, timed together.
 
@@ -67,7 +74,7 @@ class SessionScenario:
     """
 
     def __init__(self, bundle: Path, diary: Diary, options: BenchOptions, top_one_only: bool = False) -> None:
-        self._predictor = Predictor.load(bundle, threads=options.threads, verify=False, prefix_cache=False)
+        self._predictor = open_for_bench(bundle, options)
         self._diary, self._options = diary, PredictOptions(scoring=options.scoring, source="model")
         self._anchor_every, self._top_one_only = options.anchor_every, top_one_only
         self._session = self._start()
@@ -121,7 +128,7 @@ class WarmScenario:
     """Single-shot `predict` on a loaded bundle: the window slides, so only the prompt's static part is reused."""
 
     def __init__(self, bundle: Path, diary: Diary, options: BenchOptions) -> None:
-        self._predictor = Predictor.load(bundle, threads=options.threads, verify=False, prefix_cache=False)
+        self._predictor = open_for_bench(bundle, options)
         self._diary, self._options = diary, PredictOptions(scoring=options.scoring, source="model")
         # Not the first case: asked again, it would cost next to nothing.
         self._predict(CYCLE)

@@ -159,7 +159,8 @@ class Setup:
         """Evaluating and restoring the static prompt."""
         ids = self.encoder.static_ids
         # A few more than the prefix, as a session has; the snapshot holds used cells only.
-        backend = open_backend(self._bundle, -(-(len(ids) + 64) // 256) * 256, self._options.threads)
+        n_ctx, options = -(-(len(ids) + 64) // 256) * 256, self._options
+        backend = open_backend(self._bundle, n_ctx, options.threads, accelerator=options.accelerator)
         made = PrefixScenario(backend, self.manifest.tensors_sha256, ids)
         self._stack.callback(made.close)
         return made

@@ -2,8 +2,9 @@
 
 Stock LiteRT ignores the archive, as it does the one that TFLite's own metadata is kept in, and any ZIP reader opens the
 file. The archive's entries are stored uncompressed: `edgeb.json` (manifest, graph, size and hash of the model, hash of
-every other entry), `tokenizer.gguf` (a GGUF without tensors) and, where there is one, `population.bin`. Reads, writes
-and verifies that file; knows nothing of what the model computes.
+every other entry), `tokenizer.gguf` (a GGUF without tensors) and, where there are such, `population.bin` and
+`probe.json` (known rows, see `litert_probe`). Reads, writes and verifies that file; knows nothing of what the model
+computes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edge_behavior.bundle.litert_graph import LiteRtGraph
+from edge_behavior.bundle.litert_probe import LiteRtProbe
 from edge_behavior.bundle.manifest import Manifest, check_schema
 from edge_behavior.bundle.population import packed_population, unpacked_population
 from edge_behavior.core.fields import DAMAGED_HINT, Kind, is_whole, parse_json, read_fields
@@ -30,6 +32,7 @@ SUFFIX = ".tflite"
 MANIFEST_ENTRY = "edgeb.json"
 TOKENIZER_ENTRY = "tokenizer.gguf"
 POPULATION_ENTRY = "population.bin"
+PROBE_ENTRY = "probe.json"
 # A flatbuffer's identifier stands behind the offset of its root.
 _IDENTIFIER, _IDENTIFIER_AT = b"TFL3", 4
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -108,6 +111,16 @@ def read_litert_population(path: Path) -> PopulationTable | None:
         return archive.population()
 
 
+def read_litert_probe(path: Path) -> LiteRtProbe | None:
+    """The known rows to check an accelerator by; None where the bundle has none.
+
+    Raises:
+        EdgebError: as `read_litert`, or rows that do not match their hash or cannot be read.
+    """
+    with _Archive(path) as archive:
+        return archive.probe()
+
+
 def verify_litert(path: Path, progress: Callable[[int], None] | None = None) -> Manifest:
     """Verify model and entries against their hashes and return the manifest.
 
@@ -122,6 +135,7 @@ def verify_litert(path: Path, progress: Callable[[int], None] | None = None) -> 
         for name in archive.files:
             archive.entry(name)
         archive.population()
+        archive.probe()
         with path.open("rb") as file:
             if _digest(file, archive.bundle.model_bytes, progress) != archive.model_sha256:
                 raise EdgebError(f"{path}: the model does not match its hash", DAMAGED_HINT)
@@ -136,6 +150,7 @@ def write_litert(
     out: Path,
     progress: Callable[[int], None] | None = None,
     population: PopulationTable | None = None,
+    probe: LiteRtProbe | None = None,
 ) -> Manifest:
     """Copy a LiteRT model to `out` and put the archive behind it.
 
@@ -149,6 +164,7 @@ def write_litert(
         out: The file to write.
         progress: Called with the number of bytes just written.
         population: The table that the manifest describes; None where it describes none.
+        probe: Known rows; without them the bundle runs on the CPU only.
 
     Returns:
         The manifest as written, hashes set.
@@ -162,6 +178,8 @@ def write_litert(
     table = packed_population(manifest.population, population)
     if table is not None:
         entries[POPULATION_ENTRY] = table
+    if probe is not None:
+        entries[PROBE_ENTRY] = json.dumps(probe.to_dict()).encode()
     files = {name: hashlib.sha256(content).hexdigest() for name, content in entries.items()}
     size = model.stat().st_size
     with model.open("rb") as source, out.open("wb") as target:
@@ -226,6 +244,13 @@ class _Archive:
         content, where = self.entry(POPULATION_ENTRY), str(self._path)
         return unpacked_population(manifest.population, content, manifest.candidates, manifest.layout.places, where)
 
+    def probe(self) -> LiteRtProbe | None:
+        """The known rows; None where the bundle has none."""
+        if PROBE_ENTRY not in self.files:
+            return None
+        where = f"{self._path}: {PROBE_ENTRY}"
+        return LiteRtProbe.from_dict(parse_json(self.entry(PROBE_ENTRY), where), self.bundle.graph.vocabulary, where)
+
     def _open(self) -> None:
         path = self._path
         head = self._file.read(_IDENTIFIER_AT + len(_IDENTIFIER))
@@ -267,7 +292,7 @@ class _Archive:
 
     def _check_entries(self, names: list[str], model_bytes: object) -> None:
         """Refuse an archive that holds other entries than are listed, or begins elsewhere than the model ends."""
-        if set(self.files) - {POPULATION_ENTRY} != {TOKENIZER_ENTRY}:
+        if set(self.files) - {POPULATION_ENTRY, PROBE_ENTRY} != {TOKENIZER_ENTRY}:
             raise self._damaged(f"'files' has {', '.join(map(repr, self.files)) or 'no entry'}"[:200])
         if sorted(names) != sorted([MANIFEST_ENTRY, *self.files]):
             raise self._damaged(f"the archive holds {', '.join(names)}"[:200])

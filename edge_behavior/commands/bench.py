@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_behavior.commands.histories import HistoryTimeUnit, HistoryUser, HistoryZone
+from edge_behavior.commands.open import AcceleratorOption
 
 if TYPE_CHECKING:
     from edge_behavior.bench.measurement import Measurement
@@ -30,6 +31,7 @@ def bench_command(
             "Default: physical cores, one for a small bundle."
         ),
     ] = None,
+    accelerator: AcceleratorOption = None,
     scoring: Annotated[str, typer.Option(help="exact (full-vocabulary) or masked (grammar-constrained).")] = "exact",
     anchor_every: Annotated[
         int, typer.Option(help="Events by which a session's window may grow beyond L before it is re-based.")
@@ -91,6 +93,7 @@ def bench_command(
     from edge_behavior.bundle.bundle import bundle_form, read_manifest, require_gguf
     from edge_behavior.commands.histories import known_events
     from edge_behavior.commands.output import emit
+    from edge_behavior.runtime.accelerator import chosen_accelerator
     from edge_behavior.runtime.litert.package import quiet_exit
     from edge_behavior.util.files import write_file
     from edge_behavior.util.progress import progress_bar
@@ -99,7 +102,7 @@ def bench_command(
     bundle = bundle or recall("bundle")
     if compare or bundle_form(bundle) == "folder":
         require_gguf(bundle, "--compare measures llama.cpp" if compare else "bench measures single files")
-    if bundle_form(bundle) == "litert":
+    if chosen_accelerator(bundle, accelerator) is not None:
         quiet_exit()
     source = None if history is None else HistoryFile(history, user, timezone, time_unit)
     if source is not None:
@@ -117,6 +120,7 @@ def bench_command(
         pp=pp,
         tg=tg,
         history=source,
+        accelerator=accelerator,
         budget=budget,
     )
     if sustained is not None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from edge_behavior.commands.open import AcceleratorOption
 
 if TYPE_CHECKING:
     from edge_behavior.core.balance import Balance
     from edge_behavior.evaluation.comparison import Comparison
     from edge_behavior.evaluation.protocols import WindowChoice
     from edge_behavior.evaluation.results import Evaluation
+    from edge_behavior.runtime.predictor import Predictor
 
 
 def evaluate_command(
@@ -33,6 +38,7 @@ def evaluate_command(
             help="For bundles: raise rare behaviors as predict does, by 0 (right most often) to 2, or fitted."
         ),
     ] = "0",
+    accelerator: AcceleratorOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
@@ -55,10 +61,12 @@ def evaluate_command(
 
         edgeb evaluate runs/tiny runs/plain tiny.gguf --data data/synth --per-user 10 --per-behavior 20
     """
+    from edge_behavior.commands.open import open_predictor
     from edge_behavior.commands.output import emit
     from edge_behavior.core.balance import parse_balance
     from edge_behavior.evaluation.comparison import compare, distinct_names
     from edge_behavior.evaluation.protocols import WindowChoice, other_dataset_note
+    from edge_behavior.runtime.accelerator import chosen_accelerator
     from edge_behavior.train.stage_list import MODELS, UNTUNED
     from edge_behavior.util.workspace import recall
 
@@ -68,9 +76,14 @@ def evaluate_command(
     # One run shows its final model, a comparison what each stage did.
     unasked = {*(MODELS[1:-1] if len(models) == 1 else ()), *(() if untuned else (UNTUNED,))}
     stages = [stage for stage in MODELS if stage not in unasked]
-    if asked != 0:
-        _require_bundles(models)
-    found = [_evaluated(model, data, protocol, split, choice, stages, asked) for model in models]
+    for flag, given in (("--balance", asked != 0), ("--accelerator", accelerator is not None)):
+        if given:
+            _require_bundles(models, flag)
+    if accelerator is not None:
+        for model in models:
+            chosen_accelerator(model, accelerator)
+    opened = partial(open_predictor, accelerator=accelerator)
+    found = [_evaluated(model, data, protocol, split, choice, stages, opened, asked) for model in models]
     if len(models) == 1:
         emit(found[0].to_dict(), as_json, lambda: _show(found[0]))
     else:
@@ -89,17 +102,24 @@ def _is_run(model: Path) -> bool:
     return model.is_dir() and not (model / MANIFEST_FILE).is_file()
 
 
-def _require_bundles(models: list[Path]) -> None:
+def _require_bundles(models: list[Path], flag: str) -> None:
     """Refuse run folders, before anything is scored: a run's metrics are those of its training."""
     from edge_behavior.errors import EdgebError
 
     run = next((model for model in models if _is_run(model)), None)
     if run is not None:
-        raise EdgebError(f"{run} is a run folder, and --balance is for bundles", "pass the bundle exported from it")
+        raise EdgebError(f"{run} is a run folder, and {flag} is for bundles", "pass the bundle exported from it")
 
 
 def _evaluated(
-    model: Path, data: Path, protocol: str, split: str, choice: WindowChoice, stages: list[str], balance: Balance
+    model: Path,
+    data: Path,
+    protocol: str,
+    split: str,
+    choice: WindowChoice,
+    stages: list[str],
+    load: Callable[[Path], Predictor],
+    balance: Balance,
 ) -> Evaluation:
     from edge_behavior.commands.imports import libraries
 
@@ -108,10 +128,9 @@ def _evaluated(
             from edge_behavior.train.evaluate_run import evaluate_run
 
         return evaluate_run(model, data, protocol, split, choice, stages)
-    from edge_behavior.commands.open import open_predictor
     from edge_behavior.evaluation.bundles import evaluate_bundle
 
-    return evaluate_bundle(model, data, protocol, split, choice, open_predictor, balance)
+    return evaluate_bundle(model, data, protocol, split, choice, load, balance)
 
 
 def _show_comparison(together: Comparison) -> None:
@@ -145,6 +164,8 @@ def _show(found: Evaluation) -> None:
             raised = ", ".join(f"{name} {value:g}" for name, value in bundle.balance.items())
             console.print(f"balance between frequent and rare behaviors: {raised}")
         masked = bundle.masked_differs
+        if bundle.accelerator is not None:
+            console.print(f"evaluated by LiteRT on the {bundle.accelerator.upper()}")
         console.print(
             f"the bundle predicts with {bundle.source} unless told otherwise; masked scoring names another first "
             f"candidate than exact scoring in {masked.share:.1%} of {masked.windows} windows"

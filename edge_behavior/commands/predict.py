@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_behavior.commands.open import AcceleratorOption
 from edge_behavior.core import DEFAULT_TOP_K
 
 
@@ -79,6 +80,7 @@ def predict_command(
     ] = "0",
     raw: Annotated[bool, typer.Option("--raw", help="Uncalibrated probabilities.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
+    accelerator: AcceleratorOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
@@ -128,7 +130,7 @@ def predict_command(
     clock = make_clock(timezone, time_unit)
     # Read before the model is loaded. Without --place the bundle must have no places; `predict` checks that.
     past = None if history is None else read_history(history, user, place is not None, clock)
-    with open_predictor(bundle, threads) as predictor:
+    with open_predictor(bundle, threads, accelerator) as predictor:
         events, skipped = ([], []) if past is None else known_events(past, predictor.manifest.candidates, unknown)
         asked_note(events, when)
         prediction = predictor.predict(
@@ -138,12 +140,14 @@ def predict_command(
             top or None,
             options=options,
         )
+        evaluated_on = predictor.accelerator
     document: dict[str, Any] = {
         "predictions": [{"behavior": r.behavior, "probability": r.probability} for r in prediction.ranked],
         "scoring": prediction.scoring,
         "source": prediction.source,
         "calibrated": prediction.calibrated,
         "balance": prediction.balance,
+        "accelerator": evaluated_on,
         "unexpanded": prediction.unexpanded,
         "tokens_evaluated": prediction.tokens_evaluated,
         "latency_ms": round(prediction.latency_ms, 3),
@@ -169,8 +173,9 @@ def predict_command(
             said = "[bold green]suggest[/] the first" if prediction.suggest else "[bold]stay silent[/]"
             console.print(f"{said} at precision {precision:g}")
         raised = f", balance {prediction.balance:g}" if prediction.balance else ""
+        where = f" on the {evaluated_on.upper()}" if evaluated_on else ""
         console.print(
-            f"{prediction.source}{', calibrated' if prediction.calibrated else ''}{raised}, "
+            f"{prediction.source}{where}{', calibrated' if prediction.calibrated else ''}{raised}, "
             f"{prediction.scoring} scoring, {prediction.tokens_evaluated} tokens, "
             f"{prediction.latency_ms:.1f} ms; at most {prediction.unexpanded:.1%} not evaluated"
         )

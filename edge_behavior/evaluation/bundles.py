@@ -93,6 +93,7 @@ def evaluate_bundle(
         masked,
         calibrated if calibrations else None,
         balances,
+        predictor.accelerator,
     )
 
 

@@ -128,6 +128,7 @@ class BundleEvaluation(Evaluation):
         calibration: Per protocol and source; None for a bundle without a calibration. Sources without one at their
             balance are left out.
         balance: τ per source, by which rare behaviors were raised (`core.balance`).
+        accelerator: What evaluated a LiteRT bundle; None for other bundles.
     """
 
     source: str
@@ -135,6 +136,7 @@ class BundleEvaluation(Evaluation):
     masked_differs: MaskedDifference
     calibration: Mapping[str, Mapping[str, CalibrationMetrics]] | None
     balance: Mapping[str, float]
+    accelerator: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """`edgeb evaluate --json` of a bundle."""
@@ -146,6 +148,7 @@ class BundleEvaluation(Evaluation):
         return {
             "source": self.source,
             "balance": dict(self.balance),
+            "accelerator": self.accelerator,
             **found,
             "by_history": {protocol: [held.to_dict() for held in bins] for protocol, bins in self.by_history.items()},
             "masked_differs": asdict(self.masked_differs),

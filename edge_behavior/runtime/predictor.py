@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 
-from edge_behavior.bundle.bundle import bundle_bytes, bundle_form, read_manifest, read_population, verify_bundle
+from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, read_population, verify_bundle
 from edge_behavior.bundle.folder import holds_safetensors
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core import DEFAULT_TOP_K, REBASE_EVERY
@@ -17,6 +17,7 @@ from edge_behavior.core.population import PopulationTable
 from edge_behavior.core.scoring import Floats, check_scoring
 from edge_behavior.core.times.event_order import check_order, check_step
 from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.accelerator import Accelerator, chosen_accelerator
 from edge_behavior.runtime.arguments import as_path, check_flag, check_query, check_text, checked_top_k
 from edge_behavior.runtime.backends.base import Backend
 from edge_behavior.runtime.prediction import DEFAULT_OPTIONS, Prediction, PredictOptions, RankedBehavior
@@ -41,10 +42,21 @@ class Predictor:
     May be shared between threads: calls take turns. A process forked after loading has to load the bundle itself.
     Consecutive prompts reuse their common prefix in the model's cache. Use as a context manager, or call `close`;
     memory is also freed when the last reference to the predictor and its sessions is gone.
+
+    Attributes:
+        manifest: The bundle's.
+        population: What people in general do; None where the bundle has no table.
+        accelerator: What evaluates a LiteRT bundle, all of it; None for other bundles.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend, population: PopulationTable | None = None) -> None:
-        self.manifest, self.population = manifest, population
+    def __init__(
+        self,
+        manifest: Manifest,
+        backend: Backend,
+        population: PopulationTable | None = None,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.manifest, self.population, self.accelerator = manifest, population, accelerator
         self._ranker = Ranker(manifest, backend, population)
 
     @classmethod
@@ -56,6 +68,7 @@ class Predictor:
         verify: bool = True,
         exact_math: bool = False,
         prefix_cache: bool | Path | str = True,
+        accelerator: str | None = None,
     ) -> Predictor:
         """Open a bundle: a GGUF file with llama.cpp, a LiteRT file with LiteRT, a folder with onnxruntime-genai.
 
@@ -67,19 +80,22 @@ class Predictor:
                 was built with.
             prefix_cache: Folder for snapshots of the evaluated static prompt; True uses edgeb's own, False none.
                 onnxruntime-genai cannot save its cache: there the static prompt is evaluated at every start.
+            accelerator: Of a LiteRT bundle: "cpu", as None means, or "gpu". Never falls back to another.
 
         Raises:
-            EdgebError: not a bundle, damaged, written by a newer version, or not loadable; too many threads.
+            EdgebError: not a bundle, damaged, written by a newer version, or not loadable; too many threads; an
+                accelerator that is not there, that does not take the whole model, or that computes something else.
         """
         bundle = as_path(bundle, "bundle")
         check_flag(verify, "verify")
         check_flag(exact_math, "exact_math")
         folder = prefix_cache if isinstance(prefix_cache, bool) else as_path(prefix_cache, "prefix_cache")
+        chosen = chosen_accelerator(bundle, accelerator)
         manifest = verify_bundle(bundle) if verify else read_manifest(bundle)
         population = read_population(bundle)
-        backend = open_backend(bundle, context_needed(manifest), threads, exact_math)
+        backend = open_backend(bundle, context_needed(manifest), threads, exact_math, chosen)
         try:
-            predictor = cls(manifest, backend, population)
+            predictor = cls(manifest, backend, population, chosen)
             if folder is not False:
                 predictor.warm(home() / "prefix" if folder is True else folder)
         except BaseException:
@@ -188,8 +204,11 @@ class Predictor:
         return known
 
 
-def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bool = False) -> Backend:
+def open_backend(
+    bundle: Path, n_ctx: int, threads: int | None = None, exact: bool = False, accelerator: str | None = None
+) -> Backend:
     """The bundle's inference engine, arguments as for `Predictor.load`; imports the one that is needed."""
+    chosen = chosen_accelerator(bundle, accelerator)
     threads = usable_threads(threads, 1 if bundle_bytes(bundle) < SMALL_BUNDLE else physical_cores())
     if bundle.is_dir() and holds_safetensors(bundle):
         raise EdgebError(
@@ -200,10 +219,10 @@ def open_backend(bundle: Path, n_ctx: int, threads: int | None = None, exact: bo
         from edge_behavior.runtime.backends.onnx import OnnxBackend, OnnxRunOptions
 
         return OnnxBackend(bundle, OnnxRunOptions(n_ctx, threads))
-    if bundle_form(bundle) == "litert":
+    if chosen is not None:
         from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
 
-        return LiteRtBackend(bundle, LiteRtRunOptions(n_ctx, threads))
+        return LiteRtBackend(bundle, LiteRtRunOptions(n_ctx, threads, chosen))
     from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 
     return LlamaBackend(bundle, LlamaOptions(n_ctx, threads, exact))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.bundle.litert_file import write_litert
 from edge_behavior.bundle.litert_graph import LiteRtGraph
+from edge_behavior.bundle.litert_probe import LiteRtProbe
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.checks import check_logits, check_quantized_logits
@@ -94,15 +95,15 @@ def export_litert(
         shutil.rmtree(model.folder)
         with export.timed("compare"):
             writer.write(float_file, bundle)
-            export.logit_difference["convert"] = _checked(bundle, export, model)
+            plain = _checked(bundle, export, model)
             bundle.unlink()
         with export.timed("quantize"):
-            chosen = _quantized(writer, model, float_file, options)
+            chosen = _quantized(writer, model, float_file, options, plain)
         export.accept(chosen.parity, PRECISIONS[chosen.quant])
         with export.timed("habits"):
-            writer.write(chosen.file, bundle)
+            writer.write(chosen.file, bundle, chosen.probe)
             if export.fit(bundle):
-                writer.write(chosen.file, bundle)
+                writer.write(chosen.file, bundle, chosen.probe)
         with export.timed("verify"):
             verify_bundle(bundle)
         report = export.report(out, bundle.stat().st_size, tensor_types=chosen.types)
@@ -119,9 +120,10 @@ def _describe(model_dir: Path, export: Export, options: LiteRtOptions) -> LiteRt
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The file to ship, the weight format's name here, what the gate measured, and its weights by type."""
+    """The file to ship, its known rows, the weight format's name here, what the gate measured, its weights by type."""
 
     file: Path
+    probe: LiteRtProbe
     quant: str
     parity: ParityReport
     types: dict[str, int]
@@ -135,11 +137,11 @@ class _Writer:
     graph: LiteRtGraph
     vocabulary: bytes
 
-    def write(self, model: Path, bundle: Path) -> None:
-        """Copy a file with manifest, tokenizer and the population's table behind it."""
-        export = self.export
+    def write(self, model: Path, bundle: Path, probe: LiteRtProbe | None = None) -> None:
+        """Copy a file with manifest, tokenizer, the population's table and known rows behind it."""
+        export, table = self.export, self.export.population.table
         with progress_bar("Writing", model.stat().st_size, unit_bytes=True) as advance:
-            write_litert(model, self.vocabulary, export.manifest, self.graph, bundle, advance, export.population.table)
+            write_litert(model, self.vocabulary, export.manifest, self.graph, bundle, advance, table, probe)
 
 
 def _announce(export: Export) -> None:
@@ -196,17 +198,27 @@ def _vocabulary(model_dir: Path, folder: Path) -> bytes:
     return content
 
 
-def _checked(bundle: Path, export: Export, model: Model) -> float:
-    """Refuse a converted file that tokenizes differently, or whose logits are not PyTorch's; the largest difference."""
+def _checked(bundle: Path, export: Export, model: Model) -> NDArray[np.float32]:
+    """Refuse a converted file that tokenizes differently, or whose logits are not PyTorch's; its logits [T, V]."""
     with _cpu_backend(bundle, model) as backend:
         export.check_tokens(backend.tokenize, model)
-        difference = check_logits(model.probe, _logits(backend, model.probe.ids), "LiteRT")
+        found = _logits(backend, model.probe.ids)
+    export.logit_difference["convert"] = check_logits(model.probe, found, "LiteRT")
     export.score("convert", bundle)
-    return difference
+    return found
 
 
-def _quantized(writer: _Writer, model: Model, float_file: Path, options: LiteRtOptions) -> _Chosen:
+def _quantized(
+    writer: _Writer, model: Model, float_file: Path, options: LiteRtOptions, plain: NDArray[np.float32]
+) -> _Chosen:
     """Quantize as the options say, and compare: one format, or the smallest within the limits.
+
+    Args:
+        writer: Writes the bundles to compare.
+        model: The model that was converted.
+        float_file: What it was converted to.
+        options: What is tried.
+        plain: Logits [T, V] of that file.
 
     Raises:
         ParityError: the profile enforces its limits and no format that is tried stays within them.
@@ -230,7 +242,8 @@ def _quantized(writer: _Writer, model: Model, float_file: Path, options: LiteRtO
         bundle.unlink()
         report = parity_report(scores.by_stage, scores.samples, settings)
         if not report.exceeded or (options.quant != AUTO and not settings.enforce):
-            return _Chosen(chosen, quant, replace(report, tried=tried), types)
+            probe = LiteRtProbe.measured(model.probe.ids, plain, found)
+            return _Chosen(chosen, probe, quant, replace(report, tried=tried), types)
         tried[quant] = report.exceeded
         file.unlink(missing_ok=True)
     raise ParityError(PRECISIONS[quant], report)

@@ -17,12 +17,14 @@ import numpy as np
 from edge_behavior.bundle.litert_file import read_litert
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.accelerator import CPU, Accelerator
 from edge_behavior.runtime.backends.base import Row, reusable
 from edge_behavior.runtime.backends.guarded import Guarded
 from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.litert.compiled import CompiledGraph
 from edge_behavior.runtime.litert.evaluator import Evaluator, signature_names
 from edge_behavior.runtime.litert.inputs import Tokens
+from edge_behavior.runtime.litert.probe import check_rows
 from edge_behavior.runtime.litert.tokenizer import open_tokenizer
 from edge_behavior.runtime.llama.model import LlamaModel
 
@@ -34,17 +36,20 @@ class LiteRtRunOptions:
     Attributes:
         n_ctx: Slots to use, for the prompt and the trie nodes evaluated beyond it; at most those of the file's cache.
         threads: CPU threads.
+        accelerator: What evaluates; never a part of the work elsewhere.
     """
 
     n_ctx: int
     threads: int
+    accelerator: Accelerator = CPU
 
 
 class LiteRtBackend(Guarded):
-    """A LiteRT bundle on the CPU; see `Backend` for its methods.
+    """A LiteRT bundle on the CPU or an accelerator; see `Backend` for its methods.
 
     Raises:
-        EdgebError: not a bundle, ai-edge-litert is missing, or LiteRT cannot load the file.
+        EdgebError: not a bundle, ai-edge-litert is missing, LiteRT cannot load the file, or not for the accelerator, or
+            the accelerator computes something else than the bundle's model.
     """
 
     def __init__(self, path: Path, options: LiteRtRunOptions) -> None:
@@ -54,7 +59,7 @@ class LiteRtBackend(Guarded):
         self._trie: LabelTrie | None = None
         self._slots: dict[int, int] = {}
         self._rows: dict[int, Row] = {}
-        self._graph = read_litert(path).graph
+        self._graph, self._accelerator = read_litert(path).graph, options.accelerator
         self._capacity = min(options.n_ctx, self._graph.cache)
         try:
             self._tokenizer = self._lifetime.keep(open_tokenizer(path), LlamaModel.close)
@@ -63,9 +68,11 @@ class LiteRtBackend(Guarded):
                     f"{path}: the tokenizer has {self._tokenizer.n_vocab} tokens, the model {self._graph.vocabulary}",
                     "export it again",
                 )
-            compiled = CompiledGraph(path, options.threads, signature_names(self._graph))
+            compiled = CompiledGraph(path, options.threads, signature_names(self._graph), options.accelerator)
             self._compiled = self._lifetime.keep(compiled, methodcaller("close"))
             self._evaluator = self._lifetime.keep(Evaluator(self._graph, self._compiled), Evaluator.close)
+            if options.accelerator != CPU:
+                check_rows(path, self._graph, self._evaluator, options.accelerator)
         except BaseException:
             self._lifetime.close()
             raise
@@ -90,9 +97,9 @@ class LiteRtBackend(Guarded):
 
     @property
     def fingerprint(self) -> str:
-        """LiteRT's version and the cache's format."""
+        """LiteRT's version, what evaluates, and the cache's format."""
         self._lifetime.check()
-        return f"{self._compiled.engine}, f32 cache"
+        return f"{self._compiled.engine}, {self._accelerator}, f32 cache"
 
     @property
     def decode_seconds(self) -> float:

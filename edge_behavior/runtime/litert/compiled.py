@@ -13,40 +13,47 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.accelerator import CPU, Accelerator
 from edge_behavior.runtime.lifetime import never_freed_in_children
 from edge_behavior.runtime.litert.host_memory import HostMemory
 from edge_behavior.runtime.litert.package import load_litert, open_model, quiet_run
 
+# What LiteRT says where an accelerator leaves operations to the CPU.
+_PARTLY = "Some ops are not accelerated"
 _Arrays = Mapping[str, NDArray[Any]]
 
 
 class CompiledGraph:
-    """A LiteRT file compiled for the CPU.
+    """A LiteRT file compiled for the CPU, or for an accelerator that takes all of it.
 
     Args:
         path: The file; LiteRT ignores what edgeb put behind the model.
         threads: CPU threads.
         needed: Names of signatures that it must have.
+        accelerator: What runs it.
 
     Attributes:
         engine: Package and version.
 
     Raises:
-        EdgebError: ai-edge-litert is missing, LiteRT cannot load the file, with its own message, or a signature is
-            missing.
+        EdgebError: ai-edge-litert is missing, LiteRT cannot load the file, with its own message, a signature is
+            missing, or the accelerator is not there or leaves a part of the graph to the CPU.
     """
 
-    def __init__(self, path: Path, threads: int, needed: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, threads: int, needed: Sequence[str] = (), accelerator: Accelerator = CPU) -> None:
         litert = load_litert()
         self.engine = f"ai-edge-litert {litert.__version__}"
         self._memory = HostMemory(litert)
         # Buffers of every bound signature, and the model they belong to.
         self._bound: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
         try:
-            self._model = open_model(litert, str(path), threads)
+            self._model = open_model(litert, str(path), threads, accelerator)
             self._signatures = self._model.get_signature_list()
+            whole = accelerator == CPU or self._model.is_fully_accelerated()
         except RuntimeError as error:
-            raise EdgebError(f"LiteRT cannot load {path}: {_reason(error)}", "export it again") from None
+            raise _refused(path, accelerator, _reason(error)) from None
+        if not whole:
+            raise _refused(path, accelerator, _PARTLY)
         self._path = path
         missing = sorted(set(needed) - self._signatures.keys())
         if missing:
@@ -110,6 +117,22 @@ class CompiledGraph:
 
     def _native(self) -> list[object]:
         return [self._bound, self._model]
+
+
+def _refused(path: Path, accelerator: Accelerator, reason: str) -> EdgebError:
+    """Why LiteRT does not load a file; of an accelerator it says little."""
+    if accelerator == CPU:
+        return EdgebError(f"LiteRT cannot load {path}: {reason}", "export it again")
+    name = accelerator.upper()
+    if _PARTLY in reason:
+        reason, hint = f"the {name} does not take all of it", "export it again with --format litert, or use the CPU"
+    else:
+        # Its message is a line of its source.
+        reason, hint = (
+            f"there is no {name}, or it does not take the model",
+            f"install the {name}'s driver, or use the CPU",
+        )
+    return EdgebError(f"LiteRT cannot run {path} on the {name}: {reason}", hint)
 
 
 def _reason(error: RuntimeError) -> str:

@@ -5,7 +5,7 @@ Knows slots, positions and what sees what; prompts and label tries are the backe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -85,11 +85,14 @@ class Evaluator:
         Returns:
             Logits [V] of each of the others, valid until the next call.
         """
-        self.positions[tokens.slots] = tokens.positions
-        rows: list[Floats32] = []
         # A prompt from its beginning: each of these tokens sees the slots up to its own.
         beginning = silent if silent and tokens.positions[0] == 0 else 0
-        calls = self._planner.plan(len(tokens), beginning)
+        return self.run(self._planner.plan(len(tokens), beginning), tokens, silent)
+
+    def run(self, calls: Sequence[Call], tokens: Tokens, silent: int) -> list[Floats32]:
+        """As `evaluate`, by given calls, which together hold the tokens, in order."""
+        self.positions[tokens.slots] = tokens.positions
+        rows: list[Floats32] = []
         for call in calls:
             logits = self._run(call, tokens.part(call.start, call.stop))
             if logits is not None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.accelerator import Accelerator
 
 _HINT = "pip install 'edgeb[litert]'"
 _STDERR = 2
@@ -39,6 +40,7 @@ def load_litert() -> Any:
         import ai_edge_litert
         import ai_edge_litert.compiled_model
         import ai_edge_litert.environment
+        import ai_edge_litert.hardware_accelerator
         import ai_edge_litert.options
         import ai_edge_litert.tensor_buffer
     except ImportError as error:
@@ -48,14 +50,19 @@ def load_litert() -> Any:
     return ai_edge_litert
 
 
-def open_model(litert: Any, path: str, threads: int) -> Any:
+def open_model(litert: Any, path: str, threads: int, accelerator: Accelerator) -> Any:
     """A compiled model.
 
     Raises:
-        RuntimeError: LiteRT cannot load the file.
+        RuntimeError: LiteRT cannot load the file, or an accelerator not all of it.
     """
-    cpu = litert.options.CpuOptions(num_threads=threads, xnnpack_weight_cache_path=_IN_MEMORY)
-    options = litert.options.Options(cpu_options=cpu)
+    kinds = litert.hardware_accelerator.HardwareAccelerator
+    options = litert.options.Options(
+        hardware_accelerators={"cpu": kinds.CPU, "gpu": kinds.GPU}[accelerator],
+        cpu_options=litert.options.CpuOptions(num_threads=threads, xnnpack_weight_cache_path=_IN_MEMORY),
+        # Activations of a language model do not fit into 16 bits.
+        gpu_options=litert.options.GpuOptions(enforce_f32=True),
+    )
     with _lock, _without_stderr():
         process = os.getpid()
         if process not in _environments:

@@ -1,0 +1,36 @@
+"""Which part of the machine evaluates a LiteRT bundle: what can be asked for, and of which bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from edge_behavior.bundle.bundle import bundle_form
+from edge_behavior.errors import EdgebError, nearest
+
+Accelerator = Literal["cpu", "gpu"]
+ACCELERATORS: tuple[Accelerator, ...] = get_args(Accelerator)
+CPU: Accelerator = "cpu"
+
+
+def chosen_accelerator(bundle: Path, asked: object) -> Accelerator | None:
+    """The accelerator that a bundle is opened on; None for bundles of other formats, which have no choice.
+
+    Args:
+        bundle: The bundle.
+        asked: One of ACCELERATORS; None for the CPU.
+
+    Raises:
+        EdgebError: an unknown accelerator, or one that is asked for with a bundle of another format.
+    """
+    known = next((name for name in ACCELERATORS if name == asked), None)
+    if asked is not None and known is None:
+        raise EdgebError(f"there is no accelerator '{str(asked)[:40]}'", nearest(str(asked), ACCELERATORS))
+    if bundle_form(bundle) == "litert":
+        return known or CPU
+    if known is not None:
+        raise EdgebError(
+            f"{bundle} is not a LiteRT file, and accelerators are LiteRT's",
+            "leave the accelerator out, or pass a bundle exported with --format litert",
+        )
+    return None

@@ -1,0 +1,59 @@
+"""Checks an accelerator by a bundle's known rows, signature by signature, before anything is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edge_behavior.bundle.litert_file import read_litert_probe
+from edge_behavior.bundle.litert_graph import LiteRtGraph
+from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.litert.calls import Call
+from edge_behavior.runtime.litert.evaluator import Evaluator
+from edge_behavior.runtime.litert.inputs import Tokens
+
+
+def check_rows(path: Path, graph: LiteRtGraph, evaluator: Evaluator, accelerator: str) -> None:
+    """Refuse an accelerator that computes other rows than the bundle's; overwrites the cache's first slots.
+
+    Args:
+        path: The bundle.
+        graph: Its graph.
+        evaluator: Of that graph, on the accelerator.
+        accelerator: Its name.
+
+    Raises:
+        EdgebError: the bundle has no known rows, or the accelerator's differ by more than the bundle's tolerance.
+    """
+    probe = read_litert_probe(path)
+    if probe is None or len(probe.ids) > graph.cache:
+        raise EdgebError(
+            f"{path} has no known rows to check the {accelerator.upper()} by", "export it again, or use the CPU"
+        )
+    count = len(probe.ids)
+    order = np.arange(count, dtype=np.int32)
+    visible = np.arange(graph.cache)[None, :] <= order[:, None]
+    tokens = Tokens(np.array(probe.ids, dtype=np.int32), order, order, visible)
+    for calls in _plans(graph, count):
+        silent = sum(call.stop - call.start for call in calls if call.first)
+        off = probe.difference(np.stack([row.copy() for row in evaluator.run(calls, tokens, silent)]), silent)
+        if not off <= probe.tolerance:
+            raise EdgebError(
+                f"{path}: the {accelerator.upper()} computes other answers than the CPU in calls of {calls[0].size} "
+                f"tokens (log-probabilities off by {off:.3g}, at most {probe.tolerance:.3g} is expected)",
+                "use the CPU, or export with --prune on: GPUs limit how many tokens the head can have",
+            )
+
+
+def _plans(graph: LiteRtGraph, count: int) -> Iterator[list[Call]]:
+    """Calls that evaluate so many tokens, by every signature, and in two calls at least, so that the cache is read."""
+    half = -(-count // 2)
+    for size in graph.sizes:
+        step = min(size, half)
+        yield [Call(size, False, start, min(start + step, count)) for start in range(0, count, step)]
+    for size in graph.first_sizes:
+        begun, step = min(size, half), graph.sizes[0]
+        rest = [Call(step, False, start, min(start + step, count)) for start in range(begun, count, step)]
+        yield [Call(size, True, 0, begun), *rest]
