@@ -92,10 +92,10 @@ def run_stand_ins(patch: pytest.MonkeyPatch) -> None:
     """Have the backend run stand-ins; other files go to LiteRT."""
     plain = litert.CompiledGraph
 
-    def opened(path: Path, threads: int, needed: Sequence[str]) -> Any:
+    def opened(path: Path, threads: int, needed: Sequence[str], accelerator: str) -> Any:
         content = path.read_bytes()[: read_litert(path).model_bytes]
         if not content.startswith(_HEAD + _MARK):
-            return plain(path, threads, needed)
+            return plain(path, threads, needed, accelerator)
         return InTorch(_decoder(Path(content[len(_HEAD + _MARK) :].decode())))
 
     patch.setattr(litert, "CompiledGraph", opened)
