@@ -20,19 +20,22 @@ from typing import Any
 import pytest
 import torch
 from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
 
 from edge_behavior.bundle.litert_file import read_litert, write_litert
+from edge_behavior.bundle.litert_probe import LiteRtProbe
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.export.litert import convert
 from edge_behavior.export.litert import graph as graph_module
-from edge_behavior.export.litert.graph import Decoder, Embed, Step, describe, load_decoder
+from edge_behavior.export.litert.graph import Decoder, Embed, First, Step, describe, load_decoder
 from edge_behavior.export.litert.worker import convert_apart
 from edge_behavior.hf.architectures import load_config
+from edge_behavior.runtime.accelerator import Accelerator
 from edge_behavior.runtime.backends import litert
 
-SIZES, FILL_SIZES = (1, 4, 8, 32), (8, 32)
+SIZES, FIRST_SIZES = (1, 4, 8, 32), (8, 48)
 # Converting takes time by the signature.
-FEW_SIZES, FEW_FILL_SIZES = (1, 8), (8,)
+FEW_SIZES, FEW_FIRST_SIZES = (1, 8), (8,)
 _HEAD = b"\x1c\x00\x00\x00TFL3"
 _MARK = b"run in PyTorch: "
 
@@ -49,8 +52,8 @@ def stand_in(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, cac
     """
     model = out.with_suffix(".model")
     stand_in_model(backbone, model)
-    graph = describe(load_config(backbone), SIZES, FILL_SIZES, cache_length)
-    write_litert(model, tokenizer.read_bytes(), manifest, graph, out)
+    graph = describe(load_config(backbone), SIZES, FIRST_SIZES, cache_length)
+    write_litert(model, tokenizer.read_bytes(), manifest, graph, out, probe=known_rows(backbone))
     model.unlink()
     return out
 
@@ -70,7 +73,7 @@ def converted(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, ca
 
     A conversion takes from half a minute to minutes, and is kept for other tests of the same weights.
     """
-    graph = describe(load_config(backbone), FEW_SIZES, FEW_FILL_SIZES, cache_length)
+    graph = describe(load_config(backbone), FEW_SIZES, FEW_FIRST_SIZES, cache_length)
     key = hashlib.sha256(json.dumps(graph.to_dict()).encode())
     code = (Path(str(module.__file__)) for module in (convert, graph_module))
     for file in (backbone / "config.json", backbone / "model.safetensors", *code):
@@ -84,18 +87,26 @@ def converted(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, ca
         # Whole or not at all, whichever process makes it.
         shutil.copy(made, model.with_suffix(f".{os.getpid()}"))
         model.with_suffix(f".{os.getpid()}").replace(model)
-    write_litert(model, tokenizer.read_bytes(), manifest, graph, out)
+    write_litert(model, tokenizer.read_bytes(), manifest, graph, out, probe=known_rows(backbone))
     return out
+
+
+def known_rows(backbone: Path) -> LiteRtProbe:
+    """Known rows of a model, by Transformers."""
+    ids = list(range(30, 40))
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(backbone).eval()(torch.tensor([ids])).logits[0].numpy()
+    return LiteRtProbe.measured(ids, logits, logits)
 
 
 def run_stand_ins(patch: pytest.MonkeyPatch) -> None:
     """Have the backend run stand-ins; other files go to LiteRT."""
     plain = litert.CompiledGraph
 
-    def opened(path: Path, threads: int, needed: Sequence[str]) -> Any:
+    def opened(path: Path, threads: int, needed: Sequence[str], accelerator: Accelerator) -> Any:
         content = path.read_bytes()[: read_litert(path).model_bytes]
         if not content.startswith(_HEAD + _MARK):
-            return plain(path, threads, needed)
+            return plain(path, threads, needed, accelerator)
         return InTorch(_decoder(Path(content[len(_HEAD + _MARK) :].decode())))
 
     patch.setattr(litert, "CompiledGraph", opened)
@@ -122,9 +133,10 @@ class InTorch:
                 found = Embed(self._decoder)(**taken)
             else:
                 gathered = {key: value for key, value in taken.items() if key[:2] not in ("k_", "v_")}
-                for part in "kv":
-                    gathered[part] = [taken[f"{part}_{i}"] for i in range(len(self._decoder.sliding))]
-                found = Step(self._decoder, logits=kind == "step")(**gathered)
+                if kind == "step":
+                    for part in "kv":
+                        gathered[part] = [taken[f"{part}_{i}"] for i in range(len(self._decoder.sliding))]
+                found = {"step": Step, "first": First}[kind](self._decoder)(**gathered)
                 for part in ("new_k", "new_v"):
                     found |= {f"{part}_{i}": value for i, value in enumerate(found.pop(part))}
             assert set(found) == set(given)

@@ -7,8 +7,7 @@ with them. Knows tokens and logits, not labels or prompts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import methodcaller
 from pathlib import Path
@@ -20,6 +19,7 @@ from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.accelerator import CPU, Accelerator
 from edge_behavior.runtime.backends.base import Row, reusable
+from edge_behavior.runtime.backends.guarded import Guarded
 from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.litert.compiled import CompiledGraph
 from edge_behavior.runtime.litert.evaluator import Evaluator, signature_names
@@ -44,7 +44,7 @@ class LiteRtRunOptions:
     accelerator: Accelerator = CPU
 
 
-class LiteRtBackend:
+class LiteRtBackend(Guarded):
     """A LiteRT bundle on the CPU or an accelerator; see `Backend` for its methods.
 
     Raises:
@@ -59,8 +59,6 @@ class LiteRtBackend:
         self._trie: LabelTrie | None = None
         self._slots: dict[int, int] = {}
         self._rows: dict[int, Row] = {}
-        # Whether the fields above describe the cache: not during a change, nor after one that failed half-way.
-        self._known = True
         self._graph, self._accelerator = read_litert(path).graph, options.accelerator
         self._capacity = min(options.n_ctx, self._graph.cache)
         try:
@@ -180,7 +178,7 @@ class LiteRtBackend:
     def load_state(self, ids: Sequence[int], state: bytes) -> bool:
         """Hold `ids` from saved bytes; see `Backend`."""
         self._lifetime.check()
-        self._clear()
+        self._empty()
         with self._changing():
             if len(ids) <= self._capacity and self._evaluator.cache.from_bytes(state, len(ids)):
                 self._evaluator.positions[: len(ids)] = np.arange(len(ids))
@@ -192,24 +190,9 @@ class LiteRtBackend:
         self._lifetime.close()
         self._rows = {}
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Guard a change of the cache: if it fails, the next change begins with an empty cache."""
-        self._restore_order()
-        self._known = False
-        yield
-        self._known = True
-
-    def _restore_order(self) -> None:
-        """Empty the cache if a change of it failed half-way."""
-        if not self._known:
-            self._clear()
-
     def _clear(self) -> None:
-        self._known = False
         self._held, self._trie = [], None
         self._drop_nodes()
-        self._known = True
 
     def _release(self) -> None:
         """Forget every evaluated trie node."""

@@ -20,6 +20,8 @@ from edge_behavior.runtime.accelerator import Accelerator
 
 _HINT = "pip install 'edgeb[litert]'"
 _STDERR = 2
+# XNNPACK keeps packed weights for all signatures together, in memory; without a cache, it packs them for each.
+_IN_MEMORY = ":memory"
 # One caller at a time: two that take turns in a wrong order would leave standard error closed.
 _lock = threading.Lock()
 # By process: a forked child makes its own.
@@ -57,7 +59,7 @@ def open_model(litert: Any, path: str, threads: int, accelerator: Accelerator) -
     kinds = litert.hardware_accelerator.HardwareAccelerator
     options = litert.options.Options(
         hardware_accelerators={"cpu": kinds.CPU, "gpu": kinds.GPU}[accelerator],
-        cpu_options=litert.options.CpuOptions(num_threads=threads),
+        cpu_options=litert.options.CpuOptions(num_threads=threads, xnnpack_weight_cache_path=_IN_MEMORY),
         # Activations of a language model do not fit into 16 bits.
         gpu_options=litert.options.GpuOptions(enforce_f32=True),
     )
