@@ -20,14 +20,17 @@ from typing import Any
 import pytest
 import torch
 from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
 
 from edge_behavior.bundle.litert_file import read_litert, write_litert
+from edge_behavior.bundle.litert_probe import LiteRtProbe
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.export.litert import convert
 from edge_behavior.export.litert import graph as graph_module
 from edge_behavior.export.litert.graph import Decoder, Embed, First, Step, describe, load_decoder
 from edge_behavior.export.litert.worker import convert_apart
 from edge_behavior.hf.architectures import load_config
+from edge_behavior.runtime.accelerator import Accelerator
 from edge_behavior.runtime.backends import litert
 
 SIZES, FIRST_SIZES = (1, 4, 8, 32), (8, 48)
@@ -50,7 +53,7 @@ def stand_in(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, cac
     model = out.with_suffix(".model")
     stand_in_model(backbone, model)
     graph = describe(load_config(backbone), SIZES, FIRST_SIZES, cache_length)
-    write_litert(model, tokenizer.read_bytes(), manifest, graph, out)
+    write_litert(model, tokenizer.read_bytes(), manifest, graph, out, probe=known_rows(backbone))
     model.unlink()
     return out
 
@@ -84,15 +87,23 @@ def converted(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, ca
         # Whole or not at all, whichever process makes it.
         shutil.copy(made, model.with_suffix(f".{os.getpid()}"))
         model.with_suffix(f".{os.getpid()}").replace(model)
-    write_litert(model, tokenizer.read_bytes(), manifest, graph, out)
+    write_litert(model, tokenizer.read_bytes(), manifest, graph, out, probe=known_rows(backbone))
     return out
+
+
+def known_rows(backbone: Path) -> LiteRtProbe:
+    """Known rows of a model, by Transformers."""
+    ids = list(range(30, 40))
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(backbone).eval()(torch.tensor([ids])).logits[0].numpy()
+    return LiteRtProbe.measured(ids, logits, logits)
 
 
 def run_stand_ins(patch: pytest.MonkeyPatch) -> None:
     """Have the backend run stand-ins; other files go to LiteRT."""
     plain = litert.CompiledGraph
 
-    def opened(path: Path, threads: int, needed: Sequence[str], accelerator: str) -> Any:
+    def opened(path: Path, threads: int, needed: Sequence[str], accelerator: Accelerator) -> Any:
         content = path.read_bytes()[: read_litert(path).model_bytes]
         if not content.startswith(_HEAD + _MARK):
             return plain(path, threads, needed, accelerator)

@@ -50,10 +50,13 @@ def check_rows(path: Path, graph: LiteRtGraph, evaluator: Evaluator, accelerator
 def _plans(graph: LiteRtGraph, count: int) -> Iterator[list[Call]]:
     """Calls that evaluate so many tokens, by every signature, and in two calls at least, so that the cache is read."""
     half = -(-count // 2)
+
+    def steps(size: int, first: int) -> list[Call]:
+        taken = min(size, half)
+        return [Call(size, False, start, min(start + taken, count)) for start in range(first, count, taken)]
+
     for size in graph.sizes:
-        step = min(size, half)
-        yield [Call(size, False, start, min(start + step, count)) for start in range(0, count, step)]
+        yield steps(size, 0)
     for size in graph.first_sizes:
-        begun, step = min(size, half), graph.sizes[0]
-        rest = [Call(step, False, start, min(start + step, count)) for start in range(begun, count, step)]
-        yield [Call(size, True, 0, begun), *rest]
+        first = min(size, half)
+        yield [Call(size, True, 0, first), *steps(graph.sizes[-1], first)]
