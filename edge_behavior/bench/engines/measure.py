@@ -50,7 +50,7 @@ class _Entry:
     name: str
     path: Path
     manifest: Manifest
-    work: Work
+    work: Work | None
 
 
 def measure_table(
@@ -73,11 +73,11 @@ def measure_table(
         EdgebError: bundles that are not comparable, not there or twice there; a dataset or history that does not fit
             them; too little memory; an engine that is not installed.
     """
-    entries = _entries(bundles)
+    notes: list[str] = []
+    entries = _entries(bundles, notes)
     reference = _reference(entries, options)
     windows = choose_windows(entries[0].manifest, options)
     _check_memory(entries)
-    notes: list[str] = []
     colds = {entry.name: _cold(entry, windows[0], options, tick) for entry in entries}
     budget = TimeBudget(options.budget, clock)
     with ExitStack() as stack:
@@ -125,8 +125,8 @@ def tick_count(bundles: int, options: TableOptions) -> int:
     return 2 * bundles + options.windows + options.limits
 
 
-def _entries(bundles: Sequence[Path]) -> list[_Entry]:
-    """Verified bundles that ask the same question.
+def _entries(bundles: Sequence[Path], notes: list[str]) -> list[_Entry]:
+    """Verified bundles that ask the same question; notes what their files do not tell.
 
     Raises:
         EdgebError: see `measure_table`.
@@ -145,7 +145,17 @@ def _entries(bundles: Sequence[Path]) -> list[_Entry]:
     names = [path.name for path in bundles]
     if len(set(names)) < len(names):
         names = list(map(str, bundles))
-    return [_Entry(name, path, verify_bundle(path), read_work(path)) for name, path in zip(names, bundles, strict=True)]
+    return [
+        _Entry(name, path, verify_bundle(path), _work(path, notes)) for name, path in zip(names, bundles, strict=True)
+    ]
+
+
+def _work(path: Path, notes: list[str]) -> Work | None:
+    try:
+        return read_work(path)
+    except EdgebError as error:
+        notes.append(f"what this machine could do at best is not known of a bundle: {error}")
+        return None
 
 
 def _check_comparable(first: Path, ours: Manifest, path: Path, theirs: Manifest) -> None:
@@ -284,7 +294,7 @@ def _cost(
     answers = [mine[i] for i in order]
     tokens, rows = (float(np.median([getattr(a, name) for a in answers])) for name in ("tokens", "rows"))
     least: tuple[float | None, float | None] = (None, None)
-    if limits is not None:
+    if limits is not None and entry.work is not None:
         floats = is_float(entry.manifest.quantization)
         reading, multiplying = entry.work.least_ms(round(tokens), round(rows), limits, floats)
         least = round(reading, 4), round(multiplying, 4)

@@ -23,7 +23,8 @@ class Cost:
         bare_ms: Median time of the engine's same calls alone.
         over_bare: Median over the windows of its time over theirs.
         tokens: Tokens evaluated, median.
-        reading_ms: The weights read once at the machine's measured rate; None without limits.
+        reading_ms: The weights read once at the machine's measured rate; None without limits, or where the
+            file does not tell.
         multiplying_ms: The tokens' multiply-adds at its measured peak; likewise.
         samples_ms: Every window's time; `bare_samples_ms` of the calls alone.
     """
@@ -40,7 +41,7 @@ class Cost:
 
     @property
     def best_ms(self) -> float | None:
-        """What the machine could do at best; None without limits."""
+        """What the machine could do at best; None where that is not known."""
         if self.reading_ms is None or self.multiplying_ms is None:
             return None
         return max(self.reading_ms, self.multiplying_ms)
@@ -78,7 +79,7 @@ class BundleRow:
         better, worse: Windows where it is right and the reference wrong, and the other way round; None likewise.
         agreement: Share of windows with the reference's first candidate.
         divergence: Mean Kullback-Leibler divergence of its candidates' probabilities from the reference's, nats.
-        work: What its matrix products take.
+        work: What its matrix products take; None where the file does not tell.
         costs: By scenario.
         firsts: Its first candidate's code per window, in the order of the windows.
     """
@@ -94,7 +95,7 @@ class BundleRow:
     worse: int | None
     agreement: Estimate
     divergence: float
-    work: Work
+    work: Work | None
     costs: Mapping[str, Cost]
     firsts: Sequence[int]
 

@@ -6,6 +6,7 @@ Attention's own products, norms and softmax are left out, so that what follows f
 from __future__ import annotations
 
 import mmap
+import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
@@ -69,6 +70,9 @@ def read_work(bundle: Path) -> Work:
         matrices = list({"gguf": _of_gguf, "litert": _of_litert, "folder": _of_onnx}[form](bundle))
     except ImportError as error:
         raise EdgebError(f"{bundle} cannot be looked into: {error}", "install the package") from None
+    # What the readers of flatbuffers and of ONNX raise.
+    except (TypeError, ValueError, IndexError, KeyError, struct.error, OSError) as error:
+        raise EdgebError(f"{bundle} cannot be looked into: {error}", "export it again") from None
     layers = sum(m.size for m in matrices if not m.is_head)
     heads = sum(m.size for m in matrices if m.is_head)
     if not layers or not heads:
