@@ -29,7 +29,6 @@ def stand_ins() -> Iterator[None]:
 def test_a_repetition_changes_nothing_and_makes_the_same_calls(engine: str, tmp_path: Path) -> None:
     engine_of(engine, tmp_path)
     with open_watched(tmp_path / FILES[engine], 256, 1) as (backend, calls):
-        assert calls.repeat() == 0.0, "nothing was noted"
         backend.prefill(PROMPT[:3])
         with calls.noting():
             root = backend.prefill(PROMPT)[0].copy()
