@@ -296,7 +296,11 @@ def _show(heading: str, grids: Sequence[Grid], lines: Sequence[str]) -> None:
         table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         # Numbers stay whole; names wrap where the terminal is narrow.
         for i, head in enumerate(grid.heads):
-            table.add_column(fill(head, _HEAD_WIDTH) if i else head, justify="right" if i else "left", no_wrap=i > 0)
+            table.add_column(
+                fill(head, _HEAD_WIDTH, break_long_words=False) if i else head,
+                justify="right" if i else "left",
+                no_wrap=i > 0,
+            )
         for row in grid.rows:
             table.add_row(*row)
         console.print(table)

@@ -36,6 +36,8 @@ class _Peer:
         model: LlamaModel | None,
     ) -> None:
         self.name, self.on, self.scenario, self.every = title, on, scenario, every
+        # A peer's answers are not looked at here.
+        self.firsts: dict[int, int] = {}
         self._peer, self._model = peer, model
 
     def time(self, i: int) -> float:

@@ -322,14 +322,20 @@ def _peer_rows(rivals: Rivals, reference: Mapping[str, Mapping[int, Answer]]) ->
     """Rivals that answered, each beside the reference's prediction of the same windows."""
     rows = []
     for rival, samples in rivals.samples():
-        ours = reference[rival.scenario]
-        paired = [(ms, ours[i].ms) for i, ms in samples.items() if i in ours]
-        if paired:
-            times = [ms for ms, _ in paired]
-            ratio = median_of([ms / own for ms, own in paired])
-            row = PeerRow(
-                rival.name, rival.on, rival.scenario, median_of(times).rounded(), ratio.rounded(), len(times),
-                [round(ms, 4) for ms in times],
-            )  # fmt: skip
-            rows.append(row)
+        ours = {i: answer for i, answer in reference[rival.scenario].items() if i in samples}
+        if not ours:
+            continue
+        same = [rival.firsts[i] == answer.first for i, answer in ours.items() if i in rival.firsts]
+        rows.append(
+            PeerRow(
+                rival.name,
+                rival.on,
+                rival.scenario,
+                median_of([samples[i] for i in ours]).rounded(),
+                median_of([samples[i] / answer.ms for i, answer in ours.items()]).rounded(),
+                len(ours),
+                share_of(sum(same), len(same)).rounded() if same else None,
+                [round(samples[i], 4) for i in ours],
+            )
+        )
     return rows

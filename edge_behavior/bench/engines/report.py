@@ -94,11 +94,10 @@ def _interval(held: Estimate) -> str:
 def _bundles(table: Table) -> Grid:
     heads = (
         "bundle", "engine", "type", "on disk", "resident MiB", "cold start, ms", "accuracy",
-        f"same first as {table.reference}", "KL from it, nats",
+        "same first", "KL, nats",
     )  # fmt: skip
-    return Grid(
-        "the bundles; accuracy and first candidate are the model's alone", heads, [_bundle(r) for r in table.bundles]
-    )
+    title = f"the model's own answers: accuracy, first candidate and KL as {table.reference} has them"
+    return Grid(title, heads, [_bundle(row) for row in table.bundles])
 
 
 def _bundle(row: BundleRow) -> tuple[str, ...]:
@@ -120,7 +119,7 @@ def _bundle(row: BundleRow) -> tuple[str, ...]:
 
 def _floors(table: Table) -> Grid:
     heads = (
-        "bundle", "prediction", "tokens", "ms", "same calls bare, ms", "ratio (interval)", "weights read once, ms",
+        "bundle", "scenario", "tokens", "ms", "same calls bare, ms", "ratio", "weights read once, ms",
         "multiply-adds, ms", "times the larger",
     )  # fmt: skip
     rows = []
@@ -152,9 +151,10 @@ def _peers(table: Table) -> Grid:
             peer.scenario,
             _interval(peer.ms),
             f"{peer.over_reference.value:.1f}×",
+            NONE if peer.agreement is None else f"{peer.agreement.value:.0%}",
             str(peer.predictions),
         )
         for peer in table.peers
     ]
-    heads = ("other ways", "on", "in place of", "ms", f"times {table.reference}'s", "n")
-    return Grid("other ways to an answer from the same weights", heads, rows)
+    heads = ("other ways", "on", "in place of", "ms", "times", "same first", "n")
+    return Grid(f"other ways to an answer from the same weights, times what {table.reference} takes", heads, rows)

@@ -119,6 +119,7 @@ class PeerRow:
         ms: Median wall time.
         over_reference: Median over its windows of its time over the reference's.
         predictions: How many were timed.
+        agreement: Share of these with the reference's first candidate; None where that is not known.
         samples_ms: Their times.
     """
 
@@ -128,6 +129,7 @@ class PeerRow:
     ms: Estimate
     over_reference: Estimate
     predictions: int
+    agreement: Estimate | None
     samples_ms: Sequence[float]
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,12 +19,14 @@ class Rival(Protocol):
         on: The file it is run on.
         scenario: What of edgeb's it does the work of, one of `SCENARIOS`.
         every: It is timed in every so many rounds.
+        firsts: Code of its first candidate by number of the window, where it is known.
     """
 
     name: str
     on: str
     scenario: str
     every: int
+    firsts: dict[int, int]
 
     def time(self, i: int) -> float:
         """Answer window `i` once; milliseconds."""

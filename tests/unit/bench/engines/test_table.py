@@ -37,9 +37,12 @@ class Slow:
 
     def __init__(self) -> None:
         self.name, self.on, self.scenario, self.every, self.asked = "slow", "x", "all", 3, list[int]()
+        self.firsts: dict[int, int] = {}
 
     def time(self, i: int) -> float:
         self.asked.append(i)
+        # A label that is never first.
+        self.firsts[i] = -1
         return 1000.0
 
     def close(self) -> None:
@@ -156,6 +159,8 @@ def test_rivals_take_turns_and_the_unable_are_named(table: Table, quantized: Pat
     assert len(names) == 5
     assert {row.on for row in table.peers[:-1]} == {quantized.name}, "the first GGUF file"
     assert [row.predictions for row in table.peers] == [9, 9, 3, 9, 3]
+    assert table.peers[-1].agreement is not None
+    assert table.peers[-1].agreement.value == 0.0
     assert table.notes == ["not compared: the other engine is not installed (install it)"]
 
 
