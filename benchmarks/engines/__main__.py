@@ -37,6 +37,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.export.litert.worker import PYTHON_VARIABLE
 from edge_behavior.export.run_source import run_source
 from edge_behavior.export.source import ExportSource
+from edge_behavior.runtime.litert.package import quiet_exit
 from edge_behavior.util.cpus import physical_cores
 from edge_behavior.util.files import write_file
 
@@ -44,6 +45,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 BUNDLES = ("gguf-q4_0", "gguf-q8", "gguf-q4", "litert-q8", "onnx-q8")
 # A prompt of SmolLM2's is 250 to 300 tokens.
 PREFILL = (32, 128, 256)
+# Rounds between two windows of LiteRT-LM with its prompt evaluated once, which takes about a second.
+SHARED_EVERY = 3
 
 
 def source_of(path: Path, data: Path) -> ExportSource:
@@ -85,8 +88,9 @@ def measure(exporter: Exporter, args: argparse.Namespace) -> tuple[Table, list[s
             read_manifest(next(iter(made.values()))).context_length if args.cache is None else args.cache,
             PREFILL,
         )
-        every = max(1, options.windows // options.slow_windows)
-        rivals.append(scoring_rival(model, args.litert_lm_python, args.threads, every))
+        seldom = max(1, options.windows // options.slow_windows)
+        for every, share in ((seldom, False), (SHARED_EVERY, True)):
+            rivals.append(scoring_rival(model, args.litert_lm_python, args.threads, every, share))
     except EdgebError as error:
         notes.append(str(error))
     say("measure")
@@ -123,6 +127,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.litert_python:
         os.environ[PYTHON_VARIABLE] = args.litert_python
+    quiet_exit()
     args.work.mkdir(parents=True, exist_ok=True)
     exporter = Exporter(source_of(args.source, args.data), args.work, args.gate_windows, args.prune)
     table, notes = measure(exporter, args)

@@ -3,7 +3,8 @@
 Both its packages live in environments of their own: litert-torch, which writes the `.litertlm`, and litert-lm-api,
 which runs it. Either missing leaves the rival out.
 
-LiteRT-LM scores one text per call, and every text takes the whole prompt again: the API has no shared prefix.
+LiteRT-LM scores one text per call, and the Python API can only take the whole prompt again for every text. Its C
+library can rewind a session, so that a second rival evaluates the prompt once.
 `run_text_scoring` of 0.18.1 is wrong: it rewinds the position twice (LiteRT-LM #3561). Running `run_prefill` again with
 the prompt's last token before scoring mends it; that is what is timed. Scores are sums of log-probabilities over the
 full vocabulary.
@@ -54,7 +55,7 @@ def stock_export(folder: Path, out: Path, python: str | None, cache: int, prefil
     return found[0]
 
 
-def scoring_rival(model: Path, python: str | None, threads: int, every: int) -> RivalMaker:
+def scoring_rival(model: Path, python: str | None, threads: int, every: int, share: bool) -> RivalMaker:
     """What makes the rival.
 
     Args:
@@ -62,13 +63,16 @@ def scoring_rival(model: Path, python: str | None, threads: int, every: int) -> 
         python: Python of an environment with litert-lm-api; None if there is none.
         threads: CPU threads.
         every: It is timed in every so many rounds.
+        share: Evaluate the prompt once for all labels.
     """
 
     def make(contenders: Mapping[str, Contender], windows: Sequence[Window]) -> Rival:
         if python is None:
             raise EdgebError("LiteRT-LM: litert-lm-api is not installed", _RUN_HINT)
         contender = next(iter(contenders.values()))
-        return ScoringRival(model, python, threads, every, contender, windows)
+        rival = ScoringRival(model, python, threads, contender, windows, share)
+        rival.every = every
+        return rival
 
     return make
 
@@ -81,9 +85,10 @@ class ScoringRival:
     """
 
     def __init__(
-        self, model: Path, python: str, threads: int, every: int, contender: Contender, windows: Sequence[Window]
+        self, model: Path, python: str, threads: int, contender: Contender, windows: Sequence[Window], share: bool
     ) -> None:
-        self.name, self.on, self.scenario, self.every = "LiteRT-LM, every label scored", model.name, "all", every
+        self.name = f"LiteRT-LM, every label scored{', prompt evaluated once' if share else ''}"
+        self.on, self.scenario, self.every, self._share = model.name, "all", 1, share
         self.firsts: dict[int, int] = {}
         layout, labels = contender.encoder.layout, contender.encoder.candidates.labels
         self._prompts = [layout.prompt(w.history, w.when, w.place, labels).text for w in windows]
@@ -118,7 +123,7 @@ class ScoringRival:
     def _ask(self, i: int, labels: int) -> dict[str, Any]:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
-        question = {"prompt": self._prompts[i], "labels": self._labels[:labels]}
+        question = {"prompt": self._prompts[i], "labels": self._labels[:labels], "share": self._share}
         try:
             self._child.stdin.write(json.dumps(question) + "\n")
             self._child.stdin.flush()

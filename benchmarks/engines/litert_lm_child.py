@@ -1,4 +1,4 @@
-"""Score labels with LiteRT-LM: one question per line, {"prompt", "labels"}, one line of milliseconds and scores each.
+"""Score labels with LiteRT-LM: a question per line, {"prompt", "labels", "share"}, one line of milliseconds and scores.
 
     python -m benchmarks.engines.litert_lm_child MODEL.litertlm --threads 2
 
@@ -8,6 +8,7 @@ Run by `litert_lm` with the Python of another environment: imports nothing of ed
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import sys
@@ -15,17 +16,37 @@ from time import perf_counter
 from typing import Any
 
 
-def score(engine: Any, prompt: str, labels: list[str]) -> list[float]:
+def score_apart(engine: Any, prompt: str, labels: list[str]) -> list[float]:
     """Log-probability of every label after a prompt, each in a session of its own: a scored text stays in the cache."""
     last = engine.detokenize(engine.tokenize(prompt)[-1:])
     found = []
     for label in labels:
         with engine.create_session(apply_prompt_template=False) as session:
             session.run_prefill([prompt])
-            # Mends LiteRT-LM #3561, see `litert_lm`.
-            session.run_prefill([last])
-            found.append(session.run_text_scoring([label]).scores[0])
+            found.append(_scored(session, last, label))
     return found
+
+
+def score_shared(engine: Any, prompt: str, labels: list[str]) -> list[float]:
+    """The same with the prompt evaluated once: the C library can rewind a session, the Python API cannot."""
+    ids = engine.tokenize(prompt)
+    last = engine.detokenize(ids[-1:])
+    found: list[float] = []
+    rewind = engine._lib.litert_lm_session_rewind_to_step
+    rewind.restype, rewind.argtypes = ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)
+    with engine.create_session(apply_prompt_template=False) as session:
+        session.run_prefill([prompt])
+        for label in labels:
+            if found and rewind(session._ptr, len(ids) - 1) != 0:
+                raise RuntimeError("litert_lm_session_rewind_to_step failed")
+            found.append(_scored(session, last, label))
+    return found
+
+
+def _scored(session: Any, last: str, label: str) -> float:
+    # Mends LiteRT-LM #3561, see `litert_lm`.
+    session.run_prefill([last])
+    return float(session.run_text_scoring([label]).scores[0])
 
 
 def answer_all(model: str, threads: int) -> None:
@@ -41,6 +62,7 @@ def answer_all(model: str, threads: int) -> None:
             question = json.loads(line)
             started = perf_counter()
             try:
+                score = score_shared if question["share"] else score_apart
                 scores = score(engine, question["prompt"], question["labels"])
                 found: dict[str, Any] = {"ms": (perf_counter() - started) * 1000, "scores": scores}
             except RuntimeError as error:

@@ -74,7 +74,7 @@ def which_to_take(table: Table) -> str:
     for wish, value, shown in wishes:
         first, *others = sorted(table.bundles, key=value)
         level = [row.name for row in others if value(row) == value(first)]
-        beside = ", ".join(f"{row.name} {shown(row)}" for row in others)
+        beside = ", ".join(f"{row.name} {shown(row)}" for row in others if row.name not in level)
         rows.append((wish, ", ".join([first.name, *level]), shown(first), beside))
     return "\n".join([table.advice, "", *markdown_table(("what counts", "best", "", "others"), rows, left=4)])
 

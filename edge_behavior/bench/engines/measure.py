@@ -75,6 +75,7 @@ def measure_table(
     """
     notes: list[str] = []
     entries = _entries(bundles, notes)
+    machine = Machine.here(options.threads, any(bundle_form(entry.path) == "litert" for entry in entries))
     reference = _reference(entries, options)
     windows = choose_windows(entries[0].manifest, options)
     _check_memory(entries)
@@ -100,7 +101,6 @@ def measure_table(
     known = [truth for truth in truths if truth is not None]
     _, advice = choose(rows, known if len(known) == len(truths) else None)
     first = entries[0].manifest
-    machine = Machine.here(options.threads, any(bundle_form(entry.path) == "litert" for entry in entries))
     return Table(
         first.architecture,
         len(first.candidates),

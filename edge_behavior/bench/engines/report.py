@@ -52,9 +52,10 @@ def remarks(table: Table) -> list[str]:
 
 def limits_text(limits: MachineLimits) -> str:
     """What the machine can do at best, in a line."""
+    threads = f"{limits.threads} thread{'' if limits.threads == 1 else 's'}"
     peaks = ", ".join(f"{name} {value / 1e9:,.0f}" for name, value in limits.multiply_adds.items())
     return (
-        f"This machine at best, {limits.threads} threads of torch {limits.torch}: {limits.read_bytes / 1e9:.1f} GB/s "
+        f"This machine at best, {threads} of torch {limits.torch}: {limits.read_bytes / 1e9:.1f} GB/s "
         f"read; thousand million multiply-adds per second: {peaks}."
     )
 
