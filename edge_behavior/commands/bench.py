@@ -116,7 +116,7 @@ def bench_command(
     source = None if history is None else HistoryFile(history, user, timezone, time_unit)
     given = bundles or [recall("bundle")]
     if len(given) > 1:
-        unfit = {"--sustained": sustained is not None, "--chart": chart is not None}
+        unfit = {"--sustained": sustained is not None, "--chart": chart is not None, "--accelerator": bool(accelerator)}
         table = _TableFlags(given, windows, threads, scoring, against, data, source, compare, label_repeats, budget)
         _bench_table(table, unfit, markdown, force, as_json)
         return
