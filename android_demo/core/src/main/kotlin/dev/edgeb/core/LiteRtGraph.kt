@@ -18,6 +18,10 @@ private const val MOST_VALUES = 1L shl 28
 private const val MOST_HELD = 1L shl 32
 private const val FASTEST = 10.0
 
+// A float64 is told apart by so many digits.
+private const val MOST_DIGITS = 17
+private val ROUNDED = listOf(RoundingMode.HALF_EVEN, RoundingMode.UP, RoundingMode.DOWN)
+
 // Suffix of the tensors of layers that attend to a sliding window.
 private const val LOCAL = "_local"
 
@@ -158,9 +162,11 @@ internal class LiteRtGraph private constructor(
 internal fun pythonText(value: Double): String {
     if (value == 0.0) return if (1 / value < 0) "-0.0" else "0.0"
     val exact = BigDecimal(value)
-    var digits = 1
-    while (exact.round(MathContext(digits, RoundingMode.HALF_EVEN)).toDouble() != value) digits++
-    val found = exact.round(MathContext(digits, RoundingMode.HALF_EVEN)).stripTrailingZeros()
+    val found = (1..MOST_DIGITS).asSequence()
+        // Nearest first; beside a power of two the farther one may be the only one that is read as the same number.
+        .flatMap { digits -> ROUNDED.asSequence().map { exact.round(MathContext(digits, it)) } }
+        .first { it.toDouble() == value }
+        .stripTrailingZeros()
     val text = found.unscaledValue().abs().toString()
     // 0.TEXT times ten to this power.
     val point = text.length - found.scale()

@@ -11,18 +11,15 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
 /**
- * LiteRT through JNI. Make one per process: it opens LiteRT, which stays.
+ * LiteRT through JNI. Make one per process: LiteRT is opened with the first bundle, and stays.
  *
  * @param library LiteRT's library: a name that the app packages, or a path.
  * @param accelerators Folder with LiteRT's accelerators where the loader does not find them by name; null in an app.
  */
 class LiteRtJni @JvmOverloads constructor(library: String = "libLiteRt.so", accelerators: File? = null) : LiteRtNative {
-    private val runtime: Long
-
-    init {
+    private val runtime: Long by lazy {
         loadEdgeb()
-        val folder = accelerators?.path.orEmpty()
-        runtime = NativeLiteRt.openRuntime(utf8(library), utf8(folder))
+        NativeLiteRt.openRuntime(utf8(library), utf8(accelerators?.path.orEmpty()))
     }
 
     override val version = "LiteRT"
