@@ -26,14 +26,14 @@ from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.population import PopulationTable
 from edge_behavior.export.litert import convert
 from edge_behavior.export.litert import graph as graph_module
-from edge_behavior.export.litert.graph import Decoder, Embed, Step, describe, load_decoder
+from edge_behavior.export.litert.graph import Decoder, Embed, First, Step, describe, load_decoder
 from edge_behavior.export.litert.worker import convert_apart
 from edge_behavior.hf.architectures import load_config
 from edge_behavior.runtime.backends import litert
 
-SIZES, FILL_SIZES = (1, 4, 8, 32), (8, 32)
+SIZES, FIRST_SIZES = (1, 4, 8, 32), (8, 48)
 # Converting takes time by the signature.
-FEW_SIZES, FEW_FILL_SIZES = (1, 8), (8,)
+FEW_SIZES, FEW_FIRST_SIZES = (1, 8), (8,)
 _HEAD = b"\x1c\x00\x00\x00TFL3"
 _MARK = b"run in PyTorch: "
 
@@ -50,7 +50,7 @@ def stand_in(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, cac
     """
     model = out.with_suffix(".model")
     stand_in_model(backbone, model)
-    graph = describe(load_config(backbone), SIZES, FILL_SIZES, cache_length)
+    graph = describe(load_config(backbone), SIZES, FIRST_SIZES, cache_length)
     write_litert(model, tokenizer.read_bytes(), manifest, graph, out)
     model.unlink()
     return out
@@ -78,7 +78,7 @@ def converted(
 
     A conversion takes from half a minute to minutes, and is kept for other tests of the same weights.
     """
-    graph = describe(load_config(backbone), FEW_SIZES, FEW_FILL_SIZES, cache_length)
+    graph = describe(load_config(backbone), FEW_SIZES, FEW_FIRST_SIZES, cache_length)
     key = hashlib.sha256(json.dumps(graph.to_dict()).encode())
     code = (Path(str(module.__file__)) for module in (convert, graph_module))
     for file in (backbone / "config.json", backbone / "model.safetensors", *code):
@@ -130,9 +130,10 @@ class InTorch:
                 found = Embed(self._decoder)(**taken)
             else:
                 gathered = {key: value for key, value in taken.items() if key[:2] not in ("k_", "v_")}
-                for part in "kv":
-                    gathered[part] = [taken[f"{part}_{i}"] for i in range(len(self._decoder.sliding))]
-                found = Step(self._decoder, logits=kind == "step")(**gathered)
+                if kind == "step":
+                    for part in "kv":
+                        gathered[part] = [taken[f"{part}_{i}"] for i in range(len(self._decoder.sliding))]
+                found = {"step": Step, "first": First}[kind](self._decoder)(**gathered)
                 for part in ("new_k", "new_v"):
                     found |= {f"{part}_{i}": value for i, value in enumerate(found.pop(part))}
             assert set(found) == set(given)

@@ -12,7 +12,8 @@ Shapes, all float32 unless said otherwise, with D `hidden`, H `head_dim`, G `kv_
   the slot or new token of a column and `MASKED` elsewhere; `k_0`, `v_0`, `k_1`… [1, G, C, H]; with a sliding window
   also `cos_local`, `sin_local` and `mask_local`. Gives `logits` [1, N, V] and `new_k_0`, `new_v_0`, `new_k_1`… [1, G,
   N, H].
-- `fill_N`: takes what `step_N` takes but for what only logits need; gives no logits.
+- `first_N`: the first tokens of a prompt, for an empty cache: takes what `step_N` takes but no cache, with a `mask` [1,
+  1, N, N] in which no token sees one behind it; gives no logits.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from edge_behavior.errors import EdgebError
 MASKED = -30000.0
 _FIELDS: Mapping[str, Kind] = {
     "sizes": list,
-    "fill_sizes": list,
+    "first_sizes": list,
     "cache": int,
     "layers": int,
     "hidden": int,
@@ -60,8 +61,8 @@ class LiteRtGraph:
     """The manifest's companion in a LiteRT bundle.
 
     Attributes:
-        sizes: New tokens of the `step_N` and `embed_N` signatures, ascending.
-        fill_sizes: New tokens of the `fill_N` signatures, ascending; some of `sizes`, or none.
+        sizes: New tokens of the `step_N` signatures, ascending.
+        first_sizes: New tokens of the `first_N` signatures, ascending, or none. Every size has its `embed_N`.
         cache: Slots of the cache.
         layers: Number of layers, and so of key and value tensors.
         hidden: Width of an embedding.
@@ -74,7 +75,7 @@ class LiteRtGraph:
     """
 
     sizes: tuple[int, ...]
-    fill_sizes: tuple[int, ...]
+    first_sizes: tuple[int, ...]
     cache: int
     layers: int
     hidden: int
@@ -83,6 +84,11 @@ class LiteRtGraph:
     vocabulary: int
     rope: tuple[float, ...]
     sliding: SlidingWindow | None = None
+
+    @property
+    def embed_sizes(self) -> tuple[int, ...]:
+        """New tokens of the `embed_N` signatures, ascending."""
+        return tuple(sorted({*self.sizes, *self.first_sizes}))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of the file."""
@@ -100,10 +106,9 @@ class LiteRtGraph:
             if not is_whole(found[name], 1, _MOST):
                 raise EdgebError(f"{where}: field '{name}' is {str(found[name])[:40]}", DAMAGED_HINT)
         sizes = _sizes(found["sizes"], f"{where}.sizes")
-        fills = _sizes(found["fill_sizes"], f"{where}.fill_sizes")
-        if not sizes or not set(fills) <= set(sizes):
-            raise EdgebError(f"{where}: 'sizes' is {list(sizes)}, 'fill_sizes' is {list(fills)}", DAMAGED_HINT)
-        found |= {"sizes": sizes, "fill_sizes": fills}
+        if not sizes:
+            raise EdgebError(f"{where}: 'sizes' is empty", DAMAGED_HINT)
+        found |= {"sizes": sizes, "first_sizes": _sizes(found["first_sizes"], f"{where}.first_sizes")}
         found["rope"] = _rope(found["rope"], found["head_dim"], f"{where}.rope")
         if found["sliding"] is not None:
             inner = f"{where}.sliding"
@@ -120,9 +125,9 @@ def step_name(size: int) -> str:
     return f"step_{size}"
 
 
-def fill_name(size: int) -> str:
-    """The signature that evaluates so many new tokens for the cache alone."""
-    return f"fill_{size}"
+def first_name(size: int) -> str:
+    """The signature that evaluates so many tokens of a prompt's beginning for the cache alone."""
+    return f"first_{size}"
 
 
 def embed_name(size: int) -> str:

@@ -144,23 +144,24 @@ def export_command(
     }
     given = {name: value for name, value in onnx_flags.items() if value is not None}
     try:
+        run = (run or recall("run")).resolve()
         if format == "onnx":
             from edge_behavior.export.onnx.options import onnx_options
             from edge_behavior.export.onnx.pipeline import export_onnx
 
             chosen = load_profile(flags=flags)
             options = onnx_options(profile, given if quant is None else {"quant": quant, **given})
-            run = (run or recall("run")).resolve()
             out = out or run.with_name(f"{run.name}-{options.quant}-onnx")
             source = run_source(run, stage, data)
             report = export_onnx(source, out, options, chosen, force)
         elif format == "litert" and given.keys() <= {"context_length"}:
             from edge_behavior.export.litert.options import litert_options
             from edge_behavior.export.litert.pipeline import export_litert
+            from edge_behavior.runtime.litert.package import quiet_exit
 
+            quiet_exit()
             chosen = load_profile(flags=flags)
             built = litert_options(profile, given if quant is None else {"quant": quant, **given})
-            run = (run or recall("run")).resolve()
             out = out or run.with_name(f"{run.name}-{built.quant}.tflite")
             source = run_source(run, stage, data)
             report = export_litert(source, out, built, chosen, force)
@@ -172,7 +173,6 @@ def export_command(
             if profile is not None:
                 raise EdgebError("--format hf takes no profile", "leave --profile out: --quant and --prune are enough")
             chosen = load_profile(flags={**flags, "prune": prune or "off"})
-            run = (run or recall("run")).resolve()
             out = out or run.with_name(f"{run.name}-hf")
             source = run_source(run, stage, data)
             report = export_hf(source, out, quant, chosen, force)
@@ -180,7 +180,6 @@ def export_command(
             from edge_behavior.export.gguf.pipeline import export_gguf
 
             chosen = load_profile(profile or DEFAULT_PROFILE, {"quant": quant, **flags})
-            run = (run or recall("run")).resolve()
             out = out or run.with_name(f"{run.name}-{chosen.quant}.gguf")
             source = run_source(run, stage, data)
             report = export_gguf(source, out, chosen, force)

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from edge_behavior.bundle.litert_graph import LiteRtGraph, embed_name, fill_name, step_name
-from edge_behavior.export.litert.graph import Decoder, Embed, Norm, Step, load_decoder
+from edge_behavior.bundle.litert_graph import LiteRtGraph, embed_name, first_name, step_name
+from edge_behavior.export.litert.graph import Decoder, Embed, First, Norm, Step, load_decoder
 
 
 def convert(model_dir: Path, graph: LiteRtGraph, out: Path, norm: str) -> None:
@@ -34,13 +34,13 @@ def convert(model_dir: Path, graph: LiteRtGraph, out: Path, norm: str) -> None:
     if norm == "composite":
         mark_norms(decoder)
     converter: Any = litert_torch
-    for size in graph.sizes:
+    for size in graph.embed_sizes:
         tokens = torch.zeros((1, size), dtype=torch.int32)
         converter = converter.signature(embed_name(size), Embed(decoder), sample_kwargs={"tokens": tokens})
-        inputs = step_inputs(graph, size)
-        converter = converter.signature(step_name(size), Step(decoder, logits=True), sample_kwargs=inputs)
-        if size in graph.fill_sizes:
-            converter = converter.signature(fill_name(size), Step(decoder, logits=False), sample_kwargs=inputs)
+    for size in graph.first_sizes:
+        converter = converter.signature(first_name(size), First(decoder), sample_kwargs=first_inputs(graph, size))
+    for size in graph.sizes:
+        converter = converter.signature(step_name(size), Step(decoder), sample_kwargs=step_inputs(graph, size))
     converter.convert().export(str(out))
 
 
@@ -53,19 +53,25 @@ def mark_norms(decoder: Decoder) -> None:
             module.composite = lambda eps: StableHLOCompositeBuilder("odml.rms_norm", {"epsilon": eps})
 
 
+def first_inputs(graph: LiteRtGraph, size: int) -> dict[str, Any]:
+    """Inputs of a `first_N` of the right shapes."""
+    return _inputs(graph, size, size)
+
+
 def step_inputs(graph: LiteRtGraph, size: int) -> dict[str, Any]:
     """Inputs of a `step_N` of the right shapes."""
-    rope = (1, size, graph.head_dim)
-    mask = (1, 1, size, graph.cache + size)
     cache = (1, graph.kv_heads, graph.cache, graph.head_dim)
-    inputs: dict[str, Any] = {
-        "embeddings": torch.zeros((1, size, graph.hidden)),
-        "cos": torch.ones(rope),
-        "sin": torch.zeros(rope),
-        "mask": torch.zeros(mask),
+    return {
+        **_inputs(graph, size, graph.cache + size),
         "k": [torch.zeros(cache) for _ in range(graph.layers)],
         "v": [torch.zeros(cache) for _ in range(graph.layers)],
     }
-    if graph.sliding is not None:
-        inputs |= {"cos_local": torch.ones(rope), "sin_local": torch.zeros(rope), "mask_local": torch.zeros(mask)}
+
+
+def _inputs(graph: LiteRtGraph, size: int, seen: int) -> dict[str, Any]:
+    rope, mask = (1, size, graph.head_dim), (1, 1, size, seen)
+    inputs: dict[str, Any] = {"embeddings": torch.zeros((1, size, graph.hidden))}
+    for suffix in ("",) if graph.sliding is None else ("", "_local"):
+        inputs |= {f"cos{suffix}": torch.ones(rope), f"sin{suffix}": torch.zeros(rope)}
+        inputs[f"mask{suffix}"] = torch.zeros(mask)
     return inputs

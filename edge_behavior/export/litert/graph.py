@@ -22,8 +22,14 @@ from edge_behavior.hf.folder import open_weights, weight_files
 from edge_behavior.hf.rope import llama3_divisors
 from edge_behavior.hf.tensors import head_dim
 
-# Of attention: rotary cosines and sines [1, N, H], and the mask [1, 1, groups · N, C + N], once per query of a key.
+# Of attention: rotary cosines and sines [1, N, H], and the mask [1, 1, N, C + N].
 Positions = tuple[Tensor, Tensor, Tensor]
+# Keys and values of the cache, [1, G, C, H].
+_Cached = tuple[Tensor, Tensor]
+# `Positions` with the mask in parts, [1, 1, groups · n, …] for n rows each.
+_Parts = tuple[Tensor, Tensor, list[Tensor]]
+# Without a cache, so many rows at a time attend to what lies before them: a whole triangle would be half in vain.
+_ROWS = 64
 
 
 class Decoder(nn.Module):
@@ -56,28 +62,37 @@ class Decoder(nn.Module):
         return found if self.embedding_scale is None else found * self.embedding_scale
 
     def run(
-        self, x: Tensor, full: Positions, local: Positions | None, keys: Sequence[Tensor], values: Sequence[Tensor]
+        self, x: Tensor, full: Positions, local: Positions | None, cached: Sequence[_Cached] | None
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Hidden states [1, N, D] after the last norm, and the new keys and values of every layer.
 
         Args:
             x: Embeddings [1, N, D].
-            full: For layers that attend to the whole context; the mask is [1, 1, N, C + N].
+            full: For layers that attend to the whole context.
             local: For the others; None where there are none.
-            keys: The cache, [1, G, C, H] per layer.
-            values: As `keys`.
+            cached: The cache, layer by layer; None for an empty one, and masks in which no token sees one behind it.
         """
         new_keys, new_values = [], []
-        full, local = self._for_groups(full), None if local is None else self._for_groups(local)
-        for layer, sliding, key, value in zip(self.model.layers, self.sliding, keys, values, strict=True):
-            x, new_key, new_value = layer(x, local if sliding else full, key, value)
+        size = x.shape[1] if cached is not None else _ROWS
+        wide, near = self._parts(full, size), None if local is None else self._parts(local, size)
+        for i, (layer, sliding) in enumerate(zip(self.model.layers, self.sliding, strict=True)):
+            x, new_key, new_value = layer(x, near if sliding else wide, None if cached is None else cached[i])
             new_keys.append(new_key)
             new_values.append(new_value)
         return self.model.norm(x), new_keys, new_values
 
-    def _for_groups(self, positions: Positions) -> Positions:
+    def _parts(self, positions: Positions, size: int) -> _Parts:
+        """The mask cut into parts of so many rows, each once per query of a key."""
         cos, sin, mask = positions
-        return cos, sin, mask.repeat(1, 1, self.groups, 1)
+        count = mask.shape[2]
+        masks = []
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            # All columns, or of an empty cache those that are not behind.
+            part = mask[:, :, start:stop, : mask.shape[3] - count + stop]
+            # Not repeated, which would become an operation over more dimensions than GPUs take.
+            masks.append(torch.cat([part] * self.groups, 2))
+        return cos, sin, masks
 
 
 class Embed(nn.Module):
@@ -93,11 +108,11 @@ class Embed(nn.Module):
 
 
 class Step(nn.Module):
-    """The signatures `step_N`, and without logits `fill_N`."""
+    """The signatures `step_N`."""
 
-    def __init__(self, decoder: Decoder, logits: bool) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        self.decoder, self.logits = decoder, logits
+        self.decoder = decoder
 
     def forward(
         self,
@@ -112,12 +127,36 @@ class Step(nn.Module):
         mask_local: Tensor | None = None,
     ) -> dict[str, Any]:
         """See `bundle.litert_graph`: the lists become `k_0`, `k_1`…"""
-        local = None
-        if cos_local is not None and sin_local is not None and mask_local is not None:
-            local = (cos_local, sin_local, mask_local)
-        x, new_k, new_v = self.decoder.run(embeddings, (cos, sin, mask), local, k, v)
-        found = {"logits": self.decoder.lm_head(x)} if self.logits else {}
-        return {**found, "new_k": new_k, "new_v": new_v}
+        local = _local(cos_local, sin_local, mask_local)
+        x, new_k, new_v = self.decoder.run(embeddings, (cos, sin, mask), local, list(zip(k, v, strict=True)))
+        return {"logits": self.decoder.lm_head(x), "new_k": new_k, "new_v": new_v}
+
+
+class First(nn.Module):
+    """The signatures `first_N`."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        cos_local: Tensor | None = None,
+        sin_local: Tensor | None = None,
+        mask_local: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """See `bundle.litert_graph`."""
+        local = _local(cos_local, sin_local, mask_local)
+        _, new_k, new_v = self.decoder.run(embeddings, (cos, sin, mask), local, None)
+        return {"new_k": new_k, "new_v": new_v}
+
+
+def _local(cos: Tensor | None, sin: Tensor | None, mask: Tensor | None) -> Positions | None:
+    return None if cos is None or sin is None or mask is None else (cos, sin, mask)
 
 
 class _Body(nn.Module):
@@ -185,20 +224,39 @@ class _Attention(nn.Module):
         self.q_norm: nn.Module = Norm(self.width, config.rms_norm_eps) if normed else nn.Identity()
         self.k_norm: nn.Module = Norm(self.width, config.rms_norm_eps) if normed else nn.Identity()
 
-    def forward(self, x: Tensor, positions: Positions, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Its output [1, N, D] and the new keys and values [1, G, N, H], from the cache's [1, G, C, H]."""
-        cos, sin, mask = positions
-        count, cached, groups = x.shape[1], key.shape[2], self.heads // self.kv_heads
-        query = _rotated(self.q_norm(self._heads(self.q_proj(x), self.heads)), cos, sin)
+    def forward(self, x: Tensor, parts: _Parts, cached: _Cached | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Its output [1, N, D] and the new keys and values [1, G, N, H]."""
+        cos, sin, masks = parts
+        count = x.shape[1]
+        query = _rotated(self.q_norm(self._heads(self.q_proj(x), self.heads)), cos, sin) * self.width**-0.5
         new_key = _rotated(self.k_norm(self._heads(self.k_proj(x), self.kv_heads)), cos, sin)
         new_value = self._heads(self.v_proj(x), self.kv_heads)
+        found, start = [], 0
+        for mask in masks:
+            stop = start + mask.shape[2] // (self.heads // self.kv_heads)
+            if cached is None:
+                sources = [(new_key[:, :, :stop], new_value[:, :, :stop])]
+            else:
+                sources = [cached, (new_key, new_value)]
+            found.append(self._attended(query[:, :, start:stop], mask, sources))
+            start = stop
+        joined = found[0] if len(found) == 1 else torch.cat(found, 2)
+        return self.o_proj(joined.transpose(1, 2).reshape(1, count, -1)), new_key, new_value
+
+    def _attended(self, query: Tensor, mask: Tensor, sources: Sequence[_Cached]) -> Tensor:
+        """[1, heads, n, H] of queries of this shape, over keys and values that are not copied together."""
+        count = query.shape[2]
         # The queries that share a key, as rows of one matrix.
-        rows = (query * self.width**-0.5).reshape(1, self.kv_heads, groups * count, self.width)
-        scores = torch.cat((rows @ key.transpose(2, 3), rows @ new_key.transpose(2, 3)), -1)
-        shares = torch.softmax(scores + mask, -1)
-        found = shares[..., :cached] @ value + shares[..., cached:] @ new_value
-        found = found.reshape(1, self.heads, count, self.width).transpose(1, 2).reshape(1, count, -1)
-        return self.o_proj(found), new_key, new_value
+        rows = query.reshape(1, self.kv_heads, -1, self.width)
+        scores = [rows @ key.transpose(2, 3) for key, _ in sources]
+        shares = torch.softmax((scores[0] if len(scores) == 1 else torch.cat(scores, -1)) + mask, -1)
+        found, start = None, 0
+        for _, value in sources:
+            stop = start + value.shape[2]
+            part = shares[..., start:stop] @ value
+            found, start = part if found is None else found + part, stop
+        assert found is not None
+        return found.reshape(1, self.heads, count, self.width)
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """[1, N, heads · H] to [1, heads, N, H]."""
@@ -222,8 +280,8 @@ class _Layer(nn.Module):
         self.self_attn = _Attention(config, tensors)
         self.mlp = _Mlp(config, "mlp.up_proj.bias" in tensors, gemma)
 
-    def forward(self, x: Tensor, positions: Positions, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found, new_key, new_value = self.self_attn(self.input_layernorm(x), positions, key, value)
+    def forward(self, x: Tensor, parts: _Parts, cached: _Cached | None) -> tuple[Tensor, Tensor, Tensor]:
+        found, new_key, new_value = self.self_attn(self.input_layernorm(x), parts, cached)
         if self.sandwich:
             x = x + self.post_attention_layernorm(found)
             x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
@@ -265,19 +323,19 @@ def load_decoder(model_dir: Path) -> Decoder:
     return decoder.requires_grad_(False).eval()
 
 
-def describe(config: Any, sizes: Sequence[int], fill_sizes: Sequence[int], cache: int) -> LiteRtGraph:
+def describe(config: Any, sizes: Sequence[int], first_sizes: Sequence[int], cache: int) -> LiteRtGraph:
     """What a host must know of the graph of a configuration that `load_config` accepted.
 
     Args:
         config: The configuration.
         sizes: New tokens per call.
-        fill_sizes: Those of them that are there without logits, too.
+        first_sizes: Those of calls for the beginning of a prompt.
         cache: Slots of the cache.
     """
     local = local_rope(config)
     return LiteRtGraph(
         sizes=tuple(sizes),
-        fill_sizes=tuple(fill_sizes),
+        first_sizes=tuple(first_sizes),
         cache=cache,
         layers=int(config.num_hidden_layers),
         hidden=int(config.hidden_size),

@@ -34,32 +34,30 @@ class LiteRtOptions:
         quant: q8 (8 bits per channel), q4 (4 bits in blocks of 32, embedding and head 8 bits), f32, or auto: the
             smallest of the quantized ones within the limits.
         sizes: New tokens of the signatures. A call costs its signature's size, however few tokens it is given.
-        fill_sizes: Those of them that are there without logits, too, for all of a prompt but its end.
+        first_sizes: Those of the signatures for the beginning of a prompt, which need no cache.
         norm: "apart": RMSNorm in simple operators, which the CPU and the GPU take; or "composite": one operator, which
             the NPU needs and the CPU takes.
-        context_length: Slots of the cache; by default what prompts and label trie need. All are attended to in every
-            call, full or empty.
+        context_length: Slots of the cache; by default what the prompts that are compared need, an eighth more, and the
+            label trie. All are attended to in every call, full or empty.
 
     Raises:
         EdgebError: a value that is unknown, or does not go with another.
     """
 
     quant: str = "q8"
-    sizes: Sizes = (1, 4, 8, 16, 32, 128)
-    fill_sizes: Sizes = ()
+    sizes: Sizes = (1, 8, 16, 24, 32, 64, 128)
+    first_sizes: Sizes = (128, 256)
     norm: str = "apart"
     context_length: int | None = None
 
     def __post_init__(self) -> None:
         if self.quant != AUTO and self.quant not in PRECISIONS:
             raise EdgebError(f"LiteRT export has no weight format '{self.quant}'", nearest(self.quant, known_quants()))
-        for name, sizes in (("sizes", self.sizes), ("fill_sizes", self.fill_sizes)):
+        for name, sizes in (("sizes", self.sizes), ("first_sizes", self.first_sizes)):
             if list(sizes) != sorted(set(sizes)) or not all(0 < size <= _LARGEST_SIZE for size in sizes):
                 raise EdgebError(f"{name} are {list(sizes)}", f"use ascending numbers up to {_LARGEST_SIZE}")
         if 1 not in self.sizes:
             raise EdgebError(f"sizes are {list(self.sizes)}, without 1", "single tokens need a signature: add 1")
-        if not set(self.fill_sizes) <= set(self.sizes):
-            raise EdgebError(f"fill_sizes are {list(self.fill_sizes)}, not all of them in sizes", "add them to sizes")
         if self.norm not in NORMS:
             raise EdgebError(f"there is no norm '{self.norm}'", nearest(self.norm, NORMS))
         if self.context_length is not None and self.context_length < 1:

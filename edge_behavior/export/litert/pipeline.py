@@ -42,6 +42,9 @@ from edge_behavior.util.progress import progress_bar
 
 # Bytes per weight of an unquantized file at most.
 _FLOAT_BYTES = 4.2
+# The cache's length is a multiple of this, with one over this share of the longest prompt to spare, and at most so many
+# slots for the label trie.
+_SLOTS_STEP, _SPARE_SHARE, _MOST_NODES = 64, 8, 256
 
 
 def export_litert(
@@ -77,7 +80,9 @@ def export_litert(
     with scratch_folder(out) as folder:
         export = Export(opened, profile, folder)
         require_space(folder, opened.parameters * _bytes_per_weight(export, options))
-        export.begin(options.quant, lambda manifest: _context_length(options, manifest))
+        export.begin(options.quant, lambda manifest: _most_positions(options, manifest))
+        if options.context_length is None:
+            export.manifest = replace(export.manifest, context_length=_cache_length(export))
         _announce(export)
         model = _pruned(export, options)
         float_file, bundle = folder / "float.tflite", folder / "bundle.tflite"
@@ -109,7 +114,7 @@ def _describe(model_dir: Path, export: Export, options: LiteRtOptions) -> LiteRt
     # Here, since it loads torch: what is refused at once is refused before.
     from edge_behavior.export.litert.graph import describe
 
-    return describe(load_config(model_dir), options.sizes, options.fill_sizes, export.manifest.context_length)
+    return describe(load_config(model_dir), options.sizes, options.first_sizes, export.manifest.context_length)
 
 
 @dataclass(frozen=True)
@@ -159,9 +164,20 @@ def _pruned(export: Export, options: LiteRtOptions) -> Model:
     return model
 
 
-def _context_length(options: LiteRtOptions, manifest: Manifest) -> int:
-    """Slots of the cache."""
+def _most_positions(options: LiteRtOptions, manifest: Manifest) -> int:
+    """Slots of the cache as the options say, or at most."""
     return chosen_context(manifest, options.context_length, context_needed(manifest))
+
+
+def _cache_length(export: Export) -> int:
+    """Slots for the longest of the prompts that are compared, an eighth more, and the label trie, or many nodes of it.
+
+    Every slot costs time in every call; nodes that find none are evaluated in another pass.
+    """
+    scores, encoder = export.scores, export.opened.encoder
+    longest = max(map(len, scores.samples.prompts(encoder)))
+    needed = longest + longest // _SPARE_SHARE + min(len(encoder.trie.evaluated), _MOST_NODES)
+    return min(-(-needed // _SLOTS_STEP) * _SLOTS_STEP, export.manifest.context_length)
 
 
 def _unfit(config: Any, quant: str) -> str:

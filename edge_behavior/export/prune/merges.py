@@ -39,7 +39,7 @@ class Merges:
     Attributes:
         vocab: Id of every token.
         ranks: Pairs that merge, by rank: the lowest first.
-        always: Tokens that every text may need: all 256 byte tokens, and beside SentencePiece's printable ASCII.
+        always: Tokens that every text may need: the byte tokens, and beside SentencePiece's printable ASCII.
         by_score: SentencePiece's kind.
     """
 
@@ -110,7 +110,7 @@ def read_merges(fields: Mapping[str, Any]) -> Merges:
     """The vocabulary of a tokenizer.json.
 
     Raises:
-        CannotPrune: a kind that cannot be pruned, or byte tokens are missing.
+        CannotPrune: a kind that cannot be pruned, or SentencePiece's without all byte tokens.
     """
     model: dict[str, Any] = fields["model"]
     if model["type"] != "BPE":
@@ -127,12 +127,14 @@ def read_merges(fields: Mapping[str, Any]) -> Merges:
     if not by_score and "ByteLevel" not in kinds:
         raise CannotPrune("the tokenizer does not split text into bytes", KEEP_HINT)
     vocab: dict[str, int] = model["vocab"]
+    # Byte-level tokenizers leave out a byte that they have no token for (SmolLM2 lacks 21, most of them in no UTF-8), whole
+    # or pruned. SentencePiece's would join it to a token for what is unknown.
     missing = [token for token in bytes_ if token not in vocab]
-    if missing:
+    if missing and by_score:
         raise CannotPrune(
             f"the tokenizer lacks {len(missing)} of the 256 byte tokens, {missing[0]!r} for one", KEEP_HINT
         )
-    always = [*bytes_]
+    always = [token for token in bytes_ if token in vocab]
     if by_score:
         always += [char for char in (SPACE, *map(chr, range(0x21, 0x7F))) if char in vocab]
         always += [model["unk_token"]] if model.get("unk_token") else []

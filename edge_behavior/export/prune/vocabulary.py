@@ -1,6 +1,6 @@
 """Vocabulary pruning: the same model with embedding and output rows for the domain's tokens only.
 
-Kept are all 256 byte tokens, all added tokens but reserved ones, every token of the domain's texts, the most basic
+Kept are all byte tokens, all added tokens but reserved ones, every token of the domain's texts, the most basic
 everyday word pieces (so that places named after the export mostly keep their pieces too), and with each token its
 *derivation*: every symbol that byte-pair merging makes on the way from its bytes or characters to it. Merges whose
 parts and result are kept stay, in order. Any text still encodes, at worst byte by byte, and decodes to itself.

@@ -7,8 +7,7 @@ with them. Knows tokens and logits, not labels or prompts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import methodcaller
 from pathlib import Path
@@ -19,6 +18,7 @@ from edge_behavior.bundle.litert_file import read_litert
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.base import Row, reusable
+from edge_behavior.runtime.backends.guarded import Guarded
 from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.litert.compiled import CompiledGraph
 from edge_behavior.runtime.litert.evaluator import Evaluator, signature_names
@@ -40,7 +40,7 @@ class LiteRtRunOptions:
     threads: int
 
 
-class LiteRtBackend:
+class LiteRtBackend(Guarded):
     """A LiteRT bundle on the CPU; see `Backend` for its methods.
 
     Raises:
@@ -54,8 +54,6 @@ class LiteRtBackend:
         self._trie: LabelTrie | None = None
         self._slots: dict[int, int] = {}
         self._rows: dict[int, Row] = {}
-        # Whether the fields above describe the cache: not during a change, nor after one that failed half-way.
-        self._known = True
         self._graph = read_litert(path).graph
         self._capacity = min(options.n_ctx, self._graph.cache)
         try:
@@ -173,7 +171,7 @@ class LiteRtBackend:
     def load_state(self, ids: Sequence[int], state: bytes) -> bool:
         """Hold `ids` from saved bytes; see `Backend`."""
         self._lifetime.check()
-        self._clear()
+        self._empty()
         with self._changing():
             if len(ids) <= self._capacity and self._evaluator.cache.from_bytes(state, len(ids)):
                 self._evaluator.positions[: len(ids)] = np.arange(len(ids))
@@ -185,24 +183,9 @@ class LiteRtBackend:
         self._lifetime.close()
         self._rows = {}
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Guard a change of the cache: if it fails, the next change begins with an empty cache."""
-        self._restore_order()
-        self._known = False
-        yield
-        self._known = True
-
-    def _restore_order(self) -> None:
-        """Empty the cache if a change of it failed half-way."""
-        if not self._known:
-            self._clear()
-
     def _clear(self) -> None:
-        self._known = False
         self._held, self._trie = [], None
         self._drop_nodes()
-        self._known = True
 
     def _release(self) -> None:
         """Forget every evaluated trie node."""

@@ -9,8 +9,7 @@ and logits, not labels or prompts.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +21,7 @@ import numpy as np
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.base import Row, reusable
+from edge_behavior.runtime.backends.guarded import Guarded
 from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.llama.log import captured_log, quietly
 from edge_behavior.runtime.llama.model import LlamaModel
@@ -53,7 +53,7 @@ class LlamaOptions:
     exact: bool = False
 
 
-class LlamaBackend:
+class LlamaBackend(Guarded):
     """A GGUF file opened by llama.cpp on the CPU; see `Backend` for its methods.
 
     Raises:
@@ -67,8 +67,6 @@ class LlamaBackend:
         self._rows: dict[int, int] = {}
         self._trie: LabelTrie | None = None
         self._sequences = self._cells = 0
-        # Whether the fields above describe the cache: not during a change, nor after one that failed half-way.
-        self._known = True
         self._seconds = 0.0
         self._options = options
         self._max_rows = min(_MAX_ROWS, options.n_ctx)
@@ -211,20 +209,6 @@ class LlamaBackend:
     def close(self) -> None:
         """Free context and model."""
         self._lifetime.close()
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Guard a change of the cache: if it fails, the next change begins with an empty cache."""
-        self._restore_order()
-        self._known = False
-        yield
-        self._known = True
-
-    def _restore_order(self) -> None:
-        """Empty the cache if a change of it failed half-way."""
-        if not self._known:
-            self._clear()
-            self._known = True
 
     def _clear(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, True)

@@ -9,8 +9,7 @@ the window reaches. The cache holds every position for every layer, so it can be
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -26,6 +25,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.hf.tree.attention import attention_windows
 from edge_behavior.runtime.backends.base import Row, reusable
+from edge_behavior.runtime.backends.guarded import Guarded
 from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.util.cpus import usable_threads
 
@@ -36,7 +36,7 @@ _MAX_NODES = 512
 _HASHED_VALUES = 1024
 
 
-class TorchBackend:
+class TorchBackend(Guarded):
     """A causal language model in memory; see `Backend` for its methods.
 
     Args:
@@ -61,8 +61,6 @@ class TorchBackend:
         self._trie: LabelTrie | None = None
         self._slots: dict[int, int] = {}
         self._rows: dict[int, Row] = {}
-        # Whether the cache matches the fields above: not during a change, nor after one that failed.
-        self._known = True
         self._seconds = 0.0
 
     @property
@@ -152,7 +150,7 @@ class TorchBackend:
     def load_state(self, ids: Sequence[int], state: bytes) -> bool:
         """Hold `ids` from saved bytes; see `Backend`."""
         self._lifetime.check()
-        self._clear()
+        self._empty()
         try:
             tensors = safetensors.torch.load(state)
         except SafetensorError:
@@ -176,23 +174,8 @@ class TorchBackend:
         self._clear()
         self._model = None
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Mark a change of the cache: if it fails, the next change starts with an empty cache."""
-        self._restore_order()
-        self._known = False
-        yield
-        self._known = True
-
-    def _restore_order(self) -> None:
-        """Empty the cache if a change of it failed."""
-        if not self._known:
-            self._clear()
-
     def _clear(self) -> None:
-        self._known = False
         self._cache, self._held, self._slots, self._rows = DynamicCache(), [], {}, {}
-        self._known = True
 
     def _evaluate(self, trie: LabelTrie, nodes: list[int]) -> None:
         """Append nodes to the cache; parents come first."""

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.bundle.litert_graph import LiteRtGraph, embed_name, fill_name, step_name
+from edge_behavior.bundle.litert_graph import LiteRtGraph, embed_name, first_name, step_name
 from edge_behavior.runtime.litert.buffers import Floats32, SlotCache, aligned, aligned_stack
-from edge_behavior.runtime.litert.calls import Call, CallPlanner, head_share, proportional_costs
-from edge_behavior.runtime.litert.inputs import Tokens, rotations, window_reach, write_mask
+from edge_behavior.runtime.litert.calls import Call, planner_of
+from edge_behavior.runtime.litert.inputs import Tokens, rotations, window_reach, write_first_mask, write_mask
 
 
 class Signatures(Protocol):
@@ -29,13 +29,24 @@ class Signatures(Protocol):
 
 
 @dataclass(frozen=True)
-class _Size:
-    """Arrays that the signatures of one size share, and those signatures as functions."""
+class _Bound:
+    """The signatures of one size and kind, and the arrays that they read and write.
+
+    Attributes:
+        tokens: int32 [1, N].
+        inputs: By the tensor's name, but the cache.
+        new_rows: [2 · layers, 1, G, N, H].
+        logits: [1, N, V]; None of one that gives none.
+        embed: Makes the embeddings.
+        run: Evaluates them.
+    """
 
     tokens: NDArray[np.int32]
     inputs: dict[str, Floats32]
     new_rows: Floats32
+    logits: Floats32 | None
     embed: Callable[[], None]
+    run: Callable[[], None]
 
 
 class Evaluator:
@@ -56,11 +67,9 @@ class Evaluator:
         self.cache = SlotCache(graph.layers, graph.kv_heads, graph.cache, graph.head_dim)
         self.positions = np.zeros(graph.cache, dtype=np.int32)
         self.seconds = 0.0
-        fills = proportional_costs(graph.fill_sizes, 1 - head_share(graph.layers, graph.hidden, graph.vocabulary))
-        self._planner = CallPlanner(proportional_costs(graph.sizes), fills)
+        self._planner = planner_of(graph)
         # Made when first needed: logits of a large size take much memory, and many bundles are never asked for them.
-        self._sizes: dict[int, _Size] = {}
-        self._runs: dict[tuple[int, bool], tuple[Callable[[], None], Floats32 | None]] = {}
+        self._bound: dict[tuple[int, bool], _Bound] = {}
         # A position is below the number of slots, since whatever a token sees has a slot as well.
         self._tables = {"": rotations(graph.rope, graph.cache)}
         if graph.sliding is not None:
@@ -78,7 +87,9 @@ class Evaluator:
         """
         self.positions[tokens.slots] = tokens.positions
         rows: list[Floats32] = []
-        calls = self._planner.plan(len(tokens), silent)
+        # A prompt from its beginning: each of these tokens sees the slots up to its own.
+        beginning = silent if silent and tokens.positions[0] == 0 else 0
+        calls = self._planner.plan(len(tokens), beginning)
         for call in calls:
             logits = self._run(call, tokens.part(call.start, call.stop))
             if logits is not None:
@@ -89,66 +100,62 @@ class Evaluator:
 
     def close(self) -> None:
         """Free cache and arrays."""
-        self._runs.clear()
-        self._sizes.clear()
+        self._bound.clear()
         del self.cache
 
     def _run(self, call: Call, tokens: Tokens) -> Floats32 | None:
         """Run one call; its logits [N, V], of the padding as well, or None of a call that gives none."""
-        size = self._size(call.size)
-        run, logits = self._bound(call, size)
+        bound = self._bound_to(call)
         count = len(tokens)
-        size.tokens[0, :count] = tokens.ids
-        size.tokens[0, count:] = 0
+        bound.tokens[0, :count] = tokens.ids
+        bound.tokens[0, count:] = 0
         for suffix, (cosines, sines) in self._tables.items():
             for name, table in (("cos", cosines), ("sin", sines)):
-                size.inputs[name + suffix][0, :count] = table[tokens.positions]
-                size.inputs[name + suffix][0, count:] = table[0]
-            reach = None
-            if suffix and self._graph.sliding is not None:
-                reach = window_reach(tokens.positions, self.positions, self._graph.sliding.window)
-            write_mask(size.inputs["mask" + suffix][0, 0], tokens, reach)
+                bound.inputs[name + suffix][0, :count] = table[tokens.positions]
+                bound.inputs[name + suffix][0, count:] = table[0]
+            if not call.first:
+                reach = None
+                if suffix and self._graph.sliding is not None:
+                    reach = window_reach(tokens.positions, self.positions, self._graph.sliding.window)
+                write_mask(bound.inputs["mask" + suffix][0, 0], tokens, reach)
         started = perf_counter()
-        size.embed()
-        run()
+        bound.embed()
+        bound.run()
         self.seconds += perf_counter() - started
-        self.cache.store(size.new_rows, tokens.slots)
-        return None if logits is None else logits[0]
+        self.cache.store(bound.new_rows, tokens.slots)
+        return None if bound.logits is None else bound.logits[0]
 
-    def _size(self, size: int) -> _Size:
-        if size not in self._sizes:
-            graph = self._graph
-            inputs = {"embeddings": aligned((1, size, graph.hidden), np.float32)}
-            for suffix in self._tables:
-                inputs["mask" + suffix] = aligned((1, 1, size, graph.cache + size), np.float32)
-                inputs["cos" + suffix] = aligned((1, size, graph.head_dim), np.float32)
-                inputs["sin" + suffix] = aligned((1, size, graph.head_dim), np.float32)
-            tokens = aligned((1, size), np.int32)
-            new_rows = aligned_stack(2 * graph.layers, (1, graph.kv_heads, size, graph.head_dim), np.float32)
-            outputs = {"embeddings": inputs["embeddings"]}
-            embed = self._signatures.bind(embed_name(size), {"tokens": tokens}, outputs)
-            self._sizes[size] = _Size(tokens, inputs, new_rows, embed)
-        return self._sizes[size]
+    def _bound_to(self, call: Call) -> _Bound:
+        key = (call.size, call.first)
+        if key not in self._bound:
+            self._bound[key] = self._bind(call.size, call.first)
+        return self._bound[key]
 
-    def _bound(self, call: Call, size: _Size) -> tuple[Callable[[], None], Floats32 | None]:
-        """The signature of a call as a function, and the array that its logits [1, N, V] go to."""
-        key = (call.size, call.logits)
-        if key not in self._runs:
-            graph = self._graph
-            outputs = _by_layer("new_", size.new_rows)
-            logits = aligned((1, call.size, graph.vocabulary), np.float32) if call.logits else None
-            if logits is not None:
-                outputs["logits"] = logits
-            name = step_name(call.size) if call.logits else fill_name(call.size)
-            inputs = {**size.inputs, **_by_layer("", self.cache.tensors)}
-            self._runs[key] = (self._signatures.bind(name, inputs, outputs), logits)
-        return self._runs[key]
+    def _bind(self, size: int, first: bool) -> _Bound:
+        graph = self._graph
+        inputs = {"embeddings": aligned((1, size, graph.hidden), np.float32)}
+        for suffix in self._tables:
+            inputs["mask" + suffix] = aligned((1, 1, size, size if first else graph.cache + size), np.float32)
+            inputs["cos" + suffix] = aligned((1, size, graph.head_dim), np.float32)
+            inputs["sin" + suffix] = aligned((1, size, graph.head_dim), np.float32)
+            if first:
+                # The same in every call.
+                window = graph.sliding.window if suffix and graph.sliding is not None else None
+                write_first_mask(inputs["mask" + suffix][0, 0], window)
+        tokens = aligned((1, size), np.int32)
+        new_rows = aligned_stack(2 * graph.layers, (1, graph.kv_heads, size, graph.head_dim), np.float32)
+        logits = None if first else aligned((1, size, graph.vocabulary), np.float32)
+        outputs = _by_layer("new_", new_rows) | ({} if logits is None else {"logits": logits})
+        cache = {} if first else _by_layer("", self.cache.tensors)
+        embed = self._signatures.bind(embed_name(size), {"tokens": tokens}, {"embeddings": inputs["embeddings"]})
+        name = first_name(size) if first else step_name(size)
+        run = self._signatures.bind(name, {**inputs, **cache}, outputs)
+        return _Bound(tokens, inputs, new_rows, logits, embed, run)
 
 
 def signature_names(graph: LiteRtGraph) -> list[str]:
     """Signatures that a graph's file must have."""
-    steps = [name(size) for size in graph.sizes for name in (embed_name, step_name)]
-    return [*steps, *map(fill_name, graph.fill_sizes)]
+    return [*map(embed_name, graph.embed_sizes), *map(first_name, graph.first_sizes), *map(step_name, graph.sizes)]
 
 
 def _by_layer(prefix: str, tensors: Floats32) -> dict[str, Floats32]:

@@ -63,6 +63,20 @@ def write_mask(mask: Floats32, tokens: Tokens, reach: NDArray[np.bool_] | None =
     mask[padding, cache + padding] = 0
 
 
+def write_first_mask(mask: Floats32, window: int | None = None) -> None:
+    """Write the additive mask of a prompt's beginning.
+
+    Args:
+        mask: [N, N].
+        window: How many positions a token sees, its own among them; None for all before it.
+    """
+    positions = np.arange(len(mask), dtype=np.int32)
+    seen = positions[:, None] >= positions[None, :]
+    if window is not None:
+        seen &= window_reach(positions, positions, window)
+    mask[...] = np.where(seen, np.float32(0), np.float32(MASKED))
+
+
 def window_reach(queries: NDArray[np.int32], keys: NDArray[np.int32], window: int) -> NDArray[np.bool_]:
     """[n, C] whether a sliding window of a token at a position reaches a slot's position.
 

@@ -19,6 +19,8 @@ from edge_behavior.errors import EdgebError
 
 _HINT = "pip install 'edgeb[litert]'"
 _STDERR = 2
+# XNNPACK keeps packed weights for all signatures together, in memory; without a cache, it packs them for each.
+_IN_MEMORY = ":memory"
 # One caller at a time: two that take turns in a wrong order would leave standard error closed.
 _lock = threading.Lock()
 # By process: a forked child makes its own.
@@ -52,7 +54,8 @@ def open_model(litert: Any, path: str, threads: int) -> Any:
     Raises:
         RuntimeError: LiteRT cannot load the file.
     """
-    options = litert.options.Options(cpu_options=litert.options.CpuOptions(num_threads=threads))
+    cpu = litert.options.CpuOptions(num_threads=threads, xnnpack_weight_cache_path=_IN_MEMORY)
+    options = litert.options.Options(cpu_options=cpu)
     with _lock, _without_stderr():
         process = os.getpid()
         if process not in _environments:

@@ -43,7 +43,7 @@ MANIFEST = Manifest(
     base_model=BaseModelInfo("x", None, "00"), training={"recipe": "tiny"},
 )  # fmt: skip
 GRAPH = LiteRtGraph(
-    sizes=(1, 8), fill_sizes=(8,), cache=512, layers=2, hidden=64, kv_heads=2, head_dim=4, vocabulary=600,
+    sizes=(1, 8), first_sizes=(8,), cache=512, layers=2, hidden=64, kv_heads=2, head_dim=4, vocabulary=600,
     rope=(1.0, 0.0009999999310821295), sliding=SlidingWindow(16, (1.0, 0.01)),
 )  # fmt: skip
 
@@ -174,7 +174,7 @@ def _repacked(bundle: Path, change: Callable[[dict[str, Any]], object], **entrie
         (lambda f: f["graph"].update(cache=0), "graph: field 'cache' is 0"),
         (lambda f: f["graph"].update(sizes=[8, 1]), "not ascending sizes"),
         (lambda f: f["graph"].update(sizes=[]), "'sizes' is"),
-        (lambda f: f["graph"].update(fill_sizes=[4]), "'fill_sizes' is"),
+        (lambda f: f["graph"].update(first_sizes=[8, 4]), "first_sizes is .8, 4., not ascending"),
         (lambda f: f["graph"].update(rope=[1.0]), "graph.rope is"),
         (lambda f: f["graph"].update(rope=[1.0, -1.0]), "a frequency that is none"),
         (lambda f: f["graph"]["sliding"].update(window=0), "sliding: field 'window' is 0"),

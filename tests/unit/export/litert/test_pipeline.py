@@ -29,7 +29,7 @@ from tests.command import invoked
 from tests.litert_files import run_stand_ins, stand_in_model, stood_in
 from tests.unit.export.conftest import CANDIDATES, gemma3, gemma_tokenizer, qwen2_tokenizer, save
 
-OPTIONS = LiteRtOptions("q8", sizes=(1, 4, 16), fill_sizes=(16,))
+OPTIONS = LiteRtOptions("q8", sizes=(1, 4, 16), first_sizes=(16,))
 needs_converter = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("litert_torch", "ai_edge_quantizer", "ai_edge_litert")),
     reason="no litert-torch",
@@ -89,7 +89,7 @@ def test_export(source: ExportSource, tmp_path: Path, in_torch: Any, capfd: pyte
     assert report["logit_difference"]["convert"] < 1e-3 < report["logit_difference"]["quantize"]
     graph = read_litert(out).graph
     assert in_torch == [("convert", graph), ("quantize", "q8")]
-    assert (graph.sizes, graph.fill_sizes) == ((1, 4, 16), (16,))
+    assert (graph.sizes, graph.first_sizes) == ((1, 4, 16), (16,))
     assert graph.cache == manifest.context_length <= 512
     assert capfd.readouterr().out == ""
 
@@ -160,7 +160,7 @@ class TestRefusedAtOnce:
             ({"sizes": (4, 8)}, "without 1"),
             ({"sizes": (1, 8, 8)}, "use ascending numbers"),
             ({"sizes": (0, 1)}, "use ascending numbers"),
-            ({"fill_sizes": (64,)}, "not all of them in sizes"),
+            ({"first_sizes": (64, 8)}, "first_sizes are .64, 8. .use ascending numbers"),
             ({"norm": "whole"}, "there is no norm 'whole'"),
             ({"context_length": 0}, "the context length is 0"),
         ],
@@ -191,7 +191,7 @@ class TestRefusedAtOnce:
 
 
 def test_profiles(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("format: litert\nquant: auto\nsizes: [1, 8]\nfill_sizes: [8]\n")
+    (tmp_path / "p.yaml").write_text("format: litert\nquant: auto\nsizes: [1, 8]\nfirst_sizes: [8]\n")
     assert litert_options(str(tmp_path / "p.yaml"), {}) == LiteRtOptions("auto", (1, 8), (8,))
     assert litert_options(str(tmp_path / "p.yaml"), {"quant": "q4"}).quant == "q4"
     assert litert_options("litert-cpu", {}) == litert_options(None, {}) == LiteRtOptions()

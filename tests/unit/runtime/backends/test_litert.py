@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from edge_behavior.bundle.litert_file import TOKENIZER_ENTRY, read_litert, read_litert_entry, write_litert
-from edge_behavior.bundle.litert_graph import MASKED
+from edge_behavior.bundle.litert_graph import MASKED, LiteRtGraph
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.runtime.backends import litert
 from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
 from edge_behavior.runtime.litert.buffers import ALIGNMENT, SlotCache, aligned, aligned_stack
-from edge_behavior.runtime.litert.calls import CallPlanner, head_share, proportional_costs
+from edge_behavior.runtime.litert.calls import CallPlanner, planner_of
 from edge_behavior.runtime.litert.inputs import Tokens, rotations, write_mask
 from edge_behavior.runtime.litert.package import load_litert
 from edge_behavior.runtime.llama.model import LlamaModel
@@ -93,36 +93,46 @@ class TestPlan:
     def test_it_is_the_cheapest_there_is(
         self, costs: dict[int, tuple[float, float]], filled: set[int], count: int, data: st.DataObject
     ) -> None:
-        silent = data.draw(st.integers(0, count - 1))
+        beginning = data.draw(st.integers(0, count - 1))
         steps = {size: both[0] for size, both in costs.items()}
-        fills = {size: both[1] for size, both in costs.items() if size in filled}
-        calls = CallPlanner(steps, fills).plan(count, silent)
-        least = min(self.cheapest(fills, k) + self.cheapest(steps, count - k) for k in range(silent + 1))
-        assert sum((steps if call.logits else fills)[call.size] for call in calls) == pytest.approx(least)
+        firsts = {size: both[1] for size, both in costs.items() if size in filled}
+        calls = CallPlanner(steps, firsts).plan(count, beginning)
+        begun = [cost + self.cheapest(steps, count - min(size, beginning)) for size, cost in firsts.items()]
+        least = min([self.cheapest(steps, count), *(begun if beginning else [])])
+        assert sum((firsts if call.first else steps)[call.size] for call in calls) == pytest.approx(least)
         at = 0
         for call in calls:
             assert call.start == at < call.stop <= at + call.size
-            assert call.logits or call.stop <= silent
+            assert not call.first or (call.start == 0 and call.stop <= beginning)
             at = call.stop
         assert at == count
 
     def test_by_hand(self) -> None:
-        planner = CallPlanner(proportional_costs((1, 4, 8, 16, 32, 128)), proportional_costs((32, 128), 0.8))
+        planner = planner_of(graph_of(vocabulary=49152))
 
-        def sizes(count: int, silent: int) -> list[tuple[int, bool]]:
-            return [(call.size, call.logits) for call in planner.plan(count, silent)]
+        def sizes(count: int, beginning: int) -> list[tuple[int, bool]]:
+            return [(call.size, call.first) for call in planner.plan(count, beginning)]
 
-        assert sizes(1, 0) == [(1, True)]
-        assert sizes(12, 0) == [(16, True)]
+        assert sizes(1, 0) == [(1, False)]
+        assert sizes(12, 0) == [(16, False)]
         # One call more costs more than a few tokens.
-        assert sizes(20, 19) == [(32, True)]
-        assert sizes(298, 294) == [(128, False), (128, False), (32, False), (16, True)]
-        # Nothing that needs logits is only filled.
-        assert all(logits for _, logits in sizes(40, 0))
+        assert sizes(20, 0) == [(24, False)]
+        assert sizes(298, 294) == [(256, True), (24, False), (24, False)]
+        assert sizes(180, 170) == [(128, True), (64, False)]
+        # Behind a prompt that is there, no call can begin one.
+        assert all(not first for _, first in sizes(298, 0))
 
-    def test_a_large_vocabulary_is_a_large_share(self) -> None:
-        assert head_share(30, 576, 49152) == pytest.approx(0.17, abs=0.01)
-        assert head_share(30, 576, 2000) < 0.01
+    def test_a_long_cache_makes_long_calls_dear(self) -> None:
+        """Attention to every slot is most of a long call, and weights are most of a short one."""
+        assert [call.size for call in planner_of(graph_of(cache=64)).plan(110, 0)] == [128]
+        assert [call.size for call in planner_of(graph_of(cache=4096)).plan(110, 0)] == [64, 24, 24]
+
+
+def graph_of(**changes: Any) -> LiteRtGraph:
+    """SmolLM2-135M's, but for some fields."""
+    return replace(
+        LiteRtGraph((1, 8, 16, 24, 32, 64, 128), (128, 256), 512, 30, 576, 3, 64, 2000, tuple([0.1] * 32)), **changes
+    )
 
 
 class TestInputs:
@@ -234,17 +244,20 @@ def test_hint_and_prompt_are_one_pass(engine: Engine, backend: Any, monkeypatch:
     run = backend._evaluator._run
 
     def counted(call: Any, tokens: Any) -> Any:
-        calls.append((call.size, call.logits, len(tokens)))
+        calls.append((call.size, call.first, len(tokens)))
         return run(call, tokens)
 
     monkeypatch.setattr(backend._evaluator, "_run", counted)
-    _, evaluated = backend.prefill([40, 41, 42], lives.TRIE, [1, 2])
-    assert (evaluated, calls) == (5, [(8, True, 5)])
+    _, evaluated = backend.prefill([40], lives.TRIE, [1, 2])
+    assert (evaluated, calls) == (3, [(4, False, 3)])
     del calls[:]
-    # Most of a long prompt needs no logits.
+    # A long prompt has a beginning, without logits, unless it follows on what is held.
     backend.prefill(list(range(30, 110)), lives.TRIE, [1, 2])
-    assert [logits for _, logits, _ in calls] == [False] * (len(calls) - 1) + [True]
+    assert [first for _, first, _ in calls] == [True] + [False] * (len(calls) - 1)
     assert sum(count for _, _, count in calls) == 82
+    del calls[:]
+    backend.prefill([*range(30, 110), *range(60)])
+    assert not any(first for _, first, _ in calls)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -443,7 +456,7 @@ class TestOnLiteRt:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"sizes": (1, 2), "fill_sizes": ()}, "the model has no signature 'embed_2' .export it again"),
+            ({"sizes": (1, 2), "first_sizes": ()}, "the model has no signature 'embed_2' .export it again"),
             ({"model": b"\x1c\0\0\0TFL3" + b"x" * 500}, r"LiteRT cannot load .*: Failed to build flatbuffer model"),
         ],
     )
