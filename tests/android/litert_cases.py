@@ -20,18 +20,18 @@ from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.litert.calls import CallPlanner, head_share, proportional_costs
-from edge_behavior.runtime.litert.inputs import Tokens, rotations, window_reach, write_mask
+from edge_behavior.runtime.litert.calls import planner_of
+from edge_behavior.runtime.litert.inputs import Tokens, rotations, window_reach, write_first_mask, write_mask
 
 GRAPH = LiteRtGraph(
-    sizes=(1, 4, 8, 32), fill_sizes=(8, 32), cache=40, layers=2, hidden=64, kv_heads=2, head_dim=4, vocabulary=600,
+    sizes=(1, 4, 8, 32), first_sizes=(8, 48), cache=40, layers=2, hidden=64, kv_heads=2, head_dim=4, vocabulary=600,
     rope=(1.0, 0.0009999999310821295), sliding=SlidingWindow(16, (1.0, 0.01)),
 )  # fmt: skip
 _GRAPHS = [
     GRAPH,
-    replace(GRAPH, fill_sizes=(), sliding=None),
-    replace(GRAPH, sizes=(8, 128), fill_sizes=(128,), hidden=576, layers=30, vocabulary=49_152),
-    replace(GRAPH, sizes=(1,), fill_sizes=(1,), rope=(0.25, 1e-7)),
+    replace(GRAPH, first_sizes=(), sliding=None),
+    replace(GRAPH, sizes=(8, 128), first_sizes=(128, 256), cache=768, hidden=576, layers=30, vocabulary=49_152),
+    replace(GRAPH, sizes=(1,), first_sizes=(1,), rope=(0.25, 1e-7)),
 ]
 _NUMBERS = [0.0, 1.0, 0.1, 1 / 3, 2e-5, 1e-4, 9.999e-5, 0.0009999999310821295, 7.5, 10.0, 1e15, 1e16, 123456789.125,
             5e-324, 1.7976931348623157e308, 2.0**-24, 0.31622776601683794, -2.5,
@@ -46,17 +46,17 @@ def vectors() -> dict[str, Any]:
         "numbers": [[number, repr(number)] for number in _NUMBERS],
         "graphs": [_graph(graph) for graph in _GRAPHS],
         "masks": [_mask(seed) for seed in range(12)],
+        "first_masks": [_first_mask(size, window) for size, window in ((1, None), (6, None), (6, 2), (6, 1), (3, 9))],
         "rotations": _rotations(),
     }
 
 
 def _graph(graph: LiteRtGraph) -> dict[str, Any]:
-    fills = proportional_costs(graph.fill_sizes, 1 - head_share(graph.layers, graph.hidden, graph.vocabulary))
-    planner = CallPlanner(proportional_costs(graph.sizes), fills)
-    asked = [(count, silent) for count in (1, 2, 3, 5, 9, 17, 33, 70, 150) for silent in {0, count // 2, count - 1}]
+    planner = planner_of(graph)
+    asked = [(count, beginning) for count in (1, 2, 3, 5, 9, 17, 33, 70, 150, 400) for beginning in {0, count // 2, count - 1}]
     plans = [
-        [count, silent, [[call.size, call.logits, call.start, call.stop] for call in planner.plan(count, silent)]]
-        for count, silent in sorted(asked)
+        [count, beginning, [[c.size, c.first, c.start, c.stop] for c in planner.plan(count, beginning)]]
+        for count, beginning in sorted(asked)
     ]
     return {"graph": graph.to_dict(), "canonical": json.dumps(graph.to_dict(), sort_keys=True), "plans": plans}
 
@@ -85,6 +85,12 @@ def _mask(seed: int) -> dict[str, Any]:
         "first": first.tolist(), "others": others, "held": held.tolist(), "window": window,
         "seen": [np.flatnonzero(row == 0).tolist() for row in mask],
     }  # fmt: skip
+
+
+def _first_mask(size: int, window: int | None) -> dict[str, Any]:
+    mask = np.zeros((size, size), dtype=np.float32)
+    write_first_mask(mask, window)
+    return {"size": size, "window": window, "seen": [np.flatnonzero(row == 0).tolist() for row in mask]}
 
 
 def _some(rng: np.random.Generator, slots: np.ndarray) -> list[int]:
@@ -127,8 +133,8 @@ def refused(folder: Path) -> list[list[str]]:
         "cache": (lambda f: f["graph"].update(cache=256), "the hashes do not match the manifest's"),
         "no-cache": (lambda f: f["graph"].update(cache=0), "graph: field 'cache' is 0"),
         "sizes": (lambda f: f["graph"].update(sizes=[8, 1]), "not ascending sizes"),
-        "no-sizes": (lambda f: f["graph"].update(sizes=[]), "'sizes' is"),
-        "fills": (lambda f: f["graph"].update(fill_sizes=[5]), "'fill_sizes' is"),
+        "no-sizes": (lambda f: f["graph"].update(sizes=[]), "'sizes' is empty"),
+        "firsts": (lambda f: f["graph"].update(first_sizes=[8, 8]), "first_sizes is"),
         "rope": (lambda f: f["graph"].update(rope=[1.0]), "frequenc"),
         "frequency": (lambda f: f["graph"].update(rope=[1.0, -1.0]), "frequenc"),
         "window": (lambda f: f["graph"]["sliding"].update(window=0), "sliding: field 'window' is 0"),

@@ -142,9 +142,11 @@ jlong open_runtime(JNIEnv * env, jbyteArray j_library, jbyteArray j_folder) {
     return static_cast<jlong>(reinterpret_cast<intptr_t>(runtime.release()));
 }
 
-// LiteRT takes an accelerator's options as text in TOML, which it frees.
-void set_threads(const litert::Library & api, litert::Options options, int threads) {
-    const std::string text = "num_threads = " + std::to_string(threads) + "\n";
+// LiteRT takes an accelerator's options as text in TOML, which it frees. Without a cache XNNPACK would pack the weights
+// for each signature; the cache is one in memory.
+void set_cpu(const litert::Library & api, litert::Options options, int threads) {
+    const std::string text =
+        "num_threads = " + std::to_string(threads) + "\nweight_cache_file_path = \":memory\"\n";
     char * payload = strdup(text.c_str());
     if (payload == nullptr) {
         throw std::bad_alloc();
@@ -178,7 +180,7 @@ jlong open_model(JNIEnv * env, jlong j_runtime, jbyteArray j_path, jint threads,
     check(api.SetOptionsHardwareAccelerators(options, on_gpu ? litert::kGpu : litert::kCpu), "LiteRT takes no options",
           edgeb::kReport);
     if (!on_gpu) {
-        set_threads(api, options, threads);
+        set_cpu(api, options, threads);
     }
     const char * hint = on_gpu ? "ask for the CPU, or allow the fallback" : kExport;
     check(api.CreateCompiledModel(runtime.environment, made->model, options, &made->compiled),

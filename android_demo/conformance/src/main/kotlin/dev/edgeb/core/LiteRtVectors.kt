@@ -3,13 +3,14 @@ package dev.edgeb.core
 import java.io.File
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
+import java.nio.FloatBuffer
 
 // Python computes cosines in float32, this library in double.
 private const val ROTATION_TOLERANCE = 2e-7
 
 /** What surrounds LiteRT's calls, without LiteRT: plans, masks and rotations as tests/android/litert_cases.py has them. */
 internal fun checkLiteRtVectors(vectors: Any?, checks: Checks) {
-    val fields = Fields(vectors, listOf("numbers", "graphs", "masks", "rotations"), "litert")
+    val fields = Fields(vectors, listOf("numbers", "graphs", "masks", "first_masks", "rotations"), "litert")
     for (pair in fields.list("numbers")) {
         val (number, text) = pair as List<*>
         checks.same("Python's text of $text", text, pythonText((number as Number).toDouble()))
@@ -20,13 +21,20 @@ internal fun checkLiteRtVectors(vectors: Any?, checks: Checks) {
         checks.same("canonical graph", known.string("canonical"), graph.canonical())
         val planner = CallPlanner.of(graph)
         for (plan in known.list("plans")) {
-            val (count, silent, calls) = plan as List<*>
-            val found = planner.plan(int(count), int(silent))
-                .map { listOf(it.size.toLong(), it.logits, it.start.toLong(), it.stop.toLong()) }
-            checks.same("calls for $count tokens, $silent of them silent", calls, found)
+            val (count, beginning, calls) = plan as List<*>
+            val found = planner.plan(int(count), int(beginning))
+                .map { listOf(it.size.toLong(), it.first, it.start.toLong(), it.stop.toLong()) }
+            checks.same("calls for $count tokens, $beginning of them a beginning", calls, found)
         }
     }
     for (mask in fields.list("masks")) checkMask(mask, checks)
+    for (mask in fields.list("first_masks")) {
+        val known = Fields(mask, listOf("size", "window", "seen"), "first mask")
+        val size = known.int("size")
+        val found = floats(size * size)
+        writeFirstMask(found, size, known.intOrNull("window"))
+        checkSeen("first mask of $size", known.list("seen"), found, size, checks)
+    }
     checkRotations(fields.any("rotations"), checks)
 }
 
@@ -42,11 +50,16 @@ private fun checkMask(entry: Any?, checks: Checks) {
     )
     val mask = floats(size * (cache + size))
     writeMask(mask, size, cache, tokens, ints(known.any("held")), known.intOrNull("window"))
-    val seen = List(size) { row ->
-        (0 until cache + size).filter { mask.get(row * (cache + size) + it) == 0f }.map { it.toLong() }
+    checkSeen("mask of ${slots.toList()}", known.list("seen"), mask, cache + size, checks)
+}
+
+/** Which columns the rows of a mask see. */
+private fun checkSeen(where: String, expected: List<Any?>, mask: FloatBuffer, width: Int, checks: Checks) {
+    val found = List(mask.capacity() / width) { row ->
+        (0 until width).filter { mask.get(row * width + it) == 0f }.map { it.toLong() }
     }
-    checks.same("mask of ${slots.toList()}", known.list("seen"), seen)
-    for (i in 0 until mask.capacity()) checks.same("mask at $i", true, mask.get(i) == 0f || mask.get(i) == MASKED)
+    checks.same(where, expected, found)
+    for (i in 0 until mask.capacity()) checks.same("$where at $i", true, mask.get(i) == 0f || mask.get(i) == MASKED)
 }
 
 private fun checkRotations(entry: Any?, checks: Checks) {

@@ -1,7 +1,7 @@
 package dev.edgeb.core
 
 import java.nio.ByteBuffer
-import java.nio.FloatBuffer
+import java.nio.IntBuffer
 
 /** What to read of a token's row of logits. */
 internal class RowReading(val tokens: IntArray, val scoring: Scoring)
@@ -11,22 +11,31 @@ internal class RowReading(val tokens: IntArray, val scoring: Scoring)
  * its own. Knows slots, positions and what sees what; prompts and label tries are the backend's.
  */
 internal class LiteRtEvaluator(private val graph: LiteRtGraph, private val model: LiteRtModel) {
-    /** Memory that the signatures of one size share. */
-    private inner class Size(val size: Int) {
+    /** The signatures of one size and kind, and the memory that they read and write. */
+    private inner class Bound(size: Int, val first: Boolean) {
         private val tokens = array(graph.tokens(size))
         private val embeddings = array(graph.embeddings(size))
-        val masks = graph.attention.map { array(graph.mask(size, it)) }
-        val cosines = graph.attention.map { array(graph.cosines(size, it)) }
-        val sines = graph.attention.map { array(graph.sines(size, it)) }
-        val added = graph.added(size).map { array(it) }
-        val inputs = listOf(embeddings) + masks + cosines + sines + cache.arrays
-        val ids = tokens.memory.asIntBuffer()
-        val new: List<FloatBuffer> = added.map { it.memory.asFloatBuffer() }
-        val embed = model.bind(graph.embedName(size), listOf(tokens), listOf(embeddings))
-    }
+        private val masks = graph.attention.map { array(graph.mask(size, it, first)) }
+        private val cosines = graph.attention.map { array(graph.cosines(size, it)) }
+        private val sines = graph.attention.map { array(graph.sines(size, it)) }
+        private val added = graph.added(size).map { array(it) }
+        private val inputs = listOf(embeddings) + masks + cosines + sines + (if (first) emptyList() else cache.arrays)
 
-    /** A bound signature, and where its logits [N, V] go to; null of one that gives none. */
-    private class Bound(val number: Int, val logits: ByteBuffer?)
+        /** Logits [N, V], of padding as well; null of a signature that gives none. */
+        val logits = if (first) null else array(graph.logits(size))
+        val ids: IntBuffer = tokens.memory.asIntBuffer()
+        val masksOf = masks.map { it.memory.asFloatBuffer() }
+        val cosinesOf = cosines.map { it.memory.asFloatBuffer() }
+        val sinesOf = sines.map { it.memory.asFloatBuffer() }
+        val new = added.map { it.memory.asFloatBuffer() }
+        val embed = model.bind(graph.embedName(size), listOf(tokens), listOf(embeddings))
+        val run = model.bind(graph.evaluateName(size, first), inputs, added + listOfNotNull(logits))
+
+        init {
+            // The same in every call.
+            if (first) for ((k, kind) in graph.attention.withIndex()) writeFirstMask(masksOf[k], size, kind.window)
+        }
+    }
 
     val cache = SlotCache(graph) { array(it) }
 
@@ -38,7 +47,6 @@ internal class LiteRtEvaluator(private val graph: LiteRtGraph, private val model
     private val rotations = graph.attention.map { Rotations(it.frequencies, graph.cache) }
 
     // Made when first needed: logits of a large size take much memory, and many bundles are never asked for them.
-    private val sizes = HashMap<Int, Size>()
     private val bound = HashMap<Pair<Int, Boolean>, Bound>()
     private var nanos = 0L
 
@@ -57,7 +65,9 @@ internal class LiteRtEvaluator(private val graph: LiteRtGraph, private val model
     fun evaluate(tokens: LiteRtTokens, silent: Int, reading: ((Int) -> RowReading)?): List<DoubleArray> {
         for (i in 0 until tokens.size) positions[tokens.slots[i]] = tokens.positions[i]
         val found = ArrayList<DoubleArray>()
-        for (call in planner.plan(tokens.size, silent)) {
+        // A prompt from its beginning: each of these tokens sees the slots up to its own.
+        val beginning = if (tokens.positions[0] == 0) silent else 0
+        for (call in planner.plan(tokens.size, beginning)) {
             val logits = run(call, tokens.part(call.start, call.stop))
             if (logits == null || reading == null) continue
             val rows = (maxOf(silent, call.start) until call.stop).toList()
@@ -73,24 +83,15 @@ internal class LiteRtEvaluator(private val graph: LiteRtGraph, private val model
 
     /** Run one call; its logits, of the padding as well, or null of a call that gives none. */
     private fun run(call: Call, tokens: LiteRtTokens): ByteBuffer? {
-        val size = sizes.getOrPut(call.size) { Size(call.size) }
-        val signature = bound.getOrPut(Pair(call.size, call.logits)) { bind(call, size) }
-        for (i in 0 until call.size) size.ids.put(i, if (i < tokens.size) tokens.ids[i] else 0)
+        val at = bound.getOrPut(Pair(call.size, call.first)) { Bound(call.size, call.first) }
+        for (i in 0 until call.size) at.ids.put(i, if (i < tokens.size) tokens.ids[i] else 0)
         for ((k, kind) in graph.attention.withIndex()) {
-            val cosines = size.cosines[k].memory.asFloatBuffer()
-            rotations[k].write(cosines, size.sines[k].memory.asFloatBuffer(), call.size, tokens.positions)
-            val mask = size.masks[k].memory.asFloatBuffer()
-            writeMask(mask, call.size, graph.cache, tokens, positions, kind.window)
+            rotations[k].write(at.cosinesOf[k], at.sinesOf[k], call.size, tokens.positions)
+            if (!at.first) writeMask(at.masksOf[k], call.size, graph.cache, tokens, positions, kind.window)
         }
-        nanos += model.run(size.embed) + model.run(signature.number)
-        cache.store(size.new, call.size, tokens.slots)
-        return signature.logits
-    }
-
-    private fun bind(call: Call, size: Size): Bound {
-        val logits = if (call.logits) array(graph.logits(call.size)) else null
-        val name = graph.evaluateName(call.size, call.logits)
-        return Bound(model.bind(name, size.inputs, size.added + listOfNotNull(logits)), logits?.memory)
+        nanos += model.run(at.embed) + model.run(at.run)
+        cache.store(at.new, call.size, tokens.slots)
+        return at.logits?.memory
     }
 
     private fun read(logits: ByteBuffer, rows: List<Int>, readings: List<RowReading>): List<DoubleArray> {

@@ -8,7 +8,7 @@ import java.math.RoundingMode
 internal const val MASKED = -30000.0f
 
 private val FIELDS = listOf(
-    "sizes", "fill_sizes", "cache", "layers", "hidden", "kv_heads", "head_dim", "vocabulary", "rope", "sliding"
+    "sizes", "first_sizes", "cache", "layers", "hidden", "kv_heads", "head_dim", "vocabulary", "rope", "sliding"
 )
 private const val MOST = Int.MAX_VALUE.toLong()
 
@@ -38,8 +38,8 @@ internal class Attention(val suffix: String, val window: Int?, val frequencies: 
  * What a host must know of a LiteRT bundle's graph: the counterpart of edge_behavior/bundle/litert_graph.py, and the
  * one place that knows names and shapes of its signatures' tensors.
  *
- * @property sizes New tokens of the `step` and `embed` signatures, ascending.
- * @property fillSizes New tokens of the `fill` signatures, ascending; some of `sizes`, or none.
+ * @property sizes New tokens of the `step` signatures, ascending.
+ * @property firstSizes New tokens of the `first` signatures, ascending, or none. Every size has its `embed`.
  * @property cache Slots of the cache.
  * @property kvHeads Key and value heads per layer.
  * @property headDim Width of a head.
@@ -48,7 +48,7 @@ internal class Attention(val suffix: String, val window: Int?, val frequencies: 
  */
 internal class LiteRtGraph private constructor(
     val sizes: IntArray,
-    val fillSizes: IntArray,
+    val firstSizes: IntArray,
     val cache: Int,
     val layers: Int,
     val hidden: Int,
@@ -60,8 +60,8 @@ internal class LiteRtGraph private constructor(
     /** The signature that looks up embeddings. */
     fun embedName(size: Int) = "embed_$size"
 
-    /** The signature that evaluates tokens, for their logits or for the cache alone. */
-    fun evaluateName(size: Int, logits: Boolean) = if (logits) "step_$size" else "fill_$size"
+    /** The signature that evaluates tokens: those of a prompt's beginning for the cache alone, others for logits, too. */
+    fun evaluateName(size: Int, first: Boolean) = if (first) "first_$size" else "step_$size"
 
     fun tokens(size: Int) = LiteRtTensor("tokens", intArrayOf(1, size), whole = true)
 
@@ -71,7 +71,11 @@ internal class LiteRtGraph private constructor(
 
     fun sines(size: Int, of: Attention) = LiteRtTensor("sin" + of.suffix, intArrayOf(1, size, headDim))
 
-    fun mask(size: Int, of: Attention) = LiteRtTensor("mask" + of.suffix, intArrayOf(1, 1, size, cache + size))
+    /** A prompt's beginning sees no cache. */
+    fun mask(size: Int, of: Attention, first: Boolean): LiteRtTensor {
+        val seen = if (first) size else cache + size
+        return LiteRtTensor("mask" + of.suffix, intArrayOf(1, 1, size, seen))
+    }
 
     /** Keys and values of every slot, in turn, layer by layer. */
     fun held(): List<LiteRtTensor> = byLayer("", cache)
@@ -82,7 +86,7 @@ internal class LiteRtGraph private constructor(
     fun logits(size: Int) = LiteRtTensor("logits", intArrayOf(1, size, vocabulary))
 
     private fun isPossible(): Boolean {
-        val size = sizes.last().toDouble()
+        val size = (sizes + firstSizes).map { it.toDouble() }.sorted().last()
         val slots = kvHeads.toDouble() * headDim * cache
         val largest = listOf(slots, size * (cache + size), size * vocabulary, size * hidden, size * headDim * kvHeads)
         return layers <= MOST_LAYERS && 2 * layers * slots <= MOST_HELD && largest.all { it <= MOST_VALUES }
@@ -98,7 +102,7 @@ internal class LiteRtGraph private constructor(
         val window = if (sliding == null) "null" else {
             "{\"rope\": ${listed(sliding.frequencies)}, \"window\": ${sliding.window}}"
         }
-        return "{\"cache\": $cache, \"fill_sizes\": ${fillSizes.toList()}, \"head_dim\": $headDim, " +
+        return "{\"cache\": $cache, \"first_sizes\": ${firstSizes.toList()}, \"head_dim\": $headDim, " +
             "\"hidden\": $hidden, \"kv_heads\": $kvHeads, \"layers\": $layers, " +
             "\"rope\": ${listed(attention[0].frequencies)}, \"sizes\": ${sizes.toList()}, \"sliding\": $window, " +
             "\"vocabulary\": $vocabulary}"
@@ -111,12 +115,8 @@ internal class LiteRtGraph private constructor(
         fun of(value: Any?, where: String): LiteRtGraph {
             val fields = Fields(value, FIELDS, where)
             val sizes = sizes(fields, "sizes", where)
-            val fills = sizes(fields, "fill_sizes", where)
-            if (sizes.isEmpty() || fills.any { it !in sizes }) {
-                throw EdgebException(
-                    "$where: 'sizes' is ${sizes.toList()}, 'fill_sizes' is ${fills.toList()}", DAMAGED_HINT
-                )
-            }
+            val firsts = sizes(fields, "first_sizes", where)
+            if (sizes.isEmpty()) throw EdgebException("$where: 'sizes' is empty", DAMAGED_HINT)
             val headDim = count(fields, "head_dim", where)
             val attention = arrayListOf(Attention("", null, rope(fields, headDim, where)))
             if (!fields.isNull("sliding")) {
@@ -125,7 +125,7 @@ internal class LiteRtGraph private constructor(
                 attention.add(Attention(LOCAL, count(sliding, "window", inner), rope(sliding, headDim, inner)))
             }
             val graph = LiteRtGraph(
-                sizes, fills, count(fields, "cache", where), count(fields, "layers", where),
+                sizes, firsts, count(fields, "cache", where), count(fields, "layers", where),
                 count(fields, "hidden", where), count(fields, "kv_heads", where), headDim,
                 count(fields, "vocabulary", where), attention
             )

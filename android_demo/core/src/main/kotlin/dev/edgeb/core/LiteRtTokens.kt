@@ -58,6 +58,12 @@ internal fun writeMask(mask: FloatBuffer, size: Int, cache: Int, tokens: LiteRtT
     }
 }
 
+/** Write the additive mask [N, N] of a prompt's beginning. */
+internal fun writeFirstMask(mask: FloatBuffer, size: Int, window: Int?) {
+    val reach = window ?: Int.MAX_VALUE
+    for (i in 0 until size) put(mask, i * size, FloatArray(size) { if (it <= i && i - it < reach) 0f else MASKED })
+}
+
 /** Cosines and sines [positions, H] of every position, one after the other, as the graph's frequencies define them. */
 internal class Rotations(frequencies: DoubleArray, private val positions: Int) {
     private val width = 2 * frequencies.size
