@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 from edge_behavior.bundle.litert_file import read_litert, write_litert
 from edge_behavior.bundle.litert_probe import LiteRtProbe
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.core.population import PopulationTable
 from edge_behavior.export.litert import convert
 from edge_behavior.export.litert import graph as graph_module
 from edge_behavior.export.litert.graph import Decoder, Embed, First, Step, describe, load_decoder
@@ -68,8 +69,15 @@ def stood_in(model: Path) -> Path:
     return Path(model.read_bytes().removeprefix(_HEAD + _MARK).decode())
 
 
-def converted(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, cache_length: int = 1024) -> Path:
-    """Write a bundle for LiteRT itself, in float32; arguments as for `stand_in`.
+def converted(
+    backbone: Path,
+    tokenizer: Path,
+    manifest: Manifest,
+    out: Path,
+    cache_length: int = 1024,
+    population: PopulationTable | None = None,
+) -> Path:
+    """Write a bundle for LiteRT itself, in float32; arguments as for `stand_in`, and the table of people's habits.
 
     A conversion takes from half a minute to minutes, and is kept for other tests of the same weights.
     """
@@ -87,7 +95,7 @@ def converted(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, ca
         # Whole or not at all, whichever process makes it.
         shutil.copy(made, model.with_suffix(f".{os.getpid()}"))
         model.with_suffix(f".{os.getpid()}").replace(model)
-    write_litert(model, tokenizer.read_bytes(), manifest, graph, out, probe=known_rows(backbone))
+    write_litert(model, tokenizer.read_bytes(), manifest, graph, out, population=population, probe=known_rows(backbone))
     return out
 
 

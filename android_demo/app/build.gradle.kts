@@ -47,6 +47,9 @@ kotlin {
 dependencies {
     implementation(project(":core"))
     implementation(project(":runtime"))
+    // For LiteRT bundles; llama.cpp's do without.
+    runtimeOnly(libs.litert)
+    runtimeOnly(libs.litert.gpu)
 
     testImplementation(libs.junit)
 }

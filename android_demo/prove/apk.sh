@@ -89,8 +89,9 @@ parts dex "$out/classes.dex" "$out/AndroidManifest.xml"
 
 echo "== native libraries"
 others="$(find "$libs" -name 'lib*.so' ! -name libedgeb.so | sort)"
+natives="$demo/runtime/src/main/kotlin/dev/edgeb/runtime"
 # shellcheck disable=SC2086
-python3 "$demo/tools/elf_lint.py" --jni "$demo/runtime/src/main/kotlin/dev/edgeb/runtime/NativeLlama.kt" \
+python3 "$demo/tools/elf_lint.py" --jni "$natives/NativeLlama.kt" --jni "$natives/NativeLiteRt.kt" \
     "$libs/libedgeb.so" $others
 
 echo "== package"

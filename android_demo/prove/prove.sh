@@ -56,8 +56,9 @@ cmake --build "$work/native" -j "$jobs"
 
 echo "== libraries"
 libraries="$work/native/libedgeb.so $(find "$work/native" -name 'lib*.so' ! -name libedgeb.so | sort)"
+natives="$android/runtime/src/main/kotlin/dev/edgeb/runtime"
 # shellcheck disable=SC2086
-"$python" "$android/tools/elf_lint.py" --jni "$android/runtime/src/main/kotlin/dev/edgeb/runtime/NativeLlama.kt" \
+"$python" "$android/tools/elf_lint.py" --jni "$natives/NativeLlama.kt" --jni "$natives/NativeLiteRt.kt" \
     $libraries | tee "$work/lint.txt"
 
 echo "== an aarch64 JVM"

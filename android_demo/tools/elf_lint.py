@@ -1,9 +1,9 @@
 """Looks into shared libraries before a phone does: page alignment, machine, needed libraries, JNI functions.
 
-    python android_demo/tools/elf_lint.py [--jni NativeLlama.kt] LIB.so ...
+    python android_demo/tools/elf_lint.py [--jni NativeLlama.kt]... LIB.so ...
 
 Every loadable segment has to be aligned to 16 KB, as Android's kernels with such pages and Google Play ask for. With
---jni the first library has to export one function for every `external fun` of that file, and no others. Exits with 1
+--jni the first library has to export one function for every `external fun` of these files, and no others. Exits with 1
 and one line per fault. Needs nothing but Python.
 """
 
@@ -95,12 +95,15 @@ def faults(path: Path, jni: list[str] | None = None) -> list[str]:
 def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description="check shared libraries for Android")
-    parser.add_argument("--jni", type=Path, help="Kotlin file with the external functions of the first library")
+    parser.add_argument(
+        "--jni", type=Path, action="append", help="Kotlin file with external functions of the first library"
+    )
     parser.add_argument("libraries", type=Path, nargs="+")
     chosen = parser.parse_args()
+    wanted = [name for kotlin in chosen.jni for name in jni_names(kotlin)] if chosen.jni else None
     found = []
     for i, path in enumerate(chosen.libraries):
-        wrong = faults(path, jni_names(chosen.jni) if chosen.jni and i == 0 else None)
+        wrong = faults(path, wanted if i == 0 else None)
         found += wrong
         if not wrong:
             library = read_library(path)

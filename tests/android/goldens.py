@@ -50,6 +50,7 @@ from edge_behavior.runtime.prediction import Prediction, PredictOptions
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session
 from tests import chat_templates, helpers
+from tests.android import litert_cases
 from tests.label_sets import many_labels
 from tests.unit.export.conftest import llama
 
@@ -232,7 +233,7 @@ def _expected(raised: EdgebError, error: str | None) -> str:
 
 
 def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
-    """Write everything into a folder; returns golden.json.
+    """Write everything about GGUF bundles into a folder; returns golden.json.
 
     Args:
         exported: Bundles to copy there, and to ask three windows of.
@@ -303,6 +304,17 @@ def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
         _bundle(folder, "tight", PromptLayout(list_candidates=False), "plain.gguf", eos, context_length=512),
         *(_exported(folder, path) for path in exported),
     ]
+    return golden_of(folder, bundles, [*_refused(folder), *litert_cases.refused(folder)], "stream.gguf")
+
+
+def golden_of(folder: Path, bundles: list[dict[str, Any]], refused: list[list[str]], bench: str) -> Path:
+    """Write golden.json.
+
+    Args:
+        bundles: What is known of each.
+        refused: Files that are no bundles, with a part of the message.
+        bench: The bundle that is measured.
+    """
     golden = {
         "schema": SCHEMA,
         "places": [[place, clean_place(place)] for place in PLACES],
@@ -310,9 +322,11 @@ def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
         "orders": [_order(steps) for steps in STEPS],
         "times": [_time(text) for text in TIMES],
         "bad_times": BAD_TIMES,
+        "litert": litert_cases.vectors(),
         "bundles": bundles,
-        "refused": _refused(folder),
+        "refused": refused,
         "bench": {
+            "file": bench,
             "result": list(BENCH_FIELDS),
             "row": list(Timing.of([Sample(1.0, 1, 0.5)]).to_dict()),
             "scenarios": list(TITLES),
@@ -361,6 +375,29 @@ def _bundle(
     context_length: int = 2048,
     architecture: str = "qwen2",
 ) -> dict[str, Any]:
+    path = folder / f"{name}.gguf"
+    write = partial(write_bundle, folder / weights)
+    return bundle_of(folder, path, write, layout, eos, bos_id, full, labels, context_length, architecture)
+
+
+def bundle_of(
+    folder: Path,
+    path: Path,
+    write: Callable[..., Manifest],
+    layout: PromptLayout,
+    eos: int,
+    bos_id: int | None = None,
+    full: bool = False,
+    labels: Sequence[str] = LABELS,
+    context_length: int = 2048,
+    architecture: str = "qwen2",
+) -> dict[str, Any]:
+    """Write a bundle and what is known of it.
+
+    Args:
+        write: Takes manifest, path and `population`, and returns the manifest as written.
+        full: With habits, fusion, calibration and people's habits; its cache may be rounded.
+    """
     counts = tuple(COUNTS[i % len(COUNTS)] for i in range(len(labels)))
     manifest = Manifest(
         created_with="edgeb test", candidates=CandidateSet(tuple(labels), counts), layout=layout, bos_id=bos_id,
@@ -374,8 +411,7 @@ def _bundle(
     population = _population(manifest) if full else None
     if population is not None:
         manifest = replace(manifest, population=PopulationInfo.of(population, POPULATION_USERS))
-    path = folder / f"{name}.gguf"
-    manifest = write_bundle(folder / weights, manifest, path, population=population)
+    manifest = write(manifest, path, population=population)
     recorder = Recorder(path, exact_math=not full)
     described = _described(recorder, manifest, brief=False)
     if tuple(labels) == tuple(LABELS):

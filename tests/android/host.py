@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import llama_cpp
@@ -46,6 +47,13 @@ class Host:
         """Run a main class with the JNI checks on."""
         command = [self.java, "-Xcheck:jni", f"-Djava.library.path={self.libraries}", "-cp", self.class_path, main]
         return _run([*command, *map(str, arguments)])
+
+
+def litert_library() -> Path | None:
+    """LiteRT's library for this machine, out of ai-edge-litert; None where that is not installed."""
+    found = find_spec("ai_edge_litert")
+    folder = Path(str(found.origin)).parent if found is not None else Path()
+    return folder / "libLiteRt.so" if (folder / "libLiteRt.so").is_file() else None
 
 
 def missing(compiler: str | None = None) -> str | None:

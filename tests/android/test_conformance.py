@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.litert.worker import check_packages
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.architectures import load_tokenizer
 from edge_behavior.hf.chat_template import chat_turns
@@ -20,6 +23,7 @@ from edge_behavior.hf.find import find_backbone
 from tests import helpers, smollm2
 from tests.android import host
 from tests.android.goldens import write_goldens
+from tests.android.litert_goldens import write_litert_goldens
 
 MAIN = "dev.edgeb.core.ConformanceKt"
 WHY_NOT = host.missing()
@@ -45,11 +49,36 @@ def changed(goldens: Path, folder: Path, change: Any) -> Path:
     return copy
 
 
+@pytest.fixture(scope="module")
+def litert_goldens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    try:
+        check_packages()
+    except EdgebError as error:
+        pytest.skip(str(error))
+    return write_litert_goldens(tmp_path_factory.mktemp("litert")).parent
+
+
 def test_reproduces_python(built: host.Host, goldens: Path) -> None:
-    done = built.run(MAIN, goldens)
+    check_run(built.run(MAIN, goldens), goldens)
+
+
+@pytest.mark.slow
+def test_reproduces_python_on_litert(built: host.Host, litert_goldens: Path) -> None:
+    """The same search, proofs and sessions over LiteRT bundles; JNI over the library that Python runs."""
+    check_run(built.run(MAIN, litert_goldens, 0, "-", host.litert_library()), litert_goldens)
+
+
+def test_litert_that_is_not_there(built: host.Host, goldens: Path, tmp_path: Path) -> None:
+    done = built.run(MAIN, goldens, 0, "-", tmp_path / "libLiteRt.so")
+    assert done.returncode == 1
+    assert "LiteRT's library does not load" in done.stderr
+
+
+def check_run(done: subprocess.CompletedProcess[str], goldens: Path) -> None:
+    """All bundles agree, without a warning."""
     assert done.returncode == 0, done.stdout + done.stderr
-    bundles = json.loads((goldens / "golden.json").read_text(encoding="utf-8"))["bundles"]
-    assert [line.split(":")[0] for line in done.stdout.splitlines() if ".gguf" in line] == [b["file"] for b in bundles]
+    bundles = [b["file"] for b in json.loads((goldens / "golden.json").read_text(encoding="utf-8"))["bundles"]]
+    assert [line.split(":")[0] for line in done.stdout.splitlines() if " checks" in line][: len(bundles)] == bundles
     found = re.search(r"^all (\d+) checks agree$", done.stdout, re.MULTILINE)
     assert found is not None
     assert int(found[1]) > 3000

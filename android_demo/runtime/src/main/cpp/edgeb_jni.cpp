@@ -10,18 +10,22 @@
 #include <algorithm>
 #include <bitset>
 #include <chrono>
-#include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "jni_support.h"
+
 namespace {
 
-// Wanted in a message to the user: what to do about a failure that no input should cause.
-constexpr const char * kReport = "report this as a bug";
+using edgeb::bytes;
+using edgeb::cuts;
+using edgeb::fail;
+using edgeb::guarded;
+using edgeb::ints;
+using edgeb::text_of;
+
 constexpr int kMaxSequences = 256;
 constexpr int kMaxThreads = GGML_MAX_N_THREADS;
 
@@ -46,83 +50,19 @@ struct Engine {
     std::vector<int8_t> has_row;
 };
 
-// What is to be said to the user; thrown in C++, handed to Java by `guarded`.
-struct Failure {
-    std::string message;
-    const char * hint;
-};
-
-[[noreturn]] void fail(const std::string & message, const char * hint = kReport) { throw Failure{message, hint}; }
-
-void throw_java(JNIEnv * env, const Failure & failure) {
-    if (env->ExceptionCheck()) {
-        return;
-    }
-    // NewStringUTF takes Java's own encoding only, and llama.cpp may quote anything.
-    std::string text = failure.message;
-    for (char & c : text) {
-        if (c < ' ' || c > '~') {
-            c = '?';
-        }
-    }
-    jclass type = env->FindClass("dev/edgeb/core/EdgebException");
-    if (type == nullptr) {
-        return;
-    }
-    jmethodID make = env->GetMethodID(type, "<init>", "(Ljava/lang/String;Ljava/lang/String;)V");
-    jstring message = make == nullptr ? nullptr : env->NewStringUTF(text.c_str());
-    jstring hint = message == nullptr ? nullptr : env->NewStringUTF(failure.hint);
-    jobject made = hint == nullptr ? nullptr : env->NewObject(type, make, message, hint);
-    if (made != nullptr) {
-        env->Throw(static_cast<jthrowable>(made));
-    }
-}
-
-// Runs `work`; a C++ exception becomes a Java one, and then `otherwise` is returned.
-template <typename Result, typename Work> Result guarded(JNIEnv * env, Result otherwise, Work work) {
-    try {
-        return work();
-    } catch (const Failure & failure) {
-        throw_java(env, failure);
-    } catch (const std::bad_alloc &) {
-        throw_java(env, {"out of memory", "close other apps or use a smaller bundle"});
-    } catch (const std::exception & error) {
-        throw_java(env, {std::string("llama.cpp failed: ") + error.what(), kReport});
-    } catch (...) {
-        throw_java(env, {"llama.cpp failed without a reason", kReport});
-    }
-    return otherwise;
-}
-
-Engine & engine_of(jlong handle) {
+Engine & opened(jlong handle) {
     if (handle == 0) {
         fail("the model is closed", "load the bundle again");
     }
     return *reinterpret_cast<Engine *>(static_cast<intptr_t>(handle));
 }
 
-std::vector<int32_t> ints(JNIEnv * env, jintArray array) {
-    static_assert(sizeof(jint) == sizeof(int32_t), "jint has 32 bits");
-    if (array == nullptr) {
-        fail("an array is missing");
+Engine & engine_of(jlong handle) {
+    Engine & engine = opened(handle);
+    if (engine.context == nullptr) {
+        fail("a vocabulary evaluates nothing");
     }
-    std::vector<int32_t> values(static_cast<size_t>(env->GetArrayLength(array)));
-    env->GetIntArrayRegion(array, 0, static_cast<jsize>(values.size()), reinterpret_cast<jint *>(values.data()));
-    return values;
-}
-
-std::vector<uint8_t> bytes(JNIEnv * env, jbyteArray array) {
-    if (array == nullptr) {
-        fail("an array is missing");
-    }
-    std::vector<uint8_t> values(static_cast<size_t>(env->GetArrayLength(array)));
-    env->GetByteArrayRegion(array, 0, static_cast<jsize>(values.size()), reinterpret_cast<jbyte *>(values.data()));
-    return values;
-}
-
-std::string path_of(JNIEnv * env, jbyteArray utf8) {
-    const std::vector<uint8_t> raw = bytes(env, utf8);
-    return std::string(raw.begin(), raw.end());
+    return engine;
 }
 
 // Keeps llama.cpp's log off stderr while it lives, and its first error line for the message.
@@ -159,67 +99,6 @@ int32_t file_type(const llama_model * model) {
     return size > 0 ? static_cast<int32_t>(std::strtol(text, nullptr, 10)) : -1;
 }
 
-// exp(x) for x <= 0, to about 2e-7 of its value; written so that a compiler vectorizes it.
-inline float exp_negative(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    const float turns = x * 1.44269504088896341f;
-    // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
-    const float shifted = turns + 12582912.0f;
-    const float whole = shifted - 12582912.0f;
-    const float rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * rest + 1.3981999507e-3f;
-    p = p * rest + 8.3334519073e-3f;
-    p = p * rest + 4.1665795894e-2f;
-    p = p * rest + 1.6666665459e-1f;
-    p = p * rest + 5.0000001201e-1f;
-    p = p * rest * rest + rest + 1.0f;
-    int32_t bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    const int32_t scale = static_cast<int32_t>((static_cast<uint32_t>(bits) - 0x4B400000u + 127u) << 23);
-    float power;
-    std::memcpy(&power, &scale, sizeof power);
-    return p * power;
-}
-
-// Log of the sum of exp over a row: sums of stretches in float, and their sum in double.
-double log_sum_exp(const float * row, int32_t count) {
-    constexpr int32_t kLanes = 16;
-    constexpr int32_t kStretch = 1024;
-    // A lane each, since compilers keep the order of a sum and of a maximum of floats.
-    float tops[kLanes];
-    std::fill(tops, tops + kLanes, row[0]);
-    const int32_t whole = count / kLanes * kLanes;
-    for (int32_t i = 0; i < whole; i += kLanes) {
-        for (int32_t k = 0; k < kLanes; k++) {
-            tops[k] = row[i + k] > tops[k] ? row[i + k] : tops[k];
-        }
-    }
-    float top = *std::max_element(tops, tops + kLanes);
-    for (int32_t i = whole; i < count; i++) {
-        top = row[i] > top ? row[i] : top;
-    }
-    double total = 0.0;
-    float exps[kStretch];
-    for (int32_t start = 0; start < count; start += kStretch) {
-        const int32_t size = std::min(kStretch, count - start);
-        for (int32_t i = 0; i < size; i++) {
-            exps[i] = exp_negative(row[start + i] - top);
-        }
-        std::fill(exps + size, exps + kStretch, 0.0f);
-        float lanes[kLanes] = {};
-        for (int32_t i = 0; i < kStretch; i += kLanes) {
-            for (int32_t k = 0; k < kLanes; k++) {
-                lanes[k] += exps[i + k];
-            }
-        }
-        for (const float lane : lanes) {
-            total += lane;
-        }
-    }
-    return top + std::log(total);
-}
-
 void check_sequence(const Engine & engine, int32_t sequence) {
     if (sequence < 0 || sequence >= engine.n_seq) {
         fail("sequence " + std::to_string(sequence) + " does not exist");
@@ -234,19 +113,13 @@ void check_cpu() {
     }
 }
 
-// Whether `starts` cuts `size` values into `count` stretches.
-bool cuts(const std::vector<int32_t> & starts, size_t count, size_t size) {
-    return starts.size() == count + 1 && starts.front() == 0 && static_cast<size_t>(starts.back()) == size &&
-           std::is_sorted(starts.begin(), starts.end());
-}
-
 jlong open_model(JNIEnv * env, jbyteArray path, jint n_ctx, jint n_seq, jint threads, jboolean exact_cache) {
     if (n_ctx < 1 || n_seq < 1 || n_seq > kMaxSequences || n_seq > n_ctx || threads < 1 ||
         threads > kMaxThreads) {
         fail("impossible context settings");
     }
     auto engine = std::make_unique<Engine>();
-    const std::string file = path_of(env, path);
+    const std::string file = text_of(env, path);
     LogCapture log;
     llama_backend_init();
     check_cpu();
@@ -281,6 +154,24 @@ jlong open_model(JNIEnv * env, jbyteArray path, jint n_ctx, jint n_seq, jint thr
     engine->n_vocab = llama_vocab_n_tokens(engine->vocab);
     engine->n_ctx = n_ctx;
     engine->n_seq = n_seq;
+    return static_cast<jlong>(reinterpret_cast<intptr_t>(engine.release()));
+}
+
+jlong open_vocabulary(JNIEnv * env, jbyteArray path) {
+    const std::string file = text_of(env, path);
+    auto engine = std::make_unique<Engine>();
+    LogCapture log;
+    llama_model_params options = llama_model_default_params();
+    options.vocab_only = true;
+    engine->model.reset(llama_model_load_from_file(file.c_str(), options));
+    if (engine->model == nullptr) {
+        fail("llama.cpp cannot load the vocabulary: " + log.reason(), "export the bundle again");
+    }
+    engine->vocab = llama_model_get_vocab(engine->model.get());
+    if (llama_vocab_type(engine->vocab) == LLAMA_VOCAB_TYPE_NONE) {
+        fail("the file has no vocabulary", "export the bundle again");
+    }
+    engine->n_vocab = llama_vocab_n_tokens(engine->vocab);
     return static_cast<jlong>(reinterpret_cast<intptr_t>(engine.release()));
 }
 
@@ -357,41 +248,16 @@ jlong decode(JNIEnv * env, Engine & engine, jintArray j_tokens, jintArray j_posi
     return static_cast<jlong>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
 }
 
-void read_rows(JNIEnv * env, const Engine & engine, jintArray j_rows, jintArray j_starts, jintArray j_tokens,
-               jfloatArray j_logits, jdoubleArray j_totals) {
-    const std::vector<int32_t> rows = ints(env, j_rows);
-    const std::vector<int32_t> starts = ints(env, j_starts);
-    const std::vector<int32_t> tokens = ints(env, j_tokens);
-    const bool fits = cuts(starts, rows.size(), tokens.size()) && j_logits != nullptr &&
-                      static_cast<size_t>(env->GetArrayLength(j_logits)) == tokens.size() &&
-                      (j_totals == nullptr || static_cast<size_t>(env->GetArrayLength(j_totals)) == rows.size());
-    if (!fits) {
-        fail("the arrays of a reading do not fit together");
+// Where a row of the last batch lies.
+const float * row_at(const Engine & engine, int32_t row) {
+    if (row < 0 || static_cast<size_t>(row) >= engine.has_row.size() || !engine.has_row[row]) {
+        fail("the last batch has no logits for token " + std::to_string(row));
     }
-    std::vector<float> logits(tokens.size());
-    std::vector<double> totals(j_totals == nullptr ? 0 : rows.size());
-    for (size_t i = 0; i < rows.size(); i++) {
-        if (rows[i] < 0 || static_cast<size_t>(rows[i]) >= engine.has_row.size() || !engine.has_row[rows[i]]) {
-            fail("the last batch has no logits for token " + std::to_string(rows[i]));
-        }
-        const float * row = llama_get_logits_ith(engine.context.get(), rows[i]);
-        if (row == nullptr) {
-            fail("llama.cpp gave no logits");
-        }
-        for (int32_t k = starts[i]; k < starts[i + 1]; k++) {
-            if (tokens[k] < 0 || tokens[k] >= engine.n_vocab) {
-                fail("token " + std::to_string(tokens[k]) + " does not exist");
-            }
-            logits[k] = row[tokens[k]];
-        }
-        if (!totals.empty()) {
-            totals[i] = log_sum_exp(row, engine.n_vocab);
-        }
+    const float * found = llama_get_logits_ith(engine.context.get(), row);
+    if (found == nullptr) {
+        fail("llama.cpp gave no logits");
     }
-    env->SetFloatArrayRegion(j_logits, 0, static_cast<jsize>(logits.size()), logits.data());
-    if (!totals.empty()) {
-        env->SetDoubleArrayRegion(j_totals, 0, static_cast<jsize>(totals.size()), totals.data());
-    }
+    return found;
 }
 
 jbyteArray save_sequence(JNIEnv * env, const Engine & engine, jint sequence) {
@@ -433,7 +299,7 @@ jboolean load_sequence(JNIEnv * env, const Engine & engine, jint sequence, jbyte
 EDGEB(void, loadBackends)(JNIEnv * env, jobject, jbyteArray folder) {
     guarded(env, 0, [&] {
         LogCapture log;
-        ggml_backend_load_all_from_path(path_of(env, folder).c_str());
+        ggml_backend_load_all_from_path(text_of(env, folder).c_str());
         check_cpu();
         return 0;
     });
@@ -444,16 +310,20 @@ EDGEB(jlong, open)
     return guarded(env, jlong{0}, [&] { return open_model(env, path, n_ctx, n_seq, threads, exact_cache); });
 }
 
+EDGEB(jlong, openVocabulary)(JNIEnv * env, jobject, jbyteArray path) {
+    return guarded(env, jlong{0}, [&] { return open_vocabulary(env, path); });
+}
+
 EDGEB(void, free)(JNIEnv * env, jobject, jlong handle) {
     guarded(env, 0, [&] {
         LogCapture log;
-        delete &engine_of(handle);
+        delete &opened(handle);
         return 0;
     });
 }
 
 EDGEB(jint, vocabularySize)(JNIEnv * env, jobject, jlong handle) {
-    return guarded(env, jint{0}, [&] { return jint{engine_of(handle).n_vocab}; });
+    return guarded(env, jint{0}, [&] { return jint{opened(handle).n_vocab}; });
 }
 
 EDGEB(jint, fileType)(JNIEnv * env, jobject, jlong handle) {
@@ -461,7 +331,7 @@ EDGEB(jint, fileType)(JNIEnv * env, jobject, jlong handle) {
 }
 
 EDGEB(jintArray, tokenize)(JNIEnv * env, jobject, jlong handle, jbyteArray utf8) {
-    return guarded(env, jintArray{nullptr}, [&] { return tokenize(env, engine_of(handle), utf8); });
+    return guarded(env, jintArray{nullptr}, [&] { return tokenize(env, opened(handle), utf8); });
 }
 
 EDGEB(jlong, decode)
@@ -475,7 +345,9 @@ EDGEB(void, readRows)
 (JNIEnv * env, jobject, jlong handle, jintArray rows, jintArray starts, jintArray tokens, jfloatArray logits,
  jdoubleArray totals) {
     guarded(env, 0, [&] {
-        read_rows(env, engine_of(handle), rows, starts, tokens, logits, totals);
+        const Engine & engine = engine_of(handle);
+        const auto at = [&](int32_t row) { return row_at(engine, row); };
+        edgeb::read_rows(env, engine.n_vocab, at, rows, starts, tokens, logits, totals);
         return 0;
     });
 }

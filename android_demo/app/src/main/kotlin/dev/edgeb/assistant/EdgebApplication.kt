@@ -9,8 +9,10 @@ import dev.edgeb.assistant.logic.Clock
 import dev.edgeb.assistant.logic.Controller
 import dev.edgeb.assistant.logic.NativeFactory
 import dev.edgeb.assistant.logic.PredictorEngines
+import dev.edgeb.core.LiteRtNative
 import dev.edgeb.core.LlamaNative
 import dev.edgeb.core.Moment
+import dev.edgeb.runtime.LiteRtJni
 import dev.edgeb.runtime.LlamaJni
 import java.io.File
 import java.util.concurrent.Executor
@@ -30,6 +32,8 @@ class EdgebApplication : Application() {
     private fun makeController(): Controller {
         val native = object : NativeFactory {
             override fun create(): LlamaNative = LlamaJni(File(applicationInfo.nativeLibraryDir))
+
+            override fun createLiteRt(): LiteRtNative? = LiteRtJni()
         }
         val clock = object : Clock {
             override fun now(): Moment = Moment.at(System.currentTimeMillis())

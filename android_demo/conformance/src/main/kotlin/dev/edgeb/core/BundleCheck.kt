@@ -12,7 +12,7 @@ internal class BundleCheck(
     folder: File,
     private val scratch: File,
     golden: Any?,
-    private val native: LlamaNative,
+    private val natives: Natives,
     private val tolerance: Tolerance,
     private val checks: Checks
 ) {
@@ -48,7 +48,7 @@ internal class BundleCheck(
     }
 
     private fun open(snapshots: File?) =
-        Predictor.load(path, native, LoadOptions(1, true, fields.boolean("exact_math"), snapshots))
+        natives.load(path, LoadOptions(1, true, fields.boolean("exact_math"), snapshots))
 
     private fun checkManifest() {
         val expected = fields.map("manifest")
@@ -80,7 +80,7 @@ internal class BundleCheck(
     }
 
     private fun checkPopulation() {
-        val table = Bundle.population(path)
+        val table = Bundle.open(path).use { it.population() }
         checks.same("$name has a population", fields.isNull("population"), table == null)
         if (table == null) return
         fields.list("population").forEachIndexed { i, entry ->
@@ -94,32 +94,30 @@ internal class BundleCheck(
     }
 
     private fun checkEncoding() {
-        native.open(path, NativeOptions(64, 2, 1, true)).use { context ->
-            val tokenize = { text: String -> context.tokenize(text.toByteArray(Charsets.UTF_8)) }
-            for (pair in fields.list("texts")) {
-                val (text, ids) = pair as List<*>
-                checks.same("$name ids of '$text'", ids, longs(tokenize(text as String)))
-            }
-            val encoder = PromptEncoder(tokenize, manifest.layout, manifest.candidates, manifest.bosId, manifest.eosId)
-            val trie = Fields(fields.any("trie"), TRIE, "trie")
-            val own = encoder.trie
-            val found = listOf(own.tokens, own.parents, own.depths, own.candidates, own.leaves, own.inner)
-            for (i in TRIE.indices) checks.same("$name trie.${TRIE[i]}", trie.list(TRIE[i]), longs(found[i]))
-            fields.list("prompts").forEachIndexed { i, entry ->
-                val prompt = Fields(entry, listOf("history", "when", "place", "segments", "ids"), "prompts")
-                val history = prompt.list("history").map { event(it) }
-                val moment = Moment.parse(prompt.string("when"))
-                checks.same(
-                    "$name segments of prompt $i",
-                    prompt.list("segments"),
-                    segments(history, moment, prompt.string("place"))
-                )
-                checks.same(
-                    "$name ids of prompt $i",
-                    prompt.list("ids"),
-                    longs(encoder.promptIds(history, moment, prompt.string("place")))
-                )
-            }
+        val tokenize = { text: String -> predictor.engine.backend.tokenize(text) }
+        for (pair in fields.list("texts")) {
+            val (text, ids) = pair as List<*>
+            checks.same("$name ids of '$text'", ids, longs(tokenize(text as String)))
+        }
+        val encoder = PromptEncoder(tokenize, manifest.layout, manifest.candidates, manifest.bosId, manifest.eosId)
+        val trie = Fields(fields.any("trie"), TRIE, "trie")
+        val own = encoder.trie
+        val found = listOf(own.tokens, own.parents, own.depths, own.candidates, own.leaves, own.inner)
+        for (i in TRIE.indices) checks.same("$name trie.${TRIE[i]}", trie.list(TRIE[i]), longs(found[i]))
+        fields.list("prompts").forEachIndexed { i, entry ->
+            val prompt = Fields(entry, listOf("history", "when", "place", "segments", "ids"), "prompts")
+            val history = prompt.list("history").map { event(it) }
+            val moment = Moment.parse(prompt.string("when"))
+            checks.same(
+                "$name segments of prompt $i",
+                prompt.list("segments"),
+                segments(history, moment, prompt.string("place"))
+            )
+            checks.same(
+                "$name ids of prompt $i",
+                prompt.list("ids"),
+                longs(encoder.promptIds(history, moment, prompt.string("place")))
+            )
         }
     }
 

@@ -1,5 +1,6 @@
 package dev.edgeb.core
 
+import dev.edgeb.runtime.LiteRtJni
 import dev.edgeb.runtime.LlamaJni
 import java.io.File
 
@@ -52,11 +53,17 @@ internal class Checks {
     }
 }
 
+/** The engines that bundles are opened with. */
+internal class Natives(val llama: LlamaNative, val litert: LiteRtNative?) {
+    fun load(bundle: File, options: LoadOptions): Predictor = Predictor.load(bundle, llama, options, litert)
+}
+
 /**
- * Reproduces golden.json, which tests/android/goldens.py wrote: conformance FOLDER [TOLERANCE [BACKENDS]].
+ * Reproduces golden.json, which tests/android/goldens.py or litert_goldens.py wrote:
+ * conformance FOLDER [TOLERANCE [BACKENDS [LITERT]]].
  *
  * TOLERANCE other than 0 is for another CPU than the goldens were made on. BACKENDS is the folder of llama.cpp's CPU
- * variants. Exits with 1 at the first difference.
+ * variants, - for none; LITERT is LiteRT's library, for goldens of its bundles. Exits with 1 at the first difference.
  */
 fun main(arguments: Array<String>) {
     val folder = File(arguments[0])
@@ -71,24 +78,31 @@ fun main(arguments: Array<String>) {
         val golden = Json.parse(File(folder, "golden.json").readText(), "golden.json")
         val fields = Fields(
             golden,
-            listOf("schema", "places", "labels", "orders", "times", "bad_times", "bundles", "refused", "bench"),
+            listOf(
+                "schema", "places", "labels", "orders", "times", "bad_times", "litert", "bundles", "refused", "bench"
+            ),
             "golden.json"
         )
         checks.same("schema", SCHEMA, fields.long("schema"))
         checkText(fields, checks)
         checkJson(checks)
+        checkLiteRtVectors(fields.any("litert"), checks)
         checkRefused(folder, fields, checks)
-        val native = LlamaJni(if (arguments.size > 2) File(arguments[2]) else null)
-        println("engine: ${native.version}")
+        checkLiteRtDamage(File(folder, "good.tflite"), File(scratch, "damaged.tflite"), checks)
+        val llama = LlamaJni(if (arguments.size > 2 && arguments[2] != "-") File(arguments[2]) else null)
+        val litert = if (arguments.size > 3) File(arguments[3]).let { LiteRtJni(it.path, it.parentFile) } else null
+        val natives = Natives(llama, litert)
+        println("engine: ${litert?.version ?: llama.version}")
         println("CPU variant: ${cpuVariant() ?: "built in"}")
-        checkNative(folder, native, checks)
+        checkNative(folder, llama, checks)
+        if (litert != null) checkLiteRt(folder, natives, litert, checks)
         for (bundle in fields.list("bundles")) {
             val before = checks.made
-            val check = BundleCheck(folder, scratch, bundle, native, tolerance, checks)
+            val check = BundleCheck(folder, scratch, bundle, natives, tolerance, checks)
             check.run()
             println("${check.name}: ${checks.made - before} checks")
         }
-        checkBench(folder, scratch, fields, native, checks)
+        checkBench(folder, scratch, fields, natives, checks)
         println("largest difference of a probability: ${Math.round(checks.largest * 1e6) / 1e6}")
         println("all ${checks.made} checks agree")
     } catch (difference: Difference) {
@@ -193,9 +207,9 @@ private fun checkRefused(folder: File, fields: Fields, checks: Checks) {
 }
 
 /** The benchmark measures every scenario, and names its fields as `edgeb bench --json` does. */
-private fun checkBench(folder: File, scratch: File, fields: Fields, native: LlamaNative, checks: Checks) {
-    val bench = Fields(fields.any("bench"), listOf("result", "row", "scenarios", "own"), "bench")
-    Predictor.load(File(folder, "stream.gguf"), native, LoadOptions(threads = 1)).use { predictor ->
+private fun checkBench(folder: File, scratch: File, fields: Fields, natives: Natives, checks: Checks) {
+    val bench = Fields(fields.any("bench"), listOf("file", "result", "row", "scenarios", "own"), "bench")
+    natives.load(File(folder, bench.string("file")), LoadOptions(threads = 1)).use { predictor ->
         val result = Json.parse(Benchmark(predictor, 3, scratch).run(), "the benchmark") as Map<*, *>
         checks.same("benchmark's fields", bench.list("result"), result.keys.toList())
         val rows = result["scenarios"] as Map<*, *>

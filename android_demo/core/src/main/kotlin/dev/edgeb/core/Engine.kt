@@ -6,7 +6,7 @@ private const val KEPT_SEARCHES = 32
 private const val NANOS_PER_MS = 1e6
 
 /** What a bundle's file was when it was opened. It may be renamed later. */
-internal class BundleFile(val name: String, val bytes: Long)
+internal class LoadedFile(val name: String, val bytes: Long)
 
 /**
  * One bundle's model with everything that predictor and sessions share: cache, tries, habits, calibration, one lock.
@@ -16,8 +16,8 @@ internal class BundleFile(val name: String, val bytes: Long)
  */
 internal class Engine(
     val manifest: Manifest,
-    opened: LlamaBackend,
-    val bundle: BundleFile,
+    opened: Backend,
+    val bundle: LoadedFile,
     val threads: Int,
     val population: PopulationTable?
 ) {
@@ -28,7 +28,7 @@ internal class Engine(
     private val fusion: Fusion?
     private val calibrations: Map<Source, Calibration>
     private val fittedBalance: FittedBalance?
-    private var open: LlamaBackend? = opened
+    private var open: Backend? = opened
     private val searches = HashMap<Pair<Scoring, List<Boolean>?>, TrieSearch>()
 
     // What the last prediction found likely is probably looked at next time, too.
@@ -46,6 +46,7 @@ internal class Engine(
             }
         }
         encoder = PromptEncoder(opened::tokenize, manifest.layout, manifest.candidates, manifest.bosId, manifest.eosId)
+        checkRoom(opened.capacity)
         val groups = manifest.candidates.groups()
         val held = manifest.habits
         if (held == null) {
@@ -67,7 +68,7 @@ internal class Engine(
     }
 
     /** The inference engine. @throws EdgebException it was closed. */
-    val backend: LlamaBackend
+    val backend: Backend
         get() = open ?: throw EdgebException("the predictor is closed", "load the bundle again")
 
     /** Hold the static part of the prompt, from a snapshot in `folder` where there is one. */
@@ -146,7 +147,8 @@ internal class Engine(
             calibrated = calibration != null,
             suggest = suggest,
             likely = likely,
-            balance = tau
+            balance = tau,
+            accelerator = if (source == Source.HABITS) null else backend.accelerator
         )
     }
 
@@ -154,6 +156,19 @@ internal class Engine(
     fun close() {
         open?.close()
         open = null
+    }
+
+    /** Refuse a cache in which not even a prompt without history finds room. */
+    private fun checkRoom(capacity: Int) {
+        val shortest = encoder.promptIds(emptyList(), Moment(0), UNKNOWN_PLACE).size
+        val deepest = encoder.trie.depths.last()
+        if (shortest + deepest > capacity) {
+            throw EdgebException(
+                "${bundle.name}: a prompt without history has $shortest tokens and a label $deepest, " +
+                    "the context holds $capacity",
+                "export it with a longer context"
+            )
+        }
     }
 
     /** τ for the source. @throws EdgebException the fitted one, where the bundle has none. */
@@ -194,23 +209,22 @@ internal class Engine(
         affine: Affine,
         lines: Lines?
     ): Pair<Found, Int> {
-        val trie = encoder.trie
         val search = searchOf(request.scoring, allowed)
         val topK = request.topK
         // One more than asked for: the first one out has to be known to be worse.
         val hint = if (request.exhaustive || topK == null) emptyList() else search.likely(expected, topK + 1)
         val reading = Reading(search::childTokens, request.scoring)
-        var tokens = backend.prefill(ids, trie, hint)
+        var tokens = backend.prefill(ids, Ahead(encoder.trie, reading, hint))
         val rows = object : Rows {
-            override fun root() = backend.root(reading)
+            override fun root() = backend.root()
 
             override fun expand(nodes: List<Int>): List<DoubleArray> {
-                val (steps, evaluated) = backend.branch(trie, nodes, reading)
+                val (steps, evaluated) = backend.branch(nodes)
                 tokens += evaluated
                 return steps
             }
 
-            override fun atHand() = backend.atHand(trie)
+            override fun atHand() = backend.atHand()
         }
         val found = search.run(rows, affine, topK, if (request.exhaustive) 0.0 else RANKS_ONLY, lines)
         if (allowed == null) expected = found.scores

@@ -48,7 +48,7 @@ internal class GgufFile(private val path: File) : Closeable {
 
     init {
         if (path.isDirectory) {
-            throw EdgebException("$path is a folder, not a GGUF file", "pass the .gguf file that edgeb export wrote")
+            throw EdgebException("$path is a folder, not a GGUF file", "pass the .gguf or .tflite file that edgeb export wrote")
         }
         try {
             file = RandomAccessFile(path, "r")
@@ -59,7 +59,7 @@ internal class GgufFile(private val path: File) : Closeable {
             size = file.length()
             val magic = "GGUF".toByteArray(Charsets.US_ASCII)
             if (size < magic.size || !bytes(0, magic.size).contentEquals(magic)) {
-                throw EdgebException("$path is not a GGUF file", "pass the .gguf file that edgeb export wrote")
+                throw EdgebException("$path is not a GGUF file", "pass the .gguf or .tflite file that edgeb export wrote")
             }
             at = magic.size.toLong()
             val version = u32("version")

@@ -1,7 +1,5 @@
 package dev.edgeb.core
 
-import java.io.Closeable
-
 // Logit rows of one decode, and sequences: llama.cpp reserves memory for so many rows of the whole vocabulary, and
 // wants as many as there are sequences. One sequence is the prompt.
 internal const val MAX_ROWS = 64
@@ -11,9 +9,6 @@ private const val TOKENS_AT_ONCE = 4
 
 // llama.cpp's numbers of F32 and F16 files.
 private val UNQUANTIZED = setOf(0, 1)
-
-/** Reads of trie nodes: the tokens wanted of each node's row, and whether the whole row's log-sum-exp is wanted. */
-internal class Reading(val tokens: (Int) -> IntArray, val scoring: Scoring)
 
 /**
  * One held prompt in llama.cpp's cache, and a look ahead of it along a label trie.
@@ -26,83 +21,64 @@ internal class LlamaBackend(
     private val context: LlamaContext,
     private val version: String,
     private val options: NativeOptions
-) : Closeable {
+) : Backend {
     private val quantized = context.fileType !in UNQUANTIZED
     private val maxRows = options.maxSequences
 
     // Evaluated trie nodes: a sequence that holds each, and the rows of the last decode.
     private val branches = HashMap<Int, Int>()
     private val rows = HashMap<Int, Int>()
-    private var trie: LabelTrie? = null
+    private var ahead: Ahead? = null
     private var rootRow = -1
     private var sequences = 0
     private var cells = 0
     private var nanos = 0L
 
-    /** Ids of the prompt in the cache. */
-    var held: IntArray = IntArray(0)
+    override var held: IntArray = IntArray(0)
         private set
 
-    /** Width of a logit row. */
-    val vocabularySize: Int
+    override val vocabularySize: Int
         get() = context.vocabularySize
 
-    /** Positions of the context. */
-    val capacity: Int
+    override val capacity: Int
         get() = options.contextSize
 
-    /** Engine, version and cache format: what decides the bytes that `saveState` gives. */
-    val fingerprint: String
+    override val fingerprint: String
         get() = "$version, ${if (options.exactCache) "f32" else "f16"} cache"
 
-    /** Time inside llama.cpp's evaluation since this was opened. */
-    val decodeMs: Double
+    override val accelerator = Accelerator.CPU
+
+    override val decodeMs: Double
         get() = nanos / 1e6
 
-    fun tokenize(text: String): IntArray = context.tokenize(text.toByteArray(Charsets.UTF_8))
+    override fun tokenize(text: String): IntArray = context.tokenize(text.toByteArray(Charsets.UTF_8))
 
-    /**
-     * Make the cache hold exactly `ids`, paying only for what follows the common prefix with what it held.
-     *
-     * @param nodes A hint: trie nodes that `branch` will probably be asked for, evaluated in the same pass.
-     * @return Tokens evaluated, at least 1.
-     * @throws EdgebException the prompt does not fit; the cache is unchanged.
-     */
-    fun prefill(ids: IntArray, trie: LabelTrie? = null, nodes: List<Int> = emptyList()): Int {
-        val common = reusable(ids)
+    override fun prefill(ids: IntArray, ahead: Ahead?): Int {
+        val common = reusable(held, ids, capacity)
         release()
+        this.ahead = ahead
         context.removeSequence(0, common, -1)
         held = held.copyOf(common)
         val added = ids.copyOfRange(common, ids.size)
         var plan = Plan(emptyList(), emptyMap(), hashSetOf())
-        if (trie != null && nodes.isNotEmpty()) {
-            this.trie = trie
-            plan = planOf(trie, nodes)
+        if (ahead != null && ahead.likely.isNotEmpty()) {
+            plan = planOf(ahead.trie, ahead.likely)
             plan = plan.part(fitting(plan.tips, plan, added.size + 1))
         }
-        val count = evaluate(added, trie, plan)
+        val count = evaluate(added, ahead?.trie, plan)
         rootRow = added.size - 1
         return count
     }
 
-    /** Log-probabilities of tokens after the held prompt; right after `prefill` only. */
-    fun root(reading: Reading): DoubleArray {
+    override fun root(): DoubleArray {
         check(rootRow >= 0) { "the row of the prompt's end is gone" }
+        val reading = looking().reading
         return read(listOf(rootRow), listOf(reading.tokens(0)), reading.scoring)[0]
     }
 
-    /**
-     * Evaluate trie nodes after the held prompt, each seeing the prompt and its own ancestors only.
-     *
-     * More nodes than one decode takes are evaluated in several.
-     *
-     * @return Per node the log-probabilities of its tokens, and the number of tokens evaluated.
-     */
-    fun branch(trie: LabelTrie, nodes: List<Int>, reading: Reading): Pair<List<DoubleArray>, Int> {
-        if (trie !== this.trie) {
-            release()
-            this.trie = trie
-        }
+    /** More nodes than one decode takes are evaluated in several. */
+    override fun branch(nodes: List<Int>): Pair<List<DoubleArray>, Int> {
+        val (trie, reading) = looking().let { Pair(it.trie, it.reading) }
         val found = HashMap<Int, DoubleArray>()
         collect(nodes, found, reading)
         val plan = planOf(trie, nodes.filter { it !in found })
@@ -120,17 +96,14 @@ internal class LlamaBackend(
         return Pair(nodes.map { found.getValue(it) }, tokens)
     }
 
-    /** Nodes whose rows `branch` reads without evaluating anything. */
-    fun atHand(trie: LabelTrie): Set<Int> = if (trie === this.trie) rows.keys.toHashSet() else emptySet()
+    override fun atHand(): Set<Int> = rows.keys.toHashSet()
 
-    /** The cache of the held prompt. */
-    fun saveState(): ByteArray {
+    override fun saveState(): ByteArray {
         release()
         return context.saveSequence(0)
     }
 
-    /** Hold `ids` from saved bytes; false, and an empty cache, where llama.cpp does not take them. */
-    fun loadState(ids: IntArray, state: ByteArray): Boolean {
+    override fun loadState(ids: IntArray, state: ByteArray): Boolean {
         forget()
         if (!context.loadSequence(0, state) || context.lastPosition(0) != ids.size - 1) {
             context.clear()
@@ -142,18 +115,7 @@ internal class LlamaBackend(
 
     override fun close() = context.close()
 
-    /** How many tokens of a prompt are held already; fewer than all, since the last one's logits are asked for. */
-    private fun reusable(ids: IntArray): Int {
-        if (ids.size == 0 || ids.size > capacity) {
-            throw EdgebException(
-                "the prompt has ${ids.size} tokens, the context holds 1 to $capacity",
-                "shorten the place names or the history"
-            )
-        }
-        var common = 0
-        while (common < held.size && common < ids.size - 1 && held[common] == ids[common]) common++
-        return common
-    }
+    private fun looking(): Ahead = checkNotNull(ahead) { "the prompt was evaluated without a look ahead" }
 
     /** Read those of `nodes` whose rows the last decode has. */
     private fun collect(nodes: List<Int>, found: HashMap<Int, DoubleArray>, reading: Reading) {
@@ -169,10 +131,7 @@ internal class LlamaBackend(
         val logits = FloatArray(starts[wanted.size])
         val totals = if (scoring == Scoring.EXACT) DoubleArray(wanted.size) else null
         context.readRows(wanted.toIntArray(), starts, joined(tokens), logits, totals)
-        return wanted.indices.map { i ->
-            val row = DoubleArray(tokens[i].size) { logits[starts[i] + it].toDouble() }
-            if (totals == null) logSoftmax(row) else DoubleArray(row.size) { row[it] - totals[i] }
-        }
+        return wanted.indices.map { logProbs(logits, starts[it], starts[it + 1], totals?.get(it)) }
     }
 
     /** As many of the first tips as one decode takes, beside `spare` other tokens. */

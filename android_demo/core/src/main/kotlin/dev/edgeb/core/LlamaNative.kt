@@ -20,6 +20,18 @@ interface LlamaNative {
 
     /** Open a GGUF file. @throws EdgebException with llama.cpp's own reason. */
     fun open(model: File, options: NativeOptions): LlamaContext
+
+    /** Open the vocabulary of a GGUF file, which is not read again. @throws EdgebException as `open`. */
+    fun openVocabulary(file: File): LlamaVocabulary
+}
+
+/** A loaded vocabulary. Every method throws an EdgebException where llama.cpp fails or it is closed. */
+interface LlamaVocabulary : Closeable {
+    /** Tokens of the vocabulary. */
+    val vocabularySize: Int
+
+    /** Ids of plain text; no special token is added or parsed. */
+    fun tokenize(utf8: ByteArray): IntArray
 }
 
 /** One batch of tokens to evaluate. Sequences of token i are `sequences[starts[i]]` until `starts[i + 1]`. */
@@ -36,15 +48,9 @@ class TokenBatch(
  *
  * Every method throws an EdgebException where llama.cpp fails or the context is closed.
  */
-interface LlamaContext : Closeable {
-    /** Tokens of the vocabulary. */
-    val vocabularySize: Int
-
+interface LlamaContext : LlamaVocabulary {
     /** llama.cpp's number of the file's weight format; -1 where the file does not say. */
     val fileType: Int
-
-    /** Ids of plain text; no special token is added or parsed. */
-    fun tokenize(utf8: ByteArray): IntArray
 
     /** Evaluate a batch, with no more rows than there are sequences. Returns nanoseconds spent inside llama.cpp. */
     fun decode(batch: TokenBatch): Long

@@ -26,12 +26,13 @@ data class Ranked(val behavior: String, val probability: Double)
  *   unexpanded, probabilities are lower bounds that miss at most `unexpanded` in all.
  * @property tokensEvaluated Tokens the model was run on.
  * @property elapsedMs Wall time of the call.
- * @property decodeMs Part of it spent inside llama.cpp.
+ * @property decodeMs Part of it spent inside llama.cpp or LiteRT.
  * @property unexpanded Upper bound of the probability held by candidates that were not looked at to their end.
  * @property calibrated Whether the probabilities are calibrated; false for a bundle without calibration, too.
  * @property suggest Whether to suggest the first candidate at the precision asked for; null if none was.
  * @property likely The likely set at the coverage asked for, by falling probability; null if none was.
  * @property balance τ by which rare behaviors were raised, see `Balance`.
+ * @property accelerator What the model ran on; null where it was not asked.
  */
 data class Prediction(
     val ranked: List<Ranked>,
@@ -44,7 +45,8 @@ data class Prediction(
     val calibrated: Boolean,
     val suggest: Boolean?,
     val likely: List<String>?,
-    val balance: Double = 0.0
+    val balance: Double = 0.0,
+    val accelerator: Accelerator? = null
 )
 
 /** How a prediction is wanted: the arguments of `Predictor.predict`, checked. */

@@ -24,13 +24,17 @@ private const val MOST_THREADS = 4
  * @property snapshots Where snapshots of the static prompt are kept, in a folder edgeb-prefix (an app's cacheDir); null
  *   keeps none.
  * @property name What a benchmark calls the bundle; null takes the file's name.
+ * @property accelerator What a LiteRT bundle is to run on, all of it. llama.cpp's bundles run on the CPU.
+ * @property fallback Whether the CPU may take a bundle that the accelerator does not; else that is an error.
  */
 data class LoadOptions @JvmOverloads constructor(
     val threads: Int? = null,
     val verify: Boolean = true,
     val exactMath: Boolean = false,
     val snapshots: File? = null,
-    val name: String? = null
+    val name: String? = null,
+    val accelerator: Accelerator = Accelerator.CPU,
+    val fallback: Boolean = false
 )
 
 /**
@@ -42,6 +46,10 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
     /** What the bundle says of itself. */
     val manifest: Manifest
         get() = engine.manifest
+
+    /** What the model runs on: the CPU where the accelerator did not take it and the options allow that. */
+    val accelerator: Accelerator
+        get() = synchronized(engine.lock) { engine.backend.accelerator }
 
     /** Which distribution answers when a call names none. */
     val defaultSource: Source
@@ -133,25 +141,34 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
     }
 
     companion object {
-        /** Open a bundle. @throws EdgebException not a bundle, damaged, of a newer version, or not loadable. */
+        /**
+         * Open a bundle: a GGUF file with llama.cpp, a LiteRT file with LiteRT, and with llama.cpp for its tokenizer.
+         *
+         * @param litert Null where the app comes without LiteRT.
+         * @throws EdgebException not a bundle, damaged, of a newer version, or not loadable.
+         */
         @JvmStatic
         @JvmOverloads
-        fun load(model: File, native: LlamaNative, options: LoadOptions = LoadOptions()): Predictor {
-            val manifest = if (options.verify) Bundle.verify(model) else Bundle.read(model)
-            val population = Bundle.population(model)
-            val positions = contextNeeded(manifest)
-            val threads = options.threads ?: threadsFor(model)
-            val asked = NativeOptions(positions, minOf(MAX_ROWS, positions), threads, options.exactMath)
-            val file = BundleFile(options.name ?: model.name, model.length())
-            val context = native.open(model, asked)
-            try {
-                val backend = LlamaBackend(context, native.version, asked)
-                val predictor = Predictor(Engine(manifest, backend, file, threads, population))
-                if (options.snapshots != null) predictor.warm(options.snapshots)
-                return predictor
-            } catch (error: Throwable) {
-                context.close()
-                throw error
+        fun load(
+            model: File,
+            llama: LlamaNative,
+            options: LoadOptions = LoadOptions(),
+            litert: LiteRtNative? = null
+        ): Predictor {
+            val opener = BackendOpener(model, llama, litert, options, options.threads ?: threadsFor(model))
+            Bundle.open(model).use { bundle ->
+                if (options.verify) bundle.verify()
+                val population = bundle.population()
+                val backend = opener.open(bundle, contextNeeded(bundle.manifest))
+                try {
+                    val file = LoadedFile(options.name ?: model.name, model.length())
+                    val predictor = Predictor(Engine(bundle.manifest, backend, file, opener.threads, population))
+                    if (options.snapshots != null) predictor.warm(options.snapshots)
+                    return predictor
+                } catch (error: Throwable) {
+                    backend.close()
+                    throw error
+                }
             }
         }
 

@@ -21,7 +21,7 @@ internal class PrefixCache(parent: File, private val model: String) {
     private val folder = File(parent, SUBFOLDER)
 
     /** Make the backend hold `ids`: from the snapshot (true), else by evaluating them and writing one. */
-    fun warm(backend: LlamaBackend, ids: IntArray): Boolean {
+    fun warm(backend: Backend, ids: IntArray): Boolean {
         val key = mapOf("model" to model, "ids" to ids.map { it.toLong() }, "engine" to backend.fingerprint)
         val name = hex(sha256().digest(Json.write(key).toByteArray(Charsets.UTF_8))).substring(0, 32)
         val path = File(folder, "$name.state")

@@ -44,7 +44,8 @@ internal fun machine(engine: Engine): Map<String, Any?> = mapOf(
     "cores" to Runtime.getRuntime().availableProcessors(),
     "threads" to engine.threads,
     "virtual_machine" to "${System.getProperty("java.vm.name")} ${System.getProperty("java.vm.version")}",
-    "llama_cpp" to engine.backend.fingerprint,
+    "engine" to engine.backend.fingerprint,
+    "accelerator" to engine.backend.accelerator.text,
     "cpu_variant" to cpuVariant()
 )
 

@@ -3,6 +3,7 @@ package dev.edgeb.runtime
 import dev.edgeb.core.EdgebException
 import dev.edgeb.core.LlamaContext
 import dev.edgeb.core.LlamaNative
+import dev.edgeb.core.LlamaVocabulary
 import dev.edgeb.core.NativeOptions
 import dev.edgeb.core.TokenBatch
 import java.io.File
@@ -18,13 +19,7 @@ private val CAPTURING = Any()
  */
 class LlamaJni @JvmOverloads constructor(backends: File? = null) : LlamaNative {
     init {
-        try {
-            System.loadLibrary("edgeb")
-        } catch (error: UnsatisfiedLinkError) {
-            throw EdgebException(
-                "the native library does not load: ${error.message}", "package libedgeb.so for this device"
-            )
-        }
+        loadEdgeb()
         if (backends != null) {
             synchronized(CAPTURING) { NativeLlama.loadBackends(backends.path.toByteArray(Charsets.UTF_8)) }
         }
@@ -43,6 +38,23 @@ class LlamaJni @JvmOverloads constructor(backends: File? = null) : LlamaNative {
         } catch (error: EdgebException) {
             throw EdgebException("$model: ${error.message}", error.hint)
         }
+    }
+
+    override fun openVocabulary(file: File): LlamaVocabulary {
+        val path = file.path.toByteArray(Charsets.UTF_8)
+        return JniVocabulary(synchronized(CAPTURING) { NativeLlama.openVocabulary(path) })
+    }
+}
+
+/** A vocabulary behind a handle; 0 once it is closed. */
+private class JniVocabulary(private var handle: Long) : LlamaVocabulary {
+    override val vocabularySize: Int = NativeLlama.vocabularySize(handle)
+
+    override fun tokenize(utf8: ByteArray): IntArray = NativeLlama.tokenize(handle, utf8)
+
+    override fun close() {
+        if (handle != 0L) synchronized(CAPTURING) { NativeLlama.free(handle) }
+        handle = 0
     }
 }
 

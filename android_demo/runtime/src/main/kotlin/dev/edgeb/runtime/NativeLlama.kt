@@ -6,6 +6,8 @@ internal object NativeLlama {
 
     external fun open(path: ByteArray, contextSize: Int, maxSequences: Int, threads: Int, exactCache: Boolean): Long
 
+    external fun openVocabulary(path: ByteArray): Long
+
     external fun free(handle: Long)
 
     external fun vocabularySize(handle: Long): Int

@@ -2,6 +2,7 @@ package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
+import dev.edgeb.core.LiteRtNative
 import dev.edgeb.core.LlamaNative
 import dev.edgeb.core.LoadOptions
 import dev.edgeb.core.Moment
@@ -67,16 +68,19 @@ interface EngineSession {
 /** Makes the native side when it is first needed: loading libraries takes time and can fail. */
 interface NativeFactory {
     fun create(): LlamaNative
+
+    /** For LiteRT bundles; null where the app comes without LiteRT. */
+    fun createLiteRt(): LiteRtNative?
 }
 
-/** Models run by llama.cpp. Snapshots of the static prompt are kept in `cache`, and nothing of the user's. */
+/** Models run by llama.cpp or LiteRT. Snapshots of the static prompt are kept in `cache`, and nothing of the user's. */
 class PredictorEngines(private val native: NativeFactory, private val cache: File) : Engines {
-    private var made: LlamaNative? = null
+    private val llama by lazy { native.create() }
+    private val litert by lazy { native.createLiteRt() }
 
     override fun load(model: File, verify: Boolean, name: String): Engine {
-        val llama = made ?: native.create().also { made = it }
         val options = LoadOptions(verify = verify, snapshots = cache, name = name)
-        return PredictorEngine(Predictor.load(model, llama, options), cache)
+        return PredictorEngine(Predictor.load(model, llama, options, litert), cache)
     }
 }
 

@@ -1,6 +1,7 @@
 package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.Benchmark
+import dev.edgeb.core.LiteRtNative
 import dev.edgeb.core.LlamaNative
 import dev.edgeb.core.Moment
 import dev.edgeb.runtime.LlamaJni
@@ -39,6 +40,8 @@ private const val CALLED = "mine.gguf"
 private class OnBundle(private val folder: File, private val now: Moment) {
     private val native = object : NativeFactory {
         override fun create(): LlamaNative = LlamaJni()
+
+        override fun createLiteRt(): LiteRtNative? = null
     }
     private val quiet = object : ImportListener {
         override fun onChecking() = Unit

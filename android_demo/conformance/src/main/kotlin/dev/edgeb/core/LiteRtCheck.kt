@@ -1,0 +1,115 @@
+package dev.edgeb.core
+
+import java.io.File
+
+/** What LiteRT's native side does with impossible arguments, and what a predictor does when LiteRT fails. */
+internal fun checkLiteRt(folder: File, natives: Natives, litert: LiteRtNative, checks: Checks) {
+    val path = File(folder, "stream.tflite")
+    val options = LiteRtOptions(1, Accelerator.CPU)
+    checks.refused("a file that is no model", Regex("cannot load")) {
+        litert.open(File(folder, "bad-stock.tflite"), options)
+    }
+    checks.refused("no threads", Regex("impossible")) { litert.open(path, options.copy(threads = 0)) }
+    val graph = LiteRtFile(path).use { it.graph }
+    val model = litert.open(path, options)
+    val size = graph.sizes[0]
+    fun array(tensor: LiteRtTensor) = LiteRtArray(tensor, model.memory(4 * tensor.size))
+    val tokens = array(graph.tokens(size))
+    val embeddings = array(graph.embeddings(size))
+    val name = graph.embedName(size)
+    checks.refused("no memory", Regex("impossible")) { model.memory(0) }
+    checks.refused("a signature that is none", Regex("has no signature 'x'")) { model.bind("x", listOf(), listOf()) }
+    checks.refused("no input", Regex("not as the bundle says")) { model.bind(name, listOf(), listOf(embeddings)) }
+    checks.refused("no output", Regex("not as the bundle says")) { model.bind(name, listOf(tokens), listOf()) }
+    val shapes = listOf(intArrayOf(1, size + 1), intArrayOf(size), intArrayOf(1, 0), intArrayOf(1, -1), IntArray(9) { 1 })
+    for (shape in shapes) {
+        val other = LiteRtArray(LiteRtTensor("tokens", shape, whole = true), tokens.memory)
+        checks.refused("tokens of shape ${shape.toList()}", Regex("another shape")) {
+            model.bind(name, listOf(other), listOf(embeddings))
+        }
+    }
+    val floats = LiteRtArray(LiteRtTensor("tokens", intArrayOf(1, size)), tokens.memory)
+    checks.refused("tokens of another type", Regex("another shape or type")) {
+        model.bind(name, listOf(floats), listOf(embeddings))
+    }
+    val foreign = LiteRtArray(tokens.tensor, java.nio.ByteBuffer.allocateDirect(4 * size))
+    checks.refused("memory of another", Regex("not the model's")) { model.bind(name, listOf(foreign), listOf(embeddings)) }
+    checks.refused("what is not bound", Regex("not bound")) { model.run(0) }
+    val bound = model.bind(name, listOf(tokens), listOf(embeddings))
+    checks.same("time of a run", true, model.run(bound) >= 0)
+    checks.refused("a number too large", Regex("not bound")) { model.run(bound + 1) }
+    fun read(width: Int, row: Int, token: Int) = model.readRows(
+        embeddings.memory, width, intArrayOf(row), intArrayOf(0, 1), intArrayOf(token), FloatArray(1), DoubleArray(1)
+    )
+    read(graph.hidden, 0, graph.hidden - 1)
+    checks.refused("a row too large", Regex("no logits")) { read(graph.hidden, size, 0) }
+    checks.refused("a negative row", Regex("no logits")) { read(graph.hidden, -1, 0) }
+    checks.refused("a token too large", Regex("does not exist")) { read(graph.hidden, 0, graph.hidden) }
+    for (width in listOf(0, -1, graph.hidden + 1)) {
+        checks.refused("rows of $width", Regex("impossible")) { read(width, 0, 0) }
+    }
+    model.close()
+    model.close()
+    checks.refused("a closed model", Regex("closed")) { model.run(bound) }
+    checkFailures(path, natives, litert, checks)
+    checkAccelerators(path, natives, litert, checks)
+}
+
+/** A run that fails leaves an empty cache, not a wrong answer. */
+private fun checkFailures(path: File, natives: Natives, litert: LiteRtNative, checks: Checks) {
+    val failing = FailingLiteRt(litert)
+    val asked = { predictor: Predictor, minutes: Long ->
+        predictor.predict(emptyList(), Moment(minutes), "DK", 3, source = Source.MODEL).ranked
+    }
+    val expected = natives.load(path, LoadOptions(1)).use { predictor -> List(2) { asked(predictor, 61L * it) } }
+    Predictor.load(path, natives.llama, LoadOptions(1), failing).use { predictor ->
+        for (left in listOf(0, 1, 3, 4)) {
+            failing.left = left
+            checks.refused("a run that fails after $left", Regex("out of order")) {
+                for (i in 0..9) asked(predictor, 61L * i)
+            }
+            failing.left = -1
+            for ((i, ranked) in expected.withIndex()) {
+                checks.same(
+                    "ranks after a failure", ranked.map { it.behavior }, asked(predictor, 61L * i).map { it.behavior }
+                )
+            }
+        }
+    }
+}
+
+/** The accelerator asked for, or an error; the CPU instead only where that was allowed. */
+private fun checkAccelerators(path: File, natives: Natives, litert: LiteRtNative, checks: Checks) {
+    val refusing = FailingLiteRt(litert)
+    val gpu = LoadOptions(1, accelerator = Accelerator.GPU)
+    checks.refused("an accelerator that refuses", Regex("takes only a part")) {
+        Predictor.load(path, natives.llama, gpu, refusing)
+    }
+    Predictor.load(path, natives.llama, gpu.copy(fallback = true), refusing).use { predictor ->
+        checks.same("accelerator after the fallback", Accelerator.CPU, predictor.accelerator)
+        val answer = predictor.predict(emptyList(), Moment(0), "DK", 1, source = Source.MODEL)
+        checks.same("accelerator of an answer", Accelerator.CPU, answer.accelerator)
+        val habits = predictor.predict(emptyList(), Moment(0), "DK", 1, source = Source.HABITS)
+        checks.same("accelerator of habits", null, habits.accelerator)
+    }
+    checks.refused("a bundle without its engine", Regex("LiteRT was not given")) { Predictor.load(path, natives.llama) }
+}
+
+/** LiteRT that refuses the GPU, and fails once `left` runs are made; -1 never does. */
+private class FailingLiteRt(private val litert: LiteRtNative) : LiteRtNative {
+    var left = -1
+
+    override val version = litert.version
+
+    override fun open(model: File, options: LiteRtOptions): LiteRtModel {
+        if (options.accelerator != Accelerator.CPU) throw EdgebException("the GPU takes only a part of the model")
+        val opened = litert.open(model, options)
+        return object : LiteRtModel by opened {
+            override fun run(bound: Int): Long {
+                if (left == 0) throw EdgebException("LiteRT is out of order")
+                if (left > 0) left--
+                return opened.run(bound)
+            }
+        }
+    }
+}

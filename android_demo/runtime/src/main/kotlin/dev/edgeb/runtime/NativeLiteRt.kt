@@ -1,0 +1,38 @@
+package dev.edgeb.runtime
+
+import java.nio.ByteBuffer
+
+/** The functions of litert_jni.cpp. Handles come from `openRuntime` and `open`; each throws an EdgebException on failure. */
+internal object NativeLiteRt {
+    external fun openRuntime(library: ByteArray, folder: ByteArray): Long
+
+    external fun open(runtime: Long, path: ByteArray, threads: Int, onGpu: Boolean): Long
+
+    external fun free(handle: Long)
+
+    external fun memory(handle: Long, bytes: Int): ByteBuffer
+
+    /** The first `inputs` arrays go in, the others come out. */
+    external fun bind(
+        handle: Long,
+        signature: ByteArray,
+        inputs: Int,
+        names: Array<ByteArray>,
+        shapes: Array<IntArray>,
+        whole: BooleanArray,
+        memories: Array<ByteBuffer>
+    ): Int
+
+    external fun run(handle: Long, bound: Int): Long
+
+    external fun readRows(
+        handle: Long,
+        memory: ByteBuffer,
+        width: Int,
+        rows: IntArray,
+        starts: IntArray,
+        tokens: IntArray,
+        logits: FloatArray,
+        logSumExp: DoubleArray?
+    )
+}
