@@ -51,7 +51,7 @@ def measure(
     pace = Pace(TimeBudget(options.budget, clock))
     accelerator = chosen_accelerator(bundle, options.accelerator)
     manifest = verify_bundle(bundle)
-    machine = Machine.here(options.threads, accelerator)
+    machine = Machine.here(options.threads, accelerator is not None)
     with Setup(bundle, options) as setup:
         setup.check_memory()
         cold = _cold_starts(setup, bundle, options, pace, tick)
@@ -86,6 +86,7 @@ def measure(
         replace(machine, load_average_after=load_average()),
         _comparison(samples, scenarios, options) if options.compare else None,
         Budget(options.budget, round(pace.budget.elapsed, 1), pace.cuts),
+        accelerator=accelerator,
     )
 
 

@@ -128,6 +128,7 @@ class Measurement:
         budget: The time it was given and took, without `threads` and `sustained`.
         threads: `session` (top 1) by number of threads; None unless several were asked for.
         sustained: None unless it was asked for.
+        accelerator: What evaluated a LiteRT bundle; None for other bundles.
     """
 
     bundle: str
@@ -147,6 +148,7 @@ class Measurement:
     budget: Budget | None = None
     threads: Mapping[str, Timing] | None = None
     sustained: Sustained | None = None
+    accelerator: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the keys of what was not asked for are left out."""
@@ -159,6 +161,7 @@ class Measurement:
             "layout": self.layout,
             "static_tokens": self.static_tokens,
             "scoring": self.scoring,
+            "accelerator": self.accelerator,
             "anchor_every": self.anchor_every,
             "file_bytes": self.file_bytes,
             "peak_rss_bytes": dict(self.peak_rss_bytes),

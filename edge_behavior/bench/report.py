@@ -71,7 +71,7 @@ def heading(result: Measurement) -> str:
 def footing(result: Measurement) -> str:
     """Where and how it was measured, in a line."""
     machine = result.machine
-    litert = f"ai-edge-litert {machine.ai_edge_litert} on the {(machine.accelerator or '').upper()}"
+    litert = f"ai-edge-litert {machine.ai_edge_litert} on the {(result.accelerator or 'cpu').upper()}"
     llama = f"llama-cpp-python {machine.llama_cpp_python}"
     return (
         f"{machine.processor}, {machine.cores} cores, {machine.threads} thread{'' if machine.threads == 1 else 's'}; "

@@ -82,8 +82,8 @@ def evaluate_command(
     if accelerator is not None:
         for model in models:
             chosen_accelerator(model, accelerator)
-    opened = partial(open_predictor, accelerator=accelerator)
-    found = [_evaluated(model, data, protocol, split, choice, stages, opened, asked) for model in models]
+    load = open_predictor if accelerator is None else partial(open_predictor, accelerator=accelerator)
+    found = [_evaluated(model, data, protocol, split, choice, stages, load, asked) for model in models]
     if len(models) == 1:
         emit(found[0].to_dict(), as_json, lambda: _show(found[0]))
     else:

@@ -136,7 +136,7 @@ class BundleEvaluation(Evaluation):
     masked_differs: MaskedDifference
     calibration: Mapping[str, Mapping[str, CalibrationMetrics]] | None
     balance: Mapping[str, float]
-    accelerator: str | None
+    accelerator: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """`edgeb evaluate --json` of a bundle."""
