@@ -38,6 +38,7 @@ from edge_behavior.export.litert.worker import PYTHON_VARIABLE
 from edge_behavior.export.run_source import run_source
 from edge_behavior.export.source import ExportSource
 from edge_behavior.runtime.litert.package import quiet_exit
+from edge_behavior.runtime.predictor import context_needed
 from edge_behavior.util.cpus import physical_cores
 from edge_behavior.util.files import write_file
 
@@ -85,7 +86,7 @@ def measure(exporter: Exporter, args: argparse.Namespace) -> tuple[Table, list[s
             exporter.folder(say),
             args.work / "litert-lm",
             args.litert_python,
-            read_manifest(next(iter(made.values()))).context_length if args.cache is None else args.cache,
+            args.cache or context_needed(read_manifest(next(iter(made.values())))),
             PREFILL,
         )
         seldom = max(1, options.windows // options.slow_windows)

@@ -27,6 +27,13 @@ from edge_behavior.errors import EdgebError
 
 _ROOT = Path(__file__).parents[2]
 RECIPE = "dynamic_wi8_afp32"
+NAME = "LiteRT-LM, every label scored"
+FAULT = (
+    "LiteRT-LM 0.18.1 runs the stock export of the same weights, int8 per channel. Its `run_text_scoring` is wrong, it "
+    "rewinds the position twice (LiteRT-LM #3561); a second `run_prefill` with the prompt's last token before every "
+    "scoring mends it and is part of what is timed. The second row rewinds the session by the C library, which the "
+    "Python API does not offer."
+)
 _EXPORT_HINT = "pass --litert-python, a Python with litert-torch 0.10 and ai-edge-quantizer"
 _RUN_HINT = "pass --litert-lm-python, a Python with litert-lm-api 0.18.1"
 
@@ -87,7 +94,7 @@ class ScoringRival:
     def __init__(
         self, model: Path, python: str, threads: int, contender: Contender, windows: Sequence[Window], share: bool
     ) -> None:
-        self.name = f"LiteRT-LM, every label scored{', prompt evaluated once' if share else ''}"
+        self.name = f"{NAME}, prompt evaluated once" if share else NAME
         self.on, self.scenario, self.every, self._share = model.name, "all", 1, share
         self.firsts: dict[int, int] = {}
         layout, labels = contender.encoder.layout, contender.encoder.candidates.labels

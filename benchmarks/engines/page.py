@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engines.goals import Goal
+from benchmarks.engines.litert_lm import FAULT, NAME
 from edge_behavior.bench.engines.report import markdown
 from edge_behavior.bench.engines.result import BundleRow, Table
 from edge_behavior.errors import EdgebError
@@ -44,6 +45,8 @@ def page(
         "## The table",
         markdown(table).rstrip(),
     ]
+    if any(peer.name.startswith(NAME) for peer in table.peers):
+        parts.append(FAULT)
     rows = [_export(file, report) for file, report in exports.items() if report]
     if rows:
         heads = ("bundle", "windows", "other first", "KL, nats", "accuracy", "before")

@@ -202,7 +202,8 @@ def _bench_table(
     from edge_behavior.bench.engines.options import TableOptions
     from edge_behavior.bench.engines.report import footing, grids, heading, remarks
     from edge_behavior.bench.engines.report import markdown as as_markdown
-    from edge_behavior.bundle.bundle import bundle_form
+    from edge_behavior.bundle.bundle import bundle_form, read_manifest
+    from edge_behavior.commands.histories import known_events
     from edge_behavior.commands.output import emit
     from edge_behavior.errors import EdgebError
     from edge_behavior.runtime.litert.package import quiet_exit
@@ -227,6 +228,9 @@ def _bench_table(
         slow_windows=flags.label_repeats,
         budget=flags.budget,
     )
+    if flags.history is not None:
+        manifest = read_manifest(flags.bundles[0])
+        known_events(flags.history.read(manifest.layout.places), manifest.candidates)
     if markdown is not None:
         _check_file(markdown, force)
     if any(bundle_form(bundle) == "litert" for bundle in flags.bundles):

@@ -41,10 +41,11 @@ def choose(rows: Sequence[BundleRow], truths: Sequence[int] | None) -> tuple[str
     took = f"{significant(chosen.costs[WAITED_FOR].ms.value)} ms"
     if len(rows) == 1 or len(fit) == 1:
         parts.append(f"it is the only one; a session's prediction takes {took}")
-    elif chosen is not fastest:
+    elif len(level) > 1:
+        names = " and ".join(row.name for row in level if row is not chosen)
         parts.append(
-            f"its session's prediction ({took}) cannot be told from the fastest's, {fastest.name}, and it is the "
-            f"smallest of those, {file_size(chosen.bytes)}"
+            f"its session's prediction ({took}) cannot be told from that of {names}, and it is the smallest of these, "
+            f"{file_size(chosen.bytes)}"
         )
     else:
         parts.append(f"its session's prediction is the fastest, {took}, {_beside(chosen, fit)}")

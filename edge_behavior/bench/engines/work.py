@@ -1,6 +1,6 @@
 """How much a model has to read and to multiply, taken off its file: the weights of its matrix products.
 
-Attention's own products, norms and softmax are left out, so that what follows from it is below any true cost.
+Attention's own products, norms and softmax are left out.
 """
 
 from __future__ import annotations
@@ -45,10 +45,7 @@ class Work:
         return asdict(self)
 
     def least_ms(self, tokens: int, rows: int, limits: MachineLimits, floats: bool) -> tuple[float, float]:
-        """Milliseconds at best for reading the weights once, and for the multiply-adds of some tokens and logit rows.
-
-        A prediction takes at least the larger of the two.
-        """
+        """Milliseconds at best for reading the weights once, and for the multiply-adds of some tokens and logit rows."""
         multiply_adds = tokens * self.per_token + rows * self.per_row
         return 1000 * self.weight_bytes / limits.read_bytes, 1000 * multiply_adds / limits.peak(floats)
 
