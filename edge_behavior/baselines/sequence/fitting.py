@@ -29,7 +29,7 @@ from edge_behavior.data.windows import natural_windows
 from edge_behavior.errors import EdgebError
 
 if TYPE_CHECKING:
-    from edge_behavior.baselines.sequence.model import EventTransformer
+    from edge_behavior.baselines.sequence.model import EventTransformer, SasRec
     from edge_behavior.baselines.sequence.training import TrainingData
 
 _PER_USER = 20
@@ -144,6 +144,14 @@ class FittedSequence:
 
     def __init__(self, model: EventTransformer, rows: WindowRows, vocabulary: ContextVocabulary) -> None:
         self.model, self.rows, self.vocabulary = model, rows, vocabulary
+
+    @property
+    def sasrec(self) -> SasRec:
+        """The network, which has states before every event."""
+        from edge_behavior.baselines.sequence.model import SasRec
+
+        assert isinstance(self.model, SasRec), "only SASRec's rows have a state per event"
+        return self.model
 
     def log_probs(self, table: EventTable, targets: Ints, known: int | None = None) -> Floats:
         """See `Fitted.log_probs`."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.baselines.rate_search import choose_rate
+from edge_behavior.baselines.rate_search import choose_rate, rates_around
 from edge_behavior.baselines.system import Budget, FailedTrainingError, Fitted, System
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
@@ -31,8 +31,6 @@ from edge_behavior.train.stages.scoring import EVERYTHING, ScoringPass, score_wi
 from edge_behavior.train.trainer.failures import DivergedError
 from edge_behavior.train.trainer.processes import release_memory
 
-# Candidate rates, where none are given, as multiples of the recipe's.
-_RATE_FACTORS = (1 / 3, 1.0, 3.0)
 _FIRST_STAGE, _LAST_STAGE = TUNED[0], TUNED[-1]
 
 Ints = NDArray[np.int64]
@@ -142,8 +140,7 @@ class Tuned:
         recipe = self.recipe(base, base.seed, None, None)
         if not sizes.rate_targets or recipe.a_tuning.method == "none":
             return []
-        own = recipe.a_tuning.learning_rate
-        rates = sizes.rates or tuple(float(f"{own * factor:.2g}") for factor in _RATE_FACTORS)
+        rates = sizes.rates or rates_around(recipe.a_tuning.learning_rate)
         short = Tuned(
             self.name,
             self.title,
