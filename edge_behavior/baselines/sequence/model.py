@@ -95,6 +95,12 @@ class EventTransformer(nn.Module):
                     nn.init.zeros_(module.weight[module.padding_idx].data)
 
 
+def table(weights: torch.Tensor) -> nn.Embedding:
+    """An embedding of these vectors, which are learned on."""
+    rows, width = weights.shape
+    return nn.Embedding(rows, width, _weight=weights.detach().clone())
+
+
 def earlier_only(x: torch.Tensor) -> torch.Tensor:
     """[T, T] true where a position of [n, T, d] must not look: at those after it."""
     return torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
