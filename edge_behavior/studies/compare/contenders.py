@@ -215,9 +215,15 @@ class TunedModel:
 
 @dataclass(frozen=True)
 class Other:
-    """A system of `baselines`."""
+    """A system of `baselines`.
+
+    Attributes:
+        system: The system.
+        targets: Its training targets; None for `small_targets`.
+    """
 
     system: System
+    targets: int | None = None
 
     @property
     def name(self) -> str:
@@ -258,15 +264,19 @@ class Other:
 
     def fit(self, bench: Bench, seed: int, point: Point | None, rate: float | None) -> Fitted:
         """Fit it on all training targets, on `small_targets`, or on those of the sweep's point."""
-        targets = bench.asked.sizes.small_targets if point is None else int(point.value)
+        targets = self._targets(bench, point)
         budget = self._budget(bench, seed, targets, f"seed{seed}-{targets}")
         return self.system.fit(bench.dataset, _length(bench), budget, rate)
 
     def clean(self, bench: Bench, seed: int, point: Point | None) -> None:
         """All work in progress."""
         shutil.rmtree(self._folder(bench, "rates"), ignore_errors=True)
-        targets = bench.asked.sizes.small_targets if point is None else int(point.value)
-        shutil.rmtree(self._folder(bench, f"seed{seed}-{targets}"), ignore_errors=True)
+        shutil.rmtree(self._folder(bench, f"seed{seed}-{self._targets(bench, point)}"), ignore_errors=True)
+
+    def _targets(self, bench: Bench, point: Point | None) -> int:
+        if point is not None:
+            return int(point.value)
+        return bench.asked.sizes.small_targets if self.targets is None else self.targets
 
     def _budget(self, bench: Bench, seed: int, targets: int, name: str) -> Budget:
         folder = self._folder(bench, name)
