@@ -7,6 +7,14 @@ from collections.abc import Callable, Iterable
 
 from edge_behavior.baselines.system import FailedTrainingError, Fitted
 
+# Candidate rates, where none are given, as multiples of a recipe's.
+_FACTORS = (1 / 3, 1.0, 3.0)
+
+
+def rates_around(rate: float) -> tuple[float, ...]:
+    """The candidates around a recipe's rate."""
+    return tuple(float(f"{rate * factor:.2g}") for factor in _FACTORS)
+
 
 def choose_rate(
     rates: Iterable[float], fit: Callable[[float], Fitted], loss: Callable[[Fitted], float]

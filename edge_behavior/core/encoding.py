@@ -6,7 +6,7 @@ cannot become a control token. Those of a chat template come from the layout, as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,6 +14,7 @@ from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.core.trie import LabelTrie
+from edge_behavior.errors import EdgebError
 
 Tokenize = Callable[[str], list[int]]
 
@@ -65,7 +66,9 @@ class PromptEncoder:
         self.static_ids = self._static(layout, candidates.labels)
         self._as_given = replace(layout, candidate_order="frequency")
         self.terminator_ids: list[int] = [end_id] if layout.terminator is None else self.segment(layout.terminator)
-        self.trie = LabelTrie.from_paths([self.label_ids(label) for label in candidates.labels])
+        paths = {label: self.label_ids(label) for label in candidates.labels}
+        _check_distinct(paths)
+        self.trie = LabelTrie.from_paths(list(paths.values()))
 
     def segment(self, text: str) -> list[int]:
         """Ids of one segment. The list is the cached one: do not change it."""
@@ -132,3 +135,12 @@ class PromptEncoder:
 
     def _join(self, segments: Sequence[str]) -> list[int]:
         return [i for segment in segments for i in self.segment(segment)]
+
+
+def _check_distinct(paths: Mapping[str, Sequence[int]]) -> None:
+    """Refuse labels that a tokenizer makes the same tokens of, by their names."""
+    seen = dict[tuple[int, ...], str]()
+    for label, path in paths.items():
+        other = seen.setdefault(tuple(path), label)
+        if other != label:
+            raise EdgebError(f"'{other}' and '{label}' have the same tokens", "rename one of them in the log")

@@ -25,6 +25,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.hf.internals import attention_of
 from edge_behavior.hf.tree.attention import TreeBatch, TreeShape, attention_windows, batch_cache
 from edge_behavior.hf.tree.head import Ints, Steps, TiledHead
+from edge_behavior.hf.tree.inputs import Embed
 
 # Flash kernels do not take a custom mask.
 _TAKE_TREE_MASKS = ("sdpa", "eager")
@@ -71,10 +72,14 @@ class TorchScorer:
         model: A causal LM, with or without PEFT. While scoring, its attention is switched to one that takes a 4D mask.
         encoder: Supplies the static ids and the trie.
         max_tokens: Most prompt and trie tokens per forward pass; a pass has at least one sequence.
+        embed: Makes the model's input of ids where some of them stand for vectors (`tree.inputs`); None where all are
+            tokens.
     """
 
-    def __init__(self, model: Any, encoder: PromptEncoder, max_tokens: int = TOKENS_PER_PASS) -> None:
-        self._model, self._encoder, self._max_tokens = model, encoder, max_tokens
+    def __init__(
+        self, model: Any, encoder: PromptEncoder, max_tokens: int = TOKENS_PER_PASS, embed: Embed | None = None
+    ) -> None:
+        self._model, self._encoder, self._max_tokens, self._embed = model, encoder, max_tokens, embed
         self._device = next(model.parameters()).device
         trie = encoder.trie
         self._head = TiledHead(model.get_output_embeddings(), trie)
@@ -157,7 +162,7 @@ class TorchScorer:
         watch = self._model.get_output_embeddings().register_forward_hook(lambda *call: made.append(call[-1]))
         try:
             # A cache that knows the model's windows would drop what the batches' masks speak of.
-            output = self._model(input_ids=ids, cache=DynamicCache(), use_cache=True, logits_to_keep=1)
+            output = self._model(**self._input(ids), cache=DynamicCache(), use_cache=True, logits_to_keep=1)
         finally:
             watch.remove()
         if not made or not torch.allclose(made[-1].float(), output.logits.float(), equal_nan=True):
@@ -237,13 +242,16 @@ class TorchScorer:
         self._head.expect(prompts, padded)
         with self._head:
             self._model(
-                input_ids=self._tensor(tokens),
+                **self._input(self._tensor(tokens)),
                 attention_mask=mask,
                 position_ids=positions,
                 cache=cache,
                 use_cache=True,
             )
         return self._head.found()
+
+    def _input(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"input_ids": ids} if self._embed is None else {"inputs_embeds": self._embed(ids)}
 
     def _tensor(self, values: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(values).to(self._device)

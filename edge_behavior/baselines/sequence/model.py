@@ -72,8 +72,16 @@ class EventTransformer(nn.Module):
     ) -> torch.Tensor:
         """[n, T, B]."""
 
+    def item_vectors(self) -> torch.Tensor:
+        """[B + 1, d]: every behavior's vector, as input and as output weights, and that of the special symbol."""
+        return self.items.weight
+
     def _embedded(self, behavior: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
-        x: torch.Tensor = self.items(behavior) + self.positions(torch.arange(behavior.shape[1], device=behavior.device))
+        return self._placed(F.embedding(behavior, self.item_vectors()), event)
+
+    def _placed(self, items: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
+        """Behaviors [n, T, d] with their positions and, where the model sees them, their contexts."""
+        x: torch.Tensor = items + self.positions(torch.arange(items.shape[1], device=items.device))
         return x if self.event_context is None else x + self.event_context(event)
 
     def _initialize(self) -> None:
@@ -85,6 +93,17 @@ class EventTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=_SPREAD, a=-_SPREAD, b=_SPREAD)
                 if module.padding_idx is not None:
                     nn.init.zeros_(module.weight[module.padding_idx].data)
+
+
+def table(weights: torch.Tensor) -> nn.Embedding:
+    """An embedding of these vectors, which are learned on."""
+    rows, width = weights.shape
+    return nn.Embedding(rows, width, _weight=weights.detach().clone())
+
+
+def earlier_only(x: torch.Tensor) -> torch.Tensor:
+    """[T, T] true where a position of [n, T, d] must not look: at those after it."""
+    return torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
 
 
 class _SasRecBlock(nn.Module):
@@ -122,14 +141,21 @@ class SasRec(EventTransformer):
         self, behavior: torch.Tensor, event: torch.Tensor, target: torch.Tensor, present: torch.Tensor
     ) -> torch.Tensor:
         """See `EventTransformer.logits`; padding comes last, where no position before it looks."""
-        x = self._embedded(behavior, event)
-        if self.target_context is not None:
-            x = x + self.target_context(target)
-        x = self.dropout(x)
-        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        return torch.as_tensor(self.states(behavior, event, target) @ self.item_vectors()[: self.candidates].T)
+
+    def states(self, behavior: torch.Tensor, event: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """[n, T, d] what every position knows of the user, whose product with a behavior's vector is its logit."""
+        return self._encoded(self._asking(self._embedded(behavior, event), target))
+
+    def _asking(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Inputs of the blocks: embedded events [n, T, d], each with the context of the event to predict."""
+        return torch.as_tensor(self.dropout(x if self.target_context is None else x + self.target_context(target)))
+
+    def _encoded(self, x: torch.Tensor) -> torch.Tensor:
+        mask = earlier_only(x)
         for block in self.blocks:
             x = block(x, mask)
-        return torch.as_tensor(self.norm(x) @ self.items.weight[: self.candidates].T)
+        return torch.as_tensor(self.norm(x))
 
 
 class Bert4Rec(EventTransformer):

@@ -26,8 +26,8 @@ from edge_behavior.train.trainer.progress import run, trainer_callbacks
 # The second momentum of SASRec's and BERT4Rec's Adam is .98 and .999; .98 suits short runs.
 _BETA2 = 0.98
 _WARMUP = 0.05
-# A training row: start, stop and what to draw from.
-TrainRow = Callable[[int, int, np.random.Generator], Row]
+# A training row: start, stop and what to draw from. Models that see more than events have rows of their own.
+TrainRow = Callable[[int, int, np.random.Generator], Any]
 WEIGHTS = "model.safetensors"
 
 
@@ -40,15 +40,17 @@ class TrainingData:
         stops: [n] event after its last.
         row: Makes a training row of a stretch.
         validation: Rows with one question each; none trains for all epochs.
+        collate: Makes a batch of rows, of training and of validation; None for `tensors`.
     """
 
     starts: Ints
     stops: Ints
     row: TrainRow
     validation: list[Row]
+    collate: Callable[[list[Any]], dict[str, Any]] | None = None
 
 
-class _AllEpochs(TorchDataset[Row]):
+class _AllEpochs(TorchDataset[Any]):
     """The rows of all epochs in order, each a function of its number: a resumed training sees the same ones."""
 
     def __init__(self, data: TrainingData, rows: int, seed: int) -> None:
@@ -58,7 +60,7 @@ class _AllEpochs(TorchDataset[Row]):
     def __len__(self) -> int:
         return self._rows
 
-    def __getitem__(self, number: int) -> Row:
+    def __getitem__(self, number: int) -> Any:
         if number >= self._rows:
             raise IndexError(number)
         epoch, place = divmod(number, len(self._data.starts))
@@ -133,7 +135,7 @@ def train(
         args=on_one_device(arguments),
         train_dataset=_AllEpochs(data, steps * config.batch_size, seed),
         eval_dataset=data.validation or None,
-        data_collator=tensors,
+        data_collator=data.collate or tensors,
         callbacks=callbacks,
     )
     state = run(trainer, last_checkpoint(checkpoints))

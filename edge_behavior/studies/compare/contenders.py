@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_behavior.baselines.rate_search import choose_rate
+from edge_behavior.baselines.rate_search import choose_rate, rates_around
 from edge_behavior.baselines.system import Budget, FailedTrainingError, Fitted, System
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
@@ -31,8 +31,6 @@ from edge_behavior.train.stages.scoring import EVERYTHING, ScoringPass, score_wi
 from edge_behavior.train.trainer.failures import DivergedError
 from edge_behavior.train.trainer.processes import release_memory
 
-# Candidate rates, where none are given, as multiples of the recipe's.
-_RATE_FACTORS = (1 / 3, 1.0, 3.0)
 _FIRST_STAGE, _LAST_STAGE = TUNED[0], TUNED[-1]
 
 Ints = NDArray[np.int64]
@@ -142,8 +140,7 @@ class Tuned:
         recipe = self.recipe(base, base.seed, None, None)
         if not sizes.rate_targets or recipe.a_tuning.method == "none":
             return []
-        own = recipe.a_tuning.learning_rate
-        rates = sizes.rates or tuple(float(f"{own * factor:.2g}") for factor in _RATE_FACTORS)
+        rates = sizes.rates or rates_around(recipe.a_tuning.learning_rate)
         short = Tuned(
             self.name,
             self.title,
@@ -218,9 +215,15 @@ class TunedModel:
 
 @dataclass(frozen=True)
 class Other:
-    """A system of `baselines`."""
+    """A system of `baselines`.
+
+    Attributes:
+        system: The system.
+        targets: Its training targets; None for `small_targets`.
+    """
 
     system: System
+    targets: int | None = None
 
     @property
     def name(self) -> str:
@@ -261,15 +264,19 @@ class Other:
 
     def fit(self, bench: Bench, seed: int, point: Point | None, rate: float | None) -> Fitted:
         """Fit it on all training targets, on `small_targets`, or on those of the sweep's point."""
-        targets = bench.asked.sizes.small_targets if point is None else int(point.value)
+        targets = self._targets(bench, point)
         budget = self._budget(bench, seed, targets, f"seed{seed}-{targets}")
         return self.system.fit(bench.dataset, _length(bench), budget, rate)
 
     def clean(self, bench: Bench, seed: int, point: Point | None) -> None:
         """All work in progress."""
         shutil.rmtree(self._folder(bench, "rates"), ignore_errors=True)
-        targets = bench.asked.sizes.small_targets if point is None else int(point.value)
-        shutil.rmtree(self._folder(bench, f"seed{seed}-{targets}"), ignore_errors=True)
+        shutil.rmtree(self._folder(bench, f"seed{seed}-{self._targets(bench, point)}"), ignore_errors=True)
+
+    def _targets(self, bench: Bench, point: Point | None) -> int:
+        if point is not None:
+            return int(point.value)
+        return bench.asked.sizes.small_targets if self.targets is None else self.targets
 
     def _budget(self, bench: Bench, seed: int, targets: int, name: str) -> Budget:
         folder = self._folder(bench, name)

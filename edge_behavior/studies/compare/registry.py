@@ -1,39 +1,52 @@
-"""Every system that `--systems` takes: those of `baselines`, and tuned language models as changes to the recipe."""
+"""Every system that `--systems` takes: those of `baselines`, and tuned language models as changes to the recipe.
+
+`paper` stands for all systems of the paper's tables, and `habits`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from edge_behavior.baselines.endpoint.client import EndpointConfig
+from edge_behavior.baselines.language.registry import RIVALS
 from edge_behavior.baselines.recipes import TUNED_SYSTEMS
 from edge_behavior.baselines.registry import systems
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.studies.compare.contenders import Contender, Other, Tuned
+from edge_behavior.studies.compare.rivals import RivalContender
 from edge_behavior.studies.compare.sources import HABITS
 
 ENDPOINT = "endpoint"
 # The tuned models of a comparison that names no systems; the others are asked for by name.
 _DEFAULT_TUNED = ("untuned", "plain", "two_stage")
+PAPER = "paper"
+# The rows of the paper's tables in their order; GPT-2's shape is from its Figure 4, and plain tuning from Figure 5.
+_PAPER_SYSTEMS = ("sasrec", "bert4rec", *RIVALS, "untuned", "gpt2", "plain", "two_stage")
 
 
 def all_contenders(endpoint: EndpointConfig | None = None) -> dict[str, Contender]:
     """Every system by name; `endpoint` among them where one is given."""
     found: dict[str, Contender] = {name: Other(system) for name, system in systems(endpoint).items()}
+    found.update({name: RivalContender(kind) for name, kind in RIVALS.items()})
     found.update({name: Tuned(name, held.title, held.changes) for name, held in TUNED_SYSTEMS.items()})
     return found
 
 
 def default_systems(known: Mapping[str, Contender]) -> tuple[str, ...]:
     """The systems of a comparison that names none."""
-    return tuple(name for name, held in known.items() if not isinstance(held, Tuned) or name in _DEFAULT_TUNED)
+    rare = (Tuned, RivalContender)
+    return tuple(name for name, held in known.items() if not isinstance(held, rare) or name in _DEFAULT_TUNED)
 
 
 def chosen(known: Mapping[str, Contender], names: Sequence[str]) -> dict[str, Contender]:
     """The systems of these names; habits are always among them, since mixtures need them.
 
+    `paper` is all systems of the paper's tables; the endpoint's row is there where one is given.
+
     Raises:
         EdgebError: an unknown name; the hint has the nearest.
     """
+    names = [one for name in names for one in (_PAPER_SYSTEMS if name == PAPER else (name,))]
     for name in names:
         if name not in known and name == ENDPOINT:
             raise EdgebError("the system 'endpoint' needs an endpoint", "pass --endpoint URL --endpoint-model NAME")

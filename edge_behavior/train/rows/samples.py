@@ -6,10 +6,11 @@ on; in the other layouts a row is one prompt with a loss on its label.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from itertools import chain, count
+from itertools import accumulate, chain, count
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,13 @@ class BehaviorRows(Rows):
         labels = table.candidates.labels
         self._answers = np.array([len(encoder.label_ids(label)) for label in labels])
 
+    @abstractmethod
+    def lines(self, index: int) -> list[int]:
+        """Where in a row's ids the line of each of its events begins; that of the last one asked for is the question.
+
+        One place for every event from the row's first to its last.
+        """
+
     def _row(self, ids: list[int], targets: Iterable[tuple[int, int, int]]) -> Row:
         """A row with a loss at `targets`: first token, the one after the last, and code of each."""
         row = {"input_ids": ids, "labels": [IGNORED] * len(ids)}
@@ -137,6 +145,11 @@ class StreamRows(BehaviorRows):
         # No loss at the first event.
         return self._row(stretch.ids, spans[1:] if self._mask[codes[0]] else spans)
 
+    def lines(self, index: int) -> list[int]:
+        """See `BehaviorRows.lines`."""
+        events = self.table.between(int(self.starts[index]), int(self.stops[index]) - 1)
+        return _line_starts(self.encoder, len(self.encoder.static_for(self._orders.of(index))), events)
+
 
 class PromptRows(BehaviorRows):
     """Whole prompts, each with a loss on the answer only."""
@@ -169,6 +182,11 @@ class PromptRows(BehaviorRows):
         code = int(self.table.behavior[target])
         ids = prompt + self.encoder.label_ids(self.table.candidates.labels[code])
         return self._row(ids, [(len(prompt), len(ids), code)])
+
+    def lines(self, index: int) -> list[int]:
+        """See `BehaviorRows.lines`."""
+        target, listed = int(self.stops[index]) - 1, self._orders.of(index)
+        return window_lines(self.table, self.encoder, target, int(self._formats[index]), listed)
 
 
 def _contexts(table: EventTable, events: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -332,3 +350,22 @@ def window_prompt(
     event, length = table.event(target), encoder.layout.history_length
     history = table.history(target, length if shown is None else min(shown, length))
     return encoder.prompt_ids(history, event.time, event.place, format_index, listed)
+
+
+def window_lines(
+    table: EventTable,
+    encoder: PromptEncoder,
+    target: int,
+    format_index: int = 0,
+    listed: tuple[str, ...] | None = None,
+) -> list[int]:
+    """Where in the ids of `window_prompt` each past event's line begins, and last the question that follows them."""
+    event = table.event(target)
+    before, _ = encoder.frame_ids(event.time, event.place, format_index, listed)
+    first = len(encoder.static_for(listed)) + len(before)
+    return _line_starts(encoder, first, table.history(target, encoder.layout.history_length))
+
+
+def _line_starts(encoder: PromptEncoder, first: int, events: Sequence[BehaviorEvent]) -> list[int]:
+    """Where each event's line begins when the first does at `first`, and where the last one ends."""
+    return list(accumulate((len(encoder.line_ids(event)) for event in events), initial=first))

@@ -14,8 +14,9 @@ from transformers import TrainerCallback
 
 from edge_behavior.baselines.sequence import training
 from edge_behavior.baselines.sequence.config import SequenceConfig
+from edge_behavior.baselines.sequence.fitting import WindowRows
 from edge_behavior.baselines.sequence.inputs import IGNORED, Columns
-from edge_behavior.baselines.sequence.system import SequenceSystem, _Rows
+from edge_behavior.baselines.sequence.system import SequenceSystem
 from edge_behavior.baselines.system import Budget, FailedTrainingError
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import natural_windows
@@ -109,7 +110,7 @@ def test_a_training_row_asks_for_its_stretch_only_and_shows_no_more_than_a_windo
     at = np.arange(30)
     columns, start = Columns(at, np.zeros((30, 3), np.int64)), first + before
     for name in ("sasrec", "bert4rec"):
-        rows = _Rows(name, SMALL, LENGTH, symbol=30)
+        rows = WindowRows(name, SMALL, LENGTH, symbol=30)
         row = rows.training(columns, first, start, start + size, np.random.default_rng(seed))
         asked = row.answers[row.answers != IGNORED]
         assert len(asked)

@@ -1,0 +1,106 @@
+"""AlphaFuse: what is learned of a behavior by its number lives where its label says nothing.
+
+Hu et al., "AlphaFuse: Learn ID Embeddings for Sequential Recommendation in Null Space of Language Embeddings", SIGIR
+2025. Theirs is the split: the covariance of the labels' language embeddings is decomposed by singular values; along the
+large ones the embeddings are kept, standardized and frozen, and the rest of a behavior's vector, their null space, is
+learned. The encoder is SASRec.
+
+Other than there: the language model is the comparison's backbone. With fewer labels than dimensions the covariance has
+a true null space, which is all learned; theirs is cut at a number of dimensions or at a singular value. The
+standardized part has length one on average, so that a full softmax, which stands for their loss over drawn negatives,
+starts near even.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge_behavior.baselines.language.rival import Rival
+from edge_behavior.baselines.sequence.config import SequenceConfig
+from edge_behavior.baselines.sequence.fitting import EventModel, FittedSequence, fit_events
+from edge_behavior.baselines.sequence.model import SasRec, table
+from edge_behavior.baselines.system import Budget
+from edge_behavior.data.dataset import Dataset
+from edge_behavior.errors import EdgebError
+
+# Singular values below this share of the largest are rounding.
+_NOTHING = 1e-6
+
+
+def language_coordinates(labels: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """[B, k] the labels along the k ≤ `most` main axes of their covariance, each axis with the same spread.
+
+    Args:
+        labels: [B, H] language embeddings.
+        most: Axes, at most; those along which the labels do not differ are no axes.
+
+    Raises:
+        EdgebError: the labels differ along no axis.
+    """
+    centered = labels.astype(np.float64) - labels.mean(0, dtype=np.float64)
+    left, values, _ = np.linalg.svd(centered, full_matrices=False)
+    kept = int((values[:most] > _NOTHING * max(values[0], np.finfo(np.float32).tiny)).sum())
+    if not kept:
+        raise EdgebError("all labels are the same text for the language model", "use another backbone")
+    # Columns of `left` have length 1: after this a row has, on average.
+    return np.asarray(left[:, :kept] * np.sqrt(len(labels) / kept), dtype=np.float32)
+
+
+class SplitSasRec(SasRec):
+    """SASRec whose behaviors are frozen along the language axes and learned along the others.
+
+    Args:
+        coordinates: [B, k], k < d.
+        shape: See `EventTransformer`.
+    """
+
+    def __init__(self, coordinates: NDArray[np.float32], *shape: Any) -> None:
+        super().__init__(*shape)
+        self.language: torch.Tensor
+        # The start symbol is no label.
+        self.register_buffer("language", torch.from_numpy(np.pad(coordinates, ((0, 1), (0, 0)))))
+        self.items = table(self.items.weight[:, coordinates.shape[1] :])
+
+    def item_vectors(self) -> torch.Tensor:
+        """See `EventTransformer.item_vectors`: language axes first."""
+        return torch.cat([self.language, self.items.weight], 1)
+
+
+@dataclass(frozen=True)
+class AlphaFuse(Rival):
+    """AlphaFuse.
+
+    Attributes:
+        null_share: Least share of the dimensions that is learned (theirs: 64 of 128).
+        config: Of the encoder.
+    """
+
+    name: ClassVar[str] = "alphafuse"
+    title: ClassVar[str] = "AlphaFuse"
+    tunes: ClassVar[bool] = False
+
+    null_share: float = 0.5
+    config: SequenceConfig = field(default_factory=SequenceConfig)
+
+    def own_rates(self) -> tuple[float, ...]:
+        """SASRec's; theirs are .001 and .01."""
+        return (1e-3, 3e-4, 3e-3)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Rival.settings`."""
+        return {**super().settings, "config": self.config.to_dict()}
+
+    def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> FittedSequence:
+        """Split the label embeddings, and train as SASRec is trained."""
+        most = round((1 - self.null_share) * self.config.hidden)
+        coordinates = language_coordinates(self.language.label_vectors(), most)
+        record = {"settings": self.settings, "backbone": self.language.identity}
+        model = EventModel(self.name, self.title, "sasrec", self.config, partial(SplitSasRec, coordinates), record)
+        return fit_events(model, dataset, history_length, budget, self.rates[0] if rate is None else rate)

@@ -1,0 +1,188 @@
+"""LLM-ESR and AlphaFuse: they learn twenty users by heart, and what makes each of them itself does what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edge_behavior.baselines.language.alphafuse import AlphaFuse, language_coordinates
+from edge_behavior.baselines.language.llm_esr import DualView, LlmEsr, PeeredRow, collate, similar_users
+from edge_behavior.baselines.sequence import training
+from edge_behavior.baselines.sequence.config import SequenceConfig
+from edge_behavior.baselines.sequence.inputs import Row, asked_only, causal_row
+from edge_behavior.baselines.sequence.model import SasRec
+from edge_behavior.data.windows import natural_windows
+from edge_behavior.errors import EdgebError
+from tests.helpers import LABELS, event_table
+from tests.unit.baselines.language.conftest import LENGTH, Users, budget, language
+from tests.unit.baselines.sequence.test_system import KillAt, Killed
+
+SMALL = SequenceConfig(
+    hidden=16, layers=1, heads=2, epochs=1, least_steps=20, eval_steps=10, batch_size=8, dropout=0.0, patience=99
+)
+BOTH = pytest.mark.parametrize("kind", [LlmEsr, AlphaFuse])
+WINDOWS = np.array([8, 20, 31, 3, 0])
+
+
+@pytest.fixture
+def users() -> Any:
+    return Users(both=True)
+
+
+def quick(kind: Any, users: Any, folder: Path, **fields: Any) -> Any:
+    return kind(language(), config=SMALL, **fields).fit(users, LENGTH, budget(folder, targets=100), 0.01)
+
+
+def a_batch(users: Any, fitted: Any, targets: np.ndarray) -> dict[str, torch.Tensor]:
+    """Windows as the network takes them."""
+    columns = fitted.vocabulary.columns(users.table)
+    batch = training.tensors(fitted.rows.windows(users.table, columns, targets))
+    del batch["answers"]
+    return batch
+
+
+@BOTH
+def test_twenty_users_are_learned_by_heart(kind: Any, users: Any, tmp_path: Path) -> None:
+    config = replace(SMALL, hidden=32, least_steps=300, eval_steps=100, batch_size=16)
+    windows = natural_windows(users.table, LENGTH)
+    found = kind(language(), config=config).fit(users, LENGTH, budget(tmp_path / "fit"), 0.005)
+    right = found.log_probs(users.table, windows).argmax(1) == users.table.behavior[windows]
+    assert right.mean() > 0.95
+    # One event does not tell which way round a user goes.
+    fewer = found.log_probs(users.table, windows, 1).argmax(1) == users.table.behavior[windows]
+    assert fewer.mean() < right.mean()
+
+
+@BOTH
+def test_a_prediction_sees_no_behavior_from_the_target_on(kind: Any, users: Any, tmp_path: Path) -> None:
+    found, target = quick(kind, users, tmp_path), np.array([6])
+    later = users.table.behavior.copy()
+    later[6:] = (later[6:] + 1) % 6
+    changed = replace(users.table, behavior=later)
+    assert (found.log_probs(users.table, target) == found.log_probs(changed, target)).all()
+    later[5] = (later[5] + 1) % 6
+    assert (found.log_probs(users.table, target) != found.log_probs(changed, target)).any()
+
+
+@BOTH
+def test_an_interrupted_fit_goes_on_to_the_same_result(
+    kind: Any, users: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = quick(kind, users, tmp_path / "whole").log_probs(users.table, WINDOWS)
+    own = training.trainer_callbacks
+    monkeypatch.setattr(training, "trainer_callbacks", lambda *a: [*own(*a), KillAt(15)])
+    with pytest.raises(Killed):
+        quick(kind, users, tmp_path / "cut")
+    monkeypatch.setattr(training, "trainer_callbacks", own)
+    assert (quick(kind, users, tmp_path / "cut").log_probs(users.table, WINDOWS) == whole).all()
+    monkeypatch.setattr(training, "train", None)
+    assert (quick(kind, users, tmp_path / "cut").log_probs(users.table, WINDOWS) == whole).all()
+
+
+def test_alphafuse_leaves_the_language_subspace_untouched(users: Any, tmp_path: Path) -> None:
+    held = language()
+    coordinates = language_coordinates(held.label_vectors(), SMALL.hidden // 2)
+    model = AlphaFuse(held, config=SMALL).fit(users, LENGTH, budget(tmp_path), 0.01).model
+    trained = model.item_vectors().detach().numpy()
+    kept = coordinates.shape[1]
+    assert kept == 8  # of the 16 dimensions, with 9 labels
+    np.testing.assert_array_equal(trained[:-1, :kept], coordinates)
+    # What is learned has moved, and has moved along the other axes only.
+    torch.manual_seed(0)
+    fresh = AlphaFuse(held, config=replace(SMALL, least_steps=1)).fit(users, LENGTH, budget(tmp_path / "b"), 1e-9).model
+    before = fresh.item_vectors().detach().numpy()
+    np.testing.assert_array_equal(before[:, :kept], trained[:, :kept])
+    assert (np.abs(before[:-1, kept:] - trained[:-1, kept:]).max(1) > 1e-3).any()
+
+
+def test_language_coordinates_keep_what_tells_labels_apart() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.normal(size=(9, 3)) @ rng.normal(size=(3, 40)) + rng.normal(size=40)).astype(np.float32)
+    found = language_coordinates(labels, 8)
+    assert found.shape == (9, 3)  # the labels differ along three axes
+    np.testing.assert_allclose(found.T @ found, np.eye(3) * 3, atol=1e-4)  # standardized
+    np.testing.assert_allclose((found**2).sum(1).mean(), 1, atol=1e-5)
+    # Labels are linear in them.
+    centered = labels - labels.mean(0)
+    fit, *_ = np.linalg.lstsq(found, centered, rcond=None)
+    np.testing.assert_allclose(found @ fit, centered, atol=1e-4)
+    with pytest.raises(EdgebError, match="all labels are the same text"):
+        language_coordinates(np.ones((4, 8), np.float32), 2)
+
+
+def test_llm_esr_without_the_second_view_is_sasrec_on_frozen_embeddings(users: Any, tmp_path: Path) -> None:
+    held = language()
+    found = LlmEsr(held, config=SMALL, collaborative=False).fit(users, LENGTH, budget(tmp_path, targets=100), 0.01)
+    model, batch = found.model, a_batch(users, found, WINDOWS)
+    oracle = SasRec(model.candidates, LENGTH + 1, found.vocabulary.sizes, SMALL)
+    weights = {name: held for name, held in model.state_dict().items() if name in oracle.state_dict()}
+    oracle.load_state_dict({**weights, "items.weight": model.item_vectors()})
+    oracle.eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(model(**batch)["logits"], oracle(**batch)["logits"], atol=1e-6)
+    # The embeddings are those of the language model, up to a shift and a scale, and are not learned.
+    labels = held.label_vectors()
+    centered = labels - labels.mean(0)
+    np.testing.assert_allclose(model.labels, centered / np.linalg.norm(centered, axis=1).mean(), atol=1e-6)
+    assert {name for name, _ in model.named_parameters() if name not in weights} == {
+        *("items.weight", "adapter.0.weight", "adapter.0.bias", "adapter.1.weight", "adapter.1.bias"),
+    } - weights.keys()
+    both = quick(LlmEsr, users, tmp_path / "both")
+    assert not np.allclose(both.log_probs(users.table, WINDOWS), found.log_probs(users.table, WINDOWS), atol=1e-3)
+
+
+def test_llm_esrs_views_ask_each_other(users: Any, tmp_path: Path) -> None:
+    found = quick(LlmEsr, users, tmp_path)
+    model, batch = found.model, a_batch(users, found, WINDOWS)
+    arguments = [batch[name] for name in ("behavior", "event", "target")]
+    with torch.no_grad():
+        before = model.states(*arguments)
+        model.collaborative += torch.randn(model.collaborative.shape)
+        after = model.states(*arguments)
+    meaning, others = (before - after).abs().flatten(0, 1).max(0).values.chunk(2)
+    assert meaning.max() > 1e-3
+    assert others.max() > 1e-3
+
+
+def test_llm_esr_draws_users_towards_similar_ones_that_stay_where_they_are(users: Any, tmp_path: Path) -> None:
+    found = quick(LlmEsr, users, tmp_path)
+    columns = found.vocabulary.columns(users.table)
+    row = asked_only(causal_row(columns, 0, 5, len(LABELS)), np.arange(5) == 4)
+    peers = [causal_row(columns, 12, 17, len(LABELS)), causal_row(columns, 24, 28, len(LABELS))]
+    model: DualView = found.model
+
+    def distance(weight: float) -> torch.Tensor:
+        model.distillation = weight
+        return model(**collate([PeeredRow(row, peers)]))["loss"] - model(**collate([row]))["loss"]
+
+    def last(one: Row) -> torch.Tensor:
+        batch = training.tensors([one])
+        return model.states(batch["behavior"], batch["event"], batch["target"])[0, -1]
+
+    expected = (last(row) - (last(peers[0]) + last(peers[1])) / 2).square().mean()
+    torch.testing.assert_close(distance(0.5), 0.5 * expected)
+    assert float(distance(0.0)) == 0
+    # No gradient through the peers: the start symbol is in every row, another user's place only in its own.
+    model.zero_grad()
+    distance(1.0).backward()
+    with_peers = model.collaborative.grad.clone()
+    model.zero_grad()
+    mean = ((last(peers[0]) + last(peers[1])) / 2).detach()
+    (last(row) - mean).square().mean().backward()
+    torch.testing.assert_close(with_peers, model.collaborative.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_similar_users_do_similar_things() -> None:
+    video, bar = ["Video", "Video Call"] * 3, ["Bar", "Café"] * 3
+    table = event_table([video, bar, video[::-1], bar[::-1], bar[:4]])
+    labels = np.eye(len(LABELS), dtype=np.float32)
+    assert similar_users(table, labels, 1)[:, 0].tolist() == [2, 3, 0, 1, 1]
+    found = similar_users(table, labels, 10)
+    assert found.shape == (5, 10)
+    assert all(user not in found[user] for user in range(5))
+    assert similar_users(event_table([video]), labels, 3).tolist() == [[0, 0, 0]]

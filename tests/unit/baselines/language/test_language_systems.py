@@ -1,0 +1,201 @@
+"""TALLRec, CoLLM and LLaRA: each learns twenty users by heart, and each is TALLRec without what makes it itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from edge_behavior.baselines.language import training
+from edge_behavior.baselines.language.collm import CoLlm
+from edge_behavior.baselines.language.llara import Llara
+from edge_behavior.baselines.language.tallrec import TallRec
+from edge_behavior.baselines.system import FailedTrainingError
+from edge_behavior.data.windows import natural_windows
+from edge_behavior.errors import EdgebError
+from tests import helpers
+from tests.helpers import LABELS
+from tests.unit.baselines.language import conftest
+from tests.unit.baselines.language.conftest import LENGTH, RATE, Users, backbone, budget, language
+
+WINDOWS = np.array([8, 20, 31, 3, 0])
+KINDS = pytest.mark.parametrize("kind", [TallRec, CoLlm, Llara])
+FEW: dict[Any, dict[str, Any]] = {TallRec: {"conversations": 8}, CoLlm: {}, Llara: {}}
+
+
+@pytest.fixture(autouse=True)
+def small_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    conftest.small_sasrec(monkeypatch)
+
+
+def quick(kind: Any, users: Any, folder: Path, seed: int = 0, **fields: Any) -> Any:
+    """A fit of a few steps."""
+    system = kind(language(), **{**FEW[kind], **fields})
+    return system.fit(users, LENGTH, budget(folder, targets=60, seed=seed), RATE)
+
+
+def adapter(fitted: Any) -> dict[str, torch.Tensor]:
+    return {name: held.clone() for name, held in fitted.model.language.named_parameters() if "lora" in name}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return bool(first) and first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+@KINDS
+def test_twenty_users_are_learned_by_heart(kind: Any, users: Any, tmp_path: Path) -> None:
+    windows = natural_windows(users.table, LENGTH)
+    system = kind(language(16, evals_per_epoch=0.25), **FEW[kind])
+    found = system.fit(users, LENGTH, budget(tmp_path / "fit"), RATE)
+    right = found.log_probs(users.table, windows).argmax(1) == users.table.behavior[windows]
+    assert right.mean() > 0.9
+    # Who is known by nothing may do anything.
+    fewer = found.log_probs(users.table, windows, 0).argmax(1) == users.table.behavior[windows]
+    assert fewer.mean() < 0.5
+
+
+@KINDS
+@pytest.mark.parametrize("layout", ["stream", "prefix", "instruct"])
+def test_it_gives_distributions_of_each_window_by_itself(kind: Any, layout: str, users: Any, tmp_path: Path) -> None:
+    found = kind(language(layout=layout), **FEW[kind]).fit(users, LENGTH, budget(tmp_path, targets=30), RATE)
+    for known in (None, 0, 2):
+        rows = found.log_probs(users.table, WINDOWS, known)
+        np.testing.assert_allclose(np.exp(rows).sum(1), 1)
+        if layout != "instruct":  # which draws a wording per window
+            alone = [found.log_probs(users.table, WINDOWS[i : i + 1], known)[0] for i in range(len(WINDOWS))]
+            np.testing.assert_allclose(rows, alone, atol=1e-4)
+    assert found.log_probs(users.table, WINDOWS[:0]).shape == (0, len(LABELS))
+
+
+@KINDS
+def test_a_prediction_sees_no_behavior_from_the_target_on(kind: Any, users: Any, tmp_path: Path) -> None:
+    found, target = quick(kind, users, tmp_path), np.array([6])
+    later = users.table.behavior.copy()
+    later[6:] = (later[6:] + 1) % 6
+    changed = replace(users.table, behavior=later)
+    assert (found.log_probs(users.table, target) == found.log_probs(changed, target)).all()
+    later[5] = (later[5] + 1) % 6
+    assert (found.log_probs(users.table, target) != found.log_probs(changed, target)).any()
+
+
+def test_llara_at_curriculum_zero_is_tallrec(users: Any, tmp_path: Path) -> None:
+    plain = quick(TallRec, users, tmp_path / "tallrec", conversations=0)
+    without = quick(Llara, users, tmp_path / "without", curriculum=0.0)
+    assert same(adapter(plain), adapter(without))
+    assert (plain.log_probs(users.table, WINDOWS) == without.log_probs(users.table, WINDOWS)).all()
+    hybrid = quick(Llara, users, tmp_path / "hybrid")
+    assert not same(adapter(plain), adapter(hybrid))
+
+
+def test_collm_without_the_mapped_tokens_is_tallrec(users: Any, tmp_path: Path) -> None:
+    plain = quick(TallRec, users, tmp_path / "tallrec", conversations=0)
+    without = quick(CoLlm, users, tmp_path / "without", mapped=False)
+    assert same(adapter(plain), adapter(without))
+    assert (plain.log_probs(users.table, WINDOWS) == without.log_probs(users.table, WINDOWS)).all()
+    # With them the adapter is the same, since the second step trains the mapping alone, and the answers are not.
+    mapped = quick(CoLlm, users, tmp_path / "mapped")
+    assert same(adapter(plain), adapter(mapped))
+    assert (plain.log_probs(users.table, WINDOWS) != mapped.log_probs(users.table, WINDOWS)).any(1).all()
+
+
+def test_tallrec_learns_general_data_first(users: Any, tmp_path: Path) -> None:
+    without, general = quick(TallRec, users, tmp_path / "a", conversations=0), quick(TallRec, users, tmp_path / "b")
+    assert not same(adapter(without), adapter(general))
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["fit.json", "general.safetensors", "text.safetensors"]
+
+
+@KINDS
+def test_the_backbone_stays_as_it_is(kind: Any, users: Any, tmp_path: Path) -> None:
+    found, own = quick(kind, users, tmp_path), backbone().state_dict()
+    tuned = found.model.language.get_base_model().state_dict()
+    for name, weight in own.items():
+        name = name if name in tuned else name.replace(".weight", ".base_layer.weight")
+        name = name if name in tuned else name.replace(".bias", ".base_layer.bias")
+        assert torch.equal(tuned[name], weight)
+
+
+class Killed(BaseException):
+    pass
+
+
+class KillAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self._step:
+            raise Killed
+
+
+@KINDS
+def test_an_interrupted_fit_goes_on_to_the_same_result(
+    kind: Any, users: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fitted(folder: str) -> Any:
+        system = kind(language(2, evals_per_epoch=1), **FEW[kind])
+        return system.fit(users, LENGTH, budget(tmp_path / folder, targets=60), RATE).log_probs(users.table, WINDOWS)
+
+    whole, own = fitted("whole"), training.trainer_callbacks
+    for title in ("general", "text", "mapping", "hybrid"):
+
+        def killing(name: str, *rest: Any, title: str = title) -> Any:
+            return [*own(name, *rest), *([KillAt(5)] if title in name else [])]
+
+        monkeypatch.setattr(training, "trainer_callbacks", killing)
+        if any(title in name for name in {TallRec: ["text"], CoLlm: ["text", "mapping"], Llara: ["hybrid"]}[kind]):
+            with pytest.raises(Killed):
+                fitted("cut")
+    monkeypatch.setattr(training, "trainer_callbacks", own)
+    assert (fitted("cut") == whole).all()
+    # A finished fit is read.
+    monkeypatch.setattr(training, "_trained", None)
+    assert (fitted("cut") == whole).all()
+
+
+def test_the_folder_of_another_fit_is_refused(users: Any, tmp_path: Path) -> None:
+    quick(Llara, users, tmp_path)
+    with pytest.raises(EdgebError, match="holds a fit with another 'seed'"):
+        quick(Llara, users, tmp_path, seed=1)
+    with pytest.raises(EdgebError, match="holds a fit with another 'settings'"):
+        quick(Llara, users, tmp_path, curriculum=0.5)
+
+
+def test_a_rate_at_which_nothing_trains_is_told_apart(users: Any, tmp_path: Path) -> None:
+    system = TallRec(language(), conversations=0)
+    with pytest.raises(FailedTrainingError, match=r"tallrec: text: the loss (became|diverged)"):
+        system.fit(users, LENGTH, budget(tmp_path, targets=60), 1e30)
+
+
+def test_a_log_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EdgebError, match="users is too small: its train part has 0 events"):
+        quick(TallRec, Users(0), tmp_path)
+
+
+def test_a_backbone_without_access_to_its_input_is_refused(users: Any, tmp_path: Path) -> None:
+    def closed() -> Any:
+        model = backbone()
+        model.get_input_embeddings = lambda: None  # type: ignore[method-assign]
+        return model
+
+    system = Llara(language(model=closed))
+    with pytest.raises(EdgebError, match="type qwen2 gives no access to its input embeddings"):
+        system.fit(users, LENGTH, budget(tmp_path, targets=60), RATE)
+
+
+def test_labels_of_the_same_text_for_the_language_model_are_refused() -> None:
+    own = helpers.tokenizer(["Café", "Bar"])
+    from tokenizers.normalizers import NFD, Sequence, StripAccents
+
+    own.backend_tokenizer.normalizer = Sequence([NFD(), StripAccents()])
+    with pytest.raises(EdgebError, match="'Café' and 'Cafe' have the same tokens"):
+        helpers.encoder(own, labels=["Café", "Bar", "Cafe"])
+
+
+def test_rates_lie_around_the_recipes() -> None:
+    assert TallRec(language()).rates == (0.01, 0.0033, 0.03)
+    assert TallRec(language(), rates=(1e-4,)).rates == (1e-4,)
