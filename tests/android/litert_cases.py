@@ -53,7 +53,11 @@ def vectors() -> dict[str, Any]:
 
 def _graph(graph: LiteRtGraph) -> dict[str, Any]:
     planner = planner_of(graph)
-    asked = [(count, beginning) for count in (1, 2, 3, 5, 9, 17, 33, 70, 150, 400) for beginning in {0, count // 2, count - 1}]
+    asked = [
+        (count, beginning)
+        for count in (1, 2, 3, 5, 9, 17, 33, 70, 150, 400)
+        for beginning in {0, count // 2, count - 1}
+    ]
     plans = [
         [count, beginning, [[c.size, c.first, c.start, c.stop] for c in planner.plan(count, beginning)]]
         for count, beginning in sorted(asked)

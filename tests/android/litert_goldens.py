@@ -58,9 +58,7 @@ def write_litert_goldens(folder: Path) -> Path:
             labels=many_labels(150),
             context_length=768,
         ),
-        bundle_of(
-            folder, folder / "tight.tflite", plain, PromptLayout(list_candidates=False), eos, context_length=512
-        ),
+        bundle_of(folder, folder / "tight.tflite", plain, PromptLayout(list_candidates=False), eos, context_length=512),
         # Layers that attend to the last 24 positions.
         bundle_of(
             folder,
