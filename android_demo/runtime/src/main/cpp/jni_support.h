@@ -23,7 +23,9 @@ struct Failure {
     const char * hint;
 };
 
-[[noreturn]] inline void fail(const std::string & message, const char * hint = kReport) { throw Failure{message, hint}; }
+[[noreturn]] inline void fail(const std::string & message, const char * hint = kReport) {
+    throw Failure{message, hint};
+}
 
 inline void throw_java(JNIEnv * env, const Failure & failure) {
     if (env->ExceptionCheck()) {

@@ -21,8 +21,8 @@ internal fun checkLiteRt(folder: File, natives: Natives, litert: LiteRtNative, c
     checks.refused("a signature that is none", Regex("has no signature 'x'")) { model.bind("x", listOf(), listOf()) }
     checks.refused("no input", Regex("not as the bundle says")) { model.bind(name, listOf(), listOf(embeddings)) }
     checks.refused("no output", Regex("not as the bundle says")) { model.bind(name, listOf(tokens), listOf()) }
-    val shapes = listOf(intArrayOf(1, size + 1), intArrayOf(size), intArrayOf(1, 0), intArrayOf(1, -1), IntArray(9) { 1 })
-    for (shape in shapes) {
+    val longer = intArrayOf(1, size + 1)
+    for (shape in listOf(longer, intArrayOf(size), intArrayOf(1, 0), intArrayOf(1, -1), IntArray(9) { 1 })) {
         val other = LiteRtArray(LiteRtTensor("tokens", shape, whole = true), tokens.memory)
         checks.refused("tokens of shape ${shape.toList()}", Regex("another shape")) {
             model.bind(name, listOf(other), listOf(embeddings))
@@ -33,7 +33,9 @@ internal fun checkLiteRt(folder: File, natives: Natives, litert: LiteRtNative, c
         model.bind(name, listOf(floats), listOf(embeddings))
     }
     val foreign = LiteRtArray(tokens.tensor, java.nio.ByteBuffer.allocateDirect(4 * size))
-    checks.refused("memory of another", Regex("not the model's")) { model.bind(name, listOf(foreign), listOf(embeddings)) }
+    checks.refused("memory of another", Regex("not the model's")) {
+        model.bind(name, listOf(foreign), listOf(embeddings))
+    }
     checks.refused("what is not bound", Regex("not bound")) { model.run(0) }
     val bound = model.bind(name, listOf(tokens), listOf(embeddings))
     checks.same("time of a run", true, model.run(bound) >= 0)

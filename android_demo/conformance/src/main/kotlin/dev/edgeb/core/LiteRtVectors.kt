@@ -8,7 +8,7 @@ import java.nio.FloatBuffer
 // Python computes cosines in float32, this library in double.
 private const val ROTATION_TOLERANCE = 2e-7
 
-/** What surrounds LiteRT's calls, without LiteRT: plans, masks and rotations as tests/android/litert_cases.py has them. */
+/** What surrounds LiteRT's calls, without LiteRT: plans, masks and rotations of tests/android/litert_cases.py. */
 internal fun checkLiteRtVectors(vectors: Any?, checks: Checks) {
     val fields = Fields(vectors, listOf("numbers", "graphs", "masks", "first_masks", "rotations"), "litert")
     for (pair in fields.list("numbers")) {

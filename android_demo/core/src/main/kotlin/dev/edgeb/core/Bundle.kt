@@ -9,7 +9,7 @@ object Bundle {
     /**
      * Read a bundle's manifest, without reading vocabulary or weights.
      *
-     * @throws EdgebException not there, neither GGUF nor LiteRT, cut short, no bundle, or a manifest this edgeb refuses.
+     * @throws EdgebException not there, neither kind, cut short, no bundle, or a manifest this edgeb refuses.
      */
     @JvmStatic
     fun read(path: File): Manifest = open(path).use { it.manifest }

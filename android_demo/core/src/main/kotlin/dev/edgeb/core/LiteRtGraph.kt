@@ -60,7 +60,7 @@ internal class LiteRtGraph private constructor(
     /** The signature that looks up embeddings. */
     fun embedName(size: Int) = "embed_$size"
 
-    /** The signature that evaluates tokens: those of a prompt's beginning for the cache alone, others for logits, too. */
+    /** The signature that evaluates tokens: for the cache alone those of a prompt's beginning, for logits the others. */
     fun evaluateName(size: Int, first: Boolean) = if (first) "first_$size" else "step_$size"
 
     fun tokens(size: Int) = LiteRtTensor("tokens", intArrayOf(1, size), whole = true)

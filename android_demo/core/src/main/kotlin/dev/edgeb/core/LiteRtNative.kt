@@ -47,7 +47,7 @@ class LiteRtArray(val tensor: LiteRtTensor, val memory: ByteBuffer)
  * Every method throws an EdgebException where LiteRT fails or the model is closed.
  */
 interface LiteRtModel : Closeable {
-    /** Zeroed direct memory in native byte order that LiteRT reads and writes in place; gone once the model is closed. */
+    /** Zeroed direct memory in native byte order, which LiteRT uses in place; gone once the model is closed. */
     fun memory(bytes: Int): ByteBuffer
 
     /**

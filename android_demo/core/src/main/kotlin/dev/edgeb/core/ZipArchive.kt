@@ -57,12 +57,12 @@ internal class ZipArchive(path: File) : Closeable {
         val found = LinkedHashMap<String, ZipEntryAt>()
         var at = 0
         for (number in 0 until count) {
-            if (at + LISTED_BYTES > length || list.getInt(at) != LIST_SIGNATURE) throw BrokenArchive("its list of entries")
+            if (at + LISTED_BYTES > length || list.getInt(at) != LIST_SIGNATURE) throw brokenList()
             val entry = entry(list, at, start)
             if (found.put(entry.name, entry) != null) throw BrokenArchive("'${entry.name}', which is there twice")
             at += LISTED_BYTES + entry.name.length + short(list, at + 30) + short(list, at + 32)
         }
-        if (at.toLong() != length) throw BrokenArchive("its list of entries")
+        if (at.toLong() != length) throw brokenList()
         return found
     }
 
@@ -81,7 +81,7 @@ internal class ZipArchive(path: File) : Closeable {
         val bytes = unsigned(list, at + 24)
         val header = unsigned(list, at + 42)
         val nameLength = short(list, at + 28)
-        if (at + LISTED_BYTES + nameLength > list.capacity()) throw BrokenArchive("its list of entries")
+        if (at + LISTED_BYTES + nameLength > list.capacity()) throw brokenList()
         val name = String(list.array(), at + LISTED_BYTES, nameLength, Charsets.US_ASCII)
         val isStored = short(list, at + 10) == 0 && unsigned(list, at + 20) == bytes && short(list, at + 8) and 1 == 0
         if (!isStored || bytes > MOST_ENTRY_BYTES) throw BrokenArchive("$name, which is compressed or too large")
@@ -92,6 +92,8 @@ internal class ZipArchive(path: File) : Closeable {
         if (local.getInt(0) != LOCAL_SIGNATURE || start + bytes > listStart) throw BrokenArchive("the place of $name")
         return ZipEntryAt(name, header, start, bytes, unsigned(list, at + 16))
     }
+
+    private fun brokenList() = BrokenArchive("its list of entries")
 
     private companion object {
         fun little(bytes: ByteArray): ByteBuffer = ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN)

@@ -2,7 +2,7 @@ package dev.edgeb.runtime
 
 import java.nio.ByteBuffer
 
-/** The functions of litert_jni.cpp. Handles come from `openRuntime` and `open`; each throws an EdgebException on failure. */
+/** The functions of litert_jni.cpp. Handles come from the first two; each throws an EdgebException on failure. */
 internal object NativeLiteRt {
     external fun openRuntime(library: ByteArray, folder: ByteArray): Long
 
