@@ -187,7 +187,7 @@ def _reference(entries: Sequence[_Entry], options: TableOptions) -> str:
 def _check_memory(entries: Sequence[_Entry]) -> None:
     import psutil
 
-    needed = sum((_GGUF_LOADS if e.path.suffix == ".gguf" else 1) * bundle_bytes(e.path) for e in entries)
+    needed = sum((_GGUF_LOADS if bundle_form(e.path) == "gguf" else 1) * bundle_bytes(e.path) for e in entries)
     free = psutil.virtual_memory().available
     if needed > free:
         raise EdgebError(

@@ -45,7 +45,7 @@ class Work:
         return asdict(self)
 
     def least_ms(self, tokens: int, rows: int, limits: MachineLimits, floats: bool) -> tuple[float, float]:
-        """Milliseconds at best for reading the weights once, and for the multiply-adds of tokens and logit rows."""
+        """Milliseconds at best: the weights read once, and the multiply-adds of some tokens and logit rows."""
         multiply_adds = tokens * self.per_token + rows * self.per_row
         return 1000 * self.weight_bytes / limits.read_bytes, 1000 * multiply_adds / limits.peak(floats)
 

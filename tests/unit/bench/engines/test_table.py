@@ -26,7 +26,9 @@ from edge_behavior.bundle.litert_file import is_litert
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
+from edge_behavior.records.history import write_history
 from edge_behavior.runtime.predictor import PredictOptions, Predictor
+from tests import helpers
 from tests.command import invoked
 
 LIMITS = MachineLimits(1e9, {"float32": 1e9, "bfloat16": 2e9, "int8": 4e9}, 1, "x")
@@ -242,6 +244,17 @@ def test_on_the_command_line(gguf: Path, quantized: Path, dataset: Dataset, tmp_
     assert found["advice"] in page.read_text(encoding="utf-8")
     shown = invoked("bench", gguf, quantized, "--windows", 6, "--threads", 1).stdout
     assert "Take " in shown
+
+
+def test_a_history_of_what_happened(gguf: Path, quantized: Path, tmp_path: Path) -> None:
+    events = helpers.diary(20)
+    write_history(tmp_path / "h.csv", [*events[:5], replace(events[5], behavior="Yodel"), *events[6:]])
+    flags = ("--windows", 6, "--threads", 1, "--history", tmp_path / "h.csv", "--json")
+    done = invoked("bench", gguf, quantized, *flags)
+    assert "'Yodel' (line 7)" in done.stderr
+    found = json.loads(done.stdout)
+    assert (found["source"], found["windows"]) == ("history", 6)
+    assert all(row["accuracy"] is not None for row in found["bundles"])
 
 
 @pytest.mark.parametrize(
