@@ -42,7 +42,7 @@ from edge_behavior.hf.tree.inputs import VectorInputs
 from edge_behavior.train.trainer.lora import in_float32, lora_config
 
 # A language model learns in fewer steps than a small network, and each takes far longer.
-_FEWER = {"epochs": 16, "least_steps": 100, "eval_steps": 20, "patience": 3}
+_FEWER: dict[str, Any] = {"epochs": 16, "least_steps": 100, "eval_steps": 20, "patience": 3}
 
 
 class LanguagePredictor(SasRec):
