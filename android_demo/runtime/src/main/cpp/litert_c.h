@@ -45,15 +45,18 @@ constexpr int kAnyInt = 2;
 constexpr int kAnyString = 8;
 constexpr int kSeverityError = 3;
 
-struct EnvironmentOption {
-    int tag;
+struct Any {
     int type;
-    int padding;
     union {
         int64_t number;
         const char * text;
     };
 };
+struct EnvironmentOption {
+    int tag;
+    Any value;
+};
+static_assert(sizeof(EnvironmentOption) == 24, "as LiteRT's header asserts of LiteRtEnvOption");
 
 // Name and type of each function; `Library` has a pointer of that name to it.
 #define EDGEB_LITERT_FUNCTIONS(X)                                                                                      \

@@ -129,13 +129,13 @@ jlong open_runtime(JNIEnv * env, jbyteArray j_library, jbyteArray j_folder) {
 #undef EDGEB_LITERT_FIND
     std::vector<litert::EnvironmentOption> options(1);
     options[0].tag = litert::kMinLoggerSeverity;
-    options[0].type = litert::kAnyInt;
-    options[0].number = litert::kSeverityError;
+    options[0].value.type = litert::kAnyInt;
+    options[0].value.number = litert::kSeverityError;
     if (!folder.empty()) {
         options.push_back({});
         options[1].tag = litert::kRuntimeLibraryDir;
-        options[1].type = litert::kAnyString;
-        options[1].text = folder.c_str();
+        options[1].value.type = litert::kAnyString;
+        options[1].value.text = folder.c_str();
     }
     check(runtime->api.CreateEnvironment(static_cast<int>(options.size()), options.data(), &runtime->environment),
           "LiteRT makes no environment", "close other apps");
