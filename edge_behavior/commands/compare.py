@@ -28,7 +28,10 @@ def compare_command(
     ),
     systems: Annotated[
         str | None,
-        typer.Option(help="Names, separated by commas. Default: all but the rarer tuned models. `list` lists them."),
+        typer.Option(
+            help="Names, separated by commas; `paper` for the paper's tables. Default: all but the rarer tuned models "
+            "and the paper's rivals. `list` lists them."
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Seeds of what learns, counted up from the recipe's own. Default: 1.")

@@ -57,7 +57,8 @@ class LanguagePredictor(SasRec):
 
     def __init__(self, language: Language, reconstruction: float, seed: int, *shape: Any) -> None:
         super().__init__(*shape)
-        backbone = language.load()
+        # Trainer moves the whole network; a fit that is read stays where SASRec is.
+        backbone = language.load().cpu()
         width = VectorInputs(backbone).width
         backbone.requires_grad_(False)
         torch.manual_seed(seed)
