@@ -1,6 +1,7 @@
 package dev.edgeb.core
 
 import java.io.File
+import java.nio.ByteBuffer
 
 /** What LiteRT's native side does with impossible arguments, and what a predictor does when LiteRT fails. */
 internal fun checkLiteRt(folder: File, natives: Natives, litert: LiteRtNative, checks: Checks) {
@@ -32,7 +33,7 @@ internal fun checkLiteRt(folder: File, natives: Natives, litert: LiteRtNative, c
     checks.refused("tokens of another type", Regex("another shape or type")) {
         model.bind(name, listOf(floats), listOf(embeddings))
     }
-    val foreign = LiteRtArray(tokens.tensor, java.nio.ByteBuffer.allocateDirect(4 * size))
+    val foreign = LiteRtArray(tokens.tensor, ByteBuffer.allocateDirect(4 * size))
     checks.refused("memory of another", Regex("not the model's")) {
         model.bind(name, listOf(foreign), listOf(embeddings))
     }
@@ -94,7 +95,53 @@ private fun checkAccelerators(path: File, natives: Natives, litert: LiteRtNative
         val habits = predictor.predict(emptyList(), Moment(0), "DK", 1, source = Source.HABITS)
         checks.same("accelerator of habits", null, habits.accelerator)
     }
+    checkNoise(path, natives, litert, checks)
     checks.refused("a bundle without its engine", Regex("LiteRT was not given")) { Predictor.load(path, natives.llama) }
+}
+
+/** An accelerator that reports success and answers noise is found out; one that computes the same is taken. */
+private fun checkNoise(path: File, natives: Natives, litert: LiteRtNative, checks: Checks) {
+    val gpu = LoadOptions(1, accelerator = Accelerator.GPU)
+    val asked = { predictor: Predictor ->
+        predictor.predict(emptyList(), Moment(0), "DK", 3, source = Source.MODEL)
+    }
+    val expected = natives.load(path, LoadOptions(1)).use(asked).ranked.map { it.behavior }
+    val noisy = OtherLiteRt(litert, isNoisy = true)
+    checks.refused("an accelerator that answers noise", Regex("other answers than the CPU")) {
+        Predictor.load(path, natives.llama, gpu, noisy)
+    }
+    val cases = listOf(Pair(noisy, Accelerator.CPU), Pair(OtherLiteRt(litert, isNoisy = false), Accelerator.GPU))
+    for ((native, on) in cases) {
+        Predictor.load(path, natives.llama, gpu.copy(fallback = true), native).use { predictor ->
+            val answer = asked(predictor)
+            checks.same("accelerator", on, answer.accelerator)
+            checks.same("answer on ${on.text}", expected, answer.ranked.map { it.behavior })
+        }
+    }
+}
+
+/** LiteRT whose GPU is the CPU, or gives every logit to the token's neighbour. */
+private class OtherLiteRt(private val litert: LiteRtNative, private val isNoisy: Boolean) : LiteRtNative {
+    override val version = litert.version
+
+    override fun open(model: File, options: LiteRtOptions): LiteRtModel {
+        val opened = litert.open(model, options.copy(accelerator = Accelerator.CPU))
+        if (options.accelerator == Accelerator.CPU || !isNoisy) return opened
+        return object : LiteRtModel by opened {
+            override fun readRows(
+                memory: ByteBuffer,
+                width: Int,
+                rows: IntArray,
+                starts: IntArray,
+                tokens: IntArray,
+                logits: FloatArray,
+                logSumExp: DoubleArray?
+            ) {
+                val others = IntArray(tokens.size) { (tokens[it] + 1) % width }
+                opened.readRows(memory, width, rows, starts, others, logits, logSumExp)
+            }
+        }
+    }
 }
 
 /** LiteRT that refuses the GPU, and fails once `left` runs are made; -1 never does. */

@@ -3,6 +3,10 @@ package dev.edgeb.core
 import java.io.File
 import java.io.IOException
 
+// How far the next token's distribution may be off, as a share of how far the uniform one is. Both in nats: rounding
+// makes some hundredths, and a graph that a GPU could not hold made 8, where the uniform distribution is about as far.
+private const val MOST_DIVERGENCE = 0.1
+
 /** Opens the backend of a bundle's kind. */
 internal class BackendOpener(
     private val model: File,
@@ -35,27 +39,71 @@ internal class BackendOpener(
                     "export it again"
                 )
             }
-            val (compiled, accelerator) = compile(native)
-            try {
-                return LiteRtBackend(bundle.graph, compiled, tokenizer, native.version, accelerator, positions)
-            } catch (error: Throwable) {
-                compiled.close()
-                throw error
-            }
+            return openOn(bundle, native, tokenizer, positions)
         } catch (error: Throwable) {
             tokenizer.close()
             throw error
         }
     }
 
-    private fun compile(native: LiteRtNative): Pair<LiteRtModel, Accelerator> {
-        val wanted = options.accelerator
-        try {
-            return Pair(native.open(model, LiteRtOptions(threads, wanted)), wanted)
-        } catch (error: EdgebException) {
-            if (wanted == Accelerator.CPU || !options.fallback) throw error
+    private fun openOn(bundle: LiteRtFile, native: LiteRtNative, tokenizer: LlamaVocabulary, positions: Int): Backend {
+        val cpu = Accelerator.CPU
+        val make = { compiled: LiteRtModel, on: Accelerator ->
+            LiteRtBackend(bundle.graph, compiled, tokenizer, native.version, on, positions)
         }
-        return Pair(native.open(model, LiteRtOptions(threads, Accelerator.CPU)), Accelerator.CPU)
+        if (options.accelerator != cpu) {
+            try {
+                // First, so that memory holds one of the two at a time.
+                val expected = compile(native, cpu) { compiled ->
+                    compiled.use { rowAfterStatic(make(it, cpu), bundle.manifest) }
+                }
+                return compile(native, options.accelerator) { compiled ->
+                    val backend = make(compiled, options.accelerator)
+                    checkRow(expected, rowAfterStatic(backend, bundle.manifest))
+                    backend
+                }
+            } catch (error: EdgebException) {
+                if (!options.fallback) throw error
+            }
+        }
+        return compile(native, cpu) { make(it, cpu) }
+    }
+
+    /** Compile the model; it is closed if what follows fails. */
+    private inline fun <T> compile(native: LiteRtNative, on: Accelerator, use: (LiteRtModel) -> T): T {
+        val compiled = native.open(model, LiteRtOptions(threads, on))
+        try {
+            return use(compiled)
+        } catch (error: Throwable) {
+            compiled.close()
+            throw error
+        }
+    }
+
+    /** Log-probabilities of the whole vocabulary after the beginning of the static prompt. */
+    private fun rowAfterStatic(backend: Backend, manifest: Manifest): DoubleArray {
+        val ids = backend.tokenize(manifest.staticPrompt) + manifest.eosId
+        val all = Reading({ IntArray(backend.vocabularySize) { it } }, Scoring.EXACT)
+        backend.prefill(ids.copyOf(minOf(ids.size, backend.capacity)), Ahead(LabelTrie.of(listOf(intArrayOf(0))), all))
+        return backend.root()
+    }
+
+    /** Refuse an accelerator that reports success and computes something else. */
+    private fun checkRow(expected: DoubleArray, found: DoubleArray) {
+        val uniform = -Math.log(expected.size.toDouble())
+        var divergence = 0.0
+        var farthest = 0.0
+        for (i in expected.indices) {
+            divergence += Math.exp(expected[i]) * (expected[i] - found[i])
+            farthest += Math.exp(expected[i]) * (expected[i] - uniform)
+        }
+        if (!(divergence <= MOST_DIVERGENCE * farthest)) {
+            throw EdgebException(
+                "$model: the ${options.accelerator.text} gives other answers than the CPU " +
+                    "(${Math.round(divergence * 100) / 100.0} nats apart)",
+                "ask for the CPU, or allow the fallback"
+            )
+        }
     }
 
     /** llama.cpp reads files; it does not need this one once the vocabulary is in memory. */
