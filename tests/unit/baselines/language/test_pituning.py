@@ -96,6 +96,10 @@ def test_nothing_is_learned_from_the_windows_themselves(users: Any, tmp_path: Pa
     changed = users.table.behavior.copy()
     changed[10:12] = (changed[10:12] + 1) % 6
     assert (found.log_probs(replace(users.table, behavior=changed), targets) == before).all()
+    # The truth of the first window is context of the second, and tunes neither.
+    truth = users.table.behavior.copy()
+    truth[8] = (truth[8] + 1) % 6
+    assert (found.log_probs(replace(users.table, behavior=truth), targets)[0] == before[0]).all()
     # What came before them is: of the user asked about, and of no other.
     changed[0] = (changed[0] + 1) % 6
     assert (found.log_probs(replace(users.table, behavior=changed), targets) != before).any(1).all()
