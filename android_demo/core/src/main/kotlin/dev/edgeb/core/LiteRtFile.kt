@@ -7,6 +7,8 @@ import java.io.IOException
 private const val MANIFEST_ENTRY = "edgeb.json"
 private const val TOKENIZER_ENTRY = "tokenizer.gguf"
 private const val POPULATION_ENTRY = "population.bin"
+// Known rows, by which Python checks an accelerator; here its answer is held against the CPU's.
+private const val PROBE_ENTRY = "probe.json"
 private const val EXPORT_HINT = "export it with edgeb export --format litert"
 private const val CUT_HINT = "copy or export it again"
 private const val CHUNK = 1 shl 20
@@ -116,7 +118,7 @@ internal class LiteRtFile(private val path: File) : OpenBundle {
 
     /** Refuse an archive that holds other entries than are listed, or begins elsewhere than the model ends. */
     private fun checkEntries() {
-        if (hashes.keys - POPULATION_ENTRY != setOf(TOKENIZER_ENTRY)) {
+        if (hashes.keys - POPULATION_ENTRY - PROBE_ENTRY != setOf(TOKENIZER_ENTRY)) {
             throw damaged("'files' has ${hashes.keys.joinToString().take(150)}")
         }
         if (entries.keys != hashes.keys + MANIFEST_ENTRY) {
