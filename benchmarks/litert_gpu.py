@@ -41,7 +41,7 @@ PROFILE = ExportProfile(
     habits="off",
     calibrate="off",
     population="off",
-    parity={"windows": 6, "per_behavior": 0, "enforce": False},  # type: ignore[arg-type]
+    parity={"windows": 6, "per_behavior": 0, "enforce": False},
 )
 
 
