@@ -91,13 +91,17 @@ def cuts(result: Measurement) -> list[str]:
 def markdown(result: Measurement) -> str:
     """The tables as Markdown."""
     parts = [f"### {heading(result)}", footing(result)]
-    for grid in grids(result):
-        rows = ([cell.replace("|", "\\|") for cell in row] for row in grid.rows)
-        parts += [f"**{grid.title}**", "\n".join(markdown_table(grid.heads, rows))]
+    parts += [grid_markdown(grid) for grid in grids(result)]
     said = cuts(result)
     if said:
         parts += [said[0], "\n".join(said[1:])]
     return "\n\n".join(parts) + "\n"
+
+
+def grid_markdown(grid: Grid) -> str:
+    """A table as Markdown, its title in bold."""
+    rows = ([cell.replace("|", "\\|") for cell in row] for row in grid.rows)
+    return f"**{grid.title}**\n\n" + "\n".join(markdown_table(grid.heads, rows))
 
 
 def _scenarios(result: Measurement) -> Grid:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from edge_behavior.commands.open import AcceleratorOption
 
 if TYPE_CHECKING:
     from edge_behavior.bench.measurement import Measurement
+    from edge_behavior.bench.options import HistoryFile
+    from edge_behavior.bench.report import Grid
 
 _HEAD_WIDTH = 9
 _NUMBER = re.compile("[0-9]{1,9}")
@@ -22,7 +25,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 
 
 def bench_command(
-    bundle: Annotated[Path | None, typer.Argument(help="Bundle. Default: the last one.", show_default=False)] = None,
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[BUNDLE]...",
+            help="Bundle. Default: the last one. Several of one run, of any format, are measured side by side.",
+            show_default=False,
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Predictions per scenario.")] = 30,
     threads: Annotated[
         str | None,
@@ -36,12 +46,23 @@ def bench_command(
     anchor_every: Annotated[
         int, typer.Option(help="Events by which a session's window may grow beyond L before it is re-based.")
     ] = 20,
+    windows: Annotated[int, typer.Option(help="Several bundles: predictions per scenario and bundle.")] = 50,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Several bundles: which of them ratios are to. Default: the first.", show_default=False),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Several bundles: dataset whose test windows they predict, for their accuracy.", show_default=False
+        ),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option(
             "--compare",
             help="Also measure grammar completion, scoring label by label, llama.cpp alone (the lower bound), pp/tg; "
-            "for GGUF files.",
+            "for GGUF files. Several bundles: the first two, on the first GGUF file.",
         ),
     ] = False,
     sustained: Annotated[
@@ -74,19 +95,36 @@ def bench_command(
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output paths.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a bundle per prediction: latency, tokens evaluated, memory, size.
+    """Measure a bundle per prediction: latency, tokens evaluated, memory, size; several in one table.
 
     Times hold for this machine; the phone has its own bench in android_demo.
+
+    Several bundles of one run take turns in one process, on the same windows: times with intervals and as ratios,
+    accuracy, the engine's same calls bare, what this machine could do at best, and which bundle to take.
 
         edgeb bench tiny.gguf --repeats 100 --threads 2
 
         edgeb bench tiny.gguf --compare --chart bench.png --markdown bench.md
 
         edgeb bench tiny.gguf --threads 1,2,4 --sustained 60 --json
+
+        edgeb bench tiny-q4.gguf tiny-q8.gguf tiny.tflite --data data/synth --against tiny-q4.gguf
     """
+    from edge_behavior.bench.options import HistoryFile
+    from edge_behavior.util.workspace import recall
+
+    source = None if history is None else HistoryFile(history, user, timezone, time_unit)
+    given = bundles or [recall("bundle")]
+    if len(given) > 1:
+        unfit = {"--sustained": sustained is not None, "--chart": chart is not None, "--accelerator": bool(accelerator)}
+        table = _TableFlags(given, windows, threads, scoring, against, data, source, compare, label_repeats, budget)
+        _bench_table(table, unfit, markdown, force, as_json)
+        return
+    _only_for_several(against, data)
+    bundle = given[0]
     from edge_behavior.bench.chart import draw
     from edge_behavior.bench.latency import measure, tick_count
-    from edge_behavior.bench.options import BenchOptions, HistoryFile
+    from edge_behavior.bench.options import BenchOptions
     from edge_behavior.bench.report import markdown as as_markdown
     from edge_behavior.bench.sustained import check_seconds, threads_sweep
     from edge_behavior.bench.sustained import sustained as sustain
@@ -97,14 +135,11 @@ def bench_command(
     from edge_behavior.runtime.litert.package import quiet_exit
     from edge_behavior.util.files import write_file
     from edge_behavior.util.progress import progress_bar
-    from edge_behavior.util.workspace import recall
 
-    bundle = bundle or recall("bundle")
     if compare or bundle_form(bundle) == "folder":
         require_gguf(bundle, "--compare measures llama.cpp" if compare else "bench measures single files")
     if chosen_accelerator(bundle, accelerator) is not None:
         quiet_exit()
-    source = None if history is None else HistoryFile(history, user, timezone, time_unit)
     if source is not None:
         manifest = read_manifest(bundle)
         known_events(source.read(manifest.layout.places), manifest.candidates)
@@ -143,6 +178,74 @@ def bench_command(
     emit(result.to_dict(), as_json, lambda: _show_bench(result))
 
 
+@dataclass(frozen=True)
+class _TableFlags:
+    """The flags of a table of bundles."""
+
+    bundles: list[Path]
+    windows: int
+    threads: str | None
+    scoring: str
+    against: Path | None
+    data: Path | None
+    history: HistoryFile | None
+    compare: bool
+    label_repeats: int
+    budget: float
+
+
+def _bench_table(
+    flags: _TableFlags, unfit: Mapping[str, bool], markdown: Path | None, force: bool, as_json: bool
+) -> None:
+    """Measure several bundles side by side."""
+    from edge_behavior.bench.engines.measure import measure_table, tick_count
+    from edge_behavior.bench.engines.options import TableOptions
+    from edge_behavior.bench.engines.report import footing, grids, heading, remarks
+    from edge_behavior.bench.engines.report import markdown as as_markdown
+    from edge_behavior.bundle.bundle import bundle_form
+    from edge_behavior.commands.output import emit
+    from edge_behavior.errors import EdgebError
+    from edge_behavior.runtime.litert.package import quiet_exit
+    from edge_behavior.util.files import write_file
+    from edge_behavior.util.progress import progress_bar
+
+    # The largest decides: a number of threads that slows a small one down hits all of them alike.
+    largest = max(flags.bundles, key=lambda path: path.stat().st_size if path.is_file() else 0)
+    numbers = _numbers(flags.threads, largest)
+    unfit = {**unfit, "--threads with several numbers": len(numbers) > 1}
+    for flag, is_set in unfit.items():
+        if is_set:
+            raise EdgebError(f"{flag} measures one bundle, and {len(flags.bundles)} are named", "name one bundle")
+    options = TableOptions(
+        windows=flags.windows,
+        threads=numbers[0],
+        scoring=flags.scoring,
+        against=flags.against,
+        data=flags.data,
+        history=flags.history,
+        peers=flags.compare,
+        slow_windows=flags.label_repeats,
+        budget=flags.budget,
+    )
+    if markdown is not None:
+        _check_file(markdown, force)
+    if any(bundle_form(bundle) == "litert" for bundle in flags.bundles):
+        quiet_exit()
+    with progress_bar("measure", tick_count(len(flags.bundles), options), transient=True) as advance:
+        table = measure_table(flags.bundles, options, tick=lambda what: advance(1, what))
+    if markdown is not None:
+        write_file(markdown, as_markdown(table), replace=force)
+    emit(table.to_dict(), as_json, lambda: _show(heading(table), grids(table), [*remarks(table), footing(table)]))
+
+
+def _only_for_several(against: Path | None, data: Path | None) -> None:
+    from edge_behavior.errors import EdgebError
+
+    for flag, value in (("--against", against), ("--data", data)):
+        if value is not None:
+            raise EdgebError(f"{flag} compares several bundles, and one is named", "name two or more bundles")
+
+
 def doctor_command(as_json: AsJson = False) -> None:
     """Show this machine's packages, llama.cpp build, accelerator, memory and disk.
 
@@ -178,25 +281,34 @@ def _check_file(path: Path, force: bool) -> None:
 
 
 def _show_bench(result: Measurement) -> None:
+    from edge_behavior.bench.report import cuts, footing, grids, heading
+
+    _show(heading(result), grids(result), [*cuts(result), footing(result)])
+
+
+def _show(heading: str, grids: Sequence[Grid], lines: Sequence[str]) -> None:
     from textwrap import fill
 
     from rich import box
     from rich.table import Table
 
-    from edge_behavior.bench.report import cuts, footing, grids, heading
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
-    console.print(heading(result), highlight=False, markup=False)
-    for grid in grids(result):
+    console.print(heading, highlight=False, markup=False)
+    for grid in grids:
         table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         # Numbers stay whole; names wrap where the terminal is narrow.
         for i, head in enumerate(grid.heads):
-            table.add_column(fill(head, _HEAD_WIDTH) if i else head, justify="right" if i else "left", no_wrap=i > 0)
+            table.add_column(
+                fill(head, _HEAD_WIDTH, break_long_words=False) if i else head,
+                justify="right" if i else "left",
+                no_wrap=i > 0,
+            )
         for row in grid.rows:
             table.add_row(*row)
         console.print(table)
-    for line in [*cuts(result), footing(result)]:
+    for line in lines:
         console.print(line, highlight=False, markup=False)
 
 

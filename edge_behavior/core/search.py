@@ -178,10 +178,10 @@ class TrieSearch:
         return state.result(rounds)
 
     def expected_nodes(self, scores: Floats, count: int) -> list[int]:
-        """Nodes to expand to know the `count` best of `scores` [B], sorted."""
+        """Nodes to expand to know the `count` best of `scores` [B]: the best one's first, parents before children."""
         best = np.argsort(-np.where(self._allowed, scores, -np.inf), kind="stable")[: min(count, self._allowed.sum())]
-        steps = {step for b in best for step in self._trie.ancestors(int(self._trie.leaves[b]))}
-        return sorted(step for step in steps if step in self._choosing)
+        steps = (step for b in best for step in self._trie.ancestors(int(self._trie.leaves[b])))
+        return [step for step in dict.fromkeys(steps) if step in self._choosing]
 
     def _read(self, state: _State, node: int, row: NDArray[np.float32]) -> None:
         children = self._children[node]

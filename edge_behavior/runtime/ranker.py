@@ -30,6 +30,8 @@ from edge_behavior.runtime.prediction import Prediction, PredictOptions, RankedB
 from edge_behavior.runtime.prefix_cache import PrefixCache
 
 _KEPT_SEARCHES = 32
+# Candidates beyond those that a search expects to need, for calls that have room.
+_SPARE = 8
 
 
 class Ranker:
@@ -231,9 +233,12 @@ class Ranker:
     ) -> tuple[SearchResult, int]:
         """Search after the prompt `ids`: the result, and the number of tokens evaluated."""
         search = self._search_of(scoring, allowed)
-        # One more than wanted, which has to be proven worse.
-        hint = [] if goal.top_k is None or goal.everything else search.expected_nodes(self._expected, goal.top_k + 1)
-        root, tokens = self.backend.prefill(ids, self.encoder.trie, hint)
+        hint, spare = list[int](), list[int]()
+        if goal.top_k is not None and not goal.everything:
+            # One more than wanted, which has to be proven worse.
+            hint = search.expected_nodes(self._expected, goal.top_k + 1)
+            spare = search.expected_nodes(self._expected, goal.top_k + 1 + _SPARE)[len(hint) :]
+        root, tokens = self.backend.prefill(ids, self.encoder.trie, hint, spare)
 
         def expand(nodes: list[int]) -> Sequence[Row]:
             nonlocal tokens

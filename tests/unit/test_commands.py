@@ -132,7 +132,7 @@ class ByteModel:
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def prefill(self, ids: list[int], trie: Any = None, nodes: Any = ()) -> tuple[np.ndarray, int]:
+    def prefill(self, ids: list[int], trie: Any = None, nodes: Any = (), spare: Any = ()) -> tuple[np.ndarray, int]:
         self.held, self.looked_at = list(ids), set()
         return self.row(self.held), len(ids)
 

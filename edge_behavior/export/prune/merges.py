@@ -127,8 +127,8 @@ def read_merges(fields: Mapping[str, Any]) -> Merges:
     if not by_score and "ByteLevel" not in kinds:
         raise CannotPrune("the tokenizer does not split text into bytes", KEEP_HINT)
     vocab: dict[str, int] = model["vocab"]
-    # Byte-level tokenizers leave out a byte that they have no token for (SmolLM2 lacks 21, most of them in no UTF-8), whole
-    # or pruned. SentencePiece's would join it to a token for what is unknown.
+    # Byte-level tokenizers, whole or pruned, leave out a byte that they have no token for: SmolLM2 lacks 21, most of
+    # which are in no text. SentencePiece's would have a token for what is unknown.
     missing = [token for token in bytes_ if token not in vocab]
     if missing and by_score:
         raise CannotPrune(

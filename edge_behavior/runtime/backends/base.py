@@ -46,7 +46,9 @@ class Backend(Protocol):
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text: no special token is added or parsed."""
 
-    def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
+    def prefill(
+        self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = (), spare: Sequence[int] = ()
+    ) -> tuple[Row, int]:
         """Make the cache hold `ids`, evaluating only what follows the common prefix with what it held.
 
         Args:
@@ -54,6 +56,8 @@ class Backend(Protocol):
             trie: The label trie of `nodes`.
             nodes: A hint: trie nodes that `branch` will probably be called for, so that an engine can evaluate them in
                 the same pass. `branch` then returns their logits at no cost.
+            spare: Further nodes, the likeliest first, which an engine evaluates where that takes no time, now or in
+                `branch`.
 
         Returns:
             Logits [V] after the last id, valid until the next call, and the number of tokens evaluated (at least 1),

@@ -59,6 +59,7 @@ class LiteRtBackend(Guarded):
         self._trie: LabelTrie | None = None
         self._slots: dict[int, int] = {}
         self._rows: dict[int, Row] = {}
+        self._spare: Sequence[int] = ()
         self._graph, self._accelerator = read_litert(path).graph, options.accelerator
         self._capacity = min(options.n_ctx, self._graph.cache)
         try:
@@ -112,8 +113,13 @@ class LiteRtBackend(Guarded):
         self._lifetime.check()
         return self._tokenizer.tokenize(text)
 
-    def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
-        """Hold `ids`, evaluating the hinted nodes, as far as they fit, in the same calls; see `Backend`."""
+    def prefill(
+        self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = (), spare: Sequence[int] = ()
+    ) -> tuple[Row, int]:
+        """Hold `ids`, evaluating the hinted nodes, as far as they fit, in the same calls; see `Backend`.
+
+        A call takes the time of its size: what it has room for beside is filled with spare nodes.
+        """
         common = reusable(self.held, ids, self._capacity)
         new = list(ids[common:])
         wrong = next((token for token in new if not 0 <= token < self._graph.vocabulary), None)
@@ -127,6 +133,8 @@ class LiteRtBackend(Guarded):
                 self._trie = trie
                 # Parents come first, so that the first ones are complete paths.
                 hinted = _with_ancestors(trie, nodes)[: self._capacity - len(ids)]
+                self._spare = spare
+                hinted = self._filled_up(trie, hinted, len(new), self._capacity - len(ids))
             rows = self._evaluate(new, trie, hinted)
             self._held = list(ids)
             self._rows = dict(zip(hinted, rows[1:], strict=True))
@@ -156,6 +164,9 @@ class LiteRtBackend(Guarded):
             if not taken:
                 self._release()
                 continue
+            if taken == len(missing):
+                unused = self._capacity - end - len(self._slots.keys() | set(steps))
+                steps = self._filled_up(trie, steps, 0, unused + len(steps))
             with self._changing():
                 self._rows = {}
                 found = dict(zip(steps, self._evaluate([], trie, steps), strict=True))
@@ -200,7 +211,7 @@ class LiteRtBackend(Guarded):
             self._drop_nodes()
 
     def _drop_nodes(self) -> None:
-        self._slots, self._rows = {}, {}
+        self._slots, self._rows, self._spare = {}, {}, ()
 
     def _fitting(self, trie: LabelTrie, missing: list[int]) -> tuple[int, list[int]]:
         """How many of the missing nodes, the first ones, fit into the cache, and what is evaluated for them."""
@@ -213,6 +224,23 @@ class LiteRtBackend(Guarded):
                 return taken, sorted(steps)
             steps |= more
         return len(missing), sorted(steps)
+
+    def _filled_up(self, trie: LabelTrie, nodes: list[int], new: int, most: int) -> list[int]:
+        """Nodes to evaluate behind `new` tokens of the prompt, and spare ones that the same calls have room for.
+
+        Args:
+            nodes: Parents first, as the result.
+            most: How many nodes the cache takes.
+        """
+        count, silent = new + len(nodes), max(0, new - 1)
+        room = min(self._evaluator.room(count, silent, len(self._held)), most - len(nodes))
+        filled = set(nodes)
+        for node in self._spare:
+            way = [step for step in trie.ancestors(node) if step not in self._slots and step not in filled]
+            if len(way) <= room:
+                filled.update(way)
+                room -= len(way)
+        return sorted(filled)
 
     def _evaluate(self, new: list[int], trie: LabelTrie | None, nodes: list[int]) -> list[Row]:
         """Evaluate new prompt ids and trie nodes, parents first; logits of the last id, if any, and of the nodes."""

@@ -127,7 +127,9 @@ class LlamaBackend(Guarded):
         self._lifetime.check()
         return self._model.tokenize(text)
 
-    def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
+    def prefill(
+        self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = (), spare: Sequence[int] = ()
+    ) -> tuple[Row, int]:
         """Hold `ids`, evaluating the hinted nodes in the same decode; see `Backend`."""
         common = reusable(self.held, ids, self._options.n_ctx)
         with self._changing():

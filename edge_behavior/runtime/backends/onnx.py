@@ -121,7 +121,9 @@ class OnnxBackend:
         self._lifetime.check()
         return self._encode(text)
 
-    def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
+    def prefill(
+        self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = (), spare: Sequence[int] = ()
+    ) -> tuple[Row, int]:
         """Hold `ids`; see `Backend`. The path to the first hinted node is evaluated in the same pass."""
         self._lifetime.check()
         size = self._options.n_ctx

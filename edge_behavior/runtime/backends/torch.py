@@ -99,8 +99,10 @@ class TorchBackend(Guarded):
         self._lifetime.check()
         return self._encode(text)
 
-    def prefill(self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = ()) -> tuple[Row, int]:
-        """Hold `ids`; see `Backend`. The hint is ignored: `branch` evaluates the nodes."""
+    def prefill(
+        self, ids: Sequence[int], trie: LabelTrie | None = None, nodes: Sequence[int] = (), spare: Sequence[int] = ()
+    ) -> tuple[Row, int]:
+        """Hold `ids`; see `Backend`. Hints are ignored: `branch` evaluates the nodes."""
         common = reusable(self.held, ids, self._capacity)
         new = list(ids[common:])
         with self._changing():

@@ -85,9 +85,21 @@ class Evaluator:
         Returns:
             Logits [V] of each of the others, valid until the next call.
         """
-        # A prompt from its beginning: each of these tokens sees the slots up to its own.
-        beginning = silent if silent and tokens.positions[0] == 0 else 0
-        return self.run(self._planner.plan(len(tokens), beginning), tokens, silent)
+        return self.run(self._plan(len(tokens), silent, int(tokens.positions[0])), tokens, silent)
+
+    def room(self, count: int, silent: int, position: int) -> int:
+        """How many more tokens the calls for a pass could hold.
+
+        Args:
+            count: Tokens of the pass; 0 for none.
+            silent: As for `evaluate`.
+            position: Rotary position of the first token.
+        """
+        return sum(call.size - (call.stop - call.start) for call in self._plan(count, silent, position)[-1:])
+
+    def _plan(self, count: int, silent: int, position: int) -> list[Call]:
+        # A prompt from its beginning: each of the silent tokens sees the slots up to its own.
+        return self._planner.plan(count, silent if position == 0 else 0)
 
     def run(self, calls: Sequence[Call], tokens: Tokens, silent: int) -> list[Floats32]:
         """As `evaluate`, by given calls, which together hold the tokens, in order."""

@@ -260,6 +260,36 @@ def test_hint_and_prompt_are_one_pass(engine: Engine, backend: Any, monkeypatch:
     assert not any(first for _, first, _ in calls)
 
 
+def test_spare_nodes_fill_calls_and_cost_none(engine: Engine, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes are 1, 4, 8 and 32, so that 6 tokens leave room for two."""
+    trie, ids = helpers.encoder(engine.tokens).trie, list(range(30, 35))
+    nodes = [int(node) for node in trie.evaluated if trie.depths[node] == 1]
+    calls: list[tuple[int, int]] = []
+    run = backend._evaluator._run
+
+    def counted(call: Any, tokens: Any) -> Any:
+        calls.append((call.size, len(tokens)))
+        return run(call, tokens)
+
+    monkeypatch.setattr(backend._evaluator, "_run", counted)
+    backend.prefill([7])
+    backend.prefill([7, *ids])
+    assert calls[1:] == [(8, 5)]
+    backend.prefill([7])
+    del calls[:]
+    assert backend.prefill([7, *ids], trie, nodes[:1], nodes[1:])[1] == 8
+    assert calls == [(8, 8)]
+    assert set(backend.at_hand(trie)) == set(nodes[:3])
+    # Two nodes and what a call of four has room for.
+    _, evaluated = backend.branch(trie, nodes[3:5])
+    assert (evaluated, calls[1:]) == (4, [(4, 4)])
+    assert set(nodes[3:7]) <= set(backend.at_hand(trie))
+    rows, evaluated = backend.branch(trie, nodes[5:7])
+    assert evaluated == 0
+    for node, row in zip(nodes[5:7], rows, strict=True):
+        np.testing.assert_allclose(row, last_row(engine.model, [7, *ids, int(trie.tokens[node])]), atol=CLOSE)
+
+
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("at", range(1, 9))
 def test_an_interrupt_at_any_call_leaves_no_wrong_answer(
