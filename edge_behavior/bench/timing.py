@@ -92,7 +92,6 @@ class Machine:
 
     Attributes:
         ai_edge_litert: Version, where LiteRT runs the bundle; None where llama.cpp does.
-        accelerator: What LiteRT runs it on; None where llama.cpp does.
         load_average: Over 1, 5 and 15 minutes before the measurement; None where the system does not say.
         load_average_after: The same at its end; None, too, where there was no measurement.
     """
@@ -106,13 +105,12 @@ class Machine:
     llama_cpp_python: str
     llama_cpp_features: str
     ai_edge_litert: str | None
-    accelerator: str | None
     load_average: Sequence[float] | None
     load_average_after: Sequence[float] | None = None
 
     @classmethod
-    def here(cls, threads: int, accelerator: str | None = None) -> Machine:
-        """This machine, for a measurement with so many threads, on LiteRT's accelerator or on llama.cpp."""
+    def here(cls, threads: int, litert: bool = False) -> Machine:
+        """This machine, for a measurement with so many threads, on LiteRT or on llama.cpp."""
         import llama_cpp
         import psutil
 
@@ -125,8 +123,7 @@ class Machine:
             platform.python_version(),
             llama_cpp.__version__,
             llama_cpp.llama_print_system_info().decode().strip().rstrip("|").strip(),
-            None if accelerator is None else version("ai-edge-litert"),
-            accelerator,
+            version("ai-edge-litert") if litert else None,
             load_average(),
         )
 

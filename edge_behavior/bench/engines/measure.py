@@ -31,7 +31,6 @@ from edge_behavior.bundle.bundle import bundle_bytes, bundle_form, read_manifest
 from edge_behavior.bundle.folder import holds_safetensors
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.accelerator import CPU
 from edge_behavior.util.numbers import file_size
 from edge_behavior.util.timebox import Clock, TimeBudget
 
@@ -77,7 +76,7 @@ def measure_table(
     notes: list[str] = []
     entries = _entries(bundles, notes)
     has_litert = any(bundle_form(entry.path) == "litert" for entry in entries)
-    machine = Machine.here(options.threads, CPU if has_litert else None)
+    machine = Machine.here(options.threads, has_litert)
     reference = _reference(entries, options)
     windows = choose_windows(entries[0].manifest, options)
     _check_memory(entries)
