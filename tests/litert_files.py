@@ -96,7 +96,7 @@ def known_rows(backbone: Path) -> LiteRtProbe:
     ids = list(range(30, 40))
     with torch.inference_mode():
         logits = AutoModelForCausalLM.from_pretrained(backbone).eval()(torch.tensor([ids])).logits[0].numpy()
-    return LiteRtProbe.measured(ids, logits, logits)
+    return LiteRtProbe.measured(("gpu",), ids, logits, logits)
 
 
 def run_stand_ins(patch: pytest.MonkeyPatch) -> None:

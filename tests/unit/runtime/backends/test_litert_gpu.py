@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,18 @@ class TestKnownRows:
         assert "use the CPU, or export with --prune on" in error.value.hint
         LiteRtBackend(stand_in, LiteRtRunOptions(64, 1)).close()
 
-    def test_a_bundle_without_them(self, stand_in: Path, tmp_path: Path) -> None:
+    def test_a_bundle_without_them_or_for_others(self, stand_in: Path, tmp_path: Path) -> None:
         bundle, model, out = read_litert(stand_in), tmp_path / "model", tmp_path / "m.tflite"
         model.write_bytes(stand_in.read_bytes()[: bundle.model_bytes])
         write_litert(model, read_litert_entry(stand_in, TOKENIZER_ENTRY), bundle.manifest, bundle.graph, out)
         with pytest.raises(EdgebError, match=r"has no known rows to check the GPU by .export it again"):
             LiteRtBackend(out, LiteRtRunOptions(64, 1, "gpu"))
         LiteRtBackend(out, LiteRtRunOptions(64, 1)).close()
+        for_npu = replace(litert_files.known_rows(litert_files.stood_in(model)), accelerators=("npu",))
+        tokenizer = read_litert_entry(stand_in, TOKENIZER_ENTRY)
+        write_litert(model, tokenizer, bundle.manifest, bundle.graph, out, probe=for_npu)
+        with pytest.raises(EdgebError, match=r"was not exported for the GPU .export it with norm: apart, or use"):
+            LiteRtBackend(out, LiteRtRunOptions(64, 1, "gpu"))
 
 
 class TestRefused:
