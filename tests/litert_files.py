@@ -68,12 +68,20 @@ def stood_in(model: Path) -> Path:
     return Path(model.read_bytes().removeprefix(_HEAD + _MARK).decode())
 
 
-def converted(backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, cache_length: int = 1024) -> Path:
-    """Write a bundle for LiteRT itself, in float32; arguments as for `stand_in`.
+def converted(
+    backbone: Path,
+    tokenizer: Path,
+    manifest: Manifest,
+    out: Path,
+    cache_length: int = 1024,
+    sizes: tuple[int, ...] = FEW_SIZES,
+    first_sizes: tuple[int, ...] = FEW_FIRST_SIZES,
+) -> Path:
+    """Write a bundle for LiteRT itself, in float32; the other arguments are those of `stand_in`.
 
     A conversion takes from half a minute to minutes, and is kept for other tests of the same weights.
     """
-    graph = describe(load_config(backbone), FEW_SIZES, FEW_FIRST_SIZES, cache_length)
+    graph = describe(load_config(backbone), sizes, first_sizes, cache_length)
     key = hashlib.sha256(json.dumps(graph.to_dict()).encode())
     code = (Path(str(module.__file__)) for module in (convert, graph_module))
     for file in (backbone / "config.json", backbone / "model.safetensors", *code):
