@@ -76,12 +76,14 @@ def converted(
     out: Path,
     cache_length: int = 1024,
     population: PopulationTable | None = None,
+    sizes: tuple[int, ...] = FEW_SIZES,
+    first_sizes: tuple[int, ...] = FEW_FIRST_SIZES,
 ) -> Path:
-    """Write a bundle for LiteRT itself, in float32; arguments as for `stand_in`, and the table of people's habits.
+    """Write a bundle for LiteRT itself, in float32; the other arguments are those of `stand_in`, and the population's.
 
     A conversion takes from half a minute to minutes, and is kept for other tests of the same weights.
     """
-    graph = describe(load_config(backbone), FEW_SIZES, FEW_FIRST_SIZES, cache_length)
+    graph = describe(load_config(backbone), sizes, first_sizes, cache_length)
     key = hashlib.sha256(json.dumps(graph.to_dict()).encode())
     code = (Path(str(module.__file__)) for module in (convert, graph_module))
     for file in (backbone / "config.json", backbone / "model.safetensors", *code):
@@ -104,7 +106,7 @@ def known_rows(backbone: Path) -> LiteRtProbe:
     ids = list(range(30, 40))
     with torch.inference_mode():
         logits = AutoModelForCausalLM.from_pretrained(backbone).eval()(torch.tensor([ids])).logits[0].numpy()
-    return LiteRtProbe.measured(ids, logits, logits)
+    return LiteRtProbe.measured(("gpu",), ids, logits, logits)
 
 
 def run_stand_ins(patch: pytest.MonkeyPatch) -> None:

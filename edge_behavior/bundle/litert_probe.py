@@ -18,7 +18,13 @@ from edge_behavior.core.fields import DAMAGED_HINT, Kind, is_number, is_whole, r
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.errors import EdgebError
 
-_FIELDS: Mapping[str, Kind] = {"ids": list, "tokens": list, "log_probs": list, "tolerance": (int, float)}
+_FIELDS: Mapping[str, Kind] = {
+    "accelerators": list,
+    "ids": list,
+    "tokens": list,
+    "log_probs": list,
+    "tolerance": (int, float),
+}
 # Prompt tokens, and tokens of the vocabulary whose log-probabilities are kept after each.
 _IDS, _TOKENS = 8, 64
 # Least tolerance, nats: some 20 times what a software adapter differs from the CPU by in float32.
@@ -35,6 +41,7 @@ class LiteRtProbe:
     """The content of a bundle's `probe.json`.
 
     Attributes:
+        accelerators: What the graph is made for beside the CPU, by name: another may crash the process.
         ids: Token ids of a prompt's beginning.
         tokens: Some token ids, spread evenly over the vocabulary, so that a part of the head that is wrong holds one.
         log_probs: For each of `ids` the log-probability, in nats and over the whole vocabulary, of each of `tokens`
@@ -42,16 +49,24 @@ class LiteRtProbe:
         tolerance: Largest difference from `log_probs` that is no fault, nats.
     """
 
+    accelerators: tuple[str, ...]
     ids: tuple[int, ...]
     tokens: tuple[int, ...]
     log_probs: tuple[tuple[float, ...], ...]
     tolerance: float
 
     @classmethod
-    def measured(cls, ids: list[int], plain: NDArray[np.float32], shipped: NDArray[np.float32]) -> LiteRtProbe:
+    def measured(
+        cls,
+        accelerators: tuple[str, ...],
+        ids: list[int],
+        plain: NDArray[np.float32],
+        shipped: NDArray[np.float32],
+    ) -> LiteRtProbe:
         """What an export keeps.
 
         Args:
+            accelerators: See the class.
             ids: A prompt, of which the first tokens are taken.
             plain: Logits [T, V] after each id by the float32 model.
             shipped: Those by the model that is shipped, on the CPU.
@@ -61,7 +76,7 @@ class LiteRtProbe:
         off = float(np.abs(_log_probs(shipped[:_IDS], tokens) - expected).max())
         rows = tuple(tuple(round(float(value), _DIGITS) for value in row) for row in expected)
         tolerance = round(_FLOOR + _MARGIN * off, _DIGITS)
-        return cls(tuple(ids[:_IDS]), tuple(tokens.tolist()), rows, tolerance)
+        return cls(accelerators, tuple(ids[:_IDS]), tuple(tokens.tolist()), rows, tolerance)
 
     def difference(self, logits: NDArray[np.float32], first: int = 0) -> float:
         """How far logits are from the known ones at most, nats; infinite where they are not finite.
@@ -91,6 +106,7 @@ class LiteRtProbe:
             EdgebError: a field that is missing, unknown or has a bad value.
         """
         found = read_fields(values, _FIELDS, where)
+        accelerators = tuple(read_list(found["accelerators"], f"{where}: accelerators", str))
         ids, tokens = (_tokens(found[name], vocabulary, f"{where}: {name}") for name in ("ids", "tokens"))
         rows = []
         for number, row in enumerate(read_list(found["log_probs"], f"{where}: log_probs", list, len(ids))):
@@ -100,7 +116,7 @@ class LiteRtProbe:
             rows.append(tuple(float(value) for value in row))
         if not is_number(found["tolerance"], 0, _MOST):
             raise EdgebError(f"{where}: field 'tolerance' is {found['tolerance']}", DAMAGED_HINT)
-        return cls(ids, tokens, tuple(rows), float(found["tolerance"]))
+        return cls(accelerators, ids, tokens, tuple(rows), float(found["tolerance"]))
 
 
 def _tokens(value: object, vocabulary: int, where: str) -> tuple[int, ...]:

@@ -166,7 +166,8 @@ class TestPredict:
     @pytest.fixture
     def model(self, monkeypatch) -> ByteModel:
         made = ByteModel()
-        monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(MANIFEST, made)))
+        load = classmethod(lambda cls, path, threads, accelerator: cls(MANIFEST, made, None, accelerator))
+        monkeypatch.setattr(Predictor, "load", load)
         return made
 
     @pytest.fixture
@@ -178,7 +179,7 @@ class TestPredict:
         found = document(*question, "--top", 0)
         assert set(found) == {
             *("predictions", "scoring", "source", "unexpanded", "tokens_evaluated", "latency_ms", "bundle"),
-            *("calibrated", "balance", "skipped_events"),
+            *("calibrated", "balance", "accelerator", "skipped_events"),
         }
         assert (found["calibrated"], found["balance"]) == (False, 0)
         assert (found["scoring"], found["source"], found["bundle"]) == ("exact", "model", "m.gguf")
@@ -247,7 +248,9 @@ class TestPredict:
         """The same model in a bundle that is calibrated."""
         own = Calibration(3.0, {"head": 0.0, "medium": 0.0, "tail": 0.0}, {0.8: 0.2}, {0.5: 0.01, 0.9: None})
         manifest = replace(MANIFEST, calibration=CalibrationSet({"model": own, "habits": own}))
-        monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(manifest, model)))
+        monkeypatch.setattr(
+            Predictor, "load", classmethod(lambda cls, path, threads, accelerator: cls(manifest, model))
+        )
         return model
 
     def test_calibrated_unless_raw(self, calibrated, question):
@@ -299,7 +302,9 @@ class TestPredict:
                 run(*question, "--balance", text)
         held = CalibrationSet(dict.fromkeys(("model", "habits"), Calibration(2.0, coverage={0.8: 0.2})))
         manifest = replace(MANIFEST, calibration=held, balance=FittedBalance({"model": 0.5, "habits": 0.0}, held))
-        monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(manifest, calibrated)))
+        monkeypatch.setattr(
+            Predictor, "load", classmethod(lambda cls, path, threads, accelerator: cls(manifest, calibrated))
+        )
         found = document(*question, "--balance", "fitted", "--coverage", 0.8)
         assert (found["balance"], found["calibrated"]) == (0.5, True)
         assert found["likely"]
@@ -311,7 +316,9 @@ class TestPredict:
 
     def test_without_places_none_is_needed_or_taken(self, model, question, tmp_path, monkeypatch):
         manifest = replace(MANIFEST, layout=PromptLayout(places=False))
-        monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, threads: cls(manifest, model)))
+        monkeypatch.setattr(
+            Predictor, "load", classmethod(lambda cls, path, threads, accelerator: cls(manifest, model))
+        )
         (tmp_path / "h.csv").write_text("timestamp,behavior\n2024-05-01T17:00," + LABELS[0] + "\n")
         assert len(document(*question[:-2], "--top", 0)["predictions"]) == 4
         write_history(tmp_path / "h.csv", EVENTS)
@@ -580,6 +587,7 @@ class TestEvaluate:
         expected = {
             "source": "habits",
             "balance": {"model": 0.25, "habits": 0.0},
+            "accelerator": None,
             "natural": metrics(1).to_dict(),
             "baselines": others,
             "by_history": {

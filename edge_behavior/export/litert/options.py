@@ -20,7 +20,8 @@ AUTO = "auto"
 PRECISIONS = {"q4": "int4", "q8": "int8", "f32": "f32"}
 # What `auto` tries, by falling compression.
 AUTO_ORDER = ("q4", "q8")
-NORMS = ("apart", "composite")
+# The forms of RMSNorm, and the accelerators that take each; the CPU takes either.
+NORMS = {"apart": ("gpu",), "composite": ("npu",)}
 _LARGEST_SIZE = 1024
 # YAML has lists.
 Sizes = Annotated[tuple[StrictInt, ...], Field(strict=False)]

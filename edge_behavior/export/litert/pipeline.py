@@ -25,7 +25,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.export.checks import check_logits, check_quantized_logits
 from edge_behavior.export.context import Export, Model, check_profile, chosen_context, open_source
 from edge_behavior.export.gguf.writer import write_gguf, write_vocabulary
-from edge_behavior.export.litert.options import AUTO, PRECISIONS, LiteRtOptions
+from edge_behavior.export.litert.options import AUTO, NORMS, PRECISIONS, LiteRtOptions
 from edge_behavior.export.litert.quantize import BLOCK
 from edge_behavior.export.litert.worker import check_packages, convert_apart, quantize_apart
 from edge_behavior.export.parity.gate import ParityError, ParityReport, parity_report
@@ -242,7 +242,7 @@ def _quantized(
         bundle.unlink()
         report = parity_report(scores.by_stage, scores.samples, settings)
         if not report.exceeded or (options.quant != AUTO and not settings.enforce):
-            probe = LiteRtProbe.measured(model.probe.ids, plain, found)
+            probe = LiteRtProbe.measured(NORMS[options.norm], model.probe.ids, plain, found)
             return _Chosen(chosen, probe, quant, replace(report, tried=tried), types)
         tried[quant] = report.exceeded
         file.unlink(missing_ok=True)

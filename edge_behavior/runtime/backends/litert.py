@@ -24,7 +24,7 @@ from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.litert.compiled import CompiledGraph
 from edge_behavior.runtime.litert.evaluator import Evaluator, signature_names
 from edge_behavior.runtime.litert.inputs import Tokens
-from edge_behavior.runtime.litert.probe import check_rows
+from edge_behavior.runtime.litert.probe import check_rows, known_rows
 from edge_behavior.runtime.litert.tokenizer import open_tokenizer
 from edge_behavior.runtime.llama.model import LlamaModel
 
@@ -69,11 +69,12 @@ class LiteRtBackend(Guarded):
                     f"{path}: the tokenizer has {self._tokenizer.n_vocab} tokens, the model {self._graph.vocabulary}",
                     "export it again",
                 )
+            probe = None if options.accelerator == CPU else known_rows(path, self._graph, options.accelerator)
             compiled = CompiledGraph(path, options.threads, signature_names(self._graph), options.accelerator)
             self._compiled = self._lifetime.keep(compiled, methodcaller("close"))
             self._evaluator = self._lifetime.keep(Evaluator(self._graph, self._compiled), Evaluator.close)
-            if options.accelerator != CPU:
-                check_rows(path, self._graph, self._evaluator, options.accelerator)
+            if probe is not None:
+                check_rows(path, probe, self._graph, self._evaluator, options.accelerator)
         except BaseException:
             self._lifetime.close()
             raise

@@ -12,14 +12,14 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.accelerator import Accelerator
+from edge_behavior.runtime.accelerator import CPU, Accelerator
 
 _HINT = "pip install 'edgeb[litert]'"
-_STDERR = 2
+_STDOUT, _STDERR = 1, 2
 # XNNPACK keeps packed weights for all signatures together, in memory; without a cache, it packs them for each.
 _IN_MEMORY = ":memory"
 # One caller at a time: two that take turns in a wrong order would leave standard error closed.
@@ -63,7 +63,9 @@ def open_model(litert: Any, path: str, threads: int, accelerator: Accelerator) -
         # Activations of a language model do not fit into 16 bits.
         gpu_options=litert.options.GpuOptions(enforce_f32=True),
     )
-    with _lock, _without_stderr():
+    # The GPU accelerator also writes to standard output, where a command's answer goes.
+    streams = (_STDERR,) if accelerator == CPU else (_STDERR, _STDOUT)
+    with _lock, _without(*streams):
         process = os.getpid()
         if process not in _environments:
             made = litert.environment.Environment.create()
@@ -80,7 +82,7 @@ def quiet_run() -> Iterator[None]:
     if process in _ran:
         yield
         return
-    with _lock, _without_stderr():
+    with _lock, _without(_STDERR):
         yield
         _ran.add(process)
 
@@ -100,22 +102,39 @@ def _end_stderr() -> None:
 
 
 @contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Send what native code writes to standard error nowhere."""
+def _without(*streams: int) -> Iterator[None]:
+    """Send what native code writes to these descriptors nowhere."""
+    with ExitStack() as stack:
+        for stream in streams:
+            stack.enter_context(_closed(stream))
+        yield
+
+
+@contextmanager
+def _closed(stream: int) -> Iterator[None]:
     try:
-        saved = os.dup(_STDERR)
+        saved = os.dup(stream)
     except OSError:
         # It is closed already.
         yield
         return
     try:
+        _flush(stream)
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, _STDERR)
+        os.dup2(nowhere, stream)
         os.close(nowhere)
         yield
     finally:
-        os.dup2(saved, _STDERR)
+        _flush(stream)
+        os.dup2(saved, stream)
         os.close(saved)
+
+
+def _flush(stream: int) -> None:
+    """Write what C's library holds back of standard output, which it does where that is no terminal."""
+    flush = getattr(ctypes.pythonapi, "fflush", None)
+    if stream == _STDOUT and flush is not None:
+        flush(None)
 
 
 def _renew_lock() -> None:

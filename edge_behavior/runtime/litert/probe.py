@@ -9,29 +9,44 @@ import numpy as np
 
 from edge_behavior.bundle.litert_file import read_litert_probe
 from edge_behavior.bundle.litert_graph import LiteRtGraph
+from edge_behavior.bundle.litert_probe import LiteRtProbe
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.litert.calls import Call
 from edge_behavior.runtime.litert.evaluator import Evaluator
 from edge_behavior.runtime.litert.inputs import Tokens
 
 
-def check_rows(path: Path, graph: LiteRtGraph, evaluator: Evaluator, accelerator: str) -> None:
-    """Refuse an accelerator that computes other rows than the bundle's; overwrites the cache's first slots.
-
-    Args:
-        path: The bundle.
-        graph: Its graph.
-        evaluator: Of that graph, on the accelerator.
-        accelerator: Its name.
+def known_rows(path: Path, graph: LiteRtGraph, accelerator: str) -> LiteRtProbe:
+    """The rows to check an accelerator by, read before it is given the model.
 
     Raises:
-        EdgebError: the bundle has no known rows, or the accelerator's differ by more than the bundle's tolerance.
+        EdgebError: the bundle has none, or its graph is made for other accelerators.
     """
     probe = read_litert_probe(path)
     if probe is None or len(probe.ids) > graph.cache:
         raise EdgebError(
             f"{path} has no known rows to check the {accelerator.upper()} by", "export it again, or use the CPU"
         )
+    if accelerator not in probe.accelerators:
+        raise EdgebError(
+            f"{path} was not exported for the {accelerator.upper()}", "export it with norm: apart, or use the CPU"
+        )
+    return probe
+
+
+def check_rows(path: Path, probe: LiteRtProbe, graph: LiteRtGraph, evaluator: Evaluator, accelerator: str) -> None:
+    """Refuse an accelerator that computes other rows than the bundle's; overwrites the cache's first slots.
+
+    Args:
+        path: The bundle.
+        probe: What `known_rows` gave.
+        graph: Its graph.
+        evaluator: Of that graph, on the accelerator.
+        accelerator: Its name.
+
+    Raises:
+        EdgebError: the accelerator's rows differ by more than the bundle's tolerance.
+    """
     count = len(probe.ids)
     order = np.arange(count, dtype=np.int32)
     visible = np.arange(graph.cache)[None, :] <= order[:, None]

@@ -13,6 +13,7 @@ from edge_behavior.errors import EdgebError
 
 IDS = list(range(100, 112))
 VOCABULARY = 1000
+MADE_FOR = ("gpu",)
 
 
 def logits(seed: int = 0) -> np.ndarray:
@@ -21,7 +22,7 @@ def logits(seed: int = 0) -> np.ndarray:
 
 def test_what_is_kept() -> None:
     rows = logits()
-    probe = LiteRtProbe.measured(IDS, rows, rows)
+    probe = LiteRtProbe.measured(MADE_FOR, IDS, rows, rows)
     assert probe.ids == tuple(IDS[:8])
     assert (probe.tokens[0], probe.tokens[-1]) == (0, VOCABULARY - 1)
     assert max(np.diff(probe.tokens)) <= VOCABULARY // len(probe.tokens) + 2
@@ -33,12 +34,15 @@ def test_what_is_kept() -> None:
 
 def test_a_small_vocabulary_is_kept_whole() -> None:
     rows = logits()[:, :20]
-    assert LiteRtProbe.measured(IDS, rows, rows).tokens == tuple(range(20))
+    assert LiteRtProbe.measured(MADE_FOR, IDS, rows, rows).tokens == tuple(range(20))
 
 
 def test_the_tolerance_follows_quantization() -> None:
     rows, shipped = logits(), logits() + np.float32(0.1) * logits(1)
-    plain, quantized = LiteRtProbe.measured(IDS, rows, rows), LiteRtProbe.measured(IDS, rows, shipped)
+    plain, quantized = (
+        LiteRtProbe.measured(MADE_FOR, IDS, rows, rows),
+        LiteRtProbe.measured(MADE_FOR, IDS, rows, shipped),
+    )
     assert plain.tolerance == 0.01
     assert plain.difference(rows[:8]) < 1e-4
     assert quantized.log_probs == plain.log_probs
@@ -47,7 +51,7 @@ def test_the_tolerance_follows_quantization() -> None:
 
 def test_differences() -> None:
     rows = logits()
-    probe = LiteRtProbe.measured(IDS, rows, rows)
+    probe = LiteRtProbe.measured(MADE_FOR, IDS, rows, rows)
     # The same for every token is no difference: probabilities are what is answered.
     assert probe.difference(rows[:8] + np.float32(5)) < 1e-4
     assert probe.difference(rows[4:8], 4) < 1e-4
@@ -65,6 +69,7 @@ def test_differences() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        ("accelerators", [1], r"accelerators.0. is 1, not str"),
         ("ids", [], r"ids is \[\], not tokens of the model"),
         ("ids", [1, VOCABULARY], "not tokens of the model"),
         ("tokens", [-1, 5], "not tokens of the model"),
@@ -79,7 +84,7 @@ def test_differences() -> None:
 )
 def test_damage(field: str, value: Any, message: str) -> None:
     rows = logits()
-    fields = json.loads(json.dumps(LiteRtProbe.measured(IDS, rows, rows).to_dict()))
+    fields = json.loads(json.dumps(LiteRtProbe.measured(MADE_FOR, IDS, rows, rows).to_dict()))
     with pytest.raises(EdgebError, match=message) as error:
         LiteRtProbe.from_dict({**fields, field: value}, VOCABULARY, "m.tflite: probe.json")
     assert str(error.value).startswith("m.tflite: probe.json")

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
-from edge_behavior.bundle.litert_file import TOKENIZER_ENTRY, read_litert, read_litert_entry
+from edge_behavior.bundle.litert_file import TOKENIZER_ENTRY, read_litert, read_litert_entry, read_litert_probe
 from edge_behavior.bundle.litert_graph import LiteRtGraph
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.litert import pipeline, worker
@@ -23,6 +23,7 @@ from edge_behavior.export.litert.options import LiteRtOptions, litert_options
 from edge_behavior.export.litert.pipeline import export_litert
 from edge_behavior.export.parity.gate import ParityError
 from edge_behavior.export.source import ExportSource
+from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
 from edge_behavior.runtime.llama.model import LlamaModel
 from tests import helpers
 from tests.command import invoked
@@ -92,6 +93,27 @@ def test_export(source: ExportSource, tmp_path: Path, in_torch: Any, capfd: pyte
     assert (graph.sizes, graph.first_sizes) == ((1, 4, 16), (16,))
     assert graph.cache == manifest.context_length <= 512
     assert capfd.readouterr().out == ""
+
+
+def test_known_rows(source: ExportSource, tmp_path: Path, in_torch: Any) -> None:
+    """By the float32 model; an accelerator may differ by twice what quantization did."""
+    probes, rows = {}, {}
+    for quant, norm in (("f32", "composite"), ("q8", "apart")):
+        out = tmp_path / f"{quant}.tflite"
+        export_litert(source, out, replace(OPTIONS, quant=quant, norm=norm), helpers.profile())
+        probe = read_litert_probe(out)
+        assert probe is not None
+        backend = LiteRtBackend(out, LiteRtRunOptions(64, 1))
+        rows[quant] = np.stack([backend.prefill(probe.ids[:end])[0].copy() for end in range(1, len(probe.ids) + 1)])
+        backend.close()
+        probes[quant] = probe
+    plain, quantized = probes["f32"], probes["q8"]
+    assert (plain.accelerators, quantized.accelerators) == (("npu",), ("gpu",))
+    assert (plain.ids, plain.tokens) == (quantized.ids, quantized.tokens)
+    assert plain.difference(rows["f32"]) < 1e-3 < quantized.difference(rows["q8"])
+    assert quantized.difference(rows["f32"]) < 1e-3
+    assert plain.tolerance == pytest.approx(0.01, abs=1e-3)
+    assert quantized.tolerance == pytest.approx(0.01 + 2 * quantized.difference(rows["q8"]), abs=1e-3)
 
 
 def test_the_tokenizer_is_a_gguf_without_tensors(source: ExportSource, tmp_path: Path, in_torch: Any) -> None:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,18 @@ class TestKnownRows:
         assert "use the CPU, or export with --prune on" in error.value.hint
         LiteRtBackend(stand_in, LiteRtRunOptions(64, 1)).close()
 
-    def test_a_bundle_without_them(self, stand_in: Path, tmp_path: Path) -> None:
+    def test_a_bundle_without_them_or_for_others(self, stand_in: Path, tmp_path: Path) -> None:
         bundle, model, out = read_litert(stand_in), tmp_path / "model", tmp_path / "m.tflite"
         model.write_bytes(stand_in.read_bytes()[: bundle.model_bytes])
         write_litert(model, read_litert_entry(stand_in, TOKENIZER_ENTRY), bundle.manifest, bundle.graph, out)
         with pytest.raises(EdgebError, match=r"has no known rows to check the GPU by .export it again"):
             LiteRtBackend(out, LiteRtRunOptions(64, 1, "gpu"))
         LiteRtBackend(out, LiteRtRunOptions(64, 1)).close()
+        for_npu = replace(litert_files.known_rows(litert_files.stood_in(model)), accelerators=("npu",))
+        tokenizer = read_litert_entry(stand_in, TOKENIZER_ENTRY)
+        write_litert(model, tokenizer, bundle.manifest, bundle.graph, out, probe=for_npu)
+        with pytest.raises(EdgebError, match=r"was not exported for the GPU .export it with norm: apart, or use"):
+            LiteRtBackend(out, LiteRtRunOptions(64, 1, "gpu"))
 
 
 class TestRefused:
@@ -256,16 +262,25 @@ class TestOnASoftwareAdapter:
                 for session in sessions:
                     session.observe(event)
 
+    def test_a_command_writes_its_answer_and_nothing_else(self, bundle: Path, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "edge_behavior", "predict", str(bundle), *QUESTION, "--accelerator", "gpu"]
+        home = {**os.environ, "EDGEB_HOME": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, env=home, check=True)
+        assert done.stderr == ""
+        assert json.loads(done.stdout)["accelerator"] == "gpu"
+
     def test_a_head_that_is_too_wide_is_refused(self, engine: Engine, tmp_path: Path) -> None:
         """Its texture has a column for four tokens, and this adapter takes 8,192: noise, while every call succeeds."""
         require(LITERT)
         torch.manual_seed(0)
-        model = helpers.model(engine.tokens)
-        model.resize_token_embeddings(40_000)
+        model = helpers.model(engine.tokens, layers=1)
+        model.resize_token_embeddings(49_152)
         base = helpers.save(model, engine.tokens, tmp_path / "base")
         write_gguf(base, tmp_path / "m.gguf", "f32")
         manifest = manifest_of(engine.tokens, CANDIDATES, PromptLayout())
-        out = litert_files.converted(base, tmp_path / "m.gguf", manifest, tmp_path / "wide.tflite", 256)
+        # Calls of 8 tokens are not affected.
+        files = base, tmp_path / "m.gguf", manifest, tmp_path / "wide.tflite"
+        out = litert_files.converted(*files, 64, sizes=(32,), first_sizes=())
         LiteRtBackend(out, LiteRtRunOptions(64, 1)).close()
-        with pytest.raises(EdgebError, match="the GPU computes other answers than the CPU"):
+        with pytest.raises(EdgebError, match="the GPU computes other answers than the CPU in calls of 32 tokens"):
             LiteRtBackend(out, LiteRtRunOptions(64, 1, "gpu"))
