@@ -9,8 +9,14 @@ internal class Reading(val tokens: (Int) -> IntArray, val scoring: Scoring)
  * A look ahead of a prompt: what is read after it, and along which label trie.
  *
  * @property likely A hint: trie nodes that will probably be asked for, evaluated with the prompt as far as they fit.
+ * @property spare Further nodes, the likeliest first, which an engine evaluates where that takes no time.
  */
-internal class Ahead(val trie: LabelTrie, val reading: Reading, val likely: List<Int> = emptyList())
+internal class Ahead(
+    val trie: LabelTrie,
+    val reading: Reading,
+    val likely: List<Int> = emptyList(),
+    val spare: List<Int> = emptyList()
+)
 
 /**
  * One engine with one held prompt, and a look ahead of it along a label trie.

@@ -3,6 +3,9 @@ package dev.edgeb.core
 import java.io.File
 
 private const val KEPT_SEARCHES = 32
+
+// Candidates beyond those that a search expects to need, for calls that have room.
+private const val SPARE = 8
 private const val NANOS_PER_MS = 1e6
 
 /** What a bundle's file was when it was opened. It may be renamed later. */
@@ -211,10 +214,15 @@ internal class Engine(
     ): Pair<Found, Int> {
         val search = searchOf(request.scoring, allowed)
         val topK = request.topK
-        // One more than asked for: the first one out has to be known to be worse.
-        val hint = if (request.exhaustive || topK == null) emptyList() else search.likely(expected, topK + 1)
+        var hint = emptyList<Int>()
+        var spare = emptyList<Int>()
+        if (!request.exhaustive && topK != null) {
+            // One more than asked for: the first one out has to be known to be worse.
+            hint = search.likely(expected, topK + 1)
+            spare = search.likely(expected, topK + 1 + SPARE).drop(hint.size)
+        }
         val reading = Reading(search::childTokens, request.scoring)
-        var tokens = backend.prefill(ids, Ahead(encoder.trie, reading, hint))
+        var tokens = backend.prefill(ids, Ahead(encoder.trie, reading, hint, spare))
         val rows = object : Rows {
             override fun root() = backend.root()
 

@@ -25,6 +25,7 @@ internal class LiteRtBackend(
     // Evaluated trie nodes: the slot of each, and what was read of the rows at hand.
     private val slots = HashMap<Int, Int>()
     private var rows: Map<Int, DoubleArray> = emptyMap()
+    private var spare = emptyList<Int>()
 
     // Whether the fields above describe the cache: not during a change, nor after one that failed half-way.
     private var known = true
@@ -57,7 +58,11 @@ internal class LiteRtBackend(
             prompt = prompt.copyOf(common)
             this.ahead = ahead
             // Parents come first, so that the first ones are complete paths.
-            if (ahead != null) hinted = withAncestors(ahead.trie, ahead.likely).take(capacity - ids.size)
+            if (ahead != null && ahead.likely.isNotEmpty()) {
+                spare = ahead.spare
+                hinted = withAncestors(ahead.trie, ahead.likely).take(capacity - ids.size)
+                hinted = filledUp(ahead.trie, hinted, added.size, capacity - ids.size)
+            }
             val found = evaluate(added, hinted)
             prompt = ids
             root = found.firstOrNull()
@@ -84,10 +89,15 @@ internal class LiteRtBackend(
         var missing = nodes.distinct().filter { it !in done }.sorted()
         var tokens = 0
         while (missing.isNotEmpty()) {
-            val (taken, steps) = fitting(trie, missing)
+            val (taken, fitted) = fitting(trie, missing)
             if (taken == 0) {
                 changing { dropNodes() }
                 continue
+            }
+            var steps = fitted
+            if (taken == missing.size) {
+                val unused = capacity - prompt.size - (slots.keys + fitted).size
+                steps = filledUp(trie, fitted, 0, unused + fitted.size)
             }
             changing {
                 rows = emptyMap()
@@ -145,6 +155,7 @@ internal class LiteRtBackend(
     private fun dropNodes() {
         slots.clear()
         rows = emptyMap()
+        spare = emptyList()
         root = null
     }
 
@@ -159,6 +170,25 @@ internal class LiteRtBackend(
             steps.addAll(more)
         }
         return Pair(missing.size, steps.sorted())
+    }
+
+    /**
+     * Nodes to evaluate behind new tokens of the prompt, and spare ones that the same calls have room for.
+     *
+     * @param nodes Parents first, as the result.
+     * @param most How many nodes the cache takes.
+     */
+    private fun filledUp(trie: LabelTrie, nodes: List<Int>, added: Int, most: Int): List<Int> {
+        var room = minOf(evaluator.room(added + nodes.size, maxOf(0, added - 1), prompt.size), most - nodes.size)
+        val filled = nodes.toHashSet()
+        for (node in spare) {
+            val way = trie.ancestors(node).filter { it !in slots && it !in filled }
+            if (way.size <= room) {
+                filled.addAll(way)
+                room -= way.size
+            }
+        }
+        return filled.sorted()
     }
 
     /** Evaluate new prompt ids and trie nodes, parents first; reads the last id's row, if any, and the nodes'. */

@@ -55,6 +55,18 @@ internal class LiteRtEvaluator(private val graph: LiteRtGraph, private val model
         get() = nanos / 1e6
 
     /**
+     * How many more tokens the calls for a pass could hold.
+     *
+     * @param silent As for [evaluate].
+     * @param position Rotary position of the first token.
+     */
+    fun room(count: Int, silent: Int, position: Int): Int =
+        plan(count, silent, position).takeLast(1).map { it.size - (it.stop - it.start) }.sum()
+
+    /** A prompt from its beginning: each of the silent tokens sees the slots up to its own. */
+    private fun plan(count: Int, silent: Int, position: Int) = planner.plan(count, if (position == 0) silent else 0)
+
+    /**
      * Evaluate a pass of new tokens, at least one, and put them into their slots.
      *
      * @param tokens The tokens, each after those that it sees.
@@ -65,9 +77,7 @@ internal class LiteRtEvaluator(private val graph: LiteRtGraph, private val model
     fun evaluate(tokens: LiteRtTokens, silent: Int, reading: ((Int) -> RowReading)?): List<DoubleArray> {
         for (i in 0 until tokens.size) positions[tokens.slots[i]] = tokens.positions[i]
         val found = ArrayList<DoubleArray>()
-        // A prompt from its beginning: each of these tokens sees the slots up to its own.
-        val beginning = if (tokens.positions[0] == 0) silent else 0
-        for (call in planner.plan(tokens.size, beginning)) {
+        for (call in plan(tokens.size, silent, tokens.positions[0])) {
             val logits = run(call, tokens.part(call.start, call.stop))
             if (logits == null || reading == null) continue
             val rows = (maxOf(silent, call.start) until call.stop).toList()

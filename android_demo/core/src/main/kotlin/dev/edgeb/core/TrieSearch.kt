@@ -111,10 +111,10 @@ internal class TrieSearch(private val trie: LabelTrie, private val scoring: Scor
         return state.found()
     }
 
-    /** Nodes that have to be expanded to know the `count` best of `scores`, sorted. */
+    /** Nodes to expand to know the `count` best of `scores`: the best one's first, parents before children. */
     fun likely(scores: DoubleArray, count: Int): List<Int> {
         val best = scores.indices.filter { allowed[it] }.sortedByDescending { scores[it] }.take(count)
-        return best.flatMap { trie.ancestors(trie.leaves[it]) }.filter { choosing[it] }.distinct().sorted()
+        return best.flatMap { trie.ancestors(trie.leaves[it]) }.filter { choosing[it] }.distinct()
     }
 
     private fun nextNodes(chosen: List<Int>, atHand: Set<Int>, state: SearchState, everything: Boolean): List<Int> {
