@@ -104,6 +104,7 @@ def test_predict(bundle: Path, history: Path, data: Path) -> None:
             "unexpanded",
             "tokens_evaluated",
             "latency_ms",
+            "accelerator",
             "bundle",
         ),
         "skipped_events",

@@ -40,6 +40,8 @@ HELD = Mixture(HabitsConfig(half_life=9), WEIGHTS, "fused")
 class FakePredictor:
     """A model that knows its last L events only; masked scoring turns the order round in even windows."""
 
+    accelerator = None
+
     def __init__(self, habits, labels=helpers.LABELS):
         self.manifest = Manifest(
             created_with="edgeb test",
@@ -106,7 +108,7 @@ def test_every_source_is_measured_and_the_default_is_on_top(load, default):
     assert set(found["baselines"]) == {*COUNTERS, *others}
     assert found["balance"] == {"model": 0, "habits": 0, "fused": 0}
     names = {"source", "natural", "balanced", "baselines", "by_history", "masked_differs", "calibration", "dataset"}
-    names |= {"balance"}
+    names |= {"accelerator", "balance"}
     assert set(found) == names
     assert found["calibration"] is None
     for protocol in protocols("both", TABLE, L, CHOICE):
