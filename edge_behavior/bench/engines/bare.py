@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from edge_behavior.bench.native import FLASH_PAYS, Decode, watched_decodes
 from edge_behavior.bundle.bundle import bundle_form
@@ -19,6 +19,8 @@ from edge_behavior.runtime.backends.base import Backend
 from edge_behavior.runtime.llama.context import ContextOptions, LlamaContext
 from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.predictor import open_backend
+
+_Call = TypeVar("_Call")
 
 # Logit rows of one decode: the backend asks for no more.
 _ROWS = 64
@@ -107,12 +109,29 @@ class LlamaCalls:
         self._model.close()
 
 
-class LiteRtCalls:
-    """Runs of LiteRT's signatures, repeated on the arrays as they were left."""
+class _Notes(Generic[_Call]):
+    """Calls of a backend's own objects, noted while asked to."""
 
     def __init__(self) -> None:
-        self._noted: list[Callable[[], None]] = []
+        self._noted: list[_Call] = []
         self._noting = False
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """See `BareCalls`."""
+        self._noted, self._noting = [], True
+        try:
+            yield
+        finally:
+            self._noting = False
+
+    def close(self) -> None:
+        """See `BareCalls`; they belong to the backend."""
+        self._noted = []
+
+
+class LiteRtCalls(_Notes[Callable[[], None]]):
+    """Runs of LiteRT's signatures, repeated on the arrays as they were left."""
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -131,25 +150,12 @@ class LiteRtCalls:
         finally:
             module.CompiledGraph = original
 
-    @contextmanager
-    def noting(self) -> Iterator[None]:
-        """See `BareCalls`."""
-        self._noted, self._noting = [], True
-        try:
-            yield
-        finally:
-            self._noting = False
-
     def repeat(self) -> float:
         """See `BareCalls`."""
         started = perf_counter()
         for run in self._noted:
             run()
         return perf_counter() - started
-
-    def close(self) -> None:
-        """See `BareCalls`; they belong to the backend."""
-        self._noted = []
 
     def _note(self, run: Callable[[], None]) -> None:
         if self._noting:
@@ -184,14 +190,14 @@ class _GeneratorCall:
     arguments: tuple[Any, ...]
 
 
-class OnnxCalls:
+class OnnxCalls(_Notes[_GeneratorCall]):
     """Calls of onnxruntime-genai's generator, repeated from where its sequence began."""
 
     _METHODS = frozenset({"rewind_to", "append_tokens", "get_logits", "get_output"})
 
     def __init__(self) -> None:
-        self._noted: list[_GeneratorCall] = []
-        self._noting, self._start = False, 0
+        super().__init__()
+        self._start = 0
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -206,15 +212,6 @@ class OnnxCalls:
         finally:
             module.load_genai = original
 
-    @contextmanager
-    def noting(self) -> Iterator[None]:
-        """See `BareCalls`."""
-        self._noted, self._noting = [], True
-        try:
-            yield
-        finally:
-            self._noting = False
-
     def repeat(self) -> float:
         """See `BareCalls`."""
         if not self._noted:
@@ -226,10 +223,6 @@ class OnnxCalls:
         for call in self._noted:
             getattr(call.generator, call.method)(*call.arguments)
         return perf_counter() - started
-
-    def close(self) -> None:
-        """See `BareCalls`; they belong to the backend."""
-        self._noted = []
 
     def note(self, generator: Any, method: str, arguments: tuple[Any, ...]) -> None:
         """Note a call that is about to be made, if it is one to repeat."""
