@@ -74,7 +74,7 @@ def train(
     if is_main():
         began()
     threads = Threads(recipe.threads)
-    if is_main() and not resume and recipe.backbone.dtype == "auto":
+    if is_main() and run.state.computing is None and recipe.backbone.dtype == "auto":
         threads.fit()
         _choose_dtype(recipe, run)
     wait()

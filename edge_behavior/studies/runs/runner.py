@@ -127,10 +127,21 @@ def do_run(planned: PlannedRun, dataset: Dataset, folder: RunsFolder, execute: R
     path.parent.mkdir(parents=True, exist_ok=True)
     run = folder.run(planned.name) or start_run(planned.recipe, dataset, path, resume=False)
     others = [(other, recipe) for other, recipe in folder.started_runs() if other.path != path]
+    _share_precision(run, planned.recipe, others)
     taken = take_over(run, planned.recipe, others)
     if taken:
         open_console(stderr=True).print(f"reused from another run: {', '.join(taken)}", markup=False)
     return (execute or train_until())(planned.recipe, dataset, path)
+
+
+def _share_precision(run: RunFolder, recipe: Recipe, others: Sequence[tuple[RunFolder, Recipe]]) -> None:
+    """Take over what `backbone.dtype: auto` was found to be for this backbone: runs that differ in it do not compare."""
+    if recipe.backbone.dtype != "auto" or run.state.computing is not None:
+        return
+    for other, its_recipe in others:
+        if other.state.computing is not None and its_recipe.backbone == recipe.backbone:
+            run.update(computing=other.state.computing)
+            return
 
 
 def train_until(last: str = STAGE_NAMES[-1]) -> Runner:

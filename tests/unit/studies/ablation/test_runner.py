@@ -19,9 +19,11 @@ from edge_behavior.studies.ablation.report import write_ablation
 from edge_behavior.studies.ablation.studies import AUXILIARY
 from edge_behavior.studies.ablation.summary import SeedStatistic
 from edge_behavior.studies.runs.runner import planned_work, run_plan
+from edge_behavior.train import pipeline
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder, write_json
 from edge_behavior.train.run.metrics import write_metrics
+from edge_behavior.train.trainer.precision import Computing
 from tests.unit.studies.ablation.conftest import metrics_of
 
 Execute = Callable[[Recipe, Path, Path], RunFolder]
@@ -107,6 +109,24 @@ def test_the_backbone_is_trained_once_per_seed(data: Path, recipe: Recipe, folde
     assert {name for name, report in shared.items() if "copied_from" not in (report or {})} == {
         "full-seed0", "full-seed1",
     }  # fmt: skip
+
+
+def test_all_runs_compute_in_the_precision_of_the_first(
+    data: Path, recipe: Recipe, folder: AblationFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def trial(*_: object) -> Computing:
+        tried.append("bfloat16" if not tried else "float32")
+        return Computing(tried[-1], "it was tried")
+
+    monkeypatch.setattr(pipeline, "chosen_dtype", trial)
+    monkeypatch.setattr(pipeline, "run_stages", lambda *_: None)
+    run_plan(folder.ask(asked(data, recipe)).plan().runs, data, folder, "edgeb ablate")
+    states = [run.state.computing for run, _ in folder.started_runs()]
+    assert len(states) == 2 * PER_SEED
+    assert [None if state is None else state.dtype for state in states] == ["bfloat16"] * len(states)
+    assert len(tried) == 1
 
 
 def test_a_failed_run_is_told_and_the_others_go_on(data: Path, recipe: Recipe, folder: AblationFolder) -> None:
