@@ -44,7 +44,7 @@ class RunModels:
         return encoder_for(self.tokenizer, self._run.layout, self._run.candidates)
 
     def load(self, stage: str, trainable: bool = False) -> Any:
-        """The backbone itself for `untuned`, else the backbone with a stage's adapter.
+        """The backbone itself for `untuned`, else the backbone with a stage's adapter, in float32 to train on.
 
         Args:
             stage: One of `MODELS`.
@@ -63,7 +63,8 @@ class RunModels:
                 raise EdgebError(f"{adapter / name} is missing", hint)
         base = self._backbone()
         try:
-            return PeftModel.from_pretrained(base, adapter, is_trainable=trainable)
+            # A float32 adapter under a bfloat16 backbone costs more than the backbone; scores need none.
+            return PeftModel.from_pretrained(base, adapter, is_trainable=trainable, autocast_adapter_dtype=trainable)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise EdgebError(f"{_culprit(adapter)} is damaged: {' '.join(str(error).split())}", hint) from None
         except RuntimeError as error:
