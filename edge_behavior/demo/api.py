@@ -68,6 +68,7 @@ POST: Mapping[str, Endpoint] = {
             "precision": (float, type(None)),
             "coverage": (float, type(None)),
             "source": (str, type(None)),
+            "balance": (float,),
             "exhaustive": (bool,),
         },
         _predict,

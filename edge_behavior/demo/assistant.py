@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 
-from edge_behavior.core.calibration import Calibration
+from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.license import license_lines
 from edge_behavior.demo.views import (
@@ -62,6 +62,7 @@ class Ask:
         precision: Suggest the first candidate where such suggestions are right this often, see docs/integrate.md.
         coverage: Also give the prediction set: candidates among which the truth is this often.
         source: `model`, `habits` or `fused`; None takes the bundle's default.
+        balance: τ by which rare behaviors are raised, see `core.balance`.
         exhaustive: Evaluate every candidate, so that probabilities are exact and not lower bounds.
     """
 
@@ -71,6 +72,7 @@ class Ask:
     precision: float | None = None
     coverage: float | None = None
     source: str | None = None
+    balance: float = 0.0
     exhaustive: bool = False
 
     def __post_init__(self) -> None:
@@ -104,7 +106,6 @@ class Assistant:
     def bundle(self) -> BundleView:
         """What never changes: name, labels, and what may be asked of each source."""
         manifest = self._predictor.manifest
-        calibrations = manifest.calibrations
         return BundleView(
             self._name,
             manifest.candidates.labels,
@@ -114,7 +115,10 @@ class Assistant:
             license_lines(manifest.base_model.license),
             manifest.layout.history_length,
             manifest.layout.places,
-            {source: _levels(calibrations.get(source)) for source in manifest.sources},
+            {
+                source: [_levels(manifest, source, tau) for tau in _balances(manifest, source)]
+                for source in manifest.sources
+            },
             manifest.default_source,
             STEP.seconds // 60,
         )
@@ -157,6 +161,7 @@ class Assistant:
                 [CandidateView(r.behavior, r.probability, _suggested(rank, r, ask, prediction)) for rank, r in ranked],
                 prediction.likely,
                 prediction.source,
+                prediction.balance,
                 prediction.calibrated,
                 prediction.unexpanded,
                 tokens,
@@ -244,7 +249,11 @@ class Assistant:
             ask.place,
             top_k=min(top_k, len(self._predictor.manifest.candidates)),
             options=PredictOptions(
-                source=ask.source, exhaustive=exhaustive, precision=ask.precision, coverage=ask.coverage
+                source=ask.source,
+                exhaustive=exhaustive,
+                precision=ask.precision,
+                coverage=ask.coverage,
+                balance=ask.balance,
             ),
         )
 
@@ -273,11 +282,18 @@ class Assistant:
         return list(dict.fromkeys([*known, *(entry.event.place for entry in self._entries[-LISTED:])]))
 
 
-def _levels(calibration: Calibration | None) -> Levels:
+def _balances(manifest: Manifest, source: str) -> list[float]:
+    """The balances that the page offers: none, and the one that export chose."""
+    fitted = 0.0 if manifest.balance is None else manifest.balance.fitted[source]
+    return [0.0, fitted] if fitted > 0 else [0.0]
+
+
+def _levels(manifest: Manifest, source: str, balance: float) -> Levels:
+    calibration = manifest.calibration_at(source, balance)
     if calibration is None:
-        return Levels((), ())
+        return Levels(balance, (), ())
     reached = [PrecisionLevel(level, least is not None) for level, least in calibration.precision.items()]
-    return Levels(reached, list(calibration.coverage))
+    return Levels(balance, reached, list(calibration.coverage))
 
 
 def _clock_after(event: BehaviorEvent | None) -> datetime:

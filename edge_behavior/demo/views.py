@@ -16,8 +16,9 @@ class PrecisionLevel:
 
 @dataclass(frozen=True)
 class Levels:
-    """What may be asked of a source; both are empty without a calibration."""
+    """What may be asked of a source at a balance τ (`core.balance`); levels are empty without a calibration at it."""
 
+    balance: float
     precisions: Sequence[PrecisionLevel]
     coverages: Sequence[float]
 
@@ -31,7 +32,8 @@ class BundleView:
         license: Lines about its license, with the attribution that its terms ask for.
         history_length: L, events that the prompt holds.
         places: Whether events have places.
-        sources: What may be asked of each source that the bundle can answer from.
+        sources: What may be asked of each source that the bundle can answer from: at balance 0, then at the fitted one
+            where there is one.
         source: The default one.
         step_minutes: By how much the page's clock moves on after an event.
     """
@@ -44,7 +46,7 @@ class BundleView:
     license: Sequence[str]
     history_length: int
     places: bool
-    sources: Mapping[str, Levels]
+    sources: Mapping[str, Sequence[Levels]]
     source: str
     step_minutes: int
 
@@ -98,6 +100,7 @@ class PredictionView:
     Attributes:
         ranked: Most probable first, without what was dismissed.
         likely: The prediction set; None where no coverage was asked for.
+        balance: τ by which rare behaviors were raised.
         unexpanded: Upper bound of the probability of all candidates that were not evaluated, together.
         window: Events that the session's prompt holds.
     """
@@ -105,6 +108,7 @@ class PredictionView:
     ranked: Sequence[CandidateView]
     likely: Sequence[str] | None
     source: str
+    balance: float
     calibrated: bool
     unexpanded: float
     tokens_evaluated: int

@@ -45,6 +45,7 @@ function settings() {
     precision: byPrecision ? Number(find("precision").value) : null,
     coverage: find("coverage").value === "" ? null : Number(find("coverage").value),
     source: find("source").value,
+    balance: Number(find("balance").value),
     exhaustive: find("exhaustive").checked,
   };
 }
@@ -167,8 +168,22 @@ const dismiss = (label) => open === 0 && change("dismiss", { behavior: label });
 
 // ---- wiring
 
+const BALANCES = ["right most often", "rare behaviors found"];
+
+function fillBalances() {
+  const offered = bundle.sources[find("source").value];
+  const before = find("balance").selectedIndex;
+  view.options(
+    find("balance"),
+    offered.map(({ balance }, at) => [String(balance), `${BALANCES[at]} (τ ${balance})`]),
+    String((offered[before] ?? offered[0]).balance),
+  );
+  find("balance-field").hidden = offered.length < 2;
+  fillRules();
+}
+
 function fillRules() {
-  const levels = bundle.sources[find("source").value];
+  const levels = bundle.sources[find("source").value][find("balance").selectedIndex];
   const precisions = levels.precisions.map(({ level, reached }) => [
     String(level),
     `${view.percent(level)}${reached ? "" : " (never)"}`,
@@ -181,7 +196,7 @@ function fillRules() {
   if (precisions.length === 0) find("rule-threshold").checked = true;
   find("rule-note").textContent = precisions.length
     ? "Precision and prediction sets were measured on validation users when the bundle was exported."
-    : "This bundle has no calibration: no target precision, no prediction sets.";
+    : "Not calibrated here: no target precision, no prediction sets.";
 }
 
 function onSuggestionKey(event) {
@@ -239,7 +254,8 @@ function wire() {
     soon();
   });
   find("precision").addEventListener("change", () => (find("rule-precision").checked = true));
-  find("source").addEventListener("change", fillRules);
+  find("source").addEventListener("change", fillBalances);
+  find("balance").addEventListener("change", fillRules);
   find("rule").addEventListener("change", soon);
   find("rule").addEventListener("submit", (event) => event.preventDefault());
   new ResizeObserver(view.showLatest).observe(find("day-scroll"));
@@ -254,7 +270,7 @@ async function start() {
   view.showBundle(bundle);
   view.names(find("labels"), bundle.labels);
   view.options(find("source"), Object.keys(bundle.sources).map((source) => [source, source]), bundle.source);
-  fillRules();
+  fillBalances();
   when = state.now;
   find("place").value = state.place ?? "";
   adopt(state);

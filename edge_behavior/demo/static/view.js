@@ -151,7 +151,9 @@ export function showPrediction(prediction, settings, ranks, total) {
   find("latency").textContent = `${prediction.latency_ms.toFixed(1)} ms`;
   find("tokens").textContent = String(prediction.tokens_evaluated);
   find("window").textContent = String(prediction.window);
-  find("answered").textContent = prediction.source;
+  find("answered").textContent = prediction.balance
+    ? `${prediction.source}, rare behaviors raised (τ ${prediction.balance})`
+    : prediction.source;
   const kind = prediction.calibrated ? "Calibrated probabilities" : "Probabilities, not calibrated";
   find("bounds").textContent = exact(prediction)
     ? `${kind}: every candidate was evaluated.`

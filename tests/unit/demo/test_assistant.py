@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edge_behavior.core.balance import FittedBalance
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.license import License
 from edge_behavior.demo import assistant as module
@@ -49,13 +50,30 @@ class TestBundle:
         said = assistant.bundle()
         assert list(said.labels) == LABELS
         assert (said.name, said.source, said.history_length) == ("tiny.gguf", "fused", LENGTH)
-        levels = Levels([PrecisionLevel(0.5, True), PrecisionLevel(0.9, False)], [0.8, 0.9])
-        assert said.sources == dict.fromkeys(("model", "habits", "fused"), levels)
+        levels = Levels(0.0, [PrecisionLevel(0.5, True), PrecisionLevel(0.9, False)], [0.8, 0.9])
+        assert said.sources == {key: [levels] for key in ("model", "habits", "fused")}
+
+    def test_offers_the_balance_that_export_chose(self, predictor: Predictor) -> None:
+        manifest = predictor.manifest
+        fitted = FittedBalance({"model": 0.4, "habits": 0.0, "fused": 0.7}, manifest.calibration)
+        assistant = Assistant(Predictor(replace(manifest, balance=fitted), predictor._ranker.backend), "tiny", HISTORY)
+        offered = assistant.bundle().sources
+        assert {source: [one.balance for one in found] for source, found in offered.items()} == {
+            "model": [0.0, 0.4], "habits": [0.0], "fused": [0.0, 0.7],
+        }  # fmt: skip
+        assert offered["fused"][1] == replace(offered["fused"][0], balance=0.7)
+        said = assistant.predict(ask(balance=0.7, coverage=0.8, exhaustive=True))
+        assert (said.balance, said.calibrated) == (0.7, True)
+        options = PredictOptions(exhaustive=True, balance="fitted")
+        with_fitted = assistant._session.predict(NOW, "home", top_k=5, options=options)
+        assert [(r.behavior, r.probability) for r in said.ranked] == [
+            (r.behavior, pytest.approx(r.probability)) for r in with_fitted.ranked
+        ]
 
     def test_without_habits_and_calibration(self, predictor: Predictor) -> None:
         plain = replace(predictor.manifest, habits=None, calibration=None)
         said = Assistant(Predictor(plain, predictor._ranker.backend), "plain", ()).bundle()
-        assert said.sources == dict.fromkeys(("model", "habits"), Levels((), ()))
+        assert said.sources == {key: [Levels(0.0, (), ())] for key in ("model", "habits")}
         assert said.source == "model"
 
     def test_names_the_backbone_s_license(self, predictor: Predictor) -> None:

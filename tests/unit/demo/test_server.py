@@ -22,7 +22,7 @@ from tests.demo_bundle import LABELS, LENGTH, MARKUP
 
 ASK: dict[str, Any] = {
     "when": "2024-03-18T20:05", "place": "home", "threshold": 0.1, "precision": None, "coverage": None,
-    "source": None, "exhaustive": False,
+    "source": None, "balance": 0, "exhaustive": False,
 }  # fmt: skip
 EVENT: dict[str, Any] = {"behavior": LABELS[0], "place": "home", "when": "2024-03-18T20:05", "accepted": False}
 
@@ -236,7 +236,8 @@ class TestBadRequests:
             ("place", None), ("place", ["home"]), ("threshold", "0.5"), ("threshold", True), ("threshold", -1),
             ("threshold", 1e308), ("precision", 0.6), ("precision", "0.5"), ("precision", 10**400),
             ("precision", 1e308), ("coverage", 2), ("coverage", -(10**400)), ("source", "stars"), ("source", 1),
-             ("exhaustive", 1), ("exhaustive", "yes"),
+            ("balance", None), ("balance", "fitted"), ("balance", -0.1), ("balance", 1e308),
+            ("exhaustive", 1), ("exhaustive", "yes"),
         ],
     )  # fmt: skip
     def test_a_bad_value(self, client: Client, name: str, value: object) -> None:

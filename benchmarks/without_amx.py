@@ -1,0 +1,58 @@
+"""Runs a command as if this CPU had no AMX, so that engines take the kernels that CPUs like a phone's also have.
+
+    python -m benchmarks.without_amx python -m benchmarks.engines RUN --data DATA --work WORK --name NAME
+
+On Linux a program asks the kernel before it uses AMX's tiles (arch_prctl, ARCH_REQ_XCOMP_PERM); a seccomp filter, which
+the command and its children inherit, refuses. XNNPACK, oneDNN and onnxruntime then take AVX-512; llama.cpp is built
+without AMX by `make setup`. x86-64 Linux only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+
+_NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER = 38, 22, 2
+_ARCH_PRCTL, _REQUEST_PERMISSION = 158, 0x1023
+# Classic BPF: load a word, jump if equal, return. Offsets are those of struct seccomp_data.
+_LOAD, _IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_NUMBER, _FIRST_ARGUMENT = 0, 16
+_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
+_PROGRAM = (
+    (_LOAD, 0, 0, _NUMBER),
+    (_IF_EQUAL, 0, 3, _ARCH_PRCTL),
+    (_LOAD, 0, 0, _FIRST_ARGUMENT),
+    (_IF_EQUAL, 0, 1, _REQUEST_PERMISSION),
+    (_RETURN, 0, 0, _REFUSE),
+    (_RETURN, 0, 0, _ALLOW),
+)
+
+
+def refuse_amx() -> None:
+    """Refuse AMX to this process and all that it starts.
+
+    Raises:
+        OSError: the kernel takes no filter.
+    """
+    code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *step) for step in _PROGRAM))
+    program = struct.pack("<HxxxxxxQ", len(_PROGRAM), ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for arguments in ((_NO_NEW_PRIVILEGES, 1, 0, 0, 0), (_SET_SECCOMP, _FILTER, program)):
+        if libc.prctl(*arguments) != 0:
+            raise OSError(ctypes.get_errno(), "the kernel takes no seccomp filter")
+
+
+def main() -> None:
+    """Replace this process by the command."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    refuse_amx()
+    os.execvp(sys.argv[1], sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()
