@@ -121,14 +121,16 @@ class Tuned:
         return frozenset(found | ({"size"} if "backbone.path" not in self.changes else set()))
 
     def recipe(self, base: Recipe, seed: int, point: Point | None, rate: float | None) -> Recipe:
-        """The recipe of one run.
+        """The recipe of one run. A rate is that of stage 1; stage 2's moves with it, in the recipe's proportion.
 
         Raises:
             EdgebError: the changes do not fit the base recipe.
         """
         changes = dict(self.changes)
         if rate is not None:
-            changes["a_tuning.learning_rate"] = rate
+            own = self.recipe(base, seed, None, None)
+            ratio = own.b_tuning.learning_rate / own.a_tuning.learning_rate
+            changes |= {"a_tuning.learning_rate": rate, "b_tuning.learning_rate": float(f"{rate * ratio:.2g}")}
         if point is not None:
             key = {"targets": "a_tuning.max_targets", "few_shot": "b_tuning.samples_per_behavior"}
             changes[key.get(point.sweep, "backbone.path")] = point.value if point.sweep == "size" else int(point.value)
@@ -152,7 +154,7 @@ class Tuned:
         ]
 
     def choose_rate(self, bench: Bench) -> tuple[float, Mapping[float, float]] | None:
-        """Tries each candidate as a run of stage 1. Stage 2 keeps the recipe's rate: its steps count only if better."""
+        """Tries each candidate as a run of stage 1. Stage 2 follows in proportion: its steps count only if better."""
         runs = dict(self.rate_runs(bench.asked))
         if not runs:
             return None
