@@ -19,6 +19,7 @@ from edge_behavior.studies.compare.report import write_report
 from edge_behavior.studies.compare.results import read_results
 from edge_behavior.studies.compare.runner import run_compare
 from edge_behavior.studies.compare.words import gap_sentence, verdict
+from edge_behavior.train.recipe import load_recipe
 from tests.unit.studies.compare.conftest import SIZES, Asking, Noisy, contenders
 from tests.unit.train.report.test_page import Page
 
@@ -187,6 +188,15 @@ def test_a_search_of_no_targets_is_none(asking: Asking) -> None:
     run_compare(bench, systems)
     assert bench.folder.rates() == {}
     assert SIZES.rate_targets > 0
+
+
+def test_the_second_stage_s_rate_moves_with_the_first_s() -> None:
+    base = load_recipe("tiny", ["a_tuning.learning_rate=0.0004", "b_tuning.learning_rate=0.00003"])
+    system = Tuned("two_stage", "two stages", {"b_tuning.method": "dpo"})
+    tuned = system.recipe(base, 0, None, 0.0012)
+    assert (tuned.a_tuning.learning_rate, tuned.b_tuning.learning_rate) == (0.0012, 0.00009)
+    unsearched = system.recipe(base, 0, None, None)
+    assert (unsearched.a_tuning.learning_rate, unsearched.b_tuning.learning_rate) == (0.0004, 0.00003)
 
 
 def test_a_rate_at_which_a_tuned_model_diverges(asking: Asking) -> None:
