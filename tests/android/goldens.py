@@ -688,6 +688,14 @@ def _refused(folder: Path) -> list[list[str]]:
         "population": (bytes(counts), "population's table does not match its hash"),
         "population-key": (bytes(key), "need each other"),
     }
+    sequence = (folder / "sasrec.gguf").read_bytes()
+    flipped = bytearray(sequence)
+    flipped[-40] ^= 1
+    made |= {
+        "sequence-tensors": (bytes(flipped), "tensors do not match"),
+        "sequence-cut": (sequence[:-64], "tensors do not match|cut short"),
+        "sequence-bare": ((folder / "plain-sasrec.gguf").read_bytes(), "not an edgeb bundle"),
+    }
     listed = []
     for name, (content, reason) in made.items():
         path = folder / f"bad-{name}.gguf"

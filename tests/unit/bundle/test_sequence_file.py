@@ -70,9 +70,10 @@ def test_every_flipped_bit_and_every_cut_is_noticed(made: Path, tmp_path: Path) 
         bad.write_bytes(content[:end])
         with pytest.raises(EdgebError):
             Predictor.load(bad, prefix_cache=False)
-        # Nor do the weights' own reader and the form take it for whole.
-        with pytest.raises(EdgebError):
-            read_sequence(bad)
+        # Nor does the weights' own reader take it for whole, but for the padding behind the last tensor.
+        if end < len(content) - 32:
+            with pytest.raises(EdgebError):
+                read_sequence(bad)
         assert not is_sequence(bad) or end > 100
 
 
