@@ -41,7 +41,7 @@ def test_the_contract(path: Path) -> None:
         sequence_files.described(config=SequenceConfig(hidden=16, heads=2, context=backend.n_vocab > SIZE + 1))
     )
     row, count = backend.prefill([SIZE, 1, 2])
-    assert (row.shape, row.dtype, count) == ((backend.n_vocab,), np.float32, 3)
+    assert (row.shape, str(row.dtype), count) == ((backend.n_vocab,), "float32", 3)
     assert backend.held == [SIZE, 1, 2]
     for bad in ([], [SIZE] * (backend.capacity + 1), [SIZE, *([1] * (LENGTH + 1))]):
         with pytest.raises(EdgebError, match="the prompt has"):
@@ -72,13 +72,14 @@ def test_no_llama_is_needed(path: Path) -> None:
         assert found.predict([], datetime(2024, 3, 18, 9), "DK").tokens_evaluated == 1
 
 
+Drawn = tuple[int, str, str]
 event = st.tuples(st.integers(0, 300), st.sampled_from((*sequence_files.PLACES, "AB")), st.sampled_from(helpers.LABELS))
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(st.tuples(event, st.sampled_from(["", "ask", "prepare", "save"])), min_size=1, max_size=20))
 def test_a_session_answers_as_one_shot_of_the_last_events(
-    predictor: Predictor, tmp_path_factory: pytest.TempPathFactory, steps: list
+    predictor: Predictor, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Drawn, str]]
 ) -> None:
     session, history, when = predictor.session(rebase_every=5), list[BehaviorEvent](), datetime(2024, 3, 18, 7)
     file = tmp_path_factory.mktemp("session") / "user.session"
@@ -101,7 +102,7 @@ def test_a_session_answers_as_one_shot_of_the_last_events(
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=st.lists(event, max_size=8), data=st.data())
-def test_ranks_are_those_of_all_candidates(predictor: Predictor, drawn: list, data: st.DataObject) -> None:
+def test_ranks_are_those_of_all_candidates(predictor: Predictor, drawn: list[Drawn], data: st.DataObject) -> None:
     when, history = datetime(2024, 3, 18, 7), list[BehaviorEvent]()
     for minutes, place, label in drawn:
         when += timedelta(minutes=minutes)

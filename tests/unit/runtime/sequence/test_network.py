@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.baselines.sequence.fitting import FittedSequence, WindowRows
 from edge_behavior.baselines.sequence.inputs import padded
+from edge_behavior.bundle.sequence_file import read_sequence
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import EventTable
-from edge_behavior.export.sequence.writer import place_hashes, shape_of
 from edge_behavior.runtime.backends.sequence import SequenceBackend
 from edge_behavior.runtime.sequence.network import SequenceNetwork
 from edge_behavior.runtime.sequence.tokens import EventTokens
@@ -60,38 +60,31 @@ def encoder_of(model: FittedSequence, tokens: EventTokens) -> PromptEncoder:
     return PromptEncoder(tokens.encode, layout, model.log.candidates, tokens.start, tokens.start)
 
 
+Drawn = tuple[int, str, str]
+_FILES: dict[tuple[str, bool], Path] = {}
 event = st.tuples(st.integers(0, 400), st.sampled_from(PLACES), st.sampled_from(helpers.LABELS))
 
 
 @pytest.mark.parametrize(("name", "context"), KINDS)
 @settings(max_examples=40, deadline=None)
 @given(drawn=st.lists(event, max_size=9), last=event)
-def test_logits_are_pytorchs(name: str, context: bool, drawn: list, last: tuple, tmp_path_factory) -> None:
+def test_logits_are_pytorchs(
+    name: str, context: bool, drawn: list[Drawn], last: Drawn, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     model = fitted(name, context)
     when, events = WHEN, []
     for minutes, place, label in (*drawn, last):
         when += timedelta(minutes=minutes)
         events.append(BehaviorEvent(place, when, label))
     described = sequence_files.described(name, config=model.rows.config)
-    shape = shape_of(described)
-    tokens = EventTokens(shape, helpers.LABELS, place_hashes(described))
-    arrays = renamed(described, model, tmp_path_factory.mktemp("file"))
+    if (name, context) not in _FILES:
+        _FILES[name, context] = tmp_path_factory.mktemp("file") / "m.gguf"
+        sequence_files.plain(described, model.model, _FILES[name, context])
+    file = read_sequence(_FILES[name, context])
+    tokens = EventTokens(file.shape, file.labels, file.places)
     ids = encoder_of(model, tokens).prompt_ids(events[:-1], events[-1].time, events[-1].place)
-    found = SequenceNetwork(shape, arrays).logits(tokens.positions(ids))
+    found = SequenceNetwork(file.shape, file.tensors).logits(tokens.positions(ids))
     np.testing.assert_allclose(found, torch_logits(model, events), atol=1e-9)
-
-
-_READ: dict = {}
-
-
-def renamed(described, model: FittedSequence, folder: Path) -> dict:
-    """Weights by their names in the file, read from one."""
-    key = (described.architecture, described.config.context)
-    if key not in _READ:
-        from edge_behavior.bundle.sequence_file import read_sequence
-
-        _READ[key] = read_sequence(sequence_files.plain(described, model.model, folder / "m.gguf")).tensors
-    return _READ[key]
 
 
 @pytest.mark.parametrize(("name", "context"), KINDS)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.baselines.sequence.inputs import causal_row
+from edge_behavior.baselines.sequence.kept import KeptModel
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import BehaviorEvent, clean_place
 from edge_behavior.core.prompts import PromptLayout
@@ -22,7 +23,7 @@ from tests import helpers, sequence_files
 SIZE = len(helpers.LABELS)
 
 
-def tokens_of(context: bool = True) -> tuple[EventTokens, sequence_files.KeptModel]:
+def tokens_of(context: bool = True) -> tuple[EventTokens, KeptModel]:
     model = sequence_files.described(config=SequenceConfig(hidden=16, heads=2, context=context))
     return EventTokens(shape_of(model), helpers.LABELS, place_hashes(model)), model
 
@@ -33,7 +34,7 @@ event = st.tuples(st.integers(0, 3000), names, st.sampled_from(helpers.LABELS))
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(event, min_size=1, max_size=7), st.booleans())
-def test_a_prompt_is_the_row_of_training(drawn: list, places: bool) -> None:
+def test_a_prompt_is_the_row_of_training(drawn: list[tuple[int, str, str]], places: bool) -> None:
     tokens, model = tokens_of()
     when, events = datetime(2023, 12, 28, 23, 30), []
     for minutes, place, label in drawn:
