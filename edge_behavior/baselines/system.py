@@ -62,6 +62,14 @@ class Reporting(Protocol):
         """Of the latest `log_probs`: `kind` of the answers, how many `windows`, how many answers `outside` the list."""
 
 
+@runtime_checkable
+class Shipping(Protocol):
+    """A fitted system that may become a bundle."""
+
+    def keep(self, folder: Path) -> bool:
+        """Write what an export needs of it into a folder, which is made; False, and nothing, where it cannot ship."""
+
+
 class System(Protocol):
     """A system that can be fitted."""
 

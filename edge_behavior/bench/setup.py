@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +16,7 @@ from edge_behavior.bench.scenarios import PrefixScenario, Scenario, SessionScena
 from edge_behavior.bundle.bundle import bundle_form, read_manifest
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.backends.sequence import SequenceBackend
 from edge_behavior.runtime.litert.tokenizer import open_tokenizer
 from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.predictor import open_backend
@@ -48,10 +49,7 @@ class Setup:
         else:
             self.diary = diary_of(options.history, manifest.candidates, length, options.rounds, places)
         with ExitStack() as stack:
-            is_litert = bundle_form(bundle) == "litert"
-            tokenizer = stack.enter_context(
-                open_tokenizer(bundle) if is_litert else LlamaModel(bundle, vocab_only=True)
-            )
+            tokenizer = stack.enter_context(_open_tokenizer(bundle))
             self.encoder = PromptEncoder(
                 tokenizer.tokenize, manifest.layout, manifest.candidates, manifest.bos_id, manifest.eos_id
             )
@@ -82,7 +80,10 @@ class Setup:
     def all(self, pace: Pace) -> list[Scenario]:
         """Everything the options ask for and there is time for, in the order of turns; sets `rounds` and `slow`."""
         session = self.session()
-        ours: list[Scenario] = [session, self.scenario("warm"), self.prefix()]
+        ours: list[Scenario] = [session, self.scenario("warm")]
+        # A sequence model has no static prompt to speak of.
+        if bundle_form(self._bundle) != "sequence":
+            ours.append(self.prefix())
         if not self._options.compare:
             return ours
         bound = self.lower_bound(session, pace)
@@ -212,3 +213,11 @@ class Setup:
             lines = [token for e in self.diary.events[end - count : end] for token in self.encoder.line_ids(e)]
             found.append(self.encoder.static_ids + before + lines + after)
         return found
+
+
+def _open_tokenizer(bundle: Path) -> AbstractContextManager[LlamaModel | SequenceBackend]:
+    """What makes tokens of a bundle's texts."""
+    form = bundle_form(bundle)
+    if form == "sequence":
+        return closing(SequenceBackend(bundle))
+    return open_tokenizer(bundle) if form == "litert" else LlamaModel(bundle, vocab_only=True)

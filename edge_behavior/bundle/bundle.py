@@ -10,17 +10,24 @@ from edge_behavior.bundle.folder import folder_bytes, read_folder_manifest, read
 from edge_behavior.bundle.gguf_file import read_gguf_manifest, read_gguf_population, verify_gguf
 from edge_behavior.bundle.litert_file import SUFFIX, is_litert, read_litert, read_litert_population, verify_litert
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.sequence_file import is_sequence
 from edge_behavior.core.population import PopulationTable
 from edge_behavior.errors import EdgebError
 
-Form = Literal["folder", "litert", "gguf"]
+Form = Literal["folder", "litert", "sequence", "gguf"]
+_NAMES = {"folder": "a folder", "litert": "a LiteRT file", "sequence": "a sequence model"}
 
 
 def bundle_form(path: Path) -> Form:
-    """In which form a bundle is; "gguf" also for what is none, which its reader refuses."""
+    """In which form a bundle is; "gguf" also for what is none, which its reader refuses.
+
+    A sequence model is a GGUF file, too, but none of a language model that llama.cpp runs.
+    """
     if path.is_dir():
         return "folder"
-    return "litert" if path.suffix == SUFFIX or is_litert(path) else "gguf"
+    if path.suffix == SUFFIX or is_litert(path):
+        return "litert"
+    return "sequence" if is_sequence(path) else "gguf"
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -69,8 +76,8 @@ def bundle_bytes(path: Path) -> int:
 
 
 def require_gguf(path: Path, why: str) -> None:
-    """Refuse another form where only a GGUF file works; `why` completes "…is a folder, and"."""
+    """Refuse another form where only a language model's GGUF file works; `why` completes "…is a folder, and"."""
     form = bundle_form(path)
     if form != "gguf":
-        what = "folder" if form == "folder" else "LiteRT file"
-        raise EdgebError(f"{path} is a {what}, and {why}", "pass a bundle exported with --format gguf")
+        kind = "language model's bundle" if form == "sequence" else "bundle exported with --format gguf"
+        raise EdgebError(f"{path} is {_NAMES[form]}, and {why}", f"pass a {kind}")

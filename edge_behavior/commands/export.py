@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from edge_behavior.bundle.manifest import BaseModelInfo
-    from edge_behavior.core.license import License
     from edge_behavior.export.prune.check import Pruning
-    from edge_behavior.export.report import ExportReport
+    from edge_behavior.export.source import ExportSource
 
 
 _FORMATS = ("gguf", "litert", "onnx", "hf")
@@ -41,6 +39,15 @@ def export_command(
         ),
     ] = None,
     stage: Annotated[str, typer.Option(help="Weights of which stage: b_tuning, a_tuning or untuned.")] = "b_tuning",
+    system: Annotated[
+        str | None,
+        typer.Option(
+            help="RUN is a comparison (edgeb compare): which of its sequence models, like sasrec.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="--system: the fit with which seed. Default: the first.", show_default=False)
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -118,12 +125,16 @@ def export_command(
         edgeb export runs/tiny --format onnx --block-size 32 --accuracy-level 4 --out tiny-onnx
 
         edgeb export runs/tiny --format hf --out tiny-hf
+
+        edgeb export comparison --system sasrec --out sasrec.gguf
     """
     from edge_behavior.commands.output import emit
+    from edge_behavior.commands.shown.export_report import show_parity, show_report
     from edge_behavior.errors import EdgebError, nearest
     from edge_behavior.export.parity.gate import ParityError
     from edge_behavior.export.profiles import DEFAULT_PROFILE, load_profile
     from edge_behavior.export.run_source import run_source
+    from edge_behavior.export.source import is_comparison
     from edge_behavior.util.workspace import recall, remember
 
     if format not in _FORMATS:
@@ -143,9 +154,32 @@ def export_command(
         "context_length": context_length,
     }
     given = {name: value for name, value in onnx_flags.items() if value is not None}
+    source: ExportSource
     try:
         run = (run or recall("run")).resolve()
-        if format == "onnx":
+        if system is not None or seed is not None or is_comparison(run):
+            unfit = {
+                "format": format != "gguf",
+                "profile": profile is not None,
+                "stage": stage != "b_tuning",
+                "prune": prune is not None,
+                "extra_tokens": extra_tokens is not None,
+                **dict.fromkeys(given, True),
+            }
+            refused = next((name for name, is_set in unfit.items() if is_set), None)
+            if refused is not None:
+                raise EdgebError(
+                    f"--{refused.replace('_', '-')} is not for sequence models", "leave it out: --quant is f32 or f16"
+                )
+            from edge_behavior.export.sequence.pipeline import export_sequence
+            from edge_behavior.export.sequence.source import sequence_source
+
+            chosen = load_profile(flags=flags)
+            sequence = sequence_source(run, system, seed, data)
+            source = sequence.common
+            out = out or run.with_name(f"{run.name}-{system}.gguf")
+            report = export_sequence(sequence, out, quant or "f32", chosen, force)
+        elif format == "onnx":
             from edge_behavior.export.onnx.options import onnx_options
             from edge_behavior.export.onnx.pipeline import export_onnx
 
@@ -202,7 +236,7 @@ def export_command(
         typer.echo(f"edgeb: no table of the population: {report.population.reason}", err=True)
     if report.parity.exceeded:
         typer.echo(f"edgeb: beyond the limits: {'; '.join(report.parity.exceeded)}", err=True)
-    emit(report.to_dict(), as_json, lambda: _show_report(report))
+    emit(report.to_dict(), as_json, lambda: show_report(report))
 
 
 def inspect_command(
@@ -235,6 +269,7 @@ def inspect_command(
 
     from edge_behavior.bundle.bundle import require_gguf, verify_bundle
     from edge_behavior.commands.output import emit
+    from edge_behavior.commands.shown.manifest import license_text, show_manifest
     from edge_behavior.errors import EdgebError
 
     if sum((gbnf, gbnf_text, terms)) > 1:
@@ -251,85 +286,13 @@ def inspect_command(
     if terms:
         stated = manifest.base_model.license
         document = {"license": None if stated is None else stated.to_dict()}
-        emit(document, as_json, lambda: typer.echo(_license_text(stated)))
+        emit(document, as_json, lambda: typer.echo(license_text(stated)))
         return
-    emit(json.loads(manifest.to_json()), as_json, lambda shown: _show_manifest(shown, manifest.base_model))
-
-
-def _show_report(report: ExportReport) -> None:
-    from edge_behavior.evaluation.balance_tables import balance_lines
-    from edge_behavior.evaluation.calibration_tables import calibration_lines
-    from edge_behavior.util.numbers import file_size
-    from edge_behavior.util.terminal import open_console
-
-    # GGUF files have typed tensors, ONNX folders operators that hold weights.
-    counts, what = (report.tensor_types, "tensors") if report.operators is None else (report.operators, "operators")
-    types = ", ".join(f"{count} {name}" for name, count in (counts or {}).items())
-    console = open_console()
-    console.print(f"{report.bundle}: {file_size(report.bytes)}, {report.architecture} {report.quantization}")
-    console.print(f"{what}: {types}; {report.segments_checked} segments are tokenized as in training")
-    for name, why in report.parity.tried.items():
-        console.print(f"not {name}: {'; '.join(why)}")
-    if report.parity.recovery is not None:
-        kept = ", ".join(name.strip(".").removesuffix(".weight") for name in report.parity.recovery.kept)
-        nothing = report.parity.recovery.skipped or "it did not help"
-        console.print(f"kept at 8 bits for the tail: {kept or f'nothing, {nothing}'}", highlight=False)
-    show_parity(report.parity.to_dict(), sys.stdout)
-    plan = report.pruning.plan
-    if plan is not None:
-        console.print(f"vocabulary: {len(plan.kept)} of {plan.rows} tokens kept, {plan.places} places covered")
-    if report.population.fitted:
-        found = report.population.values
-        lost = ", ".join(f"{count:,} of {level}" for level, count in found["dropped"].items())
-        console.print(
-            f"population: {found['contexts']:,} contexts of {found['users']:,} users, {file_size(found['bytes'])}"
-            f"{f'; no room for contexts: {lost}' if lost else ''}",
-            highlight=False,
-        )
-    habits = report.habits.values
-    if report.habits.fitted:
-        accuracies = ", ".join(
-            f"{name} {habits['measured'][name]['accuracy']:.3f}" for name in ("model", "habits", "fused")
-        )
-        console.print(f"predicts with {habits['default']}; accuracy on validation windows: {accuracies}")
-    default = habits.get("default", "model")
-    if report.calibration.fitted:
-        console.print(calibration_lines(report.calibration.values, [default]), highlight=False)
-    if report.balance.fitted:
-        console.print(balance_lines(report.balance.values, [default]), highlight=False)
+    emit(json.loads(manifest.to_json()), as_json, lambda shown: show_manifest(shown, manifest.base_model))
 
 
 def _mode(wanted: bool | None) -> str | None:
     return None if wanted is None else "on" if wanted else "off"
-
-
-def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
-    """The parity table; `parity` as manifests and `--json` have it."""
-    from rich.table import Table
-
-    from edge_behavior.util.terminal import open_console
-
-    drawn = f"{parity['windows']} validation windows" if parity["held_out"] else "synthetic windows"
-    table = Table(title=f"difference from the trained model, {drawn}", title_justify="left")
-    for i, head in enumerate(("after", "flips", "KL", "max Δ log p", "accuracy", "head", "medium", "tail")):
-        table.add_column(head, justify="right" if i else "left")
-    groups = ("accuracy", "head", "medium", "tail")
-    table.add_row("trained", "", "", "", *(_share(parity["reference"][name]) for name in groups))
-    for name, row in parity["stages"].items():
-        # Bundles written before 2026-11-28 do not say it: every step was compared on all windows.
-        compared = row.get("windows", parity["windows"])
-        table.add_row(
-            name if compared == parity["windows"] else f"{name} ({compared} windows)",
-            f"{row['flips']:.1%}",
-            f"{row['mean_kl']:.2g}",
-            f"{row['max_log_prob']:.2g}",
-            *(_share(row[group]) for group in groups),
-        )
-    open_console(file=stream).print(table)
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _pruning_note(pruning: Pruning) -> str:
@@ -338,62 +301,3 @@ def _pruning_note(pruning: Pruning) -> str:
         return ""
     done = "vocabulary not pruned:" if pruning.plan is None else "vocabulary pruned, but"
     return f"{done} {pruning.reason}"
-
-
-def _base_model(model: BaseModelInfo) -> str:
-    """Name, hash and license of a backbone, without the license's texts."""
-    from edge_behavior.core.license import license_lines
-
-    first, *others = license_lines(model.license)
-    lines = [f"name: {model.name}", f"weights_sha256: {model.weights_sha256}", f"license: {first}"]
-    lines += [f"    {line}" for line in others]
-    if model.license is not None and model.license.texts:
-        lines.append(f"    {', '.join(model.license.texts)}: see --license")
-    return "\n".join(lines)
-
-
-def _license_text(stated: License | None) -> str:
-    """Everything that is stated of a license, its texts included."""
-    from edge_behavior.core.license import license_lines
-
-    texts = {} if stated is None else stated.texts
-    return "\n\n".join(["\n".join(license_lines(stated)), *(f"{name}\n\n{text}" for name, text in texts.items())])
-
-
-def _show_manifest(manifest: dict[str, Any], base_model: BaseModelInfo) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from edge_behavior.core.fusion import SOURCES
-    from edge_behavior.evaluation.balance_tables import balance_lines
-    from edge_behavior.evaluation.calibration_tables import calibration_lines
-    from edge_behavior.util.numbers import file_size
-    from edge_behavior.util.terminal import open_console
-
-    table = Table("field", "value", title="edgeb bundle (hashes verified)")
-    for key, value in manifest.items():
-        if key == "candidates":
-            text = f"{len(value['labels'])}: " + ", ".join(value["labels"])
-        elif key == "parity" and value is not None:
-            text = f"measured on {value['windows']} windows, see below"
-        elif key == "base_model":
-            text = _base_model(base_model)
-        elif key == "evaluation":
-            text = ", ".join(f"{name}" for name in value) or "–"
-        elif key == "calibration" and value is not None:
-            text = calibration_lines(value, [name for name in SOURCES if name in value])
-        elif key == "balance" and value is not None:
-            text = balance_lines(value, [name for name in SOURCES if name in value["fitted"]])
-        elif key == "population" and value is not None:
-            text = (
-                f"{value['contexts']:,} contexts of {value['users']:,} users, {file_size(value['bytes'])}; "
-                f"every count stands on {value['config']['min_users']} users or more"
-            )
-        elif isinstance(value, dict):
-            text = "\n".join(f"{k}: {v}" for k, v in value.items())
-        else:
-            text = str(value)
-        table.add_row(key.replace("_", " "), escape(text))
-    open_console().print(table)
-    if manifest["parity"] is not None:
-        show_parity(manifest["parity"], sys.stdout)

@@ -9,6 +9,9 @@ from typing import Any
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 
+# The file that makes a folder one of `edgeb compare`.
+COMPARISON = "compare.json"
+
 
 @dataclass(frozen=True)
 class ExportSource:
@@ -43,3 +46,8 @@ class ExportSource:
     places: tuple[str, ...] | None = None
     data_note: str = "no dataset was given"
     own_data: bool = True
+
+
+def is_comparison(path: Path) -> bool:
+    """Whether a folder is one of `edgeb compare`."""
+    return (path / COMPARISON).is_file()

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 
-from edge_behavior.bundle.bundle import bundle_bytes, read_manifest, read_population, verify_bundle
+from edge_behavior.bundle.bundle import bundle_bytes, bundle_form, read_manifest, read_population, verify_bundle
 from edge_behavior.bundle.folder import holds_safetensors
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core import DEFAULT_TOP_K, REBASE_EVERY
@@ -71,6 +71,8 @@ class Predictor:
         accelerator: str | None = None,
     ) -> Predictor:
         """Open a bundle: a GGUF file with llama.cpp, a LiteRT file with LiteRT, a folder with onnxruntime-genai.
+
+        A sequence model, which is a GGUF file as well, is computed in NumPy.
 
         Args:
             threads: CPU threads, at most what affinity and the control group's quota allow this process; None uses the
@@ -223,6 +225,10 @@ def open_backend(
         from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
 
         return LiteRtBackend(bundle, LiteRtRunOptions(n_ctx, threads, chosen))
+    if bundle_form(bundle) == "sequence":
+        from edge_behavior.runtime.backends.sequence import SequenceBackend
+
+        return SequenceBackend(bundle)
     from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 
     return LlamaBackend(bundle, LlamaOptions(n_ctx, threads, exact))

@@ -139,6 +139,8 @@ class Session:
     def prepare(self) -> int:
         """Evaluate the events observed so far, while nobody waits; the next prediction then evaluates its context only.
 
+        A sequence model keeps nothing of it, and its next prediction evaluates the window again.
+
         Returns:
             Tokens evaluated.
 
@@ -146,7 +148,8 @@ class Session:
             EdgebError: the window does not fit into the context.
         """
         with self._ranker.turn():
-            ids = self._lead() + self._line_ids()
+            lead = self._lead()
+            ids = lead + self._fitting_ids(len(lead))
             backend = self._ranker.backend
             return 0 if backend.held[: len(ids)] == ids else backend.prefill(ids)[1]
 
@@ -217,14 +220,16 @@ class Session:
         del self._window[: -self._length]
 
     def _ids(self, when: datetime, place: str) -> list[int]:
-        """The prompt; re-bases the window early where it would not fit into the context."""
-        encoder = self._ranker.encoder
-        lead, after = self._lead(), encoder.frame_ids(when, place)[1]
-        lines = self._line_ids()
-        if len(lead) + len(lines) + len(after) + len(encoder.trie.inner) > self._ranker.backend.capacity:
+        """The prompt."""
+        lead, after = self._lead(), self._ranker.encoder.frame_ids(when, place)[1]
+        return lead + self._fitting_ids(len(lead) + len(after)) + after
+
+    def _fitting_ids(self, others: int) -> list[int]:
+        """Ids of the window, which is re-based early where it would not fit beside so many others and the labels."""
+        others += len(self._ranker.encoder.trie.inner)
+        if others + len(self._line_ids()) > self._ranker.backend.capacity:
             self._rebase()
-            lines = self._line_ids()
-        return lead + lines + after
+        return self._line_ids()
 
     def _line_ids(self) -> list[int]:
         return [i for _, line in self._window for i in line]

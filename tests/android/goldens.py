@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.bench.report import TITLES
 from edge_behavior.bench.timing import Sample, Timing
 from edge_behavior.bundle.bundle import verify_bundle
@@ -49,7 +50,7 @@ from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.runtime.prediction import Prediction, PredictOptions
 from edge_behavior.runtime.predictor import Predictor
 from edge_behavior.runtime.session import Session
-from tests import chat_templates, helpers
+from tests import chat_templates, helpers, sequence_files
 from tests.android import litert_cases
 from tests.label_sets import many_labels
 from tests.unit.export.conftest import llama
@@ -302,6 +303,7 @@ def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
         ),
         # A session's window outgrows the context before it is re-based.
         _bundle(folder, "tight", PromptLayout(list_candidates=False), "plain.gguf", eos, context_length=512),
+        *_sequences(folder),
         *(_exported(folder, path) for path in exported),
     ]
     return golden_of(folder, bundles, [*_refused(folder), *litert_cases.refused(folder)], "stream.gguf")
@@ -361,6 +363,35 @@ def _time(text: str) -> dict[str, Any]:
     time = datetime.fromisoformat(text)
     minutes = (time - datetime(1970, 1, 1)) // timedelta(minutes=1)
     return {"text": text, "minutes": minutes, "weekday": time.weekday(), "hour": time.hour}
+
+
+def _sequences(folder: Path) -> list[dict[str, Any]]:
+    """Sequence models, which need no llama.cpp; in F16, too, without places, and of behaviors only."""
+    found = []
+    for name, architecture, context, dtype, places in (
+        ("sasrec", "sasrec", True, "f32", True),
+        ("sasrec-f16", "sasrec", True, "f16", False),
+        ("sasrec-published", "sasrec", False, "f32", True),
+        ("bert4rec", "bert4rec", True, "f32", True),
+        ("bert4rec-published", "bert4rec", False, "f16", True),
+    ):
+        config = SequenceConfig(hidden=24, layers=2, heads=3, context=context)
+        model = sequence_files.described(architecture, LABELS, config=config)
+        plain = sequence_files.plain(model, sequence_files.network(model), folder / f"plain-{name}.gguf", dtype)
+        found.append(
+            bundle_of(
+                folder,
+                folder / f"{name}.gguf",
+                partial(write_bundle, plain),
+                PromptLayout(list_candidates=False, history_length=model.length, places=places),
+                eos=len(LABELS),
+                bos_id=len(LABELS),
+                full=places,
+                context_length=sequence_files.context_length(model),
+                architecture=f"edgeb-{architecture}",
+            )
+        )
+    return found
 
 
 def _bundle(
@@ -656,6 +687,14 @@ def _refused(folder: Path) -> list[list[str]]:
     made |= {
         "population": (bytes(counts), "population's table does not match its hash"),
         "population-key": (bytes(key), "need each other"),
+    }
+    sequence = (folder / "sasrec.gguf").read_bytes()
+    flipped = bytearray(sequence)
+    flipped[-40] ^= 1
+    made |= {
+        "sequence-tensors": (bytes(flipped), "tensors do not match"),
+        "sequence-cut": (sequence[:-64], "tensors do not match|cut short"),
+        "sequence-bare": ((folder / "plain-sasrec.gguf").read_bytes(), "not an edgeb bundle"),
     }
     listed = []
     for name, (content, reason) in made.items():

@@ -22,6 +22,7 @@ from edge_behavior.baselines.sequence.inputs import (
     cloze_row,
     training_stretches,
 )
+from edge_behavior.baselines.sequence.kept import KeptModel, Log, Origin, keep_model
 from edge_behavior.baselines.system import Budget, FailedTrainingError, Floats, Ints
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
@@ -130,7 +131,11 @@ def fit_events(model: EventModel, dataset: Dataset, history_length: int, budget:
     table = dataset.events("train")
     vocabulary = ContextVocabulary.of(table, model.config.hour_bucket, model.config.place_events)
     rows = WindowRows(model.architecture, model.config, history_length, len(dataset.candidates))
-    return FittedSequence(_trained(model, rows, vocabulary, dataset, table, budget, rate), rows, vocabulary)
+    origin = Origin(model.name, budget.seed, rate, budget.targets, str(dataset.path), dataset.fingerprint)
+    log = Log(dataset.candidates, dataset.has_places)
+    return FittedSequence(
+        _trained(model, rows, vocabulary, dataset, table, budget, rate), rows, vocabulary, log, origin
+    )
 
 
 class FittedSequence:
@@ -140,10 +145,14 @@ class FittedSequence:
         model: The network.
         rows: Makes its rows.
         vocabulary: Numbers its contexts.
+        log: What it knows of the log it was fitted to.
+        origin: Where it comes from.
     """
 
-    def __init__(self, model: EventTransformer, rows: WindowRows, vocabulary: ContextVocabulary) -> None:
-        self.model, self.rows, self.vocabulary = model, rows, vocabulary
+    def __init__(
+        self, model: EventTransformer, rows: WindowRows, vocabulary: ContextVocabulary, log: Log, origin: Origin
+    ) -> None:
+        self.model, self.rows, self.vocabulary, self.log, self.origin = model, rows, vocabulary, log, origin
 
     @property
     def sasrec(self) -> SasRec:
@@ -170,6 +179,19 @@ class FittedSequence:
             last = [len(row.behavior) - 1 for row in rows]
             found.append(log_softmax(logits[torch.arange(len(rows)), last].double().numpy()))
         return np.concatenate(found)
+
+    def keep(self, folder: Path) -> bool:
+        """See `Shipping.keep`."""
+        weights = self.model.shipped()
+        if weights is None:
+            return False
+        rows = self.rows
+        keep_model(
+            folder,
+            KeptModel(rows.architecture, rows.config, rows.length, self.vocabulary, self.log, self.origin),
+            weights,
+        )
+        return True
 
     def close(self) -> None:
         """Nothing but memory is held."""

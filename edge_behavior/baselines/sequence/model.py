@@ -76,6 +76,10 @@ class EventTransformer(nn.Module):
         """[B + 1, d]: every behavior's vector, as input and as output weights, and that of the special symbol."""
         return self.items.weight
 
+    def shipped(self) -> dict[str, torch.Tensor] | None:
+        """Weights with which a plain SASRec or BERT4Rec computes the same; None where none does."""
+        return None
+
     def _embedded(self, behavior: torch.Tensor, event: torch.Tensor) -> torch.Tensor:
         return self._placed(F.embedding(behavior, self.item_vectors()), event)
 
@@ -143,6 +147,14 @@ class SasRec(EventTransformer):
         """See `EventTransformer.logits`; padding comes last, where no position before it looks."""
         return torch.as_tensor(self.states(behavior, event, target) @ self.item_vectors()[: self.candidates].T)
 
+    def shipped(self) -> dict[str, torch.Tensor] | None:
+        """See `EventTransformer.shipped`: whatever a behavior's vector is made of, a plain table holds."""
+        if type(self).states is not SasRec.states or type(self).logits is not SasRec.logits:
+            return None
+        names = ("positions", "event_context", "target_context", "blocks", "norm")
+        found = {name: held for name, held in self.state_dict().items() if name.split(".")[0] in names}
+        return {"items.weight": self.item_vectors().detach(), **found}
+
     def states(self, behavior: torch.Tensor, event: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """[n, T, d] what every position knows of the user, whose product with a behavior's vector is its logit."""
         return self._encoded(self._asking(self._embedded(behavior, event), target))
@@ -173,6 +185,10 @@ class Bert4Rec(EventTransformer):
         self.projection = nn.Linear(d, d)
         self.bias = nn.Parameter(torch.zeros(self.candidates))
         self._initialize()
+
+    def shipped(self) -> dict[str, torch.Tensor] | None:
+        """See `EventTransformer.shipped`: its own."""
+        return self.state_dict()
 
     def logits(
         self, behavior: torch.Tensor, event: torch.Tensor, target: torch.Tensor, present: torch.Tensor

@@ -6,7 +6,7 @@ prediction's time over its repetition's is what edgeb adds to the engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,8 @@ def open_watched(bundle: Path, n_ctx: int, threads: int) -> Iterator[tuple[Backe
     """
     form = bundle_form(bundle)
     with ExitStack() as stack:
-        watched = LiteRtCalls() if form == "litert" else OnnxCalls() if form == "folder" else None
+        others = _WATCHED.get(form)
+        watched = None if others is None else others()
         with nullcontext() if watched is None else watched.watched():
             backend = open_backend(bundle, n_ctx, threads)
         stack.callback(backend.close)
@@ -181,6 +182,49 @@ class _WatchedGraph:
         return noted
 
 
+class SequenceCalls(_Notes[Callable[[], Any]]):
+    """Forward passes of a sequence model, repeated on the same positions."""
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch the network that is opened inside."""
+        from edge_behavior.runtime.backends import sequence
+
+        module: Any = sequence
+        original = module.SequenceNetwork
+
+        def opened(*arguments: Any) -> Any:
+            return _WatchedNetwork(original(*arguments), self._note)
+
+        module.SequenceNetwork = opened
+        try:
+            yield
+        finally:
+            module.SequenceNetwork = original
+
+    def repeat(self) -> float:
+        """See `BareCalls`."""
+        started = perf_counter()
+        for run in self._noted:
+            run()
+        return perf_counter() - started
+
+    def _note(self, run: Callable[[], Any]) -> None:
+        if self._noting:
+            self._noted.append(run)
+
+
+class _WatchedNetwork:
+    """A sequence model's network whose forward passes are told to `note`."""
+
+    def __init__(self, network: Any, note: Callable[[Callable[[], Any]], None]) -> None:
+        self._network, self._note = network, note
+
+    def logits(self, at: Any) -> Any:
+        self._note(lambda: self._network.logits(at))
+        return self._network.logits(at)
+
+
 @dataclass(frozen=True)
 class _GeneratorCall:
     """A method of onnxruntime-genai's generator, with its arguments."""
@@ -260,3 +304,11 @@ class _WatchedGenerator:
             return found(*arguments)
 
         return called
+
+
+# By form of the bundle; llama.cpp's calls are noted otherwise.
+_WATCHED: Mapping[str, Callable[[], LiteRtCalls | OnnxCalls | SequenceCalls]] = {
+    "litert": LiteRtCalls,
+    "folder": OnnxCalls,
+    "sequence": SequenceCalls,
+}

@@ -30,6 +30,7 @@ from edge_behavior.bench.timing import Machine, load_average
 from edge_behavior.bundle.bundle import bundle_bytes, bundle_form, read_manifest, verify_bundle
 from edge_behavior.bundle.folder import holds_safetensors
 from edge_behavior.bundle.manifest import Manifest
+from edge_behavior.bundle.sequence_file import ARCHITECTURES
 from edge_behavior.errors import EdgebError
 from edge_behavior.util.numbers import file_size
 from edge_behavior.util.timebox import Clock, TimeBudget
@@ -103,7 +104,7 @@ def measure_table(
     _, advice = choose(rows, known if len(known) == len(truths) else None)
     first = entries[0].manifest
     return Table(
-        first.architecture,
+        ", ".join(dict.fromkeys(entry.manifest.architecture for entry in entries)),
         len(first.candidates),
         first.layout.name,
         first.layout.history_length,
@@ -165,8 +166,11 @@ def _check_comparable(first: Path, ours: Manifest, path: Path, theirs: Manifest)
         different = sorted(set(ours.candidates.labels) ^ set(theirs.candidates.labels))
         what = f"for example '{different[0]}'" if different else "in another order"
         raise EdgebError(f"{path} has other candidates than {first}, {what}", hint)
-    if ours.layout != theirs.layout:
-        mine, other = ours.layout.to_dict(), theirs.layout.to_dict()
+    mine, other = ours.layout.to_dict(), theirs.layout.to_dict()
+    if {ours.architecture, theirs.architecture} & set(ARCHITECTURES):
+        # A sequence model has no words: what counts is what it is asked.
+        mine, other = ({"history_length": m.layout.history_length, "places": m.layout.places} for m in (ours, theirs))
+    if mine != other:
         name = next((name for name in mine if mine[name] != other.get(name)), "chat")
         raise EdgebError(f"{path} has another prompt layout than {first}: '{name}' differs", hint)
 

@@ -22,6 +22,8 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.backends.onnx import CONFIG_FILE
 
 _HEAD, _EMBEDDING = "output.weight", "token_embd.weight"
+# Bytes of a weight by GGUF's number of its type: F32 and F16.
+_FLOAT_BYTES = {0: 4, 1: 2}
 # The quantizations that are none.
 _FLOATS = frozenset({"F32", "F16", "BF16", "FP32", "FP16"})
 
@@ -64,7 +66,9 @@ def read_work(bundle: Path) -> Work:
     """
     form = bundle_form(bundle)
     try:
-        matrices = list({"gguf": _of_gguf, "litert": _of_litert, "folder": _of_onnx}[form](bundle))
+        matrices = list(
+            {"gguf": _of_gguf, "sequence": _of_sequence, "litert": _of_litert, "folder": _of_onnx}[form](bundle)
+        )
     except ImportError as error:
         raise EdgebError(f"{bundle} cannot be looked into: {error}", "install the package") from None
     # What the readers of flatbuffers and of ONNX raise.
@@ -96,6 +100,15 @@ def _of_gguf(path: Path) -> Iterator[_Matrix]:
             is_head = tensor.name == (_HEAD if own_head else _EMBEDDING)
             if is_head or (len(tensor.shape) == 2 and tensor.name != _EMBEDDING):
                 yield _Matrix(tensor.elements, end - tensor.offset, is_head)
+
+
+def _of_sequence(path: Path) -> Iterator[_Matrix]:
+    """Tokens of such a model are events; its behaviors' vectors are the output matrix, too."""
+    with GgufFile(path) as file:
+        for tensor in file.tensor_table().tensors:
+            is_head = tensor.name == _EMBEDDING
+            if is_head or (len(tensor.shape) == 2 and tensor.name.startswith(("blk.", "output_map."))):
+                yield _Matrix(tensor.elements, tensor.elements * _FLOAT_BYTES[tensor.kind], is_head)
 
 
 def _of_litert(path: Path) -> Iterator[_Matrix]:

@@ -8,7 +8,8 @@
     results.json, results.md, compare.html
 
 These are all that the report reads. The rest belongs to the machine that computes them: `runs/` and `errors/` (see
-`runs.folder`), and `work/`, which remembers the dataset's path and keeps work in progress.
+`runs.folder`), `models/`, fitted systems that `edgeb export --system` takes, and `work/`, which remembers the dataset's
+path and keeps work in progress.
 """
 
 from __future__ import annotations
@@ -127,6 +128,10 @@ class CompareFolder(RunsFolder):
     def work(self) -> Path:
         """Folder of work in progress."""
         return self.path / "work"
+
+    def kept_model(self, name: str, seed: int) -> Path:
+        """Folder of a fitted system that may be exported."""
+        return self.path / "models" / f"{name}-seed{seed}"
 
     def predictions(self, name: str, seed: int, window_set: str) -> Path:
         """The file of one system's raw scores."""

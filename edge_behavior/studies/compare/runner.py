@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from edge_behavior.baselines.system import Reporting
+from edge_behavior.baselines.system import Reporting, Shipping
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.studies.compare.contenders import Bench, Contender
@@ -94,6 +94,8 @@ def _score(bench: Bench, contender: Contender, entry: Entry, seed: int, missing:
             if isinstance(fitted, Reporting):
                 bench.folder.note_answers(f"{entry.name}-seed{seed}", window_set, fitted.report())
             write_scores(bench.folder.predictions(entry.name, seed, window_set), scores)
+        if entry.point is None and isinstance(fitted, Shipping):
+            fitted.keep(bench.folder.kept_model(entry.system, seed))
     finally:
         fitted.close()
     contender.clean(bench, seed, entry.point)

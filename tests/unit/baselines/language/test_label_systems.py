@@ -15,6 +15,7 @@ from edge_behavior.baselines.language.llm_esr import DualView, LlmEsr, PeeredRow
 from edge_behavior.baselines.sequence import training
 from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.baselines.sequence.inputs import Row, asked_only, causal_row
+from edge_behavior.baselines.sequence.kept import load_network, read_kept
 from edge_behavior.baselines.sequence.model import SasRec
 from edge_behavior.data.windows import natural_windows
 from edge_behavior.errors import EdgebError
@@ -186,3 +187,18 @@ def test_similar_users_do_similar_things() -> None:
     assert found.shape == (5, 10)
     assert all(user not in found[user] for user in range(5))
     assert similar_users(event_table([video]), labels, 3).tolist() == [[0, 0, 0]]
+
+
+def test_alphafuse_ships_as_a_plain_sasrec_and_llm_esr_does_not(users: Any, tmp_path: Path) -> None:
+    """Whatever a behavior's vector is made of; two views of a sequence are another network."""
+    found = quick(AlphaFuse, users, tmp_path / "alphafuse")
+    assert found.keep(tmp_path / "kept")
+    plain = load_network(tmp_path / "kept", read_kept(tmp_path / "kept"))
+    assert type(plain) is SasRec
+    batch = a_batch(users, found, WINDOWS)
+    with torch.inference_mode():
+        assert torch.equal(plain(**batch)["logits"], found.model(**batch)["logits"])
+    assert not quick(LlmEsr, users, tmp_path / "llm_esr").keep(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    # Without the second view it is SASRec on frozen embeddings.
+    assert quick(LlmEsr, users, tmp_path / "one", collaborative=False).keep(tmp_path / "kept-one")

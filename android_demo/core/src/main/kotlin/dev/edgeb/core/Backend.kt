@@ -67,7 +67,7 @@ internal interface Backend : Closeable {
     /** Nodes whose rows `branch` reads without evaluating anything. */
     fun atHand(): Set<Int>
 
-    /** The cache of the held prompt. */
+    /** The cache of the held prompt; empty where the engine keeps none. */
     fun saveState(): ByteArray
 
     /** Hold `ids` from saved bytes; false, and an empty cache, where the engine does not take them. */

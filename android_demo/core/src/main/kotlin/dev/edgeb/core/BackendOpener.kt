@@ -10,21 +10,25 @@ private const val MOST_DIVERGENCE = 0.1
 /** Opens the backend of a bundle's kind. */
 internal class BackendOpener(
     private val model: File,
-    private val llama: LlamaNative,
+    private val llama: LlamaNative?,
     private val litert: LiteRtNative?,
     private val options: LoadOptions,
     val threads: Int
 ) {
     /** @param positions Tokens that the cache is to hold. */
-    fun open(bundle: OpenBundle, positions: Int): Backend =
-        if (bundle is LiteRtFile) openLiteRt(bundle, positions) else openLlama(positions)
-
-    private fun openLlama(positions: Int): Backend {
+    fun open(bundle: OpenBundle, positions: Int): Backend {
+        if (bundle is LiteRtFile) return openLiteRt(bundle, positions)
         if (options.accelerator != Accelerator.CPU && !options.fallback) {
             throw EdgebException("$model is a GGUF, and runs on the CPU alone", "export it with --format litert")
         }
+        if (bundle.manifest.architecture in SEQUENCE_ARCHITECTURES) return SequenceBackend(SequenceFile.read(model))
+        return openLlama(positions)
+    }
+
+    private fun openLlama(positions: Int): Backend {
         val asked = NativeOptions(positions, minOf(MAX_ROWS, positions), threads, options.exactMath)
-        return LlamaBackend(llama.open(model, asked), llama.version, asked)
+        val native = neededLlama()
+        return LlamaBackend(native.open(model, asked), native.version, asked)
     }
 
     private fun openLiteRt(bundle: LiteRtFile, positions: Int): Backend {
@@ -106,6 +110,9 @@ internal class BackendOpener(
         }
     }
 
+    private fun neededLlama(): LlamaNative = llama
+        ?: throw EdgebException("$model is no sequence model, and llama.cpp was not given", "pass load a LlamaJni")
+
     /** llama.cpp reads files; it does not need this one once the vocabulary is in memory. */
     private fun openTokenizer(bundle: LiteRtFile): LlamaVocabulary {
         val content = bundle.tokenizer()
@@ -116,7 +123,7 @@ internal class BackendOpener(
         }
         try {
             file.writeBytes(content)
-            return llama.openVocabulary(file)
+            return neededLlama().openVocabulary(file)
         } catch (error: IOException) {
             throw EdgebException("cannot write $file: ${error.message}", "free some space")
         } finally {

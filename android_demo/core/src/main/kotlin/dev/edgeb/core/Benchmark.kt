@@ -43,10 +43,13 @@ class Benchmark @JvmOverloads constructor(
     @JvmOverloads
     fun run(listener: Listener? = null): String {
         if (predictions < 1) throw EdgebException("predictions is $predictions", "measure at least one")
-        for ((name, measure) in listOf(
+        val all = listOf(
             Pair("session", ::sessions), Pair("warm", ::warm), Pair("whole_prompt", ::wholePrompts),
             Pair("session_restore", ::restoredSessions), Pair("prefix_evaluate", ::prefixes)
-        )) {
+        )
+        // A sequence model has no static prompt to speak of.
+        val isSequence = engine.manifest.architecture in SEQUENCE_ARCHITECTURES
+        for ((name, measure) in if (isSequence) all.dropLast(1) else all) {
             listener?.onScenario(name)
             measure()
         }

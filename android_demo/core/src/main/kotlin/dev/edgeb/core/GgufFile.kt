@@ -26,8 +26,11 @@ private const val COPY_HINT = "copy or export it again"
 /** One metadata key: its value's type number, and the bytes `start` (of the entry), `value` and `end`. */
 internal class GgufEntry(val key: String, val kind: Int, val start: Long, val value: Long, val end: Long)
 
-/** The bytes of the tensor table, and where the aligned data section starts. */
-internal class GgufTensors(val start: Long, val end: Long, val dataStart: Long)
+/** One tensor: its shape as stored, the fastest dimension first, its type's number, and its offset in the data. */
+internal class GgufTensor(val name: String, val shape: List<Long>, val kind: Int, val offset: Long)
+
+/** The bytes of the tensor table, where the aligned data section starts, and the tensors. */
+internal class GgufTensors(val start: Long, val end: Long, val dataStart: Long, val listed: List<GgufTensor>)
 
 /**
  * A GGUF file opened for reading its header.
@@ -144,19 +147,18 @@ internal class GgufFile(private val path: File) : Closeable {
             true
         }
         at = start
-        var number = 0L
-        while (number < tensorCount) {
-            string("name of tensor $number", MAX_KEY)
-            val dimensions = u32("tensor $number")
-            if (dimensions > MAX_DIMENSIONS) throw damaged("tensor $number has $dimensions dimensions")
-            // Shape, type and offset.
-            step(8 * dimensions + 4 + 8, "tensor $number")
-            number++
+        val listed = ArrayList<GgufTensor>()
+        while (listed.size < tensorCount) {
+            val name = string("name of tensor ${listed.size}", MAX_KEY)
+            val dimensions = u32("tensor '$name'")
+            if (dimensions > MAX_DIMENSIONS) throw damaged("tensor '$name' has $dimensions dimensions")
+            val shape = List(dimensions.toInt()) { u64("tensor '$name'") }
+            listed.add(GgufTensor(name, shape, u32("tensor '$name'").toInt(), u64("tensor '$name'")))
         }
         val end = at
         val dataStart = (end + alignment - 1) / alignment * alignment
         need(dataStart - end, "the start of the tensor data")
-        return GgufTensors(start, end, dataStart)
+        return GgufTensors(start, end, dataStart, listed)
     }
 
     /** Feed the bytes `start` until `end` to a hash. */

@@ -142,8 +142,10 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
 
     companion object {
         /**
-         * Open a bundle: a GGUF file with llama.cpp, a LiteRT file with LiteRT, and with llama.cpp for its tokenizer.
+         * Open a bundle: a GGUF file with llama.cpp, a LiteRT file with LiteRT, and with llama.cpp for its tokenizer. A
+         * sequence model, which is a GGUF file as well, is computed in Kotlin.
          *
+         * @param llama Null where the app ships sequence models only.
          * @param litert Null where the app comes without LiteRT.
          * @throws EdgebException not a bundle, damaged, of a newer version, or not loadable.
          */
@@ -151,7 +153,7 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
         @JvmOverloads
         fun load(
             model: File,
-            llama: LlamaNative,
+            llama: LlamaNative?,
             options: LoadOptions = LoadOptions(),
             litert: LiteRtNative? = null
         ): Predictor {

@@ -34,9 +34,11 @@ internal class PrefixCache(parent: File, private val model: String) {
             }
         }
         backend.prefill(ids)
+        val state = backend.saveState()
+        if (state.size == 0) return false // an engine that keeps nothing
         try {
             folder.mkdirs()
-            StateFile.write(path, key, backend.saveState())
+            StateFile.write(path, key, state)
             limit()
         } catch (error: EdgebException) {
             // A disk that takes no snapshot is no reason to fail.

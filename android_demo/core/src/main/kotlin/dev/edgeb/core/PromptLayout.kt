@@ -1,7 +1,7 @@
 package dev.edgeb.core
 
 internal const val STREAM_TERMINATOR = ")\n"
-private val DAYS = listOf("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+internal val DAYS = listOf("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 private val LAYOUTS = listOf("stream", "prefix", "instruct")
 private val CANDIDATE_ORDERS = listOf("frequency", "alphabetical")
 private val FIELDS = listOf("name", "list_candidates", "history_length", "task", "role")

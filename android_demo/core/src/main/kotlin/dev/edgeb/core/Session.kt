@@ -86,9 +86,14 @@ class Session internal constructor(private val engine: Engine, private val ancho
         }
     }
 
-    /** Evaluate the events observed so far, at a time when nobody waits. Returns the tokens evaluated. */
+    /**
+     * Evaluate the events observed so far, at a time when nobody waits. A sequence model keeps nothing of it. Returns
+     * the tokens evaluated.
+     */
     fun prepare(): Int = synchronized(engine.lock) {
-        val ids = joined(listOf(engine.encoder.leadIds) + window.map { it.ids })
+        val lead = engine.encoder.leadIds
+        fit(lead.size)
+        val ids = joined(listOf(lead) + window.map { it.ids })
         if (holds(ids)) 0 else engine.backend.prefill(ids)
     }
 
@@ -129,12 +134,17 @@ class Session internal constructor(private val engine: Engine, private val ancho
         window = ArrayList(window.takeLast(length))
     }
 
-    /** The prompt; where it no longer fits into the context the window is anchored early. */
+    /** Anchor the window early where it no longer fits into the context beside so many others and the labels. */
+    private fun fit(others: Int) {
+        val total = others + window.map { it.ids.size }.sum() + engine.encoder.trie.inner.size
+        if (total > engine.backend.capacity) anchor()
+    }
+
+    /** The prompt. */
     private fun ids(moment: Moment, place: String): IntArray {
         val lead = engine.encoder.leadIds
         val question = engine.encoder.questionIds(moment, place)
-        val total = lead.size + window.map { it.ids.size }.sum() + question.size + engine.encoder.trie.inner.size
-        if (total > engine.backend.capacity) anchor()
+        fit(lead.size + question.size)
         return joined(listOf(lead) + window.map { it.ids } + listOf(question))
     }
 

@@ -1,0 +1,1 @@
+"""A comparison's sequence model becomes a bundle."""

@@ -1,0 +1,94 @@
+"""Small sequence models with random weights, as files and as folders of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge_behavior import __version__
+from edge_behavior.baselines.sequence.config import SequenceConfig
+from edge_behavior.baselines.sequence.inputs import ContextVocabulary
+from edge_behavior.baselines.sequence.kept import KeptModel, Log, Origin
+from edge_behavior.baselines.sequence.model import Bert4Rec, EventTransformer, SasRec
+from edge_behavior.bundle.gguf_file import write_bundle
+from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
+from edge_behavior.bundle.sequence_file import ARCHITECTURES
+from edge_behavior.core.candidates import CandidateSet
+from edge_behavior.core.prompts import PromptLayout
+from edge_behavior.export.sequence.writer import write_sequence
+from tests import helpers
+
+PLACES = ("DK", "home", "Café Zürich", "東京 駅", "unknown")
+NAMES = ("sasrec", "bert4rec")
+
+
+def described(
+    architecture: str = "sasrec",
+    labels: Sequence[str] = helpers.LABELS,
+    length: int = 6,
+    config: SequenceConfig | None = None,
+    dataset: str = "",
+    fingerprint: str = "",
+    places: Sequence[str] = PLACES,
+) -> KeptModel:
+    counts = range(1, 1 + len(labels))
+    return KeptModel(
+        architecture,
+        config or SequenceConfig(hidden=16, layers=2, heads=2),
+        length,
+        ContextVocabulary(2, tuple(places)),
+        Log(CandidateSet.of(list(labels), counts), True),
+        Origin(architecture, 0, 0.001, 0, dataset, fingerprint),
+    )
+
+
+def network(model: KeptModel, seed: int = 0, spread: float = 0.4) -> EventTransformer:
+    """Far from a symmetric start, biases and norms included; what stands for no context stays 0."""
+    torch.manual_seed(seed)
+    kind = {"sasrec": SasRec, "bert4rec": Bert4Rec}[model.architecture]
+    made = kind(len(model.log.candidates), model.length + 1, model.vocabulary.sizes, model.config).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * spread)
+        for module in made.modules():
+            if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx] = 0
+    return made
+
+
+def arrays(made: EventTransformer) -> dict[str, NDArray[np.float32]]:
+    shipped = made.shipped()
+    assert shipped is not None
+    return {name: held.detach().numpy() for name, held in shipped.items()}
+
+
+def plain(model: KeptModel, made: EventTransformer, out: Path, dtype: str = "f32") -> Path:
+    """The file without a manifest."""
+    write_sequence(model, arrays(made), out, dtype)
+    return out
+
+
+def context_length(model: KeptModel) -> int:
+    return 1 + (model.length + 1) * (4 if model.config.context else 1)
+
+
+def bundle(model: KeptModel, made: EventTransformer, out: Path, dtype: str = "f32") -> Path:
+    """With a manifest and nothing fitted."""
+    start = len(model.log.candidates)
+    manifest = Manifest(
+        created_with=f"edgeb {__version__}",
+        candidates=model.log.candidates,
+        layout=PromptLayout(list_candidates=False, history_length=model.length, places=model.log.places),
+        bos_id=start,
+        eos_id=start,
+        architecture=ARCHITECTURES[NAMES.index(model.architecture)],
+        quantization=dtype.upper(),
+        context_length=context_length(model),
+        base_model=BaseModelInfo(None, None, None),
+    )
+    write_bundle(plain(model, made, out.with_name(f"plain-{out.name}"), dtype), manifest, out)
+    return out
