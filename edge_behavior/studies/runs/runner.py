@@ -135,7 +135,7 @@ def do_run(planned: PlannedRun, dataset: Dataset, folder: RunsFolder, execute: R
 
 
 def _share_precision(run: RunFolder, recipe: Recipe, others: Sequence[tuple[RunFolder, Recipe]]) -> None:
-    """Take over what `backbone.dtype: auto` was found to be for this backbone: runs that differ in it do not compare."""
+    """Take over what `dtype: auto` was found to be for this backbone: runs that differ in it do not compare."""
     if recipe.backbone.dtype != "auto" or run.state.computing is not None:
         return
     for other, its_recipe in others:
