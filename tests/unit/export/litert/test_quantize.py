@@ -56,8 +56,8 @@ def test_equal_scales_are_written_once(tmp_path: Path) -> None:
     file.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     before = file.stat().st_size
     share_scales(file)
-    content = file.read_bytes()
-    found = schema.Model.GetRootAs(content, 0)
+    written = file.read_bytes()
+    found = schema.Model.GetRootAs(written, 0)
     places = [
         [found.Subgraphs(g).Tensors(t).Quantization()._tab.Pos for t in range(found.Subgraphs(g).TensorsLength())]
         for g in (1, 2)
@@ -66,9 +66,9 @@ def test_equal_scales_are_written_once(tmp_path: Path) -> None:
     assert places[0][0] == places[1][1] == first[0]
     assert places[1][0] == first[1]
     assert len({*first, *places[0], *places[1]}) == 4, "another axis and scales of blocks are others"
-    assert before - len(content) > 2 * ROWS * 12
+    assert before - len(written) > 2 * ROWS * 12
     # All else is as it was; large constants lie aligned behind the tables.
-    again = flatbuffer_utils.read_model_from_bytearray(content)
+    again = flatbuffer_utils.read_model_from_bytearray(written)
     for g, graph_before in zip(again.subgraphs, model.subgraphs, strict=True):
         for tensor, old in zip(g.tensors, graph_before.tensors, strict=True):
             assert (tensor.name.decode(), list(tensor.shape), tensor.buffer) == (old.name, old.shape, old.buffer)
