@@ -17,19 +17,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from edge_behavior.bundle.litert_file import read_litert, write_litert
+from edge_behavior.bundle.litert_graph import LiteRtGraph
 from edge_behavior.bundle.litert_probe import LiteRtProbe
 from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.population import PopulationTable
 from edge_behavior.export.litert import convert
 from edge_behavior.export.litert import graph as graph_module
 from edge_behavior.export.litert.graph import Decoder, Embed, First, Step, describe, load_decoder
-from edge_behavior.export.litert.worker import convert_apart
+from edge_behavior.export.litert.worker import convert_apart, quantize_apart
 from edge_behavior.hf.architectures import load_config
 from edge_behavior.runtime.accelerator import Accelerator
 from edge_behavior.runtime.backends import litert
@@ -78,12 +80,27 @@ def converted(
     population: PopulationTable | None = None,
     sizes: tuple[int, ...] = FEW_SIZES,
     first_sizes: tuple[int, ...] = FEW_FIRST_SIZES,
+    quant: str = "f32",
 ) -> Path:
-    """Write a bundle for LiteRT itself, in float32; the other arguments are those of `stand_in`, and the population's.
+    """Write a bundle for LiteRT itself; the other arguments are those of `stand_in`, of the population and the export.
 
     A conversion takes from half a minute to minutes, and is kept for other tests of the same weights.
     """
     graph = describe(load_config(backbone), sizes, first_sizes, cache_length)
+    model = _converted(backbone, graph)
+    if quant == "f32":
+        probe = known_rows(backbone)
+    else:
+        made = out.with_suffix(f".{quant}")
+        quantize_apart(model, made, quant)
+        write_litert(made, tokenizer.read_bytes(), manifest, graph, out)
+        model, probe = made, known_rows(backbone, shipped=out)
+    write_litert(model, tokenizer.read_bytes(), manifest, graph, out, population=population, probe=probe)
+    return out
+
+
+def _converted(backbone: Path, graph: LiteRtGraph) -> Path:
+    """The float32 model."""
     key = hashlib.sha256(json.dumps(graph.to_dict()).encode())
     code = (Path(str(module.__file__)) for module in (convert, graph_module))
     for file in (backbone / "config.json", backbone / "model.safetensors", *code):
@@ -97,16 +114,25 @@ def converted(
         # Whole or not at all, whichever process makes it.
         shutil.copy(made, model.with_suffix(f".{os.getpid()}"))
         model.with_suffix(f".{os.getpid()}").replace(model)
-    write_litert(model, tokenizer.read_bytes(), manifest, graph, out, population=population, probe=known_rows(backbone))
-    return out
+    return model
 
 
-def known_rows(backbone: Path) -> LiteRtProbe:
-    """Known rows of a model, by Transformers."""
+def known_rows(backbone: Path, shipped: Path | None = None) -> LiteRtProbe:
+    """Known rows of a model, by Transformers.
+
+    Args:
+        backbone: Its folder.
+        shipped: A quantized bundle of it; None where it is shipped in float32.
+    """
     ids = list(range(30, 40))
     with torch.inference_mode():
         logits = AutoModelForCausalLM.from_pretrained(backbone).eval()(torch.tensor([ids])).logits[0].numpy()
-    return LiteRtProbe.measured(("gpu",), ids, logits, logits)
+    found = logits
+    if shipped is not None:
+        backend = litert.LiteRtBackend(shipped, litert.LiteRtRunOptions(len(ids), 1))
+        found = np.stack([backend.prefill(ids[:end])[0].copy() for end in range(1, len(ids) + 1)])
+        backend.close()
+    return LiteRtProbe.measured(("gpu",), ids, logits, found)
 
 
 def run_stand_ins(patch: pytest.MonkeyPatch) -> None:

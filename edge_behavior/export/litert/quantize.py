@@ -11,6 +11,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_behavior.errors import EdgebError
 
 # Weights that share a scale with q4.
@@ -20,6 +22,8 @@ BLOCK = 32
 _HEAD = "logits_output"
 # Constants of fewer elements are shapes, axes and scalars.
 _LEAST_WEIGHTS = 32
+# Bytes of a constant from which on it lies behind the tables, and of what a constant's place there is a multiple.
+_APART, _ALIGNED = 1024, 16
 
 
 def quantize(source: Path, out: Path, quant: str) -> None:
@@ -44,12 +48,64 @@ def quantize(source: Path, out: Path, quant: str) -> None:
             *recipe.dynamic_wi8c_afp32(operation_name="EMBEDDING_LOOKUP"),
         ]
     quantizer.Quantizer(str(source), found).quantize(serialize_to_path=str(out), enable_progress_report=False)
+    share_scales(out)
     # Some combinations of bits and blocks are passed over without a word.
     left = [shape for kind, shape in _weights(out) if kind == "FLOAT32" and len(shape) == 2 and min(shape) > 1]
     if left:
         raise EdgebError(
             f"ai-edge-quantizer left {len(left)} matrices unquantized, like {left[0]}", "try --quant q8 or f32"
         )
+
+
+def share_scales(file: Path) -> None:
+    """Rewrite a file so that equal scales are in it once: the quantizer repeats a matrix's for every signature.
+
+    A flatbuffer's tables may refer to the same one, so that any reader of the format takes it.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model: Any = flatbuffer_utils.read_model_from_bytearray(file.read_bytes())
+    written: dict[object, _WrittenOnce] = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            found = tensor.quantization
+            # Scales of blocks are tensors of their graph.
+            if found is not None and found.details is None:
+                tensor.quantization = written.setdefault(_content(found), _WrittenOnce(found))
+    # Weights lie behind the tables, as the quantizer puts them: tables may take 2 GB.
+    apart = {i: bytes(b.data) for i, b in enumerate(model.buffers) if b.data is not None and len(b.data) >= _APART}
+    for i in apart:
+        model.buffers[i].data, model.buffers[i].offset, model.buffers[i].size = None, 1, 1
+    tables = flatbuffer_utils.convert_object_to_bytearray(model)
+    packed, end, places = schema.Model.GetRootAs(tables, 0), len(tables), []
+    for i, content in apart.items():
+        end += -end % _ALIGNED
+        flatbuffer_utils.update_packed_buffer(packed.Buffers(i), offset=end, size=len(content))
+        places.append((end, content))
+        end += len(content)
+    with file.open("wb") as out:
+        out.write(tables)
+        for place, content in places:
+            out.write(bytes(place - out.tell()))
+            out.write(content)
+
+
+class _WrittenOnce:
+    """Scales and zero points whose later places refer to the first."""
+
+    def __init__(self, values: Any) -> None:
+        self._values, self._at = values, None
+
+    def Pack(self, builder: Any) -> Any:
+        if self._at is None:
+            self._at = self._values.Pack(builder)
+        return self._at
+
+
+def _content(found: Any) -> tuple[object, ...]:
+    values = (found.scale, found.zeroPoint, found.min, found.max)
+    return found.quantizedDimension, *(None if value is None else np.asarray(value).tobytes() for value in values)
 
 
 def weight_types(file: Path) -> dict[str, int]:

@@ -5,6 +5,7 @@ What needs no LiteRT runs with PyTorch in its place; LiteRT's own GPU accelerato
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -18,7 +19,13 @@ import numpy as np
 import pytest
 import torch
 
-from edge_behavior.bundle.litert_file import TOKENIZER_ENTRY, read_litert, read_litert_entry, write_litert
+from edge_behavior.bundle.litert_file import (
+    TOKENIZER_ENTRY,
+    read_litert,
+    read_litert_entry,
+    read_litert_probe,
+    write_litert,
+)
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.writer import write_gguf
@@ -29,7 +36,7 @@ from edge_behavior.runtime.predictor import Predictor, open_backend
 from tests import helpers, litert_files
 from tests.command import invoked
 from tests.software_adapter import VARIABLES, require_adapter
-from tests.unit.runtime.engines import CANDIDATES, IN_TORCH, LITERT, Engine, engine_of, manifest_of, require
+from tests.unit.runtime.engines import CACHE, CANDIDATES, IN_TORCH, LITERT, Engine, engine_of, manifest_of, require
 
 # The largest difference that was seen on SwiftShader is a thousandth of it; other adapters round otherwise.
 CLOSE = 5e-4
@@ -39,6 +46,17 @@ QUESTION = ("--no-history", "--at", "2024-03-18T20:00", "--place", "DK", "--json
 def last_row(model: Any, ids: list[int]) -> np.ndarray:
     with torch.no_grad():
         return np.asarray(model(input_ids=torch.tensor([ids])).logits[0, -1].numpy())
+
+
+def in_eight_bits(model: Any) -> Any:
+    """A copy whose matrices are rounded as the quantizer does: a step per row, symmetric."""
+    made = copy.deepcopy(model)
+    with torch.no_grad():
+        for values in made.parameters():
+            if values.ndim == 2:
+                steps = values.abs().amax(1, keepdim=True).clamp_min(1e-9) / 127
+                values.copy_((values / steps).round() * steps)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +279,31 @@ class TestOnASoftwareAdapter:
                     assert [r.behavior for r in first.ranked] == [r.behavior for r in second.ranked]
                 for session in sessions:
                     session.observe(event)
+
+    @pytest.fixture(scope="class")
+    def int8(self, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The same model, its weights in 8 bits."""
+        base = Path(engine.model.config.name_or_path)
+        manifest = manifest_of(engine.tokens, CANDIDATES, PromptLayout(), quantization="int8")
+        out = tmp_path_factory.mktemp("int8") / "bundle.tflite"
+        return litert_files.converted(base, base.parent / "m.gguf", manifest, out, CACHE, quant="q8")
+
+    def test_int8(self, engine: Engine, int8: Path) -> None:
+        """Activations stay float32 on the GPU, so that PyTorch says the same with rounded weights; the CPU is near."""
+        rounded, trie, ids = in_eight_bits(engine.model), helpers.encoder(engine.tokens).trie, list(range(30, 80))
+        nodes, probe, diary = trie.evaluated.tolist(), read_litert_probe(int8), helpers.diary(22)
+        assert probe is not None
+        gpu = LiteRtBackend(int8, LiteRtRunOptions(CACHE, 1, "gpu"))
+        np.testing.assert_allclose(gpu.prefill(ids, trie, nodes[:2])[0], last_row(rounded, ids), atol=CLOSE)
+        for node, found in zip(nodes, gpu.branch(trie, nodes)[0], strict=True):
+            way = [int(trie.tokens[step]) for step in trie.ancestors(node)]
+            np.testing.assert_allclose(found, last_row(rounded, ids + way), atol=CLOSE)
+        ours = Predictor(read_litert(int8).manifest, gpu, None, "gpu")
+        with Predictor.load(int8, threads=1, prefix_cache=False) as cpu:
+            event = diary[-1]
+            scores, expected = (p.log_probs(diary[:-1], event.time, event.place) for p in (ours, cpu))
+        assert CLOSE < np.abs(scores - expected).max() < probe.tolerance, "the CPU rounds activations, and no more"
+        gpu.close()
 
     def test_a_command_writes_its_answer_and_nothing_else(self, bundle: Path, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "edge_behavior", "predict", str(bundle), *QUESTION, "--accelerator", "gpu"]
