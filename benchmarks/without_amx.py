@@ -9,11 +9,11 @@ without AMX by `make setup`. x86-64 Linux only.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import errno
 import os
 import struct
-import sys
 
 _NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER = 38, 22, 2
 _ARCH_PRCTL, _REQUEST_PERMISSION = 158, 0x1023
@@ -47,11 +47,13 @@ def refuse_amx() -> None:
 
 def main() -> None:
     """Replace this process by the command."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print(__doc__)
-        sys.exit(0 if len(sys.argv) > 1 else 2)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run, with its arguments")
+    command = parser.parse_args().command
+    if not command:
+        parser.error("name a command")
     refuse_amx()
-    os.execvp(sys.argv[1], sys.argv[1:])
+    os.execvp(command[0], command)
 
 
 if __name__ == "__main__":
