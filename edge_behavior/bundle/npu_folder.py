@@ -141,10 +141,10 @@ class NpuFolder:
 
     def summary(self) -> dict[str, Any]:
         """Everything but the names of tensors, for reports."""
-        found = asdict(self)
-        for context in found["contexts"]:
+        contexts = [asdict(context) for context in self.contexts]
+        for context in contexts:
             del context["inputs"], context["outputs"]
-        return found
+        return {**asdict(self), "contexts": contexts}
 
     def to_json(self) -> str:
         """The text of `npu.json`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from edge_behavior.bundle.manifest import BaseModelInfo
     from edge_behavior.core.license import License
     from edge_behavior.export.prune.check import Pruning
-    from edge_behavior.export.report import ExportReport
 
 
 _FORMATS = ("gguf", "litert", "onnx", "hf")
@@ -97,6 +96,17 @@ def export_command(
             show_default=False,
         ),
     ] = None,
+    npu: Annotated[
+        str | None,
+        typer.Option(
+            help="LiteRT: chips to compile for as well, like sm8650,sm8750, or all; list shows them.",
+            show_default=False,
+        ),
+    ] = None,
+    npu_windows: Annotated[
+        int | None,
+        typer.Option(help="LiteRT: windows to compare under the NPU's emulator. Default: 4.", show_default=False),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
@@ -115,6 +125,8 @@ def export_command(
 
         edgeb export runs/tiny --format litert --quant q8 --out tiny.tflite
 
+        edgeb export runs/tiny --format litert --npu sm8650,sm8750 --out tiny.tflite
+
         edgeb export runs/tiny --format onnx --block-size 32 --accuracy-level 4 --out tiny-onnx
 
         edgeb export runs/tiny --format hf --out tiny-hf
@@ -124,10 +136,16 @@ def export_command(
     from edge_behavior.export.parity.gate import ParityError
     from edge_behavior.export.profiles import DEFAULT_PROFILE, load_profile
     from edge_behavior.export.run_source import run_source
+    from edge_behavior.export.show import show_parity, show_report
     from edge_behavior.util.workspace import recall, remember
 
+    if npu == "list":
+        emit_chips(as_json)
+        return
     if format not in _FORMATS:
         raise EdgebError(f"unknown format '{format}'", nearest(format, _FORMATS))
+    if format != "litert" and (npu is not None or npu_windows is not None):
+        raise EdgebError(f"--npu{'' if npu else '-windows'} is for LiteRT bundles", "add --format litert")
     flags = {
         "prune": prune,
         "extra_tokens": extra_tokens,
@@ -157,14 +175,16 @@ def export_command(
         elif format == "litert" and given.keys() <= {"context_length"}:
             from edge_behavior.export.litert.options import litert_options
             from edge_behavior.export.litert.pipeline import export_litert
+            from edge_behavior.export.npu.options import NpuOptions
             from edge_behavior.runtime.litert.package import quiet_exit
 
             quiet_exit()
+            contexts = NpuOptions.parse(npu, npu_windows)
             chosen = load_profile(flags=flags)
             built = litert_options(profile, given if quant is None else {"quant": quant, **given})
             out = out or run.with_name(f"{run.name}-{built.quant}.tflite")
             source = run_source(run, stage, data)
-            report = export_litert(source, out, built, chosen, force)
+            report = export_litert(source, out, built, chosen, force, contexts)
         elif given:
             raise EdgebError(f"--{next(iter(given)).replace('_', '-')} is an ONNX option", "add --format onnx")
         elif format == "hf":
@@ -202,7 +222,16 @@ def export_command(
         typer.echo(f"edgeb: no table of the population: {report.population.reason}", err=True)
     if report.parity.exceeded:
         typer.echo(f"edgeb: beyond the limits: {'; '.join(report.parity.exceeded)}", err=True)
-    emit(report.to_dict(), as_json, lambda: _show_report(report))
+    emit(report.to_dict(), as_json, lambda: show_report(report))
+
+
+def emit_chips(as_json: bool) -> None:
+    """What `--npu list` prints."""
+    from edge_behavior.commands.output import emit
+    from edge_behavior.export.npu.options import chip_table
+    from edge_behavior.export.show import show_chips
+
+    emit(chip_table(), as_json, show_chips)
 
 
 def inspect_command(
@@ -256,80 +285,8 @@ def inspect_command(
     emit(json.loads(manifest.to_json()), as_json, lambda shown: _show_manifest(shown, manifest.base_model))
 
 
-def _show_report(report: ExportReport) -> None:
-    from edge_behavior.evaluation.balance_tables import balance_lines
-    from edge_behavior.evaluation.calibration_tables import calibration_lines
-    from edge_behavior.util.numbers import file_size
-    from edge_behavior.util.terminal import open_console
-
-    # GGUF files have typed tensors, ONNX folders operators that hold weights.
-    counts, what = (report.tensor_types, "tensors") if report.operators is None else (report.operators, "operators")
-    types = ", ".join(f"{count} {name}" for name, count in (counts or {}).items())
-    console = open_console()
-    console.print(f"{report.bundle}: {file_size(report.bytes)}, {report.architecture} {report.quantization}")
-    console.print(f"{what}: {types}; {report.segments_checked} segments are tokenized as in training")
-    for name, why in report.parity.tried.items():
-        console.print(f"not {name}: {'; '.join(why)}")
-    if report.parity.recovery is not None:
-        kept = ", ".join(name.strip(".").removesuffix(".weight") for name in report.parity.recovery.kept)
-        nothing = report.parity.recovery.skipped or "it did not help"
-        console.print(f"kept at 8 bits for the tail: {kept or f'nothing, {nothing}'}", highlight=False)
-    show_parity(report.parity.to_dict(), sys.stdout)
-    plan = report.pruning.plan
-    if plan is not None:
-        console.print(f"vocabulary: {len(plan.kept)} of {plan.rows} tokens kept, {plan.places} places covered")
-    if report.population.fitted:
-        found = report.population.values
-        lost = ", ".join(f"{count:,} of {level}" for level, count in found["dropped"].items())
-        console.print(
-            f"population: {found['contexts']:,} contexts of {found['users']:,} users, {file_size(found['bytes'])}"
-            f"{f'; no room for contexts: {lost}' if lost else ''}",
-            highlight=False,
-        )
-    habits = report.habits.values
-    if report.habits.fitted:
-        accuracies = ", ".join(
-            f"{name} {habits['measured'][name]['accuracy']:.3f}" for name in ("model", "habits", "fused")
-        )
-        console.print(f"predicts with {habits['default']}; accuracy on validation windows: {accuracies}")
-    default = habits.get("default", "model")
-    if report.calibration.fitted:
-        console.print(calibration_lines(report.calibration.values, [default]), highlight=False)
-    if report.balance.fitted:
-        console.print(balance_lines(report.balance.values, [default]), highlight=False)
-
-
 def _mode(wanted: bool | None) -> str | None:
     return None if wanted is None else "on" if wanted else "off"
-
-
-def show_parity(parity: dict[str, Any], stream: TextIO) -> None:
-    """The parity table; `parity` as manifests and `--json` have it."""
-    from rich.table import Table
-
-    from edge_behavior.util.terminal import open_console
-
-    drawn = f"{parity['windows']} validation windows" if parity["held_out"] else "synthetic windows"
-    table = Table(title=f"difference from the trained model, {drawn}", title_justify="left")
-    for i, head in enumerate(("after", "flips", "KL", "max Δ log p", "accuracy", "head", "medium", "tail")):
-        table.add_column(head, justify="right" if i else "left")
-    groups = ("accuracy", "head", "medium", "tail")
-    table.add_row("trained", "", "", "", *(_share(parity["reference"][name]) for name in groups))
-    for name, row in parity["stages"].items():
-        # Bundles written before 2026-11-28 do not say it: every step was compared on all windows.
-        compared = row.get("windows", parity["windows"])
-        table.add_row(
-            name if compared == parity["windows"] else f"{name} ({compared} windows)",
-            f"{row['flips']:.1%}",
-            f"{row['mean_kl']:.2g}",
-            f"{row['max_log_prob']:.2g}",
-            *(_share(row[group]) for group in groups),
-        )
-    open_console(file=stream).print(table)
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _pruning_note(pruning: Pruning) -> str:
@@ -396,4 +353,6 @@ def _show_manifest(manifest: dict[str, Any], base_model: BaseModelInfo) -> None:
         table.add_row(key.replace("_", " "), escape(text))
     open_console().print(table)
     if manifest["parity"] is not None:
+        from edge_behavior.export.show import show_parity
+
         show_parity(manifest["parity"], sys.stdout)

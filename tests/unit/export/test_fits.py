@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.cli import app
-from edge_behavior.commands.export import _show_report
 from edge_behavior.core.candidates import GROUPS
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.pipeline import export_gguf
+from edge_behavior.export.show import show_report
 from edge_behavior.export.source import ExportSource
 from edge_behavior.fit import mixture as heldout
 from edge_behavior.fit.balance import fit_balance
@@ -246,7 +246,7 @@ class TestCalibration:
         dropped = report.population.values["dropped"]
         assert len(dropped) > 1
         capsys.readouterr()
-        _show_report(report)
+        show_report(report)
         said = " ".join(capsys.readouterr().out.split())
         assert f"population: {info.contexts} contexts of 12 users, {info.bytes / 1000:.1f} kB; no room" in said
         assert f"no room for contexts: {', '.join(f'{lost} of {level}' for level, lost in dropped.items())}" in said
