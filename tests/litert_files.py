@@ -33,8 +33,9 @@ from edge_behavior.export.litert import graph as graph_module
 from edge_behavior.export.litert.graph import Decoder, Embed, First, Step, describe, load_decoder
 from edge_behavior.export.litert.worker import convert_apart, quantize_apart
 from edge_behavior.hf.architectures import load_config
-from edge_behavior.runtime.accelerator import Accelerator
+from edge_behavior.runtime.accelerator import CPU, Accelerator
 from edge_behavior.runtime.backends import litert
+from edge_behavior.runtime.npu import signatures
 
 SIZES, FIRST_SIZES = (1, 4, 8, 32), (8, 48)
 # Converting takes time by the signature.
@@ -139,13 +140,14 @@ def run_stand_ins(patch: pytest.MonkeyPatch) -> None:
     """Have the backend run stand-ins; other files go to LiteRT."""
     plain = litert.CompiledGraph
 
-    def opened(path: Path, threads: int, needed: Sequence[str], accelerator: Accelerator) -> Any:
+    def opened(path: Path, threads: int, needed: Sequence[str], accelerator: Accelerator = CPU) -> Any:
         content = path.read_bytes()[: read_litert(path).model_bytes]
         if not content.startswith(_HEAD + _MARK):
             return plain(path, threads, needed, accelerator)
         return InTorch(_decoder(Path(content[len(_HEAD + _MARK) :].decode())))
 
-    patch.setattr(litert, "CompiledGraph", opened)
+    for module in (litert, signatures):
+        patch.setattr(module, "CompiledGraph", opened)
 
 
 class InTorch:

@@ -23,7 +23,7 @@ from edge_behavior.bench.scenarios import Scenario
 from edge_behavior.bench.setup import Setup
 from edge_behavior.bench.timing import Machine, Sample, Timing, load_average, percentile
 from edge_behavior.bundle.bundle import verify_bundle
-from edge_behavior.runtime.accelerator import chosen_accelerator
+from edge_behavior.runtime.accelerator import chosen_accelerator, require_timed
 from edge_behavior.util.timebox import Clock, Cycles, Pace, TimeBudget
 
 Tick = Callable[[str], None]
@@ -46,8 +46,9 @@ def measure(
         clock: Seconds, for the budget.
 
     Raises:
-        EdgebError: not a bundle, a history that does not fit it, or too little memory.
+        EdgebError: not a bundle, a history that does not fit it, too little memory, or an emulated accelerator.
     """
+    require_timed(options.accelerator)
     pace = Pace(TimeBudget(options.budget, clock))
     accelerator = chosen_accelerator(bundle, options.accelerator)
     manifest = verify_bundle(bundle)

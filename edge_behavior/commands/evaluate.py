@@ -165,7 +165,9 @@ def _show(found: Evaluation) -> None:
             console.print(f"balance between frequent and rare behaviors: {raised}")
         masked = bundle.masked_differs
         if bundle.accelerator is not None:
-            console.print(f"evaluated by LiteRT on the {bundle.accelerator.upper()}")
+            from edge_behavior.runtime.accelerator import in_words
+
+            console.print(f"evaluated by LiteRT on the {in_words(bundle.accelerator)}")
         console.print(
             f"the bundle predicts with {bundle.source} unless told otherwise; masked scoring names another first "
             f"candidate than exact scoring in {masked.share:.1%} of {masked.windows} windows"

@@ -104,6 +104,17 @@ def export_command(
             show_default=False,
         ),
     ] = None,
+    npu: Annotated[
+        str | None,
+        typer.Option(
+            help="LiteRT: chips to compile for as well, like sm8650,sm8750, or all; list shows them.",
+            show_default=False,
+        ),
+    ] = None,
+    npu_windows: Annotated[
+        int | None,
+        typer.Option(help="LiteRT: windows to compare under the NPU's emulator. Default: 4.", show_default=False),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
@@ -122,6 +133,8 @@ def export_command(
 
         edgeb export runs/tiny --format litert --quant q8 --out tiny.tflite
 
+        edgeb export runs/tiny --format litert --npu sm8650,sm8750 --out tiny.tflite
+
         edgeb export runs/tiny --format onnx --block-size 32 --accuracy-level 4 --out tiny-onnx
 
         edgeb export runs/tiny --format hf --out tiny-hf
@@ -137,8 +150,13 @@ def export_command(
     from edge_behavior.export.source import is_comparison
     from edge_behavior.util.workspace import recall, remember
 
+    if npu == "list":
+        emit_chips(as_json)
+        return
     if format not in _FORMATS:
         raise EdgebError(f"unknown format '{format}'", nearest(format, _FORMATS))
+    if format != "litert" and (npu is not None or npu_windows is not None):
+        raise EdgebError(f"--npu{'' if npu else '-windows'} is for LiteRT bundles", "add --format litert")
     flags = {
         "prune": prune,
         "extra_tokens": extra_tokens,
@@ -191,14 +209,16 @@ def export_command(
         elif format == "litert" and given.keys() <= {"context_length"}:
             from edge_behavior.export.litert.options import litert_options
             from edge_behavior.export.litert.pipeline import export_litert
+            from edge_behavior.export.npu.options import NpuOptions
             from edge_behavior.runtime.litert.package import quiet_exit
 
             quiet_exit()
+            contexts = NpuOptions.parse(npu, npu_windows)
             chosen = load_profile(flags=flags)
             built = litert_options(profile, given if quant is None else {"quant": quant, **given})
             out = out or run.with_name(f"{run.name}-{built.quant}.tflite")
             source = run_source(run, stage, data)
-            report = export_litert(source, out, built, chosen, force)
+            report = export_litert(source, out, built, chosen, force, contexts)
         elif given:
             raise EdgebError(f"--{next(iter(given)).replace('_', '-')} is an ONNX option", "add --format onnx")
         elif format == "hf":
@@ -237,6 +257,15 @@ def export_command(
     if report.parity.exceeded:
         typer.echo(f"edgeb: beyond the limits: {'; '.join(report.parity.exceeded)}", err=True)
     emit(report.to_dict(), as_json, lambda: show_report(report))
+
+
+def emit_chips(as_json: bool) -> None:
+    """What `--npu list` prints."""
+    from edge_behavior.commands.output import emit
+    from edge_behavior.commands.shown.npu import show_chips
+    from edge_behavior.export.npu.options import chip_table
+
+    emit(chip_table(), as_json, show_chips)
 
 
 def inspect_command(

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 AcceleratorOption = Annotated[
     str | None,
-    typer.Option(help="For LiteRT bundles: what evaluates them, cpu or gpu. Default: cpu.", show_default=False),
+    typer.Option(
+        help="For LiteRT bundles: what evaluates them, cpu, gpu or npu-emulated. Default: cpu.", show_default=False
+    ),
 ]
 
 

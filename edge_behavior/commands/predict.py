@@ -109,6 +109,7 @@ def predict_command(
     from edge_behavior.core.times.clock import make_clock, parse_time
     from edge_behavior.errors import EdgebError
     from edge_behavior.records.history import check_unknown, read_history
+    from edge_behavior.runtime.accelerator import NPU_EMULATED, in_words
     from edge_behavior.runtime.prediction import PredictOptions
 
     options = PredictOptions(
@@ -140,7 +141,9 @@ def predict_command(
             top or None,
             options=options,
         )
-        evaluated_on = predictor.accelerator
+        evaluated_on, calls = predictor.accelerator, predictor.calls
+    # Those of an emulator mean nothing.
+    latency = None if evaluated_on == NPU_EMULATED else prediction.latency_ms
     document: dict[str, Any] = {
         "predictions": [{"behavior": r.behavior, "probability": r.probability} for r in prediction.ranked],
         "scoring": prediction.scoring,
@@ -150,10 +153,12 @@ def predict_command(
         "accelerator": evaluated_on,
         "unexpanded": prediction.unexpanded,
         "tokens_evaluated": prediction.tokens_evaluated,
-        "latency_ms": round(prediction.latency_ms, 3),
+        "latency_ms": None if latency is None else round(latency, 3),
         "skipped_events": [{"line": s.line, "behavior": s.behavior} for s in skipped],
         "bundle": str(bundle),
     }
+    if latency is None:
+        document["calls"] = calls
     if precision is not None:
         document |= {"precision": precision, "suggest": prediction.suggest}
     if coverage is not None:
@@ -173,11 +178,12 @@ def predict_command(
             said = "[bold green]suggest[/] the first" if prediction.suggest else "[bold]stay silent[/]"
             console.print(f"{said} at precision {precision:g}")
         raised = f", balance {prediction.balance:g}" if prediction.balance else ""
-        where = f" on the {evaluated_on.upper()}" if evaluated_on else ""
+        where = f" on the {in_words(evaluated_on)}" if evaluated_on else ""
+        timed = f"{calls} calls, whose times mean nothing" if latency is None else f"{latency:.1f} ms"
         console.print(
             f"{prediction.source}{where}{', calibrated' if prediction.calibrated else ''}{raised}, "
             f"{prediction.scoring} scoring, {prediction.tokens_evaluated} tokens, "
-            f"{prediction.latency_ms:.1f} ms; at most {prediction.unexpanded:.1%} not evaluated"
+            f"{timed}; at most {prediction.unexpanded:.1%} not evaluated"
         )
 
     emit(document, as_json, show)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_behavior.bundle.npu_folder import NpuFolder
 from edge_behavior.export.fits import FitReport
 from edge_behavior.export.parity.gate import ParityReport
 from edge_behavior.export.prune.check import Pruning
@@ -39,6 +40,8 @@ class ExportReport:
         balance: What became of the fit of the balance between frequent and rare behaviors.
         segments_checked: Texts tokenized like in training.
         importance: The importance matrix; None for formats without one.
+        npu: The contexts for NPUs beside the bundle; None where none were asked for.
+        npu_folder: Where they are.
         parity: What the gate measured.
         logit_difference: Largest absolute difference from PyTorch's logits before merging, per step.
         logit_scale: The largest logit.
@@ -65,6 +68,8 @@ class ExportReport:
     tensor_types: Mapping[str, int] | None = None
     operators: Mapping[str, int] | None = None
     importance: ImportanceReport | None = None
+    npu: NpuFolder | None = None
+    npu_folder: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As `--json` has it; what the format does not have is left out."""
@@ -88,4 +93,5 @@ class ExportReport:
             "logit_scale": self.logit_scale,
             "seconds": dict(self.seconds),
             "estimates": [list(pair) for pair in self.estimates],
+            **({} if self.npu is None else {"npu": {"folder": str(self.npu_folder), **self.npu.summary()}}),
         }

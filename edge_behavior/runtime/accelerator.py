@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 from edge_behavior.bundle.bundle import bundle_form
 from edge_behavior.errors import EdgebError, nearest
 
-Accelerator = Literal["cpu", "gpu"]
+Accelerator = Literal["cpu", "gpu", "npu-emulated"]
 ACCELERATORS: tuple[Accelerator, ...] = get_args(Accelerator)
 CPU: Accelerator = "cpu"
+NPU_EMULATED: Accelerator = "npu-emulated"
+_WORDS: Mapping[str, str] = {"cpu": "CPU", "gpu": "GPU", "npu-emulated": "emulated NPU"}
+
+
+def in_words(accelerator: str) -> str:
+    """An accelerator for messages: "the …"."""
+    return _WORDS[accelerator]
+
+
+def require_timed(accelerator: object) -> None:
+    """Refuse to take the time of an emulator.
+
+    Raises:
+        EdgebError: saying so.
+    """
+    if accelerator == NPU_EMULATED:
+        raise EdgebError("times of an emulated NPU say nothing of a phone", "bench the CPU, or evaluate on the NPU")
 
 
 def chosen_accelerator(bundle: Path, asked: object) -> Accelerator | None:

@@ -19,7 +19,7 @@ from edge_behavior.core.times.event_order import check_order, check_step
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.accelerator import Accelerator, chosen_accelerator
 from edge_behavior.runtime.arguments import as_path, check_flag, check_query, check_text, checked_top_k
-from edge_behavior.runtime.backends.base import Backend
+from edge_behavior.runtime.backends.base import Backend, CountsCalls
 from edge_behavior.runtime.prediction import DEFAULT_OPTIONS, Prediction, PredictOptions, RankedBehavior
 from edge_behavior.runtime.ranker import Ranker
 from edge_behavior.runtime.session import Session
@@ -82,7 +82,8 @@ class Predictor:
                 was built with.
             prefix_cache: Folder for snapshots of the evaluated static prompt; True uses edgeb's own, False none.
                 onnxruntime-genai cannot save its cache: there the static prompt is evaluated at every start.
-            accelerator: Of a LiteRT bundle: "cpu", as None means, or "gpu". Never falls back to another.
+            accelerator: Of a LiteRT bundle: "cpu", as None means, "gpu", or "npu-emulated": its context for a phone's
+                NPU, under emulation, where only answers mean anything. Never falls back to another.
 
         Raises:
             EdgebError: not a bundle, damaged, written by a newer version, or not loadable; too many threads; an
@@ -159,6 +160,12 @@ class Predictor:
         with self._ranker.turn():
             ids = self._ranker.encoder.prompt_ids(history, when, where)
             return self._ranker.log_probs(ids, check_scoring(scoring))
+
+    @property
+    def calls(self) -> int | None:
+        """Runs of the model's graph since it was loaded, its check included; None for engines without calls."""
+        backend = self._ranker.backend
+        return backend.calls if isinstance(backend, CountsCalls) else None
 
     def session(self, rebase_every: int = REBASE_EVERY) -> Session:
         """A new session: append events as they happen; a prediction evaluates only what is new.

@@ -51,6 +51,10 @@ def show_report(report: ExportReport) -> None:
         console.print(calibration_lines(report.calibration.values, [default]), highlight=False)
     if report.balance.fitted:
         console.print(balance_lines(report.balance.values, [default]), highlight=False)
+    if report.npu is not None:
+        from edge_behavior.commands.shown.npu import show_contexts
+
+        show_contexts(report.npu, report.npu_folder)
 
 
 def show_parity(parity: dict[str, Any], stream: TextIO) -> None:

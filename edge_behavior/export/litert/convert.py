@@ -15,7 +15,7 @@ from edge_behavior.bundle.litert_graph import LiteRtGraph, embed_name, first_nam
 from edge_behavior.export.litert.graph import Decoder, Embed, First, Norm, Step, load_decoder
 
 
-def convert(model_dir: Path, graph: LiteRtGraph, out: Path, norm: str) -> None:
+def convert(model_dir: Path, graph: LiteRtGraph, out: Path, norm: str, embeddings: bool = True) -> None:
     """Write the float32 file of a model folder.
 
     Args:
@@ -23,6 +23,7 @@ def convert(model_dir: Path, graph: LiteRtGraph, out: Path, norm: str) -> None:
         graph: Sizes and cache length; the rest is the folder's.
         out: File to write.
         norm: See `LiteRtOptions`.
+        embeddings: Whether with the signatures `embed_N`: NPUs leave the lookup to the CPU.
 
     Raises:
         EdgebError: see `load_decoder`.
@@ -34,7 +35,7 @@ def convert(model_dir: Path, graph: LiteRtGraph, out: Path, norm: str) -> None:
     if norm == "composite":
         mark_norms(decoder)
     converter: Any = litert_torch
-    for size in graph.embed_sizes:
+    for size in graph.embed_sizes if embeddings else ():
         tokens = torch.zeros((1, size), dtype=torch.int32)
         converter = converter.signature(embed_name(size), Embed(decoder), sample_kwargs={"tokens": tokens})
     for size in graph.first_sizes:

@@ -28,6 +28,8 @@ from edge_behavior.export.gguf.writer import write_gguf, write_vocabulary
 from edge_behavior.export.litert.options import AUTO, NORMS, PRECISIONS, LiteRtOptions
 from edge_behavior.export.litert.quantize import BLOCK
 from edge_behavior.export.litert.worker import check_packages, convert_apart, quantize_apart
+from edge_behavior.export.npu.options import NpuOptions
+from edge_behavior.export.npu.pipeline import NpuExport, ScoredWindows
 from edge_behavior.export.parity.gate import ParityError, ParityReport, parity_report
 from edge_behavior.export.profiles import ExportProfile
 from edge_behavior.export.report import ExportReport
@@ -43,6 +45,7 @@ from edge_behavior.util.progress import progress_bar
 
 # Bytes per weight of an unquantized file at most.
 _FLOAT_BYTES = 4.2
+_NPU_FILE = "npu-float.tflite"
 # The cache's length is a multiple of this, with one over this share of the longest prompt to spare, and at most so many
 # slots for the label trie.
 _SLOTS_STEP, _SPARE_SHARE, _MOST_NODES = 64, 8, 256
@@ -54,8 +57,9 @@ def export_litert(
     options: LiteRtOptions,
     profile: ExportProfile | None = None,
     force: bool = False,
+    npu: NpuOptions | None = None,
 ) -> ExportReport:
-    """Write a verified bundle as one LiteRT file.
+    """Write a verified bundle as one LiteRT file, and contexts for NPUs beside it where they are asked for.
 
     Args:
         source: What to export.
@@ -64,9 +68,11 @@ def export_litert(
         profile: What loss is accepted, and what is pruned and fitted; its `quant`, `importance` and `recover` are
             GGUF's.
         force: Replace an existing `out`.
+        npu: What to compile beside it; None for nothing.
 
     Raises:
         ParityError: the predictions changed more than the profile accepts.
+        NpuParityError: they did so on an NPU under emulation: then the bundle is written, the contexts are not.
         EdgebError: any user error named by the modules of this package; too little disk space; `out` exists or
             cannot be written. Nothing is left behind.
     """
@@ -78,9 +84,11 @@ def export_litert(
     unfit = _unfit(opened.config, options.quant)
     if unfit:
         raise EdgebError(f"--quant {options.quant}: {unfit}", "use q8")
+    contexts = None if npu is None else NpuExport(npu, out, force, options.quant, opened.parameters)
     with scratch_folder(out) as folder:
         export = Export(opened, profile, folder)
-        require_space(folder, opened.parameters * _bytes_per_weight(export, options))
+        more = 0.0 if contexts is None else contexts.bytes_per_weight(options.quant)
+        require_space(folder, opened.parameters * (_bytes_per_weight(export, options) + more))
         export.begin(options.quant, lambda manifest: _most_positions(options, manifest))
         if options.context_length is None:
             export.manifest = replace(export.manifest, context_length=_cache_length(export))
@@ -91,6 +99,10 @@ def export_litert(
         with export.timed("convert"), progress_bar("Converting to LiteRT", 1) as advance:
             convert_apart(model.folder, graph, float_file, options.norm)
             advance(1)
+        if contexts is not None:
+            with export.timed("convert_npu"), progress_bar("Converting for the NPU", 1) as advance:
+                convert_apart(model.folder, contexts.graph_of(graph), folder / _NPU_FILE, "composite", embeddings=False)
+                advance(1)
         writer = _Writer(export, graph, _vocabulary(model.folder, folder))
         shutil.rmtree(model.folder)
         with export.timed("compare"):
@@ -100,6 +112,9 @@ def export_litert(
         with export.timed("quantize"):
             chosen = _quantized(writer, model, float_file, options, plain)
         export.accept(chosen.parity, PRECISIONS[chosen.quant])
+        if contexts is not None:
+            with export.timed("compile_npu"):
+                _compile(contexts, folder, chosen.quant)
         with export.timed("habits"):
             writer.write(chosen.file, bundle, chosen.probe)
             if export.fit(bundle):
@@ -108,6 +123,11 @@ def export_litert(
             verify_bundle(bundle)
         report = export.report(out, bundle.stat().st_size, tensor_types=chosen.types)
         put_file(bundle, out, replace=force)
+        if contexts is not None:
+            windows = ScoredWindows(export.scores.samples, export.scores.by_stage, profile.parity)
+            with export.timed("emulate_npu"):
+                found = contexts.finish(folder, windows)
+            report = replace(report, npu=found, npu_folder=contexts.folder)
     return report
 
 
@@ -142,6 +162,17 @@ class _Writer:
         export, table = self.export, self.export.population.table
         with progress_bar("Writing", model.stat().st_size, unit_bytes=True) as advance:
             write_litert(model, self.vocabulary, export.manifest, self.graph, bundle, advance, table, probe)
+
+
+def _compile(contexts: NpuExport, folder: Path, quant: str) -> None:
+    """Quantize what was converted for NPUs as the bundle was, and compile it."""
+    model = plain = folder / _NPU_FILE
+    if quant != "f32":
+        model = folder / "npu.tflite"
+        quantize_apart(plain, model, quant)
+        plain.unlink()
+    contexts.compile(model, folder)
+    model.unlink()
 
 
 def _announce(export: Export) -> None:

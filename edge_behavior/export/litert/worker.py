@@ -52,14 +52,14 @@ def _missing_in(python: str) -> list[str]:
     return done.stdout.split()
 
 
-def convert_apart(model_dir: Path, graph: LiteRtGraph, out: Path, norm: str = "apart") -> None:
+def convert_apart(model_dir: Path, graph: LiteRtGraph, out: Path, norm: str = "apart", embeddings: bool = True) -> None:
     """`convert.convert` in a child process.
 
     Raises:
         EdgebError: it failed, with its reason.
     """
     task = {"task": "convert", "model_dir": str(model_dir), "graph": graph.to_dict(), "out": str(out), "norm": norm}
-    _run(task)
+    _run({**task, "embeddings": embeddings})
 
 
 def quantize_apart(source: Path, out: Path, quant: str) -> dict[str, int]:
@@ -98,7 +98,7 @@ def _convert(task: Mapping[str, Any]) -> dict[str, Any]:
     from edge_behavior.export.litert.convert import convert
 
     graph = LiteRtGraph.from_dict(task["graph"])
-    convert(Path(task["model_dir"]), graph, Path(task["out"]), task["norm"])
+    convert(Path(task["model_dir"]), graph, Path(task["out"]), task["norm"], task["embeddings"])
     return {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,15 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free native memory, logits included; also done on garbage collection. Closing twice is no error."""
+
+
+@runtime_checkable
+class CountsCalls(Protocol):
+    """An engine that evaluates by calls of fixed sizes, and counts them."""
+
+    @property
+    def calls(self) -> int:
+        """Runs of the model's graph so far."""
 
 
 def reusable(held: Sequence[int], ids: Sequence[int], capacity: int) -> int:

@@ -14,19 +14,22 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_behavior.bundle.litert_file import read_litert
+from edge_behavior.bundle.litert_file import LiteRtBundle, read_litert, read_litert_probe
+from edge_behavior.bundle.litert_probe import LiteRtProbe
+from edge_behavior.bundle.npu_chips import Chip
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.accelerator import CPU, Accelerator
+from edge_behavior.runtime.accelerator import CPU, NPU_EMULATED, Accelerator
 from edge_behavior.runtime.backends.base import Row, reusable
 from edge_behavior.runtime.backends.guarded import Guarded
 from edge_behavior.runtime.lifetime import Lifetime
 from edge_behavior.runtime.litert.compiled import CompiledGraph
 from edge_behavior.runtime.litert.evaluator import Evaluator, signature_names
 from edge_behavior.runtime.litert.inputs import Tokens
-from edge_behavior.runtime.litert.probe import check_rows, known_rows
+from edge_behavior.runtime.litert.probe import check_rows, known_rows, row_differences
 from edge_behavior.runtime.litert.tokenizer import open_tokenizer
 from edge_behavior.runtime.llama.model import LlamaModel
+from edge_behavior.runtime.npu.signatures import NpuSignatures, open_npu
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,16 @@ class LiteRtRunOptions:
     Attributes:
         n_ctx: Slots to use, for the prompt and the trie nodes evaluated beyond it; at most those of the file's cache.
         threads: CPU threads.
-        accelerator: What evaluates; never a part of the work elsewhere.
+        accelerator: What evaluates; never a part of the work elsewhere. On an NPU the embeddings are the CPU's.
+        npu_folder: Contexts of the NPU; None for those beside the bundle.
+        chip: Whose context; None for the first one that was emulated at export.
     """
 
     n_ctx: int
     threads: int
     accelerator: Accelerator = CPU
+    npu_folder: Path | None = None
+    chip: Chip | None = None
 
 
 class LiteRtBackend(Guarded):
@@ -60,7 +67,8 @@ class LiteRtBackend(Guarded):
         self._slots: dict[int, int] = {}
         self._rows: dict[int, Row] = {}
         self._spare: Sequence[int] = ()
-        self._graph, self._accelerator = read_litert(path).graph, options.accelerator
+        bundle = read_litert(path)
+        self._graph, self._accelerator = bundle.graph, options.accelerator
         self._capacity = min(options.n_ctx, self._graph.cache)
         try:
             self._tokenizer = self._lifetime.keep(open_tokenizer(path), LlamaModel.close)
@@ -69,15 +77,30 @@ class LiteRtBackend(Guarded):
                     f"{path}: the tokenizer has {self._tokenizer.n_vocab} tokens, the model {self._graph.vocabulary}",
                     "export it again",
                 )
-            probe = None if options.accelerator == CPU else known_rows(path, self._graph, options.accelerator)
-            compiled = CompiledGraph(path, options.threads, signature_names(self._graph), options.accelerator)
-            self._compiled = self._lifetime.keep(compiled, methodcaller("close"))
+            probe, tolerance = self._open(path, bundle, options)
             self._evaluator = self._lifetime.keep(Evaluator(self._graph, self._compiled), Evaluator.close)
             if probe is not None:
-                check_rows(path, probe, self._graph, self._evaluator, options.accelerator)
+                check_rows(path, probe, self._graph, self._evaluator, options.accelerator, tolerance)
         except BaseException:
             self._lifetime.close()
             raise
+
+    def _open(
+        self, path: Path, bundle: LiteRtBundle, options: LiteRtRunOptions
+    ) -> tuple[LiteRtProbe | None, float | None]:
+        """Open what evaluates; known rows to check it by, and a tolerance of its own."""
+        if options.accelerator == NPU_EMULATED:
+            opened = open_npu(path, bundle, options.threads, options.npu_folder, options.chip)
+            self._compiled: CompiledGraph | NpuSignatures = self._lifetime.keep(
+                opened.signatures, methodcaller("close")
+            )
+            self._graph = opened.graph
+            measured = opened.context.parity
+            return (None, None) if measured is None else (read_litert_probe(path), measured["known_rows_tolerance"])
+        probe = None if options.accelerator == CPU else known_rows(path, self._graph, options.accelerator)
+        compiled = CompiledGraph(path, options.threads, signature_names(self._graph), options.accelerator)
+        self._compiled = self._lifetime.keep(compiled, methodcaller("close"))
+        return probe, None
 
     @property
     def n_vocab(self) -> int:
@@ -102,6 +125,18 @@ class LiteRtBackend(Guarded):
         """LiteRT's version, what evaluates, and the cache's format."""
         self._lifetime.check()
         return f"{self._compiled.engine}, {self._accelerator}, f32 cache"
+
+    @property
+    def calls(self) -> int:
+        """Runs of the model's graph so far."""
+        self._lifetime.check()
+        return self._evaluator.calls
+
+    def known_rows_difference(self, probe: LiteRtProbe) -> float:
+        """How far the bundle's known rows are from what is evaluated here at most, nats; overwrites the cache."""
+        self._lifetime.check()
+        self._empty()
+        return max(off for _, off in row_differences(probe, self._graph, self._evaluator))
 
     @property
     def decode_seconds(self) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.accelerator import CPU, Accelerator
+from edge_behavior.runtime.accelerator import CPU, Accelerator, in_words
 from edge_behavior.runtime.lifetime import never_freed_in_children
 from edge_behavior.runtime.litert.host_memory import HostMemory
 from edge_behavior.runtime.litert.package import load_litert, open_model, quiet_run
@@ -123,7 +123,7 @@ def _refused(path: Path, accelerator: Accelerator, reason: str) -> EdgebError:
     """Why LiteRT does not load a file; of an accelerator it says little."""
     if accelerator == CPU:
         return EdgebError(f"LiteRT cannot load {path}: {reason}", "export it again")
-    name = accelerator.upper()
+    name = in_words(accelerator)
     if _PARTLY in reason:
         reason, hint = f"the {name} does not take all of it", "export it again with --format litert, or use the CPU"
     else:

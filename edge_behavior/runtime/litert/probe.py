@@ -11,12 +11,18 @@ from edge_behavior.bundle.litert_file import read_litert_probe
 from edge_behavior.bundle.litert_graph import LiteRtGraph
 from edge_behavior.bundle.litert_probe import LiteRtProbe
 from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.accelerator import Accelerator, in_words
 from edge_behavior.runtime.litert.calls import Call
 from edge_behavior.runtime.litert.evaluator import Evaluator
 from edge_behavior.runtime.litert.inputs import Tokens
 
+_HINTS = {
+    "gpu": "use the CPU, or export with --prune on: GPUs limit how many tokens the head can have",
+    "npu-emulated": "use the CPU, or export it again with --npu",
+}
 
-def known_rows(path: Path, graph: LiteRtGraph, accelerator: str) -> LiteRtProbe:
+
+def known_rows(path: Path, graph: LiteRtGraph, accelerator: Accelerator) -> LiteRtProbe:
     """The rows to check an accelerator by, read before it is given the model.
 
     Raises:
@@ -25,16 +31,23 @@ def known_rows(path: Path, graph: LiteRtGraph, accelerator: str) -> LiteRtProbe:
     probe = read_litert_probe(path)
     if probe is None or len(probe.ids) > graph.cache:
         raise EdgebError(
-            f"{path} has no known rows to check the {accelerator.upper()} by", "export it again, or use the CPU"
+            f"{path} has no known rows to check the {in_words(accelerator)} by", "export it again, or use the CPU"
         )
     if accelerator not in probe.accelerators:
         raise EdgebError(
-            f"{path} was not exported for the {accelerator.upper()}", "export it with norm: apart, or use the CPU"
+            f"{path} was not exported for the {in_words(accelerator)}", "export it with norm: apart, or use the CPU"
         )
     return probe
 
 
-def check_rows(path: Path, probe: LiteRtProbe, graph: LiteRtGraph, evaluator: Evaluator, accelerator: str) -> None:
+def check_rows(
+    path: Path,
+    probe: LiteRtProbe,
+    graph: LiteRtGraph,
+    evaluator: Evaluator,
+    accelerator: Accelerator,
+    tolerance: float | None = None,
+) -> None:
     """Refuse an accelerator that computes other rows than the bundle's; overwrites the cache's first slots.
 
     Args:
@@ -43,9 +56,25 @@ def check_rows(path: Path, probe: LiteRtProbe, graph: LiteRtGraph, evaluator: Ev
         graph: Its graph.
         evaluator: Of that graph, on the accelerator.
         accelerator: Its name.
+        tolerance: Largest difference that is no fault, nats; None for the bundle's.
 
     Raises:
-        EdgebError: the accelerator's rows differ by more than the bundle's tolerance.
+        EdgebError: the accelerator's rows differ by more than that.
+    """
+    limit = probe.tolerance if tolerance is None else tolerance
+    for size, off in row_differences(probe, graph, evaluator):
+        if not off <= limit:
+            raise EdgebError(
+                f"{path}: the {in_words(accelerator)} computes other answers than the CPU in calls of {size} "
+                f"tokens (log-probabilities off by {off:.3g}, at most {limit:.3g} is expected)",
+                _HINTS[accelerator],
+            )
+
+
+def row_differences(probe: LiteRtProbe, graph: LiteRtGraph, evaluator: Evaluator) -> Iterator[tuple[int, float]]:
+    """How far an accelerator is from the known rows, by every signature: new tokens per call, largest difference, nats.
+
+    Args are those of `check_rows`.
     """
     count = len(probe.ids)
     order = np.arange(count, dtype=np.int32)
@@ -54,12 +83,7 @@ def check_rows(path: Path, probe: LiteRtProbe, graph: LiteRtGraph, evaluator: Ev
     for calls in _plans(graph, count):
         silent = sum(call.stop - call.start for call in calls if call.first)
         off = probe.difference(np.stack([row.copy() for row in evaluator.run(calls, tokens, silent)]), silent)
-        if not off <= probe.tolerance:
-            raise EdgebError(
-                f"{path}: the {accelerator.upper()} computes other answers than the CPU in calls of {calls[0].size} "
-                f"tokens (log-probabilities off by {off:.3g}, at most {probe.tolerance:.3g} is expected)",
-                "use the CPU, or export with --prune on: GPUs limit how many tokens the head can have",
-            )
+        yield calls[0].size, off
 
 
 def _plans(graph: LiteRtGraph, count: int) -> Iterator[list[Call]]:

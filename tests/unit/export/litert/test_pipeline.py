@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.bundle.litert_file import TOKENIZER_ENTRY, read_litert, read_litert_entry, read_litert_probe
-from edge_behavior.bundle.litert_graph import LiteRtGraph
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.litert import pipeline, worker
+from edge_behavior.export.litert import worker
 from edge_behavior.export.litert.options import LiteRtOptions, litert_options
 from edge_behavior.export.litert.pipeline import export_litert
 from edge_behavior.export.parity.gate import ParityError
@@ -27,7 +25,6 @@ from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOption
 from edge_behavior.runtime.llama.model import LlamaModel
 from tests import helpers
 from tests.command import invoked
-from tests.litert_files import run_stand_ins, stand_in_model, stood_in
 from tests.unit.export.conftest import CANDIDATES, gemma3, gemma_tokenizer, qwen2_tokenizer, save
 
 OPTIONS = LiteRtOptions("q8", sizes=(1, 4, 16), first_sizes=(16,))
@@ -35,36 +32,6 @@ needs_converter = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("litert_torch", "ai_edge_quantizer", "ai_edge_litert")),
     reason="no litert-torch",
 )
-
-
-@pytest.fixture
-def in_torch(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Any]]:
-    """PyTorch converts and runs; "q8" rounds the rows of matrices to 8 bits, "q4" loses them. What was asked for."""
-    kept, asked = tmp_path_factory.mktemp("models"), []
-
-    def convert(model_dir: Path, graph: LiteRtGraph, out: Path, norm: str) -> None:
-        asked.append(("convert", graph))
-        stand_in_model(Path(shutil.copytree(model_dir, kept / str(len(asked)))), out)
-
-    def quantize(source: Path, out: Path, quant: str) -> dict[str, int]:
-        asked.append(("quantize", quant))
-        if quant == "f32":
-            return {"FLOAT32": 1}
-        folder = Path(shutil.copytree(stood_in(source), kept / str(len(asked))))
-        weights = load_file(folder / "model.safetensors")
-        for name, values in weights.items():
-            if values.ndim == 2:
-                steps = values.abs().amax(1, keepdim=True).clamp_min(1e-9) / (127 if quant == "q8" else 0.1)
-                weights[name] = (values / steps).round() * steps
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        stand_in_model(folder, out)
-        return {"INT8" if quant == "q8" else "INT4": 1}
-
-    run_stand_ins(monkeypatch)
-    monkeypatch.setattr(pipeline, "check_packages", lambda: None)
-    monkeypatch.setattr(pipeline, "convert_apart", convert)
-    monkeypatch.setattr(pipeline, "quantize_apart", quantize)
-    return asked
 
 
 def test_export(source: ExportSource, tmp_path: Path, in_torch: Any, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,1 @@
+"""Compiled NPU contexts: run by Qualcomm's emulator, in a process of its own."""

@@ -1,0 +1,80 @@
+"""Qualcomm's libraries as the onnxruntime-qnn package brings them: where they are, and which version.
+
+They may lie in an environment of their own: $EDGEB_NPU_PYTHON names its Python. Nothing of them is copied.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_behavior.errors import EdgebError
+
+PYTHON_VARIABLE = "EDGEB_NPU_PYTHON"
+# What the emulator's process imports. The version is the one that was tried.
+_NEEDED = ("numpy", "onnx", "onnxruntime", "onnxruntime_qnn")
+PINNED = "onnxruntime-qnn==2.7.0"
+_HINT = f"pip install {PINNED} onnx, here or in an environment whose Python {PYTHON_VARIABLE} names"
+_PROBE = """
+import json, sys
+from importlib.util import find_spec
+found = {"missing": [name for name in sys.argv[1:] if find_spec(name) is None]}
+if not found["missing"]:
+    from onnxruntime_qnn import LIB_DIR_FULL_PATH, build_and_package_info as info
+    found |= {"folder": LIB_DIR_FULL_PATH, "version": info.__version__, "qnn": info.qnn_version}
+print(json.dumps(found))
+"""
+_LIBRARIES = ("libQnnHtp.so", "libQnnSystem.so")
+
+
+@dataclass(frozen=True)
+class NpuPackage:
+    """onnxruntime-qnn as it is installed.
+
+    Attributes:
+        python: The Python that has it.
+        folder: Qualcomm's libraries.
+        version: The package's.
+        qnn: The libraries'.
+    """
+
+    python: str
+    folder: Path
+    version: str
+    qnn: str
+
+
+def find_package() -> NpuPackage:
+    """The package, in this environment or the one that $EDGEB_NPU_PYTHON names.
+
+    Raises:
+        EdgebError: another machine than Linux on x86-64; packages or libraries are missing, by name; the variable names
+            no Python.
+    """
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        raise EdgebError(
+            f"NPU contexts are compiled and emulated on Linux on x86-64, this is {sys.platform} on "
+            f"{platform.machine()}",
+            "use such a machine",
+        )
+    python = os.environ.get(PYTHON_VARIABLE) or sys.executable
+    try:
+        done = subprocess.run([python, "-c", _PROBE, *_NEEDED], capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+    except OSError:
+        raise EdgebError(f"{PYTHON_VARIABLE} is {python}, which does not run", "name a Python executable") from None
+    except (subprocess.CalledProcessError, ValueError, IndexError):
+        raise EdgebError(f"onnxruntime-qnn of {python} does not load", _HINT) from None
+    if found["missing"]:
+        names = ", ".join(name.replace("_", "-") for name in found["missing"])
+        raise EdgebError(f"the NPU needs {names}, not installed for {python}", _HINT)
+    package = NpuPackage(python, Path(found["folder"]), found["version"], found["qnn"])
+    lacking = [name for name in _LIBRARIES if not (package.folder / name).is_file()]
+    if lacking:
+        raise EdgebError(f"onnxruntime-qnn {package.version} of {python} has no {', '.join(lacking)}", _HINT)
+    return package
