@@ -494,7 +494,7 @@ class TestOnLiteRt:
     @pytest.mark.parametrize("change", [{"cache": 128}, {"layers": 1}, {"vocabulary": 4096}])
     def test_a_graph_of_another_shape(self, change: dict[str, int], real: Path, tmp_path: Path) -> None:
         backend = LiteRtBackend(self.rewritten(real, tmp_path / "m.tflite", **change), LiteRtRunOptions(64, 1))
-        with pytest.raises(EdgebError, match=r"signature '(first|step)_8'"):
+        with pytest.raises(EdgebError, match=r"signature '(first|step)_[0-9]+'"):
             backend.prefill([40, 41, 42])
         assert backend.held == []
 
