@@ -129,8 +129,10 @@ class Tuned:
         changes = dict(self.changes)
         if rate is not None:
             own = self.recipe(base, seed, None, None)
-            ratio = own.b_tuning.learning_rate / own.a_tuning.learning_rate
-            changes |= {"a_tuning.learning_rate": rate, "b_tuning.learning_rate": float(f"{rate * ratio:.2g}")}
+            changes["a_tuning.learning_rate"] = rate
+            if own.b_tuning.method != "none":
+                ratio = own.b_tuning.learning_rate / own.a_tuning.learning_rate
+                changes["b_tuning.learning_rate"] = float(f"{rate * ratio:.2g}")
         if point is not None:
             key = {"targets": "a_tuning.max_targets", "few_shot": "b_tuning.samples_per_behavior"}
             changes[key.get(point.sweep, "backbone.path")] = point.value if point.sweep == "size" else int(point.value)

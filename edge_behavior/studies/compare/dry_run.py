@@ -112,6 +112,8 @@ def _plans(bench: Bench, left: Sequence[_Left]) -> dict[str, Plan | EdgebError]:
 
 
 def _shape(recipe: Recipe) -> str:
-    """What two recipes have in common that take the same time: all but name, seed and learning rate."""
-    tuning = recipe.a_tuning.model_copy(update={"learning_rate": 1.0})
-    return identity(recipe.model_copy(update={"seed": 0, "a_tuning": tuning}))
+    """What two recipes have in common that take the same time: all but name, seed and learning rates."""
+    stages = {
+        stage: getattr(recipe, stage).model_copy(update={"learning_rate": 1.0}) for stage in ("a_tuning", "b_tuning")
+    }
+    return identity(recipe.model_copy(update={"seed": 0, **stages}))
