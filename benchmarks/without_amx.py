@@ -1,4 +1,4 @@
-"""Runs a command as if this CPU had no AMX, so that engines take the kernels that CPUs like a phone's also have.
+"""Runs a command as if this CPU had no AMX, so that results compare with those of CPUs that lack it.
 
     python -m benchmarks.without_amx python -m benchmarks.engines RUN --data DATA --work WORK --name NAME
 
@@ -14,9 +14,10 @@ import ctypes
 import errno
 import os
 import struct
+from pathlib import Path
 
 _NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER = 38, 22, 2
-_ARCH_PRCTL, _REQUEST_PERMISSION = 158, 0x1023
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 # Classic BPF: load a word, jump if equal, return. Offsets are those of struct seccomp_data.
 _LOAD, _IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _NUMBER, _FIRST_ARGUMENT = 0, 16
@@ -43,6 +44,19 @@ def refuse_amx() -> None:
     for arguments in ((_NO_NEW_PRIVILEGES, 1, 0, 0, 0), (_SET_SECCOMP, _FILTER, program)):
         if libc.prctl(*arguments) != 0:
             raise OSError(ctypes.get_errno(), "the kernel takes no seccomp filter")
+
+
+def is_refused() -> bool:
+    """Whether this CPU has AMX, and the kernel refuses it to this process."""
+    try:
+        has = " amx_tile" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    if not has:
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    refused = libc.syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) != 0
+    return bool(refused) and ctypes.get_errno() == errno.EPERM
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from benchmarks.engines.bundles import Exporter, Wanted
 from benchmarks.engines.goals import REFERENCE, goals
 from benchmarks.engines.litert_lm import scoring_rival, stock_export
 from benchmarks.engines.page import page, update_docs
+from benchmarks.without_amx import is_refused
 from edge_behavior.bench.engines.measure import measure_table
 from edge_behavior.bench.engines.options import TableOptions
 from edge_behavior.bench.engines.result import Table
@@ -134,9 +135,16 @@ def main() -> None:
     table, notes = measure(exporter, args)
     held = goals(table)
     exports = {row.name: exporter.report(row.name) for row in table.bundles}
-    document = {"name": args.name, "goals": [goal.to_dict() for goal in held], "not_there": notes, **table.to_dict()}
+    without_amx = is_refused()
+    document = {
+        "name": args.name,
+        "without_amx": without_amx,
+        "goals": [goal.to_dict() for goal in held],
+        "not_there": notes,
+        **table.to_dict(),
+    }
     write_file(args.out / f"engines-{args.name}.json", json.dumps(document, indent=1) + "\n", replace=True)
-    text = page(args.name, table, held, exports, notes)
+    text = page(args.name, table, held, exports, notes, without_amx)
     write_file(args.out / f"engines-{args.name}.md", text, replace=True)
     if args.docs is not None:
         update_docs(args.docs, args.name, table)

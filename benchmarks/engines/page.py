@@ -19,11 +19,19 @@ from edge_behavior.util.numbers import NONE, file_size, number, significant
 _MET = {True: "met", False: "**missed**", None: "not measured"}
 _BEGIN, _END = "<!-- benchmarks.engines: begin -->", "<!-- benchmarks.engines: end -->"
 _DOC_COLUMNS = 100
+_WITHOUT_AMX = (
+    "This CPU has AMX, which was refused to every engine (`python -m benchmarks.without_amx`): all use AVX-512."
+)
 _MIB = 2**20
 
 
 def page(
-    name: str, table: Table, goals: Sequence[Goal], exports: Mapping[str, Mapping[str, Any]], notes: Sequence[str]
+    name: str,
+    table: Table,
+    goals: Sequence[Goal],
+    exports: Mapping[str, Mapping[str, Any]],
+    notes: Sequence[str],
+    without_amx: bool,
 ) -> str:
     """The whole page.
 
@@ -33,11 +41,12 @@ def page(
         goals: Held against the table.
         exports: What the export said, by bundle's file name.
         notes: What was not measured.
+        without_amx: Whether the CPU has AMX, and no engine could use it.
     """
     parts = [
         f"# Engines side by side: {name}",
         "`python -m benchmarks.engines`; docs/operate.md says how everything is measured. Not measured: ARM, a phone, "
-        "a real GPU.",
+        "a real GPU." + (f" {_WITHOUT_AMX}" if without_amx else ""),
         "## Which to take",
         which_to_take(table),
         "## Goals",

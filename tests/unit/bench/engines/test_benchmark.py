@@ -51,7 +51,8 @@ def test_the_page_and_the_docs_say_what_was_measured(tmp_path: Path) -> None:
             "stages": {"merge": {}, "quantize": {"flips": 0.02, "mean_kl": 0.011, "accuracy": 0.48}},
         }
     }
-    text = page("try", made, goals(made), {"q8.tflite": gate, "q4_0.gguf": {}}, ["an engine: not installed"])
+    text = page("try", made, goals(made), {"q8.tflite": gate, "q4_0.gguf": {}}, ["an engine: not installed"], True)
+    assert "This CPU has AMX, which was refused to every engine" in text
     for words in (
         "| a session's next prediction | q8.tflite | 4.00 ms | q4_0.gguf 10.0 ms |",
         "| the smallest file | q4_0.gguf |",
