@@ -181,7 +181,7 @@ if [[ " $engines " == *" llama "* ]]; then
         echo
         echo "llama.cpp with its CPU variants, cross-built by $compiler. Probabilities agree to $tolerance."
         echo
-        echo "| CPU | variant that llama.cpp chose | checks | largest difference of a probability |"
+        echo "| CPU | variant that llama.cpp chose | checks | largest difference of a probability, to 1e-6 |"
         echo "|---|---|---:|---:|"
         table llama 's/^CPU variant: //p'
     } > "$work/llama.md"
@@ -218,7 +218,7 @@ if [[ " $engines " == *" litert "* ]]; then
         echo "qemu $(qemu-aarch64-static --version | sed -n '1s/.*version \([0-9.]*\).*/\1/p'). llama.cpp tokenizes. Probabilities agree to $litert_tolerance; impossible calls, failing runs"
         echo "and refused accelerators are among the checks."
         echo
-        echo "| CPU | bundles | checks | largest difference of a probability |"
+        echo "| CPU | bundles | checks | largest difference of a probability, to 1e-6 |"
         echo "|---|---|---:|---:|"
         table litert '/^[a-z0-9-]*\.tflite: /{s/\.tflite.*//;H};${x;s/^\n//;s/\n/, /g;p}'
     } > "$work/litert.md"
