@@ -35,7 +35,7 @@ PACKAGE = NpuPackage("python", Path("nowhere"), "2.7.0", "2.51.0")
 def require_npu() -> None:
     """Skip without what compiles and emulates, naming what is missing."""
     if find_spec("ai_edge_litert") is None:
-        pytest.skip("no ai-edge-litert")
+        pytest.skip("ai-edge-litert is not installed: pip install 'edgeb[litert]'")
     try:
         check_packages()
         check_compiler()
