@@ -43,6 +43,13 @@ def compare_command(
     validation: Annotated[
         int | None, typer.Option(min=10, help="Validation windows, for rates, mixtures and τ. Default: 100.")
     ] = None,
+    cold: Annotated[
+        str | None,
+        typer.Option(
+            help="Events known of a user at each cold start, or none: each scores the natural windows once more. "
+            "More may be added later. Default: 0,1,2,5,10."
+        ),
+    ] = None,
     rate_targets: Annotated[
         int | None, typer.Option(min=0, help="Training targets per candidate rate; 0: no search. Default: 1000.")
     ] = None,
@@ -101,7 +108,8 @@ def compare_command(
 
     wait_passively()
     folder = CompareFolder(out)
-    given = (data, recipe, systems, seeds, protocol, windows, validation, rate_targets, rates, small_targets, endpoint)
+    sized = (protocol, windows, validation, rate_targets, rates, small_targets)
+    given = (data, recipe, systems, seeds, cold, *sized, endpoint)
     if report:
         if any(value is not None for value in given) or sweep or set_ or dry_run:
             raise EdgebError("--report takes what the folder has", "leave out all flags but --out and --json")
@@ -111,6 +119,7 @@ def compare_command(
         from edge_behavior.baselines.endpoint.client import EndpointConfig
         from edge_behavior.studies.compare import registry
         from edge_behavior.studies.compare.contenders import Bench, check_needs
+        from edge_behavior.studies.compare.plan import parse_cold
         from edge_behavior.studies.compare.runner import drawn_windows, run_compare
     if endpoint is None and endpoint_model:
         raise EdgebError("--endpoint-model without --endpoint", "name the endpoint's URL, too")
@@ -130,7 +139,18 @@ def compare_command(
     names = None if systems is None else [name.strip() for name in systems.split(",") if name.strip()]
     identity = {} if asked_of is None else asked_of.identity
     asked, dataset = _asked(
-        folder, recipe, data, set_ or [], names, seeds, sizes, sweep or [], known, identity, not dry_run
+        folder,
+        recipe,
+        data,
+        set_ or [],
+        names,
+        seeds,
+        None if cold is None else parse_cold(cold),
+        sizes,
+        sweep or [],
+        known,
+        identity,
+        not dry_run,
     )
     check_needs(registry.chosen(known, asked.systems), dataset)
     drawn = drawn_windows(asked, dataset)
@@ -154,6 +174,7 @@ def _asked(
     overrides: list[str],
     names: list[str] | None,
     seeds: int | None,
+    cold: tuple[int, ...] | None,
     sizes: dict[str, Any],
     sweeps: list[str],
     known: Any,
@@ -167,7 +188,6 @@ def _asked(
     from edge_behavior.studies.compare.contenders import swept_systems
     from edge_behavior.studies.compare.folder import Asked, Sizes
     from edge_behavior.studies.compare.plan import parse_sweeps
-    from edge_behavior.studies.compare.windows import COLD
     from edge_behavior.train.recipe import load_recipe
     from edge_behavior.train.run.inputs import located, pinned
     from edge_behavior.util.workspace import recall
@@ -195,13 +215,29 @@ def _asked(
         titles={name: one.title for name, one in contenders.items()},
         learned=tuple(name for name, one in contenders.items() if one.learns(base)),
         seeds=tuple(range(base.seed, base.seed + count)),
-        cold=() if chosen.protocol == "balanced" else COLD,
+        cold=_cold(cold, before, chosen.protocol),
         sizes=chosen,
         sweeps=wanted,
         swept=swept_systems(wanted, contenders, base),
         endpoint=endpoint,
     )
     return asked, dataset
+
+
+def _cold(wanted: tuple[int, ...] | None, before: Asked | None, protocol: str) -> tuple[int, ...]:
+    """The cold starts of this call: none where natural windows are not drawn."""
+    from edge_behavior.errors import EdgebError
+    from edge_behavior.studies.compare.windows import COLD
+
+    if wanted and protocol == "balanced":
+        raise EdgebError(
+            "--cold with --protocol balanced: cold starts are natural windows", "take --protocol both, or --cold none"
+        )
+    if wanted is not None:
+        return wanted
+    if before is not None:
+        return before.cold
+    return () if protocol == "balanced" else COLD
 
 
 def _numbers(text: str) -> tuple[float, ...]:

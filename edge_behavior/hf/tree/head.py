@@ -17,6 +17,8 @@ from edge_behavior.core.trie import LabelTrie
 
 # Rows of logits, each as wide as the vocabulary, in memory at once.
 TILE_ROWS = 256
+# Rows of them that are normalized at once: on a CPU, its caches should hold them in float32.
+_NORMALIZED_ROWS = {"cpu": 32}
 
 Ints = NDArray[np.int64]
 
@@ -113,13 +115,19 @@ class TiledHead:
         found = torch.empty(len(children), device=device)
         for start in range(0, len(flat), TILE_ROWS):
             stop = min(start + TILE_ROWS, len(flat))
-            logits = self._forward(flat[start:stop]).float()
+            logits = self._forward(flat[start:stop])
             needed = slice(int(before[start]), int(before[stop]))
             own = rows[needed] - start
-            found[needed] = logits[own, tokens[needed]] - torch.logsumexp(logits, -1)[own]
+            found[needed] = logits[own, tokens[needed]].float() - _log_normalizers(logits)[own]
         roots = flat[torch.from_numpy(np.flatnonzero(nodes == 0)).to(device)].float().cpu().numpy()
         self._found = Steps(prompts, nodes, before, children, found.double().cpu().numpy(), roots)
         return states[..., :0]
+
+
+def _log_normalizers(logits: torch.Tensor) -> torch.Tensor:
+    """[n] logsumexp of each row of logits [n, V], in float32."""
+    parts = logits.split(_NORMALIZED_ROWS.get(logits.device.type, TILE_ROWS))
+    return torch.cat([torch.logsumexp(part.float(), -1) for part in parts])
 
 
 def _spans(starts: Ints, counts: Ints) -> Ints:

@@ -174,7 +174,7 @@ class CompareFolder(RunsFolder):
         return parse_recipe(held["recipe"], str(file)), Path(held["dataset"])
 
     def ask(self, asked: Asked, dataset: Path) -> Asked:
-        """Add what is asked for to what was asked for before: systems, seeds and sweeps may grow.
+        """Add what is asked for to what was asked for before: systems, seeds, cold starts and sweeps may grow.
 
         Raises:
             EdgebError: the folder holds something else, or was started with another recipe, dataset or windows.
@@ -246,7 +246,7 @@ def _joined(before: Asked, asked: Asked, path: Path) -> Asked:
         titles={**before.titles, **asked.titles},
         learned=_union(before.learned, asked.learned),
         seeds=tuple(sorted({*before.seeds, *asked.seeds})),
-        cold=before.cold,
+        cold=tuple(sorted({*before.cold, *asked.cold})),
         sweeps=_joined_lists(before.sweeps, asked.sweeps),
         swept=_joined_lists(before.swept, asked.swept),
         edgeb=before.edgeb,

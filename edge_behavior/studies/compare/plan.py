@@ -20,7 +20,8 @@ SWEEPS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "few_shot": ("Samples per behavior F of stage 2 (Figure 3b)", "samples per behavior", ("1", "3", "9", "20")),
     "size": ("Backbones (Figure 3a)", "backbone", ()),
 }
-_FIRST_SETS = ("test", "validation")
+# What a system scores first; a point of a sweep nothing else.
+FIRST_SETS = ("test", "validation")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def entries(asked: Asked) -> list[Entry]:
     for sweep, values in asked.sweeps.items():
         for value in values:
             systems = [name for name in asked.systems if name in asked.swept[sweep]]
-            found += [Entry(name, Point(sweep, value), first, _FIRST_SETS) for name in systems]
+            found += [Entry(name, Point(sweep, value), first, FIRST_SETS) for name in systems]
     return found
 
 
@@ -89,3 +90,17 @@ def parse_sweeps(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise EdgebError(f"--sweep {text}: not all are whole numbers above 0", f"for example {name}=500,1000")
         found[name] = values
     return found
+
+
+def parse_cold(text: str) -> tuple[int, ...]:
+    """`K1,K2,…` as numbers of known events, ascending; empty for `none`.
+
+    Raises:
+        EdgebError: not whole numbers.
+    """
+    if text.strip() == "none":
+        return ()
+    values = [value.strip() for value in text.split(",") if value.strip()]
+    if not values or not all(value.isdecimal() for value in values):
+        raise EdgebError(f"--cold {text}: not whole numbers", "for example --cold 0,5, or --cold none")
+    return tuple(sorted({int(value) for value in values}))

@@ -23,7 +23,7 @@ from edge_behavior.evaluation.metrics import mean_recall
 from edge_behavior.fit.balance import GRID
 from edge_behavior.fit.mixture import HeldOut, fit_weights
 from edge_behavior.studies.compare.folder import Asked, CompareFolder
-from edge_behavior.studies.compare.plan import Entry
+from edge_behavior.studies.compare.plan import FIRST_SETS, Entry
 from edge_behavior.studies.compare.predictions import read_scores
 from edge_behavior.studies.compare.windows import Windows
 
@@ -64,7 +64,9 @@ class Source:
 
 
 def read_source(entry: Entry, title: str, windows: Windows, folder: CompareFolder) -> Source | None:
-    """An entry's scores of the seeds that are finished; None without any.
+    """An entry's scores of the seeds that have test and validation windows scored; None without any.
+
+    A cold start that was asked for later counts as soon as all of them have it, see `Source.has`.
 
     Raises:
         EdgebError: a file is damaged or of other windows.
@@ -72,10 +74,11 @@ def read_source(entry: Entry, title: str, windows: Windows, folder: CompareFolde
     seeds, scores = [], []
     for seed in entry.seeds:
         files = {held: folder.predictions(entry.name, seed, held) for held in entry.sets}
-        if all(file.is_file() for file in files.values()):
+        there = {held: file for held, file in files.items() if file.is_file()}
+        if there.keys() >= set(FIRST_SETS):
             seeds.append(seed)
             size = len(windows.groups)
-            scores.append({held: read_scores(file, windows.size(held), size) for held, file in files.items()})
+            scores.append({held: read_scores(file, windows.size(held), size) for held, file in there.items()})
     return Source(entry.name, title, entry.system, "", tuple(seeds), tuple(scores)) if seeds else None
 
 

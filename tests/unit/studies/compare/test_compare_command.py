@@ -125,6 +125,12 @@ def test_a_tuned_model_sees_only_the_known_events(made: tuple[Path, dict[str, An
         (("--out", "{tmp}/new", "--recipe", "{recipe}", "--data", "{data}", "--sweep", "target"), "no sweep"),
         (("--out", "{tmp}/new", "--recipe", "{recipe}", "--data", "{data}", "--protocol", "all"), "unknown protocol"),
         (("--out", "{tmp}/new", "--report"), "holds no comparison"),
+        (("--out", "{out}", "--cold", "few"), "--cold few: not whole numbers"),
+        (("--out", "{out}", "--cold", "none", "--protocol", "natural"), "started with --protocol both"),
+        (
+            ("--out", "{tmp}/new", "--recipe", "{recipe}", "--data", "{data}", "--cold", "1", "--protocol", "balanced"),
+            "cold starts are natural windows",
+        ),
     ],
 )
 def test_refusals(

@@ -55,6 +55,26 @@ def test_interrupted_anywhere_it_ends_the_same(asking: Asking) -> None:
     assert len(good.calls) == calls
 
 
+def test_cold_starts_that_are_asked_for_later_are_added(asking: Asking) -> None:
+    good, poor = pair()
+    bench, systems = asking(contenders(good, poor), cold=())
+    run_compare(bench, systems)
+    without = write_report(bench.folder)
+    assert not any(scope.startswith("cold") for scope in without.titles)
+    bench, systems = asking(contenders(good, poor), cold=(2, 0))
+    assert bench.asked.cold == (0, 2)
+    # Until they are scored, what there is still counts.
+    half = write_report(bench.folder)
+    assert {row.name: row.scopes for row in half.rows} == {row.name: row.scopes for row in without.rows}
+    assert "good-seed0" in half.missing
+    calls = len(good.calls)
+    run_compare(bench, systems)
+    assert len(good.calls) == calls + 2 * 2
+    grown, (fresh, _) = write_report(bench.folder), asking(contenders(*pair()), "at-once")
+    run_compare(fresh, contenders(*pair()))
+    assert grown.to_dict() == write_report(fresh.folder).to_dict()
+
+
 def test_the_report_needs_no_runs_and_no_dataset(asking: Asking, tmp_path: Path) -> None:
     bench, systems = asking(contenders(*pair()))
     run_compare(bench, systems)
