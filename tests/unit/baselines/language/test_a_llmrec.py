@@ -73,7 +73,8 @@ def test_twenty_users_are_learned_by_heart(users: Any, tmp_path: Path) -> None:
     def accuracy() -> float:
         return float((found.log_probs(users.table, windows).argmax(1) == users.table.behavior[windows]).mean())
 
-    # Eight short epochs reach .79; one answer for all would be right in one of six.
+    # One answer for all would be right in one of six. Eight short epochs reach .79 and 24 reach .87, where SASRec is
+    # always right: most of what is missed then is Video Call, for which Video Call Group is said.
     assert accuracy() > 0.7
     with torch.no_grad():
         for projection in (found.model.vectors.item, found.model.vectors.user):
