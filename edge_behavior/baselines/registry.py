@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from edge_behavior.baselines.counters import CounterSystem
 from edge_behavior.baselines.endpoint.client import EndpointConfig
 from edge_behavior.baselines.endpoint.system import EndpointSystem
@@ -13,17 +17,22 @@ from edge_behavior.baselines.system import System
 from edge_behavior.evaluation.counters import COUNTERS
 
 _PUBLISHED = SequenceConfig(context=False)
+_SEQUENCE = [SequenceSystem(name) for name in TITLES] + [SequenceSystem(name, _PUBLISHED) for name in TITLES]
+SEQUENCE_SYSTEMS: Mapping[str, SequenceSystem] = {system.name: system for system in _SEQUENCE}
 
 
-def systems(endpoint: EndpointConfig | None = None) -> dict[str, System]:
+def systems(
+    endpoint: EndpointConfig | None = None, settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, System]:
     """The systems, in the order of tables.
 
     Args:
         endpoint: Adds `endpoint`: it sends events of the log to another machine, so that it is never asked unasked.
+        settings: By system, those that are not its own by default.
     """
     found: list[System] = [CounterSystem(name) for name in COUNTERS]
     found += [HabitsSystem(), PopulationSystem(), HabitsPopulationSystem()]
-    found += [SequenceSystem(name) for name in TITLES] + [SequenceSystem(name, _PUBLISHED) for name in TITLES]
+    found += [replace(system, **(settings or {}).get(name, {})) for name, system in SEQUENCE_SYSTEMS.items()]
     if endpoint is not None:
         found.append(EndpointSystem(endpoint))
     return {system.name: system for system in found}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.errors import EdgebError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+# Learning rates to search, the likeliest first.
+Rates = tuple[Annotated[float, Field(gt=0, lt=1)], ...]
 
 
 class FailedTrainingError(EdgebError):
@@ -60,6 +63,31 @@ class Reporting(Protocol):
 
     def report(self) -> dict[str, Any]:
         """Of the latest `log_probs`: `kind` of the answers, how many `windows`, how many answers `outside` the list."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a fitted system is, and what it took to fit.
+
+    Attributes:
+        parameters: Weights that answer, a language model's among them.
+        bytes: Of these weights, as they were held.
+        tokens: Positions in training batches, summed over all steps; None where nobody counted.
+        seconds: Of training and of looks at validation windows; None where nobody timed them.
+    """
+
+    parameters: int
+    bytes: int
+    tokens: int | None
+    seconds: float | None
+
+
+@runtime_checkable
+class CostedFit(Fitted, Protocol):
+    """A fitted system that has weights."""
+
+    def cost(self) -> Cost:
+        """See `Cost`; once it has answered, since weights may be loaded only then."""
 
 
 @runtime_checkable

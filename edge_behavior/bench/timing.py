@@ -116,7 +116,7 @@ class Machine:
 
         return cls(
             platform.system(),
-            _processor(),
+            processor(),
             os.cpu_count(),
             psutil.virtual_memory().total,
             threads,
@@ -167,7 +167,8 @@ def default_threads(bundle: Path) -> int:
     return physical_cores()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """This machine's CPU, as it calls itself."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -34,7 +34,8 @@ def compare_command(
         ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds of what learns, counted up from the recipe's own. Default: 1.")
+        int | None,
+        typer.Option(min=1, help="Seeds of what learns among --systems, counted up from the recipe's own. Default: 1."),
     ] = None,
     protocol: Annotated[str | None, typer.Option(help="natural, balanced or both. Default: both.")] = None,
     windows: Annotated[
@@ -75,8 +76,18 @@ def compare_command(
     ] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Override a field of the recipe: section.key=value. May be repeated."),
+        typer.Option(
+            "--set",
+            help="Override a field of the recipe, section.key=value, or a setting of a system, system.setting=value. "
+            "May be repeated.",
+        ),
     ] = None,
+    authors: Annotated[
+        bool,
+        typer.Option(
+            "--authors", help="The paper's rivals with what their authors state, where known, not the recipe's adapter."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be trained and scored, and how long; do nothing.")
     ] = False,
@@ -111,7 +122,7 @@ def compare_command(
     sized = (protocol, windows, validation, rate_targets, rates, small_targets)
     given = (data, recipe, systems, seeds, cold, *sized, endpoint)
     if report:
-        if any(value is not None for value in given) or sweep or set_ or dry_run:
+        if any(value is not None for value in given) or sweep or set_ or authors or dry_run:
             raise EdgebError("--report takes what the folder has", "leave out all flags but --out and --json")
         _report(folder, as_json)
         return
@@ -143,6 +154,7 @@ def compare_command(
         recipe,
         data,
         set_ or [],
+        authors,
         names,
         seeds,
         None if cold is None else parse_cold(cold),
@@ -152,16 +164,18 @@ def compare_command(
         identity,
         not dry_run,
     )
-    check_needs(registry.chosen(known, asked.systems), dataset)
+    contenders = registry.chosen(registry.all_contenders(asked_of, asked.settings), asked.systems)
+    check_needs(contenders, dataset)
     drawn = drawn_windows(asked, dataset)
     if dry_run:
         with libraries():
             from edge_behavior.studies.compare.dry_run import dry_run as planned
-        document = planned(Bench(asked, dataset, folder, drawn), registry.chosen(known, asked.systems))
+        document = planned(Bench(asked, dataset, folder, drawn), contenders)
         emit(document, as_json, lambda: _show_plan(document))
         return
     asked = folder.ask(asked, dataset.path)
-    failed = run_compare(Bench(asked, dataset, folder, drawn), registry.chosen(known, asked.systems))
+    contenders = registry.chosen(registry.all_contenders(asked_of, asked.settings), asked.systems)
+    failed = run_compare(Bench(asked, dataset, folder, drawn), contenders)
     _report(folder, as_json)
     if failed:
         raise typer.Exit(_SOME_FAILED)
@@ -172,6 +186,7 @@ def _asked(
     recipe: str | None,
     data: Path | None,
     overrides: list[str],
+    authors: bool,
     names: list[str] | None,
     seeds: int | None,
     cold: tuple[int, ...] | None,
@@ -182,6 +197,7 @@ def _asked(
     pin: bool,
 ) -> tuple[Asked, Any]:
     """What this call asks for, flags that were left out taken from the folder; and the dataset."""
+    from edge_behavior.baselines.settings import split_overrides
     from edge_behavior.data.dataset import Dataset
     from edge_behavior.errors import EdgebError
     from edge_behavior.studies.compare import registry
@@ -193,6 +209,7 @@ def _asked(
     from edge_behavior.util.workspace import recall
 
     before, local = (folder.read(), folder.local()) if folder.started else (None, None)
+    overrides, changes = split_overrides(overrides, known)
     if recipe is not None or before is None:
         base = load_recipe(recipe or _DEFAULT_RECIPE, overrides)
     elif overrides:
@@ -207,19 +224,28 @@ def _asked(
     chosen = Sizes(**{name: getattr(held, name) if value is None else value for name, value in sizes.items()})
     wanted = parse_sweeps(sweeps)
     count = seeds or (len(before.seeds) if before is not None else 1)
+    every = tuple(range(base.seed, base.seed + count))
+    learned = tuple(name for name, one in contenders.items() if one.learns(base))
     asked = Asked(
         recipe=base,
         fingerprint=dataset.fingerprint,
         dataset_name=dataset.info.source.name,
+        source=dataset.info.source.format,
         systems=tuple(contenders),
         titles={name: one.title for name, one in contenders.items()},
-        learned=tuple(name for name, one in contenders.items() if one.learns(base)),
-        seeds=tuple(range(base.seed, base.seed + count)),
+        learned=learned,
+        seeds=every,
         cold=_cold(cold, before, chosen.protocol),
         sizes=chosen,
         sweeps=wanted,
         swept=swept_systems(wanted, contenders, base),
         endpoint=endpoint,
+        settings=_settings(before, list(contenders), changes, authors),
+        # Seeds are those of the systems that are named; what is only continued keeps its own.
+        own_seeds={
+            name: before.seeds_of(name) if seeds is None and before is not None and name in before.learned else every
+            for name in learned
+        },
     )
     return asked, dataset
 
@@ -238,6 +264,24 @@ def _cold(wanted: tuple[int, ...] | None, before: Asked | None, protocol: str) -
     if before is not None:
         return before.cold
     return () if protocol == "balanced" else COLD
+
+
+def _settings(
+    before: Asked | None, names: list[str], changes: dict[str, dict[str, Any]], authors: bool
+) -> dict[str, dict[str, Any]]:
+    """What systems are set to, by name: of those that the folder has, what it has, unless something else is asked."""
+    from edge_behavior.errors import EdgebError
+    from edge_behavior.studies.compare import registry
+
+    if absent := sorted(changes.keys() - set(names)):
+        raise EdgebError(f"--set {absent[0]}: that system takes no part", "add it to --systems")
+    found = {}
+    for name in names:
+        if before is not None and name in before.systems and not authors and name not in changes:
+            found[name] = dict(before.settings.get(name, {}))
+        else:
+            found[name] = registry.system_settings(name, changes.get(name, {}), authors)
+    return {name: held for name, held in found.items() if held}
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -306,12 +350,13 @@ def _report(folder: CompareFolder, as_json: bool) -> None:
 def _show(results: Results, folder: CompareFolder) -> None:
     from rich.table import Table
 
+    from edge_behavior.studies.compare.paper.table import paper_table
     from edge_behavior.studies.compare.texts import protocol_tables
     from edge_behavior.studies.compare.words import state_sentences, verdict
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
-    for held in protocol_tables(results):
+    for held in (paper_table(results), *protocol_tables(results)):
         table = Table("", *held.heads, title=held.title, caption=held.caption, box=None, title_justify="left")
         for row in held.rows:
             table.add_row(*row)

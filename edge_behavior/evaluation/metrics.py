@@ -185,6 +185,19 @@ def expected_ranks(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> NDA
     return np.asarray(1.0 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2.0)
 
 
+def weighted_precision(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
+    """Precision per behavior, weighted by its windows; that of a behavior that was never predicted is 0.
+
+    Args:
+        truth: [n] codes.
+        predicted: [n] codes.
+    """
+    support, answered = (np.bincount(codes, minlength=1) for codes in (truth, predicted))
+    hits = np.bincount(truth[truth == predicted], minlength=len(support))
+    answered = np.pad(answered, (0, max(0, len(support) - len(answered))))[: len(support)]
+    return float((hits / np.maximum(answered, 1) * support).sum() / max(len(truth), 1))
+
+
 def behavior_metrics(outcome: Outcome, labels: Sequence[str], groups: Sequence[str], resamples: int = 1000) -> Metrics:
     """All metrics of one system on one set of windows.
 
@@ -202,7 +215,7 @@ def behavior_metrics(outcome: Outcome, labels: Sequence[str], groups: Sequence[s
         precision = hits / np.maximum(answered, 1)
     ranks = expected_ranks(outcome.scores, truth)
     return Metrics(
-        weighted_precision=float((precision * support).sum() / max(n, 1)),
+        weighted_precision=weighted_precision(truth, predicted),
         weighted_recall=float(hits.sum() / max(n, 1)),
         **_group_means(recall, groups),
         hit_at_3=float((ranks <= 3).mean()),

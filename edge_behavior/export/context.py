@@ -36,7 +36,7 @@ from edge_behavior.export.prune.vocabulary import write_pruned
 from edge_behavior.export.report import ExportReport, ImportanceReport
 from edge_behavior.export.source import ExportSource
 from edge_behavior.hf.architectures import architecture, check_backbone, load_tokenizer
-from edge_behavior.hf.find import find_backbone
+from edge_behavior.hf.find import backbone_name, find_backbone
 from edge_behavior.hf.folder import count_parameters, weight_files
 from edge_behavior.hf.license import read_license
 from edge_behavior.hf.tokenizers import plain_encoder, special_ids
@@ -202,7 +202,7 @@ class Export:
             architecture=architecture(config),
             quantization=quantization,
             context_length=int(config.max_position_embeddings),
-            base_model=BaseModelInfo(base_name(source.base), self.opened.license, base_hash),
+            base_model=BaseModelInfo(backbone_name(source.base), self.opened.license, base_hash),
             training=source.training,
             evaluation=source.evaluation,
         )
@@ -372,12 +372,6 @@ def chosen_context(manifest: Manifest, wanted: int | None, default: int) -> int:
     if wanted is not None and wanted > most:
         raise EdgebError(f"the backbone has {most} positions, --context-length asks for {wanted}", "ask for fewer")
     return wanted or default
-
-
-def base_name(base: str | Path) -> str:
-    """The hub name, or the folder's or file's own name: a manifest carries no paths of the machine it was made on."""
-    path = Path(base)
-    return path.resolve().name if path.exists() else str(base)
 
 
 def total_bytes(files: list[Path]) -> int:

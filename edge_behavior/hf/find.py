@@ -40,6 +40,12 @@ _PUBLISHED = {
 }
 
 
+def backbone_name(base: str | Path) -> str:
+    """The hub name, or the folder's or file's own name: a manifest carries no paths of the machine it was made on."""
+    path = Path(base)
+    return path.resolve().name if path.exists() else str(base)
+
+
 def local_folder(base: str | Path, revision: str | None = None) -> Path | None:
     """The absolute path of a backbone's folder; None for a hub name.
 

@@ -257,7 +257,7 @@ def load_recipe(
     path = find_recipe(name_or_file)
     fields = read_mapping(path, "a recipe is a mapping of sections", "start from a shipped recipe")
     fields.setdefault("name", path.stem)
-    given = [_override(text) for text in overrides]
+    given = [read_override(text) for text in overrides]
     fields.setdefault("method", default_method)
     for key, value in sorted(given, key=lambda pair: pair[0] != "method"):
         _set(fields, key, value)
@@ -265,6 +265,21 @@ def load_recipe(
             _take_method(fields, value, replace=True)
     _take_method(fields, fields["method"], replace=False)
     return parse_recipe(fields, str(path), {key for key, _ in given})
+
+
+def read_override(text: str) -> tuple[str, Any]:
+    """Key and value of a `section.key=value` override.
+
+    Raises:
+        EdgebError: not of that form, or no YAML value.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise EdgebError(f"--set {text}: not of the form section.key=value", "for example --set a_tuning.epochs=2")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        raise EdgebError(f"--set {text}: '{value}' is not a YAML value", "quote it") from None
 
 
 def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = ()) -> Recipe:
@@ -318,17 +333,6 @@ def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = (
             f"{source}: layout.chat_template is true, and the stand-in has no chat template", "set backbone.path"
         )
     return recipe
-
-
-def _override(text: str) -> tuple[str, Any]:
-    """Key and value of a `section.key=value` override."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise EdgebError(f"--set {text}: not of the form section.key=value", "for example --set a_tuning.epochs=2")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):
-        raise EdgebError(f"--set {text}: '{value}' is not a YAML value", "quote it") from None
 
 
 def _set(fields: dict[str, Any], key: str, value: Any) -> None:

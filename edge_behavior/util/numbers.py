@@ -39,6 +39,13 @@ def file_size(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"
 
 
+def amount(count: int) -> str:
+    """A large number of things in thousands or millions, as `57.8 k` or `134.5 M`."""
+    if count < 10**3:
+        return str(count)
+    return f"{count / 1e3:.1f} k" if count < 10**6 else f"{count / 1e6:,.1f} M"
+
+
 def gib(size: int, up: bool = False) -> str:
     """Bytes of memory in GiB, to one decimal place (`up`: rounded up); small ones in MiB."""
     if size < GIB // 10:

@@ -16,25 +16,27 @@ part that all prompts share; the user's state stands before every line, each of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from time import perf_counter
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from pydantic import Field
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
 from edge_behavior.baselines.language.fitting import Fit, FittedLanguage
 from edge_behavior.baselines.language.model import EventVectors
-from edge_behavior.baselines.language.rival import Rival
+from edge_behavior.baselines.language.rival import Collaborative
 from edge_behavior.baselines.sequence.fitting import FittedSequence
 from edge_behavior.baselines.sequence.inputs import IGNORED, training_stretches
 from edge_behavior.baselines.sequence.model import SasRec
 from edge_behavior.baselines.sequence.training import tensors
 from edge_behavior.baselines.system import Budget, FailedTrainingError
+from edge_behavior.baselines.trained import Spent, save_trained
 from edge_behavior.data.dataset import Dataset
-from edge_behavior.util.files import new_file
 
 _RECONSTRUCTED, _TOLD = 0.5, 0.2
 
@@ -106,12 +108,12 @@ def _projection(inner: int, width: int, between: nn.Module) -> nn.Sequential:
 
 
 @dataclass(frozen=True)
-class ALlmRec(Rival):
+class ALlmRec(Collaborative):
     """A-LLMRec.
 
     Attributes:
-        joint_size: Dimensions of the joint space (theirs: 128).
-        alignment_rate: Learning rate of the first stage (theirs: .0001 over far more steps).
+        joint_size: Dimensions of the joint space.
+        alignment_rate: Learning rate of the first stage.
         alignment_steps: Of the first stage.
         alignment_batch: Stretches per step of it.
     """
@@ -119,15 +121,15 @@ class ALlmRec(Rival):
     name: ClassVar[str] = "a_llmrec"
     title: ClassVar[str] = "A-LLMRec"
 
-    joint_size: int = 128
-    alignment_rate: float = 1e-3
-    alignment_steps: int = 1_000
-    alignment_batch: int = 32
+    joint_size: Annotated[int, Field(ge=1)] = 128
+    alignment_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    alignment_steps: Annotated[int, Field(ge=1)] = 1_000
+    alignment_batch: Annotated[int, Field(ge=1)] = 32
 
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> FittedLanguage:
         """Align items and texts, then train the projections in front of the frozen language model."""
         fit = self.begin(dataset, history_length, budget, rate)
-        events, model = fit.events(), fit.model(tuned=False)
+        events, model = fit.events(self.sasrec), fit.model(tuned=False)
         joint = self._aligned(fit, events)
         torch.manual_seed(budget.seed)
         model.show(SoftPrompts(events.sasrec, joint, model.inputs.width))
@@ -146,11 +148,13 @@ class ALlmRec(Rival):
         columns = events.vocabulary.columns(table)
         starts, stops = training_stretches(table, fit.length + 1, budget.targets, budget.seed)
         optimizer = torch.optim.Adam(joint.parameters(), self.alignment_rate)
+        begun, tokens = perf_counter(), 0
         for _ in range(self.alignment_steps):
             drawn = rng.integers(len(starts), size=self.alignment_batch)
             batch: dict[str, Any] = tensors(
                 [events.rows.training(columns, int(starts[i]), int(starts[i]), int(stops[i]), rng) for i in drawn]
             )
+            tokens += int(batch["present"].sum())
             asked = batch["answers"] != IGNORED
             with torch.no_grad():
                 states = events.sasrec.states(*(batch[name] for name in ("behavior", "event", "target")))
@@ -160,6 +164,5 @@ class ALlmRec(Rival):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        with new_file(file, replace=True, durable=True) as made:
-            save_file(joint.state_dict(), made)
+        save_trained(joint.state_dict(), file, Spent(tokens, perf_counter() - begun))
         return joint

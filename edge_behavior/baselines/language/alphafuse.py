@@ -6,24 +6,24 @@ large ones the embeddings are kept, standardized and frozen, and the rest of a b
 learned. The encoder is SASRec.
 
 Other than there: the language model is the comparison's backbone. With fewer labels than dimensions the covariance has
-a true null space, which is all learned; theirs is cut at a number of dimensions or at a singular value. The
-standardized part has length one on average, so that a full softmax, which stands for their loss over drawn negatives,
-starts near even.
+a true null space, which is all learned; theirs is cut at a number of dimensions or at a singular value, and in their
+code what an embedding has along the axes that were cut stays, with the learned part added to it. The standardized part
+has length one on average, so that a full softmax, which stands for their loss over drawn negatives, starts near even.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
-from edge_behavior.baselines.language.rival import Rival
-from edge_behavior.baselines.sequence.config import SequenceConfig
-from edge_behavior.baselines.sequence.fitting import EventModel, FittedSequence, fit_events
+from edge_behavior.baselines.language.rival import EventRival
+from edge_behavior.baselines.sequence.fitting import FittedSequence
 from edge_behavior.baselines.sequence.model import SasRec, table
 from edge_behavior.baselines.system import Budget
 from edge_behavior.data.dataset import Dataset
@@ -73,34 +73,21 @@ class SplitSasRec(SasRec):
 
 
 @dataclass(frozen=True)
-class AlphaFuse(Rival):
+class AlphaFuse(EventRival):
     """AlphaFuse.
 
     Attributes:
-        null_share: Least share of the dimensions that is learned (theirs: 64 of 128).
-        config: Of the encoder.
+        null_share: Least share of the dimensions that is learned.
     """
 
     name: ClassVar[str] = "alphafuse"
     title: ClassVar[str] = "AlphaFuse"
     tunes: ClassVar[bool] = False
 
-    null_share: float = 0.5
-    config: SequenceConfig = field(default_factory=SequenceConfig)
-
-    def own_rates(self) -> tuple[float, ...]:
-        """SASRec's; theirs are .001 and .01."""
-        return (1e-3, 3e-4, 3e-3)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `Rival.settings`."""
-        return {**super().settings, "config": self.config.to_dict()}
+    null_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> FittedSequence:
         """Split the label embeddings, and train as SASRec is trained."""
         most = round((1 - self.null_share) * self.config.hidden)
         coordinates = language_coordinates(self.language.label_vectors(), most)
-        record = {"settings": self.settings, "backbone": self.language.identity}
-        model = EventModel(self.name, self.title, "sasrec", self.config, partial(SplitSasRec, coordinates), record)
-        return fit_events(model, dataset, history_length, budget, self.rates[0] if rate is None else rate)
+        return self.fit_network(partial(SplitSasRec, coordinates), dataset, history_length, budget, rate)

@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edge_behavior.baselines.sequence.kept import LabelSource
 from edge_behavior.core.encoding import PromptEncoder
+from edge_behavior.hf.find import backbone_name, find_backbone
+from edge_behavior.hf.license import read_license
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.models import RunModels
@@ -28,6 +31,7 @@ class Language:
         encoder: The layout over it.
         load: Loads the backbone's weights, at every call anew.
         identity: What fits record of it: other weights, another identity.
+        source: Its name and license.
     """
 
     recipe: Recipe
@@ -35,12 +39,15 @@ class Language:
     encoder: PromptEncoder
     load: Callable[[], Any]
     identity: str
+    source: LabelSource
 
     @classmethod
     def of_run(cls, run: RunFolder, recipe: Recipe) -> Language:
         """The backbone of a run that has one."""
-        models = RunModels(run, recipe.backbone)
-        return cls(recipe, models.tokenizer, models.encoder, partial(models.load, UNTUNED), str(run.state.backbone))
+        models, base = RunModels(run, recipe.backbone), run.backbone
+        source = LabelSource(backbone_name(base), read_license(find_backbone(base, recipe.backbone.revision)))
+        load, identity = partial(models.load, UNTUNED), str(run.state.backbone)
+        return cls(recipe, models.tokenizer, models.encoder, load, identity, source)
 
     def label_vectors(self) -> NDArray[np.float32]:
         """[B, H] the mean of the backbone's last hidden states over each label's tokens."""

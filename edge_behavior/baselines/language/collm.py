@@ -12,13 +12,14 @@ collaborative model along.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 
 from edge_behavior.baselines.language.fitting import FittedLanguage
 from edge_behavior.baselines.language.model import EventVectors, projection
-from edge_behavior.baselines.language.rival import Rival
+from edge_behavior.baselines.language.rival import Adapted, Collaborative
 from edge_behavior.baselines.sequence.model import SasRec
 from edge_behavior.baselines.system import Budget
 from edge_behavior.data.dataset import Dataset
@@ -46,19 +47,19 @@ class MappedStates(EventVectors):
 
 
 @dataclass(frozen=True)
-class CoLlm(Rival):
+class CoLlm(Adapted, Collaborative):
     """CoLLM.
 
     Attributes:
         mapped: Show the mapped states; without them this is TALLRec's second step.
-        times: Hidden width of the mapping, in widths of a state (theirs: 10).
+        times: Hidden width of the mapping, in widths of a state.
     """
 
     name: ClassVar[str] = "collm"
     title: ClassVar[str] = "CoLLM"
 
     mapped: bool = True
-    times: int = 10
+    times: Annotated[int, Field(ge=1)] = 10
 
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> FittedLanguage:
         """Tune the adapter on text, then the mapping."""
@@ -67,7 +68,7 @@ class CoLlm(Rival):
         fit.tune(model, "text")
         if not self.mapped:
             return fit.fitted(model)
-        events = fit.events()
+        events = fit.events(self.sasrec)
         model.freeze_language()
         torch.manual_seed(budget.seed)
         model.show(MappedStates(events.sasrec, self.times, model.inputs.width))

@@ -18,10 +18,12 @@ from edge_behavior.baselines.language.backbone import Language
 from edge_behavior.baselines.language.model import TunedLanguage
 from edge_behavior.baselines.language.rows import Collate, Curriculum, EventRows, event_tensors, with_places
 from edge_behavior.baselines.language.training import Step, tune
+from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.baselines.sequence.fitting import FittedSequence, check_folder
 from edge_behavior.baselines.sequence.inputs import causal_row
 from edge_behavior.baselines.sequence.system import SequenceSystem
-from edge_behavior.baselines.system import Budget, Floats, Ints
+from edge_behavior.baselines.system import Budget, Cost, Floats, Ints
+from edge_behavior.baselines.trained import cost_of
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.errors import EdgebError
@@ -115,12 +117,12 @@ class Fit:
         }
         return settings.model_copy(update=changes)
 
-    def events(self) -> FittedSequence:
+    def events(self, config: SequenceConfig) -> FittedSequence:
         """SASRec fitted to the same targets, at its first rate; what is collaborative comes from it."""
         budget = Budget(
             self.budget.targets, self.budget.validation_targets, self.budget.seed, self.budget.folder / "sasrec"
         )
-        return SequenceSystem("sasrec").fit(self.dataset, self.length, budget, None)
+        return SequenceSystem("sasrec", config).fit(self.dataset, self.length, budget, None)
 
     def model(self, tuned: bool = True) -> TunedLanguage:
         """The backbone with a fresh adapter, or not `tuned` at all."""
@@ -176,7 +178,7 @@ class Fit:
 
     def fitted(self, model: TunedLanguage, events: FittedSequence | None = None) -> FittedLanguage:
         """The fitted system, which shows vectors if `events` makes them."""
-        return FittedLanguage(self.system, self.language, model, self.length, events)
+        return FittedLanguage(self.system, self.language, model, self.budget.folder, events)
 
     @property
     def _draws(self) -> int:
@@ -195,9 +197,9 @@ class FittedLanguage:
     """
 
     def __init__(
-        self, system: str, language: Language, model: TunedLanguage, length: int, events: FittedSequence | None
+        self, system: str, language: Language, model: TunedLanguage, folder: Path, events: FittedSequence | None
     ) -> None:
-        self._system, self._language, self._length, self._events = system, language, length, events
+        self._system, self._language, self._folder, self._events = system, language, folder, events
         self.model: TunedLanguage | None = model.eval()
 
     def log_probs(self, table: EventTable, targets: Ints, known: int | None = None) -> Floats:
@@ -213,6 +215,11 @@ class FittedLanguage:
                 found.append(self._scores(table, targets[own], formats[own]))
                 advance()
         return np.concatenate(found)
+
+    def cost(self) -> Cost:
+        """See `CostedFit.cost`."""
+        assert self.model is not None, "the system was closed"
+        return cost_of(self.model, self._folder)
 
     def close(self) -> None:
         """Free the weights."""

@@ -13,14 +13,15 @@ start symbol.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch.nn import functional as F
 
 from edge_behavior.baselines.language.fitting import FittedLanguage
 from edge_behavior.baselines.language.model import EventVectors, projection
-from edge_behavior.baselines.language.rival import Rival
+from edge_behavior.baselines.language.rival import Adapted, Collaborative
 from edge_behavior.baselines.sequence.model import SasRec
 from edge_behavior.baselines.system import Budget
 from edge_behavior.data.dataset import Dataset
@@ -46,23 +47,23 @@ class ProjectedItems(EventVectors):
 
 
 @dataclass(frozen=True)
-class Llara(Rival):
+class Llara(Adapted, Collaborative):
     """LLaRA.
 
     Attributes:
-        curriculum: Probability of a hybrid batch at the end of training (theirs: 1). 0 shows text only, in predictions,
-            too: TALLRec's second step.
+        curriculum: Probability of a hybrid batch at the end of training. 0 shows text only, in predictions, too:
+            TALLRec's second step.
     """
 
     name: ClassVar[str] = "llara"
     title: ClassVar[str] = "LLaRA"
 
-    curriculum: float = 1.0
+    curriculum: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> FittedLanguage:
         """Tune adapter and projection along the curriculum."""
         fit = self.begin(dataset, history_length, budget, rate)
-        events, model = fit.events(), fit.model()
+        events, model = fit.events(self.sasrec), fit.model()
         torch.manual_seed(budget.seed)
         model.show(ProjectedItems(events.sasrec, model.inputs.width))
         fit.tune(model, "hybrid", events if self.curriculum else None, self.curriculum)

@@ -14,20 +14,20 @@ and step, instead of all ten at once: the same gradient on average. The loss is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
 from edge_behavior.baselines.language.label_views import LabelSasRec
-from edge_behavior.baselines.language.rival import Rival
-from edge_behavior.baselines.sequence.config import SequenceConfig
-from edge_behavior.baselines.sequence.fitting import EventModel, FittedSequence, WindowRows, fit_events
+from edge_behavior.baselines.language.rival import EventRival
+from edge_behavior.baselines.sequence.fitting import FittedSequence, WindowRows
 from edge_behavior.baselines.sequence.inputs import Columns, Row, causal_row
 from edge_behavior.baselines.sequence.model import earlier_only
 from edge_behavior.baselines.sequence.training import TrainingData, tensors
@@ -140,14 +140,13 @@ def similar_users(table: EventTable, labels: NDArray[np.float32], count: int) ->
 
 
 @dataclass(frozen=True)
-class LlmEsr(Rival):
+class LlmEsr(EventRival):
     """LLM-ESR.
 
     Attributes:
         collaborative: Have the second view, and distill; without it this is SASRec on frozen embeddings.
-        distillation: Weight α of the distillation (theirs: 0.1).
-        peers: Similar users of each (theirs: 10).
-        config: Of the encoder.
+        distillation: Weight α of the distillation.
+        peers: Similar users of each.
     """
 
     name: ClassVar[str] = "llm_esr"
@@ -155,18 +154,8 @@ class LlmEsr(Rival):
     tunes: ClassVar[bool] = False
 
     collaborative: bool = True
-    distillation: float = 0.1
-    peers: int = 10
-    config: SequenceConfig = field(default_factory=SequenceConfig)
-
-    def own_rates(self) -> tuple[float, ...]:
-        """SASRec's."""
-        return (1e-3, 3e-4, 3e-3)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `Rival.settings`."""
-        return {**super().settings, "config": self.config.to_dict()}
+    distillation: Annotated[float, Field(ge=0)] = 0.1
+    peers: Annotated[int, Field(ge=1)] = 10
 
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> FittedSequence:
         """Train as SASRec is trained, towards similar users."""
@@ -174,10 +163,8 @@ class LlmEsr(Rival):
         build: Callable[..., LabelSasRec] = partial(LabelSasRec, labels)
         if self.collaborative:
             build = partial(DualView, self.distillation, labels)
-        record = {"settings": self.settings, "backbone": self.language.identity}
         data = partial(self._with_peers, labels) if self.collaborative and self.distillation else None
-        model = EventModel(self.name, self.title, "sasrec", self.config, build, record, data)
-        return fit_events(model, dataset, history_length, budget, self.rates[0] if rate is None else rate)
+        return self.fit_network(build, dataset, history_length, budget, rate, data)
 
     def _with_peers(
         self, labels: NDArray[np.float32], data: TrainingData, rows: WindowRows, table: EventTable, columns: Columns

@@ -18,23 +18,24 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from peft import get_peft_model
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
 from edge_behavior.baselines.cold_start import earlier_events, known_only
 from edge_behavior.baselines.language.backbone import Language
-from edge_behavior.baselines.language.rival import Rival
+from edge_behavior.baselines.language.rival import Adapted, EventRival
 from edge_behavior.baselines.sequence.config import SequenceConfig
-from edge_behavior.baselines.sequence.fitting import EventModel, FittedSequence, fit_events
+from edge_behavior.baselines.sequence.fitting import FittedSequence
 from edge_behavior.baselines.sequence.inputs import IGNORED
 from edge_behavior.baselines.sequence.model import SasRec
 from edge_behavior.baselines.sequence.training import tensors
-from edge_behavior.baselines.system import Budget, Fitted, Floats, Ints
+from edge_behavior.baselines.system import Budget, Cost, Fitted, Floats, Ints
 from edge_behavior.core.candidates import smoothed_shares
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
@@ -149,6 +150,10 @@ class FittedIndividuals:
                 found[rows] = log_softmax(answer(self._states(table, targets[rows])).double().numpy())
         return found
 
+    def cost(self) -> Cost:
+        """See `CostedFit.cost`: the population's model; a user's layer is made anew whenever they are asked about."""
+        return self.population.cost()
+
     def close(self) -> None:
         """Nothing but memory is held."""
 
@@ -189,7 +194,7 @@ class FittedIndividuals:
 
 
 @dataclass(frozen=True)
-class PiTuning(Rival):
+class PiTuning(EventRival, Adapted):
     """PITuning.
 
     Attributes:
@@ -199,31 +204,21 @@ class PiTuning(Rival):
         individual_rate: Their rate, over the mean square of a state's length.
         own_events: Most events of a user that they are taken on.
         prior_events: How many events the population's shares count for among a user's.
-        config: Of the embeddings and of the training.
     """
 
     name: ClassVar[str] = "pituning"
     title: ClassVar[str] = "PITuning"
 
-    reconstruction: float = 0.1
-    unlearning: float = 1.0
-    individual_steps: int = 10
-    individual_rate: float = 0.5
-    own_events: int = 100
-    prior_events: float = 10.0
     config: SequenceConfig = field(default_factory=partial(SequenceConfig, **_FEWER))
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `Rival.settings`."""
-        return {**super().settings, "config": self.config.to_dict()}
+    reconstruction: Annotated[float, Field(ge=0)] = 0.1
+    unlearning: Annotated[float, Field(ge=0)] = 1.0
+    individual_steps: Annotated[int, Field(ge=0)] = 10
+    individual_rate: Annotated[float, Field(gt=0)] = 0.5
+    own_events: Annotated[int, Field(ge=1)] = 100
+    prior_events: Annotated[float, Field(gt=0)] = 10.0
 
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> Fitted:
         """Tune to the population; individuals are met when they are asked about."""
-        build = partial(LanguagePredictor, self.language, self.reconstruction, budget.seed)
-        record = {"settings": self.settings, "backbone": self.language.identity}
-        model = EventModel(self.name, self.title, "sasrec", self.config, build, record)
-        chosen = self.rates[0] if rate is None else rate
-        return FittedIndividuals(
-            fit_events(model, dataset, history_length, budget, chosen), self, smoothed_shares(dataset.candidates.counts)
-        )
+        build = partial(LanguagePredictor, self.tuned, self.reconstruction, budget.seed)
+        population = self.fit_network(build, dataset, history_length, budget, rate)
+        return FittedIndividuals(population, self, smoothed_shares(dataset.candidates.counts))

@@ -13,16 +13,18 @@ recipe's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from edge_behavior.baselines.language.fitting import FittedLanguage
-from edge_behavior.baselines.language.rival import Rival
+from edge_behavior.baselines.language.rival import Adapted
 from edge_behavior.baselines.system import Budget
 from edge_behavior.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
-class TallRec(Rival):
+class TallRec(Adapted):
     """TALLRec.
 
     Attributes:
@@ -32,7 +34,7 @@ class TallRec(Rival):
     name: ClassVar[str] = "tallrec"
     title: ClassVar[str] = "TALLRec"
 
-    conversations: int = 1_000
+    conversations: Annotated[int, Field(ge=0)] = 1_000
 
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> FittedLanguage:
         """Tune on general data, then on behaviors."""

@@ -7,6 +7,9 @@ from typing import Any
 
 from edge_behavior.errors import EdgebError
 
+# Learning rates to search where none are given, the likeliest first.
+RATES = (1e-3, 3e-4, 3e-3)
+
 
 @dataclass(frozen=True)
 class SequenceConfig:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from edge_behavior.baselines.sequence.inputs import (
     cloze_row,
     training_stretches,
 )
-from edge_behavior.baselines.sequence.kept import KeptModel, Log, Origin, keep_model
-from edge_behavior.baselines.system import Budget, FailedTrainingError, Floats, Ints
+from edge_behavior.baselines.sequence.kept import KeptModel, LabelSource, Log, Origin, keep_model
+from edge_behavior.baselines.system import Budget, Cost, FailedTrainingError, Floats, Ints
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import natural_windows
@@ -83,6 +83,10 @@ class WindowRows:
         return [self.window(columns, s, t) for s, t in zip(starts.tolist(), targets.tolist(), strict=True)]
 
 
+# Changes what a model is trained on; given that, the rows, the training part and its columns.
+MakeData: TypeAlias = "Callable[[TrainingData, WindowRows, EventTable, Columns], TrainingData]"
+
+
 @dataclass(frozen=True)
 class EventModel:
     """A kind of model, as it is fitted.
@@ -94,7 +98,8 @@ class EventModel:
         config: Shape and training.
         build: Makes the network of candidates, positions, sizes of contexts and `config`.
         record: What else a fit depends on; JSON-ready.
-        data: Changes what it is trained on; given the rows, the training part and its columns.
+        data: Changes what it is trained on.
+        labels: Where its vectors of labels come from, if not from training alone.
     """
 
     name: str
@@ -103,7 +108,8 @@ class EventModel:
     config: SequenceConfig
     build: Callable[..., EventTransformer]
     record: Mapping[str, Any] = field(default_factory=dict)
-    data: Callable[[TrainingData, WindowRows, EventTable, Columns], TrainingData] | None = None
+    data: MakeData | None = None
+    labels: LabelSource | None = None
 
 
 def fit_events(model: EventModel, dataset: Dataset, history_length: int, budget: Budget, rate: float) -> FittedSequence:
@@ -133,9 +139,8 @@ def fit_events(model: EventModel, dataset: Dataset, history_length: int, budget:
     rows = WindowRows(model.architecture, model.config, history_length, len(dataset.candidates))
     origin = Origin(model.name, budget.seed, rate, budget.targets, str(dataset.path), dataset.fingerprint)
     log = Log(dataset.candidates, dataset.has_places)
-    return FittedSequence(
-        _trained(model, rows, vocabulary, dataset, table, budget, rate), rows, vocabulary, log, origin
-    )
+    network = _trained(model, rows, vocabulary, dataset, table, budget, rate)
+    return FittedSequence(network, rows, vocabulary, log, origin, model.labels, budget.folder)
 
 
 class FittedSequence:
@@ -147,12 +152,22 @@ class FittedSequence:
         vocabulary: Numbers its contexts.
         log: What it knows of the log it was fitted to.
         origin: Where it comes from.
+        labels: Where its vectors of labels come from, if not from training alone.
+        folder: Where its training left its weights; None where they come from elsewhere.
     """
 
     def __init__(
-        self, model: EventTransformer, rows: WindowRows, vocabulary: ContextVocabulary, log: Log, origin: Origin
+        self,
+        model: EventTransformer,
+        rows: WindowRows,
+        vocabulary: ContextVocabulary,
+        log: Log,
+        origin: Origin,
+        labels: LabelSource | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self.model, self.rows, self.vocabulary, self.log, self.origin = model, rows, vocabulary, log, origin
+        self.model, self.rows, self.vocabulary = model, rows, vocabulary
+        self.log, self.origin, self.labels, self.folder = log, origin, labels, folder
 
     @property
     def sasrec(self) -> SasRec:
@@ -180,6 +195,13 @@ class FittedSequence:
             found.append(log_softmax(logits[torch.arange(len(rows)), last].double().numpy()))
         return np.concatenate(found)
 
+    def cost(self) -> Cost:
+        """See `CostedFit.cost`."""
+        from edge_behavior.baselines.trained import cost_of
+
+        assert self.folder is not None, "only a fit has a cost"
+        return cost_of(self.model, self.folder)
+
     def keep(self, folder: Path) -> bool:
         """See `Shipping.keep`."""
         weights = self.model.shipped()
@@ -188,7 +210,7 @@ class FittedSequence:
         rows = self.rows
         keep_model(
             folder,
-            KeptModel(rows.architecture, rows.config, rows.length, self.vocabulary, self.log, self.origin),
+            KeptModel(rows.architecture, rows.config, rows.length, self.vocabulary, self.log, self.origin, self.labels),
             weights,
         )
         return True
@@ -226,12 +248,12 @@ def _trained(
     rate: float,
 ) -> EventTransformer:
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
-    from edge_behavior.baselines.sequence.training import WEIGHTS, TrainingData, train
+    from edge_behavior.baselines.sequence.training import TrainingData, train
+    from edge_behavior.baselines.trained import CHECKPOINTS, WEIGHTS, save_trained
     from edge_behavior.train.trainer.failures import DivergedError
     from edge_behavior.train.trainer.threads import Threads
-    from edge_behavior.util.files import new_file
 
     torch.manual_seed(budget.seed)
     model = system.build(len(dataset.candidates), rows.length + 1, vocabulary.sizes, system.config)
@@ -258,11 +280,10 @@ def _trained(
     if system.data is not None:
         data = system.data(data, rows, table, columns)
     try:
-        weights = train(model, data, system.config, rate, budget.seed, budget.folder, system.title)
+        weights, spent = train(model, data, system.config, rate, budget.seed, budget.folder, system.title)
     except DivergedError as error:
         raise FailedTrainingError(error.message, error.hint) from None
-    with new_file(file, replace=True, durable=True) as made:
-        save_file(weights, made)
-    shutil.rmtree(budget.folder / "checkpoints")
+    save_trained(weights, file, spent)
+    shutil.rmtree(budget.folder / CHECKPOINTS)
     model.load_state_dict(weights)
     return model.cpu().eval()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.baselines.sequence.inputs import ContextVocabulary
 from edge_behavior.core.candidates import CandidateSet
-from edge_behavior.core.fields import naming, parse_json, read_fields, read_list
+from edge_behavior.core.fields import NULL, naming, parse_json, read_fields, read_list
+from edge_behavior.core.license import License
 from edge_behavior.errors import EdgebError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from edge_behavior.baselines.sequence.model import EventTransformer
 
 DESCRIPTION, WEIGHTS = "sequence.json", "model.safetensors"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _HINT = "the folder is damaged: fit the system again"
 
 
@@ -62,6 +63,19 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class LabelSource:
+    """The language model that a model's vectors of labels were computed with.
+
+    Attributes:
+        name: Its hub name, or that of its folder.
+        license: Its license, whose terms may reach the vectors; None where it states none.
+    """
+
+    name: str
+    license: License | None
+
+
+@dataclass(frozen=True)
 class KeptModel:
     """A fitted model without its weights.
 
@@ -72,6 +86,7 @@ class KeptModel:
         vocabulary: Numbers its contexts.
         log: What it knows of its log.
         origin: Where it comes from.
+        labels: Where its vectors of labels come from; None where they are its own.
     """
 
     architecture: str
@@ -80,6 +95,7 @@ class KeptModel:
     vocabulary: ContextVocabulary
     log: Log
     origin: Origin
+    labels: LabelSource | None = None
 
 
 def keep_model(folder: Path, model: KeptModel, weights: Mapping[str, torch.Tensor]) -> None:
@@ -103,6 +119,7 @@ def keep_model(folder: Path, model: KeptModel, weights: Mapping[str, torch.Tenso
         "counts": list(model.log.candidates.counts),
         "has_places": model.log.places,
         "origin": asdict(model.origin),
+        "label_source": None if model.labels is None else _source_fields(model.labels),
     }
     with replaced_folder(folder) as made:
         save_file({name: held.detach().cpu().contiguous() for name, held in weights.items()}, made / WEIGHTS)
@@ -126,6 +143,7 @@ def read_kept(folder: Path) -> KeptModel:
         raise EdgebError(f"{file} was written by a newer edgeb (schema {version})", "update edgeb")
     kinds: dict[str, Any] = {"schema_version": int, "architecture": str, "config": dict, "length": int}
     kinds |= {"hour_bucket": int, "places": list, "labels": list, "counts": list, "has_places": bool, "origin": dict}
+    kinds |= {"label_source": (dict, NULL)} if version != 1 else {}
     found = read_fields(held, kinds, str(file), _HINT)
     config = read_fields(found["config"], [f.name for f in fields(SequenceConfig)], f"{file}: config", _HINT)
     names = {"system": str, "seed": int, "rate": float, "targets": int, "dataset": str, "fingerprint": str}
@@ -140,7 +158,20 @@ def read_kept(folder: Path) -> KeptModel:
             ContextVocabulary(found["hour_bucket"], tuple(read_list(found["places"], "places", str))),
             Log(candidates, found["has_places"]),
             Origin(**origin),
+            _read_source(found.get("label_source"), f"{file}: label_source"),
         )
+
+
+def _source_fields(source: LabelSource) -> dict[str, Any]:
+    return {"name": source.name, "license": None if source.license is None else source.license.to_dict()}
+
+
+def _read_source(held: object, where: str) -> LabelSource | None:
+    if held is None:
+        return None
+    found = read_fields(held, {"name": str, "license": (dict, NULL)}, where, _HINT)
+    stated = found["license"]
+    return LabelSource(found["name"], None if stated is None else License.from_dict(stated, f"{where}: license"))
 
 
 def load_network(folder: Path, model: KeptModel) -> EventTransformer:

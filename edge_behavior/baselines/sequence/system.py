@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from edge_behavior.baselines.sequence.config import SequenceConfig
+from edge_behavior.baselines.sequence.config import RATES, SequenceConfig
 from edge_behavior.baselines.sequence.fitting import EventModel, FittedSequence, fit_events
-from edge_behavior.baselines.system import Budget
+from edge_behavior.baselines.system import Budget, Rates
 from edge_behavior.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -22,13 +22,15 @@ class SequenceSystem:
 
     Attributes:
         config: Shape and training; `context=False` is the published model.
+        rates: Learning rates to search.
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    learns: ClassVar[bool] = True
 
     architecture: str
     config: SequenceConfig = field(default_factory=SequenceConfig)
-    rates: tuple[float, ...] = (1e-3, 3e-4, 3e-3)
-    needs: frozenset[str] = frozenset()
-    learns: bool = True
+    rates: Rates = RATES
 
     @property
     def name(self) -> str:

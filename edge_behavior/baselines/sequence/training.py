@@ -1,4 +1,4 @@
-"""Trains a small transformer over events with Hugging Face's Trainer: early stopping, resumable, seeded."""
+"""What a small transformer over events is trained on, and how."""
 
 from __future__ import annotations
 
@@ -9,26 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch.utils.data import Dataset as TorchDataset
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.baselines.sequence.inputs import Row, padded
 from edge_behavior.baselines.sequence.model import EventTransformer
 from edge_behavior.baselines.system import Ints
-from edge_behavior.train.recipe import Recipe
-from edge_behavior.train.run.checkpoints import MarkComplete, last_checkpoint
-from edge_behavior.train.trainer.arguments import hardware, on_one_device
-from edge_behavior.train.trainer.progress import run, trainer_callbacks
+from edge_behavior.baselines.trained import Spent, TrainingPlan, train_best
 
 # The second momentum of SASRec's and BERT4Rec's Adam is .98 and .999; .98 suits short runs.
 _BETA2 = 0.98
 _WARMUP = 0.05
 # A training row: start, stop and what to draw from. Models that see more than events have rows of their own.
 TrainRow = Callable[[int, int, np.random.Generator], Any]
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -85,11 +78,11 @@ def train(
     seed: int,
     folder: Path,
     title: str,
-) -> dict[str, torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], Spent]:
     """Train, or go on from the last finished checkpoint in `folder`.
 
     Returns:
-        The weights with the lowest validation loss; the last ones where there is no validation row.
+        The weights with the lowest validation loss, the last ones without validation rows; and what they took.
 
     Raises:
         EdgebError: the loss diverged or is no number, or a checkpoint is damaged.
@@ -97,47 +90,24 @@ def train(
     per_epoch = -(-len(data.starts) // config.batch_size)
     steps = max(config.epochs * per_epoch, config.least_steps)
     every = min(max(per_epoch, config.eval_steps), steps)
-    selection: dict[str, Any] = {}
-    if data.validation:
-        selection = {"eval_strategy": "steps", "eval_steps": every, "load_best_model_at_end": True}
-        selection |= {"metric_for_best_model": "eval_loss", "greater_is_better": False}
-    checkpoints = folder.resolve() / "checkpoints"
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=steps,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=256,
-        learning_rate=rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=max(1, round(_WARMUP * config.least_steps)),
-        adam_beta2=_BETA2,
-        logging_steps=max(1, every // 5),
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        restore_callback_states_from_checkpoint=True,
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        label_names=["answers"],
-        prediction_loss_only=True,
-        report_to="none",
-        disable_tqdm=True,
+    plan = TrainingPlan(
+        title=title,
+        rate="the learning rate",
+        steps=steps,
+        every=every,
+        patience=config.patience,
+        log_every=max(1, every // 5),
         seed=seed,
-        **selection,
-        **hardware(torch.float32),
+        answers="answers",
+        dtype=torch.float32,
+        own={
+            "per_device_train_batch_size": config.batch_size,
+            "per_device_eval_batch_size": 256,
+            "learning_rate": rate,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": max(1, round(_WARMUP * config.least_steps)),
+            "adam_beta2": _BETA2,
+        },
     )
-    callbacks = [*trainer_callbacks(title, "the learning rate", Recipe(report_to=[]), folder), MarkComplete()]
-    if data.validation:
-        callbacks.append(EarlyStoppingCallback(config.patience))
-    trainer: Any = Trainer(
-        model=model,
-        args=on_one_device(arguments),
-        train_dataset=_AllEpochs(data, steps * config.batch_size, seed),
-        eval_dataset=data.validation or None,
-        data_collator=data.collate or tensors,
-        callbacks=callbacks,
-    )
-    state = run(trainer, last_checkpoint(checkpoints))
-    best = state.best_global_step if data.validation else state.global_step
-    return load_file(checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{best}" / WEIGHTS)
+    rows = _AllEpochs(data, steps * config.batch_size, seed)
+    return train_best(model, plan, rows, data.validation or None, data.collate or tensors, folder)

@@ -63,7 +63,7 @@ def write_gguf(model_dir: Path, out: Path, dtype: str = "f16", base: BaseModelIn
         stack.callback(writer.close)
         _write_settings(writer, config, dtype)
         if base is not None:
-            _write_origin(writer, base)
+            write_origin(writer, base)
         write_vocab(writer, read_vocab(load_tokenizer(model_dir), int(config.vocab_size)))
         factors = rope_factors(config)
         for tensor in plan:
@@ -142,7 +142,7 @@ def _write_settings(writer: Any, config: Any, dtype: str) -> None:
     writer.add_quantization_version(2)
 
 
-def _write_origin(writer: Any, base: BaseModelInfo) -> None:
+def write_origin(writer: Any, base: BaseModelInfo) -> None:
     """Backbone and license under GGUF's own keys, for tools that know nothing of manifests."""
     stated = base.license
     if base.name is not None:

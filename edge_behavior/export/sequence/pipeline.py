@@ -20,7 +20,7 @@ from edge_behavior.baselines.sequence.fitting import FittedSequence, WindowRows
 from edge_behavior.baselines.sequence.kept import load_network
 from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.bundle.gguf_file import write_bundle
-from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
+from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.bundle.sequence_file import SequenceShape, read_sequence
 from edge_behavior.core.events import BehaviorEvent
 from edge_behavior.core.population import PopulationTable
@@ -40,7 +40,7 @@ from edge_behavior.export.prune.check import Pruning
 from edge_behavior.export.report import ExportReport
 from edge_behavior.export.scratch import scratch_folder
 from edge_behavior.export.sequence.source import SequenceSource
-from edge_behavior.export.sequence.writer import DTYPES, place_hashes, shape_of, write_sequence
+from edge_behavior.export.sequence.writer import DTYPES, base_model, place_hashes, shape_of, write_sequence
 from edge_behavior.runtime.backends.sequence import SequenceBackend, capacity
 from edge_behavior.runtime.sequence.tokens import EventTokens
 from edge_behavior.util.files import check_file, put_file
@@ -155,7 +155,7 @@ def _manifest(source: SequenceSource, shape: SequenceShape, quant: str) -> Manif
         architecture=shape.architecture,
         quantization=quant.upper(),
         context_length=capacity(tokens, shape.length),
-        base_model=BaseModelInfo(None, None, None),
+        base_model=base_model(source.model),
         training={**common.training, "parameters": shape.parameters},
         evaluation=common.evaluation,
     )

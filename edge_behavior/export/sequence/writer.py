@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.baselines.sequence.kept import KeptModel
+from edge_behavior.bundle.manifest import BaseModelInfo
 from edge_behavior.bundle.sequence_file import (
     ARCHITECTURES,
     CONTEXTS,
@@ -25,6 +26,7 @@ from edge_behavior.bundle.sequence_file import (
 from edge_behavior.core.events import clean_place
 from edge_behavior.core.population import text_hash
 from edge_behavior.errors import EdgebError
+from edge_behavior.export.gguf.writer import write_origin
 
 DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16)}
 _FILE_TYPES = {"f32": 0, "f16": 1}
@@ -60,6 +62,12 @@ def shape_of(model: KeptModel) -> SequenceShape:
     )
 
 
+def base_model(model: KeptModel) -> BaseModelInfo:
+    """The language model that vectors of labels were computed with; its weights are not in the file."""
+    source = model.labels
+    return BaseModelInfo(None, None, None) if source is None else BaseModelInfo(source.name, source.license, None)
+
+
 def place_hashes(model: KeptModel) -> NDArray[np.uint64]:
     """[P] hashes of the places that the model knows, by number: a bundle names none."""
     names = model.vocabulary.places if model.config.context else ()
@@ -86,6 +94,7 @@ def write_sequence(model: KeptModel, weights: Mapping[str, NDArray[np.float32]],
         stack.callback(writer.close)
         writer.add_type("model")
         writer.add_file_type(_FILE_TYPES[dtype])
+        write_origin(writer, base_model(model))
         for name, end in SIZES.items():
             writer.add_uint32(f"{shape.architecture}.{end}", getattr(shape, name))
         writer.add_string(KEY_TOKENIZER, TOKENIZER)

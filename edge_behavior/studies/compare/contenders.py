@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.baselines.rate_search import choose_rate, rates_around
-from edge_behavior.baselines.system import Budget, FailedTrainingError, Fitted, System
+from edge_behavior.baselines.system import Budget, Cost, FailedTrainingError, Fitted, System
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.errors import EdgebError
@@ -210,6 +210,19 @@ class TunedModel:
         )
         windows = WindowSet(table, targets, formats, shown=known)
         return log_softmax(score_windows(self._model, encoder, windows, scoring).log_probs)
+
+    def cost(self) -> Cost:
+        """See `CostedFit.cost`: the weights as they were loaded; tokens and seconds are those of the tuning stages."""
+        assert self._model is not None, "it has not answered yet"
+        stages = [done for stage in TUNED if (done := self._run.done(stage)) is not None and done["method"] != "none"]
+        counted = [max((step.get("num_tokens") or 0 for step in done.get("log", ())), default=0) for done in stages]
+        weights = list(self._model.parameters())
+        return Cost(
+            parameters=sum(held.numel() for held in weights),
+            bytes=sum(held.numel() * held.element_size() for held in weights),
+            tokens=int(sum(counted)) if all(counted) else None,
+            seconds=float(sum(done["seconds"] for done in stages)),
+        )
 
     def close(self) -> None:
         """Free the weights."""

@@ -4,6 +4,7 @@
     windows.npz                     the windows, see `windows`
     rates.json                      learning rates that were chosen, and what was measured of each
     answers.json                    how an endpoint answered: kind of answers, how many outside the list
+    costs.json                      what fitted systems weigh, and took, see `baselines.cost`
     predictions/NAME-seedN-SET.npz  raw scores
     results.json, results.md, compare.html
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_behavior import __version__
+from edge_behavior.baselines.cost import SystemCost
 from edge_behavior.core.fields import read_fields
 from edge_behavior.errors import EdgebError
 from edge_behavior.studies.runs.folder import RunsFolder
@@ -59,16 +61,18 @@ class Asked:
     Attributes:
         recipe: The base recipe of tuned models; its seed is the first.
         fingerprint: The dataset's.
-        dataset_name: The name of its source.
+        dataset_name: The name of its source; `source` its format.
         systems: Names of the systems.
         titles: As tables show them, by name.
         learned: Those that learn: they run once per seed.
-        seeds: All seeds.
+        seeds: All seeds; those of a system are `seeds_of`.
         cold: Events known in the cold start.
         sizes: How much is measured.
         sweeps: Values per sweep.
         swept: The systems that each sweep changes.
         endpoint: Which endpoint and model were asked, see `EndpointConfig.identity`; empty without one.
+        settings: By system, those that are not its own by default, see `registry.system_settings`.
+        own_seeds: By system, its seeds; those that are not there have all.
         edgeb: Version that began it.
     """
 
@@ -84,7 +88,14 @@ class Asked:
     sweeps: Mapping[str, tuple[str, ...]]
     swept: Mapping[str, tuple[str, ...]]
     endpoint: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    source: str = ""
+    own_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     edgeb: str = __version__
+
+    def seeds_of(self, system: str) -> tuple[int, ...]:
+        """The seeds of a system: the first one alone where it learns nothing."""
+        return self.own_seeds.get(system, self.seeds) if system in self.learned else self.seeds[:1]
 
     @property
     def shown_recipe(self) -> dict[str, Any]:
@@ -108,6 +119,8 @@ class Asked:
             "sweeps": {name: list(values) for name, values in self.sweeps.items()},
             "swept": {name: list(systems) for name, systems in self.swept.items()},
             "endpoint": dict(self.endpoint),
+            "settings": {name: dict(held) for name, held in self.settings.items()},
+            "own_seeds": {name: list(seeds) for name, seeds in self.own_seeds.items()},
         }
 
 
@@ -150,6 +163,7 @@ class CompareFolder(RunsFolder):
             raise EdgebError(
                 f"{self._asked} has schema version {held.get('schema_version')}", "update edgeb, or start over"
             )
+        held = {"settings": {}, "source": "", "own_seeds": {}, **held}  # Of comparisons from before these were noted.
         kinds = {"schema_version": int, **{f.name: _KINDS.get(f.name, list) for f in fields(Asked)}}
         found = read_fields(held, kinds, str(self._asked), _DAMAGED)
         sizes = read_fields(found["sizes"], [f.name for f in fields(Sizes)], f"{self._asked}: sizes", _DAMAGED)
@@ -162,6 +176,7 @@ class CompareFolder(RunsFolder):
                 "sizes": Sizes(**{**sizes, "rates": tuple(sizes["rates"])}),
                 "sweeps": {name: tuple(values) for name, values in found["sweeps"].items()},
                 "swept": {name: tuple(systems) for name, systems in found["swept"].items()},
+                "own_seeds": {name: tuple(seeds) for name, seeds in found["own_seeds"].items()},
             }
         )
 
@@ -212,6 +227,21 @@ class CompareFolder(RunsFolder):
         entry = {**held.get(fit, {}), window_set: dict(report)}
         write_json(self.path / "answers.json", {**held, fit: entry})
 
+    def costs(self) -> dict[str, SystemCost]:
+        """What costs.json holds, by NAME-seedN.
+
+        Raises:
+            EdgebError: it is damaged.
+        """
+        file = self.path / "costs.json"
+        held = read_json(file) if file.is_file() else {}
+        return {fit: SystemCost.from_dict(one, f"{file}: {fit}", _DAMAGED) for fit, one in held.items()}
+
+    def note_cost(self, fit: str, cost: SystemCost) -> None:
+        """Record what a fitted system costs."""
+        held = {**self.costs(), fit: cost}
+        write_json(self.path / "costs.json", {name: one.to_dict() for name, one in held.items()})
+
     @property
     def _asked(self) -> Path:
         return self.path / "compare.json"
@@ -219,7 +249,7 @@ class CompareFolder(RunsFolder):
 
 _KINDS = {
     **{"recipe": dict, "fingerprint": str, "dataset_name": str, "titles": dict, "sizes": dict, "sweeps": dict},
-    **{"swept": dict, "endpoint": dict, "edgeb": str},
+    **{"swept": dict, "endpoint": dict, "settings": dict, "source": str, "own_seeds": dict, "edgeb": str},
 }
 
 
@@ -239,6 +269,12 @@ def _joined(before: Asked, asked: Asked, path: Path) -> Asked:
         old, new = before.endpoint["model"], asked.endpoint["model"]
         other = "another --endpoint" if old == new else f"--endpoint-model {old}, not {new}"
         raise EdgebError(f"{path} was started with {other}", "compare another model in another --out")
+    for name in asked.systems:
+        if name in before.systems and before.settings.get(name, {}) != asked.settings.get(name, {}):
+            raise EdgebError(
+                f"{path} was started with other settings of '{name}'",
+                "continue without --authors and --set, or use another --out",
+            )
     return replace(
         asked,
         endpoint=before.endpoint or asked.endpoint,
@@ -249,8 +285,16 @@ def _joined(before: Asked, asked: Asked, path: Path) -> Asked:
         cold=tuple(sorted({*before.cold, *asked.cold})),
         sweeps=_joined_lists(before.sweeps, asked.sweeps),
         swept=_joined_lists(before.swept, asked.swept),
+        settings={**before.settings, **asked.settings},
+        own_seeds={name: _seeds(name, before, asked) for name in _union(before.learned, asked.learned)},
         edgeb=before.edgeb,
     )
+
+
+def _seeds(name: str, before: Asked, asked: Asked) -> tuple[int, ...]:
+    """The seeds that a system has had, and those that are asked of it now."""
+    held = [one.seeds_of(name) for one in (before, asked) if name in one.learned]
+    return tuple(sorted({seed for seeds in held for seed in seeds}))
 
 
 def _joined_lists(

@@ -21,12 +21,14 @@ from edge_behavior.evaluation.metrics import (
     mean_recall,
     resampled_recalls,
     unit_weights,
+    weighted_precision,
 )
 from edge_behavior.studies.compare.sources import Source
 from edge_behavior.studies.compare.windows import KINDS, Part, Windows, known_events
 
 RECALLS = ("weighted_recall", "overall", *GROUPS)
 METRICS = (*RECALLS, "nll", "hit_at_5")
+_PROTOCOL_METRICS = (*METRICS, "weighted_precision")
 RESAMPLES = 1000
 # Bins of earlier events, in multiples of L.
 _FACTORS = (1, 2, 4, 8)
@@ -94,7 +96,10 @@ class Scope:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a source did at each window of a scope, as means over seeds: [n] each, and where the windows belong."""
+    """What a source did at each window of a scope, as means over seeds: [n] each, and where the windows belong.
+
+    `precision` is the mean over seeds of the weighted precision, which no window has by itself.
+    """
 
     right: Floats
     loss: Floats
@@ -102,6 +107,7 @@ class Outcomes:
     truth: Ints
     units: Ints
     groups: tuple[str, ...]
+    precision: float
 
     @cached_property
     def values(self) -> dict[str, float | None]:
@@ -112,6 +118,7 @@ class Outcomes:
             **group_recalls(self.right, self.truth, self.groups),
             "nll": float(self.loss.mean()),
             "hit_at_5": float(self.among_5.mean()),
+            "weighted_precision": self.precision,
         }
 
     @cached_property
@@ -130,7 +137,7 @@ def scopes(windows: Windows, cold: Sequence[int]) -> list[Scope]:
     """All scopes that have windows: protocols, kinds of truth, lengths of history, and cold starts."""
     test, length = windows.test, windows.history_length
     natural = test.member["natural"]
-    found = [Scope(p, f"{p} windows", "test", rows, METRICS) for p, rows in test.member.items()]
+    found = [Scope(p, f"{p} windows", "test", rows, _PROTOCOL_METRICS) for p, rows in test.member.items()]
     words = ("returns", "what the user did before the window", "discoveries")
     # A log evaluated by the balanced protocol only has its kinds on those windows.
     base = natural if natural.any() else test.member["balanced"]
@@ -156,19 +163,23 @@ def outcomes(source: Source, scope: Scope, windows: Windows) -> Outcomes | None:
         return None
     part, rows = _part(windows, scope)
     truth, at = part.truth[rows], np.arange(len(rows))
-    right, loss, among = np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(len(rows))
+    right, loss, among, precision = np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(len(rows)), 0.0
     for held in source.scores:
         scores = held[scope.window_set][scope.rows]
-        right += scores.argmax(1) == truth
+        predicted = scores.argmax(1)
+        right += predicted == truth
+        precision += weighted_precision(truth, predicted)
         loss -= scores[at, truth]
         among += expected_ranks(scores, truth) <= 5
     count = len(source.scores)
-    return Outcomes(right / count, loss / count, among / count, truth, part.unit_codes[rows], windows.groups)
+    units = part.unit_codes[rows]
+    return Outcomes(right / count, loss / count, among / count, truth, units, windows.groups, precision / count)
 
 
 def measure(found: Outcomes, metrics: Sequence[str]) -> dict[str, Measured]:
-    """Values and intervals."""
-    return {name: Measured(found.values[name], _interval(found.draws[name])) for name in metrics}
+    """Values and intervals; precision is not resampled."""
+    draws = found.draws
+    return {name: Measured(found.values[name], _interval(draws[name]) if name in draws else None) for name in metrics}
 
 
 def gap(first: Outcomes, second: Outcomes, names: tuple[str, str], scope: str, metric: str) -> Gap | None:

@@ -64,7 +64,7 @@ class Entry:
 def entries(asked: Asked) -> list[Entry]:
     """Everything to score, all systems before any sweep."""
     sets, first = window_sets(asked.cold), asked.seeds[:1]
-    found = [Entry(name, None, asked.seeds if name in asked.learned else first, sets) for name in asked.systems]
+    found = [Entry(name, None, asked.seeds_of(name), sets) for name in asked.systems]
     for sweep, values in asked.sweeps.items():
         for value in values:
             systems = [name for name in asked.systems if name in asked.swept[sweep]]

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from edge_behavior.baselines.endpoint.client import EndpointConfig
 from edge_behavior.baselines.language.registry import RIVALS
 from edge_behavior.baselines.recipes import TUNED_SYSTEMS
-from edge_behavior.baselines.registry import systems
+from edge_behavior.baselines.registry import SEQUENCE_SYSTEMS, systems
+from edge_behavior.baselines.settings import Changes, authors_settings, changed_settings, over, plain, settings_of
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.studies.compare.contenders import Contender, Other, Tuned
 from edge_behavior.studies.compare.rivals import RivalContender
@@ -24,12 +27,65 @@ PAPER = "paper"
 _PAPER_SYSTEMS = ("sasrec", "bert4rec", *RIVALS, "untuned", "gpt2", "plain", "two_stage")
 
 
-def all_contenders(endpoint: EndpointConfig | None = None) -> dict[str, Contender]:
-    """Every system by name; `endpoint` among them where one is given."""
-    found: dict[str, Contender] = {name: Other(system) for name, system in systems(endpoint).items()}
-    found.update({name: RivalContender(kind) for name, kind in RIVALS.items()})
+# The systems that have settings.
+CONFIGURABLE: Mapping[str, Any] = {**SEQUENCE_SYSTEMS, **RIVALS}
+
+
+def all_contenders(
+    endpoint: EndpointConfig | None = None, settings: Mapping[str, Changes] | None = None
+) -> dict[str, Contender]:
+    """Every system by name; `endpoint` among them where one is given.
+
+    Args:
+        endpoint: That of the system `endpoint`.
+        settings: By system, as `system_settings` gives them.
+
+    Raises:
+        EdgebError: settings that no system has.
+    """
+    changes = settings or {}
+    own = {name: changed_settings(CONFIGURABLE[name], changes[name], name) for name in CONFIGURABLE if name in changes}
+    found: dict[str, Contender] = {name: Other(system) for name, system in systems(endpoint, own).items()}
+    found.update({name: RivalContender(kind, own.get(name, {})) for name, kind in RIVALS.items()})
     found.update({name: Tuned(name, held.title, held.changes) for name, held in TUNED_SYSTEMS.items()})
     return found
+
+
+def system_settings(name: str, changes: Changes, authors: bool = False) -> dict[str, Any]:
+    """The settings of a system that are not its own by default, nested as YAML has them; empty for one without any.
+
+    Args:
+        name: Of the system.
+        changes: What was asked for.
+        authors: Over what its authors state, where that is known.
+
+    Raises:
+        EdgebError: settings that the system does not have, or values that do not fit.
+    """
+    if name not in CONFIGURABLE:
+        if changes:
+            raise EdgebError(f"--set {name}: that system has no settings", nearest(name, CONFIGURABLE, fallback=30))
+        return {}
+    kind, stated = CONFIGURABLE[name], authors_settings(name) if authors else {}
+    changed_settings(kind, stated, f"train/configs/systems/{name}.yaml")
+    found = changed_settings(kind, over(stated, changes), f"--set {name}")
+    if name in SEQUENCE_SYSTEMS and (other := replace(kind, **found).name) != name:
+        raise EdgebError(f"--set {name}.config.context: that is another system", f"compare {other}")
+    return _departures(settings_of(kind), found)
+
+
+def _departures(held: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs, down to settings of settings."""
+    kept = {}
+    for name, value in found.items():
+        before, after = plain(held[name]), plain(value)
+        if isinstance(before, dict) and isinstance(after, dict):
+            after = {key: one for key, one in after.items() if one != before[key]}
+            if after:
+                kept[name] = after
+        elif before != after:
+            kept[name] = after
+    return kept
 
 
 def default_systems(known: Mapping[str, Contender]) -> tuple[str, ...]:

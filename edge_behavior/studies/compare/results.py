@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_behavior.baselines.cost import SystemCost
 from edge_behavior.evaluation.protocols import PROTOCOLS
 from edge_behavior.studies.compare.folder import Asked, CompareFolder
 from edge_behavior.studies.compare.measure import Gap, Measured, Outcomes, Scope, gap, measure, outcomes, scopes
@@ -64,6 +65,7 @@ class Results:
         reference: The system that learns nothing and is most accurate on validation windows; None without one.
         gaps: Paired differences.
         rates: As in rates.json.
+        costs: As in costs.json.
         missing: What is not scored yet; `failed`: why something failed.
     """
 
@@ -75,6 +77,7 @@ class Results:
     reference: str | None
     gaps: tuple[Gap, ...]
     rates: Mapping[str, Any]
+    costs: Mapping[str, SystemCost]
     missing: tuple[str, ...]
     failed: Mapping[str, str]
 
@@ -101,6 +104,7 @@ class Results:
             **held,
             "rows": [asdict(row) for row in self.rows],
             "gaps": [asdict(one) for one in self.gaps],
+            "costs": {name: one.to_dict() for name, one in self.costs.items()},
             "missing": list(self.missing),
             "failed": dict(self.failed),
         }
@@ -131,6 +135,7 @@ def read_results(folder: CompareFolder) -> Results:
         reference=reference,
         gaps=tuple(_gaps(sources, reference, wanted, found)),
         rates=folder.rates(),
+        costs=folder.costs(),
         missing=tuple(name for name, error in errors.items() if error is None),
         failed={name: error for name, error in errors.items() if error is not None},
     )

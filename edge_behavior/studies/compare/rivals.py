@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from edge_behavior.baselines.language.backbone import Language
 from edge_behavior.baselines.language.rival import Rival
@@ -22,9 +23,15 @@ _RUN, _STAGE = "backbone", STAGE_NAMES[0]
 
 @dataclass(frozen=True)
 class RivalContender:
-    """A system of `baselines.language`; what is tuned takes the recipe's targets and the rates of tuned models."""
+    """A system of `baselines.language`; what is tuned takes the recipe's targets and the rates of tuned models.
+
+    Attributes:
+        kind: The system.
+        settings: Those that are not its own by default.
+    """
 
     kind: type[Rival]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -64,8 +71,11 @@ class RivalContender:
     def _other(self, bench: Bench) -> Other:
         asked = bench.asked
         language = Language.of_run(_backbone_run(bench), asked.recipe)
-        system = self.kind(language, asked.sizes.rates if self.kind.tunes else ())
-        return Other(system, asked.recipe.a_tuning.max_targets if self.kind.tunes else None)
+        rates = {"rates": asked.sizes.rates} if self.kind.tunes else {}
+        return Other(
+            self.kind(language, **{**rates, **self.settings}),
+            asked.recipe.a_tuning.max_targets if self.kind.tunes else None,
+        )
 
 
 def _backbone_run(bench: Bench) -> RunFolder:

@@ -7,7 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from edge_behavior.baselines.system import Reporting, Shipping
+from edge_behavior.baselines.cost import measure_cost
+from edge_behavior.baselines.system import CostedFit, Reporting, Shipping
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.studies.compare.contenders import Bench, Contender
@@ -88,11 +89,15 @@ def _keep_windows(bench: Bench) -> None:
 def _score(bench: Bench, contender: Contender, entry: Entry, seed: int, missing: Sequence[str]) -> None:
     fitted = contender.fit(bench, seed, entry.point, _rate(bench, contender))
     try:
+        fit = f"{entry.name}-seed{seed}"
+        if entry.point is None and isinstance(fitted, CostedFit):
+            # First: where all windows are scored, nothing is fitted any more.
+            bench.folder.note_cost(fit, measure_cost(fitted, bench.dataset.events("test"), bench.drawn.test))
         for window_set in missing:
             table = bench.dataset.events("validation" if window_set == "validation" else "test")
             scores = fitted.log_probs(table, targets_of(window_set, bench.drawn), known_events(window_set))
             if isinstance(fitted, Reporting):
-                bench.folder.note_answers(f"{entry.name}-seed{seed}", window_set, fitted.report())
+                bench.folder.note_answers(fit, window_set, fitted.report())
             write_scores(bench.folder.predictions(entry.name, seed, window_set), scores)
         if entry.point is None and isinstance(fitted, Shipping):
             fitted.keep(bench.folder.kept_model(entry.system, seed))

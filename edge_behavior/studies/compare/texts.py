@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from edge_behavior.evaluation.protocols import PROTOCOLS
 from edge_behavior.evaluation.tables import COLUMNS, interval_text
 from edge_behavior.studies.compare.measure import METRICS, Measured
+from edge_behavior.studies.compare.paper.table import Table, paper_table
 from edge_behavior.studies.compare.plan import SWEEPS
 from edge_behavior.studies.compare.results import Results, Row
 from edge_behavior.studies.compare.windows import KINDS
@@ -26,19 +26,9 @@ _WITH_INTERVAL = ("weighted_recall", "overall", "tail")
 _KIND_HEADS = {"return": "Returns", "seen": "Seen before", "discovery": "Discoveries"}
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table: `heads` of the columns after the system's, a row of cells per system, and what stands below."""
-
-    title: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str
-
-
 def tables(results: Results) -> list[Table]:
-    """One per protocol, then returns against discoveries, lengths of history, the cold start, and sweeps."""
-    found = protocol_tables(results)
+    """The paper's form, one per protocol, returns against discoveries, lengths of history, cold start, and sweeps."""
+    found = [paper_table(results), *protocol_tables(results)]
     kinds = [kind for kind in KINDS if kind in results.titles]
     heads = tuple(f"{_KIND_HEADS[kind]} ({results.windows[kind]['windows']})" for kind in kinds)
     found.append(_scoped(results, "Returns against discoveries: accuracy", kinds, heads))

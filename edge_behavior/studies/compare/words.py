@@ -5,7 +5,8 @@ Sentences of numbers that `results` holds; computes none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from edge_behavior.studies.compare.measure import Gap
 from edge_behavior.studies.compare.results import PLAIN, Results, Row
@@ -82,11 +83,12 @@ def flipped(gap: Gap) -> Gap:
 def method_sentences(results: Results) -> list[str]:
     """How the numbers were made."""
     sizes, unit = results.asked.sizes, _UNITS[results.unit]
-    seeds = len(results.asked.seeds)
+    counts = sorted({len(results.asked.seeds_of(name)) for name in results.asked.learned})
+    seeds = " or ".join(map(str, counts)) or "1"
     found = [
         f"Intervals are 95 % bootstrap intervals over whole {unit}, the same resamples for all systems; a difference "
         "is resampled as a difference. They are not corrected for multiple comparisons.",
-        f"Systems that learn ran with {seeds} seed{'s' if seeds > 1 else ''}; a window counts with the mean of its "
+        f"Systems that learn ran with {seeds} seed{'' if seeds == '1' else 's'}; a window counts with the mean of its "
         "outcomes.",
         f"Mixing weights and τ are fitted on {sizes.validation} windows, at most, of validation users; no test window "
         "decides anything.",
@@ -102,6 +104,8 @@ def method_sentences(results: Results) -> list[str]:
         )
         if lost := _diverged(results):
             found.append(f"Training diverged at these rates: {', '.join(lost)}.")
+    if results.asked.settings:
+        found.append(f"Settings other than by default: {', '.join(_settings(results.asked.settings))}.")
     if sizes.small_targets:
         found.append(f"Systems that are no tuned language models learn from {sizes.small_targets:,} targets at most.")
     return found
@@ -128,6 +132,15 @@ def answer_sentences(results: Results, sets: Sequence[str]) -> list[str]:
             windows, outside = (sum(one[name] for one in held) for name in ("windows", "outside"))
             kinds = " and ".join(dict.fromkeys(one["kind"] for one in held))
             found.append(f"{row.title}: answers by {kinds}, {outside:,} of {windows:,} outside the list.")
+    return found
+
+
+def _settings(held: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`llara.curriculum 0.5` for every setting of every system."""
+    found = []
+    for name, value in held.items():
+        key = f"{prefix}{name}"
+        found += _settings(value, f"{key}.") if isinstance(value, Mapping) else [f"{key} {value}"]
     return found
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from edge_behavior.baselines.language import fitting
 from edge_behavior.baselines.language.backbone import Language
+from edge_behavior.baselines.language.rival import Collaborative
 from edge_behavior.baselines.sequence.config import SequenceConfig
-from edge_behavior.baselines.sequence.system import SequenceSystem
+from edge_behavior.baselines.sequence.kept import LabelSource
 from edge_behavior.baselines.system import Budget
+from edge_behavior.core.license import License
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.data.dataset import EventTable
 from edge_behavior.train.recipe import Recipe, parse_recipe
@@ -23,6 +24,8 @@ from tests.helpers import LABELS, event_table
 
 LENGTH = 5
 RATE, RANK = 1e-2, 16
+# SASRec in the systems of a test: the same architecture, a few steps.
+SASREC = SequenceConfig(hidden=16, layers=1, heads=2, least_steps=40, eval_steps=20, batch_size=8, dropout=0.0)
 
 
 class Users:
@@ -78,14 +81,15 @@ def language(epochs: float = 1, model: Callable[[], Any] | None = None, **fields
     held = recipe(epochs, **fields)
     own = tokens(held.layout.name)
     encoder = helpers.encoder(own, held.layout.layout(True, None))
-    return Language(held, own, encoder, model or (lambda: backbone(held.layout.name)), "random")
+    source = LabelSource("random", License.stated("llama3.2"))
+    return Language(held, own, encoder, model or (lambda: backbone(held.layout.name)), "random", source)
 
 
 def budget(folder: Path, targets: int = 0, seed: int = 0) -> Budget:
     return Budget(targets, 60, seed, folder)
 
 
-def small_sasrec(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SASRec in the systems of a test: the same architecture, a few steps."""
-    config = SequenceConfig(hidden=16, layers=1, heads=2, least_steps=40, eval_steps=20, batch_size=8, dropout=0.0)
-    monkeypatch.setattr(fitting, "SequenceSystem", partial(SequenceSystem, config=config))
+def made(kind: Any, held: Language, **fields: Any) -> Any:
+    """A system whose SASRec, if it has one, is small."""
+    small = {"sasrec": SASREC} if issubclass(kind, Collaborative) else {}
+    return kind(held, **{**small, **fields})

@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
+from edge_behavior.baselines import trained
 from edge_behavior.baselines.language.alphafuse import AlphaFuse, language_coordinates
 from edge_behavior.baselines.language.llm_esr import DualView, LlmEsr, PeeredRow, collate, similar_users
 from edge_behavior.baselines.sequence import training
 from edge_behavior.baselines.sequence.config import SequenceConfig
-from edge_behavior.baselines.sequence.inputs import Row, asked_only, causal_row
+from edge_behavior.baselines.sequence.fitting import WindowRows
+from edge_behavior.baselines.sequence.inputs import ContextVocabulary, Row, asked_only, causal_row
 from edge_behavior.baselines.sequence.kept import load_network, read_kept
 from edge_behavior.baselines.sequence.model import SasRec
+from edge_behavior.baselines.sequence.training import TrainingData
 from edge_behavior.data.windows import natural_windows
 from edge_behavior.errors import EdgebError
 from tests.helpers import LABELS, event_table
@@ -75,11 +79,11 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(
     kind: Any, users: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = quick(kind, users, tmp_path / "whole").log_probs(users.table, WINDOWS)
-    own = training.trainer_callbacks
-    monkeypatch.setattr(training, "trainer_callbacks", lambda *a: [*own(*a), KillAt(15)])
+    own = trained.trainer_callbacks
+    monkeypatch.setattr(trained, "trainer_callbacks", lambda *a: [*own(*a), KillAt(15)])
     with pytest.raises(Killed):
         quick(kind, users, tmp_path / "cut")
-    monkeypatch.setattr(training, "trainer_callbacks", own)
+    monkeypatch.setattr(trained, "trainer_callbacks", own)
     assert (quick(kind, users, tmp_path / "cut").log_probs(users.table, WINDOWS) == whole).all()
     monkeypatch.setattr(training, "train", None)
     assert (quick(kind, users, tmp_path / "cut").log_probs(users.table, WINDOWS) == whole).all()
@@ -89,16 +93,16 @@ def test_alphafuse_leaves_the_language_subspace_untouched(users: Any, tmp_path: 
     held = language()
     coordinates = language_coordinates(held.label_vectors(), SMALL.hidden // 2)
     model = AlphaFuse(held, config=SMALL).fit(users, LENGTH, budget(tmp_path), 0.01).model
-    trained = model.item_vectors().detach().numpy()
+    learned = model.item_vectors().detach().numpy()
     kept = coordinates.shape[1]
     assert kept == 8  # of the 16 dimensions, with 9 labels
-    np.testing.assert_array_equal(trained[:-1, :kept], coordinates)
+    np.testing.assert_array_equal(learned[:-1, :kept], coordinates)
     # What is learned has moved, and has moved along the other axes only.
     torch.manual_seed(0)
     fresh = AlphaFuse(held, config=replace(SMALL, least_steps=1)).fit(users, LENGTH, budget(tmp_path / "b"), 1e-9).model
     before = fresh.item_vectors().detach().numpy()
-    np.testing.assert_array_equal(before[:, :kept], trained[:, :kept])
-    assert (np.abs(before[:-1, kept:] - trained[:-1, kept:]).max(1) > 1e-3).any()
+    np.testing.assert_array_equal(before[:, :kept], learned[:, :kept])
+    assert (np.abs(before[:-1, kept:] - learned[:-1, kept:]).max(1) > 1e-3).any()
 
 
 def test_language_coordinates_keep_what_tells_labels_apart() -> None:
@@ -137,17 +141,32 @@ def test_llm_esr_without_the_second_view_is_sasrec_on_frozen_embeddings(users: A
     assert not np.allclose(both.log_probs(users.table, WINDOWS), found.log_probs(users.table, WINDOWS), atol=1e-3)
 
 
+def test_llm_esrs_second_view_begins_as_a_pca_of_the_first() -> None:
+    labels = np.random.default_rng(0).normal(size=(9, 40)).astype(np.float32)
+    model = DualView(0.1, labels, 9, LENGTH + 1, (13, 8, 3), replace(SMALL, hidden=4))
+    found = model.collaborative.detach().numpy()
+    expected = PCA(4).fit_transform(labels)
+    # Up to the sign of an axis, and one scale for all.
+    np.testing.assert_allclose(np.abs(found[:-1]) / np.abs(expected), np.abs(found[0, 0] / expected[0, 0]), rtol=1e-3)
+    assert found[:-1].std() == pytest.approx(0.02, rel=0.2)
+    assert not found[-1].any()
+    # Fewer axes than dimensions leave zeros.
+    few = DualView(0.1, labels, 9, LENGTH + 1, (13, 8, 3), SMALL).collaborative.detach().numpy()
+    assert few.shape == (10, 16)
+    assert not few[:, 9:].any()
+
+
 def test_llm_esrs_views_ask_each_other(users: Any, tmp_path: Path) -> None:
+    """What changes one view alone reaches the states of the other."""
     found = quick(LlmEsr, users, tmp_path)
     model, batch = found.model, a_batch(users, found, WINDOWS)
     arguments = [batch[name] for name in ("behavior", "event", "target")]
-    with torch.no_grad():
-        before = model.states(*arguments)
-        model.collaborative += torch.randn(model.collaborative.shape)
-        after = model.states(*arguments)
-    meaning, others = (before - after).abs().flatten(0, 1).max(0).values.chunk(2)
-    assert meaning.max() > 1e-3
-    assert others.max() > 1e-3
+    for weight, other in ((model.collaborative, 0), (model.adapter[1].weight, 1)):
+        with torch.no_grad():
+            before = model.states(*arguments).chunk(2, -1)[other]
+            weight += torch.randn(weight.shape)
+            after = model.states(*arguments).chunk(2, -1)[other]
+        assert (before - after).abs().max() > 1e-3
 
 
 def test_llm_esr_draws_users_towards_similar_ones_that_stay_where_they_are(users: Any, tmp_path: Path) -> None:
@@ -189,11 +208,40 @@ def test_similar_users_do_similar_things() -> None:
     assert similar_users(event_table([video]), labels, 3).tolist() == [[0, 0, 0]]
 
 
+def test_llm_esr_is_trained_towards_similar_users(users: Any, tmp_path: Path) -> None:
+    """The same rows in the same order: only the distance to the users shown beside them is another."""
+    with_them, without = (
+        quick(LlmEsr, users, tmp_path / f"{weight}", distillation=weight).log_probs(users.table, WINDOWS)
+        for weight in (1.0, 0.0)
+    )
+    assert not np.allclose(with_them, without, atol=1e-3)
+
+
+def test_llm_esrs_rows_show_what_similar_users_did_last(users: Any) -> None:
+    video, bar = ["Video", "Video Call"] * 4, ["Bar", "Café"] * 4
+    table, labels = event_table([video, bar, video[::-1], bar[::-1]]), np.eye(len(LABELS), dtype=np.float32)
+    columns = ContextVocabulary.of(table, 2, 1).columns(table)
+    rows = WindowRows("sasrec", SMALL, LENGTH, len(LABELS))
+    data = TrainingData(
+        np.array([0, 8]), np.array([4, 12]), lambda start, stop, _: causal_row(columns, start, stop, 9), []
+    )
+    made = LlmEsr(language(), peers=1)._with_peers(labels, data, rows, table, columns)
+    for start, peer in ((0, 2), (8, 3)):
+        row = made.row(start, start + 4, np.random.default_rng(0))
+        assert (row.row.behavior == causal_row(columns, start, start + 4, 9).behavior).all()
+        last = causal_row(columns, 8 * peer + 8 - LENGTH - 1, 8 * peer + 8, 9)
+        assert all((one.behavior == last.behavior).all() for one in row.peers)
+
+
 def test_alphafuse_ships_as_a_plain_sasrec_and_llm_esr_does_not(users: Any, tmp_path: Path) -> None:
     """Whatever a behavior's vector is made of; two views of a sequence are another network."""
     found = quick(AlphaFuse, users, tmp_path / "alphafuse")
     assert found.keep(tmp_path / "kept")
-    plain = load_network(tmp_path / "kept", read_kept(tmp_path / "kept"))
+    kept = read_kept(tmp_path / "kept")
+    plain = load_network(tmp_path / "kept", kept)
+    # Its vectors were made with a language model, whose license goes with them.
+    assert kept.labels is not None
+    assert kept.labels == language().source
     assert type(plain) is SasRec
     batch = a_batch(users, found, WINDOWS)
     with torch.inference_mode():

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from edge_behavior.baselines.language import training
+from edge_behavior.baselines import trained
+from edge_behavior.baselines.language import fitting, training
 from edge_behavior.baselines.language.collm import CoLlm
 from edge_behavior.baselines.language.llara import Llara
 from edge_behavior.baselines.language.tallrec import TallRec
@@ -20,22 +21,16 @@ from edge_behavior.data.windows import natural_windows
 from edge_behavior.errors import EdgebError
 from tests import helpers
 from tests.helpers import LABELS
-from tests.unit.baselines.language import conftest
-from tests.unit.baselines.language.conftest import LENGTH, RATE, Users, backbone, budget, language
+from tests.unit.baselines.language.conftest import LENGTH, RATE, Users, backbone, budget, language, made
 
 WINDOWS = np.array([8, 20, 31, 3, 0])
 KINDS = pytest.mark.parametrize("kind", [TallRec, CoLlm, Llara])
 FEW: dict[Any, dict[str, Any]] = {TallRec: {"conversations": 8}, CoLlm: {}, Llara: {}}
 
 
-@pytest.fixture(autouse=True)
-def small_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    conftest.small_sasrec(monkeypatch)
-
-
 def quick(kind: Any, users: Any, folder: Path, seed: int = 0, **fields: Any) -> Any:
     """A fit of a few steps."""
-    system = kind(language(), **{**FEW[kind], **fields})
+    system = made(kind, language(), **{**FEW[kind], **fields})
     return system.fit(users, LENGTH, budget(folder, targets=60, seed=seed), RATE)
 
 
@@ -52,7 +47,8 @@ def test_twenty_users_are_learned_by_heart(kind: Any, users: Any, tmp_path: Path
     windows = natural_windows(users.table, LENGTH)
     # Hybrid prompts come late in the curriculum, CoLLM's vectors after the adapter: both take longer.
     epochs = 20 if kind is TallRec else 40
-    system = kind(language(epochs, evals_per_epoch=1 / epochs), **({} if kind is not TallRec else {"conversations": 0}))
+    fields = {"conversations": 0} if kind is TallRec else {}
+    system = made(kind, language(epochs, evals_per_epoch=1 / epochs), **fields)
     found = system.fit(users, LENGTH, budget(tmp_path / "fit"), RATE)
     right = found.log_probs(users.table, windows).argmax(1) == users.table.behavior[windows]
     assert right.mean() > 0.9
@@ -64,7 +60,7 @@ def test_twenty_users_are_learned_by_heart(kind: Any, users: Any, tmp_path: Path
 @KINDS
 @pytest.mark.parametrize("layout", ["stream", "prefix", "instruct"])
 def test_it_gives_distributions_of_each_window_by_itself(kind: Any, layout: str, users: Any, tmp_path: Path) -> None:
-    found = kind(language(layout=layout), **FEW[kind]).fit(users, LENGTH, budget(tmp_path, targets=30), RATE)
+    found = made(kind, language(layout=layout), **FEW[kind]).fit(users, LENGTH, budget(tmp_path, targets=30), RATE)
     for known in (None, 0, 2):
         rows = found.log_probs(users.table, WINDOWS, known)
         np.testing.assert_allclose(np.exp(rows).sum(1), 1)
@@ -90,8 +86,10 @@ def test_llara_at_curriculum_zero_is_tallrec(users: Any, tmp_path: Path) -> None
     without = quick(Llara, users, tmp_path / "without", curriculum=0.0)
     assert same(adapter(plain), adapter(without))
     assert (plain.log_probs(users.table, WINDOWS) == without.log_probs(users.table, WINDOWS)).all()
-    hybrid = quick(Llara, users, tmp_path / "hybrid")
+    # Of the few batches some show vectors, and fewer do where the curriculum ends earlier.
+    hybrid, less = (quick(Llara, users, tmp_path / f"{end}", curriculum=end) for end in (1.0, 0.2))
     assert not same(adapter(plain), adapter(hybrid))
+    assert not same(adapter(less), adapter(hybrid))
 
 
 def test_collm_without_the_mapped_tokens_is_tallrec(users: Any, tmp_path: Path) -> None:
@@ -105,10 +103,22 @@ def test_collm_without_the_mapped_tokens_is_tallrec(users: Any, tmp_path: Path) 
     assert (plain.log_probs(users.table, WINDOWS) != mapped.log_probs(users.table, WINDOWS)).any(1).all()
 
 
-def test_tallrec_learns_general_data_first(users: Any, tmp_path: Path) -> None:
+@KINDS
+def test_all_behaviors_are_learned_whatever_the_recipe_learns(kind: Any, users: Any, tmp_path: Path) -> None:
+    held = language()
+    assert held.recipe.a_tuning.targets == "anchors"
+    stage = made(kind, held).begin(users, LENGTH, budget(tmp_path), 0.02).stage
+    assert (stage.targets, stage.class_weights, stage.learning_rate) == ("all", "none", 0.02)
+
+
+def test_tallrec_learns_general_data_first(users: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without, general = quick(TallRec, users, tmp_path / "a", conversations=0), quick(TallRec, users, tmp_path / "b")
     assert not same(adapter(without), adapter(general))
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["fit.json", "general.safetensors", "text.safetensors"]
+    steps = list[str]()
+    monkeypatch.setattr(fitting, "tune", lambda model, step, *_: steps.append(step.name))
+    quick(TallRec, users, tmp_path / "c")
+    assert steps == ["general", "text"]
 
 
 @KINDS
@@ -139,21 +149,23 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(
     kind: Any, users: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fitted(folder: str) -> Any:
-        system = kind(language(2, evals_per_epoch=1), **FEW[kind])
+        system = made(kind, language(2, evals_per_epoch=1), **FEW[kind])
         return system.fit(users, LENGTH, budget(tmp_path / folder, targets=60), RATE).log_probs(users.table, WINDOWS)
 
-    whole, own = fitted("whole"), training.trainer_callbacks
+    whole, own = fitted("whole"), trained.trainer_callbacks
     for title in ("general", "text", "mapping", "hybrid"):
 
         def killing(name: str, *rest: Any, title: str = title) -> Any:
             return [*own(name, *rest), *([KillAt(5)] if title in name else [])]
 
-        monkeypatch.setattr(training, "trainer_callbacks", killing)
+        monkeypatch.setattr(trained, "trainer_callbacks", killing)
         if any(title in name for name in {TallRec: ["text"], CoLlm: ["text", "mapping"], Llara: ["hybrid"]}[kind]):
             with pytest.raises(Killed):
                 fitted("cut")
-    monkeypatch.setattr(training, "trainer_callbacks", own)
+    monkeypatch.setattr(trained, "trainer_callbacks", own)
     assert (fitted("cut") == whole).all()
+    costs = [trained.cost_of(torch.nn.Linear(1, 1), tmp_path / folder) for folder in ("whole", "cut")]
+    assert costs[0].tokens == costs[1].tokens != 0
     # A finished fit is read.
     monkeypatch.setattr(training, "_trained", None)
     assert (fitted("cut") == whole).all()
@@ -184,7 +196,7 @@ def test_a_backbone_without_access_to_its_input_is_refused(users: Any, tmp_path:
         model.get_input_embeddings = lambda: None  # type: ignore[method-assign]
         return model
 
-    system = Llara(language(model=closed))
+    system = made(Llara, language(model=closed))
     with pytest.raises(EdgebError, match="type qwen2 gives no access to its input embeddings"):
         system.fit(users, LENGTH, budget(tmp_path, targets=60), RATE)
 

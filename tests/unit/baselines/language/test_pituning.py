@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from edge_behavior.baselines.language.pituning import FittedIndividuals, PiTuning, unlearning
 from edge_behavior.baselines.sequence.config import SequenceConfig
+from edge_behavior.baselines.sequence.inputs import causal_row
+from edge_behavior.baselines.sequence.training import tensors
 from edge_behavior.core.candidates import smoothed_shares
 from edge_behavior.data.windows import natural_windows
 from tests.helpers import LABELS
@@ -65,6 +67,21 @@ def test_without_unlearning_it_is_plain_tuning(users: Any, tmp_path: Path) -> No
     assert not np.allclose(other.log_probs(users.table, WINDOWS), rows, atol=1e-3)
 
 
+def test_population_tuning_rebuilds_the_events_that_were_read(users: Any, tmp_path: Path) -> None:
+    """In training alone, weighed; the oracle is another layer's cross-entropy at every event."""
+    population = quick(users, tmp_path).population
+    model, columns = population.model, population.vocabulary.columns(users.table)
+    batch = tensors([causal_row(columns, 0, 5, len(LABELS)), causal_row(columns, 12, 15, len(LABELS))])
+    asked = model(**batch)["loss"]
+    model.train()
+    for weight in (0.0, 0.5):
+        model.reconstruction = weight
+        states = model.states(batch["behavior"], batch["event"], batch["target"])[batch["present"]]
+        rebuilt = F.cross_entropy(model.rebuilt(states), batch["behavior"][batch["present"]])
+        torch.testing.assert_close(model(**batch)["loss"], asked + weight * rebuilt)
+    assert float(rebuilt.detach()) > 0
+
+
 def test_unlearning_is_what_is_predicted_too_often() -> None:
     shares, answers = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0, 1, 2, 2])
     even = (torch.tensor([1.0, 1.0, 2.0]) + 4 * shares) / 8
@@ -106,6 +123,11 @@ def test_nothing_is_learned_from_the_windows_themselves(users: Any, tmp_path: Pa
     other = users.table.behavior.copy()
     other[12:] = (other[12:] + 1) % 6
     assert (found.log_probs(replace(users.table, behavior=other), targets) == before).all()
+    # Nor of a user who stands before them in the table.
+    second = found.log_probs(users.table, targets + 12)
+    first = users.table.behavior.copy()
+    first[:12] = (first[:12] + 1) % 6
+    assert (found.log_probs(replace(users.table, behavior=first), targets + 12) == second).all()
 
 
 @pytest.mark.parametrize("known", [0, 1, 3, None])

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TrainerCallback
 
+from edge_behavior.baselines import trained
 from edge_behavior.baselines.sequence import training
 from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.baselines.sequence.fitting import WindowRows
@@ -141,16 +143,21 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(
 ) -> None:
     system = SequenceSystem(name, SMALL)
     whole = fitted(system, users, tmp_path / "whole")
-    own, steps = training.trainer_callbacks, []
+    own, steps = trained.trainer_callbacks, []
     for kill in (6, 9):
-        monkeypatch.setattr(training, "trainer_callbacks", lambda *a, kill=kill: [*own(*a), KillAt(kill)])
+        monkeypatch.setattr(trained, "trainer_callbacks", lambda *a, kill=kill: [*own(*a), KillAt(kill)])
         with pytest.raises(Killed):
             fitted(system, users, tmp_path / "cut")
         steps.append(sorted(p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()))
     assert steps == [["checkpoint-4"], ["checkpoint-4", "checkpoint-8"]]
-    monkeypatch.setattr(training, "trainer_callbacks", own)
+    monkeypatch.setattr(trained, "trainer_callbacks", own)
     assert (fitted(system, users, tmp_path / "cut") == whole).all()
     assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["fit.json", "model.safetensors"]
+    # What was trained before the kills counts, and what was trained again does not count twice.
+    costs = [trained.cost_of(torch.nn.Linear(2, 3), tmp_path / folder) for folder in ("whole", "cut")]
+    assert costs[0].tokens == costs[1].tokens != 0
+    assert all(cost.seconds is not None and cost.seconds > 0 for cost in costs)
+    assert (costs[0].parameters, costs[0].bytes) == (9, 36)
     # A finished fit is read.
     monkeypatch.setattr(training, "train", None)
     assert (fitted(system, users, tmp_path / "cut") == whole).all()

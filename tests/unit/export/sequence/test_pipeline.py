@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.baselines.sequence.fitting import FittedSequence
-from edge_behavior.baselines.sequence.kept import DESCRIPTION, WEIGHTS, read_kept
+from edge_behavior.baselines.sequence.kept import DESCRIPTION, WEIGHTS, LabelSource, read_kept
 from edge_behavior.baselines.sequence.system import SequenceSystem
 from edge_behavior.baselines.system import Budget
 from edge_behavior.bundle.bundle import read_population, verify_bundle
+from edge_behavior.core.license import License
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.importers.importer import import_log
 from edge_behavior.data.importers.options import ImportOptions
@@ -30,6 +32,7 @@ from edge_behavior.export.sequence.pipeline import export_sequence
 from edge_behavior.export.sequence.source import sequence_source
 from edge_behavior.runtime.prediction import PredictOptions
 from edge_behavior.runtime.predictor import Predictor
+from tests.command import invoked
 
 LENGTH = 4
 SMALL = SequenceConfig(hidden=16, layers=1, heads=2, epochs=1, least_steps=12, eval_steps=6, batch_size=16)
@@ -75,6 +78,7 @@ def test_a_bundle_says_what_the_fitted_model_says(
     assert (manifest.architecture, manifest.quantization) == (f"edgeb-{name}", "F32")
     assert manifest.training["parameters"] == report.parameters
     assert manifest.training["system"] == name
+    assert (manifest.base_model.name, manifest.base_model.license) == (None, None)
     assert str(dataset.path) not in manifest.to_json()
     assert report.parity.last.total.flips == 0
     assert set(report.tensor_types or {}) == {"F32"}
@@ -95,6 +99,32 @@ def test_a_bundle_says_what_the_fitted_model_says(
             assert len(answer.ranked) == len(dataset.candidates)
     evaluated = evaluate_bundle(out, dataset.path, "natural", "test", WindowChoice(limit=30))
     assert {"bundle_model", "bundle_habits", "bundle_fused"} <= set(evaluated.results)
+
+
+def test_the_license_of_the_language_model_behind_the_labels_travels(
+    models: dict[str, FittedSequence], comparison: Path, tmp_path: Path
+) -> None:
+    stated = License.stated("llama3.2", author="Meta")
+    fitted = models["sasrec"]
+    helped = FittedSequence(
+        *(fitted.model, fitted.rows, fitted.vocabulary, fitted.log, replace(fitted.origin, system="alphafuse")),
+        LabelSource("meta-llama/Llama-3.2-1B", stated),
+    )
+    assert helped.keep(comparison / "models" / "alphafuse-seed0")
+    out, off = tmp_path / "x.gguf", {"habits": "off", "calibrate": "off", "population": "off"}
+    export_sequence(sequence_source(comparison, "alphafuse"), out, profile=PROFILE.model_copy(update=off))
+    base = verify_bundle(out).base_model
+    assert (base.name, base.license) == ("meta-llama/Llama-3.2-1B", stated)
+    assert "Built with Llama" in invoked("inspect", out).stdout
+    fields = GGUFReader(out).fields
+    assert fields["general.license"].contents() == "llama3.2"
+    assert fields["general.base_model.0.name"].contents() == "meta-llama/Llama-3.2-1B"
+    # A model that was kept before this was noted says nothing of it.
+    file = comparison / "models" / "alphafuse-seed0" / DESCRIPTION
+    described = json.loads(file.read_text())
+    del described["label_source"]
+    file.write_text(json.dumps({**described, "schema_version": 1}))
+    assert read_kept(file.parent).labels is None
 
 
 def test_half_precision_is_smaller(comparison: Path, tmp_path: Path) -> None:
@@ -143,7 +173,8 @@ def test_other_mistakes_are_one_line(comparison: Path, tmp_path: Path, dataset: 
     folder = comparison / "models" / "sasrec-seed0"
     described = json.loads((folder / DESCRIPTION).read_text())
     for change, message in (
-        ({"schema_version": 2}, "written by a newer edgeb"),
+        ({"schema_version": 3}, "written by a newer edgeb"),
+        ({"label_source": {"name": 1, "license": None}}, "label_source"),
         ({"length": "x"}, "'length'"),
         ({"origin": {**described["origin"], "fingerprint": "x"}}, "has changed since"),
         ({"labels": described["labels"][1:], "counts": described["counts"][1:]}, "does not hold the model's weights"),

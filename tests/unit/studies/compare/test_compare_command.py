@@ -28,7 +28,7 @@ PLAIN = {"a_tuning.targets": "all", "a_tuning.aux_ratio": 0.0, "b_tuning.method"
 NONE = {"a_tuning.method": "none", "b_tuning.method": "none"}
 
 
-def known(endpoint: object = None) -> dict[str, Contender]:
+def known(endpoint: object = None, settings: object = None) -> dict[str, Contender]:
     tuned = (Tuned("untuned", "untuned backbone", NONE), Tuned("plain", "plain fine-tuning", PLAIN))
     return {**contenders(Noisy("small", 1.0)), **{held.name: held for held in tuned}}
 
@@ -118,6 +118,9 @@ def test_a_tuned_model_sees_only_the_known_events(made: tuple[Path, dict[str, An
         (("--out", "{out}", "--endpoint", "http://far.example/v1"), "unencrypted"),
         (("--out", "{out}", "--endpoint-model", "small"), "--endpoint-model without --endpoint"),
         (("--out", "{out}", "--set", "seed=3"), "--set without --recipe"),
+        (("--out", "{out}", "--systems", "habits", "--set", "plain.x=1"), "--set plain: that system takes no part"),
+        (("--out", "{out}", "--set", "habits.x=1"), "--set habits: that system has no settings"),
+        (("--out", "{out}", "--report", "--authors"), "--report takes what the folder has"),
         (("--out", "{out}", "--recipe", "{recipe}", "--set", "seed=3"), "started with another recipe"),
         (("--out", "{out}", "--report", "--dry-run"), "--report takes what the folder has"),
         (("--out", "{out}", "--windows", "20"), "started with --windows 12"),

@@ -30,6 +30,13 @@ def test_a_kept_model_is_the_one_that_was_measured(asking: Asking, tmp_path: Pat
     kept = sorted(path.name for path in (bench.folder.path / "models").iterdir())
     assert kept == ["sasrec-seed1"]
     assert not list(bench.folder.work.glob("fits/sasrec*"))
+    cost = bench.folder.costs()["sasrec-seed1"]
+    assert list(bench.folder.costs()) == ["sasrec-seed1"]
+    assert cost.bytes == 4 * cost.parameters > 0
+    # An epoch of stretches of five positions at most: every event once, and some that are only shown.
+    events = len(bench.dataset.events("train"))
+    assert cost.tokens is not None
+    assert events <= cost.tokens <= 2 * 5 * events
     out = tmp_path / "sasrec.gguf"
     words = ("export", bench.folder.path, "--system", "sasrec", "--seed", 1, "--out", out, "--json")
     words += ("--no-habits", "--no-calibrate", "--no-population")

@@ -15,7 +15,6 @@ from edge_behavior.studies.compare import registry
 from edge_behavior.studies.compare.rivals import RivalContender
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder, write_text
-from tests.unit.baselines.language.conftest import small_sasrec
 
 
 def compare(*words: object) -> Result:
@@ -45,19 +44,22 @@ def test_what_is_tuned_takes_the_targets_and_rates_of_tuned_models() -> None:
     assert {name for name, kind in RIVALS.items() if not kind.tunes} == {"llm_esr", "alphafuse"}
 
 
-def test_two_of_them_and_a_tuned_model_share_a_backbone(
-    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small_sasrec(monkeypatch)
+def test_two_of_them_and_a_tuned_model_share_a_backbone(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     write_text(tmp_path / "quick.yaml", recipe.to_yaml())
     out = tmp_path / "out"
     sizes = ("--windows", 12, "--validation", 10, "--rate-targets", 20, "--rates", "0.01,0.02", "--protocol", "natural")
     asked = ("--recipe", tmp_path / "quick.yaml", "--data", data, "--out", out, *sizes)
-    first = compare(*asked, "--systems", "llara", "--json")
+    small = {"hidden": 16, "layers": 1, "least_steps": 40, "eval_steps": 20, "batch_size": 8}
+    events = [word for name, value in small.items() for word in ("--set", f"llara.sasrec.{name}={value}")]
+    first = compare(*asked, "--systems", "llara", *events, "--json")
     assert first.exit_code == 0, first.output
     result = compare("--out", out, "--systems", "untuned,llara", "--json")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
+    # Settings stay those that the folder was started with.
+    assert document["asked"]["settings"] == {"llara": {"sasrec": small}}
+    other = compare("--out", out, "--systems", "llara", "--set", "llara.curriculum=0.5")
+    assert "was started with other settings of 'llara'" in str(other.exception)
     assert (document["missing"], document["failed"]) == ([], {})
     assert {"llara", "llara+habits", "untuned", "habits"} <= {row["name"] for row in document["rows"]}
     assert set(document["rates"]["llara"]["measured"]) == {"0.01", "0.02"}

@@ -15,10 +15,11 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.studies.compare.contenders import Other, Tuned, check_needs
 from edge_behavior.studies.compare.dry_run import dry_run
 from edge_behavior.studies.compare.folder import CompareFolder, Sizes
+from edge_behavior.studies.compare.plan import entries
 from edge_behavior.studies.compare.report import write_report
 from edge_behavior.studies.compare.results import read_results
 from edge_behavior.studies.compare.runner import run_compare
-from edge_behavior.studies.compare.words import gap_sentence, verdict
+from edge_behavior.studies.compare.words import gap_sentence, method_sentences, verdict
 from edge_behavior.train.recipe import load_recipe
 from tests.unit.studies.compare.conftest import SIZES, Asking, Noisy, contenders
 from tests.unit.train.report.test_page import Page
@@ -72,7 +73,8 @@ def test_cold_starts_that_are_asked_for_later_are_added(asking: Asking) -> None:
     assert len(good.calls) == calls + 2 * 2
     grown, (fresh, _) = write_report(bench.folder), asking(contenders(*pair()), "at-once")
     run_compare(fresh, contenders(*pair()))
-    assert grown.to_dict() == write_report(fresh.folder).to_dict()
+    at_once = write_report(fresh.folder)
+    assert (grown.rows, grown.gaps, grown.missing) == (at_once.rows, at_once.gaps, ())
 
 
 def test_the_report_needs_no_runs_and_no_dataset(asking: Asking, tmp_path: Path) -> None:
@@ -101,6 +103,25 @@ def test_the_report_needs_no_runs_and_no_dataset(asking: Asking, tmp_path: Path)
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, target)
+
+
+def test_a_system_may_have_more_seeds_than_others(asking: Asking) -> None:
+    bench, systems = asking(contenders(*pair(), Noisy("other", 1.0)))
+    more = replace(bench.asked, systems=("habits", "good"), learned=("good",), seeds=(0, 1, 2), own_seeds={})
+    asked = bench.folder.ask(more, bench.dataset.path)
+    assert asked == bench.folder.read()
+    assert {entry.system: entry.seeds for entry in entries(asked)} == {
+        "habits": (0,), "good": (0, 1, 2), "poor": (0,), "other": (0, 1),
+    }  # fmt: skip
+    # What is only continued stays as it is.
+    again = bench.folder.ask(replace(asked, own_seeds=asked.own_seeds), bench.dataset.path)
+    assert again == asked
+    assert run_compare(replace(bench, asked=asked), systems) == []
+    results = read_results(bench.folder)
+    assert {row.system: row.seeds for row in results.main_rows if not row.derived} == {
+        "habits": (0,), "good": (0, 1, 2), "poor": (0,), "other": (0, 1),
+    }  # fmt: skip
+    assert any("ran with 2 or 3 seeds" in sentence for sentence in method_sentences(results))
 
 
 def test_what_won_is_said_and_the_rate_is_chosen(asking: Asking) -> None:

@@ -1,0 +1,75 @@
+"""What the committed comparisons say, log by log: one table of systems and logs.
+
+    python -m benchmarks.compare_logs
+
+Reads every folder under results/compare, which are folders of `edgeb compare`, and writes results/compare/logs.md: each
+system as it is and mixed with the user's habits, by accuracy on natural windows and by mean recall on balanced ones, of
+all behaviors and of the tail. A system that was not compared on a log has a dash there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_behavior.evaluation.tables import interval_text
+from edge_behavior.studies.compare.folder import CompareFolder
+from edge_behavior.studies.compare.results import Results, Row, read_results
+from edge_behavior.studies.compare.sources import MIXED
+from edge_behavior.util.markdown import markdown_table, markdown_text
+from edge_behavior.util.numbers import NONE, number
+
+FOLDER = Path(__file__).parent / "results" / "compare"
+# Scope, metric, and what the column is called after the log's name.
+COLUMNS = (
+    ("natural", "weighted_recall", "accuracy"),
+    ("balanced", "overall", "recall"),
+    ("balanced", "tail", "tail"),
+)
+
+
+def table(logs: dict[str, Results]) -> list[str]:
+    """Lines of Markdown.
+
+    Args:
+        logs: Results by the name of their folder.
+    """
+    titles: dict[str, str] = {}
+    for results in logs.values():
+        shown = (row for row in results.main_rows if row.derived in ("", MIXED))
+        titles |= {row.name: row.title for row in shown if row.name not in titles}
+    heads = ["", *(f"{log}: {what}" for log in logs for _, _, what in COLUMNS)]
+    rows = [[markdown_text(title), *_cells(name, list(logs.values()))] for name, title in titles.items()]
+    return markdown_table(heads, rows)
+
+
+def _cells(name: str, logs: Sequence[Results]) -> list[str]:
+    return [_cell(results.row(name), scope, metric) for results in logs for scope, metric, _ in COLUMNS]
+
+
+def _cell(row: Row | None, scope: str, metric: str) -> str:
+    held = None if row is None else row.scopes.get(scope, {}).get(metric)
+    if held is None or held.value is None:
+        return NONE
+    return f"{number(held.value)} {interval_text(held.value, held.interval)}".rstrip()
+
+
+def main() -> None:
+    """Write the table."""
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+    logs = {
+        path.parent.name: read_results(CompareFolder(path.parent)) for path in sorted(FOLDER.glob("*/compare.json"))
+    }
+    text = ["# The committed comparisons, log by log", "", "`python -m benchmarks.compare_logs`.", ""]
+    for name, results in logs.items():
+        natural = results.windows.get("natural", {"windows": 0, "units": 0})
+        text.append(
+            f"- `{name}`: {markdown_text(results.asked.dataset_name)}, {natural['windows']} natural windows of "
+            f"{natural['units']} {results.unit.replace('_', ' ')}."
+        )
+    (FOLDER / "logs.md").write_text("\n".join([*text, "", *table(logs)]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
