@@ -198,7 +198,8 @@ def needed_units(value: float, interval: tuple[float, float], units: int) -> int
     if low > 0 or high < 0 or abs(value) < 1e-9:
         return None
     beyond = value - low if value > 0 else high - value
-    return math.ceil(units * (beyond / abs(value)) ** 2)
+    # An interval may end at zero itself.
+    return max(units + 1, math.ceil(units * (beyond / abs(value)) ** 2))
 
 
 def _part(windows: Windows, scope: Scope) -> tuple[Part, Ints]:

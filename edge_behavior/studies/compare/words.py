@@ -158,7 +158,7 @@ def _subject(results: Results, scope: str) -> Row | None:
 
 def _subject_sentences(results: Results, row: Row, scope: str) -> list[str]:
     mixed, found = row.name + MIXED, []
-    for second in (row.name, HABITS, results.reference):
+    for second in dict.fromkeys((row.name, HABITS, results.reference)):
         gap = None if second in (None, mixed) else results.gap(mixed, str(second), scope)
         if gap is not None:
             found.append(gap_sentence(results, gap))
