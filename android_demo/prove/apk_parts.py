@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from elf_lint import read_library
 
 NAMESPACE = "http://schemas.android.com/apk/res/android"
-# Newer than the framework resources of Debian's aapt (API 29); AGP with compileSdk 36 knows them.
+# Newer than Debian's framework resources (API 29); AGP with compileSdk 36 knows them.
 TOO_NEW = ("dataExtractionRules",)
 ABIS = {"aarch64": "arm64-v8a", "x86-64": "x86_64"}
 
@@ -28,14 +28,15 @@ def main(step: str, *arguments: str) -> None:
 
 
 def manifest(demo: Path, out: Path) -> None:
-    """Write the manifest with what AGP takes from the Gradle files, less what this aapt does not know."""
+    """Write the manifest with what AGP takes from the Gradle files, less what the framework does not know."""
     gradle = (demo / "app" / "build.gradle.kts").read_text(encoding="utf-8")
     versions = (demo / "gradle" / "libs.versions.toml").read_text(encoding="utf-8")
+    properties = (demo / "gradle.properties").read_text(encoding="utf-8")
     ElementTree.register_namespace("android", NAMESPACE)
     root = ElementTree.parse(demo / "app" / "src" / "main" / "AndroidManifest.xml").getroot()
     root.set("package", one(r'namespace = "(.+)"', gradle))
     root.set(f"{{{NAMESPACE}}}versionCode", one(r"versionCode = (\d+)", gradle))
-    root.set(f"{{{NAMESPACE}}}versionName", one(r'versionName = "(.+)"', gradle))
+    root.set(f"{{{NAMESPACE}}}versionName", one(r"(?m)^version=(.+)$", properties))
     sdk = ElementTree.Element("uses-sdk")
     sdk.set(f"{{{NAMESPACE}}}minSdkVersion", one(r'minSdk = "(\d+)"', versions))
     sdk.set(f"{{{NAMESPACE}}}targetSdkVersion", one(r'targetSdk = "(\d+)"', versions))
@@ -43,7 +44,7 @@ def manifest(demo: Path, out: Path) -> None:
     for element in root.iter():
         for name in TOO_NEW:
             if element.attrib.pop(f"{{{NAMESPACE}}}{name}", None) is not None:
-                print(f"left out, newer than this aapt: {element.tag} {name}")
+                print(f"left out, newer than the framework resources: {element.tag} {name}")
     out.write_text(ElementTree.tostring(root, encoding="unicode"), encoding="utf-8")
 
 
@@ -86,13 +87,15 @@ def dex_classes(data: bytes) -> set[str]:
     return found
 
 
-def pack(bare: Path, dex_path: Path, folder: Path, out: Path) -> None:
-    """Add classes and libraries to what aapt made; libraries and resources.arsc are not compressed."""
+def pack(bare: Path, dex_path: Path, folder: Path, resources: Path, out: Path) -> None:
+    """Add classes, libraries and Java's resources to what aapt2 made; libraries and the table are not compressed."""
     with zipfile.ZipFile(bare) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as target:
         for item in source.infolist():
             stored = item.filename.endswith(".arsc")
             target.writestr(item.filename, source.read(item), zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED)
         target.write(dex_path, "classes.dex")
+        for path in sorted(each for each in resources.rglob("*") if each.is_file()):
+            target.write(path, str(path.relative_to(resources)))
         for path in shared(folder):
             target.write(path, f"lib/{abi(path)}/{path.name}", zipfile.ZIP_STORED)
     if any("libc.so.6" in read_library(path).needed for path in shared(folder)):

@@ -45,6 +45,8 @@ def test_apk(tmp_path: Path) -> None:
         names = apk.namelist()
         abi = {"aarch64": "arm64-v8a"}.get(platform.machine(), platform.machine())
         assert {"AndroidManifest.xml", "classes.dex", "resources.arsc", f"lib/{abi}/libedgeb.so"} <= set(names)
+        # Licenses of what is native in it.
+        assert "dev/edgeb/runtime/licenses/llama.cpp.txt" in names
         for name in names:
             stored = apk.getinfo(name).compress_type == zipfile.ZIP_STORED
             if name.endswith((".so", ".arsc")):
