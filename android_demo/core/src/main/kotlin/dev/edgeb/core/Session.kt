@@ -22,7 +22,8 @@ class Session internal constructor(private val engine: Engine, private val ancho
     private val length = engine.manifest.layout.historyLength
     private val places = engine.manifest.layout.places
     private var window = ArrayList<Line>()
-    private var counter = engine.counter()
+    internal var counter = engine.counter()
+        private set
 
     init {
         if (anchorEvery < 1) throw EdgebException("anchorEvery is $anchorEvery", "use at least 1 event")
