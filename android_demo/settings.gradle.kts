@@ -13,4 +13,4 @@ dependencyResolutionManagement {
 }
 
 rootProject.name = "edgeb"
-include(":core", ":runtime", ":app")
+include(":core", ":runtime", ":usage", ":app")
