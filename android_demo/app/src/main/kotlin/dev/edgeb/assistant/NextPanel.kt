@@ -143,7 +143,7 @@ class NextPanel(
     private fun costOf(paid: Cost?, formats: Formats): String {
         if (paid == null) return ""
         val time = formats.milliseconds(paid.milliseconds)
-        val by = if (paid.accelerator == null) paid.source else "${paid.source}, ${paid.accelerator}"
+        val by = listOfNotNull(paid.source, paid.engine, paid.accelerator).joinToString(", ")
         val cost = resources.getQuantityString(R.plurals.cost, paid.tokens, time, paid.tokens, by)
         return if (paid.calibrated) cost else activity.getString(R.string.uncalibrated, cost)
     }

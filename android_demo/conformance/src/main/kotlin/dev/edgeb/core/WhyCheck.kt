@@ -13,7 +13,7 @@ internal object WhyCheck {
     @JvmStatic
     fun main(arguments: Array<String>) {
         val (bundle, history, at, place) = arguments
-        Predictor.load(File(bundle), LlamaJni()).use { predictor ->
+        Predictor.load(File(bundle), NativeEngines(LlamaJni())).use { predictor ->
             val session = predictor.session()
             for (line in File(history).readLines().drop(1)) {
                 val (time, where, behavior) = line.split(",")
@@ -24,15 +24,15 @@ internal object WhyCheck {
             for (choice in Choices.of(predictor.manifest)) {
                 for (balance in choice.levels.map { it.balance } + Balance.of(0.7)) {
                     for (calibrated in listOf(true, false)) {
-                        val made = session.predict(
-                            moment, place, topK = null, source = choice.source, calibrated = calibrated,
-                            exhaustive = true, balance = balance
-                        )
+                        val options = PredictOptions {
+                            source = choice.source
+                            this.calibrated = calibrated
+                            this.balance = balance
+                        }
+                        val made = session.predict(moment, place, null, options.with { exhaustive = true })
                         println(lineOf(made, explainer.explain(session, made, moment, place)))
                         // The same of those that a search ranks: their scores differ by as much.
-                        val few = session.predict(
-                            moment, place, topK = 4, source = choice.source, calibrated = calibrated, balance = balance
-                        )
+                        val few = session.predict(moment, place, 4, options)
                         println(lineOf(few, explainer.explain(session, few, moment, place)))
                     }
                 }

@@ -22,7 +22,7 @@ public class SourceChoice(public val source: Source, public val levels: List<Lev
 public object Choices {
     /** Of a bundle that has been loaded, which checks the fields that are read here. */
     @JvmStatic
-    public fun of(manifest: Manifest): List<SourceChoice> {
+    public fun of(manifest: BundleManifest): List<SourceChoice> {
         val canFuse = manifest.habits?.get("fusion") != null
         return Source.values().filter { it != Source.FUSED || canFuse }.map { source ->
             val fitted = (entry(manifest.balance, "fitted", source) as? Number ?: 0.0).toDouble()

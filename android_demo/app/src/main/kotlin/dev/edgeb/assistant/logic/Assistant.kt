@@ -2,6 +2,9 @@ package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
+import dev.edgeb.core.CancelSignal
+import dev.edgeb.core.EdgebException
+import dev.edgeb.core.ErrorCode
 import dev.edgeb.core.EventSource
 import dev.edgeb.core.Moment
 import dev.edgeb.core.Ranked
@@ -163,10 +166,19 @@ class Assistant(
         return longer.entries.size - own
     }
 
-    /** Evaluate what was observed and not asked about yet. For when nobody waits. */
-    fun prepare() {
-        if (!isPrepared) model.prepare()
-        isPrepared = true
+    /**
+     * Evaluate what was observed and not asked about yet. For when nobody waits.
+     *
+     * @param cancel Somebody does, after all: the next prediction evaluates what is left.
+     */
+    fun prepare(cancel: CancelSignal) {
+        if (isPrepared) return
+        try {
+            model.prepare(cancel)
+            isPrepared = true
+        } catch (error: EdgebException) {
+            if (error.code != ErrorCode.CANCELLED) throw error
+        }
     }
 
     /** Do not show this for a while; its probability stays what it is. */

@@ -2,6 +2,7 @@ package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
+import dev.edgeb.core.CancelSignal
 import dev.edgeb.core.EventSource
 import dev.edgeb.core.Moment
 import java.io.IOException
@@ -49,6 +50,7 @@ class Controller(
     private val screens = ArrayList<Listener>()
     private var pending = 0
     private var job: Job? = null
+    private var preparing: CancelSignal? = null
 
     var state: State = State.Opening
         private set
@@ -135,10 +137,12 @@ class Controller(
     /** Read another source, and prepare for the question that comes; nobody waits. */
     fun observe(source: EventSource) {
         val isWatched = screens.isNotEmpty()
+        val made = CancelSignal()
         submit {
             observe(source)
-            if (isWatched) tick() else prepare()
+            if (isWatched) tick() else prepare(made)
         }
+        preparing = made
     }
 
     fun add(event: BehaviorEvent) = submit { add(event) }
@@ -234,6 +238,9 @@ class Controller(
     }
 
     private fun submit(action: Assistant.() -> Unit) {
+        // Somebody waits now.
+        preparing?.cancel()
+        preparing = null
         pending++
         changed()
         worker.execute {

@@ -3,13 +3,17 @@ package dev.edgeb.assistant.logic
 import dev.edgeb.core.Balance
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
+import dev.edgeb.core.CancelSignal
 import dev.edgeb.core.Choices
 import dev.edgeb.core.Explainer
 import dev.edgeb.core.Explanation
 import dev.edgeb.core.LiteRtNative
 import dev.edgeb.core.LlamaNative
 import dev.edgeb.core.LoadOptions
+import dev.edgeb.core.ModelSource
 import dev.edgeb.core.Moment
+import dev.edgeb.core.NativeEngines
+import dev.edgeb.core.PredictOptions
 import dev.edgeb.core.Prediction
 import dev.edgeb.core.Predictor
 import dev.edgeb.core.Session
@@ -74,8 +78,8 @@ interface EngineSession {
     /** Why the last prediction's first candidate is its first; null where this model cannot say. */
     fun explain(made: Prediction, moment: Moment, place: String?): Explanation?
 
-    /** Evaluate what was observed. */
-    fun prepare()
+    /** Evaluate what was observed. @throws dev.edgeb.core.EdgebException it was cancelled; what is left is left. */
+    fun prepare(cancel: CancelSignal)
 
     fun save(file: File)
 }
@@ -90,12 +94,14 @@ interface NativeFactory {
 
 /** Models run by llama.cpp or LiteRT. Snapshots of the static prompt are kept in `cache`, and nothing of the user's. */
 class PredictorEngines(private val native: NativeFactory, private val cache: File) : Engines {
-    private val llama by lazy { native.create() }
-    private val litert by lazy { native.createLiteRt() }
+    private val opened by lazy { NativeEngines(native.create(), native.createLiteRt()) }
 
     override fun load(model: File, verify: Boolean, name: String): Engine {
-        val options = LoadOptions(verify = verify, snapshots = cache, name = name)
-        return PredictorEngine(Predictor.load(model, llama, options, litert), cache)
+        val options = LoadOptions {
+            this.verify = verify
+            snapshots = cache
+        }
+        return PredictorEngine(Predictor.load(ModelSource.file(model, name), opened, options), cache)
     }
 }
 
@@ -131,16 +137,21 @@ private class PredictorSession(private val session: Session, private val explain
 
     override fun observe(event: BehaviorEvent) = session.observe(event)
 
-    override fun predict(moment: Moment, place: String?, topK: Int, wish: Wish): Prediction = session.predict(
-        moment, place, topK = topK, source = wish.source, precision = wish.precision, coverage = wish.coverage,
-        balance = if (wish.fitted) Balance.FITTED else Balance.NONE
-    )
+    override fun predict(moment: Moment, place: String?, topK: Int, wish: Wish): Prediction {
+        val options = PredictOptions {
+            source = wish.source
+            precision = wish.precision
+            coverage = wish.coverage
+            balance = if (wish.fitted) Balance.FITTED else Balance.NONE
+        }
+        return session.predict(moment, place, topK, options)
+    }
 
     override fun explain(made: Prediction, moment: Moment, place: String?): Explanation =
         explainer.explain(session, made, moment, place)
 
-    override fun prepare() {
-        session.prepare()
+    override fun prepare(cancel: CancelSignal) {
+        session.prepare(cancel)
     }
 
     override fun save(file: File) = session.save(file)

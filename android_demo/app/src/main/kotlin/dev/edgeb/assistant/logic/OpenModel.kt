@@ -2,6 +2,7 @@ package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
+import dev.edgeb.core.CancelSignal
 import dev.edgeb.core.EdgebException
 import dev.edgeb.core.EventOrder
 import dev.edgeb.core.Explanation
@@ -129,14 +130,14 @@ class OpenModel(folder: File, private val engines: Engines) {
             made, asked.explain(made, moment, place),
             Cost(
                 made.elapsedMs, made.tokensEvaluated, made.source.text, moment, made.balance, made.calibrated,
-                made.accelerator?.text
+                made.engine?.text, made.accelerator?.text
             )
         )
     }
 
     /** Evaluate what was observed. */
-    fun prepare() {
-        session?.prepare()
+    fun prepare(cancel: CancelSignal) {
+        session?.prepare(cancel)
     }
 
     /** One JSON object; null where no model is open. */
@@ -182,5 +183,5 @@ class OpenModel(folder: File, private val engines: Engines) {
 
     /** The file's own name in place of that of its copy. */
     private fun renamed(error: EdgebException, copy: File, name: String) =
-        EdgebException((error.message ?: "").replace(copy.path, name).replace(copy.name, name), error.hint)
+        EdgebException((error.message ?: "").replace(copy.path, name).replace(copy.name, name), error.hint, error.code)
 }

@@ -74,6 +74,7 @@ data class Aside(val events: Int, val labels: List<String>)
  * What the last prediction cost, for when it was made, and what it was made by.
  *
  * @property calibrated Whether probabilities were fitted to how often they come true.
+ * @property engine The program that ran the model, and on what; null where no model ran.
  */
 data class Cost(
     val milliseconds: Double,
@@ -82,6 +83,7 @@ data class Cost(
     val asked: Moment,
     val balance: Double = 0.0,
     val calibrated: Boolean = false,
+    val engine: String? = null,
     val accelerator: String? = null
 )
 

@@ -2,7 +2,9 @@ package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
+import dev.edgeb.core.CancelSignal
 import dev.edgeb.core.EdgebException
+import dev.edgeb.core.ErrorCode
 import dev.edgeb.core.EventOrder
 import dev.edgeb.core.EventSource
 import dev.edgeb.core.Explanation
@@ -108,7 +110,8 @@ class CountingSession(
     override fun explain(made: Prediction, moment: Moment, place: String?) =
         Explanation(made.ranked[0].behavior, Reason.MODEL, made.ranked[0].probability, emptyMap())
 
-    override fun prepare() {
+    override fun prepare(cancel: CancelSignal) {
+        if (cancel.isCancelled) throw EdgebException("the call was cancelled", "", ErrorCode.CANCELLED)
         all.prepared++
     }
 
@@ -836,11 +839,15 @@ class AssistantTest {
         assertEquals(listOf(Entry(event("2024-03-18T19:00", "News", "work"), "", Origin.OBSERVED)), page.entries)
         assertEquals(listOf("2024-03-17T20:00", "2024-03-18T19:00"), asked.map { it.format() })
         // Nobody looks: what was seen is evaluated, once, and nothing is asked.
-        for (time in 1..2) assistant.attempt { prepare() }
+        val cancelled = CancelSignal()
+        cancelled.cancel()
+        ready(assistant.attempt { prepare(cancelled) })
+        assertEquals(0, engines.prepared)
+        for (time in 1..2) assistant.attempt { prepare(CancelSignal()) }
         assertEquals(1, engines.prepared)
         assertEquals(predictions, engines.asked.size)
         assertEquals("News", ready(assistant.attempt { tick() }).suggestions.shown[0].behavior)
-        assistant.attempt { prepare() }
+        assistant.attempt { prepare(CancelSignal()) }
         assertEquals(1, engines.prepared)
     }
 
