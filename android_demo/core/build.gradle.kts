@@ -2,16 +2,33 @@ import org.jetbrains.kotlin.gradle.dsl.JvmTarget
 
 plugins {
     alias(libs.plugins.kotlin.jvm)
+    alias(libs.plugins.dokka)
+    `maven-publish`
 }
 
 java {
     sourceCompatibility = JavaVersion.VERSION_17
     targetCompatibility = JavaVersion.VERSION_17
+    withSourcesJar()
 }
 
 kotlin {
+    explicitApi()
     compilerOptions {
         jvmTarget = JvmTarget.JVM_17
+    }
+}
+
+publishing {
+    publications {
+        register<MavenPublication>("release") {
+            from(components["java"])
+            pom {
+                name = "edgeb core"
+                description = "Next-behavior prediction on the phone: bundles, sessions, search"
+                licenses { license { name = "Apache-2.0" } }
+            }
+        }
     }
 }
 

@@ -3,7 +3,15 @@ import org.jetbrains.kotlin.gradle.dsl.JvmTarget
 plugins {
     alias(libs.plugins.android.library)
     alias(libs.plugins.kotlin.android)
+    alias(libs.plugins.dokka)
+    `maven-publish`
 }
+
+// Where llama.cpp's source lies, once for all ABIs and build types.
+val nativeSources = rootProject.layout.buildDirectory.dir("native").get().asFile
+
+fun switch(name: String): String =
+    if (providers.gradleProperty("edgeb.$name").get().toBooleanStrict()) "ON" else "OFF"
 
 android {
     namespace = "dev.edgeb.runtime"
@@ -20,17 +28,19 @@ android {
         externalNativeBuild {
             cmake {
                 arguments += "-DCMAKE_BUILD_TYPE=Release"
-                arguments += "-DBUILD_SHARED_LIBS=ON"
-                // One library per CPU generation; the best one the phone can run is chosen when the app starts.
-                arguments += "-DGGML_NATIVE=OFF"
-                arguments += "-DGGML_BACKEND_DL=ON"
-                arguments += "-DGGML_CPU_ALL_VARIANTS=ON"
-                arguments += "-DGGML_LLAMAFILE=OFF"
+                arguments += "-DLLAMA_CPP_CACHE=$nativeSources"
+                arguments += "-DEDGEB_KLEIDIAI=${switch("kleidiai")}"
+                arguments += "-DEDGEB_OPENMP=${switch("openmp")}"
                 // Exceptions pass between these libraries: all of them need the same C++ library.
                 arguments += "-DANDROID_STL=c++_shared"
                 arguments += "-DANDROID_SUPPORT_FLEXIBLE_PAGE_SIZES=ON"
             }
         }
+    }
+
+    sourceSets {
+        // What needs Android's classes; the rest is compiled on a desktop's JVM, too.
+        getByName("main").kotlin.srcDir("src/android/kotlin")
     }
 
     externalNativeBuild {
@@ -44,11 +54,31 @@ android {
         sourceCompatibility = JavaVersion.VERSION_17
         targetCompatibility = JavaVersion.VERSION_17
     }
+
+    publishing {
+        singleVariant("release") {
+            withSourcesJar()
+        }
+    }
 }
 
 kotlin {
+    explicitApi()
     compilerOptions {
         jvmTarget = JvmTarget.JVM_17
+    }
+}
+
+publishing {
+    publications {
+        register<MavenPublication>("release") {
+            afterEvaluate { from(components["release"]) }
+            pom {
+                name = "edgeb runtime"
+                description = "llama.cpp and LiteRT behind JNI, for edgeb core"
+                licenses { license { name = "Apache-2.0" } }
+            }
+        }
     }
 }
 

@@ -53,7 +53,7 @@ from edge_behavior.runtime.session import Session
 from tests import chat_templates, helpers, sequence_files
 from tests.android import litert_cases
 from tests.label_sets import many_labels
-from tests.unit.export.conftest import llama
+from tests.unit.export.conftest import gemma3, gemma_tokenizer, llama, qwen3
 
 SCHEMA = 1
 # Beside the labels of other tests: other scripts, letters beyond 16 bits, what looks like structure.
@@ -251,6 +251,11 @@ def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
     smollm = chat_templates.small("smollm")
     llama_folder = helpers.save(llama(len(smollm), max_position_embeddings=2048), smollm, folder / "llama")
     write_gguf(llama_folder, folder / "llama.gguf", "f32")
+    qwen3_folder = helpers.save(qwen3(len(tokens), max_position_embeddings=2048), tokens, folder / "qwen3")
+    write_gguf(qwen3_folder, folder / "plain-qwen3.gguf", "f32")
+    pieces = gemma_tokenizer()
+    gemma3_folder = helpers.save(gemma3(len(pieces), max_position_embeddings=2048), pieces, folder / "gemma3")
+    write_gguf(gemma3_folder, folder / "plain-gemma3.gguf", "f32")
     smollm_layout = PromptLayout(history_length=3, chat=chat_turns(smollm))
     prefix = PromptLayout(name="prefix", list_candidates=False, history_length=5)
     bundles = [
@@ -300,6 +305,17 @@ def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
             int(smollm.eos_token_id),
             labels=LABELS[:8],
             architecture="llama",
+        ),
+        # Norms of heads, and of Gemma layers that attend to the last 24 positions.
+        _bundle(folder, "qwen3", prefix, "plain-qwen3.gguf", eos, labels=LABELS[:8], architecture="qwen3"),
+        _bundle(
+            folder,
+            "gemma3",
+            replace(prefix, history_length=3),
+            "plain-gemma3.gguf",
+            int(pieces.eos_token_id),
+            labels=LABELS[:8],
+            architecture="gemma3",
         ),
         # A session's window outgrows the context before it is re-based.
         _bundle(folder, "tight", PromptLayout(list_candidates=False), "plain.gguf", eos, context_length=512),
@@ -365,33 +381,40 @@ def _time(text: str) -> dict[str, Any]:
     return {"text": text, "minutes": minutes, "weekday": time.weekday(), "hour": time.hour}
 
 
+_SEQUENCES = (
+    ("sasrec", "sasrec", True, "f32", True),
+    ("sasrec-f16", "sasrec", True, "f16", False),
+    ("sasrec-published", "sasrec", False, "f32", True),
+    ("bert4rec", "bert4rec", True, "f32", True),
+    ("bert4rec-published", "bert4rec", False, "f16", True),
+)
+
+
+def sequence_bundle(folder: Path) -> Path:
+    """A bundle that Kotlin computes by itself, with habits and fusion."""
+    return folder / str(_sequence(folder, *_SEQUENCES[0])["file"])
+
+
 def _sequences(folder: Path) -> list[dict[str, Any]]:
     """Sequence models, which need no llama.cpp; in F16, too, without places, and of behaviors only."""
-    found = []
-    for name, architecture, context, dtype, places in (
-        ("sasrec", "sasrec", True, "f32", True),
-        ("sasrec-f16", "sasrec", True, "f16", False),
-        ("sasrec-published", "sasrec", False, "f32", True),
-        ("bert4rec", "bert4rec", True, "f32", True),
-        ("bert4rec-published", "bert4rec", False, "f16", True),
-    ):
-        config = SequenceConfig(hidden=24, layers=2, heads=3, context=context)
-        model = sequence_files.described(architecture, LABELS, config=config)
-        plain = sequence_files.plain(model, sequence_files.network(model), folder / f"plain-{name}.gguf", dtype)
-        found.append(
-            bundle_of(
-                folder,
-                folder / f"{name}.gguf",
-                partial(write_bundle, plain),
-                PromptLayout(list_candidates=False, history_length=model.length, places=places),
-                eos=len(LABELS),
-                bos_id=len(LABELS),
-                full=places,
-                context_length=sequence_files.context_length(model),
-                architecture=f"edgeb-{architecture}",
-            )
-        )
-    return found
+    return [_sequence(folder, *each) for each in _SEQUENCES]
+
+
+def _sequence(folder: Path, name: str, architecture: str, context: bool, dtype: str, places: bool) -> dict[str, Any]:
+    config = SequenceConfig(hidden=24, layers=2, heads=3, context=context)
+    model = sequence_files.described(architecture, LABELS, config=config)
+    plain = sequence_files.plain(model, sequence_files.network(model), folder / f"plain-{name}.gguf", dtype)
+    return bundle_of(
+        folder,
+        folder / f"{name}.gguf",
+        partial(write_bundle, plain),
+        PromptLayout(list_candidates=False, history_length=model.length, places=places),
+        eos=len(LABELS),
+        bos_id=len(LABELS),
+        full=places,
+        context_length=sequence_files.context_length(model),
+        architecture=f"edgeb-{architecture}",
+    )
 
 
 def _bundle(

@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ANDROID = ROOT / "android_demo"
 BUILD = ANDROID / "build" / "host"
 KOTLIN = ("core", "runtime", "conformance")
+# What a host app depends on, which is published.
+LIBRARY = ("core", "runtime", "coroutines")
 NATIVE = ANDROID / "runtime" / "src" / "main" / "cpp"
 # kotlinc on the PATH, and K2 as `make android-tools` unpacks it.
 COMPILERS = ("kotlinc", "k2")
@@ -47,6 +49,15 @@ class Host:
         """Run a main class with the JNI checks on."""
         command = [self.java, "-Xcheck:jni", f"-Djava.library.path={self.libraries}", "-cp", self.class_path, main]
         return _run([*command, *map(str, arguments)])
+
+
+@dataclass(frozen=True)
+class Library:
+    """The library as K2 compiles it in explicit API mode, and what it is compiled against."""
+
+    java: str
+    jar: Path
+    class_path: str
 
 
 def litert_library() -> Path | None:
@@ -92,6 +103,28 @@ def build(compiler: str | None = None) -> Host:
         _ok(_run([_kotlinc(), *map(str, sources), "-jvm-target", "1.8", "-d", str(made)], _with(compiler)))
         made.replace(jar)
     return Host(shutil.which("java") or "java", f"{jar}:{stdlib}", build_native())
+
+
+def build_library() -> Library:
+    """Compile what is published with K2, which refuses a declaration whose visibility is not stated."""
+    stdlib = Path(_ok(_run([_kotlinc(), "--stdlib"], _with("k2"))).stdout.strip())
+    # It has kotlinx.coroutines in it.
+    kernel = next(stdlib.parent.glob("kotlin-jupyter-kernel-*-all.jar"))
+    sources = [ANDROID / name / "src" / "main" / "kotlin" for name in LIBRARY]
+    jar = BUILD / f"library-{_hash(sources)}.jar"
+    class_path = f"{stdlib}:{kernel}"
+    if not jar.exists():
+        compile_k2([*sources], jar, class_path, "-Xexplicit-api=strict")
+    return Library(shutil.which("java") or "java", jar, class_path)
+
+
+def compile_k2(sources: Sequence[Path], jar: Path, class_path: str, *options: str) -> None:
+    """Compile Kotlin with K2 into a jar, whole or not at all."""
+    jar.parent.mkdir(parents=True, exist_ok=True)
+    made = jar.with_name(f"new-{os.getpid()}-{jar.name}")
+    arguments = [*map(str, sources), "-jvm-target", "1.8", "-cp", class_path, *options, "-d", str(made)]
+    _ok(_run([_kotlinc(), *arguments], _with("k2")))
+    made.replace(jar)
 
 
 def build_native() -> Path:

@@ -13,6 +13,7 @@ import pytest
 
 from android_demo.tools.sample import MOST_BYTES
 from android_demo.tools.sample import main as make_sample
+from edge_behavior import __version__
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.records.history import read_history
 from tests.android import screens
@@ -25,6 +26,8 @@ APP = MAIN.parent
 # What the plain app is built from; the other flavour puts a module and a file in the place of one.
 SCREENS = sorted([*(MAIN / "kotlin").rglob("*.kt"), *(APP / "plain" / "kotlin").rglob("*.kt")])
 LOGIC = sorted((MAIN / "kotlin" / "dev" / "edgeb" / "assistant" / "logic").glob("*.kt"))
+LIBRARY = sorted(path for name in ("core", "runtime", "coroutines") for path in (DEMO / name / "src").rglob("*.kt"))
+LIBRARY = [path for path in LIBRARY if "test" not in path.relative_to(DEMO).parts]
 XML = sorted([*RESOURCES.rglob("*.xml"), *DEMO.glob("*/src/main/AndroidManifest.xml")])
 LAYOUTS = sorted(RESOURCES.glob("layout*/*.xml"))
 ANDROID = "{http://schemas.android.com/apk/res/android}"
@@ -292,10 +295,12 @@ def test_gradle_takes_versions_from_the_catalog_and_packages_from_two_places() -
     catalog = text_of(DEMO / "gradle" / "libs.versions.toml")
     pinned = dict(re.findall(r'^(\w+) = "([\w.]+)"$', catalog, re.MULTILINE))
     assert pinned.keys() >= {"agp", "kotlin", "ndk", "cmake", "compileSdk", "targetSdk", "minSdk", "junit"}
+    # r29 as it was released; llama.cpp's example names its first beta.
+    assert pinned["ndk"] == "29.0.14206865"
     settings = text_of(DEMO / "settings.gradle.kts")
     assert set(re.findall(r"^\s+(\w+)\(\)$", settings, re.MULTILINE)) == {"google", "mavenCentral"}
     included = re.findall(r'"(:\w+)"', settings)
-    assert {":core", ":runtime", ":usage", ":app"} <= set(included)
+    assert included == [":core", ":runtime", ":coroutines", ":usage", ":app"]
     aliases = {name.replace("-", ".") for name in re.findall(r"^([\w-]+) = \{", catalog, re.MULTILINE)}
     for module in [DEMO, *(DEMO / name.lstrip(":") for name in included)]:
         build = text_of(module / "build.gradle.kts")
@@ -308,17 +313,92 @@ def test_gradle_takes_versions_from_the_catalog_and_packages_from_two_places() -
 
 def test_native_build_is_the_pinned_llama_cpp_for_two_abis() -> None:
     build = text_of(DEMO / "runtime" / "build.gradle.kts")
-    options = ("NATIVE=OFF", "BACKEND_DL=ON", "CPU_ALL_VARIANTS=ON", "FLEXIBLE_PAGE_SIZES=ON", "STL=c++_shared")
-    for option in options:
+    for option in ("FLEXIBLE_PAGE_SIZES=ON", "STL=c++_shared", "LLAMA_CPP_CACHE="):
         assert option in build
     assert set(re.findall(r'"(arm64-v8a|x86_64|armeabi-v7a|x86)"', build)) == {"arm64-v8a", "x86_64"}
-    cmake = DEMO / "runtime" / str(re.findall(r'path\("(.+)"\)', build)[0])
+    cmake = text_of(DEMO / "runtime" / str(re.findall(r'path\("(.+)"\)', build)[0]))
+    for option in ("GGML_NATIVE OFF", "GGML_BACKEND_DL ON", "GGML_CPU_ALL_VARIANTS ON"):
+        assert f"set({option} CACHE" in cmake
     pin = re.findall(r"llama-cpp-python==([\d.]+)", text_of(ROOT / "pyproject.toml"))
-    assert re.findall(r"llama-cpp-python ([\d.]+\d)", text_of(cmake)) == pin
-    assert re.search(r"set\(LLAMA_CPP_COMMIT [0-9a-f]{40}\)", text_of(cmake))
+    assert re.findall(r"llama-cpp-python ([\d.]+\d)", cmake) == pin
+    assert re.search(r"set\(LLAMA_CPP_COMMIT [0-9a-f]{40}\)", cmake)
     # A commit's hash is checked by git; an archive would need a hash of its own.
-    assert re.search(r"fetch .*/ggml-org/llama\.cpp \$\{LLAMA_CPP_COMMIT\}$", text_of(cmake), re.MULTILINE)
-    assert re.findall(r"\bURL\b|GIT_TAG", text_of(cmake)) == []
+    assert re.search(r"fetch;.*;\$\{LLAMA_CPP_GIT\};\$\{LLAMA_CPP_COMMIT\}", cmake)
+    assert re.findall(r"\bURL\b|GIT_TAG", cmake) == []
+
+
+def test_switches_of_the_native_build_are_properties() -> None:
+    """What gradle.properties names, runtime/build.gradle.kts hands on, and CMake knows."""
+    properties = dict(re.findall(r"^edgeb\.(\w+)=(true|false)$", text_of(DEMO / "gradle.properties"), re.MULTILINE))
+    build = text_of(DEMO / "runtime" / "build.gradle.kts")
+    cmake = text_of(DEMO / "runtime" / "src" / "main" / "cpp" / "CMakeLists.txt")
+    assert set(properties) == {"kleidiai", "openmp"}
+    for name in properties:
+        assert f'-DEDGEB_{name.upper()}=${{switch("{name}")}}' in build
+        assert f"option(EDGEB_{name.upper()} " in cmake
+        assert f"${{EDGEB_{name.upper()}}}" in cmake
+
+
+def test_libraries_are_published_with_one_version() -> None:
+    """Group and version stand in gradle.properties alone, and are Python's."""
+    properties = dict(re.findall(r"^(group|version)=(.+)$", text_of(DEMO / "gradle.properties"), re.MULTILINE))
+    assert properties == {"group": "dev.edgeb", "version": __version__}
+    for module in ("core", "runtime", "coroutines"):
+        build = text_of(DEMO / module / "build.gradle.kts")
+        assert "`maven-publish`" in build
+        assert "register<MavenPublication>" in build
+        assert "explicitApi()" in build
+        assert "alias(libs.plugins.dokka)" in build
+    for path in DEMO.glob("*/build.gradle.kts"):
+        assert __version__ not in text_of(path), path
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+def test_everything_public_is_documented(path: Path) -> None:
+    """By KDoc of its own, or as a property of its class."""
+    lines = text_of(path).splitlines()
+    properties = set(re.findall(r"@property (\w+)", text_of(path)))
+    for i, line in enumerate(lines):
+        found = re.match(r" *(?:@\w+ )*public (?:[a-z]+ )*?(?:class|interface|object|fun|val|var)\b(?: (\w+))?", line)
+        if found is None or "companion object" in line:
+            continue
+        above = i - 1
+        while lines[above].strip().startswith("@"):
+            above -= 1
+        assert lines[above].strip().endswith("*/") or found[1] in properties, f"{path.name}:{i + 1}: {line.strip()}"
+
+
+def test_every_failure_of_the_library_has_a_code() -> None:
+    """A host app acts upon the code; the default is for exceptions of its own."""
+    for path in LIBRARY:
+        source = text_of(path)
+        for found in re.finditer(r"(?<![\w.])EdgebException\(", source):
+            if path.name == "Errors.kt":
+                continue
+            depth, at = 1, found.end()
+            while depth:
+                depth += {"(": 1, ")": -1}.get(source[at], 0)
+                at += 1
+            line = source.count("\n", 0, found.start()) + 1
+            assert re.search(r"ErrorCode\.|error\.code", source[found.end() : at]), f"{path.name}:{line}"
+
+
+def test_native_failures_have_codes_that_there_are() -> None:
+    kotlin = text_of(DEMO / "core" / "src" / "main" / "kotlin" / "dev" / "edgeb" / "core" / "Errors.kt")
+    known = set(re.findall(r"^    ([A-Z_]+),?$", kotlin, re.MULTILINE))
+    support = text_of(DEMO / "runtime" / "src" / "main" / "cpp" / "jni_support.h")
+    named = re.findall(r'constexpr const char \* k\w+ = "([A-Z_]+)"', support)
+    assert len(named) >= 8
+    assert set(named) <= known
+
+
+def test_licenses_of_native_libraries_are_packaged() -> None:
+    folder = DEMO / "runtime" / "src" / "main" / "resources" / "dev" / "edgeb" / "runtime" / "licenses"
+    kotlin = text_of(DEMO / "runtime" / "src" / "main" / "kotlin" / "dev" / "edgeb" / "runtime" / "EngineLicense.kt")
+    named = {name for listed in re.findall(r"listOf\(([^()]*)\)", kotlin) for name in re.findall(r'"(.+?)"', listed)}
+    assert named == {path.stem for path in folder.glob("*.txt")}
+    assert "The ggml authors" in text_of(folder / "llama.cpp.txt")
+    assert text_of(folder / "Apache-2.0.txt") in text_of(ROOT / "LICENSE")
 
 
 def test_wrapper_is_the_one_of_its_distribution() -> None:

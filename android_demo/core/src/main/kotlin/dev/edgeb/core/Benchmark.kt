@@ -37,6 +37,7 @@ public class Benchmark @JvmOverloads constructor(
 
     /** Told what is being measured. */
     public interface Listener {
+        /** `name` is measured next; in the order of `edgeb bench`'s table. */
         public fun onScenario(name: String)
     }
 

@@ -32,6 +32,7 @@ private val OPTIONAL = listOf("population", "balance")
  * @property parity What every step of the export changed; null if it was not measured.
  * @property tokenizerSha256 Hash of the file's tokenizer metadata.
  * @property tensorsSha256 Hash of everything that decides the logits.
+ * @property schemaVersion Which fields it has.
  */
 public class BundleManifest private constructor(
     public val createdWith: String,

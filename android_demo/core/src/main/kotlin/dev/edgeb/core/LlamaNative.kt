@@ -39,7 +39,15 @@ public interface LlamaVocabulary : Closeable {
     public fun tokenize(utf8: ByteArray): IntArray
 }
 
-/** One batch of tokens to evaluate. Sequences of token i are `sequences[starts[i]]` until `starts[i + 1]`. */
+/**
+ * One batch of tokens to evaluate.
+ *
+ * @property tokens Ids.
+ * @property positions Of each token in its sequences.
+ * @property starts Sequences of token i are `sequences[starts[i]]` until `starts[i + 1]`.
+ * @property sequences Numbers of sequences, those of one token behind those of another.
+ * @property wantsLogits Of which tokens the row of logits is wanted.
+ */
 public class TokenBatch(
     public val tokens: IntArray,
     public val positions: IntArray,

@@ -36,11 +36,22 @@ public class LoadOptions private constructor(from: Builder) {
 
     /** Collects options; its properties are those of `LoadOptions`. */
     public class Builder {
+        /** See [LoadOptions.threads]. */
         public var threads: Int? = null
+
+        /** See [LoadOptions.verify]. */
         public var verify: Boolean = true
+
+        /** See [LoadOptions.exactMath]. */
         public var exactMath: Boolean = false
+
+        /** See [LoadOptions.snapshots]. */
         public var snapshots: File? = null
+
+        /** See [LoadOptions.accelerator]. */
         public var accelerator: Accelerator = Accelerator.CPU
+
+        /** See [LoadOptions.fallback]. */
         public var fallback: Boolean = false
 
         /** @throws EdgebException less than one thread. */

@@ -19,7 +19,11 @@ public sealed class ModelSource(public val name: String) {
     /** Open it for reading at any place. @throws EdgebException it cannot be read. */
     internal abstract fun open(): Bytes
 
-    /** A file of its own. */
+    /**
+     * A file of its own.
+     *
+     * @property path The file.
+     */
     public class InFile internal constructor(public val path: File, name: String) : ModelSource(name) {
         override fun open(): Bytes {
             if (path.isDirectory) {
@@ -42,6 +46,7 @@ public sealed class ModelSource(public val name: String) {
      * A stretch of an open file, such as an asset that the package holds uncompressed. The descriptor stays the
      * caller's, and is no longer needed once `Predictor.load` has returned.
      *
+     * @property descriptor The file, open for reading.
      * @property start First byte.
      * @property length Bytes; -1 for all that follow.
      */
@@ -60,7 +65,11 @@ public sealed class ModelSource(public val name: String) {
         override fun toString(): String = name
     }
 
-    /** Memory, from its position to its limit. llama.cpp reads from direct memory only, and copies the weights. */
+    /**
+     * Memory. llama.cpp reads from direct memory only, and copies the weights; LiteRT reads them where they are.
+     *
+     * @property content The bundle's bytes, all of the buffer.
+     */
     public class InBuffer internal constructor(public val content: ByteBuffer, name: String) : ModelSource(name) {
         override fun open(): Bytes = BufferBytes(content)
 
@@ -86,7 +95,8 @@ public sealed class ModelSource(public val name: String) {
         public fun descriptor(descriptor: FileDescriptor, start: Long, length: Long, name: String): ModelSource {
             if (start < 0 || length < -1) {
                 throw EdgebException(
-                    "$name: $length bytes from $start on are no part of a file", "pass 0 and -1 for a whole file"
+                    "$name: $length bytes from $start on are no part of a file", "pass 0 and -1 for a whole file",
+                    ErrorCode.INVALID_ARGUMENT
                 )
             }
             return InDescriptor(descriptor, start, length, name)

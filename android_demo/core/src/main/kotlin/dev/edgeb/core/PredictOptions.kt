@@ -46,15 +46,34 @@ public class PredictOptions private constructor(from: Builder) {
 
     /** Collects options; its properties are those of `PredictOptions`. */
     public class Builder {
+        /** See [PredictOptions.source]. */
         public var source: Source? = null
+
+        /** See [PredictOptions.scoring]. */
         public var scoring: Scoring = Scoring.EXACT
+
+        /** See [PredictOptions.only]. */
         public var only: List<String>? = null
+
+        /** See [PredictOptions.exclude]. */
         public var exclude: List<String> = emptyList()
+
+        /** See [PredictOptions.calibrated]. */
         public var calibrated: Boolean = true
+
+        /** See [PredictOptions.exhaustive]. */
         public var exhaustive: Boolean = false
+
+        /** See [PredictOptions.precision]. */
         public var precision: Double? = null
+
+        /** See [PredictOptions.coverage]. */
         public var coverage: Double? = null
+
+        /** See [PredictOptions.balance]. */
         public var balance: Balance = Balance.NONE
+
+        /** See [PredictOptions.cancel]. */
         public var cancel: CancelSignal? = null
 
         /** @throws EdgebException options that contradict each other. */
