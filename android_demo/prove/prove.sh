@@ -172,10 +172,8 @@ if [[ " $engines " == *" llama "* ]]; then
     rm -rf "$work/llama-goldens"
     # shellcheck disable=SC2086
     "$python" -m tests.android.goldens "$work/llama-goldens" ${BUNDLES:-} > "$work/goldens.log" 2>&1
-    mkdir -p "$work/empty"
-    if conformance max "$work/llama-goldens" "$tolerance" "$work/empty" > "$work/empty.txt" 2>&1; then exit 1; fi
-    grep "found no library with code for this CPU" "$work/empty.txt" || { cat "$work/empty.txt" >&2; exit 1; }
-    on_every_cpu llama "$tolerance" "$backends"
+    # By the names of the CPU variants, as inside an APK; LiteRT's tokenizer finds them in their folder.
+    on_every_cpu llama "$tolerance" -
     {
         echo "## GGUF bundles"
         echo

@@ -72,3 +72,47 @@ def test_a_fetch_that_fails_leaves_nothing(sources: Path, tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "cache").glob("*/CMakeLists.txt")] == []
     again = configure(sources, tmp_path / "one", cache, f"-DLLAMA_CPP_GIT={tmp_path / 'upstream'}")
     assert again.returncode == 0, again.stdout + again.stderr
+
+
+def cache_of(build: Path) -> dict[str, str]:
+    text = (build / "CMakeCache.txt").read_text(encoding="utf-8")
+    return dict(re.findall(r"^(\w+):\w+=(.*)$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("switched", ["ON", "OFF"])
+def test_arm64_has_a_library_per_cpu_generation_and_two_switches(sources: Path, tmp_path: Path, switched: str) -> None:
+    """Configured as for Android, by this machine's compiler: nothing is built."""
+    omp = tmp_path / "ndk" / "lib" / "clang" / "20" / "lib" / "linux" / "aarch64" / "libomp.so"
+    omp.parent.mkdir(parents=True)
+    toolchain = tmp_path / "arm64.cmake"
+    toolchain.write_text("set(CMAKE_SYSTEM_NAME Linux)\nset(CMAKE_SYSTEM_PROCESSOR aarch64)\nset(ANDROID ON)\n")
+    options = [
+        f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", f"-DLLAMA_CPP_DIR={tmp_path / 'upstream'}",
+        f"-DANDROID_TOOLCHAIN_ROOT={tmp_path / 'ndk'}", f"-DEDGEB_KLEIDIAI={switched}", f"-DEDGEB_OPENMP={switched}",
+    ]  # fmt: skip
+    done = configure(sources, tmp_path / "build", *options)
+    if switched == "ON":
+        # Gradle would package no OpenMP.
+        assert done.returncode != 0
+        assert "EDGEB_OPENMP=OFF builds without OpenMP" in done.stderr
+        omp.touch()
+        done = configure(sources, tmp_path / "build", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = cache_of(tmp_path / "build")
+    for name in ("GGML_BACKEND_DL", "GGML_CPU_ALL_VARIANTS", "BUILD_SHARED_LIBS"):
+        assert found[name] == "ON", name
+    for name in ("GGML_CPU_KLEIDIAI", "GGML_OPENMP"):
+        assert found[name] == switched, name
+
+
+def test_the_emulator_has_one_library_for_what_its_abi_promises(sources: Path, tmp_path: Path) -> None:
+    toolchain = tmp_path / "x86.cmake"
+    toolchain.write_text("set(CMAKE_SYSTEM_NAME Linux)\nset(CMAKE_SYSTEM_PROCESSOR x86_64)\nset(ANDROID ON)\n")
+    options = [f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", f"-DLLAMA_CPP_DIR={tmp_path / 'upstream'}"]
+    done = configure(sources, tmp_path / "build", *options, "-DEDGEB_KLEIDIAI=ON", "-DEDGEB_OPENMP=ON")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = cache_of(tmp_path / "build")
+    assert found["GGML_SSE42"] == found["BUILD_SHARED_LIBS"] == "ON"
+    for name in ("GGML_BACKEND_DL", "GGML_CPU_ALL_VARIANTS", "GGML_OPENMP", "GGML_AVX", "GGML_AVX2", "GGML_FMA"):
+        assert found[name] == "OFF", name
+    assert "GGML_CPU_KLEIDIAI" not in found

@@ -148,6 +148,7 @@ void check_sequence(const Engine & engine, int32_t sequence) {
 void load_best_variant() {
     constexpr const char * kVariants[] = {EDGEB_CPU_VARIANTS};
     const char * best = nullptr;
+    void * kept = nullptr;
     int most = 0;
     for (const char * name : kVariants) {
         void * library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
@@ -160,11 +161,16 @@ void load_best_variant() {
         if (found > most) {
             most = found;
             best = name;
+            std::swap(kept, library);
         }
-        dlclose(library);
+        if (library != nullptr) {
+            dlclose(library);
+        }
     }
     if (best != nullptr) {
+        // Which finds it among what is loaded.
         ggml_backend_load(best);
+        dlclose(kept);
     }
 }
 #endif

@@ -9,17 +9,17 @@ package dev.edgeb.core
 public class CancelSignal {
     private val lock = Any()
     private var cancelled = false
-    private var running: Backend? = null
+    private val running = ArrayList<Backend>()
 
     /** Whether `cancel` was called. */
     public val isCancelled: Boolean
         get() = synchronized(lock) { cancelled }
 
-    /** End the call that has this signal, and every later one. From any thread. */
+    /** End the calls that have this signal, and every later one. From any thread. */
     public fun cancel() {
         synchronized(lock) {
             cancelled = true
-            running?.interrupt()
+            for (backend in running) backend.interrupt()
         }
     }
 
@@ -31,7 +31,7 @@ public class CancelSignal {
     /** Let `cancel` interrupt the backend while `work` goes on, and only then: the next call is another's. */
     internal fun <T> during(backend: Backend, work: () -> T): T {
         synchronized(lock) {
-            running = backend
+            running.add(backend)
             if (cancelled) backend.interrupt()
         }
         try {
@@ -39,7 +39,7 @@ public class CancelSignal {
             return work()
         } finally {
             synchronized(lock) {
-                running = null
+                running.remove(backend)
                 backend.resume()
             }
         }
