@@ -45,7 +45,8 @@ class NextPanel(
     }
 
     fun show(day: Day, formats: Formats) {
-        set(R.id.cost, if (controller.predicting) activity.getString(R.string.predicting) else costOf(day.cost, formats))
+        val isPredicting = controller.predicting
+        set(R.id.cost, if (isPredicting) activity.getString(R.string.predicting) else costOf(day.cost, formats))
         if (day != shown) renew(day, formats)
         shown = day
         val isFree = !controller.busy
@@ -91,8 +92,7 @@ class NextPanel(
         set(R.id.why, why)
         top.contentDescription =
             listOf(one.behavior, percent, why, asOf, spokenOf(one.move)).filter { it != "" }.joinToString(", ")
-        val words = activity.getString(R.string.accept, one.behavior)
-        describe(activity.findViewById(R.id.accept_top), words)
+        describe(activity.findViewById(R.id.accept_top), activity.getString(R.string.accept, one.behavior))
             .setOnClickListener { controller.accept(one.behavior, place()) }
         describe(activity.findViewById(R.id.dismiss_top), activity.getString(R.string.dismiss, one.behavior))
             .setOnClickListener { controller.dismiss(one.behavior) }
@@ -102,7 +102,8 @@ class NextPanel(
         describe(openTop, activity.getString(R.string.open_described, one.behavior)).setOnClickListener {
             controller.accept(one.behavior, place())
             if (!Opening.open(activity, action)) {
-                Toast.makeText(activity, activity.getString(R.string.cannot_open, one.behavior), Toast.LENGTH_LONG).show()
+                val words = activity.getString(R.string.cannot_open, one.behavior)
+                Toast.makeText(activity, words, Toast.LENGTH_LONG).show()
             }
         }
     }
@@ -177,7 +178,8 @@ class NextPanel(
     }
 
     private companion object {
-        val TOP_BUTTONS = listOf(R.id.accept_top, R.id.open_top, R.id.dismiss_top, R.id.show_dismissed, R.id.drop_sample)
+        val TOP_BUTTONS =
+            listOf(R.id.accept_top, R.id.open_top, R.id.dismiss_top, R.id.show_dismissed, R.id.drop_sample)
         val ROW_BUTTONS = listOf(R.id.accept, R.id.dismiss)
     }
 }

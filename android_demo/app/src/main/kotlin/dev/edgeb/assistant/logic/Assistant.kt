@@ -106,7 +106,7 @@ class Assistant(
         predict()
     }
 
-    /** Add the events of a file to the log, in place of the sample's; the app's own model takes them where none does. */
+    /** Add the events of a file to the log, in place of the sample's; without a model, the app's own takes them. */
     fun importLog(source: InputStream, listener: ImportListener) {
         val found = History.read(source, listener)
         val own = timeline.without(Origin.SAMPLE)

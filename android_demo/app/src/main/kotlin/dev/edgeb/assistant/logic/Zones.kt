@@ -7,7 +7,7 @@ import java.util.TimeZone
 object Zones {
     private const val MINUTE = 60_000L
 
-    /** Milliseconds since 1970 when a clock of `zone` showed `moment`; null for a zone that this phone does not know. */
+    /** Milliseconds since 1970 when a clock of `zone` showed `moment`; null for an unknown zone. */
     fun instant(moment: Moment, zone: String): Long? {
         val known = TimeZone.getTimeZone(zone)
         if (zone == "" || known.id != zone) return null

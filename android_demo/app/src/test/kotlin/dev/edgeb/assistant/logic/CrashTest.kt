@@ -56,20 +56,20 @@ class CrashTest {
         first.close()
         val before = files()
         val last = Entry(event("2024-03-18T10:00", "Music"))
-        val actions = linkedMapOf<String, Assistant.() -> Unit>(
-            "add" to { add(event("2024-03-18T19:00", "Maps", "work")) },
-            "accept" to { accept("Maps", "gym") },
-            "add to the past" to { add(event("2024-03-16T19:00", "Maps")) },
-            "edit" to { edit(last, event("2024-03-18T07:00", "Maps")) },
-            "remove" to { remove(last) },
-            "undo" to {
+        val actions = listOf(
+            named("add") { add(event("2024-03-18T19:00", "Maps", "work")) },
+            named("accept") { accept("Maps", "gym") },
+            named("add to the past") { add(event("2024-03-16T19:00", "Maps")) },
+            named("edit") { edit(last, event("2024-03-18T07:00", "Maps")) },
+            named("remove") { remove(last) },
+            named("undo") {
                 remove(last)
                 undo()
             },
-            "dismiss" to { dismiss("News") },
-            "wish" to { setWish(Wish(fitted = true)) },
-            "delete" to { deleteLog() },
-            "another model" to { bring("Music Maps Mail") }
+            named("dismiss") { dismiss("News") },
+            named("wish") { setWish(Wish(fitted = true)) },
+            named("delete") { deleteLog() },
+            named("another model") { bring("Music Maps Mail") }
         )
         var tried = 0
         for ((name, action) in actions) {
@@ -83,7 +83,7 @@ class CrashTest {
             val changed = (before.keys + after.keys).filter { before[it]?.bytes != after[it]?.bytes }
             for (subset in 0 until (1 shl changed.size)) {
                 val done = changed.filterIndexed { i, _ -> subset shr i and 1 == 1 }
-                val mixed = (before + done.mapNotNull { file -> after[file]?.let { file to it } }) - done.filter { it !in after }
+                val mixed = before - done + after.filterKeys { it in done }
                 put(mixed + ("timeline.csv.partial" to Saved("half a li".toByteArray().toList(), 0)))
                 checkOpens("$name, after $done", setOf(log(before), log(after)))
                 tried++
@@ -91,6 +91,8 @@ class CrashTest {
         }
         assertTrue("$tried", tried > 20)
     }
+
+    private fun named(name: String, action: Assistant.() -> Unit) = Pair(name, action)
 
     private fun checkOpens(what: String, logs: Set<String>) {
         val assistant = assistant()
