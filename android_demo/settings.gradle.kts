@@ -13,4 +13,4 @@ dependencyResolutionManagement {
 }
 
 rootProject.name = "edgeb"
-include(":core", ":runtime", ":coroutines", ":app")
+include(":core", ":runtime", ":coroutines", ":usage", ":app")

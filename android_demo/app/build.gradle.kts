@@ -17,6 +17,20 @@ android {
         versionName = project.version.toString()
     }
 
+    flavorDimensions += "events"
+    productFlavors {
+        // What the user tells it; no permission.
+        create("plain") {
+            dimension = "events"
+            isDefault = true
+        }
+        // Also which apps were used, where the user allows it in the system's settings.
+        create("usage") {
+            dimension = "events"
+            applicationIdSuffix = ".usage"
+        }
+    }
+
     buildTypes {
         release {
             isMinifyEnabled = true
@@ -47,6 +61,7 @@ kotlin {
 dependencies {
     implementation(project(":core"))
     implementation(project(":runtime"))
+    "usageImplementation"(project(":usage"))
     // For LiteRT bundles; llama.cpp's do without.
     runtimeOnly(libs.litert)
     runtimeOnly(libs.litert.gpu)

@@ -57,7 +57,9 @@ def dex(path: Path, manifest_path: Path) -> None:
     root = ElementTree.parse(manifest_path).getroot()
     package = root.get("package")
     named = [
-        element.get(f"{{{NAMESPACE}}}name", "") for element in root.iter() if element.tag in ("application", "activity")
+        element.get(f"{{{NAMESPACE}}}name", "")
+        for element in root.iter()
+        if element.tag in ("application", "activity", "receiver")
     ]
     for name in named:
         wanted = f"{package}{name}".replace(".", "/")

@@ -22,8 +22,13 @@ from tests.android import host
 from tests.android.goldens import LABELS, write_goldens
 
 APP = host.ANDROID / "app" / "src"
-LOGIC = APP / "main" / "kotlin" / "dev" / "edgeb" / "assistant" / "logic"
-TESTS = APP / "test" / "kotlin"
+USAGE = host.ANDROID / "usage" / "src"
+# What knows no Android, and its tests.
+LOGIC = [
+    APP / "main" / "kotlin" / "dev" / "edgeb" / "assistant" / "logic",
+    USAGE / "main" / "kotlin" / "dev" / "edgeb" / "usage" / "logic",
+]
+TESTS = [APP / "test" / "kotlin", USAGE / "test" / "kotlin"]
 # Debian's packages junit4 and libhamcrest-java.
 JUNIT = [Path("/usr/share/java/junit4.jar"), Path("/usr/share/java/hamcrest-core.jar")]
 WHY_NOT = host.missing() or (None if all(jar.exists() for jar in JUNIT) else "no JUnit: apt-get install junit4")
@@ -37,14 +42,14 @@ def app() -> host.Host:
     """The library as `host` builds it, and the app's logic and tests on top."""
     built = host.build()
     digest = hashlib.sha256(built.class_path.encode())
-    for path in sorted([*LOGIC.rglob("*.kt"), *TESTS.rglob("*.kt")]):
+    for path in sorted(file for folder in [*LOGIC, *TESTS] for file in folder.rglob("*.kt")):
         digest.update(path.read_bytes())
     jar = host.BUILD / f"app-{digest.hexdigest()[:16]}.jar"
     class_path = ":".join([built.class_path, *map(str, JUNIT)])
     if not jar.exists():
         made = jar.with_name(f"new-{os.getpid()}-{jar.name}")
         kotlinc = host.ANDROID / "tools" / "kotlinc"
-        done = run([kotlinc, LOGIC, TESTS, "-cp", class_path, "-jvm-target", "1.8", "-nowarn", "-d", made])
+        done = run([kotlinc, *LOGIC, *TESTS, "-cp", class_path, "-jvm-target", "1.8", "-nowarn", "-d", made])
         assert done.returncode == 0, done.stdout + done.stderr
         made.replace(jar)
     return replace(built, class_path=f"{jar}:{class_path}")
@@ -55,10 +60,11 @@ def run(command: Sequence[object]) -> subprocess.CompletedProcess[str]:
 
 
 def test_junit(app: host.Host) -> None:
-    names = [".".join(path.relative_to(TESTS).with_suffix("").parts) for path in sorted(TESTS.rglob("*Test.kt"))]
+    found = [(folder, path) for folder in TESTS for path in sorted(folder.rglob("*Test.kt"))]
+    names = [".".join(path.relative_to(folder).with_suffix("").parts) for folder, path in found]
     done = app.run("org.junit.runner.JUnitCore", *names)
     assert done.returncode == 0, done.stdout + done.stderr
-    wanted = sum(path.read_text(encoding="utf-8").count("@Test\n") for path in TESTS.rglob("*Test.kt"))
+    wanted = sum(path.read_text(encoding="utf-8").count("@Test\n") for _, path in found)
     assert f"OK ({wanted} tests)" in done.stdout
 
 
@@ -98,6 +104,11 @@ def test_a_day_on_a_bundle(app: host.Host, tmp_path: Path) -> None:
     for word in ("imported", "restarted"):
         found_json = json.loads(said[word]["benchmark"][0][0])
         assert (found_json["bundle"], found_json["file_bytes"]) == ("mine.gguf", bundle.stat().st_size)
+    # Why it says so, of what is shown; tests/android/test_why.py has the sources.
+    for word in ("lived", "restarted", "forgotten"):
+        (why,) = said[word]["why"]
+        assert why[0] == said[word]["ranked"][0][1]
+        assert why[1] in {fields[0] for fields in said[word]["without"]} | {"null"}
     today = sum(1 for event in events if event.time.date() == now.date())
     assert said["restarted"]["today"] == [[str(today)]]
     assert said["forgotten"]["today"] == [["0"]]

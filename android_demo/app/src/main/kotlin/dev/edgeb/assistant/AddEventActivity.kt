@@ -38,8 +38,16 @@ class AddEventActivity : Activity() {
         time = findViewById(R.id.time) as Button
         problem = findViewById(R.id.add_problem) as TextView
         labels = intent.getStringArrayListExtra(LABELS) ?: ArrayList<String>()
-        at = if (savedInstanceState == null) now() else Moment(savedInstanceState.getLong(MINUTES))
+        val edited = intent.hasExtra(BEHAVIOR)
+        if (edited) {
+            setTitle(R.string.edit_title)
+            (findViewById(R.id.add_heading) as TextView).setText(R.string.edit_title)
+            (findViewById(R.id.save_event) as Button).setText(R.string.save_edited)
+        }
+        val begun = if (edited) Moment(intent.getLongExtra(MINUTES, 0)) else now()
+        at = if (savedInstanceState == null) begun else Moment(savedInstanceState.getLong(MINUTES))
         if (savedInstanceState == null) place.setText(intent.getStringExtra(PLACE))
+        if (savedInstanceState == null) behavior.setText(intent.getStringExtra(BEHAVIOR) ?: "")
         offer(behavior, labels.sorted())
         if (!intent.getBooleanExtra(HAS_PLACES, true)) {
             val heading: View = findViewById(R.id.event_place_heading)
@@ -135,13 +143,26 @@ class AddEventActivity : Activity() {
         private const val BEHAVIOR = "behavior"
         private const val MINUTES = "minutes"
 
-        /** Ask for an event. What is needed travels along: the process may have died when the answer is given. */
-        fun intent(context: Context, model: ModelFacts, places: List<String>, place: String): Intent =
-            Intent(context, AddEventActivity::class.java)
+        /**
+         * Ask for an event. What is needed travels along: the process may have died when the answer is given.
+         *
+         * @param edited What to put right; null asks for a new one.
+         */
+        fun intent(
+            context: Context,
+            model: ModelFacts,
+            places: List<String>,
+            place: String,
+            edited: BehaviorEvent?
+        ): Intent {
+            val asked = Intent(context, AddEventActivity::class.java)
                 .putStringArrayListExtra(LABELS, ArrayList(model.labels))
                 .putExtra(HAS_PLACES, model.places)
                 .putStringArrayListExtra(PLACES, ArrayList(places))
-                .putExtra(PLACE, place)
+                .putExtra(PLACE, edited?.place ?: place)
+            if (edited != null) asked.putExtra(BEHAVIOR, edited.behavior).putExtra(MINUTES, edited.time.minutes)
+            return asked
+        }
 
         /** The event of a result. */
         fun eventOf(result: Intent): BehaviorEvent = BehaviorEvent(

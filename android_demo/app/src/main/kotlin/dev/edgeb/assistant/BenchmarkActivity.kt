@@ -6,6 +6,7 @@ import android.app.Dialog
 import android.content.Intent
 import android.os.Bundle
 import android.view.View
+import android.widget.ProgressBar
 import android.widget.TextView
 import android.widget.Toast
 import dev.edgeb.assistant.logic.Controller
@@ -23,11 +24,12 @@ class BenchmarkActivity : Activity(), Controller.Listener {
     private lateinit var hash: TextView
     private lateinit var license: TextView
     private lateinit var showLicense: View
-    private lateinit var measuring: TextView
     private lateinit var result: TextView
     private lateinit var measure: View
     private lateinit var saveJson: View
     private lateinit var saveLog: View
+    private lateinit var addLog: View
+    private lateinit var measured: ProgressBar
     private lateinit var deleteLog: View
     private var dialog: Dialog? = null
 
@@ -35,18 +37,24 @@ class BenchmarkActivity : Activity(), Controller.Listener {
         super.onCreate(savedInstanceState)
         setContentView(R.layout.activity_benchmark)
         controller = (application as EdgebApplication).controller
-        status = StatusPanel(this, View.OnClickListener { startActivityForResult(Documents.toOpen(), IMPORT) })
+        status = StatusPanel(this, controller) { startActivityForResult(Documents.toOpen(), it) }
         model = findViewById(R.id.model_text) as TextView
         hash = findViewById(R.id.model_hash) as TextView
         license = findViewById(R.id.model_license) as TextView
         showLicense = findViewById(R.id.show_license)
-        measuring = findViewById(R.id.measuring) as TextView
         result = findViewById(R.id.benchmark_result) as TextView
         measure = findViewById(R.id.run_benchmark)
         saveJson = findViewById(R.id.save_json)
         saveLog = findViewById(R.id.save_log)
         deleteLog = findViewById(R.id.delete_log)
+        addLog = findViewById(R.id.add_log)
+        measured = findViewById(R.id.measured) as ProgressBar
+        addLog.setOnClickListener { startActivityForResult(Documents.toOpen(), StatusPanel.LOG) }
         measure.setOnClickListener { controller.measure() }
+        val sources: View = findViewById(R.id.allow_sources)
+        val settings = EventSources.settings()
+        sources.visibility = if (settings == null) View.GONE else View.VISIBLE
+        sources.setOnClickListener { if (settings != null) startActivity(settings) }
         saveJson.setOnClickListener {
             startActivityForResult(Documents.toCreate("edgeb-bench.json", "application/json"), SAVE_JSON)
         }
@@ -79,9 +87,9 @@ class BenchmarkActivity : Activity(), Controller.Listener {
         val done = Runnable { Toast.makeText(context, R.string.saved, Toast.LENGTH_SHORT).show() }
         val target = Documents.target(this, uri)
         when (requestCode) {
-            IMPORT -> controller.importModel(Documents.source(this, uri))
             SAVE_JSON -> controller.saveBenchmark(target, done)
             SAVE_LOG -> controller.saveLog(target, done)
+            else -> status.onChosen(requestCode, Documents.source(this, uri))
         }
     }
 
@@ -96,13 +104,15 @@ class BenchmarkActivity : Activity(), Controller.Listener {
         license.visibility = model.visibility
         showLicense.visibility = if (day == null || day.model.licenseTexts.isEmpty()) View.GONE else View.VISIBLE
         if (day != null) showModel(day, formats)
-        measuring.text = if (now == null) "" else getString(R.string.measuring, now)
-        measuring.keepScreenOn = now != null
+        measured.visibility = if (now == null) View.GONE else View.VISIBLE
+        measured.progress = now?.done ?: 0
+        measured.keepScreenOn = now != null
         val json = controller.benchmark
         result.text = if (json == null) "" else table(json, formats)
         measure.isEnabled = day != null && !controller.busy
         saveJson.isEnabled = json != null && !controller.busy
         saveLog.isEnabled = !controller.busy
+        addLog.isEnabled = day != null && !controller.busy
         deleteLog.isEnabled = !controller.busy
     }
 
@@ -158,8 +168,7 @@ class BenchmarkActivity : Activity(), Controller.Listener {
     }
 
     private companion object {
-        const val IMPORT = 1
-        const val SAVE_JSON = 2
-        const val SAVE_LOG = 3
+        const val SAVE_JSON = StatusPanel.FIRST_FREE
+        const val SAVE_LOG = StatusPanel.FIRST_FREE + 1
     }
 }

@@ -4,24 +4,46 @@ import android.app.Application
 import android.content.ComponentCallbacks2
 import android.os.Handler
 import android.os.Looper
+import dev.edgeb.assistant.logic.ActionTable
 import dev.edgeb.assistant.logic.Assistant
 import dev.edgeb.assistant.logic.Clock
 import dev.edgeb.assistant.logic.Controller
 import dev.edgeb.assistant.logic.NativeFactory
 import dev.edgeb.assistant.logic.PredictorEngines
+import dev.edgeb.assistant.logic.Sample
+import dev.edgeb.core.EventSource
 import dev.edgeb.core.LiteRtNative
 import dev.edgeb.core.LlamaNative
 import dev.edgeb.core.Moment
 import dev.edgeb.runtime.LiteRtJni
 import dev.edgeb.runtime.LlamaJni
 import java.io.File
+import java.io.InputStream
+import java.util.TimeZone
 import java.util.concurrent.Executor
 import java.util.concurrent.Executors
 
-/** The process: one assistant, one thread that it works on. Both outlive the screens. */
-class EdgebApplication : Application() {
+/**
+ * The process: one assistant, one thread that it works on. Both outlive the screens.
+ *
+ * A host app extends it, and gives what accepting opens and where events come from.
+ */
+open class EdgebApplication : Application() {
     /** Made on first use; for the main thread only. */
     val controller: Controller by lazy(LazyThreadSafetyMode.NONE) { makeController() }
+
+    /** What accepting a behavior can open. */
+    open val actions: ActionTable by lazy {
+        assets.open(ACTIONS).use { ActionTable.fromCsv(it.readBytes().toString(Charsets.UTF_8)) }
+    }
+
+    /** Where events come from beside the user's taps; none in the plain app. */
+    open val sources: List<EventSource> by lazy { EventSources.of(this) }
+
+    /** Add what other sources have seen. */
+    fun readSources() {
+        for (source in sources) controller.observe(source)
+    }
 
     override fun onTrimMemory(level: Int) {
         super.onTrimMemory(level)
@@ -37,10 +59,35 @@ class EdgebApplication : Application() {
         }
         val clock = object : Clock {
             override fun now(): Moment = Moment.at(System.currentTimeMillis())
+
+            override fun zone(): String = TimeZone.getDefault().id
         }
-        // What is in noBackupFilesDir never leaves the phone in a backup.
-        val assistant = Assistant(noBackupFilesDir, PredictorEngines(native, cacheDir), clock)
         val handler = Handler(Looper.getMainLooper())
-        return Controller(assistant, Executors.newSingleThreadExecutor(), Executor { handler.post(it) })
+        val worker = Executors.newSingleThreadExecutor()
+        val made = Controller(worker, Executor { handler.post(it) }) {
+            // What is in noBackupFilesDir never leaves the phone in a backup.
+            Assistant(noBackupFilesDir, PredictorEngines(native, cacheDir), clock, sample(), it)
+        }
+        made.listen(WidgetUpdates(this, made), isScreen = false)
+        return made
+    }
+
+    /** What the app brings along; null in one that was built without. */
+    private fun sample(): Sample? {
+        val there = assets.list("").orEmpty()
+        if (SAMPLE !in there || SAMPLE_LOG !in there) return null
+        return object : Sample {
+            override val name = SAMPLE
+
+            override fun model(): InputStream = assets.open(SAMPLE)
+
+            override fun log(): InputStream = assets.open(SAMPLE_LOG)
+        }
+    }
+
+    private companion object {
+        const val SAMPLE = "sample.gguf"
+        const val SAMPLE_LOG = "sample-day.csv"
+        const val ACTIONS = "actions.csv"
     }
 }

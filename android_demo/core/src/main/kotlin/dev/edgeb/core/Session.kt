@@ -25,7 +25,8 @@ public class Session internal constructor(private val engine: Engine, private va
     private val length = engine.manifest.layout.historyLength
     private val places = engine.manifest.layout.places
     private var window = ArrayList<Line>()
-    private var counter = engine.counter()
+    internal var counter = engine.counter()
+        private set
 
     init {
         if (anchorEvery < 1) throw EdgebException(

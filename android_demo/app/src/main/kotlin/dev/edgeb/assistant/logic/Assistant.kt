@@ -2,49 +2,42 @@ package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
+import dev.edgeb.core.CancelSignal
 import dev.edgeb.core.EdgebException
+import dev.edgeb.core.ErrorCode
+import dev.edgeb.core.EventSource
 import dev.edgeb.core.Moment
-import dev.edgeb.core.Prediction
 import dev.edgeb.core.Ranked
-import dev.edgeb.core.cleanLabelOrNull
 import java.io.File
 import java.io.InputStream
-
-private const val UNKNOWN_PLACE = "unknown"
-
-/** The clock on the wall. */
-interface Clock {
-    fun now(): Moment
-}
-
-/** Told how an import goes on. */
-interface ImportListener : CopyListener {
-    fun onChecking()
-}
 
 /**
  * The assistant without its screens: model, log, session and settings, all in one folder.
  *
  * The log is what counts; the session is made from it where the saved one does not fit. Not for several threads, and
  * not for the main one: calls take as long as the model does.
+ *
+ * @param sample Null where the app brings none.
  */
-class Assistant(private val folder: File, private val engines: Engines, private val clock: Clock) {
-    private val model = ModelFile(folder)
-    private val log = TimelineStore(File(folder, "timeline.csv"))
+class Assistant(
+    folder: File,
+    engines: Engines,
+    private val clock: Clock,
+    private val sample: Sample? = null,
+    private val listener: PredictionListener? = null
+) {
+    private val model = OpenModel(folder, engines)
+    private val journal = Journal(folder)
     private val settingsStore = SettingsStore(File(folder, "settings.properties"))
-    private val sessionFile = File(folder, "user.session")
     private val benchmarkFile = File(folder, "benchmark.json")
+    private val home = "$folder/"
 
-    private var timeline: Timeline? = null
     private var settings: Settings? = null
-    private var engine: Engine? = null
-    private var session: EngineSession? = null
-    private var last: Prediction? = null
-    private var asked: Moment? = null
-    private var known: Set<String> = emptySet()
-    private var notice: Problem? = null
-    private var broken: Problem? = null
-    private val dismissed = LinkedHashSet<String>()
+    private var last: Answer? = null
+    private var before: List<String> = emptyList()
+    private var shownDay: Moment? = null
+    private var note: Note? = null
+    private var isPrepared = true
 
     /** JSON of the last measurement; null where there is none. */
     val benchmark: String?
@@ -55,96 +48,183 @@ class Assistant(private val folder: File, private val engines: Engines, private 
         return try {
             action()
             state(null)
+        } catch (error: CancelledException) {
+            note = Note.Cancelled
+            state(null)
         } catch (error: Throwable) {
             state(Problem.of(error) ?: throw error)
         }
     }
 
-    /** Open the model where there is one and it is not open, and predict for now. */
+    /** Open the model where there is one and it is not open, and predict for now where the answer is of before. */
     fun open() {
-        if (engine == null) {
+        if (!model.isOpen) {
             // What a crash in the middle of an import left behind.
-            model.discard()
             deletePartials()
-            if (model.exists) begin(loaded())
+            if (model.exists) begin { model.open() }
         }
-        predict()
+        tick()
+    }
+
+    /** Predict anew where the last answer is of another hour: answers depend on weekday and hour. */
+    fun tick() {
+        val asked = last?.cost?.asked
+        if (asked == null || isDue(asked, timeline.askable(clock.now()))) predict()
     }
 
     /**
-     * Copy a model in, check it against its own hashes, and use it from now on. The old one stays where this fails.
+     * Copy a model in, check it against its own hashes, and use it from now on, with the log that there is. The old one
+     * stays where this fails.
      *
      * @param size Of the source, where known.
      * @param name Of the source, where known: what errors and the benchmark call it.
      */
     fun importModel(source: InputStream, size: Long?, name: String?, listener: ImportListener) {
-        val copy = model.copy(source, size, listener)
-        listener.onChecking()
-        // Two open models may not fit into memory.
-        close()
-        val called = name ?: model.file.name
-        val opened = try {
-            engines.load(copy.file, verify = true, name = called)
-        } catch (error: Throwable) {
-            model.discard()
-            reopen()
-            throw if (error is EdgebException) renamed(error, copy.file, called) else error
+        val isFirst = !model.exists
+        begin { model.import(source, size, name, listener) }
+        if (!isFirst && timeline.entries.isNotEmpty()) {
+            note = Note.Carried(timeline.entries.size - aside().events, aside())
         }
-        try {
-            model.accept(copy, called)
-        } catch (error: Throwable) {
-            opened.close()
-            reopen()
-            throw error
+    }
+
+    /** Take the app's own model where there is none that works, and fill an empty log with its weeks until now. */
+    fun trySample(listener: ImportListener) {
+        val brought = sample ?: return
+        val weeks = brought.log().use { History.read(it, listener) }
+        takeSampleModel(brought, listener)
+        if (timeline.entries.isEmpty()) {
+            change(History.asOf(weeks, clock.now()))
+            val place = timeline.events.lastOrNull()?.place
+            if (place != null) change(settings().copy(place = place))
         }
-        begin(opened)
+        predict()
+    }
+
+    /** Take the sample's events out of the log. */
+    fun dropSample() {
+        change(timeline.without(Origin.SAMPLE))
+        predict()
+    }
+
+    /** Add the events of a file to the log, in place of the sample's; without a model, the app's own takes them. */
+    fun importLog(source: InputStream, listener: ImportListener) {
+        val found = History.read(source, listener)
+        val own = timeline.without(Origin.SAMPLE)
+        val merged = own.merged(found)
+        if (!model.exists && sample != null) takeSampleModel(sample, listener)
+        change(merged)
+        note = Note.Imported(merged.entries.size - own.entries.size, aside().events)
         predict()
     }
 
     /** Add what the user did; it may lie in the past. */
-    fun add(event: BehaviorEvent) {
+    fun add(event: BehaviorEvent, origin: Origin = Origin.ADDED) {
         val place = event.place.trim()
         val clean = event.copy(place = if (place == "") UNKNOWN_PLACE else place)
-        val longer = if (clean.time == clock.now()) timeline().then(clean) else timeline().plus(clean)
-        log.save(longer)
-        timeline = longer
+        val entry = Entry(clean, clock.zone(), origin)
+        val isNow = clean.time == clock.now()
+        val longer = if (isNow) timeline.then(entry) else timeline.plus(entry)
+        journal.change(longer)
+        before = ranked().map { it.behavior }
         // A model without places asks for none: what was said to another one stays.
-        if (engine?.facts?.places != false) change(settings().copy(place = clean.place))
-        dismissed.clear()
+        val where = if (model.facts?.places == false) settings().place else clean.place
+        change(settings().copy(place = where, dismissed = settings().dismissed.minus(clean.behavior)))
         // The event is in the log by now, whether the model opens or not.
-        if (engine == null) return open()
-        if (longer.events.last() === clean) observe(session, clean) else rebuild()
+        if (!model.isOpen) return open()
+        if (longer.entries.last() === entry) model.observe(clean) else model.rebuild(longer.events)
         predict()
     }
 
     /** Add a suggestion as what the user does now, in `place`. */
     fun accept(behavior: String, place: String) {
-        add(BehaviorEvent(place, timeline().askable(clock.now()), behavior))
+        add(BehaviorEvent(place, timeline.askable(clock.now()), behavior), Origin.ACCEPTED)
     }
 
-    /** Do not suggest this until something else happens. */
+    /**
+     * Add what another source has seen since it was last asked, and behaviors that the model knows alone. Nobody waits:
+     * nothing is predicted until somebody looks.
+     *
+     * @return How many events were added.
+     */
+    fun observe(source: EventSource): Int {
+        if (!source.isAllowed) return 0
+        val now = clock.now()
+        val seen = timeline.entries.lastOrNull { it.origin == Origin.OBSERVED }?.event?.time
+        val since = seen ?: Moment(now.minutes - FIRST_LOOK)
+        val found = source.read(since, now).filter { model.knows(it) && it.time > since && it.time <= now }
+        val place = if (settings().place == "") UNKNOWN_PLACE else settings().place
+        val entries = found.map {
+            Entry(if (it.place == "") it.copy(place = place) else it, clock.zone(), Origin.OBSERVED)
+        }
+        val own = timeline.entries.size
+        val longer = timeline.merged(Timeline(entries))
+        if (longer.entries.size > own) {
+            change(longer)
+            last = null
+            isPrepared = false
+        }
+        return longer.entries.size - own
+    }
+
+    /**
+     * Evaluate what was observed and not asked about yet. For when nobody waits.
+     *
+     * @param cancel Somebody does, after all: the next prediction evaluates what is left.
+     */
+    fun prepare(cancel: CancelSignal) {
+        if (isPrepared) return
+        try {
+            model.prepare(cancel)
+            isPrepared = true
+        } catch (error: EdgebException) {
+            if (error.code != ErrorCode.CANCELLED) throw error
+        }
+    }
+
+    /** Do not show this for a while; its probability stays what it is. */
     fun dismiss(behavior: String) {
-        dismissed.add(behavior)
+        change(settings().copy(dismissed = settings().dismissed.renewed(clock.now()).plus(behavior, clock.now())))
+        predict()
+    }
+
+    /** Show again what was dismissed. */
+    fun restoreDismissed() {
+        change(settings().copy(dismissed = Dismissals()))
         predict()
     }
 
     /** Take an event back, and what was learned from it. */
-    fun remove(event: BehaviorEvent) {
-        val shorter = timeline().minus(event)
-        log.save(shorter)
-        timeline = shorter
+    fun remove(entry: Entry) {
+        change(timeline.minus(entry))
+        predict()
+    }
+
+    /** Put an event right. */
+    fun edit(entry: Entry, event: BehaviorEvent) {
+        val place = event.place.trim()
+        val clean = event.copy(place = if (place == "") UNKNOWN_PLACE else place)
+        change(timeline.minus(entry).plus(entry.copy(event = clean)))
+        predict()
+    }
+
+    /** Take the last change of the log back. */
+    fun undo() {
+        if (!journal.undo()) return
         rebuild()
         predict()
     }
 
+    /** List another day than today; null lists today, whichever that is. */
+    fun showDay(day: Moment?) {
+        shownDay = if (day == null || dayOf(day) == dayOf(clock.now())) null else day
+    }
+
     /** Forget all events. Model and benchmark stay. */
     fun deleteLog() {
-        timeline = Timeline()
-        log.save(Timeline())
-        log.deleteAside()
+        journal.delete()
         deletePartials()
-        dismissed.clear()
-        change(settings().copy(place = ""))
+        shownDay = null
+        change(settings().copy(place = "", dismissed = Dismissals()))
         rebuild()
         predict()
     }
@@ -158,139 +238,143 @@ class Assistant(private val folder: File, private val engines: Engines, private 
     /** Nothing below it is suggested from now on. */
     fun setThreshold(threshold: Threshold) = change(settings().copy(threshold = threshold))
 
+    /** Ask for predictions otherwise from now on. */
+    fun setWish(wish: Wish) {
+        change(settings().copy(wish = wish))
+        predict()
+    }
+
     /** Measure predictions; the result stays. */
     fun measure(listener: Benchmark.Listener) {
-        val opened = engine ?: return
-        AtomicFile.write(benchmarkFile, opened.benchmark(listener))
+        val json = model.benchmark(listener) ?: return
+        AtomicFile.write(benchmarkFile, json)
         predict()
     }
 
     /** The last prediction's candidates, whatever the threshold. */
-    fun ranked(): List<Ranked> = last?.ranked ?: emptyList()
+    fun ranked(): List<Ranked> = last?.prediction?.ranked ?: emptyList()
 
     /** The log as a history file. */
-    fun logAsCsv(): String = timeline().toCsv()
+    fun logAsCsv(): String = timeline.toCsv()
 
     /** Write what the model holds in memory, so that the next start need not evaluate it again. */
-    fun save() {
-        session?.save(sessionFile)
-    }
+    fun save() = model.save()
 
     /** Free the model's memory; `open` takes it up again. */
     fun close() {
-        session = null
         last = null
-        broken = null
-        engine?.close()
-        engine = null
+        model.close()
     }
 
-    private fun loaded(): Engine {
-        try {
-            return engines.load(model.file, verify = model.sha256 == null, name = model.name)
-        } catch (error: Throwable) {
-            broken = Problem.of(error)
-            throw error
-        }
+    private val timeline: Timeline
+        get() = journal.timeline
+
+    private fun takeSampleModel(brought: Sample, listener: ImportListener) {
+        if (!model.isOpen) begin { brought.model().use { model.import(it, null, brought.name, listener) } }
     }
 
-    private fun reopen() {
+    /** Open a model, show it the log, and predict. */
+    private fun begin(open: () -> Unit) {
         try {
             open()
-        } catch (error: Throwable) {
-            // The caller has an error to tell already; why this model does not open, the screen shows after it.
-            if (Problem.of(error) == null) throw error
+        } finally {
+            // After an import that failed, the old model may be open still, or again.
+            if (model.isOpen && !model.hasSession) {
+                last = null
+                before = emptyList()
+                model.begin(timeline.events)
+                predict()
+            }
         }
+    }
+
+    private fun change(to: Timeline) {
+        val was = timeline
+        journal.change(to)
+        if (timeline !== was) rebuild()
+    }
+
+    private fun rebuild() {
+        before = emptyList()
+        model.rebuild(timeline.events)
     }
 
     /** What a process that died while it wrote left behind. */
     private fun deletePartials() {
-        for (file in listOf(log.file, settingsStore.file, sessionFile, benchmarkFile)) AtomicFile.partial(file).delete()
+        model.discard()
+        for (file in listOf(journal.file, settingsStore.file, benchmarkFile)) AtomicFile.partial(file).delete()
+    }
+
+    private fun predict() {
+        val facts = model.facts ?: return
+        last = null
+        val set = settings()
+        val said = if (set.place == "") UNKNOWN_PLACE else set.place
+        val moment = timeline.askable(clock.now())
+        val count = minOf(MOST_SUGGESTIONS + set.dismissed.at(clock.now()).size, facts.labels.size)
+        listener?.onPredicting(true)
+        try {
+            val wish = set.wish.within(facts.offers, facts.defaultSource)
+            last = model.predict(moment, if (facts.places) said else null, count, wish)
+            isPrepared = true
+        } finally {
+            listener?.onPredicting(false)
+        }
     }
 
     private fun state(error: Problem?): State {
-        val problem = named(error ?: notice ?: (if (engine == null) broken else null))
-        notice = null
-        val opened = engine
-        if (opened == null) {
+        val damaged = journal.damaged?.let { Problem.Log(it) }
+        val problem = named(error ?: damaged ?: (if (model.isOpen) null else model.broken))
+        val told = note
+        note = null
+        val facts = model.facts
+        if (facts == null) {
             return when {
-                !model.exists -> State.NoModel(problem)
+                !model.exists -> State.NoModel(problem, sample != null)
                 problem == null -> State.Opening
-                else -> State.Broken(problem)
+                else -> State.Broken(problem, sample != null)
             }
         }
-        val set = settings()
-        val made = last
-        val at = asked
-        val day = Day(
-            model = opened.facts,
-            modelBytes = model.file.length(),
-            modelHash = model.sha256,
-            settings = set,
-            places = timeline().places(),
-            today = timeline().today(clock.now()),
-            suggestions = Suggestions.of(ranked(), set.threshold, dismissed),
-            cost = if (made == null || at == null) null else costOf(made, at)
-        )
-        return State.Ready(day, problem)
+        // Reading the log may find it damaged.
+        val day = viewOf(facts)
+        return State.Ready(day, problem ?: journal.damaged?.let { Problem.Log(it) }, told)
     }
 
-    private fun costOf(made: Prediction, at: Moment): Cost =
-        Cost(made.elapsedMs, made.tokensEvaluated, made.source.text, at)
+    private fun viewOf(facts: ModelFacts): Day {
+        val set = settings()
+        val now = clock.now()
+        val dismissed = set.dismissed.at(now)
+        val made = last
+        val shown =
+            if (made == null) Suggestions.NONE else Suggestions.of(made.prediction, set.threshold, dismissed, before)
+        val day = shownDay ?: now
+        val isFirst = made?.why != null && made.why.behavior == shown.shown.firstOrNull()?.behavior
+        return Day(
+            model = facts,
+            modelBytes = model.bytes,
+            modelHash = model.sha256,
+            settings = set.copy(wish = set.wish.within(facts.offers, facts.defaultSource)),
+            places = timeline.places(),
+            suggestions = shown,
+            likely = made?.prediction?.likely,
+            why = if (isFirst) made?.why else null,
+            cost = made?.cost,
+            page = Page(day, timeline.on(day), timeline.dayBefore(day), timeline.dayAfter(day, now), clock.zone()),
+            aside = aside(),
+            canUndo = journal.canUndo,
+            isSample = timeline.entries.any { it.origin == Origin.SAMPLE },
+            offersSample = sample != null && timeline.entries.isEmpty() && model.name == sample.name
+        )
+    }
+
+    private fun aside(): Aside {
+        val unknown = timeline.events.filter { !model.knows(it) }
+        return Aside(unknown.size, unknown.map { it.behavior }.distinct().sorted())
+    }
 
     /** Without the folder, which says nothing to a user. */
     private fun named(problem: Problem?): Problem? =
-        if (problem is Problem.Input) problem.copy(message = problem.message.replace("$folder/", "")) else problem
-
-    private fun predict() {
-        val opened = session ?: return
-        val facts = engine?.facts ?: return
-        last = null
-        val said = if (settings().place == "") UNKNOWN_PLACE else settings().place
-        val place = if (facts.places) said else null
-        val moment = timeline().askable(clock.now())
-        last = opened.predict(moment, place, minOf(MOST_SUGGESTIONS + dismissed.size, facts.labels.size))
-        asked = moment
-    }
-
-    /** The file's own name in place of that of its copy. */
-    private fun renamed(error: EdgebException, copy: File, name: String) =
-        EdgebException((error.message ?: "").replace(copy.path, name).replace(copy.name, name), error.hint, error.code)
-
-    private fun begin(opened: Engine) {
-        engine = opened
-        broken = null
-        session = null
-        known = opened.facts.labels.toSet()
-        val restored = try {
-            if (sessionFile.isFile) opened.restore(sessionFile) else null
-        } catch (error: EdgebException) {
-            // Damaged, or of another model: the log has everything.
-            null
-        }
-        val events = timeline().events.filter { isKnown(it) }
-        val seen = if (restored == null) null else Timeline(events).seenBy(restored.events)
-        if (restored == null || seen == null) {
-            rebuild()
-        } else {
-            session = restored
-            for (event in events.subList(seen, events.size)) restored.observe(event)
-        }
-    }
-
-    private fun rebuild() {
-        sessionFile.delete()
-        val made = engine?.session()
-        for (event in timeline().events) observe(made, event)
-        session = made
-    }
-
-    private fun observe(into: EngineSession?, event: BehaviorEvent) {
-        // A log may hold behaviors that another model knew.
-        if (into != null && isKnown(event)) into.observe(event)
-    }
-
-    private fun isKnown(event: BehaviorEvent): Boolean = cleanLabelOrNull(event.behavior) in known
+        if (problem is Problem.Input) problem.copy(message = problem.message.replace(home, "")) else problem
 
     private fun settings(): Settings = settings ?: settingsStore.load().also { settings = it }
 
@@ -299,14 +383,13 @@ class Assistant(private val folder: File, private val engines: Engines, private 
         settings = to
     }
 
-    private fun timeline(): Timeline = timeline ?: loadLog().also { timeline = it }
+    companion object {
+        private const val UNKNOWN_PLACE = "unknown"
 
-    private fun loadLog(): Timeline {
-        return try {
-            log.load()
-        } catch (error: EdgebException) {
-            notice = Problem.Log(log.putAside())
-            Timeline()
-        }
+        // How far back another source is read when it is read for the first time, in minutes.
+        private const val FIRST_LOOK = 24 * 60L
+
+        /** Whether an answer for `asked` is none for `now`. */
+        fun isDue(asked: Moment, now: Moment): Boolean = asked.hour != now.hour || dayOf(asked) != dayOf(now)
     }
 }

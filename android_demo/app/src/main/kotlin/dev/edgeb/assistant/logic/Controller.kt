@@ -2,6 +2,9 @@ package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
+import dev.edgeb.core.CancelSignal
+import dev.edgeb.core.EventSource
+import dev.edgeb.core.Moment
 import java.io.IOException
 import java.io.InputStream
 import java.io.OutputStream
@@ -26,40 +29,69 @@ interface Target {
 /**
  * Lets the assistant work on one thread and tells the screens on another. Its own methods belong to that other one.
  *
+ * It outlives the screens: what is under way goes on without one.
+ *
  * @param worker One thread: what is asked for is done in order.
  * @param main The thread of the screens.
+ * @param make The assistant, which tells the listener when it predicts.
  */
-class Controller(private val assistant: Assistant, private val worker: Executor, private val main: Executor) {
+class Controller(
+    private val worker: Executor,
+    private val main: Executor,
+    make: (PredictionListener) -> Assistant
+) : PredictionListener {
     /** Told whenever something below changed. */
     interface Listener {
         fun onChanged()
     }
 
+    private val assistant by lazy(LazyThreadSafetyMode.NONE) { make(this) }
     private val listeners = ArrayList<Listener>()
+    private val screens = ArrayList<Listener>()
     private var pending = 0
+    private var job: Job? = null
+    private var preparing: CancelSignal? = null
 
     var state: State = State.Opening
         private set
 
     /** What is being measured; null while nothing is. */
-    var measuring: String? = null
+    var measuring: Measuring? = null
         private set
 
     /** JSON of the last measurement; null where there is none. */
     var benchmark: String? = null
         private set
 
+    /** Whether a prediction is being computed. */
+    var predicting = false
+        private set
+
     /** Whether a task is under way or waiting. */
     val busy: Boolean
         get() = pending > 0
 
-    fun listen(listener: Listener) {
+    /** Whether what is under way can be ended. */
+    val cancellable: Boolean
+        get() = job != null
+
+    override fun onPredicting(active: Boolean) = tell { predicting = active }
+
+    /** End the import or the measurement that is under way or waiting, at its next step. */
+    fun cancel() {
+        job?.isCancelled = true
+    }
+
+    /** @param isScreen Whether somebody looks as long as it listens. */
+    fun listen(listener: Listener, isScreen: Boolean = true) {
         listeners.add(listener)
+        if (isScreen) screens.add(listener)
         listener.onChanged()
     }
 
     fun unlisten(listener: Listener) {
         listeners.remove(listener)
+        screens.remove(listener)
     }
 
     /** A screen came into view: open the model where it is not, and predict for now. */
@@ -69,25 +101,48 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
         open()
     }
 
-    fun importModel(source: Source) = submit {
-        tell { state = State.Importing(0) }
+    /** The clock has gone on, or was set. */
+    fun tick() {
+        if (!busy) submit { tick() }
+    }
+
+    fun importModel(source: Source) = submitJob { job ->
+        val size = hint { source.size }?.takeIf { it > 0 }
+        val listener = Progress(job, size)
+        listener.onCopied(0)
         val stream = asked { source.open() }
         try {
-            importModel(stream, hint { source.size }?.takeIf { it > 0 }, hint { source.name }, object : ImportListener {
-                private var told = 0L
-
-                override fun onCopied(bytes: Long) {
-                    if (bytes - told >= TELL_EVERY) {
-                        told = bytes
-                        tell { state = State.Importing(bytes) }
-                    }
-                }
-
-                override fun onChecking() = tell { state = State.Checking }
-            })
+            importModel(stream, size, hint { source.name }, listener)
         } finally {
             stream.close()
         }
+    }
+
+    /** Add the events of a file to the log. */
+    fun importLog(source: Source) = submitJob { job ->
+        val listener = Progress(job, null)
+        val stream = asked { source.open() }
+        try {
+            importLog(stream, listener)
+        } finally {
+            stream.close()
+        }
+    }
+
+    /** Take the app's own model and some weeks of a made-up person. */
+    fun trySample() = submitJob { job -> trySample(Progress(job, null)) }
+
+    fun dropSample() = submitIdle { dropSample() }
+
+    /** Read another source, and prepare for the question that comes; nobody waits. */
+    fun observe(source: EventSource) {
+        val isWatched = screens.isNotEmpty()
+        val made = CancelSignal()
+        submit {
+            observe(source)
+            if (isWatched) tick() else prepare(made)
+        }
+        preparing = made
     }
 
     fun add(event: BehaviorEvent) = submit { add(event) }
@@ -97,7 +152,16 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
 
     fun dismiss(behavior: String) = submitIdle { dismiss(behavior) }
 
-    fun remove(event: BehaviorEvent) = submitIdle { remove(event) }
+    fun restoreDismissed() = submitIdle { restoreDismissed() }
+
+    fun remove(entry: Entry) = submitIdle { remove(entry) }
+
+    fun edit(entry: Entry, event: BehaviorEvent) = submit { edit(entry, event) }
+
+    fun undo() = submitIdle { undo() }
+
+    /** List another day; null lists today. */
+    fun showDay(day: Moment?) = submit { showDay(day) }
 
     fun deleteLog() = submit { deleteLog() }
 
@@ -105,16 +169,25 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
 
     fun setThreshold(threshold: Threshold) = submit { setThreshold(threshold) }
 
-    fun measure() = submitIdle {
-        try {
-            measure(object : Benchmark.Listener {
-                override fun onScenario(name: String) = tell { measuring = name }
-            })
-        } finally {
-            val found = benchmark
-            tell {
-                measuring = null
-                this@Controller.benchmark = found
+    fun setWish(wish: Wish) = submit { setWish(wish) }
+
+    fun measure() {
+        if (!busy) submitJob { job ->
+            try {
+                var done = 0
+                measure(object : Benchmark.Listener {
+                    override fun onScenario(name: String) {
+                        job.check()
+                        val before = done++
+                        tell { measuring = Measuring(name, before) }
+                    }
+                })
+            } finally {
+                val found = benchmark
+                tell {
+                    measuring = null
+                    this@Controller.benchmark = found
+                }
             }
         }
     }
@@ -122,6 +195,9 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
     fun saveLog(target: Target, done: Runnable) = write(target, done) { logAsCsv() }
 
     fun saveBenchmark(target: Target, done: Runnable) = write(target, done) { benchmark ?: "" }
+
+    /** Do this when everything that was asked for is done. */
+    fun afterwards(done: Runnable) = worker.execute { main.execute(done) }
 
     /** The screen is gone: the process may be, too, any time from now. */
     fun save() = submit { save() }
@@ -162,6 +238,9 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
     }
 
     private fun submit(action: Assistant.() -> Unit) {
+        // Somebody waits now.
+        preparing?.cancel()
+        preparing = null
         pending++
         changed()
         worker.execute {
@@ -169,6 +248,21 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
             tell {
                 pending--
                 state = found
+            }
+        }
+    }
+
+    /** What can be ended: one at a time. */
+    private fun submitJob(action: Assistant.(Job) -> Unit) {
+        if (job != null) return
+        val made = Job()
+        job = made
+        submit {
+            try {
+                made.check()
+                action(made)
+            } finally {
+                tell { job = null }
             }
         }
     }
@@ -184,7 +278,38 @@ class Controller(private val assistant: Assistant, private val worker: Executor,
         for (listener in ArrayList(listeners)) listener.onChanged()
     }
 
+    private class Job {
+        @Volatile
+        var isCancelled = false
+
+        fun check() {
+            if (isCancelled) throw CancelledException()
+        }
+    }
+
+    /** Tells of an import, and ends it where that was asked for. */
+    private inner class Progress(private val job: Job, private val size: Long?) : ImportListener {
+        private var told = -TELL_EVERY
+
+        override fun onCopied(bytes: Long) {
+            job.check()
+            if (bytes - told < TELL_EVERY) return
+            told = bytes
+            tell { state = State.Importing(bytes, size) }
+        }
+
+        override fun onRead(bytes: Long) = job.check()
+
+        override fun onChecking() {
+            job.check()
+            tell { state = State.Checking }
+        }
+    }
+
     private companion object {
         const val TELL_EVERY = 4L shl 20
     }
 }
+
+/** A scenario of the benchmark, and how many were measured before it. */
+data class Measuring(val scenario: String, val done: Int)

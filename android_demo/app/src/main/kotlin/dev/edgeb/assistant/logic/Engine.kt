@@ -1,16 +1,23 @@
 package dev.edgeb.assistant.logic
 
+import dev.edgeb.core.Balance
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
+import dev.edgeb.core.CancelSignal
+import dev.edgeb.core.Choices
+import dev.edgeb.core.Explainer
+import dev.edgeb.core.Explanation
 import dev.edgeb.core.LiteRtNative
 import dev.edgeb.core.LlamaNative
 import dev.edgeb.core.LoadOptions
 import dev.edgeb.core.ModelSource
 import dev.edgeb.core.Moment
 import dev.edgeb.core.NativeEngines
+import dev.edgeb.core.PredictOptions
 import dev.edgeb.core.Prediction
 import dev.edgeb.core.Predictor
 import dev.edgeb.core.Session
+import dev.edgeb.core.Source as Ranking
 import java.io.Closeable
 import java.io.File
 
@@ -20,6 +27,8 @@ import java.io.File
  * @property places Whether it wants to know where the user is.
  * @property license Lines about the backbone's license; empty where it states none.
  * @property licenseTexts The license's texts by file name.
+ * @property offers What predictions may be asked for.
+ * @property defaultSource What answers where nothing else was chosen.
  */
 data class ModelFacts(
     val architecture: String,
@@ -28,7 +37,9 @@ data class ModelFacts(
     val labels: List<String>,
     val places: Boolean = true,
     val license: List<String> = emptyList(),
-    val licenseTexts: Map<String, String> = emptyMap()
+    val licenseTexts: Map<String, String> = emptyMap(),
+    val offers: List<Offer> = emptyList(),
+    val defaultSource: Ranking = Ranking.MODEL
 )
 
 /** Opens models. An interface so that the assistant can be tested without one. */
@@ -62,7 +73,13 @@ interface EngineSession {
     fun observe(event: BehaviorEvent)
 
     /** `place` is null for a model without places. */
-    fun predict(moment: Moment, place: String?, topK: Int): Prediction
+    fun predict(moment: Moment, place: String?, topK: Int, wish: Wish): Prediction
+
+    /** Why the last prediction's first candidate is its first; null where this model cannot say. */
+    fun explain(made: Prediction, moment: Moment, place: String?): Explanation?
+
+    /** Evaluate what was observed. @throws dev.edgeb.core.EdgebException it was cancelled; what is left is left. */
+    fun prepare(cancel: CancelSignal)
 
     fun save(file: File)
 }
@@ -96,26 +113,46 @@ private class PredictorEngine(private val predictor: Predictor, private val scra
         predictor.manifest.candidates.labels,
         predictor.manifest.layout.places,
         predictor.manifest.baseModel.license?.lines.orEmpty(),
-        predictor.manifest.baseModel.license?.texts.orEmpty()
+        predictor.manifest.baseModel.license?.texts.orEmpty(),
+        Choices.of(predictor.manifest).map { choice ->
+            val levels = choice.levels.map { Levels(it.precisions, it.coverages) }
+            Offer(choice.source, levels[0], levels.getOrNull(1))
+        },
+        predictor.defaultSource
     )
+    private val explainer = Explainer(predictor)
 
-    override fun session(): EngineSession = PredictorSession(predictor.session())
+    override fun session(): EngineSession = PredictorSession(predictor.session(), explainer)
 
-    override fun restore(file: File): EngineSession = PredictorSession(predictor.restore(file))
+    override fun restore(file: File): EngineSession = PredictorSession(predictor.restore(file), explainer)
 
     override fun benchmark(listener: Benchmark.Listener): String = Benchmark(predictor, folder = scratch).run(listener)
 
     override fun close() = predictor.close()
 }
 
-private class PredictorSession(private val session: Session) : EngineSession {
+private class PredictorSession(private val session: Session, private val explainer: Explainer) : EngineSession {
     override val events: List<BehaviorEvent>
         get() = session.events
 
     override fun observe(event: BehaviorEvent) = session.observe(event)
 
-    override fun predict(moment: Moment, place: String?, topK: Int): Prediction =
-        session.predict(moment, place, topK)
+    override fun predict(moment: Moment, place: String?, topK: Int, wish: Wish): Prediction {
+        val options = PredictOptions {
+            source = wish.source
+            precision = wish.precision
+            coverage = wish.coverage
+            balance = if (wish.fitted) Balance.FITTED else Balance.NONE
+        }
+        return session.predict(moment, place, topK, options)
+    }
+
+    override fun explain(made: Prediction, moment: Moment, place: String?): Explanation =
+        explainer.explain(session, made, moment, place)
+
+    override fun prepare(cancel: CancelSignal) {
+        session.prepare(cancel)
+    }
 
     override fun save(file: File) = session.save(file)
 }

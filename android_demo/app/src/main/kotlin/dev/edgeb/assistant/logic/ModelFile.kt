@@ -26,8 +26,10 @@ class EmptyFileException : IOException("the file is empty")
  * The app's model: a file, and beside it a record that it was checked as it is.
  *
  * A new model is copied under another name first, so that the old one stays until the new one was found to be good.
+ *
+ * @param room Bytes that the folder still takes.
  */
-class ModelFile(private val folder: File) {
+class ModelFile(private val folder: File, private val room: () -> Long = { folder.usableSpace }) {
     val file = File(folder, "model.gguf")
     private val incoming = File(folder, "model.incoming")
     private val record = File(folder, "model.properties")
@@ -60,7 +62,7 @@ class ModelFile(private val folder: File) {
     fun copy(source: InputStream, size: Long?, listener: CopyListener? = null): Copy {
         folder.mkdirs()
         incoming.delete()
-        if (size != null && size > folder.usableSpace) throw NoSpaceException(size, folder.usableSpace)
+        checkRoom(size ?: 0, size ?: 0)
         val digest = MessageDigest.getInstance("SHA-256")
         var total = 0L
         var done = false
@@ -70,6 +72,8 @@ class ModelFile(private val folder: File) {
                 while (true) {
                     val count = source.read(chunk)
                     if (count < 0) break
+                    // Another app may take what was there at the beginning.
+                    checkRoom(count.toLong(), size ?: total + count)
                     out.write(chunk, 0, count)
                     digest.update(chunk, 0, count)
                     total += count
@@ -104,6 +108,11 @@ class ModelFile(private val folder: File) {
     /** Throw a copy away that was found to be bad, or one that a crash left behind. */
     fun discard() {
         incoming.delete()
+    }
+
+    private fun checkRoom(more: Long, whole: Long) {
+        val free = room()
+        if (more > free) throw NoSpaceException(whole, free)
     }
 
     private fun read(): Properties? {

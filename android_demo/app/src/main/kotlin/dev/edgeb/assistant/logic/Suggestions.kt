@@ -1,5 +1,6 @@
 package dev.edgeb.assistant.logic
 
+import dev.edgeb.core.Prediction
 import dev.edgeb.core.Ranked
 import dev.edgeb.core.cleanLabelOrNull
 
@@ -27,19 +28,70 @@ data class Threshold(val step: Int) {
     }
 }
 
+/** Where a candidate stands now against where it stood before the last event. */
+sealed class Move {
+    /** Where it was, or nothing to compare with. */
+    object Same : Move()
+
+    /** It was not among those known then. */
+    object New : Move()
+
+    data class Up(val by: Int) : Move()
+
+    data class Down(val by: Int) : Move()
+}
+
+/** One candidate as it is shown. @property suggested Whether the user's rule lets it be suggested. */
+data class Suggestion(val behavior: String, val probability: Double, val suggested: Boolean, val move: Move)
+
 /**
  * What is shown of a ranking.
  *
- * @property shown At most five, by falling probability.
- * @property hidden How many of the first five are not shown because they are below the threshold.
+ * @property shown At most five, by falling probability, without what was dismissed.
+ * @property dismissed How many of the ranking's first are not shown because they were dismissed.
  */
-data class Suggestions(val shown: List<Ranked>, val hidden: Int) {
+data class Suggestions(val shown: List<Suggestion>, val dismissed: Int) {
+    /** What to suggest; null to stay silent. */
+    val top: Suggestion?
+        get() = shown.firstOrNull { it.suggested }
+
+    /** What is shown below it. */
+    val others: List<Suggestion>
+        get() = shown.filter { it !== top }
+
     companion object {
-        /** The first five of a ranking that the user did not dismiss, without those below the threshold. */
-        fun of(ranked: List<Ranked>, threshold: Threshold, dismissed: Set<String>): Suggestions {
-            val first = ranked.filter { it.behavior !in dismissed }.take(MOST_SUGGESTIONS)
-            val shown = first.filter { it.probability >= threshold.probability }
-            return Suggestions(shown, first.size - shown.size)
+        val NONE = Suggestions(emptyList(), 0)
+
+        /**
+         * Of a prediction. With a precision asked for, only the ranking's first can be suggested; else all that reach
+         * the threshold are.
+         *
+         * @param before Labels by falling probability before the last event; empty where that is not known.
+         */
+        fun of(
+            prediction: Prediction,
+            threshold: Threshold,
+            dismissed: Set<String>,
+            before: List<String> = emptyList()
+        ): Suggestions {
+            val found = prediction.ranked.withIndex().filter { it.value.behavior !in dismissed }.take(MOST_SUGGESTIONS)
+            val shown = found.map { (rank, one) ->
+                val decided = prediction.suggest
+                val suggested = if (decided == null) one.probability >= threshold.probability else rank == 0 && decided
+                Suggestion(one.behavior, one.probability, suggested, move(one, rank, before))
+            }
+            val last = found.lastOrNull()?.index ?: prediction.ranked.size - 1
+            return Suggestions(shown, prediction.ranked.take(last + 1).count { it.behavior in dismissed })
+        }
+
+        private fun move(one: Ranked, rank: Int, before: List<String>): Move {
+            val was = before.indexOf(one.behavior)
+            return when {
+                before.isEmpty() || was == rank -> Move.Same
+                was < 0 -> Move.New
+                was > rank -> Move.Up(was - rank)
+                else -> Move.Down(rank - was)
+            }
         }
     }
 }

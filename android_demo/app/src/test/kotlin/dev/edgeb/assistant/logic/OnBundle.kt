@@ -72,7 +72,10 @@ private class OnBundle(private val folder: File, private val now: Moment) {
 
     fun show(word: String, state: State) {
         val day = (state as State.Ready).day
-        println("$word\ttoday\t${day.today.size}")
+        println("$word\ttoday\t${day.page.entries.size}")
+        val why = day.why!!
+        println("$word\twhy\t${why.behavior}\t${why.reason?.text}\t${why.probability}")
+        for ((reason, p) in why.without) println("$word\twithout\t${reason.text}\t$p")
         println("$word\ttokens\t${day.cost!!.tokens}")
         for (one in assistant.ranked()) println("$word\tranked\t${one.probability}\t${one.behavior}")
     }

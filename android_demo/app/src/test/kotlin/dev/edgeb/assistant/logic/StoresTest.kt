@@ -1,5 +1,7 @@
 package dev.edgeb.assistant.logic
 
+import dev.edgeb.core.Moment
+import dev.edgeb.core.Source
 import java.io.ByteArrayInputStream
 import java.io.File
 import java.io.IOException
@@ -23,7 +25,10 @@ class StoresTest {
     fun settingsComeBack() {
         val store = SettingsStore(File(folder.root, "settings.properties"))
         assertEquals(Settings(), store.load())
-        val set = Settings(Threshold(13), "Café = \\ #1")
+        val set = Settings(
+            Threshold(13), "Café = \\ #1", Wish(Source.HABITS, true, 0.7, 0.9),
+            Dismissals(mapOf("He said \"go\",\nnow" to Moment.parse("2024-03-18T20:00"), "News" to Moment(-3)))
+        )
         store.save(set)
         assertEquals(set, store.load())
         assertEquals(setOf("settings.properties"), names())
@@ -88,6 +93,38 @@ class StoresTest {
         model.accept(copy, "mine.gguf")
         assertEquals("newer", model.file.readText())
         assertEquals(copy.sha256, model.sha256)
+    }
+
+    @Test
+    fun storageThatFillsUpDuringACopyIsSaid() {
+        val sizes = arrayOf(10L, 10L, 3L)
+        var asked = 0
+        val model = ModelFile(folder.root) { sizes[minOf(asked++, 2)] }
+        val slow = object : InputStream() {
+            private var left = 12
+
+            override fun read(): Int = if (left-- > 0) 7 else -1
+
+            override fun read(b: ByteArray, off: Int, len: Int): Int = super.read(b, off, minOf(len, 4))
+        }
+        try {
+            model.copy(slow, null)
+            fail("copied")
+        } catch (error: NoSpaceException) {
+            assertEquals(3L, error.free)
+            assertTrue(names().isEmpty())
+        }
+    }
+
+    @Test
+    fun dismissalsEndAndASetBackClockDoesNotKeepThem() {
+        val now = Moment.parse("2024-03-18T20:00")
+        val set = Dismissals().plus("News", now).plus("Maps", Moment(now.minutes - 60))
+        assertEquals(setOf("News", "Maps"), set.at(now))
+        assertEquals(setOf("News"), set.at(Moment(now.minutes + 60)))
+        assertTrue(set.at(Moment(now.minutes + 120)).isEmpty())
+        assertTrue(set.at(Moment.parse("2010-01-01T00:00")).isEmpty())
+        assertEquals(Dismissals().plus("News", now), set.renewed(Moment(now.minutes + 60)))
     }
 
     @Test

@@ -1,0 +1,72 @@
+package dev.edgeb.assistant
+
+import android.app.PendingIntent
+import android.appwidget.AppWidgetManager
+import android.appwidget.AppWidgetProvider
+import android.content.ComponentName
+import android.content.Context
+import android.content.Intent
+import android.widget.RemoteViews
+import dev.edgeb.assistant.logic.Controller
+import dev.edgeb.assistant.logic.Glance
+import dev.edgeb.assistant.logic.State
+
+/** The first suggestion on the home screen; a tap opens the assistant. */
+class SuggestionWidget : AppWidgetProvider() {
+    override fun onUpdate(context: Context, manager: AppWidgetManager, ids: IntArray) {
+        val controller = (context.applicationContext as EdgebApplication).controller
+        // What is known is shown at once; the answer follows through WidgetUpdates.
+        show(context, controller.state)
+        // The process stays until the answer is there.
+        val pending = goAsync()
+        controller.start()
+        controller.save()
+        controller.afterwards(Runnable { pending.finish() })
+    }
+
+    companion object {
+        /** Show a state on all widgets. */
+        fun show(context: Context, state: State) {
+            val manager = AppWidgetManager.getInstance(context) ?: return
+            val ids = manager.getAppWidgetIds(ComponentName(context, SuggestionWidget::class.java))
+            if (ids.isEmpty()) return
+            val views = RemoteViews(context.packageName, R.layout.widget)
+            val glance = Glance.of(state)
+            views.setTextViewText(R.id.widget_title, titleOf(context, glance))
+            views.setTextViewText(R.id.widget_text, textOf(context, glance, state))
+            val open = Intent(context, AssistantActivity::class.java)
+            views.setOnClickPendingIntent(
+                R.id.widget, PendingIntent.getActivity(context, 0, open, PendingIntent.FLAG_IMMUTABLE)
+            )
+            manager.updateAppWidget(ids, views)
+        }
+
+        private fun titleOf(context: Context, glance: Glance): String = when (glance) {
+            is Glance.Suggested -> glance.behavior
+            is Glance.Silent -> context.getString(R.string.widget_silent)
+            is Glance.Begin -> context.getString(R.string.missing_title)
+            is Glance.Wait -> context.getString(R.string.opening)
+        }
+
+        private fun textOf(context: Context, glance: Glance, state: State): String {
+            if (glance !is Glance.Suggested || state !is State.Ready) return ""
+            val formats = formatsOf(context)
+            val asOf = context.getString(R.string.as_of, formats.clock(glance.asked))
+            return listOf(formats.percent(glance.probability), whyOf(context, state.day), asOf)
+                .filter { it != "" }.joinToString(", ")
+        }
+    }
+}
+
+/** Brings the widgets up to date when what they show has changed. */
+class WidgetUpdates(private val context: Context, private val controller: Controller) : Controller.Listener {
+    private var shown: Glance? = null
+
+    override fun onChanged() {
+        val glance = Glance.of(controller.state)
+        // While the model opens, the last answer is better than none.
+        if (glance == shown || glance is Glance.Wait) return
+        shown = glance
+        SuggestionWidget.show(context, controller.state)
+    }
+}
