@@ -7,10 +7,22 @@
 #include <jni.h>
 #include <llama.h>
 
+#include <unistd.h>
+
+#ifdef EDGEB_CPU_VARIANTS
+#include <dlfcn.h>
+#include <ggml-backend.h>
+#endif
+#ifdef __ANDROID__
+#include <android/log.h>
+#endif
+
 #include <algorithm>
+#include <atomic>
 #include <bitset>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +40,8 @@ using edgeb::text_of;
 
 constexpr int kMaxSequences = 256;
 constexpr int kMaxThreads = GGML_MAX_N_THREADS;
+// What llama_decode returns when its abort callback has said so.
+constexpr int32_t kAborted = 2;
 
 struct ModelDeleter {
     void operator()(llama_model * model) const { llama_model_free(model); }
@@ -48,11 +62,13 @@ struct Engine {
     int32_t n_seq = 0;
     // Which tokens of the last batch have logits.
     std::vector<int8_t> has_row;
+    // Set from any thread; llama.cpp asks between two steps of an evaluation.
+    std::atomic<bool> interrupted{false};
 };
 
 Engine & opened(jlong handle) {
     if (handle == 0) {
-        fail("the model is closed", "load the bundle again");
+        fail("the model is closed", "load the bundle again", edgeb::kClosed);
     }
     return *reinterpret_cast<Engine *>(static_cast<intptr_t>(handle));
 }
@@ -63,6 +79,27 @@ Engine & engine_of(jlong handle) {
         fail("a vocabulary evaluates nothing");
     }
     return engine;
+}
+
+// llama.cpp's log, which comes in parts of lines, in Android's; elsewhere nowhere.
+void to_logcat([[maybe_unused]] ggml_log_level level, [[maybe_unused]] const char * text) {
+#ifdef __ANDROID__
+    static thread_local std::string line;
+    static thread_local android_LogPriority priority = ANDROID_LOG_INFO;
+    switch (level) {
+        case GGML_LOG_LEVEL_CONT: break;
+        case GGML_LOG_LEVEL_DEBUG: return;
+        case GGML_LOG_LEVEL_WARN: priority = ANDROID_LOG_WARN; break;
+        case GGML_LOG_LEVEL_ERROR: priority = ANDROID_LOG_ERROR; break;
+        default: priority = ANDROID_LOG_INFO;
+    }
+    line += text;
+    if (!line.empty() && line.back() == '\n') {
+        line.pop_back();
+        __android_log_write(priority, "llama.cpp", line.c_str());
+        line.clear();
+    }
+#endif
 }
 
 // Keeps llama.cpp's log off stderr while it lives, and its first error line for the message.
@@ -80,6 +117,7 @@ class LogCapture {
 
   private:
     static void collect(ggml_log_level level, const char * text, void * self) {
+        to_logcat(level, text);
         auto & first = static_cast<LogCapture *>(self)->first_;
         if (level == GGML_LOG_LEVEL_ERROR && first.empty()) {
             first = text;
@@ -105,27 +143,105 @@ void check_sequence(const Engine & engine, int32_t sequence) {
     }
 }
 
-// Where the CPU's code lies in libraries of its own, they have to be files that llama.cpp finds.
+#ifdef EDGEB_CPU_VARIANTS
+// The library with code for the CPU's generation that serves it best, by names: inside an APK there is no folder to list.
+void load_best_variant() {
+    constexpr const char * kVariants[] = {EDGEB_CPU_VARIANTS};
+    const char * best = nullptr;
+    int most = 0;
+    for (const char * name : kVariants) {
+        void * library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+        if (library == nullptr) {
+            continue;
+        }
+        using Score = int (*)();
+        const auto score = reinterpret_cast<Score>(dlsym(library, "ggml_backend_score"));
+        const int found = score == nullptr ? 0 : score();
+        if (found > most) {
+            most = found;
+            best = name;
+        }
+        dlclose(library);
+    }
+    if (best != nullptr) {
+        ggml_backend_load(best);
+    }
+}
+#endif
+
+// Where the CPU's code lies in libraries of its own, one of them has to be found.
 void check_cpu() {
     if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) == nullptr) {
         fail("llama.cpp found no library with code for this CPU",
-             "set packaging.jniLibs.useLegacyPackaging = true and pass LlamaJni the nativeLibraryDir");
+             "package libggml-cpu-*.so beside libedgeb.so, or pass LlamaJni their folder",
+             edgeb::kEngineMissing);
     }
 }
 
-jlong open_model(JNIEnv * env, jbyteArray path, jint n_ctx, jint n_seq, jint threads, jboolean exact_cache) {
+struct FileCloser {
+    void operator()(FILE * file) const { std::fclose(file); }
+};
+using File = std::unique_ptr<FILE, FileCloser>;
+
+// Where llama.cpp can map a GGUF within a file: it places tensors at their offsets there.
+constexpr jlong kMappable = 32;
+
+// A stream over a part of an open file, which stays open: it gets a number of its own.
+File stream_of(JNIEnv * env, jobject descriptor, jlong start) {
+    const int own = dup(edgeb::number_of(env, descriptor));
+    File file(own < 0 ? nullptr : fdopen(own, "rb"));
+    if (file == nullptr) {
+        if (own >= 0) {
+            close(own);
+        }
+        fail("the open file cannot be read", "open it for reading", edgeb::kUnreadable);
+    }
+    if (fseeko(file.get(), static_cast<off_t>(start), SEEK_SET) != 0) {
+        fail("the open file has no places to go to", "pass a file, not a pipe", edgeb::kUnreadable);
+    }
+    return file;
+}
+
+File stream_of(JNIEnv * env, jobject content) {
+    const auto [address, size] = edgeb::memory_of(env, content);
+    File file(fmemopen(address, size, "rb"));
+    if (file == nullptr) {
+        throw std::bad_alloc();
+    }
+    return file;
+}
+
+// From a path, else from an open file, else from memory.
+llama_model * load(JNIEnv * env, jbyteArray path, jobject descriptor, jlong start, jobject content,
+                   llama_model_params options) {
+    if (path != nullptr) {
+        return llama_model_load_from_file(text_of(env, path).c_str(), options);
+    }
+    if (descriptor != nullptr) {
+        const File file = stream_of(env, descriptor, start);
+        if (start % kMappable != 0) {
+            options.load_mode = LLAMA_LOAD_MODE_NONE;
+        }
+        return llama_model_load_from_file_ptr(file.get(), options);
+    }
+    const File file = stream_of(env, content);
+    options.load_mode = LLAMA_LOAD_MODE_NONE;
+    return llama_model_load_from_file_ptr(file.get(), options);
+}
+
+jlong open_model(JNIEnv * env, jbyteArray path, jobject descriptor, jlong start, jobject content, jint n_ctx,
+                 jint n_seq, jint threads, jboolean exact_cache) {
     if (n_ctx < 1 || n_seq < 1 || n_seq > kMaxSequences || n_seq > n_ctx || threads < 1 ||
         threads > kMaxThreads) {
-        fail("impossible context settings");
+        fail("impossible context settings", edgeb::kReport, edgeb::kInvalidArgument);
     }
     auto engine = std::make_unique<Engine>();
-    const std::string file = text_of(env, path);
     LogCapture log;
     llama_backend_init();
     check_cpu();
     llama_model_params model_options = llama_model_default_params();
     model_options.n_gpu_layers = 0;
-    engine->model.reset(llama_model_load_from_file(file.c_str(), model_options));
+    engine->model.reset(load(env, path, descriptor, start, content, model_options));
     if (engine->model == nullptr) {
         fail("llama.cpp cannot load the file: " + log.reason(), "export the bundle again");
     }
@@ -138,12 +254,15 @@ jlong open_model(JNIEnv * env, jbyteArray path, jint n_ctx, jint n_seq, jint thr
     options.n_threads = options.n_threads_batch = threads;
     options.no_perf = true;
     options.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    options.abort_callback = [](void * flag) { return static_cast<std::atomic<bool> *>(flag)->load(); };
+    options.abort_callback_data = &engine->interrupted;
     if (exact_cache) {
         options.type_k = options.type_v = GGML_TYPE_F32;
     }
     engine->context.reset(llama_init_from_model(engine->model.get(), options));
     if (engine->context == nullptr) {
-        fail("llama.cpp cannot make a context: " + log.reason(), "close other apps or use a smaller bundle");
+        fail("llama.cpp cannot make a context: " + log.reason(), "close other apps or use a smaller bundle",
+             edgeb::kOutOfMemory);
     }
     engine->memory = llama_get_memory(engine->context.get());
     engine->vocab = llama_model_get_vocab(engine->model.get());
@@ -157,13 +276,12 @@ jlong open_model(JNIEnv * env, jbyteArray path, jint n_ctx, jint n_seq, jint thr
     return static_cast<jlong>(reinterpret_cast<intptr_t>(engine.release()));
 }
 
-jlong open_vocabulary(JNIEnv * env, jbyteArray path) {
-    const std::string file = text_of(env, path);
+jlong open_vocabulary(JNIEnv * env, jobject content) {
     auto engine = std::make_unique<Engine>();
     LogCapture log;
     llama_model_params options = llama_model_default_params();
     options.vocab_only = true;
-    engine->model.reset(llama_model_load_from_file(file.c_str(), options));
+    engine->model.reset(load(env, nullptr, nullptr, 0, content, options));
     if (engine->model == nullptr) {
         fail("llama.cpp cannot load the vocabulary: " + log.reason(), "export the bundle again");
     }
@@ -240,6 +358,9 @@ jlong decode(JNIEnv * env, Engine & engine, jintArray j_tokens, jintArray j_posi
     const int32_t status = llama_decode(engine.context.get(), batch);
     llama_synchronize(engine.context.get());
     const auto spent = std::chrono::steady_clock::now() - started;
+    if (status == kAborted) {
+        fail("the call was cancelled", "call again", edgeb::kCancelled);
+    }
     if (status != 0) {
         fail("llama.cpp could not evaluate the prompt (status " + std::to_string(status) + ")",
              "load the bundle again");
@@ -298,20 +419,45 @@ jboolean load_sequence(JNIEnv * env, const Engine & engine, jint sequence, jbyte
 
 EDGEB(void, loadBackends)(JNIEnv * env, jobject, jbyteArray folder) {
     guarded(env, 0, [&] {
+#ifdef __ANDROID__
+        // What is said outside of a capture.
+        llama_log_set([](ggml_log_level level, const char * text, void *) { to_logcat(level, text); }, nullptr);
+#endif
         LogCapture log;
-        ggml_backend_load_all_from_path(text_of(env, folder).c_str());
+        if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) != nullptr) {
+            return 0;
+        }
+        if (folder != nullptr) {
+            ggml_backend_load_all_from_path(text_of(env, folder).c_str());
+        }
+#ifdef EDGEB_CPU_VARIANTS
+        // Libraries that the APK holds uncompressed are in no folder.
+        if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) == nullptr) {
+            load_best_variant();
+        }
+#endif
         check_cpu();
         return 0;
     });
 }
 
 EDGEB(jlong, open)
-(JNIEnv * env, jobject, jbyteArray path, jint n_ctx, jint n_seq, jint threads, jboolean exact_cache) {
-    return guarded(env, jlong{0}, [&] { return open_model(env, path, n_ctx, n_seq, threads, exact_cache); });
+(JNIEnv * env, jobject, jbyteArray path, jobject descriptor, jlong start, jobject content, jint n_ctx, jint n_seq,
+ jint threads, jboolean exact_cache) {
+    return guarded(env, jlong{0}, [&] {
+        return open_model(env, path, descriptor, start, content, n_ctx, n_seq, threads, exact_cache);
+    });
 }
 
-EDGEB(jlong, openVocabulary)(JNIEnv * env, jobject, jbyteArray path) {
-    return guarded(env, jlong{0}, [&] { return open_vocabulary(env, path); });
+EDGEB(jlong, openVocabulary)(JNIEnv * env, jobject, jobject content) {
+    return guarded(env, jlong{0}, [&] { return open_vocabulary(env, content); });
+}
+
+EDGEB(void, interrupt)(JNIEnv * env, jobject, jlong handle, jboolean wanted) {
+    guarded(env, 0, [&] {
+        engine_of(handle).interrupted = wanted == JNI_TRUE;
+        return 0;
+    });
 }
 
 EDGEB(void, free)(JNIEnv * env, jobject, jlong handle) {

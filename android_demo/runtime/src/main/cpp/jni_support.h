@@ -1,6 +1,7 @@
-// What both engines' JNI functions share: failures, arrays from Java, and reading rows of logits.
+// What both engines' JNI functions share: failures, arrays and open files from Java, and reading rows of logits.
 #pragma once
 
+#include <dlfcn.h>
 #include <jni.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "log_sum_exp.h"
@@ -17,14 +19,26 @@ namespace edgeb {
 // Wanted in a message to the user: what to do about a failure that no input should cause.
 inline constexpr const char * kReport = "report this as a bug";
 
+// Names of dev.edgeb.core.ErrorCode.
+inline constexpr const char * kEngineFailed = "ENGINE_FAILED";
+inline constexpr const char * kEngineMissing = "ENGINE_MISSING";
+inline constexpr const char * kAcceleratorRefused = "ACCELERATOR_REFUSED";
+inline constexpr const char * kInvalidArgument = "INVALID_ARGUMENT";
+inline constexpr const char * kOutOfMemory = "OUT_OF_MEMORY";
+inline constexpr const char * kUnreadable = "UNREADABLE";
+inline constexpr const char * kClosed = "CLOSED";
+inline constexpr const char * kCancelled = "CANCELLED";
+
 // What is to be said to the user; thrown in C++, handed to Java by `guarded`.
 struct Failure {
     std::string message;
     const char * hint;
+    const char * code = kEngineFailed;
 };
 
-[[noreturn]] inline void fail(const std::string & message, const char * hint = kReport) {
-    throw Failure{message, hint};
+[[noreturn]] inline void fail(const std::string & message, const char * hint = kReport,
+                              const char * code = kEngineFailed) {
+    throw Failure{message, hint, code};
 }
 
 inline void throw_java(JNIEnv * env, const Failure & failure) {
@@ -42,10 +56,15 @@ inline void throw_java(JNIEnv * env, const Failure & failure) {
     if (type == nullptr) {
         return;
     }
-    jmethodID make = env->GetMethodID(type, "<init>", "(Ljava/lang/String;Ljava/lang/String;)V");
-    jstring message = make == nullptr ? nullptr : env->NewStringUTF(text.c_str());
+    jmethodID make = env->GetMethodID(type, "<init>",
+                                      "(Ljava/lang/String;Ljava/lang/String;Ldev/edgeb/core/ErrorCode;)V");
+    jclass codes = make == nullptr ? nullptr : env->FindClass("dev/edgeb/core/ErrorCode");
+    jfieldID field =
+        codes == nullptr ? nullptr : env->GetStaticFieldID(codes, failure.code, "Ldev/edgeb/core/ErrorCode;");
+    jobject code = field == nullptr ? nullptr : env->GetStaticObjectField(codes, field);
+    jstring message = code == nullptr ? nullptr : env->NewStringUTF(text.c_str());
     jstring hint = message == nullptr ? nullptr : env->NewStringUTF(failure.hint);
-    jobject made = hint == nullptr ? nullptr : env->NewObject(type, make, message, hint);
+    jobject made = hint == nullptr ? nullptr : env->NewObject(type, make, message, hint, code);
     if (made != nullptr) {
         env->Throw(static_cast<jthrowable>(made));
     }
@@ -58,7 +77,7 @@ template <typename Result, typename Work> Result guarded(JNIEnv * env, Result ot
     } catch (const Failure & failure) {
         throw_java(env, failure);
     } catch (const std::bad_alloc &) {
-        throw_java(env, {"out of memory", "close other apps or use a smaller bundle"});
+        throw_java(env, {"out of memory", "close other apps or use a smaller bundle", kOutOfMemory});
     } catch (const std::exception & error) {
         throw_java(env, {std::string("the engine failed: ") + error.what(), kReport});
     } catch (...) {
@@ -89,6 +108,45 @@ inline std::vector<uint8_t> bytes(JNIEnv * env, jbyteArray array) {
 inline std::string text_of(JNIEnv * env, jbyteArray utf8) {
     const std::vector<uint8_t> raw = bytes(env, utf8);
     return std::string(raw.begin(), raw.end());
+}
+
+// The number of an open file. It stays Java's.
+inline int number_of(JNIEnv * env, jobject descriptor) {
+    if (descriptor == nullptr) {
+        fail("an open file is missing");
+    }
+#ifdef __ANDROID__
+    // Public from API 31 on; before, it reads the field that is read below.
+    using Get = int (*)(JNIEnv *, jobject);
+    void * helper = dlopen("libnativehelper.so", RTLD_NOW);
+    const auto get = reinterpret_cast<Get>(helper == nullptr ? nullptr : dlsym(helper, "AFileDescriptor_getFd"));
+    if (get != nullptr) {
+        return get(env, descriptor);
+    }
+    constexpr const char * kField = "descriptor";
+#else
+    constexpr const char * kField = "fd";
+#endif
+    jfieldID field = env->GetFieldID(env->GetObjectClass(descriptor), kField, "I");
+    if (field == nullptr) {
+        env->ExceptionClear();
+        fail("this system does not say which file is open", "copy the bundle to a file of its own", kUnreadable);
+    }
+    const int number = env->GetIntField(descriptor, field);
+    if (number < 0) {
+        fail("the file is closed", "open it again", kUnreadable);
+    }
+    return number;
+}
+
+// Direct memory and its size.
+inline std::pair<void *, size_t> memory_of(JNIEnv * env, jobject buffer) {
+    void * address = buffer == nullptr ? nullptr : env->GetDirectBufferAddress(buffer);
+    const jlong size = address == nullptr ? 0 : env->GetDirectBufferCapacity(buffer);
+    if (size < 1) {
+        fail("the buffer is no direct memory, or empty", "pass a direct or a mapped buffer", kInvalidArgument);
+    }
+    return {address, static_cast<size_t>(size)};
 }
 
 // Whether `starts` cuts `size` values into `count` stretches.

@@ -63,6 +63,8 @@ static_assert(sizeof(EnvironmentOption) == 24, "as LiteRT's header asserts of Li
     X(Status, CreateEnvironment, (int, const EnvironmentOption *, Environment *))                                      \
     X(void, DestroyEnvironment, (Environment))                                                                         \
     X(Status, CreateModelFromFile, (Environment, const char *, Model *))                                               \
+    X(Status, CreateModelFromBuffer, (Environment, const void *, size_t, Model *))                                     \
+    X(Status, CreateModelFromFd, (Environment, int, size_t, size_t, Model *))                                          \
     X(void, DestroyModel, (Model))                                                                                     \
     X(Status, CreateOptions, (Options *))                                                                              \
     X(void, DestroyOptions, (Options))                                                                                 \
@@ -72,6 +74,7 @@ static_assert(sizeof(EnvironmentOption) == 24, "as LiteRT's header asserts of Li
     X(Status, CreateCompiledModel, (Environment, Model, Options, Compiled *))                                          \
     X(void, DestroyCompiledModel, (Compiled))                                                                          \
     X(Status, CompiledModelIsFullyAccelerated, (Compiled, bool *))                                                     \
+    X(Status, SetCompiledModelCancellationFunction, (Compiled, void *, bool (*)(void *)))                              \
     X(Status, RunCompiledModel, (Compiled, size_t, size_t, Buffer *, size_t, Buffer *))                                \
     X(Status, GetNumModelSignatures, (Model, size_t *))                                                                \
     X(Status, GetModelSignature, (Model, size_t, Signature *))                                                         \

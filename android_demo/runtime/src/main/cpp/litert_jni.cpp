@@ -6,8 +6,11 @@
 
 #include <dlfcn.h>
 #include <jni.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -32,9 +35,10 @@ constexpr int kMaxThreads = 512;
 // LiteRT's kernels may read that far beyond a tensor's end.
 constexpr size_t kBeyond = 128;
 
-void check(litert::Status status, const std::string & what, const char * hint) {
+void check(litert::Status status, const std::string & what, const char * hint,
+           const char * code = edgeb::kEngineFailed) {
     if (status != 0) {
-        fail(what + " (LiteRT's status " + std::to_string(status) + ", its log may say more)", hint);
+        fail(what + " (LiteRT's status " + std::to_string(status) + ", its log may say more)", hint, code);
     }
 }
 
@@ -90,6 +94,8 @@ struct Compiled {
     litert::Compiled compiled = nullptr;
     std::vector<Memory> memory;
     std::vector<Bound> bound;
+    // Set from any thread; LiteRT asks after every operation.
+    std::atomic<bool> interrupted{false};
 };
 
 // A tensor that Kotlin describes, and memory for it.
@@ -102,7 +108,7 @@ struct Array {
 
 Compiled & model_of(jlong handle) {
     if (handle == 0) {
-        fail("the model is closed", "load the bundle again");
+        fail("the model is closed", "load the bundle again", edgeb::kClosed);
     }
     return *reinterpret_cast<Compiled *>(static_cast<intptr_t>(handle));
 }
@@ -110,7 +116,8 @@ Compiled & model_of(jlong handle) {
 template <typename Function> void find(void * library, const char * name, Function & function) {
     function = reinterpret_cast<Function>(dlsym(library, name));
     if (function == nullptr) {
-        fail(std::string("LiteRT's library has no ") + name, "package LiteRT 2.3 or a later 2.x");
+        fail(std::string("LiteRT's library has no ") + name, "package LiteRT 2.3 or a later 2.x",
+             edgeb::kEngineMissing);
     }
 }
 
@@ -121,7 +128,7 @@ jlong open_runtime(JNIEnv * env, jbyteArray j_library, jbyteArray j_folder) {
     if (library == nullptr) {
         const char * reason = dlerror();
         fail(std::string("LiteRT's library does not load: ") + (reason == nullptr ? path : reason),
-             "package com.google.ai.edge.litert:litert for this device");
+             "package com.google.ai.edge.litert:litert for this device", edgeb::kEngineMissing);
     }
     auto runtime = std::make_unique<Runtime>();
 #define EDGEB_LITERT_FIND(result, name, arguments) find(library, "LiteRt" #name, runtime->api.name);
@@ -160,16 +167,69 @@ void set_cpu(const litert::Library & api, litert::Options options, int threads) 
     check(api.AddOpaqueOptions(options, made), "LiteRT takes no options", edgeb::kReport);
 }
 
-jlong open_model(JNIEnv * env, jlong j_runtime, jbyteArray j_path, jint threads, jboolean on_gpu) {
+// Memory where LiteRT takes it, which the model frees.
+void * aligned(Compiled & model, size_t bytes) {
+    const size_t whole = (bytes + kBeyond + litert::kAlignment - 1) / litert::kAlignment;
+    void * address = nullptr;
+    if (posix_memalign(&address, litert::kAlignment, whole * litert::kAlignment) != 0) {
+        throw std::bad_alloc();
+    }
+    std::memset(address, 0, whole * litert::kAlignment);
+    model.memory.push_back({address, bytes});
+    return address;
+}
+
+// A stretch of an open file: mapped where it begins as LiteRT wants memory to, else read.
+void load_descriptor(const Runtime & runtime, Compiled & model, int number, size_t start, jlong length) {
+    struct stat about = {};
+    if (fstat(number, &about) != 0 || !S_ISREG(about.st_mode) || static_cast<size_t>(about.st_size) <= start) {
+        fail("the open file has no model there", "pass a file, not a pipe", edgeb::kUnreadable);
+    }
+    const size_t size = length < 0 ? static_cast<size_t>(about.st_size) - start : static_cast<size_t>(length);
+    if (start % litert::kAlignment == 0) {
+        check(runtime.api.CreateModelFromFd(runtime.environment, number, start, size, &model.model),
+              "LiteRT cannot load the file", kExport);
+        return;
+    }
+    char * copy = static_cast<char *>(aligned(model, size));
+    for (size_t done = 0; done < size;) {
+        const ssize_t count = pread(number, copy + done, size - done, static_cast<off_t>(start + done));
+        if (count <= 0) {
+            fail("the open file ends inside the model", "copy or export it again", edgeb::kUnreadable);
+        }
+        done += static_cast<size_t>(count);
+    }
+    check(runtime.api.CreateModelFromBuffer(runtime.environment, copy, size, &model.model),
+          "LiteRT cannot load the file", kExport);
+}
+
+// From a path, else from an open file, else from memory, which has to outlive the model.
+void load(JNIEnv * env, const Runtime & runtime, Compiled & model, jbyteArray path, jobject descriptor, jlong start,
+          jlong length, jobject content) {
+    if (path != nullptr) {
+        check(runtime.api.CreateModelFromFile(runtime.environment, text_of(env, path).c_str(), &model.model),
+              "LiteRT cannot load the file", kExport);
+    } else if (descriptor != nullptr) {
+        load_descriptor(runtime, model, edgeb::number_of(env, descriptor), static_cast<size_t>(start), length);
+    } else {
+        auto [address, size] = edgeb::memory_of(env, content);
+        if (reinterpret_cast<uintptr_t>(address) % litert::kAlignment != 0) {
+            address = std::memcpy(aligned(model, size), address, size);
+        }
+        check(runtime.api.CreateModelFromBuffer(runtime.environment, address, size, &model.model),
+              "LiteRT cannot load the buffer", kExport);
+    }
+}
+
+jlong open_model(JNIEnv * env, jlong j_runtime, jbyteArray path, jobject descriptor, jlong start, jlong length,
+                 jobject content, jint threads, jboolean on_gpu) {
     if (j_runtime == 0 || threads < 1 || threads > kMaxThreads) {
-        fail(std::to_string(threads) + " threads are impossible", "use 1 to 512 threads");
+        fail(std::to_string(threads) + " threads are impossible", "use 1 to 512 threads", edgeb::kInvalidArgument);
     }
     const auto & runtime = *reinterpret_cast<Runtime *>(static_cast<intptr_t>(j_runtime));
     const litert::Library & api = runtime.api;
-    const std::string path = text_of(env, j_path);
     auto made = std::make_unique<Compiled>(api);
-    check(api.CreateModelFromFile(runtime.environment, path.c_str(), &made->model), "LiteRT cannot load the file",
-          kExport);
+    load(env, runtime, *made, path, descriptor, start, length, content);
     litert::Options options = nullptr;
     check(api.CreateOptions(&options), "LiteRT takes no options", edgeb::kReport);
     struct Owned {
@@ -183,13 +243,19 @@ jlong open_model(JNIEnv * env, jlong j_runtime, jbyteArray j_path, jint threads,
         set_cpu(api, options, threads);
     }
     const char * hint = on_gpu ? "ask for the CPU, or allow the fallback" : kExport;
+    const char * code = on_gpu ? edgeb::kAcceleratorRefused : edgeb::kEngineFailed;
     check(api.CreateCompiledModel(runtime.environment, made->model, options, &made->compiled),
-          on_gpu ? "the GPU does not take the model" : "LiteRT cannot compile the model", hint);
+          on_gpu ? "the GPU does not take the model" : "LiteRT cannot compile the model", hint, code);
+    if (!on_gpu) {
+        const auto asked = [](void * flag) { return static_cast<std::atomic<bool> *>(flag)->load(); };
+        check(api.SetCompiledModelCancellationFunction(made->compiled, &made->interrupted, asked),
+              "LiteRT cannot be interrupted", edgeb::kReport);
+    }
     if (on_gpu) {
         bool all = false;
-        check(api.CompiledModelIsFullyAccelerated(made->compiled, &all), "LiteRT does not say what runs where", hint);
+        check(api.CompiledModelIsFullyAccelerated(made->compiled, &all), "LiteRT does not say what runs where", hint, code);
         if (!all) {
-            fail("the GPU takes only a part of the model", hint);
+            fail("the GPU takes only a part of the model", hint, code);
         }
     }
     return static_cast<jlong>(reinterpret_cast<intptr_t>(made.release()));
@@ -199,13 +265,7 @@ jobject memory(JNIEnv * env, Compiled & model, jint count) {
     if (count < 1) {
         fail(std::to_string(count) + " bytes are impossible");
     }
-    const size_t whole = (static_cast<size_t>(count) + kBeyond + litert::kAlignment - 1) / litert::kAlignment;
-    void * address = nullptr;
-    if (posix_memalign(&address, litert::kAlignment, whole * litert::kAlignment) != 0) {
-        throw std::bad_alloc();
-    }
-    std::memset(address, 0, whole * litert::kAlignment);
-    model.memory.push_back({address, static_cast<size_t>(count)});
+    void * address = aligned(model, static_cast<size_t>(count));
     return env->NewDirectByteBuffer(address, count);
 }
 
@@ -330,10 +390,17 @@ jlong run(Compiled & model, jint number) {
         fail("signature " + std::to_string(number) + " is not bound");
     }
     Bound & one = model.bound[static_cast<size_t>(number)];
+    // A GPU does not ask.
+    if (model.interrupted) {
+        fail("the call was cancelled", "call again", edgeb::kCancelled);
+    }
     const auto started = std::chrono::steady_clock::now();
     const litert::Status status = model.api.RunCompiledModel(model.compiled, one.signature, one.inputs.size(),
                                                              one.inputs.data(), one.outputs.size(), one.outputs.data());
     const auto spent = std::chrono::steady_clock::now() - started;
+    if (status != 0 && model.interrupted) {
+        fail("the call was cancelled", "call again", edgeb::kCancelled);
+    }
     check(status, "LiteRT could not evaluate the prompt", "load the bundle again");
     return static_cast<jlong>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
 }
@@ -363,8 +430,19 @@ EDGEB(jlong, openRuntime)(JNIEnv * env, jobject, jbyteArray library, jbyteArray 
     return guarded(env, jlong{0}, [&] { return open_runtime(env, library, folder); });
 }
 
-EDGEB(jlong, open)(JNIEnv * env, jobject, jlong runtime, jbyteArray path, jint threads, jboolean on_gpu) {
-    return guarded(env, jlong{0}, [&] { return open_model(env, runtime, path, threads, on_gpu); });
+EDGEB(jlong, open)
+(JNIEnv * env, jobject, jlong runtime, jbyteArray path, jobject descriptor, jlong start, jlong length, jobject content,
+ jint threads, jboolean on_gpu) {
+    return guarded(env, jlong{0}, [&] {
+        return open_model(env, runtime, path, descriptor, start, length, content, threads, on_gpu);
+    });
+}
+
+EDGEB(void, interrupt)(JNIEnv * env, jobject, jlong handle, jboolean wanted) {
+    guarded(env, 0, [&] {
+        model_of(handle).interrupted = wanted == JNI_TRUE;
+        return 0;
+    });
 }
 
 EDGEB(void, free)(JNIEnv * env, jobject, jlong handle) {

@@ -12,7 +12,7 @@ internal class BundleCheck(
     folder: File,
     private val scratch: File,
     golden: Any?,
-    private val natives: Natives,
+    private val natives: NativeEngines,
     private val tolerance: Tolerance,
     private val checks: Checks
 ) {
@@ -22,7 +22,7 @@ internal class BundleCheck(
         "bundle"
     )
     private val path = File(folder, fields.string("file"))
-    private val manifest = Bundle.verify(path)
+    private val manifest = BundleFile.verify(path)
 
     // Computed without llama.cpp, by an engine that keeps no cache.
     private val isSequence = manifest.architecture in SEQUENCE_ARCHITECTURES
@@ -51,8 +51,12 @@ internal class BundleCheck(
     }
 
     private fun open(snapshots: File?): Predictor {
-        val options = LoadOptions(1, true, fields.boolean("exact_math"), snapshots)
-        return if (isSequence) Predictor.load(path, null, options) else natives.load(path, options)
+        val options = LoadOptions {
+            threads = 1
+            exactMath = fields.boolean("exact_math")
+            this.snapshots = snapshots
+        }
+        return Predictor.load(path, if (isSequence) NativeEngines.NONE else natives, options)
     }
 
     private fun checkManifest() {
@@ -81,11 +85,11 @@ internal class BundleCheck(
         )
         for ((key, value) in expected) checks.same("$name manifest.$key", value, found[key])
         if (!brief) checks.same("$name training", "Zürich ☕ 東京", manifest.training["note"])
-        checks.same("$name read", manifest.tensorsSha256, Bundle.read(path).tensorsSha256)
+        checks.same("$name read", manifest.tensorsSha256, BundleFile.read(path).tensorsSha256)
     }
 
     private fun checkPopulation() {
-        val table = Bundle.open(path).use { it.population() }
+        val table = BundleFile.open(ModelSource.file(path)).use { it.population() }
         checks.same("$name has a population", fields.isNull("population"), table == null)
         if (table == null) return
         fields.list("population").forEachIndexed { i, entry ->
@@ -136,8 +140,9 @@ internal class BundleCheck(
     /** Threads that share a predictor take turns: all get what one alone gets. */
     private fun checkThreads() {
         val one = open(null)
+        val everyOne = MODEL_ONLY.with { exhaustive = true }
         val asked = { i: Int ->
-            one.predict(emptyList(), Moment(60L * i), somewhere, 3, exhaustive = true, source = Source.MODEL).ranked
+            one.predict(emptyList(), Moment(60L * i), somewhere, 3, everyOne).ranked
         }
         val alone = List(THREADS) { asked(it) }
         val found = java.util.concurrent.ConcurrentHashMap<Int, List<Ranked>>()
@@ -160,10 +165,13 @@ internal class BundleCheck(
         val sources = Source.values().filter { it != Source.FUSED || manifest.habits != null }
         for (source in sources) for (scoring in Scoring.values()) for (part in listOf(null, labels.take(5))) {
             val ask = { topK: Int?, balance: Balance ->
-                predictor.predict(
-                    history, moment, somewhere, topK, scoring, part, source = source, calibrated = false,
-                    balance = balance
-                )
+                predictor.predict(history, moment, somewhere, topK, PredictOptions {
+                    this.scoring = scoring
+                    only = part
+                    this.source = source
+                    calibrated = false
+                    this.balance = balance
+                })
             }
             val plain = ask(null, Balance.NONE).ranked
             for (tau in listOf(0.0, 0.25, 1.0, 2.0)) {
@@ -229,18 +237,14 @@ internal class BundleCheck(
         val history = (call["history"] as List<*>).map { event(it) }
         val wanted = Wanted(call["wanted"] as Map<*, *>)
         return predictor.predict(
-            history, Moment.parse(call["when"] as String), call["place"] as String?, wanted.topK, wanted.scoring,
-            wanted.only, wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision,
-            wanted.coverage, wanted.balance
+            history, Moment.parse(call["when"] as String), call["place"] as String?, wanted.topK, wanted.options()
         )
     }
 
     private fun ask(call: Map<*, *>): Prediction {
         val wanted = Wanted(call["wanted"] as Map<*, *>)
         return session.predict(
-            Moment.parse(call["when"] as String), call["place"] as String?, wanted.topK, wanted.scoring,
-            wanted.only, wanted.exclude, wanted.source, wanted.calibrated, wanted.exhaustive, wanted.precision,
-            wanted.coverage, wanted.balance
+            Moment.parse(call["when"] as String), call["place"] as String?, wanted.topK, wanted.options()
         )
     }
 
@@ -309,7 +313,7 @@ internal class BundleCheck(
         // Files of the app whose folder it is; more of them than snapshots are kept.
         val foreign = List(6) { File(kept, "$it.state") } + File(kept, "0123456789abcdef0123456789abcdef.state")
         for (file in foreign) file.writeText("the app's own")
-        val asked = { each: Predictor -> each.predict(emptyList(), Moment(0), somewhere, source = Source.MODEL).ranked }
+        val asked = { each: Predictor -> each.predict(emptyList(), Moment(0), somewhere, options = MODEL_ONLY).ranked }
         val cold = open(null).use { asked(it) }
         val written = open(kept).use { asked(it) }
         val files = File(kept, "edgeb-prefix").listFiles().orEmpty()
@@ -388,5 +392,17 @@ private class Wanted(call: Map<*, *>) {
         null -> Balance.NONE
         "fitted" -> Balance.FITTED
         else -> Balance.of((asked as Number).toDouble())
+    }
+
+    fun options() = PredictOptions {
+        scoring = this@Wanted.scoring
+        source = this@Wanted.source
+        only = this@Wanted.only
+        exclude = this@Wanted.exclude
+        exhaustive = this@Wanted.exhaustive
+        calibrated = this@Wanted.calibrated
+        precision = this@Wanted.precision
+        coverage = this@Wanted.coverage
+        balance = this@Wanted.balance
     }
 }

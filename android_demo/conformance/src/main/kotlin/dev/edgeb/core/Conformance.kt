@@ -53,10 +53,8 @@ internal class Checks {
     }
 }
 
-/** The engines that bundles are opened with. */
-internal class Natives(val llama: LlamaNative, val litert: LiteRtNative?) {
-    fun load(bundle: File, options: LoadOptions): Predictor = Predictor.load(bundle, llama, options, litert)
-}
+/** One thread: what it adds up first does not depend on who is faster. */
+internal val ONE_THREAD = LoadOptions { threads = 1 }
 
 /**
  * Reproduces golden.json, which tests/android/goldens.py or litert_goldens.py wrote:
@@ -91,10 +89,16 @@ fun main(arguments: Array<String>) {
         checkLiteRtDamage(File(folder, "good.tflite"), File(scratch, "damaged.tflite"), checks)
         val llama = LlamaJni(if (arguments.size > 2 && arguments[2] != "-") File(arguments[2]) else null)
         val litert = if (arguments.size > 3) File(arguments[3]).let { LiteRtJni(it.path, it.parentFile) } else null
-        val natives = Natives(llama, litert)
+        val natives = NativeEngines(llama, litert)
         println("engine: ${litert?.version ?: llama.version}")
         println("CPU variant: ${cpuVariant() ?: "built in"}")
         checkNative(folder, llama, checks)
+        for (bundle in listOf("stream.gguf", "sasrec.gguf", "stream.tflite").map { File(folder, it) }) {
+            if (bundle.exists() && (bundle.extension == "gguf" || litert != null)) {
+                checkSources(bundle, scratch, natives, checks)
+            }
+        }
+        if (litert == null) checkCancelling(File(folder, "stream.gguf"), natives, checks)
         if (litert != null) checkLiteRt(folder, natives, litert, checks)
         for (bundle in fields.list("bundles")) {
             val before = checks.made
@@ -200,16 +204,16 @@ private fun checkJson(checks: Checks) {
 private fun checkRefused(folder: File, fields: Fields, checks: Checks) {
     for (entry in fields.list("refused")) {
         val (name, reason) = entry as List<*>
-        checks.refused("$name", Regex(reason as String)) { Bundle.verify(File(folder, name as String)) }
+        checks.refused("$name", Regex(reason as String)) { BundleFile.verify(File(folder, name as String)) }
     }
-    checks.refused("a missing file", Regex("cannot read")) { Bundle.verify(File(folder, "none.gguf")) }
-    checks.refused("a folder", Regex("is a folder")) { Bundle.verify(folder) }
+    checks.refused("a missing file", Regex("cannot read")) { BundleFile.verify(File(folder, "none.gguf")) }
+    checks.refused("a folder", Regex("is a folder")) { BundleFile.verify(folder) }
 }
 
 /** The benchmark measures every scenario, and names its fields as `edgeb bench --json` does. */
-private fun checkBench(folder: File, scratch: File, fields: Fields, natives: Natives, checks: Checks) {
+private fun checkBench(folder: File, scratch: File, fields: Fields, natives: NativeEngines, checks: Checks) {
     val bench = Fields(fields.any("bench"), listOf("file", "result", "row", "scenarios", "own"), "bench")
-    natives.load(File(folder, bench.string("file")), LoadOptions(threads = 1)).use { predictor ->
+    Predictor.load(File(folder, bench.string("file")), natives, ONE_THREAD).use { predictor ->
         val result = Json.parse(Benchmark(predictor, 3, scratch).run(), "the benchmark") as Map<*, *>
         checks.same("benchmark's fields", bench.list("result"), result.keys.toList())
         val rows = result["scenarios"] as Map<*, *>

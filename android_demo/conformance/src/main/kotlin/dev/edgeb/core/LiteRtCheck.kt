@@ -4,15 +4,16 @@ import java.io.File
 import java.nio.ByteBuffer
 
 /** What LiteRT's native side does with impossible arguments, and what a predictor does when LiteRT fails. */
-internal fun checkLiteRt(folder: File, natives: Natives, litert: LiteRtNative, checks: Checks) {
+internal fun checkLiteRt(folder: File, natives: NativeEngines, litert: LiteRtNative, checks: Checks) {
     val path = File(folder, "stream.tflite")
+    val source = ModelSource.file(path)
     val options = LiteRtOptions(1, Accelerator.CPU)
     checks.refused("a file that is no model", Regex("cannot load")) {
-        litert.open(File(folder, "bad-stock.tflite"), options)
+        litert.open(ModelSource.file(File(folder, "bad-stock.tflite")), options)
     }
-    checks.refused("no threads", Regex("impossible")) { litert.open(path, options.copy(threads = 0)) }
-    val graph = LiteRtFile(path).use { it.graph }
-    val model = litert.open(path, options)
+    checks.refused("no threads", Regex("impossible")) { litert.open(source, options.copy(threads = 0)) }
+    val graph = LiteRtFile(source).use { it.graph }
+    val model = litert.open(source, options)
     val size = graph.sizes[0]
     fun array(tensor: LiteRtTensor) = LiteRtArray(tensor, model.memory(4 * tensor.size))
     val tokens = array(graph.tokens(size))
@@ -40,6 +41,10 @@ internal fun checkLiteRt(folder: File, natives: Natives, litert: LiteRtNative, c
     checks.refused("what is not bound", Regex("not bound")) { model.run(0) }
     val bound = model.bind(name, listOf(tokens), listOf(embeddings))
     checks.same("time of a run", true, model.run(bound) >= 0)
+    model.interrupt(true)
+    checks.refused("a run that is interrupted", Regex("was cancelled")) { model.run(bound) }
+    model.interrupt(false)
+    checks.same("time of a run after it", true, model.run(bound) >= 0)
     checks.refused("a number too large", Regex("not bound")) { model.run(bound + 1) }
     fun read(width: Int, row: Int, token: Int) = model.readRows(
         embeddings.memory, width, intArrayOf(row), intArrayOf(0, 1), intArrayOf(token), FloatArray(1), DoubleArray(1)
@@ -59,13 +64,13 @@ internal fun checkLiteRt(folder: File, natives: Natives, litert: LiteRtNative, c
 }
 
 /** A run that fails leaves an empty cache, not a wrong answer. */
-private fun checkFailures(path: File, natives: Natives, litert: LiteRtNative, checks: Checks) {
+private fun checkFailures(path: File, natives: NativeEngines, litert: LiteRtNative, checks: Checks) {
     val failing = FailingLiteRt(litert)
     val asked = { predictor: Predictor, minutes: Long ->
-        predictor.predict(emptyList(), Moment(minutes), "DK", 3, source = Source.MODEL).ranked
+        predictor.predict(emptyList(), Moment(minutes), "DK", 3, MODEL_ONLY).ranked
     }
-    val expected = natives.load(path, LoadOptions(1)).use { predictor -> List(2) { asked(predictor, 61L * it) } }
-    Predictor.load(path, natives.llama, LoadOptions(1), failing).use { predictor ->
+    val expected = Predictor.load(path, natives, ONE_THREAD).use { predictor -> List(2) { asked(predictor, 61L * it) } }
+    Predictor.load(path, NativeEngines(natives.llama, failing), ONE_THREAD).use { predictor ->
         for (left in listOf(0, 1, 3, 4)) {
             failing.left = left
             checks.refused("a run that fails after $left", Regex("out of order")) {
@@ -82,37 +87,39 @@ private fun checkFailures(path: File, natives: Natives, litert: LiteRtNative, ch
 }
 
 /** The accelerator asked for, or an error; the CPU instead only where that was allowed. */
-private fun checkAccelerators(path: File, natives: Natives, litert: LiteRtNative, checks: Checks) {
+private fun checkAccelerators(path: File, natives: NativeEngines, litert: LiteRtNative, checks: Checks) {
     val refusing = FailingLiteRt(litert)
-    val gpu = LoadOptions(1, accelerator = Accelerator.GPU)
+    val gpu = ONE_THREAD.with { accelerator = Accelerator.GPU }
     checks.refused("an accelerator that refuses", Regex("takes only a part")) {
-        Predictor.load(path, natives.llama, gpu, refusing)
+        Predictor.load(path, NativeEngines(natives.llama, refusing), gpu)
     }
-    Predictor.load(path, natives.llama, gpu.copy(fallback = true), refusing).use { predictor ->
-        checks.same("accelerator after the fallback", Accelerator.CPU, predictor.accelerator)
-        val answer = predictor.predict(emptyList(), Moment(0), "DK", 1, source = Source.MODEL)
+    Predictor.load(path, NativeEngines(natives.llama, refusing), gpu.with { fallback = true }).use { predictor ->
+        checks.same("accelerator after the fallback", Accelerator.CPU, predictor.engineInfo.accelerator)
+        val answer = predictor.predict(emptyList(), Moment(0), "DK", 1, MODEL_ONLY)
         checks.same("accelerator of an answer", Accelerator.CPU, answer.accelerator)
-        val habits = predictor.predict(emptyList(), Moment(0), "DK", 1, source = Source.HABITS)
+        val habits = predictor.predict(emptyList(), Moment(0), "DK", 1, PredictOptions { source = Source.HABITS })
         checks.same("accelerator of habits", null, habits.accelerator)
     }
     checkNoise(path, natives, litert, checks)
-    checks.refused("a bundle without its engine", Regex("LiteRT was not given")) { Predictor.load(path, natives.llama) }
+    checks.refused("a bundle without its engine", Regex("LiteRT was not given")) {
+        Predictor.load(path, NativeEngines(natives.llama))
+    }
 }
 
 /** An accelerator that reports success and answers noise is found out; one that computes the same is taken. */
-private fun checkNoise(path: File, natives: Natives, litert: LiteRtNative, checks: Checks) {
-    val gpu = LoadOptions(1, accelerator = Accelerator.GPU)
+private fun checkNoise(path: File, natives: NativeEngines, litert: LiteRtNative, checks: Checks) {
+    val gpu = ONE_THREAD.with { accelerator = Accelerator.GPU }
     val asked = { predictor: Predictor ->
-        predictor.predict(emptyList(), Moment(0), "DK", 3, source = Source.MODEL)
+        predictor.predict(emptyList(), Moment(0), "DK", 3, MODEL_ONLY)
     }
-    val expected = natives.load(path, LoadOptions(1)).use(asked).ranked.map { it.behavior }
+    val expected = Predictor.load(path, natives, ONE_THREAD).use(asked).ranked.map { it.behavior }
     val noisy = OtherLiteRt(litert, isNoisy = true)
     checks.refused("an accelerator that answers noise", Regex("other answers than the CPU")) {
-        Predictor.load(path, natives.llama, gpu, noisy)
+        Predictor.load(path, NativeEngines(natives.llama, noisy), gpu)
     }
     val cases = listOf(Pair(noisy, Accelerator.CPU), Pair(OtherLiteRt(litert, isNoisy = false), Accelerator.GPU))
     for ((native, on) in cases) {
-        Predictor.load(path, natives.llama, gpu.copy(fallback = true), native).use { predictor ->
+        Predictor.load(path, NativeEngines(natives.llama, native), gpu.with { fallback = true }).use { predictor ->
             val answer = asked(predictor)
             checks.same("accelerator", on, answer.accelerator)
             checks.same("answer on ${on.text}", expected, answer.ranked.map { it.behavior })
@@ -124,7 +131,7 @@ private fun checkNoise(path: File, natives: Natives, litert: LiteRtNative, check
 private class OtherLiteRt(private val litert: LiteRtNative, private val isNoisy: Boolean) : LiteRtNative {
     override val version = litert.version
 
-    override fun open(model: File, options: LiteRtOptions): LiteRtModel {
+    override fun open(model: ModelSource, options: LiteRtOptions): LiteRtModel {
         val opened = litert.open(model, options.copy(accelerator = Accelerator.CPU))
         if (options.accelerator == Accelerator.CPU || !isNoisy) return opened
         return object : LiteRtModel by opened {
@@ -150,7 +157,7 @@ private class FailingLiteRt(private val litert: LiteRtNative) : LiteRtNative {
 
     override val version = litert.version
 
-    override fun open(model: File, options: LiteRtOptions): LiteRtModel {
+    override fun open(model: ModelSource, options: LiteRtOptions): LiteRtModel {
         if (options.accelerator != Accelerator.CPU) throw EdgebException("the GPU takes only a part of the model")
         val opened = litert.open(model, options)
         return object : LiteRtModel by opened {

@@ -85,21 +85,22 @@ private fun checkRotations(entry: Any?, checks: Checks) {
 
 /** A bundle with any one byte of its archive changed is refused, or is the same bundle: dates decide nothing. */
 internal fun checkLiteRtDamage(good: File, damaged: File, checks: Checks) {
-    val manifest = Bundle.verify(good)
+    val manifest = BundleFile.verify(good)
     val content = good.readBytes()
     for (at in 0 until content.size step 3) {
         val bytes = content.copyOf()
         bytes[at] = (bytes[at].toInt() xor (1 shl (at % 8))).toByte()
         damaged.writeBytes(bytes)
         try {
-            checks.same("bundle with byte $at changed", manifest.tensorsSha256, Bundle.verify(damaged).tensorsSha256)
+            val found = BundleFile.verify(damaged)
+            checks.same("bundle with byte $at changed", manifest.tensorsSha256, found.tensorsSha256)
         } catch (refused: EdgebException) {
             continue
         }
     }
     for (end in 0 until content.size step 97) {
         damaged.writeBytes(content.copyOf(end))
-        checks.refused("bundle cut at $end", Regex("cut short|not a GGUF")) { Bundle.verify(damaged) }
+        checks.refused("bundle cut at $end", Regex("cut short|not a GGUF")) { BundleFile.verify(damaged) }
     }
     damaged.delete()
 }

@@ -10,14 +10,14 @@ internal fun checkNative(folder: File, native: LlamaNative, checks: Checks) {
     val options = NativeOptions(256, 8, 1, true)
     checks.refused(
         "a file that is no model", Regex("cannot load")
-    ) { native.open(File(folder, "bad-text.gguf"), options) }
+    ) { native.open(ModelSource.file(File(folder, "bad-text.gguf")), options) }
     checks.refused(
         "no sequences", Regex("impossible")
-    ) { native.open(File(folder, "plain.gguf"), options.copy(maxSequences = 0)) }
+    ) { native.open(ModelSource.file(File(folder, "plain.gguf")), options.copy(maxSequences = 0)) }
     checks.refused(
         "more threads than llama.cpp has", Regex("impossible")
-    ) { native.open(File(folder, "plain.gguf"), options.copy(threads = 513)) }
-    val context = native.open(File(folder, "plain.gguf"), options)
+    ) { native.open(ModelSource.file(File(folder, "plain.gguf")), options.copy(threads = 513)) }
+    val context = native.open(ModelSource.file(File(folder, "plain.gguf")), options)
     val one = intArrayOf(1)
     val row = booleanArrayOf(true)
     fun decode(tokens: IntArray, positions: IntArray, starts: IntArray, sequences: IntArray, wants: BooleanArray) {
@@ -71,6 +71,12 @@ internal fun checkNative(folder: File, native: LlamaNative, checks: Checks) {
     decodeRows(8)
     checks.refused("positions that do not follow", Regex("could not evaluate")) { decodeRows(8) }
     checks.refused("rows of a batch that failed", Regex("no logits")) { read(0, 0) }
+    context.clear()
+    context.interrupt(true)
+    checks.refused("a batch that is interrupted", Regex("was cancelled")) { decodeRows(8) }
+    context.interrupt(false)
+    context.clear()
+    decodeRows(8)
     context.clear()
     checks.refused("a copy to nowhere", impossible) { context.copySequence(0, 99, -1, -1) }
     checks.refused("saving nothing", impossible) { context.saveSequence(-1) }

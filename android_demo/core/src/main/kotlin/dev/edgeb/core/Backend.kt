@@ -36,7 +36,13 @@ internal interface Backend : Closeable {
     /** Engine, version and cache format: what decides the bytes that `saveState` gives. */
     val fingerprint: String
 
-    /** What evaluates. */
+    /** The program that evaluates. */
+    val kind: EngineKind
+
+    /** Its name and version. */
+    val version: String
+
+    /** What it runs on. */
     val accelerator: Accelerator
 
     /** Time inside the engine's evaluation since this was opened. */
@@ -67,6 +73,12 @@ internal interface Backend : Closeable {
     /** Nodes whose rows `branch` reads without evaluating anything. */
     fun atHand(): Set<Int>
 
+    /** Let a `prefill` or `branch` that runs, or the next one, end in an EdgebException. From any thread. */
+    fun interrupt()
+
+    /** Take `interrupt` back. */
+    fun resume()
+
     /** The cache of the held prompt; empty where the engine keeps none. */
     fun saveState(): ByteArray
 
@@ -83,7 +95,7 @@ internal fun reusable(held: IntArray, ids: IntArray, capacity: Int): Int {
     if (ids.size == 0 || ids.size > capacity) {
         throw EdgebException(
             "the prompt has ${ids.size} tokens, the context holds 1 to $capacity",
-            "shorten the place names or the history"
+            "shorten the place names or the history", ErrorCode.PROMPT_TOO_LONG
         )
     }
     var common = 0

@@ -1,7 +1,7 @@
 package dev.edgeb.core
 
-import java.io.File
-import java.io.IOException
+import java.nio.Buffer
+import java.nio.ByteBuffer
 
 // How far the next token's distribution may be off, as a share of how far the uniform one is. Both in nats: rounding
 // makes some hundredths, and a graph that a GPU could not hold made 8, where the uniform distribution is about as far.
@@ -9,9 +9,8 @@ private const val MOST_DIVERGENCE = 0.1
 
 /** Opens the backend of a bundle's kind. */
 internal class BackendOpener(
-    private val model: File,
-    private val llama: LlamaNative?,
-    private val litert: LiteRtNative?,
+    private val model: ModelSource,
+    private val engines: NativeEngines,
     private val options: LoadOptions,
     val threads: Int
 ) {
@@ -19,7 +18,10 @@ internal class BackendOpener(
     fun open(bundle: OpenBundle, positions: Int): Backend {
         if (bundle is LiteRtFile) return openLiteRt(bundle, positions)
         if (options.accelerator != Accelerator.CPU && !options.fallback) {
-            throw EdgebException("$model is a GGUF, and runs on the CPU alone", "export it with --format litert")
+            throw EdgebException(
+                "$model is a GGUF, and runs on the CPU alone", "export it with --format litert",
+                ErrorCode.ACCELERATOR_REFUSED
+            )
         }
         if (bundle.manifest.architecture in SEQUENCE_ARCHITECTURES) return SequenceBackend(SequenceFile.read(model))
         return openLlama(positions)
@@ -32,15 +34,17 @@ internal class BackendOpener(
     }
 
     private fun openLiteRt(bundle: LiteRtFile, positions: Int): Backend {
-        val native = litert
-            ?: throw EdgebException("$model is a LiteRT bundle, and LiteRT was not given", "pass load a LiteRtJni")
+        val native = engines.litert
+            ?: throw EdgebException(
+                "$model is a LiteRT bundle, and LiteRT was not given", "pass load a LiteRtJni", ErrorCode.ENGINE_MISSING
+            )
         val tokenizer = openTokenizer(bundle)
         try {
             if (tokenizer.vocabularySize > bundle.graph.vocabulary) {
                 throw EdgebException(
                     "$model: the tokenizer has ${tokenizer.vocabularySize} tokens, " +
                         "the model ${bundle.graph.vocabulary}",
-                    "export it again"
+                    "export it again", ErrorCode.DAMAGED
                 )
             }
             return openOn(bundle, native, tokenizer, positions)
@@ -85,7 +89,7 @@ internal class BackendOpener(
     }
 
     /** Log-probabilities of the whole vocabulary after the beginning of the static prompt. */
-    private fun rowAfterStatic(backend: Backend, manifest: Manifest): DoubleArray {
+    private fun rowAfterStatic(backend: Backend, manifest: BundleManifest): DoubleArray {
         val ids = backend.tokenize(manifest.staticPrompt) + manifest.eosId
         val all = Reading({ IntArray(backend.vocabularySize) { it } }, Scoring.EXACT)
         backend.prefill(ids.copyOf(minOf(ids.size, backend.capacity)), Ahead(LabelTrie.of(listOf(intArrayOf(0))), all))
@@ -105,29 +109,20 @@ internal class BackendOpener(
             throw EdgebException(
                 "$model: the ${options.accelerator.text} gives other answers than the CPU " +
                     "(${Math.round(divergence * 100) / 100.0} nats apart)",
-                "ask for the CPU, or allow the fallback"
+                "ask for the CPU, or allow the fallback", ErrorCode.ACCELERATOR_REFUSED
             )
         }
     }
 
-    private fun neededLlama(): LlamaNative = llama
-        ?: throw EdgebException("$model is no sequence model, and llama.cpp was not given", "pass load a LlamaJni")
+    private fun neededLlama(): LlamaNative = engines.llama
+        ?: throw EdgebException(
+            "$model is no sequence model, and llama.cpp was not given", "pass load a LlamaJni", ErrorCode.ENGINE_MISSING
+        )
 
-    /** llama.cpp reads files; it does not need this one once the vocabulary is in memory. */
     private fun openTokenizer(bundle: LiteRtFile): LlamaVocabulary {
         val content = bundle.tokenizer()
-        val file = try {
-            File.createTempFile("edgeb-", ".gguf")
-        } catch (error: IOException) {
-            throw EdgebException("cannot write a temporary file: ${error.message}", "free some space")
-        }
-        try {
-            file.writeBytes(content)
-            return neededLlama().openVocabulary(file)
-        } catch (error: IOException) {
-            throw EdgebException("cannot write $file: ${error.message}", "free some space")
-        } finally {
-            file.delete()
-        }
+        val direct = ByteBuffer.allocateDirect(content.size).put(content)
+        (direct as Buffer).flip()
+        return neededLlama().openVocabulary(direct)
     }
 }

@@ -7,23 +7,25 @@ private const val SAME_BALANCE = 1e-9
  * How far rare behaviors are raised: candidate scores minus τ times the log of a candidate's share of training events,
  * before calibration (docs/integrate.md). Probabilities are calibrated at 0 and at the fitted τ alone.
  */
-class Balance private constructor(internal val tau: Double?) {
+public class Balance private constructor(internal val tau: Double?) {
     override fun toString(): String = if (tau == null) "fitted" else "$tau"
 
-    companion object {
+    public companion object {
         /** τ = 0: what is right most often. */
         @JvmField
-        val NONE = Balance(0.0)
+        public val NONE: Balance = Balance(0.0)
 
         /** The τ that export fitted for the source that answers. */
         @JvmField
-        val FITTED = Balance(null)
+        public val FITTED: Balance = Balance(null)
 
         /** A τ from 0 to 2. @throws EdgebException it is none. */
         @JvmStatic
-        fun of(tau: Double): Balance {
+        public fun of(tau: Double): Balance {
             if (!(tau >= 0 && tau <= MOST)) {
-                throw EdgebException("balance is $tau", "use a number from 0 (right most often) to $MOST")
+                throw EdgebException(
+                    "balance is $tau", "use a number from 0 (right most often) to $MOST", ErrorCode.INVALID_ARGUMENT
+                )
             }
             return Balance(tau)
         }
@@ -35,7 +37,9 @@ class Balance private constructor(internal val tau: Double?) {
          */
         internal fun offsets(tau: Double, counts: List<Long>): DoubleArray {
             if (tau != 0.0 && counts.all { it == 0L }) {
-                throw EdgebException("balance is $tau, but the training counts are unknown", "use Balance.NONE")
+                throw EdgebException(
+                    "balance is $tau, but the training counts are unknown", "use Balance.NONE", ErrorCode.NOT_IN_BUNDLE
+                )
             }
             val shares = smoothedShares(counts)
             return DoubleArray(shares.size) { -tau * Math.log(shares[it]) }

@@ -7,6 +7,7 @@ private const val SEED = 0L
 private const val AGAIN = 0.4
 private const val MOST_MINUTES = 120
 private val START = Moment.of(2024, 3, 4, 7, 0)
+internal val MODEL_ONLY = PredictOptions { source = Source.MODEL }
 private val PLACES = listOf("home", "work", "transit", "leisure")
 
 // How much of the ranking has to be proven, per session scenario; they take turns.
@@ -23,7 +24,7 @@ private val DEPTHS = listOf(Pair("session", 1), Pair("session_top5", 5), Pair("s
  * @param predictions How many per scenario.
  * @param folder Where a session and a snapshot are written for a moment (an app's cacheDir).
  */
-class Benchmark @JvmOverloads constructor(
+public class Benchmark @JvmOverloads constructor(
     private val predictor: Predictor,
     private val predictions: Int = 30,
     private val folder: File = File(System.getProperty("java.io.tmpdir") ?: ".")
@@ -35,14 +36,16 @@ class Benchmark @JvmOverloads constructor(
     private val samples = LinkedHashMap<String, ArrayList<Sample>>()
 
     /** Told what is being measured. */
-    interface Listener {
-        fun onScenario(name: String)
+    public interface Listener {
+        public fun onScenario(name: String)
     }
 
     /** Run all scenarios. `listener` hears each one's name before it starts. Returns one JSON object. */
     @JvmOverloads
-    fun run(listener: Listener? = null): String {
-        if (predictions < 1) throw EdgebException("predictions is $predictions", "measure at least one")
+    public fun run(listener: Listener? = null): String {
+        if (predictions < 1) throw EdgebException(
+            "predictions is $predictions", "measure at least one", ErrorCode.INVALID_ARGUMENT
+        )
         val all = listOf(
             Pair("session", ::sessions), Pair("warm", ::warm), Pair("whole_prompt", ::wholePrompts),
             Pair("session_restore", ::restoredSessions), Pair("prefix_evaluate", ::prefixes)
@@ -59,14 +62,14 @@ class Benchmark @JvmOverloads constructor(
     private fun sessions() {
         val session = predictor.session()
         for (event in events.take(length)) session.observe(event)
-        session.predict(events[length - 1].time, placeOf(events[length - 1]), 1, source = Source.MODEL)
+        session.predict(events[length - 1].time, placeOf(events[length - 1]), 1, MODEL_ONLY)
         for (i in 0 until rounds) {
             // Every block of rounds has one of each, in changing order: anchoring then hits all alike.
             val (name, topK) = DEPTHS[(i + i / DEPTHS.size) % DEPTHS.size]
             val asked = events[length + i + 1]
             val started = System.nanoTime()
             session.observe(events[length + i])
-            val answer = session.predict(asked.time, placeOf(asked), topK, source = Source.MODEL)
+            val answer = session.predict(asked.time, placeOf(asked), topK, MODEL_ONLY)
             add(name, started, answer)
         }
     }
@@ -97,7 +100,7 @@ class Benchmark @JvmOverloads constructor(
                 val started = System.nanoTime()
                 val restored = predictor.restore(file)
                 val asked = events[length + i]
-                add("session_restore", started, restored.predict(asked.time, placeOf(asked), 1, source = Source.MODEL))
+                add("session_restore", started, restored.predict(asked.time, placeOf(asked), 1, MODEL_ONLY))
             }
         } finally {
             file.delete()
@@ -117,7 +120,9 @@ class Benchmark @JvmOverloads constructor(
                 empty()
                 val restoring = System.nanoTime()
                 if (!predictor.warm(snapshots)) {
-                    throw EdgebException("a snapshot cannot be kept in $folder", "name another folder")
+                    throw EdgebException(
+                        "a snapshot cannot be kept in $folder", "name another folder", ErrorCode.UNWRITABLE
+                    )
                 }
                 add("prefix_restore", Sample(since(restoring), 0, null))
             }
@@ -130,7 +135,7 @@ class Benchmark @JvmOverloads constructor(
         val end = length + i
         val asked = events[end]
         val history = events.subList(end - length, end)
-        return predictor.predict(history, asked.time, placeOf(asked), 1, source = Source.MODEL)
+        return predictor.predict(history, asked.time, placeOf(asked), 1, MODEL_ONLY)
     }
 
     private fun placeOf(asked: BehaviorEvent): String? = if (engine.manifest.layout.places) asked.place else null

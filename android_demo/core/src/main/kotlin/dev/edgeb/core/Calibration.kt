@@ -33,7 +33,7 @@ internal class Calibration private constructor(
         val level = levels.keys.firstOrNull { Math.abs(it - wanted) < SAME_LEVEL }
             ?: throw EdgebException(
                 "the bundle is not calibrated for a $what of $wanted",
-                "it knows " + if (levels.isEmpty()) "none" else levels.keys.joinToString(", ")
+                "it knows " + if (levels.isEmpty()) "none" else levels.keys.joinToString(", "), ErrorCode.NOT_IN_BUNDLE
             )
         return levels[level]
     }
@@ -64,7 +64,7 @@ internal class Calibration private constructor(
             for (name in values.keys) {
                 val level = name.toDoubleOrNull()
                 if (level == null || !(level > 0 && level < 1)) {
-                    throw EdgebException("$where: bad level '${name.take(40)}'", DAMAGED_HINT)
+                    throw EdgebException("$where: bad level '${name.take(40)}'", DAMAGED_HINT, ErrorCode.DAMAGED)
                 }
                 found[level] = if (mayBeNull && fields.isNull(name)) null else fields.number(name, 0.0, 1.0)
             }

@@ -17,16 +17,22 @@ internal val GROUPS = listOf("head", "medium", "tail")
  * @property labels Unique, cleaned labels; a candidate's index here is its code everywhere else.
  * @property counts Training events per label, same order; all zero when unknown.
  */
-data class CandidateSet(val labels: List<String>, val counts: List<Long>) {
+public data class CandidateSet(val labels: List<String>, val counts: List<Long>) {
     private val codes: Map<String, Int> = labels.withIndex().associate { it.value to it.index }
 
     init {
         for (label in labels) {
-            if (cleanLabel(label) != label) throw EdgebException("label '$label' has stray space or marks, or is not NFC")
+            if (cleanLabel(label) != label) throw EdgebException(
+                "label '$label' has stray space or marks, or is not NFC", code = ErrorCode.DAMAGED
+            )
         }
-        if (codes.size < labels.size) throw EdgebException("a label is listed twice")
-        if (labels.size < 2) throw EdgebException("only ${labels.size} behavior label(s)")
-        if (counts.size != labels.size) throw EdgebException("${counts.size} counts for ${labels.size} labels")
+        if (codes.size < labels.size) throw EdgebException("a label is listed twice", code = ErrorCode.DAMAGED)
+        if (labels.size < 2) throw EdgebException(
+            "only ${labels.size} behavior label(s)", code = ErrorCode.DAMAGED
+        )
+        if (counts.size != labels.size) throw EdgebException(
+            "${counts.size} counts for ${labels.size} labels", code = ErrorCode.DAMAGED
+        )
     }
 
     /** Number of candidates. */
@@ -36,7 +42,8 @@ data class CandidateSet(val labels: List<String>, val counts: List<Long>) {
     /** Index of a label, compared as `cleanLabel` leaves it. @throws EdgebException the label is not a candidate. */
     internal fun code(label: String, where: String = ""): Int = codes[label] ?: codes[cleanLabelOrNull(label) ?: ""]
         ?: throw EdgebException(
-            "${if (where == "") "" else "$where: "}'$label' is not in the candidate set", nearest(label, labels)
+            "${if (where == "") "" else "$where: "}'$label' is not in the candidate set", nearest(label, labels),
+            ErrorCode.UNKNOWN_LABEL
         )
 
     /** The event with its behavior as the candidate is written. @throws EdgebException the label is not a candidate. */

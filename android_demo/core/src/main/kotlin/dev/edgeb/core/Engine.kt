@@ -18,7 +18,7 @@ internal class LoadedFile(val name: String, val bytes: Long)
  * around everything that uses the cache.
  */
 internal class Engine(
-    val manifest: Manifest,
+    val manifest: BundleManifest,
     opened: Backend,
     val bundle: LoadedFile,
     val threads: Int,
@@ -44,7 +44,7 @@ internal class Engine(
             if (id != null && id !in 0 until opened.vocabularySize) {
                 throw EdgebException(
                     "manifest field '$name' is $id, the model has ${opened.vocabularySize} tokens",
-                    "export the bundle again"
+                    "export the bundle again", ErrorCode.DAMAGED
                 )
             }
         }
@@ -60,7 +60,10 @@ internal class Engine(
             val where = "manifest.habits"
             val fields = Fields(held, listOf("config", "fusion", "default", "measured"), where)
             defaultSource = Source.values().firstOrNull { it.text == fields.string("default") }
-                ?: throw EdgebException("$where: 'default' is '${fields.string("default")}'", "update the app")
+                ?: throw EdgebException(
+                    "$where: 'default' is '${fields.string("default")}'", "update the app",
+                    ErrorCode.UNSUPPORTED_VERSION
+                )
             habitsConfig = HabitsConfig.of(fields.any("config"), "$where.config")
             fusion = Fusion.of(fields.any("fusion"), groups, "$where.fusion")
         }
@@ -72,7 +75,14 @@ internal class Engine(
 
     /** The inference engine. @throws EdgebException it was closed. */
     val backend: Backend
-        get() = open ?: throw EdgebException("the predictor is closed", "load the bundle again")
+        get() = open ?: throw EdgebException("the predictor is closed", "load the bundle again", ErrorCode.CLOSED)
+
+    /** What evaluates. @throws EdgebException it was closed. */
+    val info: EngineInfo
+        get() {
+            val variant = if (backend.kind == EngineKind.LLAMA_CPP) cpuVariant() else null
+            return EngineInfo(backend.kind, backend.version, backend.accelerator, threads, variant)
+        }
 
     /** Hold the static part of the prompt, from a snapshot in `folder` where there is one. */
     fun warm(folder: File): Boolean = PrefixCache(folder, manifest.tensorsSha256).warm(backend, encoder.staticIds)
@@ -80,12 +90,13 @@ internal class Engine(
     /** A user's habits, nothing observed yet. */
     fun counter() = HabitCounter(manifest.candidates.counts, habitsConfig, manifest.layout.places, population)
 
-    /** Which distribution a request is about. @throws EdgebException fusion, where the bundle has no weights for it. */
-    fun source(request: Request): Source {
-        val source = request.source ?: defaultSource
+    /** Which distribution a call is about. @throws EdgebException fusion, where the bundle has no weights for it. */
+    fun source(options: PredictOptions): Source {
+        val source = options.source ?: defaultSource
         if (source == Source.FUSED && fusion == null) {
             throw EdgebException(
-                "the bundle has no weights to fuse model and habits", "export it with --data, or ask for the model"
+                "the bundle has no weights to fuse model and habits", "export it with --data, or ask for the model",
+                ErrorCode.NOT_IN_BUNDLE
             )
         }
         return source
@@ -98,15 +109,16 @@ internal class Engine(
      * @param habits Log-probabilities of the user's habits; null where the source is the model.
      * @param started System.nanoTime() at the beginning of the call that is timed.
      */
-    fun answer(ids: IntArray, habits: DoubleArray?, request: Request, started: Long): Prediction {
-        val source = source(request)
-        val tau = tau(request, source)
-        val calibration = calibration(request, source, tau)
+    fun answer(ids: IntArray, habits: DoubleArray?, topK: Int?, options: PredictOptions, started: Long): Prediction {
+        options.cancel?.check()
+        val source = source(options)
+        val tau = tau(options, source)
+        val calibration = calibration(options, source, tau)
         val raised = Balance.offsets(tau, manifest.candidates.counts)
-        val first = request.precision?.let { calibration?.leastSuggested(it) }
-        val each = request.coverage?.let { calibration?.leastLikely(it) }
+        val first = options.precision?.let { calibration?.leastSuggested(it) }
+        val each = options.coverage?.let { calibration?.leastLikely(it) }
         val decoding = backend.decodeMs
-        val allowed = request.allowed(manifest.candidates)
+        val allowed = allowed(manifest.candidates, options)
         var tokens = 0
         var unexpanded = 0.0
         val logTotal: Double
@@ -121,7 +133,9 @@ internal class Engine(
             var affine = plain.raised(raised)
             if (calibration != null) affine = calibration.after(affine)
             val lines = if (first == null && each == null) null else Lines(first, each)
-            val (found, count) = search(ids, request, allowed, affine, lines)
+            val (found, count) = options.cancel.guarding(backend) {
+                search(ids, topK, options, allowed, affine, lines)
+            }
             tokens = count
             unexpanded = found.unexpanded
             logTotal = found.logTotal
@@ -133,15 +147,15 @@ internal class Engine(
         val count = allowed?.count { it } ?: scores.size
         val order = scores.indices.sortedByDescending { scores[it] }
         val labels = manifest.candidates.labels
-        val wanted = order.take(minOf(request.topK ?: count, count))
+        val wanted = order.take(minOf(topK ?: count, count))
         val ranked = wanted.map { Ranked(labels[it], Math.exp(scores[it] - logTotal)) }
-        val suggest = if (request.precision == null) null else first != null && ranked[0].probability >= first
-        val likely = if (request.coverage == null) null else order.filterIndexed { n, b ->
+        val suggest = if (options.precision == null) null else first != null && ranked[0].probability >= first
+        val likely = if (options.coverage == null) null else order.filterIndexed { n, b ->
             n == 0 || Math.exp(scores[b] - logTotal) >= each ?: 0.0
         }.map { labels[it] }
         return Prediction(
             ranked = ranked,
-            scoring = request.scoring,
+            scoring = options.scoring,
             source = source,
             tokensEvaluated = tokens,
             elapsedMs = (System.nanoTime() - started) / NANOS_PER_MS,
@@ -151,7 +165,8 @@ internal class Engine(
             suggest = suggest,
             likely = likely,
             balance = tau,
-            accelerator = if (source == Source.HABITS) null else backend.accelerator
+            accelerator = if (source == Source.HABITS) null else backend.accelerator,
+            engine = if (source == Source.HABITS) null else backend.kind
         )
     }
 
@@ -169,59 +184,64 @@ internal class Engine(
             throw EdgebException(
                 "${bundle.name}: a prompt without history has $shortest tokens and a label $deepest, " +
                     "the context holds $capacity",
-                "export it with a longer context"
+                "export it with a longer context", ErrorCode.PROMPT_TOO_LONG
             )
         }
     }
 
     /** τ for the source. @throws EdgebException the fitted one, where the bundle has none. */
-    private fun tau(request: Request, source: Source): Double =
-        request.balance.tau ?: fittedBalance?.tau(source) ?: throw EdgebException(
-            "the bundle has no fitted balance", "export it with 10 or more validation users, or use Balance.of"
+    private fun tau(options: PredictOptions, source: Source): Double =
+        options.balance.tau ?: fittedBalance?.tau(source) ?: throw EdgebException(
+            "the bundle has no fitted balance", "export it with 10 or more validation users, or use Balance.of",
+            ErrorCode.NOT_IN_BUNDLE
         )
 
     /**
      * What turns the source's scores into probabilities. Fitted under exact scoring, so that masked ones stay raw, and
      * at two balances, so that every source's stay raw at others.
      */
-    private fun calibration(request: Request, source: Source, tau: Double): Calibration? {
-        val exact = request.scoring == Scoring.EXACT || source == Source.HABITS
+    private fun calibration(options: PredictOptions, source: Source, tau: Double): Calibration? {
+        val exact = options.scoring == Scoring.EXACT || source == Source.HABITS
         val known = if (tau == 0.0) calibrations[source] else fittedBalance?.calibration(source, tau)
-        val found = if (request.calibrated && exact) known else null
-        if (found == null && (request.precision != null || request.coverage != null)) {
+        val found = if (options.calibrated && exact) known else null
+        if (found == null && (options.precision != null || options.coverage != null)) {
             if (calibrations.isEmpty()) {
                 throw EdgebException(
-                    "the bundle is not calibrated", "export it with --data, with 10 or more validation users"
+                    "the bundle is not calibrated", "export it with --data, with 10 or more validation users",
+                    ErrorCode.NOT_IN_BUNDLE
                 )
             }
             if (exact) {
                 throw EdgebException(
                     "precision and coverage were not measured at balance $tau",
-                    fittedBalance?.hint(source) ?: "use Balance.NONE"
+                    fittedBalance?.hint(source) ?: "use Balance.NONE", ErrorCode.NOT_IN_BUNDLE
                 )
             }
-            throw EdgebException("precision and coverage were measured under exact scoring", "ask for exact scoring")
+            throw EdgebException(
+                "precision and coverage were measured under exact scoring", "ask for exact scoring",
+                ErrorCode.INVALID_ARGUMENT
+            )
         }
         return found
     }
 
     private fun search(
         ids: IntArray,
-        request: Request,
+        topK: Int?,
+        options: PredictOptions,
         allowed: BooleanArray?,
         affine: Affine,
         lines: Lines?
     ): Pair<Found, Int> {
-        val search = searchOf(request.scoring, allowed)
-        val topK = request.topK
+        val search = searchOf(options.scoring, allowed)
         var hint = emptyList<Int>()
         var spare = emptyList<Int>()
-        if (!request.exhaustive && topK != null) {
+        if (!options.exhaustive && topK != null) {
             // One more than asked for: the first one out has to be known to be worse.
             hint = search.likely(expected, topK + 1)
             spare = search.likely(expected, topK + 1 + SPARE).drop(hint.size)
         }
-        val reading = Reading(search::childTokens, request.scoring)
+        val reading = Reading(search::childTokens, options.scoring)
         var tokens = backend.prefill(ids, Ahead(encoder.trie, reading, hint, spare))
         val rows = object : Rows {
             override fun root() = backend.root()
@@ -234,7 +254,7 @@ internal class Engine(
 
             override fun atHand() = backend.atHand()
         }
-        val found = search.run(rows, affine, topK, if (request.exhaustive) 0.0 else RANKS_ONLY, lines)
+        val found = search.run(rows, affine, topK, if (options.exhaustive) 0.0 else RANKS_ONLY, lines)
         if (allowed == null) expected = found.scores
         return Pair(found, tokens)
     }

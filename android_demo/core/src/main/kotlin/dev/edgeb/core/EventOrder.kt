@@ -13,13 +13,13 @@ private const val MOSTLY = 3
  *
  * Clocks go back at the end of daylight saving time and on flights west.
  */
-object EventOrder {
+public object EventOrder {
     /** Local times on Earth differ by no more: UTC+14 to UTC-12. */
-    const val MOST_BACK_HOURS = 26L
+    public const val MOST_BACK_HOURS: Long = 26L
 
     /** Whether a local clock may show `later` after it has shown `earlier`. */
     @JvmStatic
-    fun isPossible(earlier: Moment, later: Moment): Boolean = minutesBack(earlier, later) <= MOST_BACK
+    public fun isPossible(earlier: Moment, later: Moment): Boolean = minutesBack(earlier, later) <= MOST_BACK
 
     /** By how many minutes the clock went back between two events that follow each other; 0 where it did not. */
     private fun minutesBack(earlier: Moment, later: Moment): Long = maxOf(0L, earlier.minutes - later.minutes)
@@ -28,7 +28,9 @@ object EventOrder {
     internal fun checkStep(earlier: Moment, later: Moment, what: String, hint: String = "use a later time") {
         if (isPossible(earlier, later)) return
         val span = span(minutesBack(earlier, later))
-        throw EdgebException("$what, $later, is $span before the last event ($earlier)", HINT + hint)
+        throw EdgebException(
+            "$what, $later, is $span before the last event ($earlier)", HINT + hint, ErrorCode.INVALID_TIME
+        )
     }
 
     /** @throws EdgebException the list is newest first, or a step goes back by more than a local clock can. */
@@ -38,14 +40,15 @@ object EventOrder {
         val forward = history.zip(history.drop(1)).count { (a, b) -> a.time < b.time }
         if (back >= LEAST_BACK && back >= MOSTLY * forward) {
             throw EdgebException(
-                "history event 1: the newest event comes first", "sort the events by time, oldest first"
+                "history event 1: the newest event comes first", "sort the events by time, oldest first",
+                ErrorCode.INVALID_TIME
             )
         }
         val far = backs.indexOfFirst { it > MOST_BACK }
         if (far >= 0) {
             throw EdgebException(
                 "history event ${far + 2}: ${history[far + 1].time} is ${span(backs[far])} before the event above it",
-                HINT + "sort the events by time, oldest first"
+                HINT + "sort the events by time, oldest first", ErrorCode.INVALID_TIME
             )
         }
     }

@@ -14,7 +14,7 @@ private const val INVISIBLE =
     "\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 
 /** One thing a user did: where, when (local time) and what. */
-data class BehaviorEvent(val place: String, val time: Moment, val behavior: String)
+public data class BehaviorEvent(val place: String, val time: Moment, val behavior: String)
 
 /**
  * Reduce a place name to letters, digits, single spaces and `-_.&/+`, at most 48 characters.
@@ -46,25 +46,26 @@ internal fun cleanLabel(text: String): String {
     val trimmed = visible.dropWhile { isSpace(it) }.dropLastWhile { isSpace(it) }
     val label = words(withJoiners(nfc(words(text(trimmed)))))
     if (label == "") {
-        throw EdgebException("a behavior label is empty", "give the behavior a name")
+        throw EdgebException("a behavior label is empty", "give the behavior a name", ErrorCode.UNKNOWN_LABEL)
     }
     val bad = codePoints(label).firstOrNull { isControl(it) && !isJoiner(it) }
     if (bad != null) {
         throw EdgebException(
             "behavior label '$label' holds the control character U+${Integer.toHexString(bad)}",
-            "labels are one line of plain text"
+            "labels are one line of plain text", ErrorCode.UNKNOWN_LABEL
         )
     }
     if (lengthInCodePoints(label) > MAX_LABEL_CHARS) {
         throw EdgebException(
-            "behavior label '${label.take(40)}…' is too long", "use at most $MAX_LABEL_CHARS characters"
+            "behavior label '${label.take(40)}…' is too long", "use at most $MAX_LABEL_CHARS characters",
+            ErrorCode.UNKNOWN_LABEL
         )
     }
     return label
 }
 
 /** The label as candidates are written; null where it cannot be one. */
-fun cleanLabelOrNull(text: String): String? =
+public fun cleanLabelOrNull(text: String): String? =
     try {
         cleanLabel(text)
     } catch (error: EdgebException) {

@@ -4,13 +4,17 @@ internal const val DAMAGED_HINT = "the file is damaged or was edited: copy or ex
 
 /** A JSON object read strictly: a field that is missing, unknown or of another type is refused by name. */
 internal class Fields(value: Any?, names: Collection<String>, private val where: String) {
-    private val held: Map<*, *> = value as? Map<*, *> ?: throw EdgebException("$where is not an object", DAMAGED_HINT)
+    private val held: Map<*, *> = value as? Map<*, *> ?: throw EdgebException(
+        "$where is not an object", DAMAGED_HINT, ErrorCode.DAMAGED
+    )
 
     init {
         for (name in names) if (!held.containsKey(name)) throw EdgebException(
-            "$where: field '$name' is missing", DAMAGED_HINT
+            "$where: field '$name' is missing", DAMAGED_HINT, ErrorCode.DAMAGED
         )
-        for (name in held.keys) if (name !in names) throw EdgebException("$where: unknown field '$name'", DAMAGED_HINT)
+        for (name in held.keys) if (name !in names) throw EdgebException(
+            "$where: unknown field '$name'", DAMAGED_HINT, ErrorCode.DAMAGED
+        )
     }
 
     fun any(name: String): Any? = held[name]
@@ -52,5 +56,7 @@ internal class Fields(value: Any?, names: Collection<String>, private val where:
     fun mapOrNull(name: String): Map<String, Any?>? = if (isNull(name)) null else map(name)
 
     private fun wrong(name: String, wanted: String) =
-        EdgebException("$where: field '$name' is '${held[name].toString().take(40)}', not $wanted", DAMAGED_HINT)
+        EdgebException(
+            "$where: field '$name' is '${held[name].toString().take(40)}', not $wanted", DAMAGED_HINT, ErrorCode.DAMAGED
+        )
 }

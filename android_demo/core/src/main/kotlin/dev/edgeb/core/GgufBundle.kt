@@ -1,7 +1,5 @@
 package dev.edgeb.core
 
-import java.io.File
-
 private const val KEY_VERSION = "edgeb.schema_version"
 private const val KEY_MANIFEST = "edgeb.manifest"
 private const val KEY_MANIFEST_HASH = "edgeb.manifest_sha256"
@@ -9,10 +7,10 @@ private const val KEY_CANDIDATES = "edgeb.candidates"
 private const val KEY_POPULATION = "edgeb.population"
 
 /** A bundle that is one GGUF file, whose `edgeb.*` metadata say what it predicts and how it was made. */
-internal class GgufBundle(private val path: File) : OpenBundle {
-    private val file = GgufFile(path)
+internal class GgufBundle(private val source: ModelSource) : OpenBundle {
+    private val file = GgufFile(source)
     private val found: Map<String, GgufEntry>
-    override val manifest: Manifest
+    override val manifest: BundleManifest
 
     init {
         try {
@@ -24,10 +22,13 @@ internal class GgufBundle(private val path: File) : OpenBundle {
         }
     }
 
+    override val bytes: Long
+        get() = file.size
+
     override fun population(): PopulationTable? {
-        val info = manifest.population?.let { PopulationInfo.of(it, "$path: manifest.population") } ?: return null
+        val info = manifest.population?.let { PopulationInfo.of(it, "$source: manifest.population") } ?: return null
         val content = file.raw(found.getValue(KEY_POPULATION))
-        return PopulationTable.of(content, info, manifest.candidates, manifest.layout.places, path.toString())
+        return PopulationTable.of(content, info, manifest.candidates, manifest.layout.places, source.toString())
     }
 
     override fun verify() {
@@ -63,33 +64,42 @@ internal class GgufBundle(private val path: File) : OpenBundle {
         return found
     }
 
-    private fun manifestOf(): Manifest {
+    private fun manifestOf(): BundleManifest {
         val held = found[KEY_MANIFEST]
-            ?: throw EdgebException("$path is a GGUF but not an edgeb bundle", "export it with edgeb export")
-        found[KEY_VERSION]?.let { Manifest.checkSchema(file.number(it), path.toString()) }
+            ?: throw EdgebException(
+                "$source is a GGUF but not an edgeb bundle", "export it with edgeb export", ErrorCode.NOT_A_BUNDLE
+            )
+        found[KEY_VERSION]?.let { BundleManifest.checkSchema(file.number(it), source.toString()) }
         val (version, hash, candidates) = listOf(KEY_VERSION, KEY_MANIFEST_HASH, KEY_CANDIDATES).map {
-            found[it] ?: throw EdgebException("$path: the metadata key '$it' is missing", DAMAGED_HINT)
+            found[it] ?: throw EdgebException(
+                "$source: the metadata key '$it' is missing", DAMAGED_HINT, ErrorCode.DAMAGED
+            )
         }
         val text = file.text(held)
         if (file.text(hash) != hex(sha256().digest(text.toByteArray(Charsets.UTF_8)))) {
-            throw EdgebException("$path: the manifest does not match its hash", DAMAGED_HINT)
+            throw EdgebException("$source: the manifest does not match its hash", DAMAGED_HINT, ErrorCode.DAMAGED)
         }
-        val manifest = Manifest.parse(text, path.toString())
+        val manifest = BundleManifest.parse(text, source.toString())
         if (file.number(version) != manifest.schemaVersion.toLong()) {
-            throw EdgebException("$path: '$KEY_VERSION' differs from the manifest's", DAMAGED_HINT)
+            throw EdgebException("$source: '$KEY_VERSION' differs from the manifest's", DAMAGED_HINT, ErrorCode.DAMAGED)
         }
         if (file.texts(candidates) != manifest.candidates.labels) {
-            throw EdgebException("$path: '$KEY_CANDIDATES' differs from the manifest's candidates", DAMAGED_HINT)
+            throw EdgebException(
+                "$source: '$KEY_CANDIDATES' differs from the manifest's candidates", DAMAGED_HINT, ErrorCode.DAMAGED
+            )
         }
         if (found.containsKey(KEY_POPULATION) != (manifest.population != null)) {
             throw EdgebException(
-                "$path: '$KEY_POPULATION' and the manifest's 'population' need each other", DAMAGED_HINT
+                "$source: '$KEY_POPULATION' and the manifest's 'population' need each other", DAMAGED_HINT,
+                ErrorCode.DAMAGED
             )
         }
         return manifest
     }
 
     private fun check(name: String, found: String, expected: String) {
-        if (found != expected) throw EdgebException("$path: the $name do not match the manifest's hash", DAMAGED_HINT)
+        if (found != expected) throw EdgebException(
+            "$source: the $name do not match the manifest's hash", DAMAGED_HINT, ErrorCode.DAMAGED
+        )
     }
 }

@@ -1,9 +1,7 @@
 package dev.edgeb.core
 
 import java.io.Closeable
-import java.io.File
 import java.io.IOException
-import java.io.RandomAccessFile
 import java.nio.ByteBuffer
 import java.nio.CharBuffer
 import java.nio.charset.CharacterCodingException
@@ -38,8 +36,8 @@ internal class GgufTensors(val start: Long, val end: Long, val dataStart: Long, 
  * Every length is checked against the file before it is believed, so a damaged or hostile file ends in an
  * EdgebException. Long arrays are stepped over, not read. Knows nothing of bundles, models or tokenizers.
  */
-internal class GgufFile(private val path: File) : Closeable {
-    private val file: RandomAccessFile
+internal class GgufFile(private val source: ModelSource) : Closeable {
+    private val file = source.open()
     private val window = ByteArray(WINDOW)
     private var windowStart = 0L
     private var windowSize = 0
@@ -50,24 +48,22 @@ internal class GgufFile(private val path: File) : Closeable {
     val size: Long
 
     init {
-        if (path.isDirectory) {
-            throw EdgebException("$path is a folder, not a GGUF file", "pass the .gguf or .tflite file that edgeb export wrote")
-        }
         try {
-            file = RandomAccessFile(path, "r")
-        } catch (error: IOException) {
-            throw EdgebException("cannot read $path: ${error.message}", "pass a file that edgeb export wrote")
-        }
-        try {
-            size = file.length()
+            size = file.size
             val magic = "GGUF".toByteArray(Charsets.US_ASCII)
             if (size < magic.size || !bytes(0, magic.size).contentEquals(magic)) {
-                throw EdgebException("$path is not a GGUF file", "pass the .gguf or .tflite file that edgeb export wrote")
+                throw EdgebException(
+                    "$source is not a GGUF file", "pass the .gguf or .tflite file that edgeb export wrote",
+                    ErrorCode.NOT_A_BUNDLE
+                )
             }
             at = magic.size.toLong()
             val version = u32("version")
             if (version != 2L && version != 3L) {
-                throw EdgebException("$path has GGUF version $version", "this edgeb reads versions 2 and 3; update it")
+                throw EdgebException(
+                    "$source has GGUF version $version", "this edgeb reads versions 2 and 3; update it",
+                    ErrorCode.UNSUPPORTED_VERSION
+                )
             }
             tensorCount = u64("tensor count")
             entryCount = u64("metadata count")
@@ -182,7 +178,7 @@ internal class GgufFile(private val path: File) : Closeable {
 
     override fun close() = file.close()
 
-    fun damaged(what: String) = EdgebException("$path is damaged: $what", COPY_HINT)
+    fun damaged(what: String) = EdgebException("$source is damaged: $what", COPY_HINT, ErrorCode.DAMAGED)
 
     private fun skip(entryKind: Int, key: String) {
         var kind = entryKind
@@ -249,15 +245,16 @@ internal class GgufFile(private val path: File) : Closeable {
     }
 
     private fun need(count: Long, what: String) {
-        if (count > size - at) throw EdgebException("$path is cut short: it ends inside $what", COPY_HINT)
+        if (count > size - at) throw EdgebException(
+            "$source is cut short: it ends inside $what", COPY_HINT, ErrorCode.DAMAGED
+        )
     }
 
     private fun fill(start: Long, target: ByteArray, count: Int) {
         try {
-            file.seek(start)
-            file.readFully(target, 0, count)
+            file.read(start, target, 0, count)
         } catch (error: IOException) {
-            throw EdgebException("cannot read $path: ${error.message}", COPY_HINT)
+            throw EdgebException("cannot read $source: ${error.message}", COPY_HINT, ErrorCode.UNREADABLE)
         }
     }
 }

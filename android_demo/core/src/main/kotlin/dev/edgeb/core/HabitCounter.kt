@@ -24,11 +24,13 @@ internal class HabitsConfig(val hourBucket: Int, val halfLife: Double, val stren
             val found = Fields(value, SETTINGS, where)
             val bucket = found.int("hour_bucket")
             if (bucket < 1 || HOURS % bucket != 0) {
-                throw EdgebException("$where: hour_bucket is $bucket", "use a divisor of 24")
+                throw EdgebException("$where: hour_bucket is $bucket", "use a divisor of 24", ErrorCode.DAMAGED)
             }
             val halfLife = found.number("half_life", 0.0, LARGEST)
             if (halfLife != 0.0 && halfLife < 1) {
-                throw EdgebException("$where: half_life is $halfLife", "use 0 (no decay) or at least 1 event")
+                throw EdgebException(
+                    "$where: half_life is $halfLife", "use 0 (no decay) or at least 1 event", ErrorCode.DAMAGED
+                )
             }
             val strengths = LEVELS.associate { it to found.number("k_$it", LEAST_STRENGTH, LARGEST) }
             return HabitsConfig(bucket, halfLife, strengths)
@@ -166,7 +168,7 @@ internal class HabitCounter(
             if (found.int("size") != counts.size) {
                 throw EdgebException(
                     "$where counts ${found.int("size")} candidates, not ${counts.size}",
-                    "use the bundle it was made with"
+                    "use the bundle it was made with", ErrorCode.OTHER_BUNDLE
                 )
             }
             counter.events = found.long("events")
@@ -181,7 +183,9 @@ internal class HabitCounter(
             for (level in LEVELS) {
                 counter.readLevel(level, held.list(level), "$where.counts.$level")
                 if (!places && "place" in level && counter.levels.getValue(level).isNotEmpty()) {
-                    throw EdgebException("$where.counts.$level counts places, the bundle has none", DAMAGED_HINT)
+                    throw EdgebException(
+                        "$where.counts.$level counts places, the bundle has none", DAMAGED_HINT, ErrorCode.DAMAGED
+                    )
                 }
             }
             return counter
@@ -193,7 +197,7 @@ internal class HabitCounter(
         }
 
         private fun damaged(where: String, what: Any?) = EdgebException(
-            "$where: bad entry ${what.toString().take(80)}", DAMAGED_HINT
+            "$where: bad entry ${what.toString().take(80)}", DAMAGED_HINT, ErrorCode.DAMAGED
         )
     }
 }

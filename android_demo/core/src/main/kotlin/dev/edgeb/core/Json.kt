@@ -210,5 +210,7 @@ private class Parser(private val text: String, private val where: String) {
         while (at < text.length && (text[at] == ' ' || text[at] == '\n' || text[at] == '\r' || text[at] == '\t')) at++
     }
 
-    private fun bad(what: String) = EdgebException("$where is not JSON ($what at character $at)", DAMAGED_HINT)
+    private fun bad(what: String) = EdgebException(
+        "$where is not JSON ($what at character $at)", DAMAGED_HINT, ErrorCode.DAMAGED
+    )
 }

@@ -45,7 +45,7 @@ internal class LabelTrie private constructor(
          */
         fun of(paths: List<IntArray>): LabelTrie {
             if (paths.size == 0 || paths.any { it.size == 0 }) {
-                throw EdgebException("a candidate has no tokens", DAMAGED_HINT)
+                throw EdgebException("a candidate has no tokens", DAMAGED_HINT, ErrorCode.DAMAGED)
             }
             val tokens = arrayListOf(-1)
             val parents = arrayListOf(-1)
@@ -61,7 +61,8 @@ internal class LabelTrie private constructor(
                     val node = reached[i]
                     if (ends[node] >= 0) {
                         throw EdgebException(
-                            "candidate ${ends[node]} is a token prefix of candidate $i", "rename one label"
+                            "candidate ${ends[node]} is a token prefix of candidate $i", "rename one label",
+                            ErrorCode.DAMAGED
                         )
                     }
                     reached[i] = children.getOrPut(Pair(node, paths[i][depth])) {
@@ -75,7 +76,10 @@ internal class LabelTrie private constructor(
                 for (i in paths.indices) {
                     if (paths[i].size != depth + 1) continue
                     if (ends[reached[i]] >= 0) {
-                        throw EdgebException("candidates ${ends[reached[i]]} and $i have the same tokens", "rename one")
+                        throw EdgebException(
+                            "candidates ${ends[reached[i]]} and $i have the same tokens", "rename one",
+                            ErrorCode.DAMAGED
+                        )
                     }
                     ends[reached[i]] = i
                 }

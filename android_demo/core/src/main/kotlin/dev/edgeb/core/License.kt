@@ -12,16 +12,16 @@ private val LICENSE_FIELDS = listOf("id", "name", "link", "author", "attribution
  * @property attribution Lines that its terms ask to be shown.
  * @property texts License, notice and use policy by file name.
  */
-class License private constructor(
-    val id: String?,
-    val name: String?,
-    val link: String?,
-    val author: String?,
-    val attribution: List<String>,
-    val texts: Map<String, String>
+public class License private constructor(
+    public val id: String?,
+    public val name: String?,
+    public val link: String?,
+    public val author: String?,
+    public val attribution: List<String>,
+    public val texts: Map<String, String>
 ) {
     /** Identifier and name in one line; the names of its texts where neither is known. */
-    val title: String
+    public val title: String
         get() {
             if (id == null || id.equals("other", ignoreCase = true)) {
                 return name ?: link ?: "see ${texts.keys.joinToString(", ")}"
@@ -30,7 +30,7 @@ class License private constructor(
         }
 
     /** Title, link, author and attribution, a line each. */
-    val lines: List<String>
+    public val lines: List<String>
         get() {
             val found = arrayListOf(title)
             if (link != null && link != title) found.add(link)
@@ -53,7 +53,7 @@ class License private constructor(
         }
 
         private fun text(value: Any?, where: String): String =
-            value as? String ?: throw EdgebException("an item of $where is not text", DAMAGED_HINT)
+            value as? String ?: throw EdgebException("an item of $where is not text", DAMAGED_HINT, ErrorCode.DAMAGED)
     }
 }
 
@@ -64,7 +64,11 @@ class License private constructor(
  * @property license Its license; null where it states none.
  * @property weightsSha256 Hash of its weight files.
  */
-class BaseModel internal constructor(val name: String?, val license: License?, val weightsSha256: String?) {
+public class BaseModel internal constructor(
+    public val name: String?,
+    public val license: License?,
+    public val weightsSha256: String?
+) {
     internal companion object {
         /** @throws EdgebException a field that is missing, unknown or of another type. */
         fun of(value: Any?, where: String): BaseModel {

@@ -13,7 +13,7 @@ internal class LiteRtBackend(
     private val graph: LiteRtGraph,
     private val model: LiteRtModel,
     private val tokenizer: LlamaVocabulary,
-    private val version: String,
+    override val version: String,
     override val accelerator: Accelerator,
     positions: Int
 ) : Backend {
@@ -36,6 +36,8 @@ internal class LiteRtBackend(
     override val vocabularySize: Int
         get() = graph.vocabulary
 
+    override val kind = EngineKind.LITERT
+
     override val capacity: Int = minOf(positions, graph.cache)
 
     override val fingerprint: String
@@ -50,7 +52,10 @@ internal class LiteRtBackend(
         val common = reusable(held, ids, capacity)
         val added = ids.copyOfRange(common, ids.size)
         added.firstOrNull { it !in 0 until graph.vocabulary }?.let {
-            throw EdgebException("the prompt has token $it, the model ${graph.vocabulary} tokens", "check the ids")
+            throw EdgebException(
+                "the prompt has token $it, the model ${graph.vocabulary} tokens", "check the ids",
+                ErrorCode.INVALID_ARGUMENT
+            )
         }
         var hinted = emptyList<Int>()
         changing {
@@ -81,7 +86,7 @@ internal class LiteRtBackend(
         if (prompt.size + deepest > capacity) {
             throw EdgebException(
                 "the prompt has ${prompt.size} tokens and a label $deepest, the context holds $capacity",
-                "shorten the place names or the history"
+                "shorten the place names or the history", ErrorCode.PROMPT_TOO_LONG
             )
         }
         val done = HashMap<Int, DoubleArray>()
@@ -126,6 +131,10 @@ internal class LiteRtBackend(
         }
         return prompt.isNotEmpty()
     }
+
+    override fun interrupt() = model.interrupt(true)
+
+    override fun resume() = model.interrupt(false)
 
     override fun close() {
         model.close()

@@ -1,7 +1,5 @@
 package dev.edgeb.core
 
-import java.io.File
-import java.io.FileInputStream
 import java.io.IOException
 
 private const val MANIFEST_ENTRY = "edgeb.json"
@@ -29,18 +27,14 @@ private const val LOCAL_HEADER_BYTES = 30
  *
  * Opening it checks everything but the contents of model and entries.
  */
-internal class LiteRtFile(private val path: File) : OpenBundle {
-    private val archive: ZipArchive = try {
-        ZipArchive(path)
-    } catch (error: IOException) {
-        throw EdgebException("cannot read $path: ${error.message}", "pass a file that edgeb export wrote")
-    }
+internal class LiteRtFile(private val source: ModelSource) : OpenBundle {
+    private val archive = ZipArchive(source)
     private lateinit var entries: Map<String, ZipEntryAt>
     private lateinit var hashes: Map<String, String>
     private lateinit var modelHash: String
     private var modelBytes = 0L
 
-    override lateinit var manifest: Manifest
+    override lateinit var manifest: BundleManifest
         private set
 
     /** What a host must know of the model's graph. */
@@ -59,10 +53,13 @@ internal class LiteRtFile(private val path: File) : OpenBundle {
     /** A GGUF file that holds the vocabulary. @throws EdgebException it was changed. */
     fun tokenizer(): ByteArray = entry(TOKENIZER_ENTRY)
 
+    override val bytes: Long
+        get() = archive.size
+
     override fun population(): PopulationTable? {
-        val info = manifest.population?.let { PopulationInfo.of(it, "$path: manifest.population") } ?: return null
+        val info = manifest.population?.let { PopulationInfo.of(it, "$source: manifest.population") } ?: return null
         val content = entry(POPULATION_ENTRY)
-        return PopulationTable.of(content, info, manifest.candidates, manifest.layout.places, path.toString())
+        return PopulationTable.of(content, info, manifest.candidates, manifest.layout.places, source.toString())
     }
 
     override fun verify() {
@@ -78,7 +75,7 @@ internal class LiteRtFile(private val path: File) : OpenBundle {
             }
         }
         if (hex(digest.digest()) != modelHash) {
-            throw EdgebException("$path: the model does not match its hash", DAMAGED_HINT)
+            throw EdgebException("$source: the model does not match its hash", DAMAGED_HINT, ErrorCode.DAMAGED)
         }
     }
 
@@ -88,11 +85,13 @@ internal class LiteRtFile(private val path: File) : OpenBundle {
         if (!archive.isThere) throw withoutArchive()
         entries = reading { archive.entries() }
         val held = entries[MANIFEST_ENTRY]
-            ?: throw EdgebException("$path is a LiteRT file without edgeb's manifest", EXPORT_HINT)
-        val where = "$path: $MANIFEST_ENTRY"
+            ?: throw EdgebException(
+                "$source is a LiteRT file without edgeb's manifest", EXPORT_HINT, ErrorCode.NOT_A_BUNDLE
+            )
+        val where = "$source: $MANIFEST_ENTRY"
         val json = Json.parse(String(reading { archive.read(held) }, Charsets.UTF_8), where)
         // First: a newer schema may have any fields.
-        if (json is Map<*, *>) Manifest.checkSchema(json["schema_version"], path.toString())
+        if (json is Map<*, *>) BundleManifest.checkSchema(json["schema_version"], source.toString())
         val fields = Fields(json, FIELDS, where)
         hashes = fields.map("files").mapValues { hash(it.value) }
         modelHash = hash(fields.string("model_sha256"))
@@ -102,11 +101,11 @@ internal class LiteRtFile(private val path: File) : OpenBundle {
         if (fields.string("manifest_sha256") != hashOf(text)) {
             throw damaged("the manifest does not match its hash")
         }
-        manifest = Manifest.parse(text, path.toString())
+        manifest = BundleManifest.parse(text, source.toString())
         if (fields.long("schema_version") != manifest.schemaVersion.toLong()) {
             throw damaged("'schema_version' differs from the manifest's")
         }
-        graph = LiteRtGraph.of(fields.any("graph"), "$path: graph")
+        graph = LiteRtGraph.of(fields.any("graph"), "$source: graph")
         val tensors = hashOf("[\"$modelHash\", ${graph.canonical()}]")
         if (hashes[TOKENIZER_ENTRY] != manifest.tokenizerSha256 || tensors != manifest.tensorsSha256) {
             throw damaged("the hashes do not match the manifest's")
@@ -132,7 +131,7 @@ internal class LiteRtFile(private val path: File) : OpenBundle {
     private fun entry(name: String): ByteArray {
         val content = reading { archive.read(entries.getValue(name)) }
         if (hex(sha256().digest(content)) != hashes[name]) {
-            throw EdgebException("$path: $name does not match its hash", DAMAGED_HINT)
+            throw EdgebException("$source: $name does not match its hash", DAMAGED_HINT, ErrorCode.DAMAGED)
         }
         return content
     }
@@ -143,7 +142,7 @@ internal class LiteRtFile(private val path: File) : OpenBundle {
         } catch (error: BrokenArchive) {
             throw damaged("the archive at its end cannot be read: ${error.message}")
         } catch (error: IOException) {
-            throw EdgebException("cannot read $path: ${error.message}", CUT_HINT)
+            throw EdgebException("cannot read $source: ${error.message}", CUT_HINT, ErrorCode.UNREADABLE)
         }
     }
 
@@ -156,11 +155,11 @@ internal class LiteRtFile(private val path: File) : OpenBundle {
     /** What to say of a file that does not end in an archive: its beginning tells whether it was cut short. */
     private fun withoutArchive(): EdgebException =
         if (reading { holdsManifest() }) {
-            EdgebException("$path is cut short: it ends inside edgeb's archive", CUT_HINT)
+            EdgebException("$source is cut short: it ends inside edgeb's archive", CUT_HINT, ErrorCode.DAMAGED)
         } else {
             EdgebException(
-                "$path is a LiteRT file without edgeb's manifest, or cut short before it",
-                "$EXPORT_HINT, or copy it again"
+                "$source is a LiteRT file without edgeb's manifest, or cut short before it",
+                "$EXPORT_HINT, or copy it again", ErrorCode.NOT_A_BUNDLE
             )
         }
 
@@ -179,15 +178,18 @@ internal class LiteRtFile(private val path: File) : OpenBundle {
         return false
     }
 
-    private fun damaged(what: String) = EdgebException("$path is damaged: $what", CUT_HINT)
+    private fun damaged(what: String) = EdgebException("$source is damaged: $what", CUT_HINT, ErrorCode.DAMAGED)
 
     companion object {
-        /** Whether a file is a LiteRT file by its first bytes; one that cannot be read, or none, is no LiteRT file. */
-        fun isOne(path: File): Boolean {
+        /** Whether it is a LiteRT file by its first bytes; one that cannot be read, or none, is no LiteRT file. */
+        fun isOne(source: ModelSource): Boolean {
             val head = ByteArray(IDENTIFIER_AT + IDENTIFIER.size)
             return try {
-                FileInputStream(path).use { it.read(head) == head.size } && isAt(head, IDENTIFIER_AT, IDENTIFIER)
+                source.open().use { it.read(0, head, 0, head.size) }
+                isAt(head, IDENTIFIER_AT, IDENTIFIER)
             } catch (error: IOException) {
+                false
+            } catch (error: EdgebException) {
                 false
             }
         }

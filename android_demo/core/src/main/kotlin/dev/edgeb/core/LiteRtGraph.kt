@@ -116,7 +116,7 @@ internal class LiteRtGraph private constructor(
             val fields = Fields(value, FIELDS, where)
             val sizes = sizes(fields, "sizes", where)
             val firsts = sizes(fields, "first_sizes", where)
-            if (sizes.isEmpty()) throw EdgebException("$where: 'sizes' is empty", DAMAGED_HINT)
+            if (sizes.isEmpty()) throw EdgebException("$where: 'sizes' is empty", DAMAGED_HINT, ErrorCode.DAMAGED)
             val headDim = count(fields, "head_dim", where)
             val attention = arrayListOf(Attention("", null, rope(fields, headDim, where)))
             if (!fields.isNull("sliding")) {
@@ -129,13 +129,17 @@ internal class LiteRtGraph private constructor(
                 count(fields, "hidden", where), count(fields, "kv_heads", where), headDim,
                 count(fields, "vocabulary", where), attention
             )
-            if (!graph.isPossible()) throw EdgebException("$where: its tensors are too large", DAMAGED_HINT)
+            if (!graph.isPossible()) throw EdgebException(
+                "$where: its tensors are too large", DAMAGED_HINT, ErrorCode.DAMAGED
+            )
             return graph
         }
 
         private fun count(fields: Fields, name: String, where: String): Int {
             val found = fields.long(name)
-            if (found !in 1..MOST) throw EdgebException("$where: field '$name' is $found", DAMAGED_HINT)
+            if (found !in 1..MOST) throw EdgebException(
+                "$where: field '$name' is $found", DAMAGED_HINT, ErrorCode.DAMAGED
+            )
             return found.toInt()
         }
 
@@ -143,7 +147,9 @@ internal class LiteRtGraph private constructor(
             val found = fields.list(name)
             val sizes = found.map { (it as? Long)?.takeIf { size -> size in 1..MOST }?.toInt() ?: -1 }
             if (sizes.any { it < 1 } || sizes != sizes.distinct().sorted()) {
-                throw EdgebException("$where.$name is ${found.toString().take(60)}, not ascending sizes", DAMAGED_HINT)
+                throw EdgebException(
+                    "$where.$name is ${found.toString().take(60)}, not ascending sizes", DAMAGED_HINT, ErrorCode.DAMAGED
+                )
             }
             return sizes.toIntArray()
         }
@@ -151,7 +157,7 @@ internal class LiteRtGraph private constructor(
         private fun rope(fields: Fields, headDim: Int, where: String): DoubleArray {
             val found = fields.list("rope").map { (it as? Number)?.toDouble() ?: Double.NaN }
             if (found.size != headDim / 2 || found.any { !(it in 0.0..FASTEST) }) {
-                throw EdgebException("$where.rope has no ${headDim / 2} frequencies", DAMAGED_HINT)
+                throw EdgebException("$where.rope has no ${headDim / 2} frequencies", DAMAGED_HINT, ErrorCode.DAMAGED)
             }
             return found.toDoubleArray()
         }

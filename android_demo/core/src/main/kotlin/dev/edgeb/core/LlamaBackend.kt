@@ -19,7 +19,7 @@ private val UNQUANTIZED = setOf(0, 1)
  */
 internal class LlamaBackend(
     private val context: LlamaContext,
-    private val version: String,
+    override val version: String,
     private val options: NativeOptions
 ) : Backend {
     private val quantized = context.fileType !in UNQUANTIZED
@@ -45,6 +45,8 @@ internal class LlamaBackend(
 
     override val fingerprint: String
         get() = "$version, ${if (options.exactCache) "f32" else "f16"} cache"
+
+    override val kind = EngineKind.LLAMA_CPP
 
     override val accelerator = Accelerator.CPU
 
@@ -113,6 +115,10 @@ internal class LlamaBackend(
         return true
     }
 
+    override fun interrupt() = context.interrupt(true)
+
+    override fun resume() = context.interrupt(false)
+
     override fun close() = context.close()
 
     private fun looking(): Ahead = checkNotNull(ahead) { "the prompt was evaluated without a look ahead" }
@@ -155,7 +161,7 @@ internal class LlamaBackend(
         throw EdgebException(
             "the prompt has ${held.size} tokens and a label ${plan.paths.getValue(tips[0]).size}, " +
                 "the context holds $capacity",
-            "shorten the place names or the history"
+            "shorten the place names or the history", ErrorCode.PROMPT_TOO_LONG
         )
     }
 
@@ -191,8 +197,15 @@ internal class LlamaBackend(
         try {
             nanos += context.decode(batch.build())
         } catch (error: EdgebException) {
-            // What the cache holds now is unknown: start over with the next prompt.
-            forget()
+            if (error.code == ErrorCode.CANCELLED) {
+                // Parts of the batch may be in the cache, behind what was there before.
+                if (padding > 0) context.removeSequence(sequences + 1, -1, -1)
+                release()
+                context.removeSequence(0, held.size, -1)
+            } else {
+                // What the cache holds now is unknown: start over with the next prompt.
+                forget()
+            }
             throw error
         }
         if (padding > 0) context.removeSequence(sequences + 1, -1, -1)

@@ -12,7 +12,7 @@ private const val DAY = 24 * HOUR
  *
  * @property minutes Minutes of the local clock since 1970-01-01T00:00.
  */
-data class Moment(val minutes: Long) : Comparable<Moment> {
+public data class Moment(val minutes: Long) : Comparable<Moment> {
     /** 0 for Monday to 6 for Sunday. */
     val dayOfWeek: Int
         get() = floorMod(floorDiv(minutes, DAY) + 3, 7L).toInt()
@@ -26,7 +26,7 @@ data class Moment(val minutes: Long) : Comparable<Moment> {
         get() = floorMod(minutes, HOUR).toInt()
 
     /** Like "2012-05-01T18:00". */
-    fun format(): String {
+    public fun format(): String {
         val (year, month, day) = civil(floorDiv(minutes, DAY))
         return "${pad(year, 4)}-${pad(month, 2)}-${pad(day, 2)}T${pad(hour, 2)}:${pad(minute, 2)}"
     }
@@ -35,7 +35,7 @@ data class Moment(val minutes: Long) : Comparable<Moment> {
 
     override fun toString(): String = format()
 
-    companion object {
+    public companion object {
         private val SHAPE = Regex("(\\d{4})-(\\d{2})-(\\d{2})(?:[T ](\\d{2}):(\\d{2})(?::\\d{2}(?:\\.\\d{1,9})?)?)?")
 
         /**
@@ -44,20 +44,24 @@ data class Moment(val minutes: Long) : Comparable<Moment> {
          * @throws EdgebException on anything else; a zone is refused, since events are kept in local time.
          */
         @JvmStatic
-        fun parse(text: String): Moment {
+        public fun parse(text: String): Moment {
             val found = SHAPE.matchEntire(text.trim())
-                ?: throw EdgebException("'$text' is not a local time", "write ISO 8601, like 2012-05-01T18:00")
+                ?: throw EdgebException(
+                    "'$text' is not a local time", "write ISO 8601, like 2012-05-01T18:00", ErrorCode.INVALID_TIME
+                )
             val parts = found.groupValues.drop(1).map { if (it == "") 0 else it.toInt() }
             return of(parts[0], parts[1], parts[2], parts[3], parts[4])
         }
 
         /** @throws EdgebException on a date or time that does not exist. */
         @JvmStatic
-        fun of(year: Int, month: Int, day: Int, hour: Int, minute: Int): Moment {
+        public fun of(year: Int, month: Int, day: Int, hour: Int, minute: Int): Moment {
             val days = daysFromCivil(year, month, day)
             val exists = month in 1..12 && day in 1..31 && civil(days) == Triple(year, month, day)
             if (!exists || hour !in 0..23 || minute !in 0..59) {
-                throw EdgebException("$year-$month-$day $hour:$minute does not exist", "check the date and time")
+                throw EdgebException(
+                    "$year-$month-$day $hour:$minute does not exist", "check the date and time", ErrorCode.INVALID_TIME
+                )
             }
             return Moment(days * DAY + hour * HOUR + minute)
         }
@@ -65,7 +69,7 @@ data class Moment(val minutes: Long) : Comparable<Moment> {
         /** What a clock in `zone` shows at `epochMillis` (as System.currentTimeMillis gives it). */
         @JvmStatic
         @JvmOverloads
-        fun at(epochMillis: Long, zone: TimeZone = TimeZone.getDefault()): Moment =
+        public fun at(epochMillis: Long, zone: TimeZone = TimeZone.getDefault()): Moment =
             Moment(floorDiv(epochMillis + zone.getOffset(epochMillis), 60_000L))
     }
 }

@@ -40,7 +40,7 @@ internal class PopulationConfig(val minUsers: Int, val hourBucket: Int, val stre
             val found = Fields(value, NAMES, where)
             val bucket = found.int("hour_bucket")
             if (bucket < 1 || HOURS % bucket != 0) {
-                throw EdgebException("$where: hour_bucket is $bucket", "use a divisor of 24")
+                throw EdgebException("$where: hour_bucket is $bucket", "use a divisor of 24", ErrorCode.DAMAGED)
             }
             found.number("per_user", 1.0, MOST)
             found.number("min_users", 1.0, MOST)
@@ -143,26 +143,29 @@ internal class PopulationTable private constructor(
         ): PopulationTable {
             val where = "$path: the population's table"
             if (content.size != info.bytes || hex(sha256().digest(content)) != info.sha256) {
-                throw EdgebException("$where does not match its hash", DAMAGED_HINT)
+                throw EdgebException("$where does not match its hash", DAMAGED_HINT, ErrorCode.DAMAGED)
             }
             val magic = "EDGEBPOP".toByteArray(Charsets.US_ASCII)
             if (content.size < HEADER_BYTES || !content.copyOf(magic.size).contentEquals(magic)) {
-                throw EdgebException("$where is none", DAMAGED_HINT)
+                throw EdgebException("$where is none", DAMAGED_HINT, ErrorCode.DAMAGED)
             }
             val bytes = ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN)
             bytes.position(magic.size)
             val version = bytes.getInt()
             if (version != VERSION) {
-                throw EdgebException("$where has version $version, this edgeb reads $VERSION", "update the app")
+                throw EdgebException(
+                    "$where has version $version, this edgeb reads $VERSION", "update the app",
+                    ErrorCode.UNSUPPORTED_VERSION
+                )
             }
             if (bytes.getInt() != candidates.size || bytes.getInt() != (if (places) 1 else 0)) {
-                throw EdgebException("$where is of another bundle", DAMAGED_HINT)
+                throw EdgebException("$where is of another bundle", DAMAGED_HINT, ErrorCode.DAMAGED)
             }
             val contexts = bytes.getInt()
             val entries = bytes.getInt()
             val expected = HEADER_BYTES + 12L * contexts + 4 + 4L * entries
             if (contexts < 0 || entries < 0 || expected != content.size.toLong()) {
-                throw EdgebException("$where has ${content.size} bytes, not $expected", DAMAGED_HINT)
+                throw EdgebException("$where has ${content.size} bytes, not $expected", DAMAGED_HINT, ErrorCode.DAMAGED)
             }
             val keys = LongArray(contexts) { bytes.getLong() }
             val offsets = IntArray(contexts + 1) { bytes.getInt() }
@@ -170,7 +173,9 @@ internal class PopulationTable private constructor(
             val units = IntArray(entries) { bytes.getShort().toInt() and 0xffff }
             check(keys, offsets, codes, units, candidates.size, where)
             if (contexts != info.contexts) {
-                throw EdgebException("$where has $contexts contexts, not ${info.contexts}", DAMAGED_HINT)
+                throw EdgebException(
+                    "$where has $contexts contexts, not ${info.contexts}", DAMAGED_HINT, ErrorCode.DAMAGED
+                )
             }
             val labels = LongArray(candidates.size) { textHash(candidates.labels[it]) }
             return PopulationTable(
@@ -181,7 +186,7 @@ internal class PopulationTable private constructor(
         private fun check(
             keys: LongArray, offsets: IntArray, codes: IntArray, units: IntArray, size: Int, where: String
         ) {
-            fun refuse(what: String): Nothing = throw EdgebException("$where: $what", DAMAGED_HINT)
+            fun refuse(what: String): Nothing = throw EdgebException("$where: $what", DAMAGED_HINT, ErrorCode.DAMAGED)
             if (offsets[0] != 0 || offsets[keys.size] != codes.size) refuse("its entries leave gaps")
             for (c in keys.indices) {
                 if (c > 0 && !below(keys[c - 1], keys[c])) refuse("its contexts are not in order")

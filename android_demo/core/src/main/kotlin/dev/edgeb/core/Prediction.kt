@@ -1,7 +1,7 @@
 package dev.edgeb.core
 
 /** What p(y|x) means: see docs/integrate.md. */
-enum class Scoring(val text: String) {
+public enum class Scoring(public val text: String) {
     /** Full-vocabulary token probabilities along a label and its terminator, renormalized over the candidates. */
     EXACT("exact"),
 
@@ -10,14 +10,51 @@ enum class Scoring(val text: String) {
 }
 
 /** Which distribution ranks the candidates. */
-enum class Source(val text: String) {
+public enum class Source(public val text: String) {
     MODEL("model"),
     HABITS("habits"),
     FUSED("fused")
 }
 
-/** One candidate and its probability among the candidates asked for. */
-data class Ranked(val behavior: String, val probability: Double)
+/**
+ * One candidate and its probability among the candidates asked for.
+ *
+ * @property behavior The label.
+ * @property probability 0 to 1.
+ */
+public data class Ranked(val behavior: String, val probability: Double)
+
+/** The program that computes a model. */
+public enum class EngineKind(public val text: String) {
+    /** llama.cpp, for GGUF bundles. */
+    LLAMA_CPP("llama.cpp"),
+
+    /** LiteRT, for .tflite bundles. */
+    LITERT("LiteRT"),
+
+    /** This library itself, for sequence models. */
+    KOTLIN("kotlin")
+}
+
+/**
+ * What evaluates a predictor's model.
+ *
+ * @property kind The program.
+ * @property version Its name and version.
+ * @property accelerator What it runs on.
+ * @property threads CPU threads that it was given.
+ * @property cpuVariant Which of llama.cpp's libraries per CPU generation the process loaded; null where it has none.
+ */
+public class EngineInfo internal constructor(
+    public val kind: EngineKind,
+    public val version: String,
+    public val accelerator: Accelerator,
+    public val threads: Int,
+    public val cpuVariant: String?
+) {
+    /** In one line, for a screen. */
+    override fun toString(): String = "$version on the ${accelerator.text}" + (cpuVariant?.let { ", $it" } ?: "")
+}
 
 /**
  * What a prediction says and what it cost.
@@ -33,8 +70,9 @@ data class Ranked(val behavior: String, val probability: Double)
  * @property likely The likely set at the coverage asked for, by falling probability; null if none was.
  * @property balance τ by which rare behaviors were raised, see `Balance`.
  * @property accelerator What the model ran on; null where it was not asked.
+ * @property engine The program that computed it; null where it was not asked.
  */
-data class Prediction(
+public data class Prediction(
     val ranked: List<Ranked>,
     val scoring: Scoring,
     val source: Source,
@@ -46,47 +84,32 @@ data class Prediction(
     val suggest: Boolean?,
     val likely: List<String>?,
     val balance: Double = 0.0,
-    val accelerator: Accelerator? = null
+    val accelerator: Accelerator? = null,
+    val engine: EngineKind? = null
 )
 
-/** How a prediction is wanted: the arguments of `Predictor.predict`, checked. */
-internal class Request(
-    val topK: Int?,
-    val scoring: Scoring,
-    val source: Source?,
-    val only: List<String>?,
-    val exclude: List<String>,
-    val exhaustive: Boolean,
-    val calibrated: Boolean,
-    val precision: Double?,
-    val coverage: Double?,
-    val balance: Balance
-) {
-    init {
-        if (topK != null && topK < 1) throw EdgebException("topK is $topK", "ask for at least one candidate")
-        if (precision != null || coverage != null) {
-            if (!calibrated) {
-                throw EdgebException(
-                    "precision and coverage were measured on calibrated values", "do not ask for raw ones"
-                )
-            }
-            if (only != null || exclude.isNotEmpty()) {
-                throw EdgebException(
-                    "precision and coverage were measured over all candidates", "leave out only and exclude"
-                )
-            }
-        }
+/**
+ * Which candidates to rank; null for all.
+ *
+ * @throws EdgebException a label that is no candidate, or none left.
+ */
+internal fun allowed(candidates: CandidateSet, options: PredictOptions): BooleanArray? {
+    val only = options.only
+    if (only == null && options.exclude.isEmpty()) return null
+    val mask = BooleanArray(candidates.size) { only == null }
+    for (label in only ?: emptyList()) mask[candidates.code(label, "only")] = true
+    for (label in options.exclude) mask[candidates.code(label, "exclude")] = false
+    if (mask.none { it }) {
+        throw EdgebException(
+            "no candidate is left to rank", "name fewer labels in exclude or more in only", ErrorCode.INVALID_ARGUMENT
+        )
     }
+    return mask
+}
 
-    /** Which candidates to rank; null for all. @throws EdgebException a label that is no candidate, or none left. */
-    fun allowed(candidates: CandidateSet): BooleanArray? {
-        if (only == null && exclude.isEmpty()) return null
-        val mask = BooleanArray(candidates.size) { only == null }
-        for (label in only ?: emptyList()) mask[candidates.code(label, "only")] = true
-        for (label in exclude) mask[candidates.code(label, "exclude")] = false
-        if (mask.none { it }) {
-            throw EdgebException("no candidate is left to rank", "name fewer labels in exclude or more in only")
-        }
-        return mask
+/** @throws EdgebException less than one. */
+internal fun checkTopK(topK: Int?) {
+    if (topK != null && topK < 1) {
+        throw EdgebException("topK is $topK", "ask for at least one candidate", ErrorCode.INVALID_ARGUMENT)
     }
 }

@@ -16,43 +16,38 @@ private const val SPARE_CORES = 2
 private const val MOST_THREADS = 4
 
 /**
- * How a bundle is opened.
+ * The native engines that an app ships, each null where it does not: `LlamaJni` and `LiteRtJni` of the runtime.
  *
- * @property threads CPU threads; null chooses by the device and the size of the bundle.
- * @property verify Check every byte of the file against its hashes first.
- * @property exactMath F32 cache, for checks against other programs.
- * @property snapshots Where snapshots of the static prompt are kept, in a folder edgeb-prefix (an app's cacheDir); null
- *   keeps none.
- * @property name What a benchmark calls the bundle; null takes the file's name.
- * @property accelerator What a LiteRT bundle is to run on, all of it. llama.cpp's bundles run on the CPU.
- * @property fallback Whether the CPU may take a bundle that the accelerator does not; else that is an error.
+ * @property llama For GGUF bundles of language models, and for the tokenizer of LiteRT's.
+ * @property litert For LiteRT bundles.
  */
-data class LoadOptions @JvmOverloads constructor(
-    val threads: Int? = null,
-    val verify: Boolean = true,
-    val exactMath: Boolean = false,
-    val snapshots: File? = null,
-    val name: String? = null,
-    val accelerator: Accelerator = Accelerator.CPU,
-    val fallback: Boolean = false
-)
+public class NativeEngines @JvmOverloads constructor(
+    public val llama: LlamaNative?,
+    public val litert: LiteRtNative? = null
+) {
+    public companion object {
+        /** Neither: for sequence models, which are computed in Kotlin. */
+        @JvmField
+        public val NONE: NativeEngines = NativeEngines(null)
+    }
+}
 
 /**
  * Predicts a user's next behavior over the candidate set of one bundle.
  *
  * May be shared between threads: calls take turns. Calls take as long as the model does: not for the main thread.
  */
-class Predictor private constructor(internal val engine: Engine) : Closeable {
+public class Predictor private constructor(internal val engine: Engine) : Closeable {
     /** What the bundle says of itself. */
-    val manifest: Manifest
+    public val manifest: BundleManifest
         get() = engine.manifest
 
-    /** What the model runs on: the CPU where the accelerator did not take it and the options allow that. */
-    val accelerator: Accelerator
-        get() = synchronized(engine.lock) { engine.backend.accelerator }
+    /** What computes the model, and on what: the CPU where the accelerator did not take it and the CPU may. */
+    public val engineInfo: EngineInfo
+        get() = synchronized(engine.lock) { engine.info }
 
     /** Which distribution answers when a call names none. */
-    val defaultSource: Source
+    public val defaultSource: Source
         get() = engine.defaultSource
 
     /**
@@ -61,7 +56,7 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
      * @param anchorEvery Events by which the window may grow beyond the layout's L before it is anchored anew.
      */
     @JvmOverloads
-    fun session(anchorEvery: Int = ANCHOR_EVERY): Session = Session(engine, anchorEvery)
+    public fun session(anchorEvery: Int = ANCHOR_EVERY): Session = Session(engine, anchorEvery)
 
     /**
      * Rank the candidates for the behavior at `moment` in `place` after `history`.
@@ -71,44 +66,26 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
      *   none.
      * @param place Needed where the bundle's prompts name a place (`manifest.layout.places`), refused where not.
      * @param topK How many candidates to return; null for all.
-     * @param only Labels to rank; null for all.
-     * @param exclude Labels to leave out.
-     * @param source Null takes the bundle's default.
-     * @param calibrated Calibrate the probabilities where the bundle can; false gives the source's own.
-     * @param exhaustive Expand the whole trie, so that every probability is exact.
-     * @param precision Also decide whether to suggest the first candidate; a level of the manifest's calibration.
-     * @param coverage Also name the candidates that hold the truth this often; a level of the manifest's calibration.
-     * @param balance How far to raise rare behaviors. Other than at 0 and at the fitted τ, probabilities are raw, and
-     *   precision and coverage are refused.
      * @throws EdgebException a behavior outside the candidate set, a clock that goes back too far, a place missing or
      *   too many, a prompt that does not fit, a level or a balance that the bundle is not calibrated for.
      */
     @JvmOverloads
-    fun predict(
+    public fun predict(
         history: List<BehaviorEvent>,
         moment: Moment,
         place: String? = null,
         topK: Int? = null,
-        scoring: Scoring = Scoring.EXACT,
-        only: List<String>? = null,
-        exclude: List<String> = emptyList(),
-        source: Source? = null,
-        calibrated: Boolean = true,
-        exhaustive: Boolean = false,
-        precision: Double? = null,
-        coverage: Double? = null,
-        balance: Balance = Balance.NONE
+        options: PredictOptions = PredictOptions.DEFAULT
     ): Prediction {
         val started = System.nanoTime()
-        val request =
-            Request(topK, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage, balance)
+        checkTopK(topK)
         val known = checked(history, moment)
         val where = manifest.layout.placeOf(place)
         synchronized(engine.lock) {
-            val wanted = engine.source(request)
+            val wanted = engine.source(options)
             val habits = if (wanted == Source.MODEL) null else habits(known, moment, where)
             val ids = if (wanted == Source.HABITS) IntArray(0) else engine.encoder.promptIds(known, moment, where)
-            return engine.answer(ids, habits, request, started)
+            return engine.answer(ids, habits, topK, options, started)
         }
     }
 
@@ -117,13 +94,13 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
      *
      * @throws EdgebException damaged, of another version, of another model or of another candidate list.
      */
-    fun restore(file: File): Session = Session.restore(file, engine)
+    public fun restore(file: File): Session = Session.restore(file, engine)
 
     /** Hold the static prompt, from a snapshot in `folder` where there is one; says whether there was. */
-    fun warm(folder: File): Boolean = synchronized(engine.lock) { engine.warm(folder) }
+    public fun warm(folder: File): Boolean = synchronized(engine.lock) { engine.warm(folder) }
 
     /** Free native memory. */
-    override fun close() = synchronized(engine.lock) { engine.close() }
+    override fun close(): Unit = synchronized(engine.lock) { engine.close() }
 
     private fun habits(history: List<BehaviorEvent>, moment: Moment, place: String): DoubleArray {
         val counter = engine.counter()
@@ -140,30 +117,27 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
         return known
     }
 
-    companion object {
+    public companion object {
         /**
-         * Open a bundle: a GGUF file with llama.cpp, a LiteRT file with LiteRT, and with llama.cpp for its tokenizer. A
-         * sequence model, which is a GGUF file as well, is computed in Kotlin.
+         * Open a bundle: a GGUF with llama.cpp, a LiteRT file with LiteRT, and with llama.cpp for its tokenizer. A
+         * sequence model, which is a GGUF as well, is computed in Kotlin.
          *
-         * @param llama Null where the app ships sequence models only.
-         * @param litert Null where the app comes without LiteRT.
-         * @throws EdgebException not a bundle, damaged, of a newer version, or not loadable.
+         * @throws EdgebException not a bundle, damaged, of a newer version, not loadable, or without its engine.
          */
         @JvmStatic
         @JvmOverloads
-        fun load(
-            model: File,
-            llama: LlamaNative?,
-            options: LoadOptions = LoadOptions(),
-            litert: LiteRtNative? = null
+        public fun load(
+            model: ModelSource,
+            engines: NativeEngines,
+            options: LoadOptions = LoadOptions.DEFAULT
         ): Predictor {
-            val opener = BackendOpener(model, llama, litert, options, options.threads ?: threadsFor(model))
-            Bundle.open(model).use { bundle ->
+            BundleFile.open(model).use { bundle ->
+                val opener = BackendOpener(model, engines, options, options.threads ?: threadsFor(bundle.bytes))
                 if (options.verify) bundle.verify()
                 val population = bundle.population()
                 val backend = opener.open(bundle, contextNeeded(bundle.manifest))
                 try {
-                    val file = LoadedFile(options.name ?: model.name, model.length())
+                    val file = LoadedFile(model.name, bundle.bytes)
                     val predictor = Predictor(Engine(bundle.manifest, backend, file, opener.threads, population))
                     if (options.snapshots != null) predictor.warm(options.snapshots)
                     return predictor
@@ -174,8 +148,14 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
             }
         }
 
+        /** `load` of a file. */
+        @JvmStatic
+        @JvmOverloads
+        public fun load(model: File, engines: NativeEngines, options: LoadOptions = LoadOptions.DEFAULT): Predictor =
+            load(ModelSource.file(model), engines, options)
+
         /** Positions for the longest usual prompt and its trie, rounded up; never more than the model was built for. */
-        private fun contextNeeded(manifest: Manifest): Int {
+        private fun contextNeeded(manifest: BundleManifest): Int {
             val labels = manifest.candidates.labels.map { it.toByteArray(Charsets.UTF_8).size }
             val line = LINE_TOKENS + labels.sorted().last()
             val static = manifest.staticPrompt.toByteArray(Charsets.UTF_8).size / 2 + 64
@@ -187,8 +167,8 @@ class Predictor private constructor(internal val engine: Engine) : Closeable {
             return minOf((needed + CONTEXT_STEP - 1) / CONTEXT_STEP * CONTEXT_STEP, manifest.contextLength)
         }
 
-        private fun threadsFor(model: File): Int {
-            if (model.length() < SMALL_BUNDLE) return 1
+        private fun threadsFor(bytes: Long): Int {
+            if (bytes < SMALL_BUNDLE) return 1
             return maxOf(1, minOf(MOST_THREADS, Runtime.getRuntime().availableProcessors() - SPARE_CORES))
         }
     }

@@ -31,7 +31,7 @@ private const val INSTRUCT_REST =
  * @property reply From the user's text to the assistant's.
  * @property endId The token that ends the assistant's turn.
  */
-data class ChatTurns(val opening: List<Int>, val reply: List<Int>, val endId: Int) {
+public data class ChatTurns(val opening: List<Int>, val reply: List<Int>, val endId: Int) {
     /** All of them. */
     internal val ids: List<Int>
         get() = opening + reply + endId
@@ -51,7 +51,9 @@ data class ChatTurns(val opening: List<Int>, val reply: List<Int>, val endId: In
             id.toInt()
         }
 
-        private fun bad(where: String) = EdgebException("$where holds a number that is no token id", DAMAGED_HINT)
+        private fun bad(where: String) = EdgebException(
+            "$where holds a number that is no token id", DAMAGED_HINT, ErrorCode.DAMAGED
+        )
     }
 }
 
@@ -71,7 +73,7 @@ data class ChatTurns(val opening: List<Int>, val reply: List<Int>, val endId: In
  * @property candidateOrder How prompts list the candidates: `frequency`, in candidate order, or `alphabetical`, by code
  *   point.
  */
-data class PromptLayout @JvmOverloads constructor(
+public data class PromptLayout @JvmOverloads constructor(
     val name: String,
     val listCandidates: Boolean,
     val historyLength: Int,
@@ -82,14 +84,19 @@ data class PromptLayout @JvmOverloads constructor(
     val candidateOrder: String = "frequency"
 ) {
     init {
-        if (name !in LAYOUTS) throw EdgebException("unknown prompt layout '$name'", nearest(name, LAYOUTS))
-        if (historyLength < 1) throw EdgebException("history_length is $historyLength", "use at least 1")
+        if (name !in LAYOUTS) throw EdgebException(
+            "unknown prompt layout '$name'", nearest(name, LAYOUTS), ErrorCode.DAMAGED
+        )
+        if (historyLength < 1) throw EdgebException(
+            "history_length is $historyLength", "use at least 1", ErrorCode.DAMAGED
+        )
         if (name == "instruct" && !listCandidates) {
-            throw EdgebException("the instruct layout always lists its candidates")
+            throw EdgebException("the instruct layout always lists its candidates", code = ErrorCode.DAMAGED)
         }
         if (candidateOrder !in CANDIDATE_ORDERS) {
             throw EdgebException(
-                "unknown candidate order '$candidateOrder'", nearest(candidateOrder, CANDIDATE_ORDERS)
+                "unknown candidate order '$candidateOrder'", nearest(candidateOrder, CANDIDATE_ORDERS),
+                ErrorCode.DAMAGED
             )
         }
     }
@@ -121,10 +128,13 @@ data class PromptLayout @JvmOverloads constructor(
     internal fun placeOf(place: String?): String {
         if (places) {
             val missing = "no place was given, and the prompts of this model name one"
-            return cleanPlace(place ?: throw EdgebException(missing, "pass place"))
+            return cleanPlace(place ?: throw EdgebException(missing, "pass place", ErrorCode.INVALID_PLACE))
         }
         if (place != null) {
-            throw EdgebException("the place '${place.take(48)}' was given to a model without places", "leave place out")
+            throw EdgebException(
+                "the place '${place.take(48)}' was given to a model without places", "leave place out",
+                ErrorCode.INVALID_PLACE
+            )
         }
         return UNKNOWN_PLACE
     }

@@ -14,6 +14,9 @@ internal class SequenceBackend(file: SequenceFile) : Backend {
     private var logits = DoubleArray(0)
     private var nanos = 0L
 
+    @Volatile
+    private var interrupted = false
+
     override var held: IntArray = IntArray(0)
         private set
 
@@ -25,6 +28,11 @@ internal class SequenceBackend(file: SequenceFile) : Backend {
 
     override val fingerprint: String
         get() = "kotlin, ${shape.architecture}"
+
+    override val kind = EngineKind.KOTLIN
+
+    override val version: String
+        get() = "edgeb's Kotlin"
 
     override val accelerator = Accelerator.CPU
 
@@ -64,15 +72,27 @@ internal class SequenceBackend(file: SequenceFile) : Backend {
         return false
     }
 
+    override fun interrupt() {
+        interrupted = true
+    }
+
+    override fun resume() {
+        interrupted = false
+    }
+
     override fun close() {}
 
     /** Logits of the candidates after some ids, and the positions evaluated. */
     private fun evaluate(ids: IntArray): Pair<DoubleArray, Int> {
+        if (interrupted) throw EdgebException("the call was cancelled", "call again", ErrorCode.CANCELLED)
         val started = System.nanoTime()
         val at = tokens.positions(ids)
         val events = at.behavior.count { it != tokens.start }
         if (events > shape.length || at.behavior.size > shape.length + 1) {
-            throw EdgebException("the prompt has $events events, the model takes ${shape.length}", "shorten the history")
+            throw EdgebException(
+                "the prompt has $events events, the model takes ${shape.length}", "shorten the history",
+                ErrorCode.PROMPT_TOO_LONG
+            )
         }
         val row = network.logits(at)
         nanos += System.nanoTime() - started

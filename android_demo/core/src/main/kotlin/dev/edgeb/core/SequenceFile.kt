@@ -1,6 +1,5 @@
 package dev.edgeb.core
 
-import java.io.File
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
@@ -103,7 +102,7 @@ internal class SequenceFile private constructor(
          *
          * @throws EdgebException cut short, or with sizes, names or values that no such model has.
          */
-        fun read(path: File): SequenceFile = GgufFile(path).use { file ->
+        fun read(source: ModelSource): SequenceFile = GgufFile(source).use { file ->
             val entries = HashMap<String, GgufEntry>()
             file.metadata { entry ->
                 entries[entry.key] = entry
@@ -112,7 +111,9 @@ internal class SequenceFile private constructor(
             fun entry(key: String) = entries[key] ?: throw file.damaged("the metadata key '$key' is missing")
             val architecture = file.text(entry(KEY_ARCHITECTURE))
             if (architecture !in SEQUENCE_ARCHITECTURES) {
-                throw EdgebException("$path is no sequence model, but '$architecture'", "export it again")
+                throw EdgebException(
+                    "$source is no sequence model, but '$architecture'", "export it again", ErrorCode.NOT_A_BUNDLE
+                )
             }
             if (file.text(entry(KEY_TOKENIZER)) != TOKENIZER) throw file.damaged("its tokenizer is not '$TOKENIZER'")
             fun size(end: String, least: Long): Int {
@@ -135,10 +136,10 @@ internal class SequenceFile private constructor(
                 throw file.damaged("'$KEY_LABELS' does not list ${shape.candidates} labels")
             }
             val bytes = ByteBuffer.wrap(hashes).order(ByteOrder.LITTLE_ENDIAN)
-            SequenceFile(shape, labels, LongArray(shape.places) { bytes.getLong() }, weights(path, file, shape))
+            SequenceFile(shape, labels, LongArray(shape.places) { bytes.getLong() }, weights(source, file, shape))
         }
 
-        private fun weights(path: File, file: GgufFile, shape: SequenceShape): Map<String, DoubleArray> {
+        private fun weights(source: ModelSource, file: GgufFile, shape: SequenceShape): Map<String, DoubleArray> {
             val table = file.tensors()
             val known = table.listed.associateBy { it.name }
             // The number of blocks is not believed before the names are there.
@@ -157,7 +158,9 @@ internal class SequenceFile private constructor(
                 val count = tensor.shape.fold(1L) { product, each -> product * each }
                 val start = table.dataStart + tensor.offset
                 if (count * width > minOf(file.size - start, Int.MAX_VALUE.toLong())) {
-                    throw EdgebException("$path is cut short: it ends inside the tensor '$name'", COPY_AGAIN)
+                    throw EdgebException(
+                        "$source is cut short: it ends inside the tensor '$name'", COPY_AGAIN, ErrorCode.DAMAGED
+                    )
                 }
                 val content = ByteBuffer.wrap(file.bytes(start, (count * width).toInt())).order(ByteOrder.LITTLE_ENDIAN)
                 val values = DoubleArray(count.toInt()) {

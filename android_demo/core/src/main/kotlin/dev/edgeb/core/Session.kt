@@ -3,7 +3,10 @@ package dev.edgeb.core
 import java.io.File
 
 /** Events by which a session's window may grow beyond the layout's L before it is anchored anew. */
-const val ANCHOR_EVERY = 20
+public const val ANCHOR_EVERY: Int = 20
+
+// Suggestions that a screen shows.
+private const val DEFAULT_TOP_K = 5
 private const val SCHEMA = 2L
 private val HEADER = listOf(
     "kind", "schema", "model", "candidates", "anchor_every", "events", "habits", "held", "engine"
@@ -16,7 +19,7 @@ private val HEADER = listOf(
  * (docs/integrate.md). Calls take turns, from any thread. Sessions that share a predictor share its one cache: after
  * another session's call the window is evaluated again.
  */
-class Session internal constructor(private val engine: Engine, private val anchorEvery: Int) {
+public class Session internal constructor(private val engine: Engine, private val anchorEvery: Int) {
     private class Line(val event: BehaviorEvent, val ids: IntArray)
 
     private val length = engine.manifest.layout.historyLength
@@ -25,11 +28,17 @@ class Session internal constructor(private val engine: Engine, private val ancho
     private var counter = engine.counter()
 
     init {
-        if (anchorEvery < 1) throw EdgebException("anchorEvery is $anchorEvery", "use at least 1 event")
+        if (anchorEvery < 1) throw EdgebException(
+            "anchorEvery is $anchorEvery", "use at least 1 event", ErrorCode.INVALID_ARGUMENT
+        )
     }
 
+    /** Whether predictions name a place; see `PromptLayout.places`. */
+    public val hasPlaces: Boolean
+        get() = places
+
     /** Events the model sees, oldest first. */
-    val events: List<BehaviorEvent>
+    public val events: List<BehaviorEvent>
         get() = synchronized(engine.lock) { window.map { it.event } }
 
     /**
@@ -38,7 +47,7 @@ class Session internal constructor(private val engine: Engine, private val ancho
      *
      * @throws EdgebException not a candidate, or earlier than a local clock can go back; the session is unchanged.
      */
-    fun observe(event: BehaviorEvent) {
+    public fun observe(event: BehaviorEvent) {
         synchronized(engine.lock) {
             val candidates = engine.manifest.candidates
             val place = if (places) cleanPlace(event.place) else UNKNOWN_PLACE
@@ -59,42 +68,36 @@ class Session internal constructor(private val engine: Engine, private val ancho
      *   place missing or too many, a prompt that does not fit; the session is unchanged.
      */
     @JvmOverloads
-    fun predict(
+    public fun predict(
         moment: Moment,
         place: String? = null,
-        topK: Int? = 5,
-        scoring: Scoring = Scoring.EXACT,
-        only: List<String>? = null,
-        exclude: List<String> = emptyList(),
-        source: Source? = null,
-        calibrated: Boolean = true,
-        exhaustive: Boolean = false,
-        precision: Double? = null,
-        coverage: Double? = null,
-        balance: Balance = Balance.NONE
+        topK: Int? = DEFAULT_TOP_K,
+        options: PredictOptions = PredictOptions.DEFAULT
     ): Prediction {
         val started = System.nanoTime()
-        val request =
-            Request(topK, scoring, source, only, exclude, exhaustive, calibrated, precision, coverage, balance)
+        checkTopK(topK)
         synchronized(engine.lock) {
             checkTime(moment, "the time asked for")
             val where = engine.manifest.layout.placeOf(place)
-            val wanted = engine.source(request)
+            val wanted = engine.source(options)
             val habits = if (wanted == Source.MODEL) null else counter.logProbs(moment, where)
             val ids = if (wanted == Source.HABITS) IntArray(0) else ids(moment, where)
-            return engine.answer(ids, habits, request, started)
+            return engine.answer(ids, habits, topK, options, started)
         }
     }
 
     /**
      * Evaluate the events observed so far, at a time when nobody waits. A sequence model keeps nothing of it. Returns
      * the tokens evaluated.
+     *
+     * @param cancel Ends it from another thread; the next call evaluates what is left.
      */
-    fun prepare(): Int = synchronized(engine.lock) {
+    @JvmOverloads
+    public fun prepare(cancel: CancelSignal? = null): Int = synchronized(engine.lock) {
         val lead = engine.encoder.leadIds
         fit(lead.size)
         val ids = joined(listOf(lead) + window.map { it.ids })
-        if (holds(ids)) 0 else engine.backend.prefill(ids)
+        if (holds(ids)) 0 else cancel.guarding(engine.backend) { engine.backend.prefill(ids) }
     }
 
     /**
@@ -105,7 +108,7 @@ class Session internal constructor(private val engine: Engine, private val ancho
      *
      * @throws EdgebException the file cannot be written.
      */
-    fun save(file: File) {
+    public fun save(file: File) {
         synchronized(engine.lock) {
             val backend = engine.backend
             val known = joined(listOf(engine.encoder.leadIds) + window.dropLast(1).map { it.ids })
@@ -159,13 +162,20 @@ class Session internal constructor(private val engine: Engine, private val ancho
             val state = StateFile.read(file)
             val found = Fields(state.header, HEADER, "$file")
             if (found.string("kind") != "session" || found.long("schema") != SCHEMA) {
-                throw EdgebException("$file is not a session this edgeb reads", "start a new session")
+                throw EdgebException(
+                    "$file is not a session this edgeb reads", "start a new session", ErrorCode.UNSUPPORTED_VERSION
+                )
             }
             if (found.string("model") != engine.manifest.tensorsSha256) {
-                throw EdgebException("$file belongs to another model", "load the bundle it was made with")
+                throw EdgebException(
+                    "$file belongs to another model", "load the bundle it was made with", ErrorCode.OTHER_BUNDLE
+                )
             }
             if (found.string("candidates") != labelsHash(engine)) {
-                throw EdgebException("$file belongs to another candidate list", "load the bundle it was made with")
+                throw EdgebException(
+                    "$file belongs to another candidate list", "load the bundle it was made with",
+                    ErrorCode.OTHER_BUNDLE
+                )
             }
             synchronized(engine.lock) {
                 val session = Session(engine, found.int("anchor_every"))
@@ -174,9 +184,10 @@ class Session internal constructor(private val engine: Engine, private val ancho
                     val event = BehaviorEvent(place, Moment.parse(time), behavior)
                     session.window.add(Line(event, engine.encoder.lineIds(event)))
                 }
-                val counts = engine.manifest.candidates.counts
-                session.counter =
-                    HabitCounter.restore(found.any("habits"), counts, "$file: habits", session.places, engine.population)
+                session.counter = HabitCounter.restore(
+                    found.any("habits"), engine.manifest.candidates.counts, "$file: habits", session.places,
+                    engine.population
+                )
                 val held = found.list("held").map { (it as? Long ?: -1L).toInt() }.toIntArray()
                 if (held.size > 0 && found.string("engine") == engine.backend.fingerprint) {
                     // A cache that llama.cpp does not take is evaluated again by the next prediction.

@@ -36,7 +36,7 @@ internal object StateFile {
             }
             if (!temporary.renameTo(path)) throw IOException("cannot rename $temporary")
         } catch (error: IOException) {
-            throw EdgebException("cannot write $path: ${error.message}", "choose another place")
+            throw EdgebException("cannot write $path: ${error.message}", "choose another place", ErrorCode.UNWRITABLE)
         } finally {
             temporary.delete()
         }
@@ -47,13 +47,17 @@ internal object StateFile {
         val content = try {
             path.readBytes()
         } catch (error: IOException) {
-            throw EdgebException("cannot read $path: ${error.message}", "check the path")
+            throw EdgebException("cannot read $path: ${error.message}", "check the path", ErrorCode.UNREADABLE)
         }
         if (content.size < MAGIC.size || !content.copyOf(MAGIC.size - 1).contentEquals(MAGIC.copyOf(MAGIC.size - 1))) {
-            throw EdgebException("$path is not a state file of edgeb", "pass a file written by Session.save")
+            throw EdgebException(
+                "$path is not a state file of edgeb", "pass a file written by Session.save", ErrorCode.NOT_A_BUNDLE
+            )
         }
         if (content[MAGIC.size - 1] != MAGIC[MAGIC.size - 1]) {
-            throw EdgebException("$path was written by another version of edgeb", "start a new session")
+            throw EdgebException(
+                "$path was written by another version of edgeb", "start a new session", ErrorCode.UNSUPPORTED_VERSION
+            )
         }
         val end = content.size - HASH_BYTES
         val whole = ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN)
@@ -62,7 +66,7 @@ internal object StateFile {
         digest.update(content, 0, maxOf(end, 0))
         val fits = length >= 0 && length <= end - HEAD_BYTES
         if (!fits || !digest.digest().contentEquals(content.copyOfRange(end, content.size))) {
-            throw EdgebException("$path was changed or cut short", "the file is damaged: delete it")
+            throw EdgebException("$path was changed or cut short", "the file is damaged: delete it", ErrorCode.DAMAGED)
         }
         val blobStart = HEAD_BYTES + length.toInt()
         val header = Json.parse(String(content, HEAD_BYTES, length.toInt(), Charsets.UTF_8), path.toString())

@@ -1,9 +1,7 @@
 package dev.edgeb.core
 
 import java.io.Closeable
-import java.io.File
 import java.io.IOException
-import java.io.RandomAccessFile
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.util.zip.CRC32
@@ -29,9 +27,9 @@ internal class BrokenArchive(message: String) : Exception(message)
  * Of the format's many forms it reads the one that edgeb writes: no comment, no encryption, offsets from the file's
  * beginning and below 2 GiB. Android's own ZipFile does not say where an entry lies, which is where the model ends.
  */
-internal class ZipArchive(path: File) : Closeable {
-    private val file = RandomAccessFile(path, "r")
-    val size: Long = file.length()
+internal class ZipArchive(source: ModelSource) : Closeable {
+    private val file = source.open()
+    val size: Long = file.size
 
     /** Whether the file ends in an archive's end record. */
     val isThere: Boolean
@@ -40,8 +38,7 @@ internal class ZipArchive(path: File) : Closeable {
     /** Bytes of a short stretch of the file. @throws IOException it ends before. */
     fun bytes(start: Long, count: Int): ByteArray {
         val found = ByteArray(count)
-        file.seek(start)
-        file.readFully(found)
+        file.read(start, found, 0, count)
         return found
     }
 

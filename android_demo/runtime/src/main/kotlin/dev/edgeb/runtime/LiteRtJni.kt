@@ -6,6 +6,7 @@ import dev.edgeb.core.LiteRtArray
 import dev.edgeb.core.LiteRtModel
 import dev.edgeb.core.LiteRtNative
 import dev.edgeb.core.LiteRtOptions
+import dev.edgeb.core.ModelSource
 import java.io.File
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
@@ -16,26 +17,40 @@ import java.nio.ByteOrder
  * @param library LiteRT's library: a name that the app packages, or a path.
  * @param accelerators Folder with LiteRT's accelerators where the loader does not find them by name; null in an app.
  */
-class LiteRtJni @JvmOverloads constructor(library: String = "libLiteRt.so", accelerators: File? = null) : LiteRtNative {
+public class LiteRtJni @JvmOverloads constructor(
+    library: String = "libLiteRt.so",
+    accelerators: File? = null
+) : LiteRtNative {
     private val runtime: Long by lazy {
         loadEdgeb()
         NativeLiteRt.openRuntime(utf8(library), utf8(accelerators?.path.orEmpty()))
     }
 
-    override val version = "LiteRT"
+    override val version: String = "LiteRT"
 
-    override fun open(model: File, options: LiteRtOptions): LiteRtModel {
+    override fun open(model: ModelSource, options: LiteRtOptions): LiteRtModel {
+        val place = NativePlace.of(model)
         try {
             val onGpu = options.accelerator == Accelerator.GPU
-            return JniModel(NativeLiteRt.open(runtime, utf8(model.path), options.threads, onGpu))
+            return JniModel(
+                NativeLiteRt.open(
+                    runtime, place.path, place.descriptor, place.start, place.length, place.content,
+                    options.threads, onGpu
+                ),
+                place.content
+            )
         } catch (error: EdgebException) {
-            throw EdgebException("$model: ${error.message}", error.hint)
+            throw EdgebException("$model: ${error.message}", error.hint, error.code)
         }
     }
 }
 
-/** A compiled model behind a handle; 0 once it is closed, which the native side refuses. */
-private class JniModel(private var handle: Long) : LiteRtModel {
+/**
+ * A compiled model behind a handle; 0 once it is closed, which the native side refuses.
+ *
+ * @param weights Memory that LiteRT reads them from, which must not go before.
+ */
+private class JniModel(private var handle: Long, private var weights: ByteBuffer?) : LiteRtModel {
     override fun memory(bytes: Int): ByteBuffer = NativeLiteRt.memory(handle, bytes).order(ByteOrder.nativeOrder())
 
     override fun bind(signature: String, inputs: List<LiteRtArray>, outputs: List<LiteRtArray>): Int {
@@ -51,6 +66,8 @@ private class JniModel(private var handle: Long) : LiteRtModel {
 
     override fun run(bound: Int): Long = NativeLiteRt.run(handle, bound)
 
+    override fun interrupt(wanted: Boolean) = NativeLiteRt.interrupt(handle, wanted)
+
     override fun readRows(
         memory: ByteBuffer,
         width: Int,
@@ -64,7 +81,8 @@ private class JniModel(private var handle: Long) : LiteRtModel {
     override fun close() {
         if (handle != 0L) NativeLiteRt.free(handle)
         handle = 0
+        weights = null
     }
 }
 
-private fun utf8(text: String): ByteArray = text.toByteArray(Charsets.UTF_8)
+internal fun utf8(text: String): ByteArray = text.toByteArray(Charsets.UTF_8)

@@ -4,46 +4,49 @@ import dev.edgeb.core.EdgebException
 import dev.edgeb.core.LlamaContext
 import dev.edgeb.core.LlamaNative
 import dev.edgeb.core.LlamaVocabulary
+import dev.edgeb.core.ModelSource
 import dev.edgeb.core.NativeOptions
 import dev.edgeb.core.TokenBatch
 import java.io.File
+import java.nio.ByteBuffer
 
 // llama.cpp's log callback is global to the process: one thing that captures it at a time.
 private val CAPTURING = Any()
 
 /**
- * llama.cpp through JNI.
+ * llama.cpp through JNI. Make one per process.
  *
- * @param backends Folder with llama.cpp's CPU variants where it was built with them (an app's nativeLibraryDir, with
- *   the libraries extracted); null where it was not.
+ * On Android llama.cpp's log goes to logcat, tag `llama.cpp`.
+ *
+ * @param backends Folder with llama.cpp's CPU variants where the system's loader does not find them by name; null in an
+ *   app, and where it was built without them.
  */
-class LlamaJni @JvmOverloads constructor(backends: File? = null) : LlamaNative {
+public class LlamaJni @JvmOverloads constructor(backends: File? = null) : LlamaNative {
     init {
         loadEdgeb()
-        if (backends != null) {
-            synchronized(CAPTURING) { NativeLlama.loadBackends(backends.path.toByteArray(Charsets.UTF_8)) }
-        }
+        synchronized(CAPTURING) { NativeLlama.loadBackends(backends?.let { utf8(it.path) }) }
     }
 
     override val version: String
         get() = String(NativeLlama.version(), Charsets.UTF_8)
 
-    override fun open(model: File, options: NativeOptions): LlamaContext {
-        val path = model.path.toByteArray(Charsets.UTF_8)
+    override fun open(model: ModelSource, options: NativeOptions): LlamaContext {
+        val place = NativePlace.of(model)
         try {
             val handle = synchronized(CAPTURING) {
-                NativeLlama.open(path, options.contextSize, options.maxSequences, options.threads, options.exactCache)
+                NativeLlama.open(
+                    place.path, place.descriptor, place.start, place.content,
+                    options.contextSize, options.maxSequences, options.threads, options.exactCache
+                )
             }
             return JniContext(handle)
         } catch (error: EdgebException) {
-            throw EdgebException("$model: ${error.message}", error.hint)
+            throw EdgebException("$model: ${error.message}", error.hint, error.code)
         }
     }
 
-    override fun openVocabulary(file: File): LlamaVocabulary {
-        val path = file.path.toByteArray(Charsets.UTF_8)
-        return JniVocabulary(synchronized(CAPTURING) { NativeLlama.openVocabulary(path) })
-    }
+    override fun openVocabulary(content: ByteBuffer): LlamaVocabulary =
+        JniVocabulary(synchronized(CAPTURING) { NativeLlama.openVocabulary(content) })
 }
 
 /** A vocabulary behind a handle; 0 once it is closed. */
@@ -68,6 +71,8 @@ private class JniContext(private var handle: Long) : LlamaContext {
 
     override fun decode(batch: TokenBatch): Long =
         NativeLlama.decode(handle, batch.tokens, batch.positions, batch.starts, batch.sequences, batch.wantsLogits)
+
+    override fun interrupt(wanted: Boolean) = NativeLlama.interrupt(handle, wanted)
 
     override fun readRows(
         rows: IntArray,

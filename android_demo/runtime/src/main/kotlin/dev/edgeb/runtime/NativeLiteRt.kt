@@ -1,12 +1,25 @@
 package dev.edgeb.runtime
 
+import java.io.FileDescriptor
 import java.nio.ByteBuffer
 
 /** The functions of litert_jni.cpp. Handles come from the first two; each throws an EdgebException on failure. */
 internal object NativeLiteRt {
     external fun openRuntime(library: ByteArray, folder: ByteArray): Long
 
-    external fun open(runtime: Long, path: ByteArray, threads: Int, onGpu: Boolean): Long
+    /** One of path, descriptor and content; `start` and `length` are the descriptor's. */
+    external fun open(
+        runtime: Long,
+        path: ByteArray?,
+        descriptor: FileDescriptor?,
+        start: Long,
+        length: Long,
+        content: ByteBuffer?,
+        threads: Int,
+        onGpu: Boolean
+    ): Long
+
+    external fun interrupt(handle: Long, wanted: Boolean)
 
     external fun free(handle: Long)
 

@@ -1,12 +1,28 @@
 package dev.edgeb.runtime
 
+import java.io.FileDescriptor
+import java.nio.ByteBuffer
+
 /** The functions of edgeb_jni.cpp. Handles come from `open`; each throws an EdgebException on failure. */
 internal object NativeLlama {
-    external fun loadBackends(folder: ByteArray)
+    /** Load the CPU's code: from a folder, else by the names of what was built; twice does no harm. */
+    external fun loadBackends(folder: ByteArray?)
 
-    external fun open(path: ByteArray, contextSize: Int, maxSequences: Int, threads: Int, exactCache: Boolean): Long
+    /** One of path, descriptor and content; `start` is the descriptor's. */
+    external fun open(
+        path: ByteArray?,
+        descriptor: FileDescriptor?,
+        start: Long,
+        content: ByteBuffer?,
+        contextSize: Int,
+        maxSequences: Int,
+        threads: Int,
+        exactCache: Boolean
+    ): Long
 
-    external fun openVocabulary(path: ByteArray): Long
+    external fun openVocabulary(content: ByteBuffer): Long
+
+    external fun interrupt(handle: Long, wanted: Boolean)
 
     external fun free(handle: Long)
 

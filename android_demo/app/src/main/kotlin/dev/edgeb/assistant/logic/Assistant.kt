@@ -255,7 +255,7 @@ class Assistant(private val folder: File, private val engines: Engines, private 
 
     /** The file's own name in place of that of its copy. */
     private fun renamed(error: EdgebException, copy: File, name: String) =
-        EdgebException((error.message ?: "").replace(copy.path, name).replace(copy.name, name), error.hint)
+        EdgebException((error.message ?: "").replace(copy.path, name).replace(copy.name, name), error.hint, error.code)
 
     private fun begin(opened: Engine) {
         engine = opened

@@ -5,7 +5,9 @@ import dev.edgeb.core.Benchmark
 import dev.edgeb.core.LiteRtNative
 import dev.edgeb.core.LlamaNative
 import dev.edgeb.core.LoadOptions
+import dev.edgeb.core.ModelSource
 import dev.edgeb.core.Moment
+import dev.edgeb.core.NativeEngines
 import dev.edgeb.core.Prediction
 import dev.edgeb.core.Predictor
 import dev.edgeb.core.Session
@@ -75,12 +77,14 @@ interface NativeFactory {
 
 /** Models run by llama.cpp or LiteRT. Snapshots of the static prompt are kept in `cache`, and nothing of the user's. */
 class PredictorEngines(private val native: NativeFactory, private val cache: File) : Engines {
-    private val llama by lazy { native.create() }
-    private val litert by lazy { native.createLiteRt() }
+    private val opened by lazy { NativeEngines(native.create(), native.createLiteRt()) }
 
     override fun load(model: File, verify: Boolean, name: String): Engine {
-        val options = LoadOptions(verify = verify, snapshots = cache, name = name)
-        return PredictorEngine(Predictor.load(model, llama, options, litert), cache)
+        val options = LoadOptions {
+            this.verify = verify
+            snapshots = cache
+        }
+        return PredictorEngine(Predictor.load(ModelSource.file(model, name), opened, options), cache)
     }
 }
 
@@ -111,7 +115,7 @@ private class PredictorSession(private val session: Session) : EngineSession {
     override fun observe(event: BehaviorEvent) = session.observe(event)
 
     override fun predict(moment: Moment, place: String?, topK: Int): Prediction =
-        session.predict(moment, place, topK = topK)
+        session.predict(moment, place, topK)
 
     override fun save(file: File) = session.save(file)
 }

@@ -33,30 +33,30 @@ private val OPTIONAL = listOf("population", "balance")
  * @property tokenizerSha256 Hash of the file's tokenizer metadata.
  * @property tensorsSha256 Hash of everything that decides the logits.
  */
-class Manifest private constructor(
-    val createdWith: String,
-    val candidates: CandidateSet,
-    val layout: PromptLayout,
-    val bosId: Int?,
-    val eosId: Int,
-    val architecture: String,
-    val quantization: String,
-    val contextLength: Int,
-    val baseModel: BaseModel,
-    val training: Map<String, Any?>,
-    val evaluation: Map<String, Any?>,
-    val vocabulary: Map<String, Any?>?,
-    val habits: Map<String, Any?>?,
-    val population: Map<String, Any?>?,
-    val calibration: Map<String, Any?>?,
-    val balance: Map<String, Any?>?,
-    val parity: Map<String, Any?>?,
-    val tokenizerSha256: String,
-    val tensorsSha256: String,
-    val schemaVersion: Int
+public class BundleManifest private constructor(
+    public val createdWith: String,
+    public val candidates: CandidateSet,
+    public val layout: PromptLayout,
+    public val bosId: Int?,
+    public val eosId: Int,
+    public val architecture: String,
+    public val quantization: String,
+    public val contextLength: Int,
+    public val baseModel: BaseModel,
+    public val training: Map<String, Any?>,
+    public val evaluation: Map<String, Any?>,
+    public val vocabulary: Map<String, Any?>?,
+    public val habits: Map<String, Any?>?,
+    public val population: Map<String, Any?>?,
+    public val calibration: Map<String, Any?>?,
+    public val balance: Map<String, Any?>?,
+    public val parity: Map<String, Any?>?,
+    public val tokenizerSha256: String,
+    public val tensorsSha256: String,
+    public val schemaVersion: Int
 ) {
     /** Text of the part of the prompt that never changes. */
-    val staticPrompt: String
+    public val staticPrompt: String
         get() = layout.static(candidates.labels).joinToString("")
 
     internal companion object {
@@ -66,7 +66,7 @@ class Manifest private constructor(
          * @throws EdgebException not JSON, a newer schema, a field that is missing, unknown or of the wrong type, or a
          *   prompt wording that this edgeb would render differently.
          */
-        fun parse(text: String, path: String): Manifest {
+        fun parse(text: String, path: String): BundleManifest {
             val where = "$path: manifest"
             val json = Json.parse(text, where)
             checkSchema((json as? Map<*, *>)?.get("schema_version"), path)
@@ -78,7 +78,7 @@ class Manifest private constructor(
                 val counts = listed.list("counts").map {
                     it as? Long ?: throw notA("candidates.counts", "a whole number")
                 }
-                Manifest(
+                BundleManifest(
                     createdWith = fields.string("created_with"),
                     candidates = CandidateSet(labels, counts),
                     layout = PromptLayout.of(fields.any("layout"), "layout"),
@@ -102,12 +102,14 @@ class Manifest private constructor(
                 )
             }
             if (found.contextLength < 1) {
-                throw EdgebException("$where: context_length is ${found.contextLength}", DAMAGED_HINT)
+                throw EdgebException(
+                    "$where: context_length is ${found.contextLength}", DAMAGED_HINT, ErrorCode.DAMAGED
+                )
             }
             if (found.staticPrompt != fields.string("static_prompt")) {
                 throw EdgebException(
                     "$where: this edgeb words the prompt otherwise than ${found.createdWith}, which wrote the bundle",
-                    "use that version, or train and export again"
+                    "use that version, or train and export again", ErrorCode.UNSUPPORTED_VERSION
                 )
             }
             return found
@@ -116,17 +118,19 @@ class Manifest private constructor(
         /** Refuse a schema version this program does not know. */
         fun checkSchema(version: Any?, where: String) {
             if (version !is Long || version < 1) {
-                throw EdgebException("$where: schema_version is $version", DAMAGED_HINT)
+                throw EdgebException("$where: schema_version is $version", DAMAGED_HINT, ErrorCode.DAMAGED)
             }
             if (version > SCHEMA_VERSION) {
                 throw EdgebException(
                     "$where was written by a newer edgeb (schema $version, this one reads $SCHEMA_VERSION)",
-                    "update the app"
+                    "update the app", ErrorCode.UNSUPPORTED_VERSION
                 )
             }
         }
 
-        private fun notA(name: String, wanted: String) = EdgebException("an item of $name is not $wanted", DAMAGED_HINT)
+        private fun notA(name: String, wanted: String) = EdgebException(
+            "an item of $name is not $wanted", DAMAGED_HINT, ErrorCode.DAMAGED
+        )
     }
 }
 
@@ -136,6 +140,6 @@ internal inline fun <T> located(where: String, block: () -> T): T {
         return block()
     } catch (error: EdgebException) {
         val message = error.message.orEmpty()
-        throw if (message.startsWith(where)) error else EdgebException("$where: $message", error.hint)
+        throw if (message.startsWith(where)) error else EdgebException("$where: $message", error.hint, error.code)
     }
 }
