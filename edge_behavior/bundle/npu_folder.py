@@ -21,7 +21,7 @@ from edge_behavior.util.checksums import file_sha256
 
 NPU_FILE = "npu.json"
 SCHEMA = 1
-QUANTIZATIONS = ("int4", "int8", "f16")
+QUANTIZATIONS = ("int8", "f16")
 _FIELDS: Mapping[str, Kind] = {
     "schema_version": int,
     "bundle_sha256": str,
@@ -276,4 +276,6 @@ def described(context: NpuContext) -> str:
 
 
 def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    """Major, minor and patch; what is missing is 0."""
+    found = [int(part) for part in re.findall(r"\d+", version)[:3]]
+    return tuple(found + [0] * (3 - len(found)))

@@ -121,7 +121,7 @@ def export_command(
     npu_quant: Annotated[
         str | None,
         typer.Option(
-            help="LiteRT: weights of the NPU's contexts: q8, f16 or q4. Default: q8, or f16 with --quant f32.",
+            help="LiteRT: weights of the NPU's contexts, q8 or f16. Default: q8, or f16 with --quant f32.",
             show_default=False,
         ),
     ] = None,

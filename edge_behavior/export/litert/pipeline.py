@@ -87,9 +87,6 @@ def export_litert(
     contexts = None
     if npu is not None:
         contexts = NpuExport(npu, out, force, options.quant, opened.parameters, profile.parity.enforce)
-        unfit = _unfit(opened.config, contexts.quant)
-        if unfit:
-            raise EdgebError(f"--npu-quant {contexts.quant}: {unfit}", "use q8")
     with scratch_folder(out) as folder:
         export = Export(opened, profile, folder)
         more = 0.0 if contexts is None else contexts.bytes_per_weight

@@ -13,7 +13,7 @@ from edge_behavior.runtime.npu.package import PINNED
 # `--npu list` names the chips instead of exporting.
 LIST = "list"
 # Weight formats of contexts, and the folder's names for them; activations are float16.
-QUANTS = {"q4": "int4", "q8": "int8", "f16": "f16"}
+QUANTS = {"q8": "int8", "f16": "f16"}
 # Larger calls have not been compiled.
 _LARGEST_SIZE = 32
 
@@ -38,6 +38,9 @@ class NpuOptions:
     def __post_init__(self) -> None:
         if self.windows is not None and self.windows < 0:
             raise EdgebError(f"--npu-windows is {self.windows}", "use 0 or more")
+        if self.quant == "q4":
+            # Tried: in blocks of 32 it fails, with a scale per row it leaves every matrix to the CPU.
+            raise EdgebError("LiteRT's plug-in for Qualcomm's compiler takes no 4-bit weights", "use q8 or f16")
         if self.quant is not None and self.quant not in QUANTS:
             raise EdgebError(f"NPU contexts have no weight format '{self.quant[:40]}'", nearest(self.quant, QUANTS))
 

@@ -29,9 +29,9 @@ from edge_behavior.util.progress import progress_bar
 
 # Bytes per weight: as converted, and of a context, which is no larger than its model.
 _FLOAT_BYTES = 4.2
-_CONTEXT_BYTES = {"q4": 1.1, "q8": 1.1, "f16": 2.1}
+_CONTEXT_BYTES = {"q8": 1.1, "f16": 2.1}
 # Of a model as the compiler takes it.
-_MODEL_BYTES = {"q4": 0.7, "q8": 1.1, "f16": _FLOAT_BYTES}
+_MODEL_BYTES = {"q8": 1.1, "f16": _FLOAT_BYTES}
 
 
 @dataclass(frozen=True)

@@ -244,13 +244,6 @@ class TestTheGate:
             # PyTorch's own weights.
             assert context.parity["reference"]["mean_kl"] < context.parity["cpu_reference"]["mean_kl"] / 10
 
-    def test_4_bits_pass_only_the_gate(self, source: ExportSource, tmp_path: Path, npu: StandInNpu) -> None:
-        """Those of these tests lose every weight."""
-        out = tmp_path / "mine.tflite"
-        with pytest.raises(NpuParityError, match="changes the predictions"):
-            export_litert(source, out, OPTIONS, helpers.profile(parity=ENFORCED), npu=replace(TWO, quant="q4"))
-        assert list(tmp_path.iterdir()) == [out]
-
     def test_nothing_emulated(self, source: ExportSource, tmp_path: Path, npu: StandInNpu) -> None:
         npu.refused = {"sm8650", "sm8750"}
         out = tmp_path / "mine.tflite"

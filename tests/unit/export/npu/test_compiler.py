@@ -148,6 +148,7 @@ class TestOptions:
             ((None, 1), "--npu-windows without --npu"),
             ((None, None, "q8"), "--npu-quant without --npu"),
             (("sm8650", None, "f32"), "no weight format 'f32'"),
+            (("sm8650", None, "q4"), "takes no 4-bit weights"),
         ):
             with pytest.raises(EdgebError, match=message):
                 NpuOptions.parse(*values)
