@@ -188,9 +188,13 @@ def result(
 ) -> dict[str, Any]:
     """What npu.json holds."""
     opened, count = read_litert(bundle), len(samples)
+    compiled = contexts.summary()
+    for context in compiled["contexts"]:
+        # Of the machine that compiled, and not of what was compiled.
+        del context["memory"]
     expected = Expected(samples, trained.rows(count), cpu.rows(count), 0)
     found: dict[str, Any] = {
-        "backbone": opened.manifest.base_model.name,
+        "backbone": Path(opened.manifest.base_model.name).name,
         "precision": opened.manifest.quantization,
         "vocabulary": opened.graph.vocabulary,
         "layers": opened.graph.layers,
@@ -199,7 +203,7 @@ def result(
         "bundle_bytes": bundle.stat().st_size,
         "candidates": len(samples.labels),
         "labels": list(samples.labels),
-        "npu": contexts.summary(),
+        "npu": compiled,
         "max_kl": PROFILE.parity.max_kl,
         "cpu_difference": vars(Difference.between(expected.trained, expected.cpu)),
         "cpu": {name: cpu.total(name, count) for name in ("calls", "tokens", "predict_calls", "predict_tokens")},
@@ -251,7 +255,6 @@ def markdown(found: dict[str, Any]) -> str:
             "yes" if context["chip"] in found["emulated"] else "no",
             f"{context['operators']:,}",
             file_size(context["bytes"]),
-            file_size(context["memory"]),
         )
         for context in npu["contexts"]
     ]
@@ -288,9 +291,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"activations,\ncalls of up to {npu['size']} tokens, a cache of {found['cache']}. Compiled by ai-edge-litert "
         f"{compiler['ai_edge_litert']} and onnxruntime-qnn {compiler['onnxruntime_qnn']} (QNN {compiler['qnn']}).\n"
         "Nothing ran on a phone, and an emulator's times mean nothing.\n\n"
-        + "\n".join(
-            markdown_table(("context", "emulated", "operators, all of them", "file", "compiler's memory"), contexts)
-        )
+        + "\n".join(markdown_table(("context", "emulated", "operators, all of them", "file"), contexts))
         + f"\n\n{count} windows of {candidates} labels each, the cache kept from event to event. KL and differences in "
         "nats, over the labels; largest Δ of\nlabels with a probability of .001 or more. Windows with another first "
         "label, and how many first labels came true, are told only:\nso few say little.\n\n"

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ _TOOL, _PLUGIN = "tools/apply_plugin_main", "vendors/qualcomm/compiler/libLiteRt
 _ABSENT, _IN_ITS_PLACE = "libQnnLpai.so", "libQnnSystem.so"
 _DISPATCH = b"DISPATCH_OP"
 _STATISTICS = re.compile(r"Partitioned subgraph<\d+>, selected (\d+) ops, from a total of (\d+) ops")
+_PEAK = re.compile(r"VmHWM:\s*(\d+) kB")
+_ASKED_EVERY = 0.1
 _LOGGED = re.compile(r"^(?:ERROR: \[|.*\[\s*ERROR\s*\])")
 # Memory to keep for the compiler: so much, and so many bytes per byte of the model. A guess from above: models of 135
 # million weights were seen to take 1 to 5 GB, and it was not noted at which precision.
@@ -114,16 +117,23 @@ def compile_model(model: Path, chip: Chip, out: Path, package: NpuPackage) -> Np
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a child; most bytes of memory that it held."""
+    """Wait for a child; most bytes of memory that it was seen to hold, at least 1.
+
+    Asked while it runs: what the system counts for a child that has ended begins with its parent's.
+    """
+    status, most = Path(f"/proc/{child.pid}/status"), 1
     try:
-        _, status, usage = os.wait4(child.pid, 0)
+        while child.poll() is None:
+            with suppress(OSError):
+                found = _PEAK.search(status.read_text())
+                most = max(most, int(found[1]) << 10 if found else 0)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_ASKED_EVERY)
     except BaseException:
         child.kill()
         child.wait()
         raise
-    child.returncode = os.waitstatus_to_exitcode(status)
-    # Linux counts in units of 1,024 bytes.
-    return usage.ru_maxrss << 10
+    return most
 
 
 def read_compiled(file: Path, chip: Chip, operators: int, memory: int) -> NpuContext:
