@@ -120,7 +120,7 @@ def test_the_report_names_every_context(exported: Exported, capsys: pytest.Captu
     said = " ".join(capsys.readouterr().out.split())
     for chip in ("Snapdragon 8 Gen 3 (sm8650, v75)", "Snapdragon 8 Elite (sm8750, v79)"):
         assert f"{chip}: compiled and emulated" in said
-    assert "calls of 16 tokens, compiled by ai_edge_litert" in said
+    assert "int8 weights, calls of up to 16 tokens, compiled by ai_edge_litert" in said
 
 
 def test_a_predictor_on_the_npu_answers_as_on_the_cpu(bundle: Path) -> None:
@@ -213,7 +213,7 @@ class TestTheGate:
         trie = Ranker(verify_bundle(out), LiteRtBackend(out, LiteRtRunOptions(512, 1))).encoder.trie
         windows = 5 * len(trie.evaluated)
         # The first one pays for its prompt.
-        assert windows < parity["tokens"] < windows + 300
+        assert windows < parity["tokens"] < windows + 500
 
     def test_nothing_is_compared(self, source: ExportSource, tmp_path: Path, npu: StandInNpu) -> None:
         """Only where it is asked for, and what is shipped then says so."""
