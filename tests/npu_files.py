@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.export.litert.graph import load_decoder
 from edge_behavior.export.litert.worker import check_packages
 from edge_behavior.export.npu import pipeline
-from edge_behavior.export.npu.compiler import Compiled, check_compiler
+from edge_behavior.export.npu.compiler import check_compiler
 from edge_behavior.runtime.npu import signatures
-from edge_behavior.runtime.npu.emulator import EmulatorError
+from edge_behavior.runtime.npu.child import NpuRunError
 from edge_behavior.runtime.npu.package import NpuPackage, find_package
+from edge_behavior.util.checksums import file_sha256
 from tests.litert_files import InTorch, stood_in
 
 PACKAGE = NpuPackage("python", Path("nowhere"), "2.7.0", "2.51.0")
@@ -58,19 +60,25 @@ class StandInNpu:
         self.refused: set[str] = set()
         self.noise = 0.0
 
-    def compile(self, model: Path, chip: Chip, out: Path, package: NpuPackage) -> Compiled:
+    def compile(self, model: Path, chip: Chip, out: Path, package: NpuPackage) -> NpuContext:
         """In `compile_model`'s place."""
         assert package == PACKAGE
         self.compiled.append(chip.name)
         shutil.copy(model, out)
         layers = range(len(load_decoder(stood_in(model)).sliding))
         cache = [f"{part}_{i}" for i in layers for part in "kv"]
-        names = ["embeddings", "cos", "sin", "mask", *cache], ["logits", *(f"new_{name}" for name in cache)]
+        names: tuple[list[str], list[str]] = (
+            ["embeddings", "cos", "sin", "mask", *cache],
+            ["logits", *(f"new_{name}" for name in cache)],
+        )
         inputs, outputs = ({name: f"tensor_{name}" for name in some} for some in names)
-        return Compiled(out, 1, out.stat().st_size - 1, "graph", inputs, outputs, 9)
+        size = out.stat().st_size
+        return NpuContext(
+            chip.name, chip.architecture, out.name, file_sha256(out), size, 1, size - 1, "graph", inputs, outputs, 9, 8
+        )
 
-    def emulator(self, package: NpuPackage, file: Path, context: NpuContext) -> _Emulator:
-        """In `Emulator`'s place."""
+    def child(self, package: NpuPackage, file: Path, context: NpuContext) -> _Emulator:
+        """In `NpuChild`'s place."""
         return _Emulator(self, file, context)
 
 
@@ -80,7 +88,7 @@ class _Emulator:
 
     def bind(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
         if self._context.chip in self._npu.refused:
-            raise EmulatorError("it does not run")
+            raise NpuRunError("it does not run")
         size = outputs["logits"].shape[1]
         run = InTorch(load_decoder(stood_in(self._file))).bind(step_name(size), inputs, outputs)
 
@@ -98,8 +106,8 @@ def stand_in_npu(patch: pytest.MonkeyPatch) -> StandInNpu:
     """Have exports compile, and backends emulate, stand-ins."""
     npu = StandInNpu()
     for module in (pipeline, signatures):
-        patch.setattr(module, "find_package", lambda: PACKAGE)
+        patch.setattr(module, "find_package", lambda emulates=True: replace(PACKAGE, emulates=emulates))
     patch.setattr(pipeline, "check_compiler", lambda: None)
     patch.setattr(pipeline, "compile_model", npu.compile)
-    patch.setattr(signatures, "Emulator", npu.emulator)
+    patch.setattr(signatures, "NpuChild", npu.child)
     return npu

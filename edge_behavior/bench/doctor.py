@@ -1,4 +1,4 @@
-"""What this machine has: packages by extra, llama.cpp's build, accelerator, memory and disk."""
+"""What this machine has: packages by extra, llama.cpp's build, accelerators, memory and disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edge_behavior import __version__
+from edge_behavior.errors import EdgebError
+from edge_behavior.runtime.npu.package import find_package
 from edge_behavior.util.cpus import allowed_cpus, physical_cores
 
 _PACKAGES = {
@@ -42,7 +44,19 @@ def examine() -> dict[str, str]:
         found[part] = listed
     found |= _llama()
     found["accelerator"] = _accelerator()
+    found["npu"] = _npu()
     return found
+
+
+def _npu() -> str:
+    """Whether contexts for NPUs can be compiled and emulated here, or be run."""
+    emulates = platform.machine().lower() in ("x86_64", "amd64")
+    try:
+        package = find_package(emulates)
+    except EdgebError as error:
+        return f"{error.message} ({error.hint})"
+    what = "compiles for NPUs and emulates them" if emulates else "runs this machine's, if it has one"
+    return f"onnxruntime-qnn {package.version} (QNN {package.qnn}) {what}"
 
 
 def _llama() -> dict[str, str]:

@@ -19,7 +19,7 @@ from edge_behavior.bench.measurement import BoundForm, Budget, Comparison, Lower
 from edge_behavior.bench.options import CYCLE, DEPTHS, BenchOptions
 from edge_behavior.bench.peers import PEERS, CompletionPeer, LabelPeer
 from edge_behavior.bench.report import TITLES
-from edge_behavior.bench.scenarios import Scenario
+from edge_behavior.bench.scenarios import Scenario, npu_work
 from edge_behavior.bench.setup import Setup
 from edge_behavior.bench.timing import Machine, Sample, Timing, load_average, percentile
 from edge_behavior.bundle.bundle import verify_bundle
@@ -31,6 +31,8 @@ Samples = Mapping[str, Sequence[Sample]]
 COLD_STARTS = ("cold_start", "cold_start_snapshot")
 # Share of the time that repeated cold starts may take.
 _COLD_SHARE = 0.15
+# And counting an NPU's calls.
+_NPU_SHARE = 0.1
 _COLD_PARTS = ("import_ms", "verify_ms", "open_ms", "prefix_ms", "first_ms")
 
 
@@ -68,6 +70,7 @@ def measure(
             pace.cut(f"{taken} of {options.repeats} predictions per scenario")
         peaks = {name: max(run.peak_rss_bytes for run in runs) for name, runs in cold.items()}
         peaks |= _peaks(bundle, options, {name: start + _cycle_seconds(samples, name) for name in alone}, pace, tick)
+        npu = npu_work(bundle, setup.diary, options, _NPU_SHARE * max(0.0, pace.budget.seconds))
         nodes, static_tokens = len(setup.encoder.trie), len(setup.encoder.static_ids)
     scenarios = {name: _cold_timing(runs) for name, runs in cold.items()}
     scenarios |= {name: Timing.of(taken) for name, taken in samples.items() if not _is_bound(name, options)}
@@ -88,6 +91,7 @@ def measure(
         _comparison(samples, scenarios, options) if options.compare else None,
         Budget(options.budget, round(pace.budget.elapsed, 1), pace.cuts),
         accelerator=accelerator,
+        npu=npu,
     )
 
 

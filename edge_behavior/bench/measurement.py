@@ -118,6 +118,21 @@ class Sustained:
 
 
 @dataclass(frozen=True)
+class NpuWork:
+    """What predictions take of an NPU: never times, which only a phone can tell.
+
+    Attributes:
+        size: Tokens that a call has room for, whose time it takes however few it gets.
+        calls: Calls of each prediction, by scenario.
+        tokens: Tokens that they evaluated, likewise.
+    """
+
+    size: int
+    calls: Mapping[str, list[int]]
+    tokens: Mapping[str, list[int]]
+
+
+@dataclass(frozen=True)
 class Measurement:
     """A bundle measured on this machine.
 
@@ -129,6 +144,7 @@ class Measurement:
         threads: `session` (top 1) by number of threads; None unless several were asked for.
         sustained: None unless it was asked for.
         accelerator: What evaluated a LiteRT bundle; None for other bundles.
+        npu: The work of an NPU, of a bundle with contexts beside it.
     """
 
     bundle: str
@@ -149,6 +165,7 @@ class Measurement:
     threads: Mapping[str, Timing] | None = None
     sustained: Sustained | None = None
     accelerator: str | None = None
+    npu: NpuWork | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the keys of what was not asked for are left out."""
@@ -169,6 +186,8 @@ class Measurement:
             **(self.comparison.to_dict() if self.comparison else {}),
             "machine": self.machine.to_dict(),
         }
+        if self.npu is not None:
+            found["npu"] = asdict(self.npu)
         if self.budget is not None:
             found["budget"] = asdict(self.budget)
         if self.threads is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edge_behavior.bench.measurement import Comparison, Measurement, Sustained
+import numpy as np
+
+from edge_behavior.bench.measurement import Comparison, Measurement, NpuWork, Sustained
 from edge_behavior.bench.timing import Timing
 from edge_behavior.util.markdown import markdown_table
 from edge_behavior.util.numbers import NONE, significant
@@ -50,6 +52,8 @@ class Grid:
 def grids(result: Measurement) -> list[Grid]:
     """Everything a measurement holds, as tables."""
     made = [_scenarios(result)]
+    if result.npu is not None:
+        made.append(_npu(result.npu))
     if result.comparison is not None:
         made += [_lower_bound(result.comparison), _native(result.comparison), _ratios(result.comparison)]
         made = [grid for grid in made if grid.rows]
@@ -127,6 +131,16 @@ def _scenarios(result: Measurement) -> Grid:
         ("scenario", "p50 ms", "p95 ms", "mean ms", "tokens", "outside engine, ms", "peak MiB", "n"),
         rows,
     )
+
+
+def _npu(work: NpuWork) -> Grid:
+    rows = [
+        (TITLES[name], f"{np.mean(calls):.1f}", str(max(calls)), f"{np.mean(work.tokens[name]):.1f}", str(len(calls)))
+        for name, calls in work.calls.items()
+        if calls
+    ]
+    heads = ("scenario", f"calls of {work.size} tokens, mean", "most", "tokens, mean", "n")
+    return Grid("on an NPU, by the contexts beside the bundle: calls, whose times only a phone can tell", heads, rows)
 
 
 def _lower_bound(found: Comparison) -> Grid:

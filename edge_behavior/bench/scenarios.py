@@ -14,13 +14,20 @@ from time import perf_counter
 from typing import Protocol
 
 from edge_behavior.bench.diary import Diary
+from edge_behavior.bench.measurement import NpuWork
 from edge_behavior.bench.native import Decode, watched_decodes
 from edge_behavior.bench.options import CYCLE, DEPTHS, BenchOptions
 from edge_behavior.bench.timing import Sample
+from edge_behavior.bundle.bundle import read_manifest
+from edge_behavior.bundle.npu_folder import NPU_FILE, npu_folder, read_npu
 from edge_behavior.runtime.backends.base import Backend
+from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
 from edge_behavior.runtime.prediction import PredictOptions
-from edge_behavior.runtime.predictor import Predictor, Session
+from edge_behavior.runtime.predictor import Predictor, Session, context_needed
 from edge_behavior.runtime.prefix_cache import PrefixCache
+
+# Rounds in which an NPU's calls are counted at most.
+_NPU_ROUNDS = 30
 
 
 class Scenario(Protocol):
@@ -122,6 +129,42 @@ class SessionScenario:
         place = last.place if self._diary.places else None
         session.predict(last.time, place, 1, options=self._options)
         return session
+
+
+def npu_work(bundle: Path, diary: Diary, options: BenchOptions, most: float) -> NpuWork | None:
+    """Calls and tokens of an NPU for a session's predictions; None for a bundle without contexts.
+
+    Counted on the CPU, by calls of the NPU's one size: what is asked for next follows from the answers, which are the
+    same but for rounding.
+
+    Args:
+        most: Seconds that it may take, one cycle of rounds aside.
+
+    Raises:
+        EdgebError: contexts that are another bundle's, or damaged.
+    """
+    manifest = read_manifest(bundle)
+    if bundle.is_dir() or not (npu_folder(bundle) / NPU_FILE).is_file():
+        return None
+    size = read_npu(bundle, manifest.tensors_sha256).size
+    backend = LiteRtBackend(bundle, LiteRtRunOptions(context_needed(manifest), options.threads, size=size))
+    work = NpuWork(size, {name: [] for name in DEPTHS}, {name: [] for name in DEPTHS})
+    predicting = PredictOptions(scoring=options.scoring, source="model")
+    started = perf_counter()
+    with Predictor(manifest, backend) as predictor:
+        session = predictor.session(options.anchor_every)
+        for event in diary.first_window:
+            session.observe(event)
+        session.prepare()
+        for i in range(min(options.rounds, len(diary), _NPU_ROUNDS)):
+            if i % CYCLE == 0 and i and perf_counter() - started > most:
+                break
+            case, depth, calls = diary.case(i), depth_of(i), backend.calls
+            session.observe(case.observed)
+            found = session.predict(case.when, case.place, DEPTHS[depth], options=predicting)
+            work.calls[depth].append(backend.calls - calls)
+            work.tokens[depth].append(found.tokens_evaluated)
+    return work
 
 
 class WarmScenario:

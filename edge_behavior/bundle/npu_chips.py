@@ -70,4 +70,7 @@ def chip_named(name: str) -> Chip:
     Raises:
         EdgebError: it is not in the table.
     """
-    return chosen_chips(name)[0]
+    chip = next((chip for chip in CHIPS if chip.name == name.strip().lower()), None)
+    if chip is None:
+        raise EdgebError(f"there is no chip '{name[:40]}'", nearest(name, [chip.name for chip in CHIPS]))
+    return chip

@@ -21,6 +21,7 @@ from edge_behavior.util.checksums import file_sha256
 
 NPU_FILE = "npu.json"
 SCHEMA = 1
+QUANTIZATIONS = ("int8", "f16")
 _FIELDS: Mapping[str, Kind] = {
     "schema_version": int,
     "bundle_sha256": str,
@@ -41,6 +42,7 @@ _CONTEXT_FIELDS: Mapping[str, Kind] = {
     "inputs": dict,
     "outputs": dict,
     "operators": int,
+    "memory": int,
     "parity": (dict, NULL),
 }
 _HASH, _NAME = re.compile(r"[0-9a-f]{64}"), re.compile(r"v\d+\.tflite")
@@ -66,6 +68,7 @@ class NpuContext:
         inputs: Names of the binary's tensors, in its order, by the signature's names (`bundle.litert_graph`).
         outputs: Likewise.
         operators: How many operators of the bundle's graph it holds: all of them.
+        memory: Most bytes of memory that the compiler held meanwhile.
         parity: What the gate measured under emulation; None where it was compiled and not emulated.
     """
 
@@ -80,6 +83,7 @@ class NpuContext:
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     operators: int
+    memory: int
     parity: Mapping[str, Any] | None = None
 
     @classmethod
@@ -90,7 +94,7 @@ class NpuContext:
             EdgebError: a field that is missing, unknown or has a bad value.
         """
         found = read_fields(values, _CONTEXT_FIELDS, where)
-        for name in ("bytes", "context_offset", "context_bytes", "operators"):
+        for name in ("bytes", "context_offset", "context_bytes", "operators", "memory"):
             if not is_whole(found[name], 1, _MOST):
                 raise EdgebError(f"{where}: field '{name}' is {str(found[name])[:40]}", DAMAGED_HINT)
         if found["context_offset"] + found["context_bytes"] > found["bytes"]:
@@ -112,7 +116,7 @@ class NpuFolder:
 
     Attributes:
         bundle_sha256: The manifest's `tensors_sha256` of the bundle that it was compiled from.
-        quantization: That bundle's weight format; activations are float16.
+        quantization: Weight format of the contexts, of `QUANTIZATIONS`; activations are float16.
         size: New tokens per call.
         compiler: Versions: ai_edge_litert, onnxruntime_qnn, and qnn, which the phone's run time must not be below.
         contexts: One per architecture.
@@ -139,6 +143,12 @@ class NpuFolder:
             f"export it again with --npu {chip.name}",
         )
 
+    @property
+    def known_rows_tolerance(self) -> float | None:
+        """How far its contexts may be from the bundle's known rows, nats; None where none was emulated."""
+        measured = [context.parity["known_rows_tolerance"] for context in self.contexts if context.parity is not None]
+        return max(measured, default=None)
+
     def summary(self) -> dict[str, Any]:
         """Everything but the names of tensors, for reports."""
         contexts = [asdict(context) for context in self.contexts]
@@ -163,6 +173,8 @@ class NpuFolder:
         found = read_fields(fields, _FIELDS, where)
         if found.pop("schema_version") != SCHEMA or not _HASH.fullmatch(found["bundle_sha256"]):
             raise EdgebError(f"{where}: 'schema_version' or 'bundle_sha256' is none", DAMAGED_HINT)
+        if found["quantization"] not in QUANTIZATIONS:
+            raise EdgebError(f"{where}: field 'quantization' is '{found['quantization'][:40]}'", DAMAGED_HINT)
         if not is_whole(found["size"], 1, 1 << 16):
             raise EdgebError(f"{where}: field 'size' is {found['size']}", DAMAGED_HINT)
         versions = read_fields(found["compiler"], dict.fromkeys(_COMPILER, str), f"{where}: compiler")
@@ -202,6 +214,21 @@ def read_npu(bundle: Path, bundle_sha256: str, folder: Path | None = None) -> Np
     found = NpuFolder.from_json(content, str(path))
     if found.bundle_sha256 != bundle_sha256:
         raise EdgebError(f"{path.parent} was compiled from another bundle than {bundle}", _EXPORT_HINT)
+    return found
+
+
+def find_contexts(bundle: Path, bundle_sha256: str) -> NpuFolder | None:
+    """What lies beside a bundle, every byte of it checked; None where there is nothing.
+
+    Raises:
+        EdgebError: see `read_npu` and `verify_context`.
+    """
+    folder = npu_folder(bundle)
+    if bundle.is_dir() or not (folder / NPU_FILE).is_file():
+        return None
+    found = read_npu(bundle, bundle_sha256)
+    for context in found.contexts:
+        verify_context(folder, context)
     return found
 
 
@@ -249,4 +276,6 @@ def described(context: NpuContext) -> str:
 
 
 def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    """Major, minor and patch; what is missing is 0."""
+    found = [int(part) for part in re.findall(r"\d+", version)[:3]]
+    return tuple(found + [0] * (3 - len(found)))

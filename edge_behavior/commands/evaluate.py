@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_behavior.commands.open import AcceleratorOption
+from edge_behavior.commands.open import AcceleratorOption, ChipOption
 
 if TYPE_CHECKING:
     from edge_behavior.core.balance import Balance
@@ -39,6 +39,7 @@ def evaluate_command(
         ),
     ] = "0",
     accelerator: AcceleratorOption = None,
+    chip: ChipOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
@@ -66,7 +67,7 @@ def evaluate_command(
     from edge_behavior.core.balance import parse_balance
     from edge_behavior.evaluation.comparison import compare, distinct_names
     from edge_behavior.evaluation.protocols import WindowChoice, other_dataset_note
-    from edge_behavior.runtime.accelerator import chosen_accelerator
+    from edge_behavior.runtime.accelerator import check_chip, chosen_accelerator
     from edge_behavior.train.stage_list import MODELS, UNTUNED
     from edge_behavior.util.workspace import recall
 
@@ -76,13 +77,17 @@ def evaluate_command(
     # One run shows its final model, a comparison what each stage did.
     unasked = {*(MODELS[1:-1] if len(models) == 1 else ()), *(() if untuned else (UNTUNED,))}
     stages = [stage for stage in MODELS if stage not in unasked]
-    for flag, given in (("--balance", asked != 0), ("--accelerator", accelerator is not None)):
+    for flag, given in (
+        ("--balance", asked != 0),
+        ("--accelerator", accelerator is not None),
+        ("--chip", chip is not None),
+    ):
         if given:
             _require_bundles(models, flag)
-    if accelerator is not None:
+    if accelerator is not None or chip is not None:
         for model in models:
-            chosen_accelerator(model, accelerator)
-    load = open_predictor if accelerator is None else partial(open_predictor, accelerator=accelerator)
+            check_chip(chosen_accelerator(model, accelerator), chip)
+    load = open_predictor if accelerator is None else partial(open_predictor, accelerator=accelerator, chip=chip)
     found = [_evaluated(model, data, protocol, split, choice, stages, load, asked) for model in models]
     if len(models) == 1:
         emit(found[0].to_dict(), as_json, lambda: _show(found[0]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -113,7 +113,17 @@ def export_command(
     ] = None,
     npu_windows: Annotated[
         int | None,
-        typer.Option(help="LiteRT: windows to compare under the NPU's emulator. Default: 4.", show_default=False),
+        typer.Option(
+            help="LiteRT: windows to compare under the NPU's emulator. Default: one user's evening, 5.",
+            show_default=False,
+        ),
+    ] = None,
+    npu_quant: Annotated[
+        str | None,
+        typer.Option(
+            help="LiteRT: weights of the NPU's contexts, q8 or f16. Default: q8, or f16 with --quant f32.",
+            show_default=False,
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     as_json: Annotated[
@@ -155,8 +165,9 @@ def export_command(
         return
     if format not in _FORMATS:
         raise EdgebError(f"unknown format '{format}'", nearest(format, _FORMATS))
-    if format != "litert" and (npu is not None or npu_windows is not None):
-        raise EdgebError(f"--npu{'' if npu else '-windows'} is for LiteRT bundles", "add --format litert")
+    for flag, asked in (("npu", npu), ("npu-windows", npu_windows), ("npu-quant", npu_quant)):
+        if format != "litert" and asked is not None:
+            raise EdgebError(f"--{flag} is for LiteRT bundles", "add --format litert")
     flags = {
         "prune": prune,
         "extra_tokens": extra_tokens,
@@ -213,7 +224,7 @@ def export_command(
             from edge_behavior.runtime.litert.package import quiet_exit
 
             quiet_exit()
-            contexts = NpuOptions.parse(npu, npu_windows)
+            contexts = NpuOptions.parse(npu, npu_windows, npu_quant)
             chosen = load_profile(flags=flags)
             built = litert_options(profile, given if quant is None else {"quant": quant, **given})
             out = out or run.with_name(f"{run.name}-{built.quant}.tflite")
@@ -285,6 +296,8 @@ def inspect_command(
 ) -> None:
     """Check a bundle's hashes and show its manifest, or its candidates as a grammar for llama.cpp.
 
+    The contexts for NPUs beside a LiteRT file are checked and shown as well.
+
     Greedy sampling under the token grammar chooses as `masked` scoring does. Under the character grammar the sampler
     may spell a candidate with other tokens than training did, so its choice can differ.
 
@@ -297,8 +310,10 @@ def inspect_command(
     import json
 
     from edge_behavior.bundle.bundle import require_gguf, verify_bundle
+    from edge_behavior.bundle.npu_folder import find_contexts, npu_folder
     from edge_behavior.commands.output import emit
     from edge_behavior.commands.shown.manifest import license_text, show_manifest
+    from edge_behavior.commands.shown.npu import show_contexts
     from edge_behavior.errors import EdgebError
 
     if sum((gbnf, gbnf_text, terms)) > 1:
@@ -317,7 +332,18 @@ def inspect_command(
         document = {"license": None if stated is None else stated.to_dict()}
         emit(document, as_json, lambda: typer.echo(license_text(stated)))
         return
-    emit(json.loads(manifest.to_json()), as_json, lambda shown: show_manifest(shown, manifest.base_model))
+    document = json.loads(manifest.to_json())
+    contexts = find_contexts(bundle, manifest.tensors_sha256)
+    if contexts is not None:
+        document["npu"] = contexts.summary()
+
+    def show(shown: dict[str, Any]) -> None:
+        shown.pop("npu", None)
+        show_manifest(shown, manifest.base_model)
+        if contexts is not None:
+            show_contexts(contexts, npu_folder(bundle))
+
+    emit(document, as_json, show)
 
 
 def _mode(wanted: bool | None) -> str | None:

@@ -13,34 +13,46 @@ if TYPE_CHECKING:
 AcceleratorOption = Annotated[
     str | None,
     typer.Option(
-        help="For LiteRT bundles: what evaluates them, cpu, gpu or npu-emulated. Default: cpu.", show_default=False
+        help="For LiteRT bundles: what evaluates them, cpu, gpu, npu or npu-emulated. Default: cpu.", show_default=False
+    ),
+]
+
+ChipOption = Annotated[
+    str | None,
+    typer.Option(
+        help="On an NPU: whose context, like sm8650. Default: the only one, or the first emulated at export.",
+        show_default=False,
     ),
 ]
 
 
-def open_predictor(path: Path, threads: int | None = None, accelerator: str | None = None) -> Predictor:
+def open_predictor(
+    path: Path, threads: int | None = None, accelerator: str | None = None, chip: str | None = None
+) -> Predictor:
     """Open a bundle, or the last stage of a finished run.
 
     Args:
         path: A bundle written by `edgeb export`, or a run folder of `edgeb train`.
         threads: CPU threads; None for the default.
         accelerator: As for `Predictor.load`.
+        chip: Likewise.
 
     Raises:
         EdgebError: neither of them, damaged, written by a newer version, a run that is not finished or whose backbone
             or adapter has changed since training, too many threads, or an accelerator that cannot be had.
     """
     from edge_behavior.bundle.folder import MANIFEST_FILE, holds_safetensors
-    from edge_behavior.runtime.accelerator import chosen_accelerator
+    from edge_behavior.runtime.accelerator import check_chip, chosen_accelerator
     from edge_behavior.runtime.litert.package import quiet_exit
     from edge_behavior.runtime.predictor import Predictor
 
     chosen = chosen_accelerator(path, accelerator)
+    check_chip(chosen, chip)
     if (path / "run.json").is_file():
         return _run_predictor(path, threads)
     if (path / MANIFEST_FILE).is_file() and holds_safetensors(path):
         return _folder_predictor(path, threads)
-    predictor = Predictor.load(path, threads=threads, accelerator=accelerator)
+    predictor = Predictor.load(path, threads=threads, accelerator=accelerator, chip=chip)
     if chosen is not None:
         quiet_exit()
     return predictor

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edge_behavior.commands.open import AcceleratorOption
+from edge_behavior.commands.open import AcceleratorOption, ChipOption
 from edge_behavior.core import DEFAULT_TOP_K
 
 
@@ -81,6 +81,7 @@ def predict_command(
     raw: Annotated[bool, typer.Option("--raw", help="Uncalibrated probabilities.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: physical cores.")] = None,
     accelerator: AcceleratorOption = None,
+    chip: ChipOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
@@ -131,7 +132,7 @@ def predict_command(
     clock = make_clock(timezone, time_unit)
     # Read before the model is loaded. Without --place the bundle must have no places; `predict` checks that.
     past = None if history is None else read_history(history, user, place is not None, clock)
-    with open_predictor(bundle, threads, accelerator) as predictor:
+    with open_predictor(bundle, threads, accelerator, chip) as predictor:
         events, skipped = ([], []) if past is None else known_events(past, predictor.manifest.candidates, unknown)
         asked_note(events, when)
         prediction = predictor.predict(

@@ -111,6 +111,32 @@ def natural_stretches(
     return stretches
 
 
+def evenings(table: EventTable, history_length: int, length: int, limit: int, seed: int = 0) -> list[NDArray[np.int64]]:
+    """The last targets of users' days, which a session sees one after the other.
+
+    Args:
+        length: Targets of each day; days that have fewer come last.
+        limit: At most this many targets in all; whole evenings, but for the last.
+        seed: Of the choice.
+
+    Returns:
+        The targets of each evening, ascending; evenings in the order in which to use them.
+    """
+    _at_least_zero("limit", limit)
+    targets = eligible(table, history_length)
+    days = table.time[targets].astype("datetime64[D]").astype(np.int64)
+    cuts = np.flatnonzero((np.diff(table.user_of(targets)) != 0) | (np.diff(days) != 0)) + 1
+    ends = [day[len(day) - min(length, len(day)) :] for day in np.split(targets, cuts)]
+    order = np.random.default_rng(seed).permutation(len(ends))
+    found = []
+    for i in sorted(order, key=lambda i: -len(ends[i])):
+        if limit <= 0 or not len(ends[i]):
+            break
+        found.append(ends[i][:limit])
+        limit -= len(found[-1])
+    return found
+
+
 def balanced_windows(
     table: EventTable,
     per_behavior: int,

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from edge_behavior.bundle.bundle import bundle_form
+from edge_behavior.bundle.npu_chips import Chip, chip_named
 from edge_behavior.errors import EdgebError, nearest
 
-Accelerator = Literal["cpu", "gpu", "npu-emulated"]
+Accelerator = Literal["cpu", "gpu", "npu", "npu-emulated"]
 ACCELERATORS: tuple[Accelerator, ...] = get_args(Accelerator)
 CPU: Accelerator = "cpu"
+NPU: Accelerator = "npu"
 NPU_EMULATED: Accelerator = "npu-emulated"
-_WORDS: Mapping[str, str] = {"cpu": "CPU", "gpu": "GPU", "npu-emulated": "emulated NPU"}
+NPUS = (NPU, NPU_EMULATED)
+_WORDS: Mapping[str, str] = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "npu-emulated": "emulated NPU"}
 
 
 def in_words(accelerator: str) -> str:
@@ -52,3 +55,18 @@ def chosen_accelerator(bundle: Path, asked: object) -> Accelerator | None:
             "leave the accelerator out, or pass a bundle exported with --format litert",
         )
     return None
+
+
+def check_chip(accelerator: Accelerator | None, chip: str | None) -> Chip | None:
+    """The chip whose context is asked for; None where none is.
+
+    Raises:
+        EdgebError: it is unknown, or what evaluates is no NPU.
+    """
+    if chip is None:
+        return None
+    if accelerator not in NPUS:
+        raise EdgebError(
+            f"a chip is an NPU's, and the {in_words(accelerator or CPU)} is to evaluate", "leave the chip out"
+        )
+    return chip_named(chip)

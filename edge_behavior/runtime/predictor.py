@@ -17,7 +17,7 @@ from edge_behavior.core.population import PopulationTable
 from edge_behavior.core.scoring import Floats, check_scoring
 from edge_behavior.core.times.event_order import check_order, check_step
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.accelerator import Accelerator, chosen_accelerator
+from edge_behavior.runtime.accelerator import Accelerator, check_chip, chosen_accelerator
 from edge_behavior.runtime.arguments import as_path, check_flag, check_query, check_text, checked_top_k
 from edge_behavior.runtime.backends.base import Backend, CountsCalls
 from edge_behavior.runtime.prediction import DEFAULT_OPTIONS, Prediction, PredictOptions, RankedBehavior
@@ -69,6 +69,7 @@ class Predictor:
         exact_math: bool = False,
         prefix_cache: bool | Path | str = True,
         accelerator: str | None = None,
+        chip: str | None = None,
     ) -> Predictor:
         """Open a bundle: a GGUF file with llama.cpp, a LiteRT file with LiteRT, a folder with onnxruntime-genai.
 
@@ -82,8 +83,11 @@ class Predictor:
                 was built with.
             prefix_cache: Folder for snapshots of the evaluated static prompt; True uses edgeb's own, False none.
                 onnxruntime-genai cannot save its cache: there the static prompt is evaluated at every start.
-            accelerator: Of a LiteRT bundle: "cpu", as None means, "gpu", or "npu-emulated": its context for a phone's
-                NPU, under emulation, where only answers mean anything. Never falls back to another.
+            accelerator: Of a LiteRT bundle: "cpu", as None means, "gpu", "npu": its context for this machine's chip, or
+                "npu-emulated": a context under emulation, where only answers mean anything. Never falls back to
+                another.
+            chip: Whose context, like "sm8650"; None for the only one, or under emulation for the first that was
+                emulated at export.
 
         Raises:
             EdgebError: not a bundle, damaged, written by a newer version, or not loadable; too many threads; an
@@ -94,9 +98,10 @@ class Predictor:
         check_flag(exact_math, "exact_math")
         folder = prefix_cache if isinstance(prefix_cache, bool) else as_path(prefix_cache, "prefix_cache")
         chosen = chosen_accelerator(bundle, accelerator)
+        check_chip(chosen, chip)
         manifest = verify_bundle(bundle) if verify else read_manifest(bundle)
         population = read_population(bundle)
-        backend = open_backend(bundle, context_needed(manifest), threads, exact_math, chosen)
+        backend = open_backend(bundle, context_needed(manifest), threads, exact_math, chosen, chip)
         try:
             predictor = cls(manifest, backend, population, chosen)
             if folder is not False:
@@ -214,7 +219,12 @@ class Predictor:
 
 
 def open_backend(
-    bundle: Path, n_ctx: int, threads: int | None = None, exact: bool = False, accelerator: str | None = None
+    bundle: Path,
+    n_ctx: int,
+    threads: int | None = None,
+    exact: bool = False,
+    accelerator: str | None = None,
+    chip: str | None = None,
 ) -> Backend:
     """The bundle's inference engine, arguments as for `Predictor.load`; imports the one that is needed."""
     chosen = chosen_accelerator(bundle, accelerator)
@@ -230,8 +240,10 @@ def open_backend(
         return OnnxBackend(bundle, OnnxRunOptions(n_ctx, threads))
     if chosen is not None:
         from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
+        from edge_behavior.runtime.npu.signatures import NpuRunOptions
 
-        return LiteRtBackend(bundle, LiteRtRunOptions(n_ctx, threads, chosen))
+        npu = NpuRunOptions(chip=check_chip(chosen, chip))
+        return LiteRtBackend(bundle, LiteRtRunOptions(n_ctx, threads, chosen, npu))
     if bundle_form(bundle) == "sequence":
         from edge_behavior.runtime.backends.sequence import SequenceBackend
 

@@ -34,13 +34,17 @@ def show_contexts(found: NpuFolder, folder: Path | None) -> None:
 
     console = open_console()
     versions = ", ".join(f"{name} {version}" for name, version in found.compiler.items())
-    console.print(f"{folder}: calls of {found.size} tokens, compiled by {versions}", highlight=False)
+    console.print(
+        f"{folder}: {found.quantization} weights, calls of up to {found.size} tokens, compiled by {versions}",
+        highlight=False,
+    )
     for context in found.contexts:
         measured, said = context.parity, f"{described(context)}, {file_size(context.bytes)}"
         if measured is not None:
             from_model, from_cpu = measured["reference"], measured["cpu"]
             said += (
-                f"; {measured['windows']} windows in {measured['calls']} calls: KL {from_model['mean_kl']:.2g} from "
+                f"; {measured['windows']} windows in {measured['calls']} calls, {measured['tokens']} "
+                f"tokens: KL {from_model['mean_kl']:.2g} from "
                 f"the trained model, {from_cpu['mean_kl']:.2g} from the CPU; largest difference of a label "
                 f"{from_model['max_log_prob']:.2g} and {from_cpu['max_log_prob']:.2g}; other first candidates "
                 f"{from_model['flips']:.0%} and {from_cpu['flips']:.0%}"

@@ -84,15 +84,19 @@ def export_litert(
     unfit = _unfit(opened.config, options.quant)
     if unfit:
         raise EdgebError(f"--quant {options.quant}: {unfit}", "use q8")
-    contexts = None if npu is None else NpuExport(npu, out, force, options.quant, opened.parameters)
+    contexts = None
+    if npu is not None:
+        contexts = NpuExport(npu, out, force, options.quant, opened.parameters, profile.parity.enforce)
     with scratch_folder(out) as folder:
         export = Export(opened, profile, folder)
-        more = 0.0 if contexts is None else contexts.bytes_per_weight(options.quant)
+        more = 0.0 if contexts is None else contexts.bytes_per_weight
         require_space(folder, opened.parameters * (_bytes_per_weight(export, options) + more))
         export.begin(options.quant, lambda manifest: _most_positions(options, manifest))
         if options.context_length is None:
             export.manifest = replace(export.manifest, context_length=_cache_length(export))
         _announce(export)
+        if contexts is not None and contexts.windows != 0:
+            export.scores.draw_evenings(contexts.windows)
         model = _pruned(export, options)
         float_file, bundle = folder / "float.tflite", folder / "bundle.tflite"
         graph = _describe(model.folder, export, options)
@@ -114,7 +118,7 @@ def export_litert(
         export.accept(chosen.parity, PRECISIONS[chosen.quant])
         if contexts is not None:
             with export.timed("compile_npu"):
-                _compile(contexts, folder, chosen.quant)
+                _compile(contexts, folder)
         with export.timed("habits"):
             writer.write(chosen.file, bundle, chosen.probe)
             if export.fit(bundle):
@@ -124,7 +128,10 @@ def export_litert(
         report = export.report(out, bundle.stat().st_size, tensor_types=chosen.types)
         put_file(bundle, out, replace=force)
         if contexts is not None:
-            windows = ScoredWindows(export.scores.samples, export.scores.by_stage, profile.parity)
+            evenings, trained = export.scores.evenings, export.scores.evening_scores
+            windows = None
+            if evenings is not None and trained is not None:
+                windows = ScoredWindows(evenings, trained, profile.parity)
             with export.timed("emulate_npu"):
                 found = contexts.finish(folder, windows)
             report = replace(report, npu=found, npu_folder=contexts.folder)
@@ -164,12 +171,12 @@ class _Writer:
             write_litert(model, self.vocabulary, export.manifest, self.graph, bundle, advance, table, probe)
 
 
-def _compile(contexts: NpuExport, folder: Path, quant: str) -> None:
-    """Quantize what was converted for NPUs as the bundle was, and compile it."""
+def _compile(contexts: NpuExport, folder: Path) -> None:
+    """Quantize what was converted for NPUs, and compile it."""
     model = plain = folder / _NPU_FILE
-    if quant != "f32":
+    if contexts.quant != "f16":
         model = folder / "npu.tflite"
-        quantize_apart(plain, model, quant)
+        quantize_apart(plain, model, contexts.quant)
         plain.unlink()
     contexts.compile(model, folder)
     model.unlink()

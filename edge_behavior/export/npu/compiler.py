@@ -11,15 +11,17 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from edge_behavior.bundle.npu_chips import Chip
+from edge_behavior.bundle.npu_folder import NpuContext
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.npu.package import NpuPackage
+from edge_behavior.util.checksums import file_sha256
 from edge_behavior.util.numbers import file_size
 
 _TOOL, _PLUGIN = "tools/apply_plugin_main", "vendors/qualcomm/compiler/libLiteRtCompilerPlugin_Qualcomm.so"
@@ -27,33 +29,12 @@ _TOOL, _PLUGIN = "tools/apply_plugin_main", "vendors/qualcomm/compiler/libLiteRt
 _ABSENT, _IN_ITS_PLACE = "libQnnLpai.so", "libQnnSystem.so"
 _DISPATCH = b"DISPATCH_OP"
 _STATISTICS = re.compile(r"Partitioned subgraph<\d+>, selected (\d+) ops, from a total of (\d+) ops")
+_PEAK = re.compile(r"VmHWM:\s*(\d+) kB")
+_ASKED_EVERY = 0.1
 _LOGGED = re.compile(r"^(?:ERROR: \[|.*\[\s*ERROR\s*\])")
 # Memory to keep for the compiler: so much, and so many bytes per byte of the model. A guess from above: models of 135
 # million weights were seen to take 1 to 5 GB, and it was not noted at which precision.
 _BASE_BYTES, _BYTES_PER_BYTE = 400 << 20, 9.0
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A file with one context.
-
-    Attributes:
-        file: A stock `.tflite`.
-        offset: Where the context binary begins in it.
-        bytes: Size of the context binary.
-        graph: Name of the graph in the binary.
-        inputs: Names of the binary's tensors, in its order, by the signature's.
-        outputs: Likewise.
-        operators: How many operators of the model it holds.
-    """
-
-    file: Path
-    offset: int
-    bytes: int
-    graph: str
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-    operators: int
 
 
 def check_compiler() -> Path:
@@ -93,7 +74,7 @@ def check_memory(model_bytes: float) -> None:
         )
 
 
-def compile_model(model: Path, chip: Chip, out: Path, package: NpuPackage) -> Compiled:
+def compile_model(model: Path, chip: Chip, out: Path, package: NpuPackage) -> NpuContext:
     """Compile a model with one signature.
 
     Args:
@@ -121,31 +102,48 @@ def compile_model(model: Path, chip: Chip, out: Path, package: NpuPackage) -> Co
         (Path(links) / _ABSENT).symlink_to(package.folder / _IN_ITS_PLACE)
         paths = [links, str(package.folder), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
         environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(paths)}
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=environment,
-            check=False,
-        )
-    if done.returncode or not out.is_file():
+        log = Path(links) / "log"
+        with log.open("w") as said:
+            child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
+            memory = _wait(child)
+        content = log.read_text(errors="replace")
+    if child.returncode or not out.is_file():
         raise EdgebError(
-            f"the compiler for {chip.name} failed: {_reason(done.stdout, done.returncode)}",
+            f"the compiler for {chip.name} failed: {_reason(content, child.returncode)}",
             "report this, or leave the chip out",
         )
-    taken = [int(selected) for selected, _ in _STATISTICS.findall(done.stdout)]
-    return read_compiled(out, chip, sum(taken))
+    taken = [int(selected) for selected, _ in _STATISTICS.findall(content)]
+    return read_compiled(out, chip, sum(taken), memory)
 
 
-def read_compiled(file: Path, chip: Chip, operators: int) -> Compiled:
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    """Wait for a child; most bytes of memory that it was seen to hold, at least 1.
+
+    Asked while it runs: what the system counts for a child that has ended begins with its parent's.
+    """
+    status, most = Path(f"/proc/{child.pid}/status"), 1
+    try:
+        while child.poll() is None:
+            with suppress(OSError):
+                found = _PEAK.search(status.read_text())
+                most = max(most, int(found[1]) << 10 if found else 0)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_ASKED_EVERY)
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    return most
+
+
+def read_compiled(file: Path, chip: Chip, operators: int, memory: int) -> NpuContext:
     """What the compiler wrote.
 
     Args:
         file: The compiled `.tflite`.
         chip: What for.
         operators: How many operators the compiler took.
+        memory: Most bytes that it held.
 
     Raises:
         EdgebError: operators were left to the CPU, by name, or there are several partitions.
@@ -171,14 +169,19 @@ def read_compiled(file: Path, chip: Chip, operators: int) -> Compiled:
     options: Any = flexbuffers.Loads(bytes(node.CustomOptionsAsNumpy()))
     taken = _names(signature.Inputs, signature.InputsLength())
     given = _names(signature.Outputs, signature.OutputsLength())
-    return Compiled(
-        file=file,
-        offset=int(options["bytecode_offset"]),
-        bytes=int(options["bytecode_size"]),
+    return NpuContext(
+        chip=chip.name,
+        architecture=chip.architecture,
+        file=file.name,
+        sha256=file_sha256(file),
+        bytes=file.stat().st_size,
+        context_offset=int(options["bytecode_offset"]),
+        context_bytes=int(options["bytecode_size"]),
         graph=str(options["name"]),
         inputs={taken[i]: _tensor_name(graph, i) for i in node.InputsAsNumpy().tolist()},
         outputs={given[i]: _tensor_name(graph, i) for i in node.OutputsAsNumpy().tolist()},
         operators=operators,
+        memory=memory,
     )
 
 

@@ -12,7 +12,7 @@ from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.events import UNKNOWN_PLACE, BehaviorEvent
 from edge_behavior.export.profiles import ParitySettings
 from edge_behavior.export.source import ExportSource
-from edge_behavior.export.synthetic_events import synthetic_windows
+from edge_behavior.export.synthetic_events import synthetic_events, synthetic_windows
 
 # Natural windows and windows per behavior where the profile does not say: up to this many weights, and beyond.
 SMALL_BACKBONE = 100_000_000
@@ -21,6 +21,8 @@ WINDOWS, PER_BEHAVIOR = (200, 60), (5, 1)
 BETWEEN = (None, 4)
 # Fewest windows that a time budget leaves.
 LEAST_WINDOWS = 48
+# Windows of one user's evening.
+EVENING = 5
 # The order of windows: any first few are a sample of all.
 _ORDER_SEED = 0
 _MAX_SYNTHETIC = 60
@@ -102,6 +104,51 @@ class Samples:
     def prompts(self, encoder: PromptEncoder) -> list[list[int]]:
         """Token ids of every prompt."""
         return [encoder.prompt_ids(w.history, w.when, w.place, w.wording) for w in self.windows]
+
+
+def draw_evenings(source: ExportSource, count: int | None, seed: int = 0, most: int | None = None) -> Samples:
+    """Windows as a session sees them: evenings of the dataset's validation users, or synthetic ones.
+
+    Within an evening every history is the one before and its event, so that most of the prompt is in the cache. None
+    has more events than the layout's L.
+
+    Args:
+        source: What is exported.
+        count: How many windows; None for one evening.
+        seed: Of the choice.
+        most: Events before an evening's last window at most; None for the layout's L.
+    """
+    candidates, length = source.candidates, source.layout.history_length
+    steps = min(EVENING, length)
+    before = max(0, (length if most is None else most) - steps + 1)
+    count = steps if count is None else count
+    found: list[tuple[list[BehaviorEvent], int, int]] = []
+    if source.data is not None:
+        from edge_behavior.data.dataset import Dataset
+        from edge_behavior.data.windows import evenings
+
+        table = Dataset.open(source.data).events("validation")
+        for targets in evenings(table, length, steps, count, seed):
+            start = int(targets[0]) - before
+            events = table.between(start, int(targets[-1]) + 1)
+            found.append((events, len(targets), int(table.user_of(targets[:1])[0])))
+    synthetic = not found
+    if synthetic:
+        rng = np.random.default_rng(seed)
+        places = source.places or (UNKNOWN_PLACE,)
+        for user, left in enumerate(range(count, 0, -steps)):
+            asked = min(left, steps)
+            events = synthetic_events(candidates.labels, places, before + asked, rng)
+            found.append((events, asked, user))
+    windows, users, codes = list[Window](), list[int](), list[int]()
+    for events, asked, user in found:
+        for i in range(len(events) - asked, len(events)):
+            windows.append(Window(tuple(events[:i]), events[i].time, events[i].place))
+            codes.append(candidates.code(events[i].behavior))
+            users.append(user)
+    truth = None if synthetic else np.array(codes, dtype=np.int64)
+    yes = np.ones(len(windows), dtype=bool)
+    return Samples(tuple(windows), truth, np.array(users), yes, ~yes, candidates.labels, candidates.groups())
 
 
 def draw_samples(source: ExportSource, sizes: SampleSizes, split: str = "validation", seed: int = 0) -> Samples:

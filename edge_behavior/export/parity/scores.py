@@ -17,8 +17,9 @@ from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.scoring import Floats, log_softmax
 from edge_behavior.errors import EdgebError
-from edge_behavior.export.parity.samples import LEAST_WINDOWS, Samples, SampleSizes, draw_samples
+from edge_behavior.export.parity.samples import LEAST_WINDOWS, Samples, SampleSizes, draw_evenings, draw_samples
 from edge_behavior.export.source import ExportSource
+from edge_behavior.util.progress import progress_bar
 from edge_behavior.util.timebox import Forecast, TimeBudget
 
 # The model with its adapter, before merging: what everything is compared with.
@@ -43,6 +44,8 @@ class StageScores:
 
     Attributes:
         samples: The windows: those that the reference was scored on, once it was.
+        evenings: Further windows, which only the model before merging is scored on, for NPUs; None for none.
+        evening_scores: [n, B] log-probabilities on them; None until then.
         expected: How many it probably will be, until then.
         by_stage: [n, B] log-probabilities by stage, in the order of the stages; rows of windows that a step was not
             compared on are not numbers.
@@ -59,6 +62,23 @@ class StageScores:
         self.samples = self.draw(sizes, "validation", _SEED)
         self.expected = len(self.samples)
         self.by_stage: dict[str, Floats] = {}
+        self.evenings: Samples | None = None
+        self.evening_scores: Floats | None = None
+
+    def draw_evenings(self, count: int | None) -> None:
+        """Draw windows as a session sees them; see `samples.draw_evenings`.
+
+        Where the longest prompts do not fit the model, evenings begin with fewer events.
+
+        Raises:
+            EdgebError: no prompt fits.
+        """
+        most = self._source.layout.history_length
+        drawn = draw_evenings(self._source, count, _SEED)
+        while most and not self._fits(drawn).all():
+            most //= 2
+            drawn = draw_evenings(self._source, count, _SEED, most)
+        self.evenings = self._fitting(drawn)
 
     def draw(self, sizes: SampleSizes, split: str, seed: int) -> Samples:
         """Windows whose prompts fit the model.
@@ -66,8 +86,14 @@ class StageScores:
         Raises:
             EdgebError: no prompt fits.
         """
-        drawn = draw_samples(self._source, sizes, split, seed)
-        fitting = np.array([len(prompt) <= self._room for prompt in drawn.prompts(self._encoder)])
+        return self._fitting(draw_samples(self._source, sizes, split, seed))
+
+    def _fits(self, drawn: Samples) -> NDArray[np.bool_]:
+        """[n] whether each prompt fits the model."""
+        return np.array([len(prompt) <= self._room for prompt in drawn.prompts(self._encoder)])
+
+    def _fitting(self, drawn: Samples) -> Samples:
+        fitting = self._fits(drawn)
         if not fitting.any():
             raise EdgebError(
                 f"no prompt fits the model: the labels leave {self._room} tokens of its context",
@@ -124,6 +150,9 @@ class StageScores:
             self.samples = self.samples.take(np.arange(len(self.samples)) < len(found))
             self.expected = len(self.samples)
             self.by_stage[stage] = found
+            if self.evenings is not None:
+                with progress_bar(f"Scoring ({stage}, evenings)", len(self.evenings)) as bar:
+                    self.evening_scores = score_torch(model, self._encoder, self.evenings, bar)
             return
         some = self.samples if last else self.samples.take(self.between)
         with self.forecast.step(stage, f"Scoring ({stage})", len(some)) as advance:

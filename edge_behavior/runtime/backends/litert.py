@@ -16,10 +16,9 @@ import numpy as np
 
 from edge_behavior.bundle.litert_file import LiteRtBundle, read_litert, read_litert_probe
 from edge_behavior.bundle.litert_probe import LiteRtProbe
-from edge_behavior.bundle.npu_chips import Chip
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
-from edge_behavior.runtime.accelerator import CPU, NPU_EMULATED, Accelerator
+from edge_behavior.runtime.accelerator import CPU, NPU_EMULATED, NPUS, Accelerator
 from edge_behavior.runtime.backends.base import Row, reusable
 from edge_behavior.runtime.backends.guarded import Guarded
 from edge_behavior.runtime.lifetime import Lifetime
@@ -29,7 +28,7 @@ from edge_behavior.runtime.litert.inputs import Tokens
 from edge_behavior.runtime.litert.probe import check_rows, known_rows, row_differences
 from edge_behavior.runtime.litert.tokenizer import open_tokenizer
 from edge_behavior.runtime.llama.model import LlamaModel
-from edge_behavior.runtime.npu.signatures import NpuSignatures, open_npu
+from edge_behavior.runtime.npu.signatures import DEFAULT_NPU, NpuRunOptions, NpuSignatures, npu_graph, open_npu
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,15 @@ class LiteRtRunOptions:
         n_ctx: Slots to use, for the prompt and the trie nodes evaluated beyond it; at most those of the file's cache.
         threads: CPU threads.
         accelerator: What evaluates; never a part of the work elsewhere. On an NPU the embeddings are the CPU's.
-        npu_folder: Contexts of the NPU; None for those beside the bundle.
-        chip: Whose context; None for the first one that was emulated at export.
+        npu: Which context, where it is an NPU.
+        size: On the CPU: only calls of this many tokens, as an NPU has, so that its calls can be counted; None for all.
     """
 
     n_ctx: int
     threads: int
     accelerator: Accelerator = CPU
-    npu_folder: Path | None = None
-    chip: Chip | None = None
+    npu: NpuRunOptions = DEFAULT_NPU
+    size: int | None = None
 
 
 class LiteRtBackend(Guarded):
@@ -89,14 +88,15 @@ class LiteRtBackend(Guarded):
         self, path: Path, bundle: LiteRtBundle, options: LiteRtRunOptions
     ) -> tuple[LiteRtProbe | None, float | None]:
         """Open what evaluates; known rows to check it by, and a tolerance of its own."""
-        if options.accelerator == NPU_EMULATED:
-            opened = open_npu(path, bundle, options.threads, options.npu_folder, options.chip)
+        if options.accelerator in NPUS:
+            opened = open_npu(path, bundle, options.threads, options.npu, options.accelerator == NPU_EMULATED)
             self._compiled: CompiledGraph | NpuSignatures = self._lifetime.keep(
                 opened.signatures, methodcaller("close")
             )
             self._graph = opened.graph
-            measured = opened.context.parity
-            return (None, None) if measured is None else (read_litert_probe(path), measured["known_rows_tolerance"])
+            return (read_litert_probe(path) if options.npu.checked else None), opened.known_rows_tolerance
+        if options.size is not None:
+            self._graph = npu_graph(self._graph, options.size)
         probe = None if options.accelerator == CPU else known_rows(path, self._graph, options.accelerator)
         compiled = CompiledGraph(path, options.threads, signature_names(self._graph), options.accelerator)
         self._compiled = self._lifetime.keep(compiled, methodcaller("close"))
@@ -131,6 +131,12 @@ class LiteRtBackend(Guarded):
         """Runs of the model's graph so far."""
         self._lifetime.check()
         return self._evaluator.calls
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that they evaluated."""
+        self._lifetime.check()
+        return self._evaluator.tokens
 
     def known_rows_difference(self, probe: LiteRtProbe) -> float:
         """How far the bundle's known rows are from what is evaluated here at most, nats; overwrites the cache."""

@@ -61,13 +61,14 @@ class Evaluator:
         positions: [C] rotary position of what each slot holds.
         seconds: Wall time spent inside the model.
         calls: How many calls were made.
+        tokens: How many tokens they evaluated.
     """
 
     def __init__(self, graph: LiteRtGraph, signatures: Signatures) -> None:
         self._graph, self._signatures = graph, signatures
         self.cache = SlotCache(graph.layers, graph.kv_heads, graph.cache, graph.head_dim)
         self.positions = np.zeros(graph.cache, dtype=np.int32)
-        self.seconds, self.calls = 0.0, 0
+        self.seconds, self.calls, self.tokens = 0.0, 0, 0
         self._planner = planner_of(graph)
         # Made when first needed: logits of a large size take much memory, and many bundles are never asked for them.
         self._bound: dict[tuple[int, bool], _Bound] = {}
@@ -139,6 +140,7 @@ class Evaluator:
         bound.run()
         self.seconds += perf_counter() - started
         self.calls += 1
+        self.tokens += count
         self.cache.store(bound.new_rows, tokens.slots)
         return None if bound.logits is None else bound.logits[0]
 

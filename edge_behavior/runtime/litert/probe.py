@@ -18,6 +18,7 @@ from edge_behavior.runtime.litert.inputs import Tokens
 
 _HINTS = {
     "gpu": "use the CPU, or export with --prune on: GPUs limit how many tokens the head can have",
+    "npu": "use the CPU, or export it again with --npu",
     "npu-emulated": "use the CPU, or export it again with --npu",
 }
 

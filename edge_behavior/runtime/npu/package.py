@@ -19,7 +19,10 @@ PYTHON_VARIABLE = "EDGEB_NPU_PYTHON"
 # What the emulator's process imports. The version is the one that was tried.
 _NEEDED = ("numpy", "onnx", "onnxruntime", "onnxruntime_qnn")
 PINNED = "onnxruntime-qnn==2.7.0"
-_HINT = f"pip install {PINNED} onnx, here or in an environment whose Python {PYTHON_VARIABLE} names"
+_ARM = ("aarch64", "arm64")
+_HINT = (
+    f"pip install 'edgeb[npu]', or {PINNED} and onnx, here or in an environment whose Python {PYTHON_VARIABLE} names"
+)
 _PROBE = """
 import json, sys
 from importlib.util import find_spec
@@ -29,7 +32,7 @@ if not found["missing"]:
     found |= {"folder": LIB_DIR_FULL_PATH, "version": info.__version__, "qnn": info.qnn_version}
 print(json.dumps(found))
 """
-_LIBRARIES = ("libQnnHtp.so", "libQnnSystem.so")
+_LIBRARIES = {"linux": ("libQnnHtp.so", "libQnnSystem.so"), "win32": ("QnnHtp.dll", "QnnSystem.dll")}
 
 
 @dataclass(frozen=True)
@@ -41,26 +44,36 @@ class NpuPackage:
         folder: Qualcomm's libraries.
         version: The package's.
         qnn: The libraries'.
+        emulates: Whether they emulate NPUs, as they do on x86-64, and do not run one.
     """
 
     python: str
     folder: Path
     version: str
     qnn: str
+    emulates: bool = True
 
 
-def find_package() -> NpuPackage:
+def find_package(emulates: bool = True) -> NpuPackage:
     """The package, in this environment or the one that $EDGEB_NPU_PYTHON names.
 
+    Args:
+        emulates: Whether its emulator, and compiler, is wanted, or what runs this machine's NPU.
+
     Raises:
-        EdgebError: another machine than Linux on x86-64; packages or libraries are missing, by name; the variable names
-            no Python.
+        EdgebError: another machine than Linux on x86-64, or one that cannot have such an NPU; packages or libraries are
+            missing, by name; the variable names no Python.
     """
-    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+    here, machine = sys.platform, platform.machine()
+    if emulates and (here, machine) != ("linux", "x86_64"):
         raise EdgebError(
-            f"NPU contexts are compiled and emulated on Linux on x86-64, this is {sys.platform} on "
-            f"{platform.machine()}",
+            f"NPU contexts are compiled and emulated on Linux on x86-64, this is {here} on {machine}",
             "use such a machine",
+        )
+    if not emulates and (here not in _LIBRARIES or machine.lower() not in _ARM):
+        raise EdgebError(
+            f"this machine has no NPU of Qualcomm's: it is {here} on {machine}",
+            "use the CPU, or npu-emulated to see its answers",
         )
     python = os.environ.get(PYTHON_VARIABLE) or sys.executable
     try:
@@ -73,8 +86,8 @@ def find_package() -> NpuPackage:
     if found["missing"]:
         names = ", ".join(name.replace("_", "-") for name in found["missing"])
         raise EdgebError(f"the NPU needs {names}, not installed for {python}", _HINT)
-    package = NpuPackage(python, Path(found["folder"]), found["version"], found["qnn"])
-    lacking = [name for name in _LIBRARIES if not (package.folder / name).is_file()]
+    package = NpuPackage(python, Path(found["folder"]), found["version"], found["qnn"], emulates)
+    lacking = [name for name in _LIBRARIES[here] if not (package.folder / name).is_file()]
     if lacking:
         raise EdgebError(f"onnxruntime-qnn {package.version} of {python} has no {', '.join(lacking)}", _HINT)
     return package

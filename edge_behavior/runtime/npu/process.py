@@ -1,4 +1,4 @@
-"""The emulator's own process: one context binary in an ONNX EPContext node, run by onnxruntime-qnn.
+"""The NPU's own process: one context binary in an ONNX EPContext node, run by onnxruntime-qnn.
 
 It may run in an environment of its own, which has numpy, onnx, onnxruntime and onnxruntime-qnn: nothing else may be
 imported here. Tensors lie in a file that both processes map; a line on standard input asks for a run, a line on
@@ -57,13 +57,16 @@ def write_model(task: Mapping[str, Any], folder: Path) -> Path:
     return folder / "model.onnx"
 
 
-def open_session(model: Path, soc: int, architecture: int) -> Any:
-    """A session of the emulator, and of nothing else.
+def open_session(model: Path, task: Mapping[str, Any]) -> Any:
+    """A session of the emulator, or of this machine's NPU, and of nothing else.
 
     Args:
         model: See `write_model`.
-        soc: Qualcomm's number of the chip.
-        architecture: Number of its NPU's architecture: alone it does not suffice.
+        task: `emulated`, and where it is so `soc`, Qualcomm's number of the chip, and `architecture`, that of its NPU's
+            architecture: alone it does not suffice. The NPU itself knows both.
+
+    Raises:
+        RuntimeError: this machine has no NPU of Qualcomm's.
     """
     import onnxruntime
     import onnxruntime_qnn
@@ -71,14 +74,17 @@ def open_session(model: Path, soc: int, architecture: int) -> Any:
     onnxruntime.set_default_logger_severity(4)
     onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path()}
+    if task["emulated"]:
+        settings |= {"htp_arch": str(task["architecture"]), "soc_model": str(task["soc"])}
+    else:
+        npu = onnxruntime.OrtHardwareDeviceType.NPU
+        devices = [device for device in devices if device.device.type == npu]
+        if not devices:
+            raise RuntimeError("this machine has no NPU of Qualcomm's")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    settings = {
-        "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
-        "htp_arch": str(architecture),
-        "soc_model": str(soc),
-    }
     options.add_provider_for_devices(devices[:1], settings)
     return onnxruntime.InferenceSession(str(model), sess_options=options)
 
@@ -98,7 +104,7 @@ def main() -> None:
 
     try:
         folder = Path(task["folder"])
-        session = open_session(write_model(task, folder), task["soc"], task["architecture"])
+        session = open_session(write_model(task, folder), task)
         # The binary is in memory now.
         (folder / "context.bin").unlink()
         shared = np.memmap(task["shared"], dtype=np.float32, mode="r+")

@@ -14,7 +14,7 @@ from edge_behavior.errors import EdgebError
 
 VERSIONS = {"ai_edge_litert": "2.3.0", "onnxruntime_qnn": "2.7.0", "qnn": "2.51.0"}
 CONTEXT = NpuContext(
-    "sm8650", "v75", "v75.tflite", "a" * 64, 100, 20, 80, "qnn_partition_0", {"mask": "m"}, {"logits": "l"}, 7
+    "sm8650", "v75", "v75.tflite", "a" * 64, 100, 20, 80, "qnn_partition_0", {"mask": "m"}, {"logits": "l"}, 7, 1000
 )
 FOLDER = NpuFolder("b" * 64, "int8", 32, VERSIONS, (CONTEXT,))
 
@@ -41,6 +41,7 @@ def test_round_trip() -> None:
         (lambda f: f["contexts"][0].update(chip="sm1"), "'sm1' is no v75"),
         (lambda f: f["contexts"][0].update(file="../v75.tflite"), "'file' or 'sha256' is none"),
         (lambda f: f["contexts"][0].update(context_bytes=81), "the context does not lie in its file"),
+        (lambda f: f.update(quantization="int2"), "field 'quantization' is 'int2'"),
         (lambda f: f["contexts"][0].update(operators=0), "field 'operators' is 0"),
         (lambda f: f["contexts"][0].update(inputs={}), "field 'inputs' does not name tensors"),
         (lambda f: f["contexts"][0].update(outputs={"logits": 1}), "field 'outputs' does not name tensors"),

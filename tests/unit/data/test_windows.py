@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.data.dataset import EventTable
-from edge_behavior.data.windows import balanced_windows, eligible, natural_stretches, natural_windows
+from edge_behavior.data.windows import balanced_windows, eligible, evenings, natural_stretches, natural_windows
 from edge_behavior.errors import EdgebError
 
 LABELS = ["A", "B", "C", "D", "E"]
@@ -163,3 +163,23 @@ def test_negative_sizes_are_refused():
     ):
         with pytest.raises(EdgebError, match="is -1"):
             call(make_table([30]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=tables, gap=st.integers(1, 20), length=st.integers(1, 6), limit=st.integers(0, 40), seed=st.integers(0, 9))
+def test_evenings_equal_brute_force(sizes, gap, length, limit, seed):
+    """Every day's last targets: long ones first, then any, until there are enough."""
+    table = make_table(sizes)
+    object.__setattr__(table, "time", (np.arange(len(table)) * gap).astype("datetime64[h]").astype("datetime64[s]"))
+    days: dict[tuple[int, object], list[int]] = {}
+    for target in brute_force(sizes, 4):
+        key = (int(table.user_of(target)), table.event(target).time.date())
+        days[key] = [*days.get(key, []), target]
+    ends = [day[-length:] for day in days.values()]
+    found = [evening.tolist() for evening in evenings(table, 4, length, limit, seed)]
+    assert sum(map(len, found)) == min(limit, sum(map(len, ends)))
+    # Only the last may be cut, at its end.
+    assert all(evening in ends for evening in found[:-1])
+    assert all(any(end[: len(evening)] == evening for end in ends) for evening in found)
+    assert [len(evening) for evening in found[:-1]] == sorted(map(len, ends), reverse=True)[: max(0, len(found) - 1)]
+    assert found == [evening.tolist() for evening in evenings(table, 4, length, limit, seed)]

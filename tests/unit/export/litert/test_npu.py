@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edge_behavior.bench.diary import synthetic_diary
+from edge_behavior.bench.options import DEPTHS, BenchOptions
+from edge_behavior.bench.report import _npu
+from edge_behavior.bench.scenarios import depth_of, npu_work
 from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.bundle.litert_file import read_litert
 from edge_behavior.bundle.npu_chips import chosen_chips
@@ -18,6 +25,7 @@ from edge_behavior.bundle.npu_folder import NPU_FILE, NpuFolder, npu_folder, rea
 from edge_behavior.commands.shown.export_report import show_report
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
+from edge_behavior.export import scratch
 from edge_behavior.export.litert.options import LiteRtOptions
 from edge_behavior.export.litert.pipeline import export_litert
 from edge_behavior.export.npu import compiler, pipeline
@@ -25,7 +33,10 @@ from edge_behavior.export.npu.gate import NpuParityError
 from edge_behavior.export.npu.options import NpuOptions
 from edge_behavior.export.report import ExportReport
 from edge_behavior.export.source import ExportSource
+from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
+from edge_behavior.runtime.prediction import PredictOptions
 from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.ranker import Ranker
 from tests import helpers
 from tests.command import invoked
 from tests.npu_files import StandInNpu, stand_in_npu
@@ -34,6 +45,7 @@ from tests.unit.export.litert.conftest import export_in_torch
 
 OPTIONS = LiteRtOptions("q8", sizes=(1, 4, 16, 64), first_sizes=(16,))
 TWO = NpuOptions(chosen_chips("sm8750,sm8650"), 2)
+EVENING = NpuOptions(chosen_chips("sm8650"))
 ENFORCED = {"windows": 6, "per_behavior": 0, "max_flips": 1.0, "max_kl": 0.5}
 QUESTION = ("--no-history", "--at", "2024-03-18T20:05", "--place", "home")
 
@@ -108,7 +120,7 @@ def test_the_report_names_every_context(exported: Exported, capsys: pytest.Captu
     said = " ".join(capsys.readouterr().out.split())
     for chip in ("Snapdragon 8 Gen 3 (sm8650, v75)", "Snapdragon 8 Elite (sm8750, v79)"):
         assert f"{chip}: compiled and emulated" in said
-    assert "calls of 16 tokens, compiled by ai_edge_litert" in said
+    assert "int8 weights, calls of up to 16 tokens, compiled by ai_edge_litert" in said
 
 
 def test_a_predictor_on_the_npu_answers_as_on_the_cpu(bundle: Path) -> None:
@@ -164,7 +176,9 @@ class TestTheGate:
         out = tmp_path / "mine.tflite"
         report = export_litert(source, out, OPTIONS, helpers.profile(), npu=TWO)
         assert report.npu is not None
-        assert all(context.parity["cpu"]["max_log_prob"] > 1 for context in report.npu.contexts)
+        for context in report.npu.contexts:
+            assert context.parity is not None
+            assert context.parity["cpu"]["max_log_prob"] > 1
 
     def test_what_the_emulator_does_not_take(self, source: ExportSource, tmp_path: Path, npu: StandInNpu) -> None:
         npu.refused = {"sm8650"}
@@ -174,6 +188,61 @@ class TestTheGate:
         assert [context.parity is None for context in report.npu.contexts] == [True, False]
         with Predictor.load(out, prefix_cache=False, accelerator="npu-emulated") as emulated:
             assert "emulating v79" in emulated._ranker.backend.fingerprint
+
+    def test_an_evening_with_the_cache_kept(
+        self, source: ExportSource, tmp_path: Path, npu: StandInNpu, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By default; the bar's total, from which the time left follows, is the number of calls."""
+        totals = list[tuple[str, float, list[float]]]()
+
+        @contextmanager
+        def bar(description: str, total: float) -> Iterator[Callable[..., None]]:
+            totals.append((description, total, []))
+            yield lambda amount=1: totals[-1][2].append(amount)
+
+        monkeypatch.setattr(pipeline, "progress_bar", bar)
+        out = tmp_path / "mine.tflite"
+        report = export_litert(source, out, OPTIONS, helpers.profile(parity=ENFORCED), npu=EVENING)
+        assert report.npu is not None
+        parity = report.npu.contexts[0].parity
+        assert parity is not None
+        _, total, done = next(shown for shown in totals if shown[0] == "Emulating the NPU")
+        # Two more for the known rows.
+        assert total == sum(done) == parity["calls"] + 2
+        assert parity["windows"] == 5
+        trie = Ranker(verify_bundle(out), LiteRtBackend(out, LiteRtRunOptions(512, 1))).encoder.trie
+        windows = 5 * len(trie.evaluated)
+        # The first one pays for its prompt.
+        assert windows < parity["tokens"] < windows + 500
+
+    def test_nothing_is_compared(self, source: ExportSource, tmp_path: Path, npu: StandInNpu) -> None:
+        """Only where it is asked for, and what is shipped then says so."""
+        out, none = tmp_path / "mine.tflite", replace(EVENING, windows=0)
+        with pytest.raises(EdgebError, match="--npu-windows 0 would write contexts that nothing was compared of"):
+            export_litert(source, out, OPTIONS, helpers.profile(parity=ENFORCED), npu=none)
+        assert list(tmp_path.iterdir()) == []
+        npu.noise = 90.0
+        report = export_litert(source, out, OPTIONS, helpers.profile(), npu=none)
+        assert report.npu is not None
+        assert report.npu.contexts[0].parity is None
+        # Known rows are compared all the same, by the bundle's own tolerance.
+        with pytest.raises(EdgebError, match="computes other answers"):
+            Predictor.load(out, accelerator="npu-emulated")
+        npu.noise = 0.0
+        Predictor.load(out, prefix_cache=False, accelerator="npu-emulated").close()
+
+    def test_float16_beside_8_bits(
+        self, source: ExportSource, tmp_path: Path, npu: StandInNpu, in_torch: list[tuple[str, Any]]
+    ) -> None:
+        out = tmp_path / "mine.tflite"
+        report = export_litert(source, out, OPTIONS, helpers.profile(), npu=replace(TWO, quant="f16"))
+        assert report.npu is not None
+        assert (report.npu.quantization, report.quantization) == ("f16", "int8")
+        assert [kind for kind, _ in in_torch] == ["convert", "convert", "quantize"]
+        for context in report.npu.contexts:
+            assert context.parity is not None
+            # PyTorch's own weights.
+            assert context.parity["reference"]["mean_kl"] < context.parity["cpu_reference"]["mean_kl"] / 10
 
     def test_nothing_emulated(self, source: ExportSource, tmp_path: Path, npu: StandInNpu) -> None:
         npu.refused = {"sm8650", "sm8750"}
@@ -200,6 +269,28 @@ class TestRefusedAtOnce:
         self.refused(
             source, tmp_path / "mine.tflite", in_torch, "compiling for the NPU needs .* of memory, .* are free"
         )
+
+    def test_no_room_on_the_disk(
+        self, source: ExportSource, tmp_path: Path, npu: StandInNpu, in_torch: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Contexts need room beside the bundle's: with as much as that takes alone, nothing begins."""
+        needed = list[float]()
+
+        def refuse(folder: Path, bytes_: float) -> None:
+            needed.append(bytes_)
+            raise EdgebError("no room")
+
+        out = tmp_path / "mine.tflite"
+        with monkeypatch.context() as patch:
+            patch.setattr("edge_behavior.export.litert.pipeline.require_space", refuse)
+            for contexts in (None, TWO):
+                with pytest.raises(EdgebError, match="no room"):
+                    export_litert(source, out, OPTIONS, helpers.profile(), npu=contexts)
+        alone, both = needed
+        assert both > alone
+        free = SimpleNamespace(free=(alone + both) / 2 + scratch.SPARE_BYTES)
+        monkeypatch.setattr("edge_behavior.export.scratch.shutil.disk_usage", lambda _: free)
+        self.refused(source, out, in_torch, "export needs .*, .* are free")
 
     def test_a_missing_package(
         self, source: ExportSource, tmp_path: Path, npu: StandInNpu, in_torch: Any, monkeypatch: pytest.MonkeyPatch
@@ -230,6 +321,51 @@ class TestRefusedAtOnce:
         with pytest.raises(EdgebError, match="left to the CPU are CUMSUM"):
             export_litert(source, tmp_path / "mine.tflite", OPTIONS, helpers.profile(), npu=TWO)
         assert list(tmp_path.iterdir()) == []
+
+
+class TestAChip:
+    def test_its_own_context(self, bundle: Path) -> None:
+        with Predictor.load(bundle, prefix_cache=False, accelerator="npu-emulated", chip="SM8750") as emulated:
+            assert "emulating v79" in emulated._ranker.backend.fingerprint
+
+    def test_the_machines_own_npu(self, bundle: Path) -> None:
+        """The same code as under emulation; which chip it is has to be said."""
+        with pytest.raises(EdgebError, match="has contexts for sm8650, sm8750, and this machine's chip is not known"):
+            Predictor.load(bundle, prefix_cache=False, accelerator="npu")
+        with (
+            Predictor.load(bundle, prefix_cache=False, accelerator="npu", chip="sm8750") as real,
+            Predictor.load(bundle, prefix_cache=False, accelerator="npu-emulated", chip="sm8750") as emulated,
+        ):
+            assert "on v79" in real._ranker.backend.fingerprint
+            event = helpers.diary(1, labels=list(CANDIDATES.labels))[0]
+            found, expected = (p.log_probs([], event.time, event.place) for p in (real, emulated))
+            np.testing.assert_array_equal(found, expected)
+        found = json.loads(
+            invoked("predict", bundle, *QUESTION, "--accelerator", "npu", "--chip", "sm8650", "--json").stdout
+        )
+        # Those of the chip mean something.
+        assert found["accelerator"] == "npu"
+        assert found["latency_ms"] > 0
+
+    def test_a_machine_without_one(self, exported: Exported, tmp_path: Path, in_torch: Any) -> None:
+        shutil.copy(exported.out, tmp_path)
+        with pytest.raises(EdgebError, match="this machine has no NPU of Qualcomm's: it is ") as error:
+            Predictor.load(tmp_path / "mine.tflite", accelerator="npu", chip="sm8650")
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("accelerator", "chip", "message"),
+        [
+            ("npu-emulated", "sm8651", "there is no chip 'sm8651'"),
+            ("npu-emulated", "all", "there is no chip 'all'"),
+            ("npu-emulated", "sm8450", "has no context for sm8450"),
+            ("cpu", "sm8650", "a chip is an NPU's, and the CPU is to evaluate"),
+            (None, "sm8650", "a chip is an NPU's, and the CPU is to evaluate"),
+        ],
+    )
+    def test_refused(self, bundle: Path, accelerator: str | None, chip: str, message: str) -> None:
+        with pytest.raises(EdgebError, match=message):
+            Predictor.load(bundle, accelerator=accelerator, chip=chip)
 
 
 class TestLoaded:
@@ -285,6 +421,53 @@ class TestLoaded:
         said = invoked("predict", bundle, *QUESTION, "--accelerator", "npu-emulated").stdout
         assert "on the emulated NPU" in said
         assert "calls, whose times mean nothing" in " ".join(said.split())
+
+    def test_the_bench_counts_calls(self, bundle: Path) -> None:
+        """On the CPU, and as many as the emulated NPU takes."""
+        manifest, options = verify_bundle(bundle), BenchOptions(repeats=2, threads=1)
+        diary = synthetic_diary(manifest.candidates, manifest.layout.history_length, 6)
+        work = npu_work(bundle, diary, options, 0.0)
+        assert work is not None
+        # Without time, a cycle.
+        assert (work.size, {name: len(calls) for name, calls in work.calls.items()}) == (16, dict.fromkeys(DEPTHS, 1))
+        work = npu_work(bundle, diary, options, 60.0)
+        assert work is not None
+        with Predictor.load(bundle, prefix_cache=False, accelerator="npu-emulated") as emulated:
+            session = emulated.session()
+            for event in diary.first_window:
+                session.observe(event)
+            session.prepare()
+            expected = {name: list[tuple[int, int]]() for name in DEPTHS}
+            for i in range(6):
+                case, before = diary.case(i), emulated.calls
+                session.observe(case.observed)
+                found = session.predict(
+                    case.when, case.place, DEPTHS[depth_of(i)], options=PredictOptions(source="model")
+                )
+                assert before is not None
+                assert emulated.calls is not None
+                expected[depth_of(i)].append((emulated.calls - before, found.tokens_evaluated))
+        counted = {name: list(zip(work.calls[name], work.tokens[name], strict=True)) for name in DEPTHS}
+        assert counted == expected
+        # Event and labels in one call.
+        assert work.calls["session"] == [1, 1]
+        shown = _npu(work)
+        assert shown.rows[0][1:] == ("1.0", "1", f"{np.mean(work.tokens['session']):.1f}", "2")
+        assert "ms" not in " ".join(shown.heads)
+        shutil.rmtree(npu_folder(bundle))
+        assert npu_work(bundle, diary, options, 60.0) is None
+
+    def test_inspected(self, bundle: Path) -> None:
+        found = json.loads(invoked("inspect", bundle, "--json").stdout)
+        assert [context["chip"] for context in found["npu"]["contexts"]] == ["sm8650", "sm8750"]
+        said = " ".join(invoked("inspect", bundle).stdout.split())
+        assert "Snapdragon 8 Gen 3 (sm8650, v75): compiled and emulated" in said
+        file = npu_folder(bundle) / "v79.tflite"
+        file.write_bytes(file.read_bytes()[:-1])
+        with pytest.raises(EdgebError, match=r"v79\.tflite is cut short"):
+            invoked("inspect", bundle)
+        shutil.rmtree(npu_folder(bundle))
+        assert "npu" not in json.loads(invoked("inspect", bundle, "--json").stdout)
 
     def test_no_times_are_taken(self, bundle: Path) -> None:
         with pytest.raises(EdgebError, match="times of an emulated NPU say nothing of a phone"):

@@ -64,8 +64,9 @@ def compiled_file(path: Path, operators: list[str]) -> Path:
 
 def test_a_context_is_found_with_its_tensors(tmp_path: Path) -> None:
     file = compiled_file(tmp_path / "v75.tflite", ["DISPATCH_OP"])
-    found = read_compiled(file, CHIP, 121)
-    assert (found.offset, found.bytes, found.graph, found.operators) == (40, 60, "qnn_partition_0", 121)
+    found = read_compiled(file, CHIP, 121, 7)
+    assert (found.context_offset, found.context_bytes, found.graph) == (40, 60, "qnn_partition_0")
+    assert (found.file, found.bytes, found.operators, found.memory) == (file.name, file.stat().st_size, 121, 7)
     # In the operation's order, under the names that are left in the binary.
     assert list(found.inputs.items()) == [("k_0", "step_8_k_0"), ("mask", "step_8_mask")]
     assert found.outputs == {"new_k_0": "step_8_new_k_0_output", "logits": "step_8_logits_output"}
@@ -81,7 +82,7 @@ def test_a_context_is_found_with_its_tensors(tmp_path: Path) -> None:
 )
 def test_operators_left_to_the_cpu_are_named(tmp_path: Path, operators: list[str], message: str) -> None:
     with pytest.raises(EdgebError) as error:
-        read_compiled(compiled_file(tmp_path / "v75.tflite", operators), CHIP, 9)
+        read_compiled(compiled_file(tmp_path / "v75.tflite", operators), CHIP, 9, 7)
     assert re.search(message, error.value.message)
 
 
@@ -109,10 +110,12 @@ class TestTheTool:
             package,
             f'echo "$@" > {tmp_path}/arguments; cat "${{LD_LIBRARY_PATH%%:*}}/libQnnLpai.so" > {tmp_path}/linked\n'
             f'for one in "$@"; do case "$one" in --o=*) cp {made} "${{one#--o=}}";; esac; done\n'
-            'echo "INFO: Partitioned subgraph<0>, selected 121 ops, from a total of 121 ops. resulted in 1"',
+            'sleep 0.3; echo "INFO: Partitioned subgraph<0>, selected 121 ops, from a total of 121 ops. resulted in 1"',
         )
         found = compile_model(tmp_path / "model.tflite", CHIP, tmp_path / "v75.tflite", package)
-        assert (found.file, found.operators) == (tmp_path / "v75.tflite", 121)
+        assert (found.file, found.operators) == ("v75.tflite", 121)
+        # A shell's, and not its parent's.
+        assert 1 << 17 < found.memory < 1 << 24
         assert "--soc_model=SM8650" in (tmp_path / "arguments").read_text()
         # The library that the package lacks is another one's name.
         assert (tmp_path / "linked").read_text() == "system"
@@ -140,9 +143,15 @@ class TestOptions:
         assert call_size((1, 8)) == 8
 
     def test_refused(self) -> None:
-        for names, windows, message in (("sm8650", 0, "--npu-windows is 0"), (None, 1, "--npu-windows without --npu")):
+        for values, message in (
+            (("sm8650", -1), "--npu-windows is -1"),
+            ((None, 1), "--npu-windows without --npu"),
+            ((None, None, "q8"), "--npu-quant without --npu"),
+            (("sm8650", None, "f32"), "no weight format 'f32'"),
+            (("sm8650", None, "q4"), "takes no 4-bit weights"),
+        ):
             with pytest.raises(EdgebError, match=message):
-                NpuOptions.parse(names, windows)
+                NpuOptions.parse(*values)
         with pytest.raises(EdgebError, match="at most 32"):
             call_size((64,))
 
