@@ -194,7 +194,7 @@ def result(
         del context["memory"]
     expected = Expected(samples, trained.rows(count), cpu.rows(count), 0)
     found: dict[str, Any] = {
-        "backbone": Path(opened.manifest.base_model.name).name,
+        "backbone": Path(opened.manifest.base_model.name or "a stand-in").name,
         "precision": opened.manifest.quantization,
         "vocabulary": opened.graph.vocabulary,
         "layers": opened.graph.layers,

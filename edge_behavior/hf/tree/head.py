@@ -126,7 +126,7 @@ class TiledHead:
 
 def _log_normalizers(logits: torch.Tensor) -> torch.Tensor:
     """[n] logsumexp of each row of logits [n, V], in float32."""
-    parts = logits.split(_NORMALIZED_ROWS.get(logits.device.type, TILE_ROWS))
+    parts = torch.split(logits, _NORMALIZED_ROWS.get(logits.device.type, TILE_ROWS))
     return torch.cat([torch.logsumexp(part.float(), -1) for part in parts])
 
 

@@ -61,7 +61,7 @@ class TestPredict:
     @pytest.fixture
     def model(self, monkeypatch) -> ByteModel:
         made = ByteModel()
-        load = classmethod(lambda cls, path, threads, accelerator: cls(MANIFEST, made, None, accelerator))
+        load = classmethod(lambda cls, path, threads, accelerator, chip: cls(MANIFEST, made, None, accelerator))
         monkeypatch.setattr(Predictor, "load", load)
         return made
 
@@ -144,7 +144,7 @@ class TestPredict:
         own = Calibration(3.0, {"head": 0.0, "medium": 0.0, "tail": 0.0}, {0.8: 0.2}, {0.5: 0.01, 0.9: None})
         manifest = replace(MANIFEST, calibration=CalibrationSet({"model": own, "habits": own}))
         monkeypatch.setattr(
-            Predictor, "load", classmethod(lambda cls, path, threads, accelerator: cls(manifest, model))
+            Predictor, "load", classmethod(lambda cls, path, threads, accelerator, chip: cls(manifest, model))
         )
         return model
 
@@ -198,7 +198,7 @@ class TestPredict:
         held = CalibrationSet(dict.fromkeys(("model", "habits"), Calibration(2.0, coverage={0.8: 0.2})))
         manifest = replace(MANIFEST, calibration=held, balance=FittedBalance({"model": 0.5, "habits": 0.0}, held))
         monkeypatch.setattr(
-            Predictor, "load", classmethod(lambda cls, path, threads, accelerator: cls(manifest, calibrated))
+            Predictor, "load", classmethod(lambda cls, path, threads, accelerator, chip: cls(manifest, calibrated))
         )
         found = document(*question, "--balance", "fitted", "--coverage", 0.8)
         assert (found["balance"], found["calibrated"]) == (0.5, True)
@@ -212,7 +212,7 @@ class TestPredict:
     def test_without_places_none_is_needed_or_taken(self, model, question, tmp_path, monkeypatch):
         manifest = replace(MANIFEST, layout=PromptLayout(places=False))
         monkeypatch.setattr(
-            Predictor, "load", classmethod(lambda cls, path, threads, accelerator: cls(manifest, model))
+            Predictor, "load", classmethod(lambda cls, path, threads, accelerator, chip: cls(manifest, model))
         )
         (tmp_path / "h.csv").write_text("timestamp,behavior\n2024-05-01T17:00," + LABELS[0] + "\n")
         assert len(document(*question[:-2], "--top", 0)["predictions"]) == 4
