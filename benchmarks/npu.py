@@ -14,6 +14,7 @@ kept. EDGEB_LITERT_PYTHON and EDGEB_NPU_PYTHON name environments with the conver
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +77,7 @@ class Kept:
 
     Args:
         path: The file.
-        bundle: Hash of what was measured: rows of another bundle are not used.
+        bundle: Hash of what was measured: rows of another bundle, or of other windows, are not used.
     """
 
     def __init__(self, path: Path, bundle: str) -> None:
@@ -336,14 +337,16 @@ def main() -> None:
     bundle = exported(source, given.work, given.chips, given.quant)
     hash_ = read_litert(bundle).manifest.tensors_sha256
     samples = draw_evenings(source, given.windows)
-    trained, cpu = Kept(given.work / "trained.json", hash_), Kept(given.work / "cpu.json", hash_)
+    # More windows may be of other evenings.
+    asked = f"{hash_} {hashlib.sha256(repr(samples.windows).encode()).hexdigest()}"
+    trained, cpu = Kept(given.work / "trained.json", asked), Kept(given.work / "cpu.json", asked)
     score_trained(given.run, given.stage, samples, trained)
     if len(cpu.windows) < len(samples):
         # Seconds: from the beginning, so that counts are one session's.
         cpu.windows.clear()
         with Predictor.load(bundle, prefix_cache=False) as predictor, progress_bar("CPU", len(samples)) as advance:
             score_bundle(predictor, samples, cpu, given.work / "session-cpu", advance)
-    chips = {chip: Kept(given.work / f"{chip}.json", hash_) for chip in given.emulate}
+    chips = {chip: Kept(given.work / f"{chip}.json", asked) for chip in given.emulate}
     for chip, kept in chips.items():
         measure_chip(bundle, chip, samples, kept, given.work)
     found = result(bundle, read_npu(bundle, hash_), samples, trained, cpu, chips)
