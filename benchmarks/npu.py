@@ -5,9 +5,9 @@
 `--run` is a finished run (or one whose `--stage` is finished) with its dataset. It is exported with a pruned
 vocabulary and few signatures, compiled for `--chips`; then each of `--emulate` predicts the behaviors of validation
 users' evenings, event by event, and scores every label. `--work` takes the bundle, its contexts, and what was found of
-each window, with the session's state: an interrupted run goes on where it was, and one with more `--windows` measures
-only those. An emulated call of SmolLM2-135M takes 5 to 15 s of a machine of its own; times mean nothing and are not
-kept. EDGEB_LITERT_PYTHON and EDGEB_NPU_PYTHON name environments with the converter and with onnxruntime-qnn
+each window, with the session's state: an interrupted run goes on where it was, and one of other windows begins again
+with the same bundle. An emulated call of SmolLM2-135M takes 5 to 15 s of a machine of its own; times mean nothing and
+are not kept. EDGEB_LITERT_PYTHON and EDGEB_NPU_PYTHON name environments with the converter and with onnxruntime-qnn
 (docs/engines.md). Writes npu.json and npu.md under results/.
 """
 
@@ -77,14 +77,14 @@ class Kept:
 
     Args:
         path: The file.
-        bundle: Hash of what was measured: rows of another bundle, or of other windows, are not used.
+        measured: Hashes of the bundle and of the windows: rows of others are not used.
     """
 
-    def __init__(self, path: Path, bundle: str) -> None:
+    def __init__(self, path: Path, measured: str) -> None:
         self._path = path
-        fresh: dict[str, Any] = {"bundle": bundle, "windows": []}
+        fresh: dict[str, Any] = {"measured": measured, "windows": []}
         held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else fresh
-        self.found = held if held["bundle"] == bundle else fresh
+        self.found = held if held.get("measured") == measured else fresh
 
     @property
     def windows(self) -> list[dict[str, Any]]:
@@ -92,13 +92,13 @@ class Kept:
         windows: list[dict[str, Any]] = self.found["windows"]
         return windows
 
-    def rows(self, count: int) -> Floats:
-        """[count, B] log-probabilities among the candidates."""
-        return log_softmax(np.array([window["log_probs"] for window in self.windows[:count]]))
+    def rows(self) -> Floats:
+        """[n, B] log-probabilities among the candidates."""
+        return log_softmax(np.array([window["log_probs"] for window in self.windows]))
 
-    def total(self, name: str, count: int) -> int:
+    def total(self, name: str) -> int:
         """Sum of a number over windows."""
-        return sum(int(window[name]) for window in self.windows[:count])
+        return sum(int(window[name]) for window in self.windows)
 
     def save(self) -> None:
         """Write the file."""
@@ -113,13 +113,12 @@ def trained_model(run: Path, stage: str) -> tuple[Any, PromptEncoder]:
 
 
 def score_trained(run: Path, stage: str, samples: Samples, kept: Kept) -> None:
-    """Score the windows that are missing by the trained model."""
-    missing = samples.take(np.arange(len(samples)) >= len(kept.windows))
-    if not len(missing):
+    """Score the windows by the trained model, if they are not."""
+    if kept.windows:
         return
     model, encoder = trained_model(run, stage)
-    with progress_bar("Scoring (PyTorch)", len(missing)) as advance:
-        rows = score_torch(model, encoder, missing, advance)
+    with progress_bar("Scoring (PyTorch)", len(samples)) as advance:
+        rows = score_torch(model, encoder, samples, advance)
     kept.windows.extend({"log_probs": row.tolist()} for row in rows)
     kept.save()
 
@@ -188,12 +187,12 @@ def result(
     bundle: Path, contexts: NpuFolder, samples: Samples, trained: Kept, cpu: Kept, chips: dict[str, Kept]
 ) -> dict[str, Any]:
     """What npu.json holds."""
-    opened, count = read_litert(bundle), len(samples)
+    opened = read_litert(bundle)
     compiled = contexts.summary()
     for context in compiled["contexts"]:
         # Of the machine that compiled, and not of what was compiled.
         del context["memory"]
-    expected = Expected(samples, trained.rows(count), cpu.rows(count), 0)
+    expected = Expected(samples, trained.rows(), cpu.rows(), 0)
     found: dict[str, Any] = {
         "backbone": Path(opened.manifest.base_model.name or "a stand-in").name,
         "precision": opened.manifest.quantization,
@@ -207,7 +206,7 @@ def result(
         "npu": compiled,
         "max_kl": PROFILE.parity.max_kl,
         "cpu_difference": vars(Difference.between(expected.trained, expected.cpu)),
-        "cpu": {name: cpu.total(name, count) for name in ("calls", "tokens", "predict_calls", "predict_tokens")},
+        "cpu": {name: cpu.total(name) for name in ("calls", "tokens", "predict_calls", "predict_tokens")},
         "emulated": {},
         "windows": [
             {
@@ -225,14 +224,14 @@ def result(
         ],
     }
     for chip, kept in chips.items():
-        rows = kept.rows(count)
-        calls, tokens = kept.total("calls", count), kept.total("tokens", count)
+        rows = kept.rows()
+        calls, tokens = kept.total("calls"), kept.total("tokens")
         parity = NpuParity.of(expected, rows, calls, tokens, kept.found["known_rows"])
         found["emulated"][chip] = {
             **parity.to_dict(),
             "exceeded": parity.exceeded(PROFILE.parity.max_kl),
-            "predict_calls": [window["predict_calls"] for window in kept.windows[:count]],
-            "predict_tokens": [window["predict_tokens"] for window in kept.windows[:count]],
+            "predict_calls": [window["predict_calls"] for window in kept.windows],
+            "predict_tokens": [window["predict_tokens"] for window in kept.windows],
             "right": _right(samples, rows),
         }
         for i, window in enumerate(found["windows"]):
@@ -338,15 +337,15 @@ def main() -> None:
     hash_ = read_litert(bundle).manifest.tensors_sha256
     samples = draw_evenings(source, given.windows)
     # More windows may be of other evenings.
-    asked = f"{hash_} {hashlib.sha256(repr(samples.windows).encode()).hexdigest()}"
-    trained, cpu = Kept(given.work / "trained.json", asked), Kept(given.work / "cpu.json", asked)
+    measured = f"{hash_} {hashlib.sha256(repr(samples.windows).encode()).hexdigest()}"
+    trained, cpu = Kept(given.work / "trained.json", measured), Kept(given.work / "cpu.json", measured)
     score_trained(given.run, given.stage, samples, trained)
     if len(cpu.windows) < len(samples):
         # Seconds: from the beginning, so that counts are one session's.
         cpu.windows.clear()
         with Predictor.load(bundle, prefix_cache=False) as predictor, progress_bar("CPU", len(samples)) as advance:
             score_bundle(predictor, samples, cpu, given.work / "session-cpu", advance)
-    chips = {chip: Kept(given.work / f"{chip}.json", asked) for chip in given.emulate}
+    chips = {chip: Kept(given.work / f"{chip}.json", measured) for chip in given.emulate}
     for chip, kept in chips.items():
         measure_chip(bundle, chip, samples, kept, given.work)
     found = result(bundle, read_npu(bundle, hash_), samples, trained, cpu, chips)

@@ -19,7 +19,7 @@ from edge_behavior.bench.native import Decode, watched_decodes
 from edge_behavior.bench.options import CYCLE, DEPTHS, BenchOptions
 from edge_behavior.bench.timing import Sample
 from edge_behavior.bundle.bundle import read_manifest
-from edge_behavior.bundle.npu_folder import NPU_FILE, npu_folder, read_npu
+from edge_behavior.bundle.npu_folder import has_contexts, read_npu
 from edge_behavior.runtime.backends.base import Backend
 from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
 from edge_behavior.runtime.prediction import PredictOptions
@@ -144,7 +144,7 @@ def npu_work(bundle: Path, diary: Diary, options: BenchOptions, most: float) -> 
         EdgebError: contexts that are another bundle's, or damaged.
     """
     manifest = read_manifest(bundle)
-    if bundle.is_dir() or not (npu_folder(bundle) / NPU_FILE).is_file():
+    if not has_contexts(bundle):
         return None
     size = read_npu(bundle, manifest.tensors_sha256).size
     backend = LiteRtBackend(bundle, LiteRtRunOptions(context_needed(manifest), options.threads, size=size))

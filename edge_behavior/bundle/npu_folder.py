@@ -217,16 +217,20 @@ def read_npu(bundle: Path, bundle_sha256: str, folder: Path | None = None) -> Np
     return found
 
 
+def has_contexts(bundle: Path) -> bool:
+    """Whether contexts lie beside a bundle."""
+    return not bundle.is_dir() and (npu_folder(bundle) / NPU_FILE).is_file()
+
+
 def find_contexts(bundle: Path, bundle_sha256: str) -> NpuFolder | None:
     """What lies beside a bundle, every byte of it checked; None where there is nothing.
 
     Raises:
         EdgebError: see `read_npu` and `verify_context`.
     """
-    folder = npu_folder(bundle)
-    if bundle.is_dir() or not (folder / NPU_FILE).is_file():
+    if not has_contexts(bundle):
         return None
-    found = read_npu(bundle, bundle_sha256)
+    folder, found = npu_folder(bundle), read_npu(bundle, bundle_sha256)
     for context in found.contexts:
         verify_context(folder, context)
     return found

@@ -192,9 +192,9 @@ def weighted_precision(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -
         truth: [n] codes.
         predicted: [n] codes.
     """
-    support, answered = (np.bincount(codes, minlength=1) for codes in (truth, predicted))
-    hits = np.bincount(truth[truth == predicted], minlength=len(support))
-    answered = np.pad(answered, (0, max(0, len(support) - len(answered))))[: len(support)]
+    size = 1 + int(max(truth.max(initial=0), predicted.max(initial=0)))
+    counted = (truth, predicted, truth[truth == predicted])
+    support, answered, hits = (np.bincount(codes, minlength=size) for codes in counted)
     return float((hits / np.maximum(answered, 1) * support).sum() / max(len(truth), 1))
 
 

@@ -163,7 +163,6 @@ class CompareFolder(RunsFolder):
             raise EdgebError(
                 f"{self._asked} has schema version {held.get('schema_version')}", "update edgeb, or start over"
             )
-        held = {"settings": {}, "source": "", "own_seeds": {}, **held}  # Of comparisons from before these were noted.
         kinds = {"schema_version": int, **{f.name: _KINDS.get(f.name, list) for f in fields(Asked)}}
         found = read_fields(held, kinds, str(self._asked), _DAMAGED)
         sizes = read_fields(found["sizes"], [f.name for f in fields(Sizes)], f"{self._asked}: sizes", _DAMAGED)
