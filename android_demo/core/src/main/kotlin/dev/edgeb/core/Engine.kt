@@ -28,7 +28,7 @@ internal class Engine(
     val encoder: PromptEncoder
     val defaultSource: Source
     private val habitsConfig: HabitsConfig
-    private val fusion: Fusion?
+    val fusion: Fusion?
     private val calibrations: Map<Source, Calibration>
     private val fittedBalance: FittedBalance?
     private var open: Backend? = opened
@@ -196,13 +196,17 @@ internal class Engine(
             ErrorCode.NOT_IN_BUNDLE
         )
 
+    /** What was fitted for a source at a balance; null where nothing was. */
+    fun fittedCalibration(source: Source, tau: Double): Calibration? =
+        if (tau == 0.0) calibrations[source] else fittedBalance?.calibration(source, tau)
+
     /**
      * What turns the source's scores into probabilities. Fitted under exact scoring, so that masked ones stay raw, and
      * at two balances, so that every source's stay raw at others.
      */
     private fun calibration(options: PredictOptions, source: Source, tau: Double): Calibration? {
         val exact = options.scoring == Scoring.EXACT || source == Source.HABITS
-        val known = if (tau == 0.0) calibrations[source] else fittedBalance?.calibration(source, tau)
+        val known = fittedCalibration(source, tau)
         val found = if (options.calibrated && exact) known else null
         if (found == null && (options.precision != null || options.coverage != null)) {
             if (calibrations.isEmpty()) {

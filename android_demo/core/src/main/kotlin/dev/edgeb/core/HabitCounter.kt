@@ -83,9 +83,18 @@ internal class HabitCounter(
         }
     }
 
-    /** Log-probabilities of what comes next at `moment` in `place`: they sum to one, none is minus infinity. */
-    fun logProbs(moment: Moment, place: String): DoubleArray {
-        val p = population?.probs(recent, moment, place) ?: prior.copyOf()
+    /** Shares of the training events, what a counter without a population backs off to. */
+    fun shares(): DoubleArray = prior.copyOf()
+
+    /** Probabilities before the user's own counts: the population's after the last events, else the shares. */
+    fun base(moment: Moment, place: String): DoubleArray = population?.probs(recent, moment, place) ?: shares()
+
+    /**
+     * Log-probabilities of what comes next at `moment` in `place`: they sum to one, none is minus infinity.
+     *
+     * @param p What the user's own counts are put on, and overwrite.
+     */
+    fun logProbs(moment: Moment, place: String, p: DoubleArray = base(moment, place)): DoubleArray {
         for ((level, context) in contexts(moment, place)) {
             val counts = levels.getValue(level)[context] ?: continue
             val k = config.strengths.getValue(level)

@@ -56,20 +56,6 @@ internal class Mix(val whole: DoubleArray, val without: Map<Reason, DoubleArray>
 public class Explainer(predictor: Predictor) {
     private val engine = predictor.engine
     private val candidates = engine.manifest.candidates
-    private val groups = candidates.groups()
-    private val fusion: Fusion?
-    private val calibrations: Map<Source, Calibration>
-    private val balance: FittedBalance?
-
-    init {
-        val manifest = engine.manifest
-        val fused = manifest.habits?.get("fusion")
-        fusion = if (fused == null) null else Fusion.of(fused, groups, "manifest.habits.fusion")
-        val sources = Source.values().filter { it != Source.FUSED || fusion != null }
-        calibrations = manifest.calibration
-            ?.let { Calibration.all(it, sources, groups, "manifest.calibration") } ?: emptyMap()
-        balance = manifest.balance?.let { FittedBalance.of(it, sources, groups, "manifest.balance") }
-    }
 
     /**
      * Why `prediction` ranks its first candidate first.
@@ -93,23 +79,18 @@ public class Explainer(predictor: Predictor) {
     private class Habits(val whole: DoubleArray, val withoutOwn: DoubleArray, val withoutOthers: DoubleArray?)
 
     private fun habitsOf(counter: HabitCounter, moment: Moment, place: String): Habits {
-        val saved = counter.toJson()
-        val table = engine.population
-        val recent = (saved.getValue("recent") as List<*>).map { (it as Long).toInt() }
-        val base = table?.probs(recent, moment, place) ?: smoothedShares(candidates.counts)
-        val places = engine.manifest.layout.places
-        val own = if (table == null) null else HabitCounter.restore(saved, candidates.counts, "habits", places, null)
+        val base = counter.base(moment, place)
         return Habits(
             counter.logProbs(moment, place),
             DoubleArray(base.size) { Math.log(base[it]) },
-            own?.logProbs(moment, place)
+            if (engine.population == null) null else counter.logProbs(moment, place, counter.shares())
         )
     }
 
     /** Scores of all candidates; those that were not ranked stay at minus infinity where the model takes part. */
     private fun mixOf(prediction: Prediction, habits: Habits): Mix {
         val source = prediction.source
-        val calibration = if (prediction.calibrated) calibrationOf(source, prediction.balance) else null
+        val calibration = if (prediction.calibrated) engine.fittedCalibration(source, prediction.balance) else null
         val raised = Balance.offsets(prediction.balance, candidates.counts)
         val scored = DoubleArray(candidates.size) { Double.NEGATIVE_INFINITY }
         for (one in prediction.ranked) scored[candidates.code(one.behavior)] = Math.log(one.probability)
@@ -118,7 +99,7 @@ public class Explainer(predictor: Predictor) {
             without[Reason.MODEL] = DoubleArray(candidates.size)
             return Mix(scored, without)
         }
-        val say = { logProbs: DoubleArray -> if (source == Source.FUSED) fusion!!.affine(logProbs).offset else logProbs }
+        val say = { logProbs: DoubleArray -> if (source == Source.FUSED) engine.fusion!!.affine(logProbs).offset else logProbs }
         val whole = say(habits.whole)
         val others = linkedMapOf(Reason.USUAL to habits.withoutOwn)
         if (habits.withoutOthers != null) others[Reason.FOLLOWS] = habits.withoutOthers
@@ -133,9 +114,6 @@ public class Explainer(predictor: Predictor) {
         }
         return Mix(scored, without)
     }
-
-    private fun calibrationOf(source: Source, tau: Double): Calibration? =
-        if (tau == 0.0) calibrations[source] else balance?.calibration(source, tau)
 
     /** A difference of scores after calibration, whose own offsets fall out of it. */
     private fun scaled(change: DoubleArray, calibration: Calibration?): DoubleArray {
