@@ -139,7 +139,7 @@ def make_talk(work: Path, candidates: CandidateSet) -> Path:
 
 def recipe_of(arm: str, rule: str, seed: int, talk: Path, settings: Sequence[str]) -> Recipe:
     overrides = [
-        f"name=controlled-{arm}-{rule}", f"seed={seed}", "threads=1", f"a_tuning.aux_path={talk}",
+        f"name=controlled-{arm}-{rule}", "method=two-stage", f"seed={seed}", "threads=1", f"a_tuning.aux_path={talk}",
         f"backbone.pretrain_tail_contexts={'true' if arm == 'with' else 'false'}", f"b_tuning.confusion={rule}",
         # The runs' own evaluation is not reported; every model is scored below, on common windows.
         "evaluation.limit=20", *settings,

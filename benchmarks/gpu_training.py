@@ -395,7 +395,7 @@ def main(arguments: list[str] | None = None) -> None:
         dataset = Dataset.open(work / "data")
         table = dataset.events("train")
         for name in args.model or sorted(GEOMETRIES, reverse=True):
-            plain = load_recipe(name, [*(SMOKE if args.smoke else []), *args.set])
+            plain = load_recipe(name, ["method=two-stage", *(SMOKE if args.smoke else []), *args.set])
             tokenizer = (
                 load_tokenizer(given[name])
                 if name in given
@@ -420,7 +420,7 @@ def main(arguments: list[str] | None = None) -> None:
             for line in chosen:
                 # A smoke test's machine has no bfloat16 to speak of.
                 smoke = [*SMOKE, "backbone.dtype=float32"] if args.smoke else []
-                recipe = load_recipe(name, ["report_to=[]", *lines[line], *smoke, *args.set])
+                recipe = load_recipe(name, ["method=two-stage", "report_to=[]", *lines[line], *smoke, *args.set])
                 make = partial(Bench, config, recipe, table, tokenizer, work, *sizes)
                 print(f"{name}: {line}", file=sys.stderr, flush=True)
                 lines_found[line] = measured(line, make)

@@ -395,7 +395,7 @@ def main() -> None:
     took: dict[str, list[dict[str, Any]]] = {}
     scores: list[Scores] = []
     for position, seed in enumerate(args.seeds):
-        recipe = load_recipe(args.recipe, [*args.set, f"seed={seed}"])
+        recipe = load_recipe(args.recipe, ["method=two-stage", *args.set, f"seed={seed}"])
         arms = Arms(dataset, recipe, args.work, choice)
         of_seed, scored = arms_of_seed(arms, args.short_targets, args.rates)
         scores.append(scored)

@@ -23,6 +23,7 @@ from edge_behavior.evaluation.tables import comparison_markdown, comparison_tabl
 from edge_behavior.export.parity.samples import SampleSizes
 from edge_behavior.export.profiles import DEFAULT_PROFILE, load_profile
 from edge_behavior.fit.mixture import windows_wanted
+from edge_behavior.train.methods import DEFAULT_METHOD
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.util.files import write_file
 from edge_behavior.util.numbers import duration
@@ -43,14 +44,15 @@ _COUNTS = {
     STANDIN: (),
 }
 _PROFILES = {SMOLLM2: str(Path(__file__).with_name("smollm2.yaml"))}
-# Plain fine-tuning is the rival of both stages.
-_METHODS = {"run": "two-stage", "plain": "plain"}
+# The default method's run is exported; the paper's two stages are its rival.
+_METHODS = {"run": DEFAULT_METHOD, "two-stage": "two-stage"}
 _EVENING = ("--at", "2024-03-18T20:05", "--place", "home")
 # Models that an export scores on all of its windows, trained and quantized, and on some: merged, converted, pruned.
 _COMPARED, _BETWEEN = 2, 3
 _LOOK_AT = {
     "distribution.png": "how often each behavior occurs",
-    "run/report.html": "curves, both stages' effect on head, medium and tail, the selected pairs",
+    "run/report.html": "curves and results of the run that was exported",
+    "two-stage/report.html": "both stages' effect on head, medium and tail, the selected pairs",
     "behavior.gguf": "the bundle: one file, stock llama.cpp loads it",
     "table.md": "the table above",
 }
@@ -86,8 +88,8 @@ class Demo:
         steps: dict[str, tuple[str, Callable[[], None]]] = {
             "log": ("A log of simulated phone users", self._log),
             "plan": ("Plan: how long everything takes on this machine", self._plan),
-            "run": (f"Train {model}: A-Tuning on anchors, B-Tuning by DPO", self._train),
-            "plain": ("Train it plainly on as many targets, the rival of both stages", self._train_plainly),
+            "run": (f"Train {model} on all behaviors", self._train),
+            "two-stage": ("Train it in two stages, the paper's: anchors first, then pairs by DPO", self._train_rival),
             "export": ("Export: merge, convert, quantize, prove", self._export),
             "predict": ("Predict: Monday evening, at home; then as JSON, for a program", self._predict),
             "bench": ("Bench: what a prediction costs here", self._bench),
@@ -130,10 +132,12 @@ class Demo:
     def _train(self) -> None:
         self._train_into("run", ())
 
-    def _train_plainly(self) -> None:
+    def _train_rival(self) -> None:
         # Both trainings tune the same backbone: a stand-in is not made twice.
         standin = self._out / "run" / "backbone"
-        self._train_into("plain", (f"backbone.path={standin}", "backbone.dtype=float32") if standin.exists() else ())
+        self._train_into(
+            "two-stage", (f"backbone.path={standin}", "backbone.dtype=float32") if standin.exists() else ()
+        )
 
     def _train_into(self, name: str, settings: Sequence[str]) -> None:
         run = self._out / name
@@ -163,7 +167,7 @@ class Demo:
 
     def _compare(self) -> None:
         recipe = RunFolder.open(self._out / "run").recipe
-        windows, models = recipe.evaluation, (self._out / "run", self._out / "plain", self._bundle)
+        windows, models = recipe.evaluation, (self._out / "run", self._out / "two-stage", self._bundle)
         flags = {"per-user": windows.per_user, "per-behavior": windows.per_behavior, "seed": recipe.seed}
         words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
         words += [] if windows.limit is None else ["--limit", str(windows.limit)]
@@ -193,9 +197,9 @@ class Demo:
         plans = self._state.plans
         if not plans:
             return
-        # Plain fine-tuning takes the backbone of the first training.
-        works = training_works("run", plans["run"]) + training_works("plain", plans["plain"], backbone=False)
-        plan = plans["run"]
+        # The second training takes the backbone of the first.
+        works = training_works("run", plans["run"]) + training_works("two-stage", plans["two-stage"], backbone=False)
+        plan = plans["two-stage"]
         # Bench evaluates a whole prompt per repetition; the bundle is evaluated by exact and by masked scoring.
         bench, compare = self._state.asked["repeats"], 2 * plan["evaluation_windows"]
         works.append(self._export_work(plan))

@@ -20,6 +20,7 @@ from typing import Any
 from tests.integration.small import LOG, SMALL
 
 _STEPS = (
+    "method=two-stage",
     "a_tuning.epochs=3", "b_tuning.epochs=2", "b_tuning.evals_per_epoch=2", "b_tuning.patience=9",
     "a_tuning.max_targets=120", "backbone.pretrain_tokens=6000",
 )  # fmt: skip

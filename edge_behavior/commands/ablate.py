@@ -21,7 +21,9 @@ def ablate_command(
         str | None,
         typer.Option(help="Shipped recipe or YAML file to vary. Default: the recipe of the ablation in --out."),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="As in `edgeb train`.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="As in `edgeb train`. Default: the recipe's, else two-stage, whose parts vary.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Dataset folder. Default: the ablation's, else the last one made.")
     ] = None,
@@ -115,7 +117,7 @@ def _asked(
                 "--set or --method without --recipe", f"name the recipe, or use that of {folder.path} as it is"
             )
         raise EdgebError("no recipe was given", "pass --recipe, for example --recipe tiny")
-    base = load_recipe(recipe, overrides) if recipe is not None else before.recipe  # type: ignore[union-attr]
+    base = load_recipe(recipe, overrides, "two-stage") if recipe is not None else before.recipe  # type: ignore[union-attr]
     path = data or (before.dataset if before is not None else recall("dataset"))
     fingerprint = Dataset.open(path).fingerprint
     with libraries():

@@ -18,8 +18,8 @@ def train_command(
     method: Annotated[
         str | None,
         typer.Option(
-            help="plain, plain-weighted, two-stage or two-stage-v1. Default: the recipe's, else the one docs/train.md "
-            "gives reasons for."
+            help="plain, plain-weighted, two-stage or two-stage-v1. Default: the recipe's, else plain; docs/train.md "
+            "says why."
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Dataset folder. Default: the last one made.")] = None,
@@ -51,13 +51,13 @@ def train_command(
 ) -> None:
     """Tune a model on a dataset, by a recipe that names a backbone, and a method.
 
-    Method two-stage is the paper's: A-Tuning on anchors (frequent behaviors), then B-Tuning on difficult, balanced
-    samples; plain is fine-tuning on all behaviors. The run folder gets the resolved recipe, both adapters (stock PEFT
-    loads them), metrics.json, the preference pairs, report.html and a model card.
+    Method plain, the default, is fine-tuning on all behaviors; two-stage is the paper's: A-Tuning on anchors (frequent
+    behaviors), then B-Tuning on difficult, balanced samples. The run folder gets the resolved recipe, every stage's
+    adapter (stock PEFT loads it), metrics.json, report.html, a model card and, of two stages, the preference pairs.
 
         edgeb train --recipe tiny --data data/synth --out runs/tiny
 
-        edgeb train --recipe tiny --method plain --data data/synth --out runs/plain
+        edgeb train --recipe tiny --method two-stage --data data/synth --out runs/two-stage
 
         edgeb train --recipe qwen2-1.5b --data data/mine --out runs/mine --set lora.rank=16
 
@@ -142,13 +142,13 @@ def train_command(
 
 def _say_method(chosen: str | None) -> None:
     """Say which method is taken, and why, where neither recipe nor flags name one."""
-    from edge_behavior.train.methods import METHODS
+    from edge_behavior.train.methods import DEFAULT_REASON, METHODS
     from edge_behavior.train.trainer.processes import console
 
     if chosen is not None:
         summary = METHODS[chosen].summary
-        why = "the default (docs/train.md, Methods, says why; --method takes another)"
-        console().print(f"method {chosen}, {why}: {summary}", markup=False, highlight=False, soft_wrap=True)
+        why = f"the default: {DEFAULT_REASON} (docs/train.md, Methods; --method takes another)"
+        console().print(f"method {chosen}, {summary}; {why}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_plan(plan: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 SMALL = [
+    "method=two-stage",
     "backbone.hidden_size=64", "backbone.layers=2", "backbone.intermediate_size=96", "backbone.vocab_size=600",
     "backbone.pretrain_tokens=12000", "a_tuning.max_targets=300", "a_tuning.epochs=2", "b_tuning.pool_per_behavior=6",
     "b_tuning.samples_per_behavior=3", "b_tuning.epochs=1", "evaluation.per_user=3", "evaluation.per_behavior=2",

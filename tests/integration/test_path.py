@@ -139,8 +139,7 @@ def test_several_models_in_one_table(
     run: Path, bundle: Path, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the runs measured themselves is not scored again: their metrics stand beside the bundle's."""
-    plain = [*RECIPE, f"backbone.path={run / 'backbone'}", "a_tuning.targets=all", "a_tuning.aux_ratio=0"]
-    plain += ["a_tuning.epochs=1", "b_tuning.method=none"]
+    plain = [*RECIPE, "method=plain", f"backbone.path={run / 'backbone'}", "a_tuning.epochs=1"]
     edgeb_here("train", "--recipe", "tiny", "--data", data, "--out", folder / "plain", *set_flags(plain))
     own = ("--per-user", 3, "--per-behavior", 2)
     ask = ("evaluate", run, folder / "plain", bundle, "--data", data, "--json")

@@ -25,7 +25,8 @@ GEOMETRY = {
     "num_key_value_heads": 2, "max_position_embeddings": 4096,
 }  # fmt: skip
 STEPS = [
-    "a_tuning.max_targets=60", "a_tuning.epochs=1", "a_tuning.max_steps=3", "b_tuning.pool_per_behavior=1",
+    "method=two-stage", "a_tuning.max_targets=60", "a_tuning.epochs=1", "a_tuning.max_steps=3",
+    "b_tuning.pool_per_behavior=1",
     "b_tuning.epochs=1", "b_tuning.batch_size=2", "a_tuning.batch_size=2", "a_tuning.stretch_max=5",
     "layout.history_length=4", "b_tuning.max_steps=2", "evaluation.per_user=1",
     "evaluation.per_behavior=1", "evaluation.limit=6", "evaluation.validation_targets=10", "backbone.dtype=float32",

@@ -189,7 +189,7 @@ SMALL = [
     "a_tuning.max_targets=20", "a_tuning.max_steps=1", "b_tuning.pool_per_behavior=1",
     "b_tuning.samples_per_behavior=1", "b_tuning.max_steps=1", "evaluation.per_user=1",
     "evaluation.per_behavior=1", "evaluation.validation_targets=10",
-    "lora.rank=2", "threads=1", "layout.history_length=4",
+    "lora.rank=2", "threads=1", "layout.history_length=4", "method=two-stage",
 ]  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def edgeb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edgeb:
     return fake
 
 
-ALL = ["data synth", "data describe", "plan", "plan", "train run", "train plain", "export", "predict", "predict"]
+ALL = ["data synth", "data describe", "plan", "plan", "train run", "train two-stage", "export", "predict", "predict"]
 ALL += ["bench", "evaluate"]
 
 
@@ -161,8 +161,8 @@ def test_all_steps_in_order_and_each_says_what_is_left(
     assert edgeb.called == ALL
     out = capsys.readouterr().out
     assert "3/8  Train a stand-in backbone made here" in out
-    assert "A-Tuning on anchors, B-Tuning by DPO (about 8 min left)" in out
-    assert "rival of both stages (about 6 min left)" in out
+    assert "made here on all behaviors (about 8 min left)" in out
+    assert "anchors first, then pairs by DPO (about 6 min left)" in out
     assert "what a prediction costs here (about 23 s left)" in out
     assert "plain: plain fine-tuning" in out
     assert "plain: plain fine-tuning" in (tmp_path / "table.md").read_text()
@@ -173,7 +173,7 @@ def test_all_steps_in_order_and_each_says_what_is_left(
     assert "plain: plain fine-tuning" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("step", ["data describe", "train run", "train plain", "export", "bench"])
+@pytest.mark.parametrize("step", ["data describe", "train run", "train two-stage", "export", "bench"])
 def test_it_goes_on_where_it_failed(
     edgeb: Edgeb, tmp_path: Path, capsys: pytest.CaptureFixture[str], step: str
 ) -> None:

@@ -14,7 +14,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.evaluation.results import (
     RunMetrics,
 )
-from edge_behavior.train.methods import DEFAULT_METHOD
+from edge_behavior.train.methods import DEFAULT_METHOD, DEFAULT_REASON
 from edge_behavior.train.recipe import Recipe, load_recipe
 from edge_behavior.util.workspace import recall, remember
 from tests.extras import needs_torch
@@ -64,13 +64,16 @@ class TestTrain:
     def test_a_recipe_file_names_the_run(self, asked, tmp_path):
         (tmp_path / "mine.yaml").write_text("seed: 3\n")
         document("train", "--recipe", "mine.yaml", "--data", "data")
-        assert asked[0][0] == load_recipe("mine.yaml") == Recipe(name="mine", seed=3, method=asked[0][0].method)
+        recipe = asked[0][0]
+        assert recipe == load_recipe("mine.yaml")
+        assert (recipe.name, recipe.seed, recipe.method) == ("mine", 3, DEFAULT_METHOD)
         assert asked[0][2] == Path("runs/mine-data")
 
     def test_a_method_that_nobody_named_is_said(self, asked, tmp_path):
-        said = f"method {DEFAULT_METHOD}, the default"
-        assert said in run("train", "--recipe", "tiny", "--data", "data").stderr
-        assert said in run("train", "--recipe", "tiny", "--data", "data", "--dry-run").stderr
+        for more in ((), ("--dry-run",)):
+            said = run("train", "--recipe", "tiny", "--data", "data", *more).stderr
+            assert f"method {DEFAULT_METHOD}, " in said
+            assert f"the default: {DEFAULT_REASON}" in said
         (tmp_path / "mine.yaml").write_text("method: plain\n")
         for words in (
             ("--recipe", "mine.yaml"),

@@ -20,6 +20,7 @@ QUICK = [
     "b_tuning.pool_per_behavior=2", "b_tuning.max_steps=3", "b_tuning.batch_size=4", "b_tuning.learning_rate=0.01",
     "layout.history_length=4", "evaluation.per_user=2", "evaluation.per_behavior=1", "evaluation.limit=16",
     "evaluation.validation_targets=20", "threads=1",
+    "method=two-stage",
 ]  # fmt: skip
 
 

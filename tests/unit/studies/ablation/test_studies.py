@@ -18,7 +18,7 @@ from edge_behavior.studies.ablation.studies import (
 )
 from edge_behavior.train.recipe import Recipe, load_recipe
 
-BASE = load_recipe("tiny")
+BASE = load_recipe("tiny", ["method=two-stage"])
 AUX = {"talk": "talk.jsonl", "maths": "maths.jsonl"}
 STUDIES = all_studies(AUX)
 

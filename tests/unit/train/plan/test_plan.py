@@ -25,7 +25,7 @@ SMALL = [
     "backbone.hidden_size=32", "backbone.layers=3", "backbone.intermediate_size=64", "backbone.vocab_size=400",
     "backbone.pretrain_tokens=4000", "a_tuning.max_targets=200", "a_tuning.epochs=2", "b_tuning.pool_per_behavior=2",
     "b_tuning.epochs=1", "evaluation.per_user=2", "evaluation.per_behavior=2", "evaluation.validation_targets=20",
-    "threads=1",
+    "threads=1", "method=two-stage",
 ]  # fmt: skip
 PARTS = {"weights", "adapter", "activations", "logits", "working", "total"}
 
