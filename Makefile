@@ -16,7 +16,7 @@ TORTURE ?=
 setup: $(VENV)/.done
 
 # Says what this machine lacks before it spends minutes; CC, CXX and CMAKE_ARGS of yours are used.
-$(VENV)/.done: pyproject.toml .ci/requirements.lock .ci/setup.sh .ci/cmake_args.py
+$(VENV)/.done: pyproject.toml .ci/requirements.lock .ci/setup.sh .ci/cmake_args.py .ci/llama_cpp.cmake
 	PYTHON="$(PYTHON)" .ci/setup.sh $(VENV)
 	touch $@
 

@@ -17,8 +17,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Images and sound are the slowest part of llama.cpp to build and not used here. The user's own arguments come later.
-OURS = ("-DLLAVA_BUILD=OFF",)
+# Images and sound, and what only llama.cpp's own programs need, are more than half of the build and not used here. The
+# user's own arguments come later.
+OURS = ("-DLLAVA_BUILD=OFF", f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={Path(__file__).with_name('llama_cpp.cmake')}")
 WITHOUT_AMX = "-mno-amx-int8"
 # Language of CMake and of the compilers, the environment's compiler and flags, and what compiles where none is named.
 LANGUAGES = (("C", "c", "CC", "CFLAGS", "cc"), ("CXX", "c++", "CXX", "CXXFLAGS", "c++"))

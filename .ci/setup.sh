@@ -113,7 +113,8 @@ install_llama_cpp() {
             grep -E '^(model name|flags|CPU part|Features)' /proc/cpuinfo || sysctl -n machdep.cpu.brand_string || true
             $CC --version
             $CXX --version
-            echo "$CMAKE_ARGS ${CFLAGS:-} ${CXXFLAGS:-}"
+            # Where this checkout lies changes nothing.
+            echo "$CMAKE_ARGS ${CFLAGS:-} ${CXXFLAGS:-}" | sed "s|$here|.ci|g"
         } 2> /dev/null | sort -u | cksum | cut -d ' ' -f 1
     )"
     # Where pip keeps no cache, it says so and names no folder.

@@ -197,8 +197,8 @@ def test_what_is_installed(setup: Callable[..., list[str]]) -> None:
     _, torch, llama, packages = setup(CMAKE_ARGS="-DGGML_BLAS=ON")
     assert re.search(r" install --quiet --constraint .*/requirements\.lock torch$", torch)
     assert re.fullmatch(
-        r"-DLLAVA_BUILD=OFF -DGGML_BLAS=ON.* \| -m pip install --quiet --cache-dir=/cache/edgeb/\d+ "
-        r"--no-deps --force-reinstall llama-cpp-python==[0-9.]+",
+        r"-DLLAVA_BUILD=OFF -DCMAKE_PROJECT_\S+ -DGGML_BLAS=ON.* \| "
+        r"-m pip install --quiet --cache-dir=/cache/edgeb/\d+ --no-deps --force-reinstall llama-cpp-python==[0-9.]+",
         llama,
     )
     assert re.search(r" install --quiet --constraint .*/requirements\.lock --editable .*\[dev\]$", packages)
@@ -265,27 +265,28 @@ def given_cpu(folder: Path, text: str) -> Path:
     return path
 
 
+OURS = ["-DLLAVA_BUILD=OFF", f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={PREPARE / 'llama_cpp.cmake'}"]
 OFF = ["-DCMAKE_C_FLAGS=-mno-amx-int8", "-DCMAKE_CXX_FLAGS=-mno-amx-int8"]
 
 
 def test_amx_is_left_out(cmake_args: Any, compilers: Path, tmp_path: Path) -> None:
     cpu = given_cpu(tmp_path, AMX)
-    assert shlex.split(cmake_args({}, cpu)) == ["-DLLAVA_BUILD=OFF", *OFF]
+    assert shlex.split(cmake_args({}, cpu)) == [*OURS, *OFF]
     assert shlex.split(cmake_args({"CMAKE_ARGS": "-DGGML_BLAS=ON -G Ninja"}, cpu)) == [
-        "-DLLAVA_BUILD=OFF", "-DGGML_BLAS=ON", "-G", "Ninja", *OFF,
+        *OURS, "-DGGML_BLAS=ON", "-G", "Ninja", *OFF,
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", [NO_AMX, ARM, ""])
 def test_other_cpus_build_as_they_did(cmake_args: Any, compilers: Path, tmp_path: Path, text: str) -> None:
     cpu = given_cpu(tmp_path, text)
-    assert cmake_args({}, cpu) == "-DLLAVA_BUILD=OFF"
-    assert cmake_args({"CMAKE_ARGS": "-DLLAVA_BUILD=ON"}, cpu) == "-DLLAVA_BUILD=OFF -DLLAVA_BUILD=ON"
+    assert cmake_args({}, cpu) == shlex.join(OURS)
+    assert cmake_args({"CMAKE_ARGS": "-DLLAVA_BUILD=ON"}, cpu) == f"{shlex.join(OURS)} -DLLAVA_BUILD=ON"
 
 
 def test_without_a_cpuinfo(cmake_args: Any, compilers: Path, tmp_path: Path) -> None:
     """As on macOS."""
-    assert cmake_args({"CMAKE_ARGS": "-DX='a b'"}, tmp_path / "none") == "-DLLAVA_BUILD=OFF '-DX=a b'"
+    assert cmake_args({"CMAKE_ARGS": "-DX='a b'"}, tmp_path / "none") == f"{shlex.join(OURS)} '-DX=a b'"
 
 
 @pytest.mark.parametrize("old", [("cc",), ("c++",), ("cc", "c++")])
@@ -294,7 +295,7 @@ def test_a_compiler_that_does_not_know_the_flag(
 ) -> None:
     refuse(compilers, *old)
     cpu = given_cpu(tmp_path, AMX)
-    assert cmake_args({}, cpu) == "-DLLAVA_BUILD=OFF"
+    assert cmake_args({}, cpu) == shlex.join(OURS)
     # The compilers that are asked are those that CMake takes.
     assert shlex.split(cmake_args({"CC": "new-cc -pipe", "CXX": "new-c++"}, cpu))[-2:] == OFF
     named = "-DCMAKE_C_COMPILER=new-cc -D CMAKE_CXX_COMPILER:FILEPATH=new-c++"
@@ -323,7 +324,7 @@ def test_the_flag_joins_the_users_flags(
 @given(st.lists(st.from_regex(r"-D[A-Z_]{1,9}=[^\x00]{0,9}", fullmatch=True), max_size=4))
 def test_the_users_arguments_stay(cmake_args: Any, own: list[str]) -> None:
     written = shlex.join(own)
-    assert shlex.split(cmake_args({"CMAKE_ARGS": written}, Path(os.devnull) / "none")) == ["-DLLAVA_BUILD=OFF", *own]
+    assert shlex.split(cmake_args({"CMAKE_ARGS": written}, Path(os.devnull) / "none")) == [*OURS, *own]
 
 
 @pytest.fixture(scope="module")
