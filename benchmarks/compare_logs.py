@@ -4,7 +4,8 @@
 
 Reads every folder under results/compare, which are folders of `edgeb compare`, and writes results/compare/logs.md: each
 system as it is and mixed with the user's habits, by accuracy on natural windows and by mean recall on balanced ones, of
-all behaviors and of the tail. A system that was not compared on a log has a dash there.
+all behaviors and of the tail. A system that was not compared on a log has a dash there. Below: what tuned models add to
+habits, paired by window; the control is the same mixture with the model's scores shuffled between windows.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge_behavior.baselines.recipes import TUNED_SYSTEMS
 from edge_behavior.evaluation.tables import interval_text
 from edge_behavior.studies.compare.folder import CompareFolder
+from edge_behavior.studies.compare.measure import Gap
 from edge_behavior.studies.compare.results import Results, Row, read_results
-from edge_behavior.studies.compare.sources import MIXED
+from edge_behavior.studies.compare.sources import HABITS, MIXED, SHUFFLED
 from edge_behavior.util.markdown import markdown_table, markdown_text
-from edge_behavior.util.numbers import NONE, number
+from edge_behavior.util.numbers import NONE, amount, difference, number
 
 FOLDER = Path(__file__).parent / "results" / "compare"
 # Scope, metric, and what the column is called after the log's name.
@@ -27,6 +30,41 @@ COLUMNS = (
     ("balanced", "overall", "recall"),
     ("balanced", "tail", "tail"),
 )
+
+
+# What a mixture is held against, and on what: scope, metric, column.
+GAINS = (
+    ("natural", "weighted_recall", "accuracy"),
+    ("return", "weighted_recall", "returns"),
+    ("seen", "weighted_recall", "seen before"),
+    ("discovery", "weighted_recall", "discoveries"),
+    ("balanced", "overall", "mean recall"),
+    ("balanced", "tail", "tail"),
+)
+
+
+def gains(logs: dict[str, Results]) -> list[str]:
+    """Lines of Markdown: every tuned model mixed with habits, minus habits and minus the control.
+
+    Args:
+        logs: Results by the name of their folder.
+    """
+    heads = ["", "minus", *(what for _, _, what in GAINS), "would settle accuracy"]
+    rows = []
+    for log, results in logs.items():
+        for name in TUNED_SYSTEMS:
+            for second, title in ((HABITS, "habits"), (name + SHUFFLED, "the control")):
+                found = {(g.scope, g.metric): g for g in results.gaps if (g.first, g.second) == (name + MIXED, second)}
+                if found:
+                    cells = [_gain(found.get((scope, metric))) for scope, metric, _ in GAINS]
+                    needed = found[GAINS[0][:2]].needed
+                    settled = NONE if needed is None else f"{amount(needed)} {results.unit.replace('_', ' ')}"
+                    rows.append([f"{log}: {markdown_text(results.asked.titles[name])}", title, *cells, settled])
+    return markdown_table(heads, rows)
+
+
+def _gain(gap: Gap | None) -> str:
+    return NONE if gap is None else f"{difference(gap.value)} [{', '.join(map(difference, gap.interval))}]"
 
 
 def table(logs: dict[str, Results]) -> list[str]:
@@ -68,7 +106,8 @@ def main() -> None:
             f"- `{name}`: {markdown_text(results.asked.dataset_name)}, {natural['windows']} natural windows of "
             f"{natural['units']} {results.unit.replace('_', ' ')}."
         )
-    (FOLDER / "logs.md").write_text("\n".join([*text, "", *table(logs)]) + "\n", encoding="utf-8")
+    text += ["", *table(logs), "", "## What tuned models add, mixed with habits", "", *gains(logs)]
+    (FOLDER / "logs.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
