@@ -97,6 +97,7 @@ def _loads_in_stock_peft(folder: Path, run: RunFolder) -> None:
     kept = load_file(folder / "adapter_model.safetensors")
     assert weights.keys() == kept.keys()
     assert all(torch.equal(weights[name], kept[name]) for name in kept)
+    assert {held.dtype for held in kept.values()} == {torch.float32}
     # Fitted, not fresh.
     assert all(held.any() for name, held in kept.items() if "lora_B" in name)
 
