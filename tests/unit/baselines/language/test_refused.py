@@ -11,10 +11,13 @@ import torch
 
 from edge_behavior.baselines.language.a_llmrec import ALlmRec
 from edge_behavior.baselines.language.alphafuse import AlphaFuse
+from edge_behavior.baselines.language.collm import CoLlm
 from edge_behavior.baselines.language.llm_esr import LlmEsr
 from edge_behavior.baselines.language.registry import RIVALS
+from edge_behavior.baselines.language.tallrec import TallRec
 from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.errors import EdgebError
+from tests.helpers import LABELS, event_table
 from tests.unit.baselines.language.conftest import LENGTH, RATE, Users, backbone, budget, language, made
 
 TUNED = sorted(name for name, kind in RIVALS.items() if kind.tunes)
@@ -34,6 +37,12 @@ def test_a_log_without_training_users(name: str, tmp_path: Path) -> None:
     assert "users is too small: its train part has 0 events" in found or "users has no training event" in found
 
 
+@pytest.mark.parametrize("kind", [TallRec, CoLlm])
+def test_a_log_of_users_with_one_event_each(kind: Any, users: Any, tmp_path: Path) -> None:
+    users.table = event_table([[label] for label in LABELS])
+    assert "no supervised target among these users" in refused(kind, users, tmp_path)
+
+
 @pytest.mark.parametrize("name", TUNED)
 def test_a_backbone_without_access_to_its_input(name: str, users: Any, tmp_path: Path) -> None:
     def closed() -> Any:
@@ -41,9 +50,6 @@ def test_a_backbone_without_access_to_its_input(name: str, users: Any, tmp_path:
         model.get_input_embeddings = lambda: None  # type: ignore[method-assign]
         return model
 
-    # A-LLMRec fits its SASRec first.
-    events = list(tmp_path.glob("sasrec")) if name == "a_llmrec" else []
-    assert not events
     assert "type qwen2 gives no access to its input embeddings" in refused(RIVALS[name], users, tmp_path, closed)
 
 
