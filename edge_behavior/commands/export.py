@@ -191,13 +191,13 @@ def export_command(
     try:
         run = (run or recall("run")).resolve()
         source_of, named = partial(run_source, run, stage, data), run
-        fit = None
+        compared = None
         if system is not None or seed is not None or is_comparison(run):
             from edge_behavior.export.comparison import compared_fit
 
-            fit = compared_fit(run, system, seed)
-            source_of, named = partial(fit.language_source, stage, data), run.with_name(f"{run.name}-{system}")
-        if fit is not None and fit.is_sequence:
+            compared = compared_fit(run, system, seed)
+            source_of, named = partial(compared.language_source, stage, data), run.with_name(f"{run.name}-{system}")
+        if compared is not None and compared.is_sequence:
             unfit = {
                 "format": format != "gguf",
                 "profile": profile is not None,
@@ -215,7 +215,7 @@ def export_command(
             from edge_behavior.export.sequence.source import sequence_source
 
             chosen = load_profile(flags=flags)
-            sequence = sequence_source(fit.folder, data)
+            sequence = sequence_source(compared.folder, data)
             source = sequence.common
             out = out or named.with_name(f"{named.name}.gguf")
             report = export_sequence(sequence, out, quant or "f32", chosen, force)
