@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +43,8 @@ def export_command(
     system: Annotated[
         str | None,
         typer.Option(
-            help="RUN is a comparison (edgeb compare): which of its sequence models, like sasrec.", show_default=False
+            help="RUN is a comparison (edgeb compare): which of its systems, like sasrec or tallrec.",
+            show_default=False,
         ),
     ] = None,
     seed: Annotated[
@@ -150,6 +152,8 @@ def export_command(
         edgeb export runs/tiny --format hf --out tiny-hf
 
         edgeb export comparison --system sasrec --out sasrec.gguf
+
+        edgeb export comparison --system tallrec --quant q4 --out tallrec.gguf
     """
     from edge_behavior.commands.output import emit
     from edge_behavior.commands.shown.export_report import show_parity, show_report
@@ -186,7 +190,14 @@ def export_command(
     source: ExportSource
     try:
         run = (run or recall("run")).resolve()
+        source_of, named = partial(run_source, run, stage, data), run
+        compared = None
         if system is not None or seed is not None or is_comparison(run):
+            from edge_behavior.export.comparison import compared_fit
+
+            compared = compared_fit(run, system, seed)
+            source_of, named = partial(compared.language_source, stage, data), run.with_name(f"{run.name}-{system}")
+        if compared is not None and compared.is_sequence:
             unfit = {
                 "format": format != "gguf",
                 "profile": profile is not None,
@@ -204,9 +215,9 @@ def export_command(
             from edge_behavior.export.sequence.source import sequence_source
 
             chosen = load_profile(flags=flags)
-            sequence = sequence_source(run, system, seed, data)
+            sequence = sequence_source(compared.folder, data)
             source = sequence.common
-            out = out or run.with_name(f"{run.name}-{system}.gguf")
+            out = out or named.with_name(f"{named.name}.gguf")
             report = export_sequence(sequence, out, quant or "f32", chosen, force)
         elif format == "onnx":
             from edge_behavior.export.onnx.options import onnx_options
@@ -214,8 +225,8 @@ def export_command(
 
             chosen = load_profile(flags=flags)
             options = onnx_options(profile, given if quant is None else {"quant": quant, **given})
-            out = out or run.with_name(f"{run.name}-{options.quant}-onnx")
-            source = run_source(run, stage, data)
+            out = out or named.with_name(f"{named.name}-{options.quant}-onnx")
+            source = source_of()
             report = export_onnx(source, out, options, chosen, force)
         elif format == "litert" and given.keys() <= {"context_length"}:
             from edge_behavior.export.litert.options import litert_options
@@ -227,8 +238,8 @@ def export_command(
             contexts = NpuOptions.parse(npu, npu_windows, npu_quant)
             chosen = load_profile(flags=flags)
             built = litert_options(profile, given if quant is None else {"quant": quant, **given})
-            out = out or run.with_name(f"{run.name}-{built.quant}.tflite")
-            source = run_source(run, stage, data)
+            out = out or named.with_name(f"{named.name}-{built.quant}.tflite")
+            source = source_of()
             report = export_litert(source, out, built, chosen, force, contexts)
         elif given:
             raise EdgebError(f"--{next(iter(given)).replace('_', '-')} is an ONNX option", "add --format onnx")
@@ -238,15 +249,15 @@ def export_command(
             if profile is not None:
                 raise EdgebError("--format hf takes no profile", "leave --profile out: --quant and --prune are enough")
             chosen = load_profile(flags={**flags, "prune": prune or "off"})
-            out = out or run.with_name(f"{run.name}-hf")
-            source = run_source(run, stage, data)
+            out = out or named.with_name(f"{named.name}-hf")
+            source = source_of()
             report = export_hf(source, out, quant, chosen, force)
         else:
             from edge_behavior.export.gguf.pipeline import export_gguf
 
             chosen = load_profile(profile or DEFAULT_PROFILE, {"quant": quant, **flags})
-            out = out or run.with_name(f"{run.name}-{chosen.quant}.gguf")
-            source = run_source(run, stage, data)
+            out = out or named.with_name(f"{named.name}-{chosen.quant}.gguf")
+            source = source_of()
             report = export_gguf(source, out, chosen, force)
     except ParityError as error:
         show_parity(error.report.to_dict(), sys.stderr)

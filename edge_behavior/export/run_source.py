@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.source import ExportSource
@@ -48,11 +48,6 @@ def run_source(path: Path, stage: str = TUNED[-1], data: Path | None = None) -> 
             protocol: {key: value for key, value in numbers.items() if key != "per_behavior"}
             for protocol, numbers in found.items()
         }
-    for section, field in (("backbone", "path"), ("a_tuning", "aux_path")):
-        place = recipe[section][field]
-        if place is not None and (Path(place).is_absolute() or Path(place).is_dir()):
-            # A bundle is shipped: it names backbone and conversations, not their folders.
-            recipe[section][field] = Path(place).name
     dataset, note = _dataset(run, data)
     return ExportSource(
         base=run.backbone,
@@ -60,13 +55,23 @@ def run_source(path: Path, stage: str = TUNED[-1], data: Path | None = None) -> 
         adapter=adapter,
         candidates=run.candidates,
         layout=run.layout,
-        training=recipe,
+        training=without_folders(recipe),
         evaluation=evaluation,
         data=None if dataset is None else dataset.path,
         places=_places(run, dataset),
         data_note=note,
         own_data=dataset is None or dataset.fingerprint == run.state.fingerprint,
     )
+
+
+def without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's fields as a bundle ships them: they name backbone and conversations, not their folders."""
+    found = dict(recipe)
+    for section, field in (("backbone", "path"), ("a_tuning", "aux_path")):
+        place = found[section][field]
+        if place is not None and (Path(place).is_absolute() or Path(place).is_dir()):
+            found[section] = {**found[section], field: Path(place).name}
+    return found
 
 
 def _places(run: RunFolder, dataset: Dataset | None) -> tuple[str, ...] | None:

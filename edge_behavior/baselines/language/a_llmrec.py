@@ -129,18 +129,20 @@ class ALlmRec(Collaborative):
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> FittedLanguage:
         """Align items and texts, then train the projections in front of the frozen language model."""
         fit = self.begin(dataset, history_length, budget, rate)
-        events, model = fit.events(self.sasrec), fit.model(tuned=False)
-        joint = self._aligned(fit, events)
+        # What a backbone is refused for comes before what takes minutes.
+        model, texts = fit.model(tuned=False), fit.language.label_vectors()
+        events = fit.events(self.sasrec)
+        joint = self._aligned(fit, events, texts)
         torch.manual_seed(budget.seed)
         model.show(SoftPrompts(events.sasrec, joint, model.inputs.width))
         fit.tune(model, "prompts", events)
         return fit.fitted(model, events)
 
-    def _aligned(self, fit: Fit, events: FittedSequence) -> Joint:
+    def _aligned(self, fit: Fit, events: FittedSequence, texts: NDArray[np.float32]) -> Joint:
         """The first stage; it takes seconds, so that only its end is kept."""
         budget, file = fit.budget, fit.budget.folder / "joint.safetensors"
         torch.manual_seed(budget.seed)
-        joint = Joint(events.sasrec.item_vectors(), fit.language.label_vectors(), self.joint_size)
+        joint = Joint(events.sasrec.item_vectors(), texts, self.joint_size)
         if file.is_file():
             joint.load_state_dict(load_file(file))
             return joint

@@ -38,16 +38,11 @@ def language_coordinates(labels: NDArray[np.float32], most: int) -> NDArray[np.f
 
     Args:
         labels: [B, H] language embeddings.
-        most: Axes, at most; those along which the labels do not differ are no axes.
-
-    Raises:
-        EdgebError: the labels differ along no axis.
+        most: Axes, at most; those along which the labels do not differ are no axes. Along one they do.
     """
     centered = labels.astype(np.float64) - labels.mean(0, dtype=np.float64)
     left, values, _ = np.linalg.svd(centered, full_matrices=False)
-    kept = int((values[:most] > _NOTHING * max(values[0], np.finfo(np.float32).tiny)).sum())
-    if not kept:
-        raise EdgebError("all labels are the same text for the language model", "use another backbone")
+    kept = int((values[:most] > _NOTHING * values[0]).sum())
     # Columns of `left` have length 1: after this a row has, on average.
     return np.asarray(left[:, :kept] * np.sqrt(len(labels) / kept), dtype=np.float32)
 
@@ -87,7 +82,16 @@ class AlphaFuse(EventRival):
     null_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> FittedSequence:
-        """Split the label embeddings, and train as SASRec is trained."""
-        most = round((1 - self.null_share) * self.config.hidden)
+        """Split the label embeddings, and train as SASRec is trained.
+
+        Raises:
+            EdgebError: the share leaves the labels no dimension; see `fit_network`.
+        """
+        hidden = self.config.hidden
+        most = min(round((1 - self.null_share) * hidden), hidden - 1)
+        if not most:
+            raise EdgebError(
+                f"alphafuse.null_share = {self.null_share} leaves none of {hidden} dimensions to the labels", "lower it"
+            )
         coordinates = language_coordinates(self.language.label_vectors(), most)
         return self.fit_network(partial(SplitSasRec, coordinates), dataset, history_length, budget, rate)

@@ -14,6 +14,7 @@ import torch
 
 from edge_behavior import __version__
 from edge_behavior.baselines.cold_start import known_only
+from edge_behavior.baselines.kept_adapter import AdapterOrigin, keep_adapter
 from edge_behavior.baselines.language.backbone import Language
 from edge_behavior.baselines.language.model import TunedLanguage
 from edge_behavior.baselines.language.rows import Collate, Curriculum, EventRows, event_tensors, with_places
@@ -39,6 +40,8 @@ from edge_behavior.train.trainer.threads import Threads
 from edge_behavior.util.progress import progress_bar
 
 _WINDOWS_PER_PASS = 128
+# What a fit reads of the recipe.
+_SECTIONS = ("backbone", "layout", "lora", "a_tuning", "evaluation")
 # Validation targets where a budget names none, and the numbers of the tables that rows are of.
 _VALIDATION, _TRAIN, _HELD_OUT = 2_000, 0, 1
 
@@ -72,7 +75,6 @@ class Fit:
             EdgebError: it holds another's, or the log is too small.
         """
         recipe = self.language.recipe
-        sections = ("backbone", "layout", "lora", "a_tuning", "evaluation")
         check_folder(
             self.budget.folder,
             {
@@ -80,7 +82,7 @@ class Fit:
                 "system": self.system,
                 "settings": dict(self.record),
                 "backbone": self.language.identity,
-                "recipe": {name: getattr(recipe, name).model_dump(mode="json") for name in sections},
+                "recipe": {name: getattr(recipe, name).model_dump(mode="json") for name in _SECTIONS},
                 "dataset": self.dataset.fingerprint,
                 "history_length": self.length,
                 "targets": self.budget.targets,
@@ -178,7 +180,10 @@ class Fit:
 
     def fitted(self, model: TunedLanguage, events: FittedSequence | None = None) -> FittedLanguage:
         """The fitted system, which shows vectors if `events` makes them."""
-        return FittedLanguage(self.system, self.language, model, self.budget.folder, events)
+        recipe = self.language.recipe.model_copy(update={"a_tuning": self.stage})
+        sections = {name: getattr(recipe, name).model_dump(mode="json") for name in _SECTIONS}
+        origin = AdapterOrigin(self.system, self.budget.seed, self.record, sections)
+        return FittedLanguage(origin, self.language, model, self.budget.folder, events)
 
     @property
     def _draws(self) -> int:
@@ -197,9 +202,14 @@ class FittedLanguage:
     """
 
     def __init__(
-        self, system: str, language: Language, model: TunedLanguage, folder: Path, events: FittedSequence | None
+        self,
+        origin: AdapterOrigin,
+        language: Language,
+        model: TunedLanguage,
+        folder: Path,
+        events: FittedSequence | None,
     ) -> None:
-        self._system, self._language, self._folder, self._events = system, language, folder, events
+        self._origin, self._language, self._folder, self._events = origin, language, folder, events
         self.model: TunedLanguage | None = model.eval()
 
     def log_probs(self, table: EventTable, targets: Ints, known: int | None = None) -> Floats:
@@ -209,7 +219,9 @@ class FittedLanguage:
         formats = draw_formats(encoder, len(targets), recipe.seed)
         found = [np.empty((0, len(encoder.candidates)))]
         starts = range(0, len(targets), _WINDOWS_PER_PASS)
-        with progress_bar(f"score {self._system}, chunks of {_WINDOWS_PER_PASS} windows", len(starts)) as advance:
+        with progress_bar(
+            f"score {self._origin.system}, chunks of {_WINDOWS_PER_PASS} windows", len(starts)
+        ) as advance:
             for at in starts:
                 own = slice(at, at + _WINDOWS_PER_PASS)
                 found.append(self._scores(table, targets[own], formats[own]))
@@ -220,6 +232,14 @@ class FittedLanguage:
         """See `CostedFit.cost`."""
         assert self.model is not None, "the system was closed"
         return cost_of(self.model, self._folder)
+
+    def keep(self, folder: Path) -> bool:
+        """See `Shipping.keep`: an adapter ships that reads text alone; bundles make no vectors."""
+        assert self.model is not None, "the system was closed"
+        if self._events is not None:
+            return False
+        keep_adapter(folder, self._origin, self.model.language)
+        return True
 
     def close(self) -> None:
         """Free the weights."""

@@ -63,7 +63,7 @@ class Llara(Adapted, Collaborative):
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> FittedLanguage:
         """Tune adapter and projection along the curriculum."""
         fit = self.begin(dataset, history_length, budget, rate)
-        events, model = fit.events(self.sasrec), fit.model()
+        model, events = fit.model(), fit.events(self.sasrec)
         torch.manual_seed(budget.seed)
         model.show(ProjectedItems(events.sasrec, model.inputs.width))
         fit.tune(model, "hybrid", events if self.curriculum else None, self.curriculum)

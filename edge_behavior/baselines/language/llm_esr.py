@@ -152,6 +152,7 @@ class LlmEsr(EventRival):
     name: ClassVar[str] = "llm_esr"
     title: ClassVar[str] = "LLM-ESR"
     tunes: ClassVar[bool] = False
+    unshipped: ClassVar[str] = "its two views of a sequence are another network than a bundle's"
 
     collaborative: bool = True
     distillation: Annotated[float, Field(ge=0)] = 0.1

@@ -208,6 +208,7 @@ class PiTuning(EventRival, Adapted):
 
     name: ClassVar[str] = "pituning"
     title: ClassVar[str] = "PITuning"
+    unshipped: ClassVar[str] = "it is tuned to every user, and a bundle learns no weights"
 
     config: SequenceConfig = field(default_factory=partial(SequenceConfig, **_FEWER))
     reconstruction: Annotated[float, Field(ge=0)] = 0.1

@@ -37,6 +37,8 @@ class Rival:
     learns: ClassVar[bool] = True
     # Whether a language model is tuned, or passed through: then its training targets are the recipe's.
     tunes: ClassVar[bool] = True
+    # Why no bundle can hold it; empty where one can.
+    unshipped: ClassVar[str] = ""
 
     language: Language
     rates: Rates = ()
@@ -98,6 +100,8 @@ class Collaborative(Rival):
     Attributes:
         sasrec: Of that SASRec, which is fitted to the same targets.
     """
+
+    unshipped: ClassVar[str] = "its prompts hold vectors of a sequence model, and those of a bundle are text"
 
     sasrec: SequenceConfig = field(default_factory=SequenceConfig)
 

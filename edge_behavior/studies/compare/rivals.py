@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge_behavior.baselines.kept_adapter import BACKBONE_RUN
 from edge_behavior.baselines.language.backbone import Language
 from edge_behavior.baselines.language.rival import Rival
 from edge_behavior.baselines.system import Fitted
@@ -17,8 +18,8 @@ from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.stage_list import STAGE_NAMES
 
-# The run that has the backbone and nothing else.
-_RUN, _STAGE = "backbone", STAGE_NAMES[0]
+# The last stage of the run that has the backbone and nothing else.
+_STAGE = STAGE_NAMES[0]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class RivalContender:
 def _backbone_run(bench: Bench) -> RunFolder:
     """The run whose backbone all of them take, made where it is missing."""
     base = bench.asked.recipe
-    recipe = changed(base, {"a_tuning.method": "none", "b_tuning.method": "none"}, base.seed, _RUN, "the backbone")
-    if not bench.folder.finished(_RUN, _STAGE):
-        do_run(PlannedRun(_RUN, base.seed, recipe), bench.dataset, bench.folder, train_until(_STAGE))
-    return RunFolder.open(bench.folder.run_path(_RUN))
+    recipe = changed(
+        base, {"a_tuning.method": "none", "b_tuning.method": "none"}, base.seed, BACKBONE_RUN, "the backbone"
+    )
+    if not bench.folder.finished(BACKBONE_RUN, _STAGE):
+        do_run(PlannedRun(BACKBONE_RUN, base.seed, recipe), bench.dataset, bench.folder, train_until(_STAGE))
+    return RunFolder.open(bench.folder.run_path(BACKBONE_RUN))
