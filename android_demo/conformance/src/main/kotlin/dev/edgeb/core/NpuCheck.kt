@@ -19,7 +19,7 @@ internal fun checkNpu(vectors: Any?, scratch: File, checks: Checks) {
     checks.same("chips", fields.list("chips"), NpuChip.ALL.map { listOf(it.name, it.architecture, it.libraries) })
     val text = fields.string("folder")
     val folder = NpuFolder.of(text, NPU_FILE)
-    checks.same("tolerance of an NPU", 0.75, folder.tolerance)
+    checks.same("tolerance of an NPU", 0.05, folder.tolerance)
     for (pair in fields.list("run_times")) {
         val (version, runs) = pair as List<*>
         val check = { folder.checkRunTime(version as String) }
