@@ -65,6 +65,11 @@ dependencies {
     // For LiteRT bundles; llama.cpp's do without.
     runtimeOnly(libs.litert)
     runtimeOnly(libs.litert.gpu)
+    // For contexts beside them; Qualcomm's own license covers the second.
+    if (providers.gradleProperty("edgeb.npu").get().toBooleanStrict()) {
+        runtimeOnly(libs.litert.npu.qualcomm)
+        runtimeOnly(libs.qnn.runtime)
+    }
 
     testImplementation(libs.junit)
 }

@@ -24,9 +24,10 @@ import numpy as np
 from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.bench.report import TITLES
 from edge_behavior.bench.timing import Sample, Timing
-from edge_behavior.bundle.bundle import verify_bundle
+from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.bundle.gguf_file import KEY_MANIFEST_HASH, KEY_POPULATION, KEY_VERSION, write_bundle
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
+from edge_behavior.bundle.npu_folder import has_contexts, read_npu
 from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.core import DEFAULT_TOP_K
 from edge_behavior.core.balance import FittedBalance
@@ -47,8 +48,9 @@ from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.fit.population import count_population
 from edge_behavior.hf.chat_template import chat_turns
 from edge_behavior.hf.tokenizers import plain_encoder
+from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
 from edge_behavior.runtime.prediction import Prediction, PredictOptions
-from edge_behavior.runtime.predictor import Predictor
+from edge_behavior.runtime.predictor import Predictor, context_needed
 from edge_behavior.runtime.session import Session
 from tests import chat_templates, helpers, sequence_files
 from tests.android import litert_cases
@@ -187,6 +189,12 @@ class Recorder:
         self.calls.append({"do": "restore", "name": name, "window": len(self.session.events)})
 
     def _open(self) -> Predictor:
+        if has_contexts(self.path):
+            # An NPU's calls, counted on the CPU.
+            manifest = read_manifest(self.path)
+            size = read_npu(self.path, manifest.tensors_sha256).size
+            options = LiteRtRunOptions(context_needed(manifest), 1, size=size)
+            return Predictor(manifest, LiteRtBackend(self.path, options))
         return Predictor.load(self.path, threads=1, exact_math=self.exact_math, prefix_cache=False)
 
     def _predict(

@@ -22,6 +22,7 @@ from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.litert.calls import planner_of
 from edge_behavior.runtime.litert.inputs import Tokens, rotations, window_reach, write_first_mask, write_mask
+from tests.android import npu_cases
 
 GRAPH = LiteRtGraph(
     sizes=(1, 4, 8, 32), first_sizes=(8, 48), cache=40, layers=2, hidden=64, kv_heads=2, head_dim=4, vocabulary=600,
@@ -48,6 +49,7 @@ def vectors() -> dict[str, Any]:
         "masks": [_mask(seed) for seed in range(12)],
         "first_masks": [_first_mask(size, window) for size, window in ((1, None), (6, None), (6, 2), (6, 1), (3, 9))],
         "rotations": _rotations(),
+        "accelerators": npu_cases.vectors(),
     }
 
 
@@ -62,7 +64,10 @@ def _graph(graph: LiteRtGraph) -> dict[str, Any]:
         [count, beginning, [[c.size, c.first, c.start, c.stop] for c in planner.plan(count, beginning)]]
         for count, beginning in sorted(asked)
     ]
-    return {"graph": graph.to_dict(), "canonical": json.dumps(graph.to_dict(), sort_keys=True), "plans": plans}
+    return {
+        "graph": graph.to_dict(), "canonical": json.dumps(graph.to_dict(), sort_keys=True), "plans": plans,
+        **npu_cases.plans(graph),
+    }  # fmt: skip
 
 
 def _mask(seed: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from edge_behavior.core.population import PopulationTable
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.export.gguf.writer import write_gguf
 from tests import helpers, litert_files
-from tests.android import litert_cases
+from tests.android import litert_cases, npu_cases
 from tests.android.goldens import LABELS, bundle_of, golden_of
 from tests.label_sets import many_labels
 from tests.unit.export.conftest import gemma3, gemma_tokenizer
@@ -69,14 +69,24 @@ def write_litert_goldens(folder: Path) -> Path:
             labels=LABELS[:8],
             architecture="gemma3",
         ),
+        # By calls of one size, as an NPU has them: it has contexts beside it, which nothing runs.
+        bundle_of(folder, folder / "npu.tflite", partial(plain, with_contexts=True), PromptLayout(), eos),
     ]
     return golden_of(folder, bundles, litert_cases.refused(folder), "stream.tflite")
 
 
 def _write(
-    backbone: Path, tokenizer: Path, manifest: Manifest, out: Path, population: PopulationTable | None = None
+    backbone: Path,
+    tokenizer: Path,
+    manifest: Manifest,
+    out: Path,
+    population: PopulationTable | None = None,
+    with_contexts: bool = False,
 ) -> Any:
-    return read_manifest(litert_files.converted(backbone, tokenizer, manifest, out, CACHE, population))
+    written = read_manifest(litert_files.converted(backbone, tokenizer, manifest, out, CACHE, population))
+    if with_contexts:
+        npu_cases.write_folder(out, written)
+    return written
 
 
 if __name__ == "__main__":

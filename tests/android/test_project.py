@@ -16,6 +16,7 @@ from android_demo.tools.sample import main as make_sample
 from edge_behavior import __version__
 from edge_behavior.bundle.bundle import read_manifest, verify_bundle
 from edge_behavior.records.history import read_history
+from edge_behavior.runtime.npu.package import PINNED
 from tests.android import screens
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -332,11 +333,26 @@ def test_switches_of_the_native_build_are_properties() -> None:
     properties = dict(re.findall(r"^edgeb\.(\w+)=(true|false)$", text_of(DEMO / "gradle.properties"), re.MULTILINE))
     build = text_of(DEMO / "runtime" / "build.gradle.kts")
     cmake = text_of(DEMO / "runtime" / "src" / "main" / "cpp" / "CMakeLists.txt")
-    assert set(properties) == {"kleidiai", "openmp"}
-    for name in properties:
+    # The third is the app's: which libraries it packages.
+    assert set(properties) == {"kleidiai", "openmp", "npu"}
+    assert 'gradleProperty("edgeb.npu")' in text_of(DEMO / "app" / "build.gradle.kts")
+    for name in ("kleidiai", "openmp"):
         assert f'-DEDGEB_{name.upper()}=${{switch("{name}")}}' in build
         assert f"option(EDGEB_{name.upper()} " in cmake
         assert f"${{EDGEB_{name.upper()}}}" in cmake
+
+
+def test_libraries_for_the_npu_are_of_the_compilers_versions() -> None:
+    """What the app packages is no older than what compiles contexts; the dispatch library has LiteRT's version."""
+    catalog = text_of(DEMO / "gradle" / "libs.versions.toml")
+    # The former package holds libraries of the latter version.
+    assert (PINNED, re.findall(r'^qnn = "(.+)"$', catalog, re.MULTILINE)) == ("onnxruntime-qnn==2.7.0", ["2.51.0"])
+    assert re.search(r'name = "litert-npu-runtime-qualcomm", version\.ref = "litert" }', catalog)
+    assert re.search(r'group = "com\.qualcomm\.qti", name = "qnn-runtime", version\.ref = "qnn" }', catalog)
+    library = parsed(DEMO / "runtime" / "src" / "main" / "AndroidManifest.xml").find("application/uses-native-library")
+    assert library is not None
+    assert library.get(f"{ANDROID}name") == "libcdsprpc.so"
+    assert library.get(f"{ANDROID}required") == "false"
 
 
 def test_libraries_are_published_with_one_version() -> None:

@@ -81,13 +81,13 @@ def row_differences(probe: LiteRtProbe, graph: LiteRtGraph, evaluator: Evaluator
     order = np.arange(count, dtype=np.int32)
     visible = np.arange(graph.cache)[None, :] <= order[:, None]
     tokens = Tokens(np.array(probe.ids, dtype=np.int32), order, order, visible)
-    for calls in _plans(graph, count):
+    for calls in probe_plans(graph, count):
         silent = sum(call.stop - call.start for call in calls if call.first)
         off = probe.difference(np.stack([row.copy() for row in evaluator.run(calls, tokens, silent)]), silent)
         yield calls[0].size, off
 
 
-def _plans(graph: LiteRtGraph, count: int) -> Iterator[list[Call]]:
+def probe_plans(graph: LiteRtGraph, count: int) -> Iterator[list[Call]]:
     """Calls that evaluate so many tokens, by every signature, and in two calls at least, so that the cache is read."""
     half = -(-count // 2)
 

@@ -20,6 +20,7 @@ using Status = int;
 
 constexpr int kCpu = 1 << 0;
 constexpr int kGpu = 1 << 1;
+constexpr int kNpu = 1 << 2;
 constexpr int kFloat32 = 1;
 constexpr int kInt32 = 2;
 constexpr int kMaxRank = 8;
@@ -38,7 +39,8 @@ struct TensorType {
 };
 static_assert(sizeof(TensorType) == 72, "as LiteRT's header asserts of LiteRtRankedTensorType");
 
-// Where LiteRT looks for its accelerators, and what it logs.
+// Where LiteRT looks for a vendor's dispatch library and for its accelerators, and what it logs.
+constexpr int kDispatchLibraryDir = 1;
 constexpr int kRuntimeLibraryDir = 22;
 constexpr int kMinLoggerSeverity = 25;
 constexpr int kAnyInt = 2;

@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string>
 #include <vector>
@@ -42,11 +43,22 @@ void check(litert::Status status, const std::string & what, const char * hint,
     }
 }
 
-// LiteRT, opened. Stays until the process ends: accelerators leave threads behind that outlive their environment.
+// LiteRT, opened. Stays until the process ends: accelerators leave threads behind that outlive their environment. The
+// NPU has an environment of its own, since one with a vendor's library offers it every model, the CPU's as well.
 struct Runtime {
     litert::Library api;
     litert::Environment environment = nullptr;
+    std::string npu_folder;
+    std::mutex npu_lock;
+    litert::Environment npu_environment = nullptr;
 };
+
+// Of dev.edgeb.core.Accelerator, by its ordinal.
+struct Hardware {
+    int flag;
+    const char * name;
+};
+constexpr Hardware kHardware[] = {{litert::kCpu, "CPU"}, {litert::kGpu, "GPU"}, {litert::kNpu, "NPU"}};
 
 struct Memory {
     void * address;
@@ -62,7 +74,7 @@ struct Bound {
 
 // A compiled model, its memory, and what is bound to it.
 struct Compiled {
-    explicit Compiled(const litert::Library & functions) : api(functions) {}
+    Compiled(const litert::Library & functions, litert::Environment where) : api(functions), environment(where) {}
     Compiled(const Compiled &) = delete;
     Compiled & operator=(const Compiled &) = delete;
     ~Compiled() {
@@ -90,6 +102,7 @@ struct Compiled {
     }
 
     const litert::Library & api;
+    const litert::Environment environment;
     litert::Model model = nullptr;
     litert::Compiled compiled = nullptr;
     std::vector<Memory> memory;
@@ -121,9 +134,26 @@ template <typename Function> void find(void * library, const char * name, Functi
     }
 }
 
-jlong open_runtime(JNIEnv * env, jbyteArray j_library, jbyteArray j_folder) {
+// An environment; a folder that is given is where it looks for libraries of its tag's kind.
+litert::Environment environment(const litert::Library & api, int tag, const std::string & folder) {
+    std::vector<litert::EnvironmentOption> options(1);
+    options[0].tag = litert::kMinLoggerSeverity;
+    options[0].value.type = litert::kAnyInt;
+    options[0].value.number = litert::kSeverityError;
+    if (!folder.empty()) {
+        options.push_back({});
+        options[1].tag = tag;
+        options[1].value.type = litert::kAnyString;
+        options[1].value.text = folder.c_str();
+    }
+    litert::Environment made = nullptr;
+    check(api.CreateEnvironment(static_cast<int>(options.size()), options.data(), &made),
+          "LiteRT makes no environment", "close other apps");
+    return made;
+}
+
+jlong open_runtime(JNIEnv * env, jbyteArray j_library, jbyteArray j_folder, jbyteArray j_npu_folder) {
     const std::string path = text_of(env, j_library);
-    const std::string folder = text_of(env, j_folder);
     void * library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
         const char * reason = dlerror();
@@ -134,19 +164,21 @@ jlong open_runtime(JNIEnv * env, jbyteArray j_library, jbyteArray j_folder) {
 #define EDGEB_LITERT_FIND(result, name, arguments) find(library, "LiteRt" #name, runtime->api.name);
     EDGEB_LITERT_FUNCTIONS(EDGEB_LITERT_FIND)
 #undef EDGEB_LITERT_FIND
-    std::vector<litert::EnvironmentOption> options(1);
-    options[0].tag = litert::kMinLoggerSeverity;
-    options[0].value.type = litert::kAnyInt;
-    options[0].value.number = litert::kSeverityError;
-    if (!folder.empty()) {
-        options.push_back({});
-        options[1].tag = litert::kRuntimeLibraryDir;
-        options[1].value.type = litert::kAnyString;
-        options[1].value.text = folder.c_str();
-    }
-    check(runtime->api.CreateEnvironment(static_cast<int>(options.size()), options.data(), &runtime->environment),
-          "LiteRT makes no environment", "close other apps");
+    runtime->environment = environment(runtime->api, litert::kRuntimeLibraryDir, text_of(env, j_folder));
+    runtime->npu_folder = text_of(env, j_npu_folder);
     return static_cast<jlong>(reinterpret_cast<intptr_t>(runtime.release()));
+}
+
+// The NPU's environment, made when it is first asked for.
+litert::Environment for_npu(Runtime & runtime) {
+    if (runtime.npu_folder.empty()) {
+        fail("the app packages no libraries for the NPU", "name their folder", edgeb::kEngineMissing);
+    }
+    const std::lock_guard<std::mutex> held(runtime.npu_lock);
+    if (runtime.npu_environment == nullptr) {
+        runtime.npu_environment = environment(runtime.api, litert::kDispatchLibraryDir, runtime.npu_folder);
+    }
+    return runtime.npu_environment;
 }
 
 // LiteRT takes an accelerator's options as text in TOML, which it frees. Without a cache XNNPACK would pack the weights
@@ -180,14 +212,14 @@ void * aligned(Compiled & model, size_t bytes) {
 }
 
 // A stretch of an open file: mapped where it begins as LiteRT wants memory to, else read.
-void load_descriptor(const Runtime & runtime, Compiled & model, int number, size_t start, jlong length) {
+void load_descriptor(Compiled & model, int number, size_t start, jlong length) {
     struct stat about = {};
     if (fstat(number, &about) != 0 || !S_ISREG(about.st_mode) || static_cast<size_t>(about.st_size) <= start) {
         fail("the open file has no model there", "pass a file, not a pipe", edgeb::kUnreadable);
     }
     const size_t size = length < 0 ? static_cast<size_t>(about.st_size) - start : static_cast<size_t>(length);
     if (start % litert::kAlignment == 0) {
-        check(runtime.api.CreateModelFromFd(runtime.environment, number, start, size, &model.model),
+        check(model.api.CreateModelFromFd(model.environment, number, start, size, &model.model),
               "LiteRT cannot load the file", kExport);
         return;
     }
@@ -199,37 +231,42 @@ void load_descriptor(const Runtime & runtime, Compiled & model, int number, size
         }
         done += static_cast<size_t>(count);
     }
-    check(runtime.api.CreateModelFromBuffer(runtime.environment, copy, size, &model.model),
+    check(model.api.CreateModelFromBuffer(model.environment, copy, size, &model.model),
           "LiteRT cannot load the file", kExport);
 }
 
 // From a path, else from an open file, else from memory, which has to outlive the model.
-void load(JNIEnv * env, const Runtime & runtime, Compiled & model, jbyteArray path, jobject descriptor, jlong start,
-          jlong length, jobject content) {
+void load(JNIEnv * env, Compiled & model, jbyteArray path, jobject descriptor, jlong start, jlong length,
+          jobject content) {
     if (path != nullptr) {
-        check(runtime.api.CreateModelFromFile(runtime.environment, text_of(env, path).c_str(), &model.model),
+        check(model.api.CreateModelFromFile(model.environment, text_of(env, path).c_str(), &model.model),
               "LiteRT cannot load the file", kExport);
     } else if (descriptor != nullptr) {
-        load_descriptor(runtime, model, edgeb::number_of(env, descriptor), static_cast<size_t>(start), length);
+        load_descriptor(model, edgeb::number_of(env, descriptor), static_cast<size_t>(start), length);
     } else {
         auto [address, size] = edgeb::memory_of(env, content);
         if (reinterpret_cast<uintptr_t>(address) % litert::kAlignment != 0) {
             address = std::memcpy(aligned(model, size), address, size);
         }
-        check(runtime.api.CreateModelFromBuffer(runtime.environment, address, size, &model.model),
+        check(model.api.CreateModelFromBuffer(model.environment, address, size, &model.model),
               "LiteRT cannot load the buffer", kExport);
     }
 }
 
 jlong open_model(JNIEnv * env, jlong j_runtime, jbyteArray path, jobject descriptor, jlong start, jlong length,
-                 jobject content, jint threads, jboolean on_gpu) {
+                 jobject content, jint threads, jint accelerator) {
     if (j_runtime == 0 || threads < 1 || threads > kMaxThreads) {
         fail(std::to_string(threads) + " threads are impossible", "use 1 to 512 threads", edgeb::kInvalidArgument);
     }
-    const auto & runtime = *reinterpret_cast<Runtime *>(static_cast<intptr_t>(j_runtime));
+    auto & runtime = *reinterpret_cast<Runtime *>(static_cast<intptr_t>(j_runtime));
     const litert::Library & api = runtime.api;
-    auto made = std::make_unique<Compiled>(api);
-    load(env, runtime, *made, path, descriptor, start, length, content);
+    if (accelerator < 0 || static_cast<size_t>(accelerator) >= std::size(kHardware)) {
+        fail("there is no accelerator " + std::to_string(accelerator));
+    }
+    const Hardware & on = kHardware[accelerator];
+    const bool on_cpu = on.flag == litert::kCpu;
+    auto made = std::make_unique<Compiled>(api, on.flag == litert::kNpu ? for_npu(runtime) : runtime.environment);
+    load(env, *made, path, descriptor, start, length, content);
     litert::Options options = nullptr;
     check(api.CreateOptions(&options), "LiteRT takes no options", edgeb::kReport);
     struct Owned {
@@ -237,25 +274,25 @@ jlong open_model(JNIEnv * env, jlong j_runtime, jbyteArray path, jobject descrip
         litert::Options options;
         ~Owned() { api.DestroyOptions(options); }
     } owned{api, options};
-    check(api.SetOptionsHardwareAccelerators(options, on_gpu ? litert::kGpu : litert::kCpu), "LiteRT takes no options",
-          edgeb::kReport);
-    if (!on_gpu) {
+    check(api.SetOptionsHardwareAccelerators(options, on.flag), "LiteRT takes no options", edgeb::kReport);
+    if (on_cpu) {
         set_cpu(api, options, threads);
     }
-    const char * hint = on_gpu ? "ask for the CPU, or allow the fallback" : kExport;
-    const char * code = on_gpu ? edgeb::kAcceleratorRefused : edgeb::kEngineFailed;
-    check(api.CreateCompiledModel(runtime.environment, made->model, options, &made->compiled),
-          on_gpu ? "the GPU does not take the model" : "LiteRT cannot compile the model", hint, code);
-    if (!on_gpu) {
+    const char * hint = on_cpu ? kExport : "ask for the CPU, or allow the fallback";
+    const char * code = on_cpu ? edgeb::kEngineFailed : edgeb::kAcceleratorRefused;
+    const std::string name = on.name;
+    check(api.CreateCompiledModel(made->environment, made->model, options, &made->compiled),
+          on_cpu ? "LiteRT cannot compile the model" : "the " + name + " does not take the model", hint, code);
+    if (on_cpu) {
         const auto asked = [](void * flag) { return static_cast<std::atomic<bool> *>(flag)->load(); };
         check(api.SetCompiledModelCancellationFunction(made->compiled, &made->interrupted, asked),
               "LiteRT cannot be interrupted", edgeb::kReport);
-    }
-    if (on_gpu) {
+    } else {
         bool all = false;
-        check(api.CompiledModelIsFullyAccelerated(made->compiled, &all), "LiteRT does not say what runs where", hint, code);
+        check(api.CompiledModelIsFullyAccelerated(made->compiled, &all), "LiteRT does not say what runs where", hint,
+              code);
         if (!all) {
-            fail("the GPU takes only a part of the model", hint, code);
+            fail("the " + name + " takes only a part of the model", hint, code);
         }
     }
     return static_cast<jlong>(reinterpret_cast<intptr_t>(made.release()));
@@ -390,7 +427,7 @@ jlong run(Compiled & model, jint number) {
         fail("signature " + std::to_string(number) + " is not bound");
     }
     Bound & one = model.bound[static_cast<size_t>(number)];
-    // A GPU does not ask.
+    // A GPU and an NPU do not ask.
     if (model.interrupted) {
         fail("the call was cancelled", "call again", edgeb::kCancelled);
     }
@@ -426,15 +463,15 @@ void read_rows(JNIEnv * env, const Compiled & model, jobject buffer, jint width,
 // In the order of NativeLiteRt.kt.
 #define EDGEB(result, name) extern "C" JNIEXPORT result JNICALL Java_dev_edgeb_runtime_NativeLiteRt_##name
 
-EDGEB(jlong, openRuntime)(JNIEnv * env, jobject, jbyteArray library, jbyteArray folder) {
-    return guarded(env, jlong{0}, [&] { return open_runtime(env, library, folder); });
+EDGEB(jlong, openRuntime)(JNIEnv * env, jobject, jbyteArray library, jbyteArray folder, jbyteArray npu_folder) {
+    return guarded(env, jlong{0}, [&] { return open_runtime(env, library, folder, npu_folder); });
 }
 
 EDGEB(jlong, open)
 (JNIEnv * env, jobject, jlong runtime, jbyteArray path, jobject descriptor, jlong start, jlong length, jobject content,
- jint threads, jboolean on_gpu) {
+ jint threads, jint accelerator) {
     return guarded(env, jlong{0}, [&] {
-        return open_model(env, runtime, path, descriptor, start, length, content, threads, on_gpu);
+        return open_model(env, runtime, path, descriptor, start, length, content, threads, accelerator);
     });
 }
 

@@ -17,6 +17,7 @@ import dev.edgeb.core.LlamaNative
 import dev.edgeb.core.Moment
 import dev.edgeb.runtime.LiteRtJni
 import dev.edgeb.runtime.LlamaJni
+import dev.edgeb.runtime.npuOptions
 import java.io.File
 import java.io.InputStream
 import java.util.TimeZone
@@ -53,9 +54,11 @@ open class EdgebApplication : Application() {
 
     private fun makeController(): Controller {
         val native = object : NativeFactory {
-            override fun create(): LlamaNative = LlamaJni(File(applicationInfo.nativeLibraryDir))
+            private val libraries = File(applicationInfo.nativeLibraryDir)
 
-            override fun createLiteRt(): LiteRtNative? = LiteRtJni()
+            override fun create(): LlamaNative = LlamaJni(libraries)
+
+            override fun createLiteRt(): LiteRtNative? = LiteRtJni(npuLibraries = libraries)
         }
         val clock = object : Clock {
             override fun now(): Moment = Moment.at(System.currentTimeMillis())
@@ -66,7 +69,7 @@ open class EdgebApplication : Application() {
         val worker = Executors.newSingleThreadExecutor()
         val made = Controller(worker, Executor { handler.post(it) }) {
             // What is in noBackupFilesDir never leaves the phone in a backup.
-            Assistant(noBackupFilesDir, PredictorEngines(native, cacheDir), clock, sample(), it)
+            Assistant(noBackupFilesDir, PredictorEngines(native, cacheDir, npuOptions()), clock, sample(), it)
         }
         made.listen(WidgetUpdates(this, made), isScreen = false)
         return made

@@ -56,6 +56,14 @@ internal class BundleCheck(
             exactMath = fields.boolean("exact_math")
             this.snapshots = snapshots
         }
+        val litert = natives.litert
+        if (litert != null && File(path.parentFile, "${path.nameWithoutExtension}-npu").isDirectory) {
+            val onNpu = NativeEngines(natives.llama, NpuOnCpu(litert, path, npuLibraries(scratch, "sm8650")))
+            return Predictor.load(path, onNpu, options.with {
+                accelerator = Accelerator.NPU
+                npu = NpuOptions("SM8650")
+            })
+        }
         return Predictor.load(path, if (isSequence) NativeEngines.NONE else natives, options)
     }
 

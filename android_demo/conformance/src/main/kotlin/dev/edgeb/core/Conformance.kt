@@ -85,6 +85,7 @@ fun main(arguments: Array<String>) {
         checkText(fields, checks)
         checkJson(checks)
         checkLiteRtVectors(fields.any("litert"), checks)
+        checkNpu(Fields(fields.any("litert"), LITERT_FIELDS, "litert").any("accelerators"), scratch, checks)
         checkRefused(folder, fields, checks)
         checkLiteRtDamage(File(folder, "good.tflite"), File(scratch, "damaged.tflite"), checks)
         val llama = LlamaJni(if (arguments.size > 2 && arguments[2] != "-") File(arguments[2]) else null)
@@ -99,7 +100,10 @@ fun main(arguments: Array<String>) {
             }
         }
         if (litert == null) checkCancelling(File(folder, "stream.gguf"), natives, checks)
-        if (litert != null) checkLiteRt(folder, natives, litert, checks)
+        if (litert != null) {
+            checkLiteRt(folder, scratch, natives, litert, checks)
+            checkNpuLibrary(File(arguments[3]), File(folder, "stream.tflite"), scratch, checks)
+        }
         for (bundle in fields.list("bundles")) {
             val before = checks.made
             val check = BundleCheck(folder, scratch, bundle, natives, tolerance, checks)

@@ -1,10 +1,11 @@
 package dev.edgeb.core
 
+import dev.edgeb.runtime.LiteRtJni
 import java.io.File
 import java.nio.ByteBuffer
 
 /** What LiteRT's native side does with impossible arguments, and what a predictor does when LiteRT fails. */
-internal fun checkLiteRt(folder: File, natives: NativeEngines, litert: LiteRtNative, checks: Checks) {
+internal fun checkLiteRt(folder: File, scratch: File, natives: NativeEngines, litert: LiteRtJni, checks: Checks) {
     val path = File(folder, "stream.tflite")
     val source = ModelSource.file(path)
     val options = LiteRtOptions(1, Accelerator.CPU)
@@ -60,7 +61,10 @@ internal fun checkLiteRt(folder: File, natives: NativeEngines, litert: LiteRtNat
     model.close()
     checks.refused("a closed model", Regex("closed")) { model.run(bound) }
     checkFailures(path, natives, litert, checks)
-    checkAccelerators(path, natives, litert, checks)
+    checkAccelerators(path, scratch, natives, litert, checks)
+    checks.refused("the NPU of an app without its libraries", Regex("packages no libraries for the NPU")) {
+        litert.open(source, options.copy(accelerator = Accelerator.NPU))
+    }
 }
 
 /** A run that fails leaves an empty cache, not a wrong answer. */
@@ -87,7 +91,13 @@ private fun checkFailures(path: File, natives: NativeEngines, litert: LiteRtNati
 }
 
 /** The accelerator asked for, or an error; the CPU instead only where that was allowed. */
-private fun checkAccelerators(path: File, natives: NativeEngines, litert: LiteRtNative, checks: Checks) {
+private fun checkAccelerators(
+    path: File,
+    scratch: File,
+    natives: NativeEngines,
+    litert: LiteRtNative,
+    checks: Checks
+) {
     val refusing = FailingLiteRt(litert)
     val gpu = ONE_THREAD.with { accelerator = Accelerator.GPU }
     checks.refused("an accelerator that refuses", Regex("takes only a part")) {
@@ -101,6 +111,7 @@ private fun checkAccelerators(path: File, natives: NativeEngines, litert: LiteRt
         checks.same("accelerator of habits", null, habits.accelerator)
     }
     checkNoise(path, natives, litert, checks)
+    checkNpuAnswers(File(path.parentFile, "npu.tflite"), scratch, natives, litert, checks)
     checks.refused("a bundle without its engine", Regex("LiteRT was not given")) {
         Predictor.load(path, NativeEngines(natives.llama))
     }
@@ -127,12 +138,59 @@ private fun checkNoise(path: File, natives: NativeEngines, litert: LiteRtNative,
     }
 }
 
-/** LiteRT whose GPU is the CPU, or gives every logit to the token's neighbour. */
+/** An NPU that computes the known rows answers, and says so; one that does not gives way to the CPU, and says why. */
+private fun checkNpuAnswers(path: File, scratch: File, natives: NativeEngines, litert: LiteRtNative, checks: Checks) {
+    val libraries = npuLibraries(File(scratch, "answers"), "sm8650")
+    val onNpu = ONE_THREAD.with {
+        accelerator = Accelerator.NPU
+        npu = NpuOptions("SM8650")
+    }
+    val asked = { predictor: Predictor -> predictor.predict(emptyList(), Moment(0), "DK", 3, MODEL_ONLY) }
+    val expected = Predictor.load(path, natives, ONE_THREAD).use(asked).ranked.map { it.behavior }
+    val good = NpuOnCpu(litert, path, libraries)
+    Predictor.load(path, NativeEngines(natives.llama, good), onNpu).use { predictor ->
+        val answer = asked(predictor)
+        checks.same("answer on an NPU", expected, answer.ranked.map { it.behavior })
+        checks.same("what answered", Accelerator.NPU, answer.accelerator)
+        checks.same("its name", "${litert.version}, QNN 2.51.0 on v75 on the npu", "${predictor.engineInfo}")
+    }
+    val noisy = OtherLiteRt(good, isNoisy = true)
+    checks.refused("an NPU that answers noise", Regex("npu computes other answers than the CPU in calls of 8 tokens")) {
+        Predictor.load(path, NativeEngines(natives.llama, noisy), onNpu)
+    }
+    val cases = listOf(
+        Triple(noisy, "SM8650", "computes other answers"), Triple(good, "SM8550", "no context for sm8550"),
+        Triple(good, "Tensor G5", "no contexts for the chip 'Tensor G5'")
+    )
+    for ((native, chip, why) in cases) {
+        val options = onNpu.with {
+            npu = NpuOptions(chip)
+            fallback = true
+        }
+        Predictor.load(path, NativeEngines(natives.llama, native), options).use { predictor ->
+            checks.same("what answered instead", Accelerator.CPU, asked(predictor).accelerator)
+            checks.same("the reason", true, why in predictor.engineInfo.refused.orEmpty())
+        }
+    }
+}
+
+/** LiteRT's own refusal, in an environment that looks for a vendor's library: what lies there is none. */
+internal fun checkNpuLibrary(library: File, path: File, scratch: File, checks: Checks) {
+    val litert = LiteRtJni(library.path, library.parentFile, npuLibraries(File(scratch, "no-libraries"), "sm8650"))
+    checks.refused("an NPU that is none", Regex("the NPU (does not take|takes only a part of) the model")) {
+        litert.open(ModelSource.file(path), LiteRtOptions(1, Accelerator.NPU))
+    }
+    litert.open(ModelSource.file(path), LiteRtOptions(1, Accelerator.CPU)).close()
+}
+
+/** LiteRT whose GPU is the CPU, or whose accelerators give every logit to the token's neighbour. */
 private class OtherLiteRt(private val litert: LiteRtNative, private val isNoisy: Boolean) : LiteRtNative {
     override val version = litert.version
+    override val npuLibraries: File? = litert.npuLibraries
 
     override fun open(model: ModelSource, options: LiteRtOptions): LiteRtModel {
-        val opened = litert.open(model, options.copy(accelerator = Accelerator.CPU))
+        val isGpu = options.accelerator == Accelerator.GPU
+        val opened = litert.open(model, if (isGpu) options.copy(accelerator = Accelerator.CPU) else options)
         if (options.accelerator == Accelerator.CPU || !isNoisy) return opened
         return object : LiteRtModel by opened {
             override fun readRows(
@@ -156,6 +214,7 @@ private class FailingLiteRt(private val litert: LiteRtNative) : LiteRtNative {
     var left = -1
 
     override val version = litert.version
+    override val npuLibraries: File? = null
 
     override fun open(model: ModelSource, options: LiteRtOptions): LiteRtModel {
         if (options.accelerator != Accelerator.CPU) throw EdgebException("the GPU takes only a part of the model")

@@ -7,24 +7,34 @@ import java.nio.FloatBuffer
 
 // Python computes cosines in float32, this library in double.
 private const val ROTATION_TOLERANCE = 2e-7
+internal val LITERT_FIELDS = listOf("numbers", "graphs", "masks", "first_masks", "rotations", "accelerators")
 
 /** What surrounds LiteRT's calls, without LiteRT: plans, masks and rotations of tests/android/litert_cases.py. */
 internal fun checkLiteRtVectors(vectors: Any?, checks: Checks) {
-    val fields = Fields(vectors, listOf("numbers", "graphs", "masks", "first_masks", "rotations"), "litert")
+    val fields = Fields(vectors, LITERT_FIELDS, "litert")
     for (pair in fields.list("numbers")) {
         val (number, text) = pair as List<*>
         checks.same("Python's text of $text", text, pythonText((number as Number).toDouble()))
     }
     for (entry in fields.list("graphs")) {
-        val known = Fields(entry, listOf("graph", "canonical", "plans"), "graphs")
+        val known = Fields(entry, listOf("graph", "canonical", "plans", "npu", "probes"), "graphs")
         val graph = LiteRtGraph.of(known.any("graph"), "graph")
         checks.same("canonical graph", known.string("canonical"), graph.canonical())
         val planner = CallPlanner.of(graph)
         for (plan in known.list("plans")) {
             val (count, beginning, calls) = plan as List<*>
-            val found = planner.plan(int(count), int(beginning))
-                .map { listOf(it.size.toLong(), it.first, it.start.toLong(), it.stop.toLong()) }
+            val found = listed(planner.plan(int(count), int(beginning)))
             checks.same("calls for $count tokens, $beginning of them a beginning", calls, found)
+        }
+        val onNpu = CallPlanner.of(graph.inCallsOf(graph.sizes.last()))
+        for (plan in known.list("npu")) {
+            val (count, calls) = plan as List<*>
+            checks.same("calls of one size for $count tokens", calls, listed(onNpu.plan(int(count), 0)))
+        }
+        for (plan in known.list("probes")) {
+            val (count, calls) = plan as List<*>
+            val found = probePlans(graph, int(count)).map { listed(it) }.toList()
+            checks.same("calls for $count known rows", calls, found)
         }
     }
     for (mask in fields.list("masks")) checkMask(mask, checks)
@@ -37,6 +47,9 @@ internal fun checkLiteRtVectors(vectors: Any?, checks: Checks) {
     }
     checkRotations(fields.any("rotations"), checks)
 }
+
+private fun listed(calls: List<Call>) =
+    calls.map { listOf(it.size.toLong(), it.first, it.start.toLong(), it.stop.toLong()) }
 
 private fun checkMask(entry: Any?, checks: Checks) {
     val names = listOf("size", "cache", "positions", "slots", "first", "others", "held", "window", "seen")

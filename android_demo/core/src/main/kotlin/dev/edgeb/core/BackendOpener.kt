@@ -3,10 +3,6 @@ package dev.edgeb.core
 import java.nio.Buffer
 import java.nio.ByteBuffer
 
-// How far the next token's distribution may be off, as a share of how far the uniform one is. Both in nats: rounding
-// makes some hundredths, and a graph that a GPU could not hold made 8, where the uniform distribution is about as far.
-private const val MOST_DIVERGENCE = 0.1
-
 /** Opens the backend of a bundle's kind. */
 internal class BackendOpener(
     private val model: ModelSource,
@@ -14,14 +10,17 @@ internal class BackendOpener(
     private val options: LoadOptions,
     val threads: Int
 ) {
+    /** Why the accelerator asked for did not take the bundle and the CPU did; null where that was not so. */
+    var refused: String? = null
+        private set
+
     /** @param positions Tokens that the cache is to hold. */
     fun open(bundle: OpenBundle, positions: Int): Backend {
         if (bundle is LiteRtFile) return openLiteRt(bundle, positions)
-        if (options.accelerator != Accelerator.CPU && !options.fallback) {
-            throw EdgebException(
-                "$model is a GGUF, and runs on the CPU alone", "export it with --format litert",
-                ErrorCode.ACCELERATOR_REFUSED
-            )
+        if (options.accelerator != Accelerator.CPU) {
+            val why = "$model is a GGUF, and runs on the CPU alone"
+            if (!options.fallback) throw refusal(why, "export it with --format litert")
+            refused = why
         }
         if (bundle.manifest.architecture in SEQUENCE_ARCHITECTURES) return SequenceBackend(SequenceFile.read(model))
         return openLlama(positions)
@@ -55,62 +54,74 @@ internal class BackendOpener(
     }
 
     private fun openOn(bundle: LiteRtFile, native: LiteRtNative, tokenizer: LlamaVocabulary, positions: Int): Backend {
-        val cpu = Accelerator.CPU
-        val make = { compiled: LiteRtModel, on: Accelerator ->
-            LiteRtBackend(bundle.graph, compiled, tokenizer, native.version, on, positions)
-        }
-        if (options.accelerator != cpu) {
+        if (options.accelerator != Accelerator.CPU) {
             try {
-                // First, so that memory holds one of the two at a time.
-                val expected = compile(native, cpu) { compiled ->
-                    compiled.use { rowAfterStatic(make(it, cpu), bundle.manifest) }
-                }
-                return compile(native, options.accelerator) { compiled ->
-                    val backend = make(compiled, options.accelerator)
-                    checkRow(expected, rowAfterStatic(backend, bundle.manifest))
-                    backend
-                }
+                return openAccelerated(bundle, native, tokenizer, positions)
             } catch (error: EdgebException) {
                 if (!options.fallback) throw error
+                refused = error.message
             }
         }
-        return compile(native, cpu) { make(it, cpu) }
-    }
-
-    /** Compile the model; it is closed if what follows fails. */
-    private inline fun <T> compile(native: LiteRtNative, on: Accelerator, use: (LiteRtModel) -> T): T {
-        val compiled = native.open(model, LiteRtOptions(threads, on))
-        try {
-            return use(compiled)
-        } catch (error: Throwable) {
-            compiled.close()
-            throw error
+        val compiled = native.open(model, LiteRtOptions(threads, Accelerator.CPU))
+        return closedOnFailure(compiled) {
+            LiteRtBackend(bundle.graph, compiled, tokenizer, native.version, Accelerator.CPU, positions)
         }
     }
 
-    /** Log-probabilities of the whole vocabulary after the beginning of the static prompt. */
-    private fun rowAfterStatic(backend: Backend, manifest: BundleManifest): DoubleArray {
-        val ids = backend.tokenize(manifest.staticPrompt) + manifest.eosId
-        val all = Reading({ IntArray(backend.vocabularySize) { it } }, Scoring.EXACT)
-        backend.prefill(ids.copyOf(minOf(ids.size, backend.capacity)), Ahead(LabelTrie.of(listOf(intArrayOf(0))), all))
-        return backend.root()
+    /** On an accelerator that computes the bundle's known rows. @throws EdgebException it does not, or is not there. */
+    private fun openAccelerated(
+        bundle: LiteRtFile,
+        native: LiteRtNative,
+        tokenizer: LlamaVocabulary,
+        positions: Int
+    ): Backend {
+        val on = options.accelerator
+        val probe = bundle.probe()?.takeIf { it.ids.size <= bundle.graph.cache }
+            ?: throw refusal("$model has no known rows to check the ${on.text} by", "export it again, or use the CPU")
+        val npu = options.npu
+        if (on == Accelerator.NPU && npu != null) {
+            val opened = NpuOpener(model, native, npu, threads).open(bundle.graph, bundle.manifest.tensorsSha256)
+            return closedOnFailure(opened.model) {
+                val version = "${native.version}, ${opened.runsOn}"
+                val backend = LiteRtBackend(opened.graph, opened.model, tokenizer, version, on, positions)
+                check(backend, probe, opened.tolerance ?: probe.tolerance)
+            }
+        }
+        if (on.text !in probe.accelerators) {
+            throw refusal("$model was not exported for the ${on.text}", "export it with norm: apart, or use the CPU")
+        }
+        val compiled = native.open(model, LiteRtOptions(threads, on))
+        return closedOnFailure(compiled) {
+            val backend = LiteRtBackend(bundle.graph, compiled, tokenizer, native.version, on, positions)
+            check(backend, probe, probe.tolerance)
+        }
     }
 
     /** Refuse an accelerator that reports success and computes something else. */
-    private fun checkRow(expected: DoubleArray, found: DoubleArray) {
-        val uniform = -Math.log(expected.size.toDouble())
-        var divergence = 0.0
-        var farthest = 0.0
-        for (i in expected.indices) {
-            divergence += Math.exp(expected[i]) * (expected[i] - found[i])
-            farthest += Math.exp(expected[i]) * (expected[i] - uniform)
-        }
-        if (!(divergence <= MOST_DIVERGENCE * farthest)) {
-            throw EdgebException(
-                "$model: the ${options.accelerator.text} gives other answers than the CPU " +
-                    "(${Math.round(divergence * 100) / 100.0} nats apart)",
-                "ask for the CPU, or allow the fallback", ErrorCode.ACCELERATOR_REFUSED
+    private fun check(backend: LiteRtBackend, probe: LiteRtProbe, limit: Double): Backend {
+        for ((size, off) in backend.differences(probe)) {
+            if (off <= limit) continue
+            throw refusal(
+                "$model: the ${options.accelerator.text} computes other answers than the CPU in calls of $size " +
+                    "tokens (log-probabilities off by ${hundredths(off)}, at most ${hundredths(limit)} is expected)",
+                "ask for the CPU, or allow the fallback"
             )
+        }
+        return backend
+    }
+
+    private fun refusal(what: String, hint: String) = EdgebException(what, hint, ErrorCode.ACCELERATOR_REFUSED)
+
+    private fun hundredths(value: Double): String =
+        if (value < Double.POSITIVE_INFINITY) "${Math.round(value * 100) / 100.0}" else "infinity"
+
+    /** The compiled model is closed if what follows fails. */
+    private inline fun <T> closedOnFailure(compiled: LiteRtModel, use: () -> T): T {
+        try {
+            return use()
+        } catch (error: Throwable) {
+            compiled.close()
+            throw error
         }
     }
 

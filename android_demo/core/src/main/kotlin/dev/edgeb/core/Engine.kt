@@ -22,7 +22,8 @@ internal class Engine(
     opened: Backend,
     val bundle: LoadedFile,
     val threads: Int,
-    val population: PopulationTable?
+    val population: PopulationTable?,
+    val refused: String?
 ) {
     val lock = Any()
     val encoder: PromptEncoder
@@ -81,7 +82,7 @@ internal class Engine(
     val info: EngineInfo
         get() {
             val variant = if (backend.kind == EngineKind.LLAMA_CPP) cpuVariant() else null
-            return EngineInfo(backend.kind, backend.version, backend.accelerator, threads, variant)
+            return EngineInfo(backend.kind, backend.version, backend.accelerator, threads, variant, refused)
         }
 
     /** Hold the static part of the prompt, from a snapshot in `folder` where there is one. */

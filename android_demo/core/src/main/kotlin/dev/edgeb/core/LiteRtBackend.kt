@@ -119,6 +119,9 @@ internal class LiteRtBackend(
 
     override fun atHand(): Set<Int> = if (known) rows.keys.toHashSet() else emptySet()
 
+    /** See [LiteRtProbe.differences]; for a backend that has evaluated nothing. */
+    fun differences(probe: LiteRtProbe): Sequence<Pair<Int, Double>> = probe.differences(graph, evaluator)
+
     override fun saveState(): ByteArray = evaluator.cache.toBytes(held.size)
 
     override fun loadState(ids: IntArray, state: ByteArray): Boolean {

@@ -74,10 +74,19 @@ internal class LiteRtEvaluator(private val graph: LiteRtGraph, private val model
      * @param reading What to read of the row of each of the others; null reads nothing.
      * @return Log-probabilities of the tokens read, per row.
      */
-    fun evaluate(tokens: LiteRtTokens, silent: Int, reading: ((Int) -> RowReading)?): List<DoubleArray> {
+    fun evaluate(tokens: LiteRtTokens, silent: Int, reading: ((Int) -> RowReading)?): List<DoubleArray> =
+        run(plan(tokens.size, silent, tokens.positions[0]), tokens, silent, reading)
+
+    /** As [evaluate], by given calls, which together hold the tokens, in order. */
+    fun run(
+        calls: List<Call>,
+        tokens: LiteRtTokens,
+        silent: Int,
+        reading: ((Int) -> RowReading)?
+    ): List<DoubleArray> {
         for (i in 0 until tokens.size) positions[tokens.slots[i]] = tokens.positions[i]
         val found = ArrayList<DoubleArray>()
-        for (call in plan(tokens.size, silent, tokens.positions[0])) {
+        for (call in calls) {
             val logits = run(call, tokens.part(call.start, call.stop))
             if (logits == null || reading == null) continue
             val rows = (maxOf(silent, call.start) until call.stop).toList()

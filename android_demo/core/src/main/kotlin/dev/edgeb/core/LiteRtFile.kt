@@ -5,7 +5,6 @@ import java.io.IOException
 private const val MANIFEST_ENTRY = "edgeb.json"
 private const val TOKENIZER_ENTRY = "tokenizer.gguf"
 private const val POPULATION_ENTRY = "population.bin"
-// Known rows, by which Python checks an accelerator; here its answer is held against the CPU's.
 private const val PROBE_ENTRY = "probe.json"
 private const val EXPORT_HINT = "export it with edgeb export --format litert"
 private const val CUT_HINT = "copy or export it again"
@@ -52,6 +51,13 @@ internal class LiteRtFile(private val source: ModelSource) : OpenBundle {
 
     /** A GGUF file that holds the vocabulary. @throws EdgebException it was changed. */
     fun tokenizer(): ByteArray = entry(TOKENIZER_ENTRY)
+
+    /** Known rows to check an accelerator by; null where it has none. @throws EdgebException they were changed. */
+    fun probe(): LiteRtProbe? {
+        if (PROBE_ENTRY !in hashes) return null
+        val where = "$source: $PROBE_ENTRY"
+        return LiteRtProbe.of(Json.parse(String(entry(PROBE_ENTRY), Charsets.UTF_8), where), graph.vocabulary, where)
+    }
 
     override val bytes: Long
         get() = archive.size

@@ -85,6 +85,11 @@ internal class LiteRtGraph private constructor(
 
     fun logits(size: Int) = LiteRtTensor("logits", intArrayOf(1, size, vocabulary))
 
+    /** As an NPU has it: calls of one size, all of them with the cache. */
+    fun inCallsOf(size: Int) = LiteRtGraph(
+        intArrayOf(size), IntArray(0), cache, layers, hidden, kvHeads, headDim, vocabulary, attention
+    )
+
     private fun isPossible(): Boolean {
         val size = (sizes + firstSizes).map { it.toDouble() }.sorted().last()
         val slots = kvHeads.toDouble() * headDim * cache

@@ -1,12 +1,16 @@
 package dev.edgeb.core
 
 import java.io.Closeable
+import java.io.File
 import java.nio.ByteBuffer
 
 /** What evaluates a model. llama.cpp's bundles run on the CPU. */
 public enum class Accelerator(public val text: String) {
     CPU("cpu"),
-    GPU("gpu")
+    GPU("gpu"),
+
+    /** Qualcomm's, with a context that was compiled for it; embeddings are looked up on the CPU. */
+    NPU("npu")
 }
 
 /**
@@ -21,6 +25,9 @@ public data class LiteRtOptions(val threads: Int, val accelerator: Accelerator)
 public interface LiteRtNative {
     /** Engine and version. */
     public val version: String
+
+    /** Folder of LiteRT's and Qualcomm's libraries for the NPU; null where the app has none. */
+    public val npuLibraries: File?
 
     /**
      * Compile a LiteRT file; what lies behind the model is ignored.

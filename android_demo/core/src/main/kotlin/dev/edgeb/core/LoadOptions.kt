@@ -11,6 +11,7 @@ import java.io.File
  * @property snapshots Where snapshots of the static prompt are kept, in a folder edgeb-prefix (an app's cacheDir); null
  *   keeps none.
  * @property accelerator What a LiteRT bundle is to run on, all of it. llama.cpp's bundles run on the CPU.
+ * @property npu Which NPU the phone has; needed where `accelerator` is the NPU.
  * @property fallback Whether the CPU may take a bundle that the accelerator does not; else that is an error.
  */
 public class LoadOptions private constructor(from: Builder) {
@@ -19,6 +20,7 @@ public class LoadOptions private constructor(from: Builder) {
     public val exactMath: Boolean = from.exactMath
     public val snapshots: File? = from.snapshots
     public val accelerator: Accelerator = from.accelerator
+    public val npu: NpuOptions? = from.npu
     public val fallback: Boolean = from.fallback
 
     /** These options with some changed. */
@@ -29,6 +31,7 @@ public class LoadOptions private constructor(from: Builder) {
         builder.exactMath = exactMath
         builder.snapshots = snapshots
         builder.accelerator = accelerator
+        builder.npu = npu
         builder.fallback = fallback
         builder.change()
         return builder.build()
@@ -51,14 +54,22 @@ public class LoadOptions private constructor(from: Builder) {
         /** See [LoadOptions.accelerator]. */
         public var accelerator: Accelerator = Accelerator.CPU
 
+        /** See [LoadOptions.npu]. */
+        public var npu: NpuOptions? = null
+
         /** See [LoadOptions.fallback]. */
         public var fallback: Boolean = false
 
-        /** @throws EdgebException less than one thread. */
+        /** @throws EdgebException less than one thread, or an NPU that is not named. */
         public fun build(): LoadOptions {
             val wanted = threads
             if (wanted != null && wanted < 1) {
                 throw EdgebException("threads is $wanted", "use at least one", ErrorCode.INVALID_ARGUMENT)
+            }
+            if (accelerator == Accelerator.NPU && npu == null) {
+                throw EdgebException(
+                    "the NPU is asked for, and the phone's chip is not named", "set npu", ErrorCode.INVALID_ARGUMENT
+                )
             }
             return LoadOptions(this)
         }

@@ -44,16 +44,19 @@ public enum class EngineKind(public val text: String) {
  * @property accelerator What it runs on.
  * @property threads CPU threads that it was given.
  * @property cpuVariant Which of llama.cpp's libraries per CPU generation the process loaded; null where it has none.
+ * @property refused Why the accelerator asked for did not take the bundle and the CPU did; null where that was not so.
  */
 public class EngineInfo internal constructor(
     public val kind: EngineKind,
     public val version: String,
     public val accelerator: Accelerator,
     public val threads: Int,
-    public val cpuVariant: String?
+    public val cpuVariant: String?,
+    public val refused: String?
 ) {
     /** In one line, for a screen. */
-    override fun toString(): String = "$version on the ${accelerator.text}" + (cpuVariant?.let { ", $it" } ?: "")
+    override fun toString(): String =
+        "$version on the ${accelerator.text}" + (cpuVariant?.let { ", $it" } ?: "") + (refused?.let { ": $it" } ?: "")
 }
 
 /**

@@ -138,7 +138,9 @@ public class Predictor private constructor(internal val engine: Engine) : Closea
                 val backend = opener.open(bundle, contextNeeded(bundle.manifest))
                 try {
                     val file = LoadedFile(model.name, bundle.bytes)
-                    val predictor = Predictor(Engine(bundle.manifest, backend, file, opener.threads, population))
+                    val engine =
+                        Engine(bundle.manifest, backend, file, opener.threads, population, opener.refused)
+                    val predictor = Predictor(engine)
                     if (options.snapshots != null) predictor.warm(options.snapshots)
                     return predictor
                 } catch (error: Throwable) {

@@ -46,6 +46,7 @@ internal fun machine(engine: Engine): Map<String, Any?> = mapOf(
     "virtual_machine" to "${System.getProperty("java.vm.name")} ${System.getProperty("java.vm.version")}",
     "engine" to engine.backend.fingerprint,
     "accelerator" to engine.backend.accelerator.text,
+    "accelerator_refused" to engine.refused,
     "cpu_variant" to cpuVariant()
 )
 

@@ -3,17 +3,34 @@ package dev.edgeb.runtime
 import android.content.Context
 import android.content.res.AssetFileDescriptor
 import android.net.Uri
+import android.os.Build
 import dev.edgeb.core.EdgebException
 import dev.edgeb.core.ErrorCode
 import dev.edgeb.core.ModelSource
 import dev.edgeb.core.NativeEngines
+import dev.edgeb.core.NpuContexts
+import dev.edgeb.core.NpuOptions
 import java.io.Closeable
 import java.io.File
 import java.io.IOException
 
 /** The engines of an Android app. Make them once per process, off the main thread: libraries are loaded. */
-public fun nativeEngines(context: Context): NativeEngines =
-    NativeEngines(LlamaJni(File(context.applicationInfo.nativeLibraryDir)), LiteRtJni())
+public fun nativeEngines(context: Context): NativeEngines {
+    val libraries = File(context.applicationInfo.nativeLibraryDir)
+    return NativeEngines(LlamaJni(libraries), LiteRtJni(npuLibraries = libraries))
+}
+
+/** This phone's NPU, for `LoadOptions.npu`. @param contexts See [NpuOptions.contexts]. */
+@JvmOverloads
+public fun npuOptions(contexts: NpuContexts? = null): NpuOptions {
+    val chip = try {
+        // Android 12 is the first that has it; this is also compiled against Android 6 (prove/apk.sh).
+        Build::class.java.getField("SOC_MODEL").get(null) as String
+    } catch (error: NoSuchFieldException) {
+        ""
+    }
+    return NpuOptions(chip, contexts)
+}
 
 /**
  * A bundle that Android keeps for an app, opened for `Predictor.load`, which no longer needs it when it returns:

@@ -1,6 +1,5 @@
 package dev.edgeb.runtime
 
-import dev.edgeb.core.Accelerator
 import dev.edgeb.core.EdgebException
 import dev.edgeb.core.LiteRtArray
 import dev.edgeb.core.LiteRtModel
@@ -16,14 +15,19 @@ import java.nio.ByteOrder
  *
  * @param library LiteRT's library: a name that the app packages, or a path.
  * @param accelerators Folder with LiteRT's accelerators where the loader does not find them by name; null in an app.
+ * @property npuLibraries Folder where the app's libraries lie as files, those for the NPU among them; null where the app
+ *   does not use it.
  */
 public class LiteRtJni @JvmOverloads constructor(
     library: String = "libLiteRt.so",
-    accelerators: File? = null
+    accelerators: File? = null,
+    override val npuLibraries: File? = null
 ) : LiteRtNative {
     private val runtime: Long by lazy {
         loadEdgeb()
-        NativeLiteRt.openRuntime(utf8(library), utf8(accelerators?.path.orEmpty()))
+        NativeLiteRt.openRuntime(
+            utf8(library), utf8(accelerators?.path.orEmpty()), utf8(npuLibraries?.path.orEmpty())
+        )
     }
 
     override val version: String = "LiteRT"
@@ -31,11 +35,10 @@ public class LiteRtJni @JvmOverloads constructor(
     override fun open(model: ModelSource, options: LiteRtOptions): LiteRtModel {
         val place = NativePlace.of(model)
         try {
-            val onGpu = options.accelerator == Accelerator.GPU
             return JniModel(
                 NativeLiteRt.open(
                     runtime, place.path, place.descriptor, place.start, place.length, place.content,
-                    options.threads, onGpu
+                    options.threads, options.accelerator.ordinal
                 ),
                 place.content
             )

@@ -5,9 +5,10 @@ import java.nio.ByteBuffer
 
 /** The functions of litert_jni.cpp. Handles come from the first two; each throws an EdgebException on failure. */
 internal object NativeLiteRt {
-    external fun openRuntime(library: ByteArray, folder: ByteArray): Long
+    /** Empty folders are none. */
+    external fun openRuntime(library: ByteArray, folder: ByteArray, npuFolder: ByteArray): Long
 
-    /** One of path, descriptor and content; `start` and `length` are the descriptor's. */
+    /** One of path, descriptor and content; `start` and `length` are the descriptor's, `accelerator` an ordinal. */
     external fun open(
         runtime: Long,
         path: ByteArray?,
@@ -16,7 +17,7 @@ internal object NativeLiteRt {
         length: Long,
         content: ByteBuffer?,
         threads: Int,
-        onGpu: Boolean
+        accelerator: Int
     ): Long
 
     external fun interrupt(handle: Long, wanted: Boolean)

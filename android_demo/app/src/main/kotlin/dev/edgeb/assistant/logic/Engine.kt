@@ -1,5 +1,6 @@
 package dev.edgeb.assistant.logic
 
+import dev.edgeb.core.Accelerator
 import dev.edgeb.core.Balance
 import dev.edgeb.core.BehaviorEvent
 import dev.edgeb.core.Benchmark
@@ -13,6 +14,8 @@ import dev.edgeb.core.LoadOptions
 import dev.edgeb.core.ModelSource
 import dev.edgeb.core.Moment
 import dev.edgeb.core.NativeEngines
+import dev.edgeb.core.NpuContexts
+import dev.edgeb.core.NpuOptions
 import dev.edgeb.core.PredictOptions
 import dev.edgeb.core.Prediction
 import dev.edgeb.core.Predictor
@@ -92,14 +95,27 @@ interface NativeFactory {
     fun createLiteRt(): LiteRtNative?
 }
 
-/** Models run by llama.cpp or LiteRT. Snapshots of the static prompt are kept in `cache`, and nothing of the user's. */
-class PredictorEngines(private val native: NativeFactory, private val cache: File) : Engines {
+/**
+ * Models run by llama.cpp or LiteRT. Snapshots of the static prompt are kept in `cache`, and nothing of the user's.
+ *
+ * @param phone The phone's NPU, which a model with contexts beside it runs on, or else on the CPU; null for the CPU alone.
+ */
+class PredictorEngines(
+    private val native: NativeFactory,
+    private val cache: File,
+    private val phone: NpuOptions? = null
+) : Engines {
     private val opened by lazy { NativeEngines(native.create(), native.createLiteRt()) }
 
     override fun load(model: File, verify: Boolean, name: String): Engine {
         val options = LoadOptions {
             this.verify = verify
             snapshots = cache
+            if (phone != null && NpuContexts.beside(model).file("npu.json").isFile) {
+                accelerator = Accelerator.NPU
+                npu = phone
+                fallback = true
+            }
         }
         return PredictorEngine(Predictor.load(ModelSource.file(model, name), opened, options), cache)
     }
