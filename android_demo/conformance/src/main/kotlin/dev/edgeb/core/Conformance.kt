@@ -98,7 +98,7 @@ fun main(arguments: Array<String>) {
                 checkSources(bundle, scratch, natives, checks)
             }
         }
-        if (litert == null) checkCancelling(File(folder, "stream.gguf"), natives, checks)
+        if (litert == null) checkCancelling(File(folder, "stream.gguf"), scratch, natives, checks)
         if (litert != null) checkLiteRt(folder, natives, litert, checks)
         for (bundle in fields.list("bundles")) {
             val before = checks.made
