@@ -110,6 +110,7 @@ class CountingSession(
     override fun save(file: File) {
         all.saved++
         val rows = events.map { Csv.row(listOf(it.place, it.time.format(), it.behavior)) }
-        file.writeText(Csv.row(labels) + rows.joinToString(""))
+        // Whole or not at all, as the library's.
+        AtomicFile.write(file, Csv.row(labels) + rows.joinToString(""))
     }
 }
