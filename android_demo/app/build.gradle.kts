@@ -15,6 +15,13 @@ android {
         targetSdk = libs.versions.targetSdk.get().toInt()
         versionCode = 1
         versionName = project.version.toString()
+        // What the screen of licenses names: what this APK holds.
+        buildConfigField("boolean", "KLEIDIAI", providers.gradleProperty("edgeb.kleidiai").get())
+        buildConfigField("boolean", "LITERT", "true")
+    }
+
+    buildFeatures {
+        buildConfig = true
     }
 
     flavorDimensions += "events"
@@ -62,7 +69,7 @@ dependencies {
     implementation(project(":core"))
     implementation(project(":runtime"))
     "usageImplementation"(project(":usage"))
-    // For LiteRT bundles; llama.cpp's do without.
+    // For LiteRT bundles; llama.cpp's do without. LITERT above says whether they are here.
     runtimeOnly(libs.litert)
     runtimeOnly(libs.litert.gpu)
     // For contexts beside them; Qualcomm's own license covers the second.

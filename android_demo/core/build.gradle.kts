@@ -6,6 +6,8 @@ plugins {
     `maven-publish`
 }
 
+description = "Next-behavior prediction on the phone: bundles, sessions, search"
+
 java {
     sourceCompatibility = JavaVersion.VERSION_17
     targetCompatibility = JavaVersion.VERSION_17
@@ -16,19 +18,6 @@ kotlin {
     explicitApi()
     compilerOptions {
         jvmTarget = JvmTarget.JVM_17
-    }
-}
-
-publishing {
-    publications {
-        register<MavenPublication>("release") {
-            from(components["java"])
-            pom {
-                name = "edgeb core"
-                description = "Next-behavior prediction on the phone: bundles, sessions, search"
-                licenses { license { name = "Apache-2.0" } }
-            }
-        }
     }
 }
 

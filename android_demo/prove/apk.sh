@@ -78,6 +78,7 @@ echo "== resources"
 "$aapt2" link -I "$framework" -A "$demo/app/src/main/assets" --manifest "$out/AndroidManifest.xml" --java "$out/gen" \
     -o "$out/bare.apk" "$out/resources.zip"
 unzip -l "$out/bare.apk" | tail -n 1
+parts build-config "$demo" "$out/gen"
 
 echo "== classes"
 EDGEB_KOTLIN=kotlinc "$demo/tools/kotlinc" -no-jdk -nowarn -jvm-target 1.8 -cp "$android" -d "$out/classes.jar" \
@@ -87,10 +88,10 @@ EDGEB_KOTLIN=kotlinc "$demo/tools/kotlinc" -no-jdk -nowarn -jvm-target 1.8 -cp "
 EDGEB_KOTLIN=kotlinc "$demo/tools/kotlinc" -no-jdk -nowarn -jvm-target 1.8 -cp "$android:$out/classes.jar" -d "$out/usage.jar" \
     "$demo"/usage/src/main/kotlin "$demo/app/src/usage/kotlin" 2> >(grep -v '^OpenJDK' >&2)
 echo "the flavour with app usage compiles, too"
-javac -nowarn -source 8 -target 8 -bootclasspath "$android" -d "$out/classes" $(find "$out/gen" -name R.java) 2> /dev/null
+javac -nowarn -source 8 -target 8 -bootclasspath "$android" -d "$out/classes" $(find "$out/gen" -name '*.java') 2> /dev/null
 if EDGEB_KOTLIN=k2 "$demo/tools/kotlinc" --stdlib > /dev/null 2>&1; then
     k2="$(EDGEB_KOTLIN=k2 "$demo/tools/kotlinc" --stdlib)"
-    javac -nowarn --release 8 -d "$out/k2" $(find "$out/gen" -name R.java) 2> /dev/null
+    javac -nowarn --release 8 -d "$out/k2" $(find "$out/gen" -name '*.java') 2> /dev/null
     EDGEB_KOTLIN=k2 "$demo/tools/kotlinc" -no-jdk -nowarn -jvm-target 1.8 -cp "$android:$k2:$out/k2" -d "$out/k2" \
         "$demo"/{core,runtime,app}/src/main/kotlin "$demo/runtime/src/android/kotlin" "$demo/app/src/plain/kotlin" \
         2> >(grep -v "'-classpath' is passed" >&2)

@@ -23,7 +23,7 @@ ABIS = {"aarch64": "arm64-v8a", "x86-64": "x86_64"}
 
 def main(step: str, *arguments: str) -> None:
     """Run one step."""
-    steps = {"manifest": manifest, "dex": dex, "pack": pack}
+    steps = {"manifest": manifest, "build-config": build_config, "dex": dex, "pack": pack}
     steps[step](*map(Path, arguments))
 
 
@@ -46,6 +46,21 @@ def manifest(demo: Path, out: Path) -> None:
             if element.attrib.pop(f"{{{NAMESPACE}}}{name}", None) is not None:
                 print(f"left out, newer than the framework resources: {element.tag} {name}")
     out.write_text(ElementTree.tostring(root, encoding="unicode"), encoding="utf-8")
+
+
+def build_config(demo: Path, gen: Path) -> None:
+    """Write the class that AGP makes of the app's buildConfigField lines; Gradle's properties give the values."""
+    gradle = (demo / "app" / "build.gradle.kts").read_text(encoding="utf-8")
+    properties = (demo / "gradle.properties").read_text(encoding="utf-8")
+    package = one(r'namespace = "(.+)"', gradle)
+    lines = []
+    for kind, name, value in re.findall(r'buildConfigField\("(\w+)", "(\w+)", (.+)\)\n', gradle):
+        named = re.fullmatch(r'providers\.gradleProperty\("(.+)"\)\.get\(\)', value)
+        given = value.strip('"') if named is None else one(rf"(?m)^{re.escape(named[1])}=(.+)$", properties)
+        lines.append(f"    public static final {kind} {name} = {given};\n")
+    path = gen.joinpath(*package.split("."), "BuildConfig.java")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"package {package};\n\npublic final class BuildConfig {{\n{''.join(lines)}}}\n", encoding="utf-8")
 
 
 def dex(path: Path, manifest_path: Path) -> None:

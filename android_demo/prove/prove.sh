@@ -162,6 +162,20 @@ table() {
         echo "| $cpu | $second | $checks | $largest |"
     done
 }
+# Folder of goldens: which bundles there are, and which of them have everything that a bundle can carry
+bundles() {
+    "$python" - "$1/golden.json" << 'END'
+import json, sys, textwrap
+from pathlib import Path
+found = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["bundles"]
+names = {Path(one["file"]).stem: one["population"] is not None for one in found}
+full = ", ".join(name for name, is_full in names.items() if is_full)
+said = f"Bundles: {', '.join(names)}. With habits, people's table, fusion, calibration and balance: {full}."
+if any(name.startswith("sasrec") for name in names):
+    said += " Those named sasrec and bert4rec are sequence models, which Kotlin computes."
+print(textwrap.fill(said, 118, break_on_hyphens=False))
+END
+}
 # A part of RESULTS.md as it is, from its heading to the next
 kept() {
     sed -n "/^## $1\$/,/^## /{/^## $1\$/p;/^## /!p}" "$here/RESULTS.md" | sed -e :a -e '/^\n*$/{$d;N;ba' -e '}'
@@ -177,7 +191,8 @@ if [[ " $engines " == *" llama "* ]]; then
     {
         echo "## GGUF bundles"
         echo
-        echo "llama.cpp with its CPU variants, cross-built by $compiler. Probabilities agree to $tolerance."
+        echo "llama.cpp with its CPU variants, cross-built by $compiler, chosen by their names. Probabilities agree to $tolerance."
+        bundles "$work/llama-goldens"
         echo
         echo "| CPU | variant that llama.cpp chose | checks | largest difference of a probability, to 1e-6 |"
         echo "|---|---|---:|---:|"

@@ -7,6 +7,8 @@ plugins {
     `maven-publish`
 }
 
+description = "llama.cpp and LiteRT behind JNI, for edgeb core"
+
 // Where llama.cpp's source lies, once for all ABIs and build types.
 val nativeSources = rootProject.layout.buildDirectory.dir("native").get().asFile
 
@@ -66,19 +68,6 @@ kotlin {
     explicitApi()
     compilerOptions {
         jvmTarget = JvmTarget.JVM_17
-    }
-}
-
-publishing {
-    publications {
-        register<MavenPublication>("release") {
-            afterEvaluate { from(components["release"]) }
-            pom {
-                name = "edgeb runtime"
-                description = "llama.cpp and LiteRT behind JNI, for edgeb core"
-                licenses { license { name = "Apache-2.0" } }
-            }
-        }
     }
 }
 

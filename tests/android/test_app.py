@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import subprocess
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,6 +31,8 @@ LOGIC = [
     USAGE / "main" / "kotlin" / "dev" / "edgeb" / "usage" / "logic",
 ]
 TESTS = [APP / "test" / "kotlin", USAGE / "test" / "kotlin"]
+# Texts of licenses, as an APK has them.
+RESOURCES = host.ANDROID / "runtime" / "src" / "main" / "resources"
 # Debian's packages junit4 and libhamcrest-java.
 JUNIT = [Path("/usr/share/java/junit4.jar"), Path("/usr/share/java/hamcrest-core.jar")]
 WHY_NOT = host.missing() or (None if all(jar.exists() for jar in JUNIT) else "no JUnit: apt-get install junit4")
@@ -45,7 +49,7 @@ def app() -> host.Host:
     for path in sorted(file for folder in [*LOGIC, *TESTS] for file in folder.rglob("*.kt")):
         digest.update(path.read_bytes())
     jar = host.BUILD / f"app-{digest.hexdigest()[:16]}.jar"
-    class_path = ":".join([built.class_path, *map(str, JUNIT)])
+    class_path = ":".join([built.class_path, *map(str, [*JUNIT, RESOURCES])])
     if not jar.exists():
         made = jar.with_name(f"new-{os.getpid()}-{jar.name}")
         kotlinc = host.ANDROID / "tools" / "kotlinc"
@@ -88,6 +92,11 @@ def test_a_day_on_a_bundle(app: host.Host, tmp_path: Path) -> None:
     assert said["import"] == {"problem": [["null"]], "sha256": [[sha256]]}
     assert said["damaged"]["problem"] == [["mine.gguf: the tensors do not match the manifest's hash"]]
     assert said["damaged"]["sha256"] == [[sha256]]
+    # Written by a version that is yet to come.
+    (newer,) = said["newer"]["problem"]
+    assert newer == ["mine.gguf was written by a newer edgeb (schema 2, this one reads 1)"]
+    assert said["newer"]["hint"] == [["update the app"]]
+    assert said["newer"]["sha256"] == [[sha256]]
     with Predictor.load(bundle) as predictor:
         session = predictor.session()
         forgotten = session.predict(now, PLACE, 5).ranked
@@ -96,7 +105,8 @@ def test_a_day_on_a_bundle(app: host.Host, tmp_path: Path) -> None:
         whole = session.predict(now, PLACE, 5)
         lived = whole.ranked
     assert forgotten != lived
-    for word, ranked in (("lived", lived), ("restarted", lived), ("damaged", lived), ("forgotten", forgotten)):
+    for word in ("lived", "restarted", "damaged", "newer", "forgotten"):
+        ranked = forgotten if word == "forgotten" else lived
         assert [fields[1] for fields in said[word]["ranked"]] == [one.behavior for one in ranked], word
         found = [float(fields[0]) for fields in said[word]["ranked"]]
         assert found == pytest.approx([one.probability for one in ranked], abs=1e-4), word
@@ -115,3 +125,26 @@ def test_a_day_on_a_bundle(app: host.Host, tmp_path: Path) -> None:
     # The restored session pays for its question and the labels it looks at; one that has just observed, for the events.
     assert int(said["restarted"]["tokens"][0][0]) < whole.tokens_evaluated
     assert read_history(folder / "timeline.csv").events == []
+
+
+def test_a_process_that_is_killed_at_any_moment_loses_nothing(app: host.Host, tmp_path: Path) -> None:
+    """Six lives of one folder: what was said to be kept is there, and at most one event more."""
+    rng = random.Random(0)
+    kept = 0
+    for life in range(6):
+        command = [app.java, "-cp", app.class_path, "dev.edgeb.assistant.logic.UntilKilled", str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as living:
+            assert living.stdout is not None
+            found = living.stdout.readline().rstrip("\n").split("\t")
+            assert found[:2] == ["found", "null"], (life, found)
+            events = int(found[2])
+            assert events in (kept, kept + 1), (life, found)
+            # The model has seen all of it: it ranks first what was done last.
+            if events:
+                assert found[3] == ["News", "Music", "Maps"][(events - 1) % 3], (life, found)
+            said = [living.stdout.readline() for _ in range(rng.randrange(5, 40))]
+            time.sleep(rng.random() / 50)
+            living.kill()
+            said += living.stdout.readlines()
+        kept = int(said[-1].split("\t")[1])
+    assert kept > 50

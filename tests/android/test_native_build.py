@@ -60,7 +60,7 @@ def test_llama_cpp_is_fetched_once_for_all_abis(sources: Path, tmp_path: Path) -
     again = configure(sources, tmp_path / "two", cache, f"-DLLAMA_CPP_GIT={tmp_path / 'gone'}", "-DGGML_BACKEND_DL=ON")
     assert again.returncode == 0, again.stdout + again.stderr
     commands = json.loads((tmp_path / "two" / "compile_commands.json").read_text(encoding="utf-8"))
-    ours = next(one["command"] for one in commands if one["file"].endswith("edgeb_jni.cpp"))
+    ours = next(one["command"] for one in commands if one["file"].endswith("llama_open.cpp"))
     named = re.findall(r"lib(ggml-[\w.-]+)\.so", ours)
     assert named == ["ggml-cpu-armv8.0_1", "ggml-cpu-armv8.6_2"]
 

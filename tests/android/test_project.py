@@ -355,6 +355,16 @@ def test_libraries_for_the_npu_are_of_the_compilers_versions() -> None:
     assert library.get(f"{ANDROID}required") == "false"
 
 
+def test_the_screen_of_licenses_names_what_the_apk_holds() -> None:
+    """KleidiAI by the switch of the native build, LiteRT by the app's dependencies."""
+    build = text_of(DEMO / "app" / "build.gradle.kts")
+    fields = dict(re.findall(r'buildConfigField\("boolean", "(\w+)", (.+)\)', build))
+    has_litert = str("runtimeOnly(libs.litert)" in build).lower()
+    assert fields == {"KLEIDIAI": 'providers.gradleProperty("edgeb.kleidiai").get()', "LITERT": f'"{has_litert}"'}
+    screen = text_of(MAIN / "kotlin" / "dev" / "edgeb" / "assistant" / "BenchmarkActivity.kt")
+    assert "EngineLicense.shipped(BuildConfig.KLEIDIAI, BuildConfig.LITERT)" in screen
+
+
 def test_libraries_are_published_with_one_version() -> None:
     """Group and version stand in gradle.properties alone, and are Python's."""
     properties = dict(re.findall(r"^(group|version)=(.+)$", text_of(DEMO / "gradle.properties"), re.MULTILINE))
@@ -362,11 +372,13 @@ def test_libraries_are_published_with_one_version() -> None:
     for module in ("core", "runtime", "coroutines"):
         build = text_of(DEMO / module / "build.gradle.kts")
         assert "`maven-publish`" in build
-        assert "register<MavenPublication>" in build
+        assert re.search(r'^description = ".+"$', build, re.MULTILINE)
         assert "explicitApi()" in build
         assert "alias(libs.plugins.dokka)" in build
     for path in DEMO.glob("*/build.gradle.kts"):
         assert __version__ not in text_of(path), path
+        assert "MavenPublication" not in text_of(path), path
+    assert text_of(DEMO / "build.gradle.kts").count("register<MavenPublication>") == 1
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
@@ -461,6 +473,14 @@ def test_what_accepting_opens_needs_no_permission_and_is_a_behavior() -> None:
         assert row["action"].startswith("android.")
         # These two ask the calling app for a permission.
         assert not row["action"].endswith((".CALL", ".SET_ALARM"))
+
+
+def test_what_nobody_opens_is_said_in_a_sentence() -> None:
+    """logic/Opening.kt, which JUnit tests, tells the launcher; nothing else of the app starts what a table names."""
+    launcher = text_of(MAIN / "kotlin" / "dev" / "edgeb" / "assistant" / "SystemLauncher.kt")
+    assert re.search(r"Toast\.makeText\(context, context\.getString\(R\.string\.cannot_open, behavior\)", launcher)
+    assert "".join(values()["string"]["cannot_open"].itertext()) == "Nothing on this phone opens “%1$s”."
+    assert [path.name for path in SCREENS if "action.action" in text_of(path)] == ["SystemLauncher.kt"]
 
 
 def test_sample_refuses_what_is_no_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

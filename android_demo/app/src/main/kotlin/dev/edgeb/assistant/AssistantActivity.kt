@@ -13,6 +13,7 @@ import android.widget.AutoCompleteTextView
 import dev.edgeb.assistant.logic.Controller
 import dev.edgeb.assistant.logic.Day
 import dev.edgeb.assistant.logic.Entry
+import dev.edgeb.assistant.logic.Opening
 import dev.edgeb.assistant.logic.State
 
 /** Screen 1: what may come next, and a day of the log. */
@@ -41,7 +42,8 @@ class AssistantActivity : Activity(), Controller.Listener {
         val app = application as EdgebApplication
         controller = app.controller
         status = StatusPanel(this, controller) { startActivityForResult(Documents.toOpen(), it) }
-        next = NextPanel(this, controller, app.actions) { place.text.toString() }
+        val opening = Opening(controller, app.actions, SystemLauncher(this))
+        next = NextPanel(this, controller, opening) { place.text.toString() }
         choices = ChoicePanel(this, controller)
         days = DayPanel(this, controller) { askForEvent(it) }
         committed = savedInstanceState?.getString(COMMITTED)

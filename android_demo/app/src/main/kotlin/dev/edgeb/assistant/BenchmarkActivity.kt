@@ -12,7 +12,9 @@ import android.widget.Toast
 import dev.edgeb.assistant.logic.Controller
 import dev.edgeb.assistant.logic.Day
 import dev.edgeb.assistant.logic.Formats
+import dev.edgeb.assistant.logic.Licenses
 import dev.edgeb.assistant.logic.State
+import dev.edgeb.runtime.EngineLicense
 import org.json.JSONException
 import org.json.JSONObject
 
@@ -51,6 +53,10 @@ class BenchmarkActivity : Activity(), Controller.Listener {
         measured = findViewById(R.id.measured) as ProgressBar
         addLog.setOnClickListener { startActivityForResult(Documents.toOpen(), StatusPanel.LOG) }
         measure.setOnClickListener { controller.measure() }
+        val engines: View = findViewById(R.id.show_engine_licenses)
+        engines.setOnClickListener {
+            showText(Licenses.page(EngineLicense.shipped(BuildConfig.KLEIDIAI, BuildConfig.LITERT)))
+        }
         val sources: View = findViewById(R.id.allow_sources)
         val settings = EventSources.settings()
         sources.visibility = if (settings == null) View.GONE else View.VISIBLE
@@ -129,12 +135,14 @@ class BenchmarkActivity : Activity(), Controller.Listener {
         license.text =
             if (stated.isEmpty()) getString(R.string.license_unknown)
             else getString(R.string.license, stated.joinToString("\n"))
-        showLicense.setOnClickListener { showTexts(facts.licenseTexts) }
+        showLicense.setOnClickListener {
+            showText(facts.licenseTexts.entries.joinToString("\n\n") { "${it.key}\n\n${it.value}" })
+        }
     }
 
-    private fun showTexts(texts: Map<String, String>) {
+    private fun showText(text: String) {
         dialog = AlertDialog.Builder(this)
-            .setMessage(texts.entries.joinToString("\n\n") { "${it.key}\n\n${it.value}" })
+            .setMessage(text)
             .setPositiveButton(R.string.close, null)
             .show()
     }

@@ -6,13 +6,12 @@ import android.view.View
 import android.widget.LinearLayout
 import android.widget.ProgressBar
 import android.widget.TextView
-import android.widget.Toast
-import dev.edgeb.assistant.logic.ActionTable
 import dev.edgeb.assistant.logic.Controller
 import dev.edgeb.assistant.logic.Cost
 import dev.edgeb.assistant.logic.Day
 import dev.edgeb.assistant.logic.Formats
 import dev.edgeb.assistant.logic.Move
+import dev.edgeb.assistant.logic.Opening
 import dev.edgeb.assistant.logic.Suggestion
 
 private const val BAR_STEPS = 1000
@@ -20,13 +19,13 @@ private const val BAR_STEPS = 1000
 /**
  * `part_next`: the suggestion as a card with its reason, or silence; the other candidates; what it cost.
  *
- * @param actions What accepting a behavior can open.
+ * @param opening Accepts a behavior and opens something for it.
  * @param place Where the user is by the screen; asked for when a suggestion is accepted.
  */
 class NextPanel(
     private val activity: Activity,
     private val controller: Controller,
-    private val actions: ActionTable,
+    private val opening: Opening,
     private val place: () -> String
 ) {
     private val resources: Resources = activity.resources
@@ -96,16 +95,9 @@ class NextPanel(
             .setOnClickListener { controller.accept(one.behavior, place()) }
         describe(activity.findViewById(R.id.dismiss_top), activity.getString(R.string.dismiss, one.behavior))
             .setOnClickListener { controller.dismiss(one.behavior) }
-        val action = actions.of(one.behavior)
-        openTop.visibility = if (action == null) View.GONE else View.VISIBLE
-        if (action == null) return
-        describe(openTop, activity.getString(R.string.open_described, one.behavior)).setOnClickListener {
-            controller.accept(one.behavior, place())
-            if (!Opening.open(activity, action)) {
-                val words = activity.getString(R.string.cannot_open, one.behavior)
-                Toast.makeText(activity, words, Toast.LENGTH_LONG).show()
-            }
-        }
+        openTop.visibility = if (opening.isOffered(one.behavior)) View.VISIBLE else View.GONE
+        describe(openTop, activity.getString(R.string.open_described, one.behavior))
+            .setOnClickListener { opening.accept(one.behavior, place()) }
     }
 
     private fun showRow(view: View, one: Suggestion, formats: Formats) {

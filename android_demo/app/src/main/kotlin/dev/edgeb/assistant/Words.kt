@@ -36,5 +36,6 @@ fun wordsOf(context: Context, problem: Problem): String {
         is Problem.Log -> context.getString(R.string.problem_log, problem.putAside)
         is Problem.Native -> context.getString(R.string.problem_native, problem.message)
         is Problem.Memory -> context.getString(R.string.problem_memory)
+        is Problem.Cancelled -> context.getString(R.string.cancelled)
     }
 }

@@ -99,7 +99,7 @@ fun main(arguments: Array<String>) {
                 checkSources(bundle, scratch, natives, checks)
             }
         }
-        if (litert == null) checkCancelling(File(folder, "stream.gguf"), natives, checks)
+        if (litert == null) checkCancelling(File(folder, "stream.gguf"), scratch, natives, checks)
         if (litert != null) {
             checkLiteRt(folder, scratch, natives, litert, checks)
             checkNpuLibrary(File(arguments[3]), File(folder, "stream.tflite"), scratch, checks)

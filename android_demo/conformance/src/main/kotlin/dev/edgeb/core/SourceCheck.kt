@@ -75,7 +75,7 @@ internal fun checkSources(path: File, scratch: File, natives: NativeEngines, che
 }
 
 /** Calls that are cancelled before, between and inside evaluations leave everything as it was. */
-internal fun checkCancelling(path: File, natives: NativeEngines, checks: Checks) {
+internal fun checkCancelling(path: File, scratch: File, natives: NativeEngines, checks: Checks) {
     val llama = natives.llama!!
     val cancelling = CancellingLlama(llama)
     val expected = Predictor.load(path, natives, ONE_THREAD).use { asked(it) }
@@ -117,6 +117,39 @@ internal fun checkCancelling(path: File, natives: NativeEngines, checks: Checks)
         for ((i, one) in asked(predictor).withIndex()) {
             checks.same("rank ${i + 1} after cancelling", expected[i].behavior, one.behavior)
         }
+        checkCancelledBenchmark(predictor, cancelling, scratch, checks)
+    }
+}
+
+/** A measurement ends inside an evaluation of any scenario, leaves no file, and measures all of it when asked again. */
+private fun checkCancelledBenchmark(
+    predictor: Predictor,
+    cancelling: CancellingLlama,
+    scratch: File,
+    checks: Checks
+) {
+    val benchmark = Benchmark(predictor, 1, scratch)
+    val kept = scratch.list()!!.toSet()
+    for (wanted in listOf("session", "warm", "whole_prompt", "session_restore", "prefix_evaluate")) {
+        val signal = CancelSignal()
+        var scenario = ""
+        cancelling.signal = signal
+        val listener = object : Benchmark.Listener {
+            override fun onScenario(name: String) {
+                scenario = name
+                // Its second evaluation.
+                cancelling.left = if (name == wanted) 1 else -1
+            }
+        }
+        refused("a measurement cancelled in $wanted", ErrorCode.CANCELLED, checks) { benchmark.run(listener, signal) }
+        cancelling.signal = null
+        checks.same("scenario that was cancelled", wanted, scenario)
+        checks.same("evaluations after the one that was cancelled in $wanted", -1, cancelling.left)
+        checks.same("files of a measurement cancelled in $wanted", kept, scratch.list()!!.toSet())
+    }
+    val rows = (Json.parse(benchmark.run(), "the benchmark") as Map<*, *>)["scenarios"] as Map<*, *>
+    for ((name, row) in rows) {
+        checks.same("samples of $name", 1, ((row as Map<*, *>)["samples_ms"] as List<*>).size)
     }
 }
 

@@ -34,6 +34,7 @@ public class Benchmark @JvmOverloads constructor(
     private val rounds = predictions * DEPTHS.size
     private val events = madeUp(engine.manifest.candidates, length + rounds + 1)
     private val samples = LinkedHashMap<String, ArrayList<Sample>>()
+    private var options = MODEL_ONLY
 
     /** Told what is being measured. */
     public interface Listener {
@@ -41,12 +42,20 @@ public class Benchmark @JvmOverloads constructor(
         public fun onScenario(name: String)
     }
 
-    /** Run all scenarios. `listener` hears each one's name before it starts. Returns one JSON object. */
+    /**
+     * Run all scenarios. Returns one JSON object.
+     *
+     * @param listener Hears each one's name before it starts.
+     * @param cancel Ends it from another thread, inside a scenario and inside an evaluation.
+     * @throws EdgebException it was cancelled; nothing of it is left.
+     */
     @JvmOverloads
-    public fun run(listener: Listener? = null): String {
+    public fun run(listener: Listener? = null, cancel: CancelSignal? = null): String {
         if (predictions < 1) throw EdgebException(
             "predictions is $predictions", "measure at least one", ErrorCode.INVALID_ARGUMENT
         )
+        samples.clear()
+        options = MODEL_ONLY.with { this.cancel = cancel }
         val all = listOf(
             Pair("session", ::sessions), Pair("warm", ::warm), Pair("whole_prompt", ::wholePrompts),
             Pair("session_restore", ::restoredSessions), Pair("prefix_evaluate", ::prefixes)
@@ -63,14 +72,14 @@ public class Benchmark @JvmOverloads constructor(
     private fun sessions() {
         val session = predictor.session()
         for (event in events.take(length)) session.observe(event)
-        session.predict(events[length - 1].time, placeOf(events[length - 1]), 1, MODEL_ONLY)
+        session.predict(events[length - 1].time, placeOf(events[length - 1]), 1, options)
         for (i in 0 until rounds) {
             // Every block of rounds has one of each, in changing order: anchoring then hits all alike.
             val (name, topK) = DEPTHS[(i + i / DEPTHS.size) % DEPTHS.size]
             val asked = events[length + i + 1]
             val started = System.nanoTime()
             session.observe(events[length + i])
-            val answer = session.predict(asked.time, placeOf(asked), topK, MODEL_ONLY)
+            val answer = session.predict(asked.time, placeOf(asked), topK, options)
             add(name, started, answer)
         }
     }
@@ -94,14 +103,14 @@ public class Benchmark @JvmOverloads constructor(
         try {
             val session = predictor.session()
             for (event in events.take(length)) session.observe(event)
-            session.prepare()
+            session.prepare(options.cancel)
             session.save(file)
             for (i in 0 until predictions) {
                 empty()
                 val started = System.nanoTime()
                 val restored = predictor.restore(file)
                 val asked = events[length + i]
-                add("session_restore", started, restored.predict(asked.time, placeOf(asked), 1, MODEL_ONLY))
+                add("session_restore", started, restored.predict(asked.time, placeOf(asked), 1, options))
             }
         } finally {
             file.delete()
@@ -112,15 +121,15 @@ public class Benchmark @JvmOverloads constructor(
         val snapshots = File(folder, "edgeb-bench-snapshots")
         val ids = engine.encoder.staticIds
         try {
-            predictor.warm(snapshots)
+            warm(snapshots)
             for (i in 0 until predictions) {
                 empty()
                 val started = System.nanoTime()
-                synchronized(engine.lock) { engine.backend.prefill(ids) }
+                prefill(ids)
                 add("prefix_evaluate", Sample(since(started), ids.size, null))
                 empty()
                 val restoring = System.nanoTime()
-                if (!predictor.warm(snapshots)) {
+                if (!warm(snapshots)) {
                     throw EdgebException(
                         "a snapshot cannot be kept in $folder", "name another folder", ErrorCode.UNWRITABLE
                     )
@@ -136,18 +145,22 @@ public class Benchmark @JvmOverloads constructor(
         val end = length + i
         val asked = events[end]
         val history = events.subList(end - length, end)
-        return predictor.predict(history, asked.time, placeOf(asked), 1, MODEL_ONLY)
+        return predictor.predict(history, asked.time, placeOf(asked), 1, options)
     }
 
     private fun placeOf(asked: BehaviorEvent): String? = if (engine.manifest.layout.places) asked.place else null
 
     /** A prompt that begins otherwise leaves nothing of the one before. */
-    private fun empty() {
-        synchronized(engine.lock) {
-            val backend = engine.backend
-            backend.prefill(intArrayOf((engine.encoder.staticIds[0] + 1) % backend.vocabularySize))
-        }
+    private fun empty() = prefill(intArrayOf((engine.encoder.staticIds[0] + 1) % engine.backend.vocabularySize))
+
+    private fun prefill(ids: IntArray) {
+        guarded { engine.backend.prefill(ids) }
     }
+
+    private fun warm(snapshots: File): Boolean = guarded { engine.warm(snapshots) }
+
+    private fun <T> guarded(work: () -> T): T =
+        synchronized(engine.lock) { options.cancel.guarding(engine.backend) { work() } }
 
     private fun add(name: String, started: Long, answer: Prediction) =
         add(name, Sample(since(started), answer.tokensEvaluated, answer.decodeMs))

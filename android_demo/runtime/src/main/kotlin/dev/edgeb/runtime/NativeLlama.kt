@@ -3,7 +3,7 @@ package dev.edgeb.runtime
 import java.io.FileDescriptor
 import java.nio.ByteBuffer
 
-/** The functions of edgeb_jni.cpp. Handles come from `open`; each throws an EdgebException on failure. */
+/** The functions of llama_jni.cpp. Handles come from `open`; each throws an EdgebException on failure. */
 internal object NativeLlama {
     /** Load the CPU's code: from a folder, else by the names of what was built; twice does no harm. */
     external fun loadBackends(folder: ByteArray?)

@@ -48,11 +48,10 @@ class Assistant(
         return try {
             action()
             state(null)
-        } catch (error: CancelledException) {
-            note = Note.Cancelled
-            state(null)
         } catch (error: Throwable) {
-            state(Problem.of(error) ?: throw error)
+            val problem = Problem.of(error) ?: throw error
+            if (problem === Problem.Cancelled) note = Note.Cancelled
+            state(problem.takeIf { it !== Problem.Cancelled })
         }
     }
 
@@ -149,8 +148,7 @@ class Assistant(
     fun observe(source: EventSource): Int {
         if (!source.isAllowed) return 0
         val now = clock.now()
-        val seen = timeline.entries.lastOrNull { it.origin == Origin.OBSERVED }?.event?.time
-        val since = seen ?: Moment(now.minutes - FIRST_LOOK)
+        val since = timeline.last(Origin.OBSERVED, now, clock.zone()) ?: Moment(now.minutes - FIRST_LOOK)
         val found = source.read(since, now).filter { model.knows(it) && it.time > since && it.time <= now }
         val place = if (settings().place == "") UNKNOWN_PLACE else settings().place
         val entries = found.map {
@@ -244,9 +242,9 @@ class Assistant(
         predict()
     }
 
-    /** Measure predictions; the result stays. */
-    fun measure(listener: Benchmark.Listener) {
-        val json = model.benchmark(listener) ?: return
+    /** Measure predictions; the result stays. The one before does, where it is cancelled. */
+    fun measure(listener: Benchmark.Listener, cancel: CancelSignal) {
+        val json = model.benchmark(listener, cancel) ?: return
         AtomicFile.write(benchmarkFile, json)
         predict()
     }

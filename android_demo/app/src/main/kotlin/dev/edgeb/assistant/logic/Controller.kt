@@ -77,9 +77,9 @@ class Controller(
 
     override fun onPredicting(active: Boolean) = tell { predicting = active }
 
-    /** End the import or the measurement that is under way or waiting, at its next step. */
+    /** End the import or the measurement that is under way or waiting. */
     fun cancel() {
-        job?.isCancelled = true
+        job?.signal?.cancel()
     }
 
     /** @param isScreen Whether somebody looks as long as it listens. */
@@ -147,8 +147,8 @@ class Controller(
 
     fun add(event: BehaviorEvent) = submit { add(event) }
 
-    /** Add a suggestion as what the user does now, in `place`. */
-    fun accept(behavior: String, place: String) = submitIdle { accept(behavior, place) }
+    /** Add a suggestion as what the user does now, in `place`. Says whether that will be done. */
+    fun accept(behavior: String, place: String): Boolean = submitIdle { accept(behavior, place) }
 
     fun dismiss(behavior: String) = submitIdle { dismiss(behavior) }
 
@@ -177,11 +177,10 @@ class Controller(
                 var done = 0
                 measure(object : Benchmark.Listener {
                     override fun onScenario(name: String) {
-                        job.check()
                         val before = done++
                         tell { measuring = Measuring(name, before) }
                     }
-                })
+                }, job.signal)
             } finally {
                 val found = benchmark
                 tell {
@@ -219,8 +218,10 @@ class Controller(
     }
 
     /** Not while something is under way: a second tap is about a screen that is no longer true. */
-    private fun submitIdle(action: Assistant.() -> Unit) {
-        if (!busy) submit(action)
+    private fun submitIdle(action: Assistant.() -> Unit): Boolean {
+        if (busy) return false
+        submit(action)
+        return true
     }
 
     /** Failures of another app arrive as RuntimeExceptions of many kinds; they are no bugs of this one. */
@@ -279,11 +280,10 @@ class Controller(
     }
 
     private class Job {
-        @Volatile
-        var isCancelled = false
+        val signal = CancelSignal()
 
         fun check() {
-            if (isCancelled) throw CancelledException()
+            if (signal.isCancelled) throw CancelledException()
         }
     }
 

@@ -65,8 +65,8 @@ interface Engine : Closeable {
     /** A saved session. @throws dev.edgeb.core.EdgebException where it is damaged or of another model. */
     fun restore(file: File): EngineSession
 
-    /** Measure predictions; one JSON object. */
-    fun benchmark(listener: Benchmark.Listener): String
+    /** Measure predictions; one JSON object. @throws dev.edgeb.core.EdgebException it was cancelled. */
+    fun benchmark(listener: Benchmark.Listener, cancel: CancelSignal): String
 }
 
 /** The events a model was shown, and its predictions. */
@@ -142,7 +142,8 @@ private class PredictorEngine(private val predictor: Predictor, private val scra
 
     override fun restore(file: File): EngineSession = PredictorSession(predictor.restore(file), explainer)
 
-    override fun benchmark(listener: Benchmark.Listener): String = Benchmark(predictor, folder = scratch).run(listener)
+    override fun benchmark(listener: Benchmark.Listener, cancel: CancelSignal): String =
+        Benchmark(predictor, folder = scratch).run(listener, cancel)
 
     override fun close() = predictor.close()
 }

@@ -141,7 +141,7 @@ class OpenModel(folder: File, private val engines: Engines) {
     }
 
     /** One JSON object; null where no model is open. */
-    fun benchmark(listener: Benchmark.Listener): String? = engine?.benchmark(listener)
+    fun benchmark(listener: Benchmark.Listener, cancel: CancelSignal): String? = engine?.benchmark(listener, cancel)
 
     /** Write the session, if it is another than the one on disk. */
     fun save() {

@@ -1,6 +1,7 @@
 package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.EdgebException
+import dev.edgeb.core.ErrorCode
 import dev.edgeb.core.Explanation
 import dev.edgeb.core.Moment
 import java.io.IOException
@@ -118,10 +119,15 @@ sealed class Problem {
 
     object Memory : Problem()
 
+    /** None: the user does not want it any more. */
+    object Cancelled : Problem()
+
     companion object {
         /** The problem behind an error; null for one that is a bug. */
         fun of(error: Throwable): Problem? = when (error) {
-            is EdgebException -> Input(error.message ?: "", error.hint)
+            is CancelledException -> Cancelled
+            is EdgebException ->
+                if (error.code == ErrorCode.CANCELLED) Cancelled else Input(error.message ?: "", error.hint)
             is NoSpaceException -> Space(error.needed, error.free)
             is EmptyFileException -> Empty
             is IOException, is SecurityException -> OfFile(error.message ?: error.javaClass.simpleName)

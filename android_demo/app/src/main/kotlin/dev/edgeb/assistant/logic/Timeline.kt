@@ -122,6 +122,17 @@ class Timeline(val entries: List<Entry> = emptyList()) {
     }
 
     /**
+     * When the last event of one origin was, on a clock of `zone` that shows `now`: it may have been set back since, or
+     * taken to another zone. What only a clock that was wrong has shown does not count. Null where there is none.
+     */
+    fun last(origin: Origin, now: Moment, zone: String): Moment? {
+        val reader = Entry(BehaviorEvent("", now, ""), zone)
+        val found = entries.lastOrNull { it.origin == origin && it.isUpTo(reader) } ?: return null
+        val passed = Zones.minutesBetween(found.event.time, found.zone, now, zone)
+        return if (passed == null) found.event.time else Moment(now.minutes - passed)
+    }
+
+    /**
      * How many events a session has seen that remembers `window`, the last ones it was shown.
      *
      * @return null where the window is no part of this timeline.

@@ -17,6 +17,13 @@ object Zones {
         return wall - known.getOffset(near)
     }
 
+    /** Minutes that passed between what two clocks showed; null for an unknown zone. */
+    fun minutesBetween(earlier: Moment, from: String, later: Moment, to: String): Long? {
+        val begin = instant(earlier, from) ?: return null
+        val end = instant(later, to) ?: return null
+        return (end - begin) / MINUTE
+    }
+
     /** A zone's town, as a person calls it: "New York" for "America/New_York". */
     fun town(zone: String): String = zone.substringAfterLast('/').replace('_', ' ')
 }

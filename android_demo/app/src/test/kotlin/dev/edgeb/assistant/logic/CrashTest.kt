@@ -1,5 +1,6 @@
 package dev.edgeb.assistant.logic
 
+import dev.edgeb.core.EventSource
 import dev.edgeb.core.Moment
 import java.io.ByteArrayInputStream
 import java.io.File
@@ -69,7 +70,15 @@ class CrashTest {
             named("dismiss") { dismiss("News") },
             named("wish") { setWish(Wish(fitted = true)) },
             named("delete") { deleteLog() },
-            named("another model") { bring("Music Maps Mail") }
+            named("another model") { bring("Music Maps Mail") },
+            named("a log") { importLog(ByteArrayInputStream(LOG.toByteArray()), quiet) },
+            named("another source") {
+                observe(object : EventSource {
+                    override val isAllowed = true
+
+                    override fun read(since: Moment, until: Moment) = listOf(event("2024-03-18T19:30", "Maps", ""))
+                })
+            }
         )
         var tried = 0
         for ((name, action) in actions) {
@@ -90,6 +99,10 @@ class CrashTest {
             }
         }
         assertTrue("$tried", tried > 20)
+    }
+
+    private companion object {
+        const val LOG = "timestamp,place,behavior\n2024-03-15T08:00,home,Music\n2024-03-18T19:00,home,News\n"
     }
 
     private fun named(name: String, action: Assistant.() -> Unit) = Pair(name, action)

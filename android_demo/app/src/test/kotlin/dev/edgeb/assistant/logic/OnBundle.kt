@@ -1,6 +1,7 @@
 package dev.edgeb.assistant.logic
 
 import dev.edgeb.core.Benchmark
+import dev.edgeb.core.CancelSignal
 import dev.edgeb.core.LiteRtNative
 import dev.edgeb.core.LlamaNative
 import dev.edgeb.core.Moment
@@ -30,6 +31,8 @@ fun main(arguments: Array<String>) {
     bytes[bytes.size - 9] = (bytes[bytes.size - 9].toInt() xor 1).toByte()
     day.bring("damaged", bytes)
     day.show("damaged", day.assistant.attempt { open() })
+    day.bring("newer", File(File(bundle).parentFile, "bad-newer.gguf").readBytes())
+    day.show("newer", day.assistant.attempt { open() })
     day.assistant.attempt { deleteLog() }
     day.show("forgotten", day.assistant.attempt { setPlace(place) })
     day.assistant.attempt { close() }
@@ -58,6 +61,7 @@ private class OnBundle(private val folder: File, private val now: Moment) {
         val state = assistant.attempt { importModel(ByteArrayInputStream(bytes), bytes.size.toLong(), CALLED, quiet) }
         val problem = (state as? State.Ready)?.problem ?: (state as? State.NoModel)?.problem
         println("$word\tproblem\t${(problem as? Problem.Input)?.message ?: problem}")
+        if (problem is Problem.Input) println("$word\thint\t${problem.hint}")
         println("$word\tsha256\t${(state as? State.Ready)?.day?.modelHash}")
     }
 
@@ -65,7 +69,7 @@ private class OnBundle(private val folder: File, private val now: Moment) {
         assistant.attempt {
             measure(object : Benchmark.Listener {
                 override fun onScenario(name: String) = Unit
-            })
+            }, CancelSignal())
         }
         println("$word\tbenchmark\t${assistant.benchmark}")
     }
