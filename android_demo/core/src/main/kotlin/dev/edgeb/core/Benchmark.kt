@@ -121,7 +121,7 @@ public class Benchmark @JvmOverloads constructor(
         val snapshots = File(folder, "edgeb-bench-snapshots")
         val ids = engine.encoder.staticIds
         try {
-            warm(snapshots)
+            hold(snapshots)
             for (i in 0 until predictions) {
                 empty()
                 val started = System.nanoTime()
@@ -129,7 +129,7 @@ public class Benchmark @JvmOverloads constructor(
                 add("prefix_evaluate", Sample(since(started), ids.size, null))
                 empty()
                 val restoring = System.nanoTime()
-                if (!warm(snapshots)) {
+                if (!hold(snapshots)) {
                     throw EdgebException(
                         "a snapshot cannot be kept in $folder", "name another folder", ErrorCode.UNWRITABLE
                     )
@@ -157,7 +157,7 @@ public class Benchmark @JvmOverloads constructor(
         guarded { engine.backend.prefill(ids) }
     }
 
-    private fun warm(snapshots: File): Boolean = guarded { engine.warm(snapshots) }
+    private fun hold(snapshots: File): Boolean = guarded { engine.warm(snapshots) }
 
     private fun <T> guarded(work: () -> T): T =
         synchronized(engine.lock) { options.cancel.guarding(engine.backend) { work() } }
