@@ -76,17 +76,19 @@ internal fun runTimeVersion(libraries: File?, chip: NpuChip): String {
 
 /** The version in a library's text; null where there is none. */
 private fun buildOf(library: File): String? {
+    var found: String? = null
     library.inputStream().use { stream ->
-        var text = ""
         val chunk = ByteArray(CHUNK)
-        while (true) {
-            val count = stream.read(chunk)
-            if (count < 0) return null
+        var text = ""
+        var count = stream.read(chunk)
+        while (count >= 0 && found == null) {
             // What stands across two chunks is in the next one's text.
             text = text.takeLast(BUILD_BYTES) + String(chunk, 0, count, Charsets.ISO_8859_1)
-            BUILD.find(text)?.let { return it.groupValues[1] }
+            found = BUILD.find(text)?.groupValues?.get(1)
+            count = stream.read(chunk)
         }
     }
+    return found
 }
 
 private fun hashOf(file: File): String {
