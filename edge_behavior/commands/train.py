@@ -91,7 +91,12 @@ def train_command(
         name = recipe or "qwen2-1.5b"
         loaded = load_recipe(name, overrides)
         if loaded.method != load_recipe(name, overrides, default_method=None).method:
-            chosen = loaded.method
+            chosen, talk = loaded.method, loaded.a_tuning
+            if talk.aux_path is not None and talk.aux_ratio == 0:
+                raise EdgebError(
+                    f"a_tuning.aux_path is {talk.aux_path}, and method {chosen}, the default, reads no conversations",
+                    "add --method two-stage, or leave the path out",
+                )
         out = out or Path("runs") / f"{loaded.name}-{data.resolve().name}"
     if device_memory is not None and not dry_run:
         raise EdgebError("--device-memory is for planning", "add --dry-run")
