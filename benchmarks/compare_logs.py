@@ -21,7 +21,7 @@ from edge_behavior.studies.compare.measure import Gap
 from edge_behavior.studies.compare.results import Results, Row, read_results
 from edge_behavior.studies.compare.sources import HABITS, MIXED, SHUFFLED
 from edge_behavior.util.markdown import markdown_table, markdown_text
-from edge_behavior.util.numbers import NONE, amount, difference, number
+from edge_behavior.util.numbers import NONE, amount, difference_within, number
 
 FOLDER = Path(__file__).parent / "results" / "compare"
 # Scope, metric, and what the column is called after the log's name.
@@ -30,8 +30,6 @@ COLUMNS = (
     ("balanced", "overall", "recall"),
     ("balanced", "tail", "tail"),
 )
-
-
 # What a mixture is held against, and on what: scope, metric, column.
 GAINS = (
     ("natural", "weighted_recall", "accuracy"),
@@ -64,7 +62,7 @@ def gains(logs: dict[str, Results]) -> list[str]:
 
 
 def _gain(gap: Gap | None) -> str:
-    return NONE if gap is None else f"{difference(gap.value)} [{', '.join(map(difference, gap.interval))}]"
+    return NONE if gap is None else difference_within(gap.value, gap.interval)
 
 
 def table(logs: dict[str, Results]) -> list[str]:

@@ -25,6 +25,11 @@ def difference(value: float | None) -> str:
     return ("+" if rounded >= 0 else "") + number(rounded)
 
 
+def difference_within(value: float, interval: tuple[float, float]) -> str:
+    """A signed difference of shares and its interval, as `+.120 [-.010, +.250]`."""
+    return f"{difference(value)} [{', '.join(map(difference, interval))}]"
+
+
 def significant(value: float | None) -> str:
     """A measurement of 1 or more to three significant digits, without an exponent; None as a dash."""
     if value is None:

@@ -16,13 +16,8 @@ from tests.integration.small import set_flags
 from tests.unit.export.conftest import llama, save
 
 SHORT = (
-    *(
-        "method=two-stage",
-        "a_tuning.max_targets=40",
-        "a_tuning.epochs=1",
-        "a_tuning.aux_ratio=0",
-        "b_tuning.pool_per_behavior=1",
-    ),
+    "method=two-stage",
+    *("a_tuning.max_targets=40", "a_tuning.epochs=1", "a_tuning.aux_ratio=0", "b_tuning.pool_per_behavior=1"),
     *("b_tuning.samples_per_behavior=1", "b_tuning.epochs=1", "b_tuning.batch_size=2", "evaluation.per_user=1"),
     *("evaluation.per_behavior=1", "evaluation.validation_targets=10", "layout.history_length=4"),
     *("layout.list_candidates=false", "layout.chat_template=true"),

@@ -29,7 +29,7 @@ from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.tree_scoring import TorchScorer
-from edge_behavior.train.recipe import ATuning
+from edge_behavior.train.recipe import ATuning, Recipe
 from edge_behavior.train.rows.batches import batched_rows, steps_of
 from edge_behavior.train.rows.conversations import Conversations, generated_conversations, read_conversations
 from edge_behavior.train.rows.lazy import Rows, joined
@@ -82,7 +82,7 @@ class Fit:
                 "system": self.system,
                 "settings": dict(self.record),
                 "backbone": self.language.identity,
-                "recipe": {name: getattr(recipe, name).model_dump(mode="json") for name in _SECTIONS},
+                "recipe": _sections(recipe),
                 "dataset": self.dataset.fingerprint,
                 "history_length": self.length,
                 "targets": self.budget.targets,
@@ -181,8 +181,7 @@ class Fit:
     def fitted(self, model: TunedLanguage, events: FittedSequence | None = None) -> FittedLanguage:
         """The fitted system, which shows vectors if `events` makes them."""
         recipe = self.language.recipe.model_copy(update={"a_tuning": self.stage})
-        sections = {name: getattr(recipe, name).model_dump(mode="json") for name in _SECTIONS}
-        origin = AdapterOrigin(self.system, self.budget.seed, self.record, sections)
+        origin = AdapterOrigin(self.system, self.budget.seed, self.record, _sections(recipe))
         return FittedLanguage(origin, self.language, model, self.budget.folder, events)
 
     @property
@@ -192,6 +191,10 @@ class Fit:
     def _behaviors(self, split: str, targets: int, seed: int) -> BehaviorRows:
         shuffled = split == "train" and self.language.recipe.layout.candidate_order == "shuffled"
         return behavior_rows(self._tables[split], self.language.encoder, self.stage, targets, seed, shuffled)
+
+
+def _sections(recipe: Recipe) -> dict[str, Any]:
+    return {name: getattr(recipe, name).model_dump(mode="json") for name in _SECTIONS}
 
 
 class FittedLanguage:

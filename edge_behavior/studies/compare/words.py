@@ -11,7 +11,7 @@ from typing import Any
 from edge_behavior.studies.compare.measure import Gap
 from edge_behavior.studies.compare.results import PLAIN, Results, Row
 from edge_behavior.studies.compare.sources import HABITS, MIXED, PRIOR, SHUFFLED
-from edge_behavior.util.numbers import difference, number
+from edge_behavior.util.numbers import difference_within, number
 
 _UNITS = {"users": "people", "groups": "groups of people", "day_blocks": "blocks of days"}
 _FEW_UNITS = 20
@@ -67,8 +67,8 @@ def gap_sentence(results: Results, gap: Gap) -> str:
         return f"{first} is {verb} {second} by {by} in {metric} on {where}."
     if low == high == 0:
         return f"{first} and {second} have the same {metric} on {where}, in every resample."
-    text = f"{first} and {second} are not told apart in {metric} on {where}: {difference(gap.value)} "
-    text += f"[{difference(low)}, {difference(high)}]"
+    shown = difference_within(gap.value, gap.interval)
+    text = f"{first} and {second} are not told apart in {metric} on {where}: {shown}"
     people = _UNITS[results.unit]
     settle = f"; about {gap.needed:,} {people} instead of {gap.units:,} would settle it" if gap.needed else ""
     return f"{text}{settle}."
@@ -175,11 +175,10 @@ def _subject_sentences(results: Results, row: Row, scope: str) -> list[str]:
     found += [gap_sentence(results, gap) for gap in dict.fromkeys(gaps) if gap is not None]
     control = results.gap(row.name + SHUFFLED, HABITS, scope)
     if control is not None:
-        low, high = control.interval
         found.append(
             f"Noise control: mixed with the scores of {row.title} shuffled between windows, habits change by "
-            f"{difference(control.value)} [{difference(low)}, {difference(high)}], which is what weights per group do "
-            "without knowing the window."
+            f"{difference_within(control.value, control.interval)}, which is what weights per group do without knowing "
+            "the window."
         )
         gain = results.gap(mixed, row.name + SHUFFLED, scope)
         if gain is not None:
