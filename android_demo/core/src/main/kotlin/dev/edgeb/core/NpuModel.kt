@@ -68,10 +68,8 @@ internal class NpuModel(
     private val lookup: LiteRtModel,
     private val context: LiteRtModel,
     private val embed: String
-) : LiteRtModel {
+) : LiteRtModel by context {
     private val runs = ArrayList<() -> Long>()
-
-    override fun memory(bytes: Int): ByteBuffer = context.memory(bytes)
 
     override fun bind(signature: String, inputs: List<LiteRtArray>, outputs: List<LiteRtArray>): Int {
         if (signature == embed) {
@@ -97,16 +95,6 @@ internal class NpuModel(
         lookup.interrupt(wanted)
         context.interrupt(wanted)
     }
-
-    override fun readRows(
-        memory: ByteBuffer,
-        width: Int,
-        rows: IntArray,
-        starts: IntArray,
-        tokens: IntArray,
-        logits: FloatArray,
-        logSumExp: DoubleArray?
-    ) = context.readRows(memory, width, rows, starts, tokens, logits, logSumExp)
 
     override fun close() {
         lookup.close()

@@ -14,11 +14,15 @@ import org.junit.Test
 
 /** The two threads: what screens hear, taps, other apps' failures, cancelling. */
 class ControllerTest : OnAssistant() {
+    private val worker = ArrayDeque<Runnable>()
+    private val main = ArrayDeque<Runnable>()
+
+    /** A controller whose work waits in two queues until they are drained. */
+    private fun queued() = Controller(Executor { worker.add(it) }, Executor { main.add(it) }) { assistant(it) }
+
     @Test
     fun theScreensHearOfEveryStep() {
-        val worker = ArrayDeque<Runnable>()
-        val main = ArrayDeque<Runnable>()
-        val controller = Controller(Executor { worker.add(it) }, Executor { main.add(it) }) { assistant(it) }
+        val controller = queued()
         val seen = ArrayList<State>()
         controller.listen(object : Controller.Listener {
             override fun onChanged() {
@@ -56,10 +60,8 @@ class ControllerTest : OnAssistant() {
 
     @Test
     fun aSecondTapWhileTheFirstIsUnderWayIsNone() {
-        val worker = ArrayDeque<Runnable>()
-        val main = ArrayDeque<Runnable>()
         assistant().bring("labels News Music Maps")
-        val controller = Controller(Executor { worker.add(it) }, Executor { main.add(it) }) { assistant(it) }
+        val controller = queued()
         controller.start()
         drain(worker, main)
         fun day(): Day = (controller.state as State.Ready).day
@@ -115,10 +117,8 @@ class ControllerTest : OnAssistant() {
 
     @Test
     fun aMeasurementIsCancelledInsideAScenario() {
-        val worker = ArrayDeque<Runnable>()
-        val main = ArrayDeque<Runnable>()
         assistant().bring("labels News Music")
-        val controller = Controller(Executor { worker.add(it) }, Executor { main.add(it) }) { assistant(it) }
+        val controller = queued()
         controller.start()
         drain(worker, main)
         controller.measure()
@@ -147,10 +147,8 @@ class ControllerTest : OnAssistant() {
 
     @Test
     fun anImportThatIsCancelledLeavesWhatThereWas() {
-        val worker = ArrayDeque<Runnable>()
-        val main = ArrayDeque<Runnable>()
         assistant().bring("labels News Music")
-        val controller = Controller(Executor { worker.add(it) }, Executor { main.add(it) }) { assistant(it) }
+        val controller = queued()
         controller.start()
         drain(worker, main)
         assertFalse(controller.cancellable)
