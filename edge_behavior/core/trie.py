@@ -108,6 +108,22 @@ class LabelTrie:
         wanted[0] = False
         return np.flatnonzero(wanted).astype(np.int32)
 
+    def parts(self, most: int) -> list[list[int]]:
+        """`evaluated` in parts of `most` nodes or fewer, parents first; a subtree of the root is never divided."""
+        tops = np.arange(len(self), dtype=np.int64)
+        for node in range(1, len(self)):
+            if self.parents[node]:
+                tops[node] = tops[self.parents[node]]
+        found: list[list[int]] = []
+        own = tops[self.evaluated]
+        for top in np.unique(own):
+            subtree = self.evaluated[own == top].tolist()
+            if found and len(found[-1]) + len(subtree) <= most:
+                found[-1] = sorted([*found[-1], *subtree])
+            else:
+                found.append(subtree)
+        return found
+
     def path(self, candidate: int) -> list[int]:
         """Token ids of one candidate, terminator included."""
         node, path = int(self.leaves[candidate]), []

@@ -1,15 +1,16 @@
 """Batched scoring of labels with a Transformers model: for the pool, evaluation and parity checks.
 
 A forward pass evaluates a batch of prompts, some of which may be beginnings of others, together with nodes of the label
-trie, under a tree mask. Where the score of every label is wanted, that is the whole trie in one pass. Where less
-suffices, the first pass takes the path of the label that has to be known; further passes, on the keys and values of the
-first, take what the search after each prompt (core.search) still asks for. The static part and the prompts are
-evaluated once. The output layer runs on a few rows at a time, so memory does not grow with vocabulary times positions.
+trie, under a tree mask. Where the score of every label is wanted, that is the whole trie in one pass, or part by part
+in further ones if it is large. Where less suffices, the first pass takes the path of the label that has to be known;
+further passes, on the keys and values of the first, take what the search after each prompt (core.search) still asks
+for. The static part and the prompts are evaluated once. The output layer runs on a few rows at a time, so memory does
+not grow with vocabulary times positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +21,15 @@ from transformers import Cache, DynamicCache
 
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.scoring import TOKENS_PER_PASS, Floats
-from edge_behavior.core.search import Goal, TrieSearch
+from edge_behavior.core.search import Goal, OpenSearch, TrieSearch
 from edge_behavior.errors import EdgebError
 from edge_behavior.hf.internals import attention_of
-from edge_behavior.hf.tree.attention import TreeBatch, TreeShape, attention_windows, batch_cache
+from edge_behavior.hf.tree.attention import TreeBatch, TreeShape, attention_windows, batch_cache, keeping
 from edge_behavior.hf.tree.head import Ints, Steps, TiledHead
 from edge_behavior.hf.tree.inputs import Embed
 
+# Nodes of a larger trie are evaluated in parts of about so many: attention is computed between all of a pass.
+PART_NODES = 256
 # Flash kernels do not take a custom mask.
 _TAKE_TREE_MASKS = ("sdpa", "eager")
 
@@ -84,7 +87,7 @@ class TorchScorer:
         trie = encoder.trie
         self._head = TiledHead(model.get_output_embeddings(), trie)
         self._shape, self._windows = TreeShape(trie, self._device), attention_windows(model.config)
-        self._search = TrieSearch(trie, "exact")
+        self._search, self._parts = TrieSearch(trie, "exact"), trie.parts(PART_NODES)
         # By node, its index in `evaluated`; -1 for others and for padding.
         self._slot = np.full(len(trie) + 1, -1, dtype=np.int64)
         self._slot[trie.evaluated] = np.arange(len(trie.evaluated))
@@ -112,10 +115,13 @@ class TorchScorer:
         asked, n = list[_Sequence](), 0
         for held in sequences:
             body, ends = list(held.ids[static:]), [end - static - 1 for end in held.ends]
-            first = [(i, node) for i, goal in enumerate(held.goals) for node in self._first_nodes(goal)]
+            apart = [i for i, goal in enumerate(held.goals) if goal.everything and len(self._parts) > 1]
+            first = [
+                (i, node) for i, goal in enumerate(held.goals) if i not in apart for node in self._first_nodes(goal)
+            ]
             room = max(self._max_tokens - len(body), len(trie.evaluated))
-            goes_on = len(first) > room or not all(goal.everything for goal in held.goals)
-            asked.append(_Sequence(body, ends, held.goals, first[:room], n, goes_on))
+            goes_on = len(first) > room or bool(apart) or not all(goal.everything for goal in held.goals)
+            asked.append(_Sequence(body, ends, held.goals, first[:room], apart, n, goes_on))
             n += len(ends)
         hidden = int(self._model.config.get_text_config().hidden_size)
         scores = PromptScores(
@@ -148,8 +154,10 @@ class TorchScorer:
 
     def _batches(self, asked: list[_Sequence]) -> list[list[_Sequence]]:
         batches: list[list[_Sequence]] = []
+        most = max(map(len, self._parts), default=0)
         for one in sorted(asked, key=lambda one: one.tokens):
-            if batches and (len(batches[-1]) + 1) * one.tokens <= self._max_tokens:
+            tokens = max(one.tokens, most) if one.apart else one.tokens
+            if batches and (len(batches[-1]) + 1) * tokens <= self._max_tokens:
                 batches[-1].append(one)
             else:
                 batches.append([one])
@@ -182,11 +190,12 @@ class TorchScorer:
         searches = {one.row + i: self._search.begin(goal) for one in asked for i, goal in enumerate(one.goals)}
         found = self._forward(batch, cache, asked, [one.first for one in asked], (ids, ends))
         scores.embeddings[found.prompts[found.nodes == 0]] = found.states
+        for nodes in self._apart(asked):
+            _read(found, searches, scores)
+            with keeping(cache, False):
+                found = self._forward(batch, cache, asked, nodes, apart=True)
         while True:
-            for row, search in searches.items():
-                search.read(*found.of(row))
-            rows, counts = np.unique(found.prompts[found.nodes > 0], return_counts=True)
-            scores.trie_tokens[rows] += counts
+            _read(found, searches, scores)
             wanted = {row: search.wanted() for row, search in searches.items()}
             for row in [row for row, nodes in wanted.items() if not nodes]:
                 scores.log_probs[row], scores.known[row] = searches[row].shares(), searches[row].known
@@ -206,6 +215,12 @@ class TorchScorer:
             most = max(1, self._max_tokens // len(nodes))
             found = self._forward(batch, cache, asked, [own[:most] for own in nodes])
 
+    def _apart(self, asked: list[_Sequence]) -> Iterator[list[list[tuple[int, int]]]]:
+        """The passes over parts of the trie: one prompt of each sequence, that is scored so, and one part at a time."""
+        for turn in range(max(len(one.apart) for one in asked)):
+            for part in self._parts:
+                yield [[(i, node) for i in one.apart[turn : turn + 1] for node in part] for one in asked]
+
     def _forward(
         self,
         batch: TreeBatch,
@@ -213,12 +228,14 @@ class TorchScorer:
         asked: list[_Sequence],
         nodes: list[list[tuple[int, int]]],
         opening: tuple[Ints, Ints] | None = None,
+        apart: bool = False,
     ) -> Steps:
         """Evaluate nodes after prompts of the sequences, in the first pass of a batch behind the sequences themselves.
 
         Args:
             nodes: Of each sequence: number of the prompt among its prompts, and trie node.
             opening: Token ids and ends of the sequences, as `_aligned` gives them.
+            apart: See `TreeBatch.apart`.
         """
         width = max(map(len, nodes))
         prompts = np.zeros((len(nodes), width), dtype=np.int64)
@@ -227,7 +244,7 @@ class TorchScorer:
             if own:
                 prompts[row, : len(own)], padded[row, : len(own)] = zip(*own, strict=True)
         tokens = self._encoder.trie.tokens[padded.clip(min=0)].astype(np.int64).clip(min=0)
-        place = batch.then if opening is None else batch.first
+        place = batch.apart if apart else batch.then if opening is None else batch.first
         positions, mask = place(self._tensor(prompts), self._tensor(self._slot[padded]))
         rows = np.array([[one.row] for one in asked])
         prompts = rows + prompts
@@ -266,6 +283,7 @@ class _Sequence:
         ends: [P] where in the body the last token of each prompt is.
         goals: Of each prompt.
         first: What its first pass evaluates: number of the prompt, and trie node.
+        apart: Numbers of the prompts after which the whole trie is evaluated in parts, after the first pass.
         row: Of its first prompt in the scores.
         goes_on: Whether passes may follow the first.
     """
@@ -274,6 +292,7 @@ class _Sequence:
     ends: list[int]
     goals: Sequence[Goal]
     first: list[tuple[int, int]]
+    apart: list[int]
     row: int
     goes_on: bool
 
@@ -281,6 +300,13 @@ class _Sequence:
     def tokens(self) -> int:
         """Of the first pass."""
         return len(self.body) + len(self.first)
+
+
+def _read(found: Steps, searches: Mapping[int, OpenSearch], scores: PromptScores) -> None:
+    for row, search in searches.items():
+        search.read(*found.of(row))
+    rows, counts = np.unique(found.prompts[found.nodes > 0], return_counts=True)
+    scores.trie_tokens[rows] += counts
 
 
 def _aligned(asked: list[_Sequence]) -> tuple[Ints, Ints]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 
 from edge_behavior import __version__
 from edge_behavior.baselines.cold_start import known_only
@@ -35,6 +36,7 @@ from edge_behavior.train.rows.conversations import Conversations, generated_conv
 from edge_behavior.train.rows.lazy import Rows, joined
 from edge_behavior.train.rows.samples import BehaviorRows, behavior_rows, window_lines, window_prompt
 from edge_behavior.train.rows.windows import draw_formats
+from edge_behavior.train.trainer.lora import merge_for_scoring
 from edge_behavior.train.trainer.processes import release_memory
 from edge_behavior.train.trainer.threads import Threads
 from edge_behavior.util.progress import progress_bar
@@ -180,6 +182,8 @@ class Fit:
 
     def fitted(self, model: TunedLanguage, events: FittedSequence | None = None) -> FittedLanguage:
         """The fitted system, which shows vectors if `events` makes them."""
+        if isinstance(model.language, PeftModel):
+            merge_for_scoring(model.language)
         recipe = self.language.recipe.model_copy(update={"a_tuning": self.stage})
         origin = AdapterOrigin(self.system, self.budget.seed, self.record, _sections(recipe))
         return FittedLanguage(origin, self.language, model, self.budget.folder, events)

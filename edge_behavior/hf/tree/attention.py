@@ -7,6 +7,8 @@ far as their prompt goes, and to their own ancestors.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -88,12 +90,12 @@ class TreeBatch:
     def first(self, prompts: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, Mask]:
         """Positions [n, L + q] and mask of the pass over the sequences and first nodes; see `then`."""
         n, length = self._real.shape
-        _, rows = self._append(prompts, nodes)
+        _, _, rows = self._placed(prompts, nodes, keep=True)
         causal = torch.ones((length, length), dtype=torch.bool, device=rows.device).tril()
         sequences = torch.ones((n, length, rows.shape[2]), dtype=torch.bool, device=rows.device)
         sequences[..., self._static : self._static + length] = causal & self._real[:, None, :]
         sequences[..., self._static + length :] = False
-        return self._positions, self._by_kind(torch.cat([sequences, rows], 1), self._positions)
+        return self._positions, self._by_kind(torch.cat([sequences, rows], 1), self._positions, self._positions)
 
     def then(self, prompts: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, Mask]:
         """Positions [n, q] and mask of a pass over further nodes.
@@ -103,22 +105,33 @@ class TreeBatch:
             nodes: [n, q] indices into `trie.evaluated`; -1 for padding. A node's ancestors come before it, in this pass
                 or an earlier one.
         """
-        positions, rows = self._append(prompts, nodes)
-        return positions, self._by_kind(rows, positions)
+        positions, keys, rows = self._placed(prompts, nodes, keep=True)
+        return positions, self._by_kind(rows, positions, keys)
+
+    def apart(self, prompts: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, Mask]:
+        """As `then`, of nodes that come with all of their ancestors and that no later pass attends to."""
+        positions, keys, rows = self._placed(prompts, nodes, keep=False)
+        return positions, self._by_kind(rows, positions, keys)
 
     def select(self, rows: torch.Tensor) -> None:
         """Go on with some of the sequences."""
         self._real, self._ends, self._positions = self._real[rows], self._ends[rows], self._positions[rows]
         self._prompts, self._nodes = self._prompts[rows], self._nodes[rows]
 
-    def _append(self, prompts: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add nodes: their positions [n, q], and where they attend to [n, q, static + L + all nodes]."""
+    def _placed(
+        self, prompts: torch.Tensor, nodes: torch.Tensor, keep: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Positions [n, q] of nodes, those of all that they may attend to [n, k], and whether they do [n, q, k].
+
+        Args:
+            keep: Whether later passes may attend to them.
+        """
         n, length = self._real.shape
-        before, q = self._nodes.shape[1], nodes.shape[1]
-        self._nodes, self._prompts = torch.cat([self._nodes, nodes], 1), torch.cat([self._prompts, prompts], 1)
-        queries, keys = nodes[:, :, None], self._nodes[:, None, :]
+        q, before = nodes.shape[1], self._nodes.shape[1]
+        all_nodes, all_prompts = torch.cat([self._nodes, nodes], 1), torch.cat([self._prompts, prompts], 1)
+        queries, keys = nodes[:, :, None], all_nodes[:, None, :]
         reach = self._shape.reach[queries.clamp(min=0), keys.clamp(min=0)] & (queries >= 0) & (keys >= 0)
-        reach &= prompts[:, :, None] == self._prompts[:, None, :]
+        reach &= prompts[:, :, None] == all_prompts[:, None, :]
         # Padding attends to itself: attention over nothing is not a number.
         own = torch.arange(q, device=nodes.device)
         reach[:, own, before + own] = True
@@ -128,18 +141,26 @@ class TreeBatch:
         rows = torch.cat([static, so_far & self._real[:, None, :], reach], 2)
         depths = torch.where(nodes >= 0, self._shape.depths[nodes.clamp(min=0)], 0)
         positions = self._positions.gather(1, ends) + depths
-        self._positions = torch.cat([self._positions, positions], 1)
-        return positions, rows
+        key_positions = torch.cat([self._positions, positions], 1)
+        if keep:
+            self._nodes, self._prompts, self._positions = all_nodes, all_prompts, key_positions
+        return positions, key_positions, rows
 
-    def _by_kind(self, mask: torch.Tensor, positions: torch.Tensor) -> Mask:
-        """The mask of every kind of layer, as Transformers takes it: one for all, or by kind."""
+    def _by_kind(self, mask: torch.Tensor, positions: torch.Tensor, keys: torch.Tensor) -> Mask:
+        """The mask of every kind of layer, as Transformers takes it: one for all, or by kind.
+
+        Args:
+            mask: [n, q, static + k] of layers without a window.
+            positions: [n, q] of the queries.
+            keys: [n, k] of what follows the static part.
+        """
         found = {}
         for kind, window in self._windows.items():
             found[kind] = mask[:, None]
             if window is not None:
                 before = torch.arange(self._static, device=positions.device).expand(len(positions), -1)
-                keys = torch.cat([before, self._positions], 1)
-                found[kind] = (mask & (positions[:, :, None] - keys[:, None, :] < window))[:, None]
+                behind = positions[:, :, None] - torch.cat([before, keys], 1)[:, None, :]
+                found[kind] = (mask & (behind < window))[:, None]
         return next(iter(found.values())) if len(found) == 1 else found
 
 
@@ -148,7 +169,7 @@ class _BatchLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def __init__(self, static: Any, keep: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._keep, self._static = keep, (static.keys, static.values)
+        self.keep, self._static = keep, (static.keys, static.values)
         self.keys, self.values, self.is_initialized = static.keys, static.values, True
         self._own: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -159,7 +180,7 @@ class _BatchLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         own = key_states, value_states
         if self._own is not None:
             own = torch.cat([self._own[0], key_states], -2), torch.cat([self._own[1], value_states], -2)
-        if self._keep:
+        if self.keep:
             self._own = own
         n = len(key_states)
         keys, values = (part.expand(n, -1, -1, -1) for part in self._static)
@@ -179,6 +200,19 @@ def batch_cache(static: Any, keep: bool) -> Cache:
         keep: Whether further passes may follow. Without, a batch's keys and values live for one layer.
     """
     return Cache(layers=[_BatchLayer(layer, keep) for layer in static.layers])
+
+
+@contextmanager
+def keeping(cache: Any, keep: bool) -> Iterator[None]:
+    """Whether a batch's cache keeps the keys and values of the passes inside."""
+    before = [layer.keep for layer in cache.layers]
+    for layer in cache.layers:
+        layer.keep = keep
+    try:
+        yield
+    finally:
+        for layer, kept in zip(cache.layers, before, strict=True):
+            layer.keep = kept
 
 
 def _reach(trie: LabelTrie) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from edge_behavior.train.recipe import BackboneConfig
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.stage_list import UNTUNED
 from edge_behavior.train.trainer.backbone import damaged_file, load_model, load_tokenizer
+from edge_behavior.train.trainer.lora import merge_for_scoring
 
 
 class RunModels:
@@ -64,13 +65,16 @@ class RunModels:
         base = self._backbone()
         try:
             # A float32 adapter under a bfloat16 backbone costs more than the backbone; scores need none.
-            return PeftModel.from_pretrained(base, adapter, is_trainable=trainable, autocast_adapter_dtype=trainable)
+            model = PeftModel.from_pretrained(base, adapter, is_trainable=trainable, autocast_adapter_dtype=trainable)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise EdgebError(f"{_culprit(adapter)} is damaged: {' '.join(str(error).split())}", hint) from None
         except RuntimeError as error:
             if "size mismatch" not in str(error):
                 raise
             raise EdgebError(f"{adapter} does not fit the backbone {self._run.backbone}", hint) from None
+        if not trainable:
+            merge_for_scoring(model)
+        return model
 
     def _backbone(self) -> Any:
         # Stock PEFT loads an adapter's base by this name: a GGUF file's is the folder that was made of it.

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 
 from edge_behavior.train.recipe import LoraSettings
 
@@ -30,3 +31,13 @@ def in_float32(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
+
+
+def merge_for_scoring(model: Any) -> None:
+    """Add a PEFT model's adapter to the weights, in place: that saves two products per layer.
+
+    Only in float32: other weights would round what is added. The adapter itself stays as it is, and is saved as before.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if all(layer.get_base_layer().weight.dtype == torch.float32 for layer in layers):
+        model.merge_adapter(safe_merge=True)

@@ -112,6 +112,18 @@ def test_what_each_scoring_has_to_evaluate(paths):
         assert set(trie.parents[nodes].tolist()) <= {0, *nodes.tolist()}
 
 
+@given(PATHS, st.integers(1, 20))
+def test_parts_are_whole_subtrees_of_the_root(paths, most):
+    trie = LabelTrie.from_paths(paths)
+    parts = trie.parts(most)
+    assert sorted(node for part in parts for node in part) == trie.evaluated.tolist()
+    for part in parts:
+        tops = {trie.ancestors(node)[0] for node in part}
+        assert {node for node in trie.evaluated.tolist() if trie.ancestors(node)[0] in tops} == set(part)
+        assert part == sorted(part)
+        assert len(part) <= most or len(tops) == 1
+
+
 def test_by_hand():
     """read-s, read-m, video: only the node after `read` costs masked scoring anything."""
     read, video, s, m, end = 10, 20, 2, 1, 0

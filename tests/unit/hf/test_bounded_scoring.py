@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.core.search import Goal
+from edge_behavior.hf import tree_scoring
 from edge_behavior.hf.tree_scoring import Prompts, PromptScores, TorchScorer
 from tests import helpers
 from tests.unit.hf.test_tree_scoring import ARCHITECTURES, MANY
@@ -88,8 +89,10 @@ def test_any_batch_and_any_goal(
 
 
 @pytest.mark.parametrize("name", ["llama-like", *ARCHITECTURES])
-@pytest.mark.parametrize("max_tokens", [1, 500, 8192])
-def test_prompts_that_share_a_sequence_score_as_alone(name: str, max_tokens: int, tokens: Any) -> None:
+@pytest.mark.parametrize(("max_tokens", "part"), [(1, 256), (500, 256), (8192, 256), (1, 8), (8192, 8)])
+def test_prompts_that_share_a_sequence_score_as_alone(
+    name: str, max_tokens: int, part: int, tokens: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sequences of different lengths with different numbers of prompts, in one batch, with any goals."""
     make = ARCHITECTURES.get(name, lambda _: helpers.model(tokens))
     model, encoder = make(len(tokens)), helpers.encoder(tokens, PromptLayout("stream"), MANY[::7])
@@ -102,8 +105,11 @@ def test_prompts_that_share_a_sequence_score_as_alone(name: str, max_tokens: int
         shared.append(Prompts(stretch.ids[: ends[-1]], ends, own))
         alone += [(stretch.ids[:end], goal) for end, goal in zip(ends, own, strict=True)]
     whole = TorchScorer(model, encoder).score([ids for ids, _ in alone])
+    monkeypatch.setattr(tree_scoring, "PART_NODES", part)
     found = TorchScorer(model, encoder, max_tokens).score_shared(shared)
     assert_holds(found, whole, [goal for _, goal in alone])
+    evaluated = [count for count, (_, goal) in zip(found.trie_tokens, alone, strict=True) if goal.everything]
+    assert set(evaluated) == {len(encoder.trie.evaluated)}
 
 
 def test_a_shared_sequence_is_evaluated_once(tokens: Any) -> None:
@@ -119,7 +125,8 @@ def test_a_shared_sequence_is_evaluated_once(tokens: Any) -> None:
 
 
 def test_finished_prompts_are_not_evaluated_further(tokens: Any) -> None:
-    model, encoder = helpers.model(tokens), helpers.encoder(tokens, labels=MANY)
+    model, encoder = helpers.model(tokens), helpers.encoder(tokens, labels=MANY[::3])
+    assert len(encoder.trie.evaluated) < tree_scoring.PART_NODES
     prompts = prompts_of(encoder, 5, 5, 5)
     goals = [Goal(), within(1, 0.0001, 3), Goal()]
     rows: list[int] = []

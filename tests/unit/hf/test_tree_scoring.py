@@ -23,6 +23,7 @@ from transformers import (
 
 from edge_behavior.core.prompts import LAYOUTS, PromptLayout
 from edge_behavior.errors import EdgebError
+from edge_behavior.hf import tree_scoring
 from edge_behavior.hf.tree import head
 from edge_behavior.hf.tree.attention import attention_windows
 from edge_behavior.hf.tree_scoring import TorchScorer
@@ -53,9 +54,13 @@ ARCHITECTURES: dict[str, Callable[[int], Any]] = {
 }
 
 
+@pytest.mark.parametrize("part", [1, 256])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_layers_see_what_they_see_in_a_plain_forward_pass(name: str) -> None:
-    """Prompts and the static part are longer than the windows are."""
+def test_layers_see_what_they_see_in_a_plain_forward_pass(
+    name: str, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts and the static part are longer than the windows are; the trie is evaluated in parts, and as a whole."""
+    monkeypatch.setattr(tree_scoring, "PART_NODES", part)
     tokens = helpers.tokenizer()
     model, encoder = ARCHITECTURES[name](len(tokens)), helpers.encoder(tokens)
     assert len(encoder.static_ids) > 2 * 24
@@ -143,8 +148,9 @@ def test_a_trie_larger_than_a_tile(tokens: Any) -> None:
             for i in range(0, len(MANY), 31):
                 by_hand = helpers.brute_force(model, prompt, encoder.label_ids(MANY[i]))
                 assert row[i] == pytest.approx(by_hand, abs=1e-4)
-    # Once with a window per pass and once with all in one; the static part comes before each.
-    assert seen == [1, 1, 1, 1, 1, 3]
+    # Once with a window per pass and once with all together; the static part comes before each, then the prompts and
+    # the parts of the trie: one per first word of the labels.
+    assert seen == [1, *[1, 1, 1, 1] * 3, 1, *[3, 3, 3, 3]]
 
 
 @pytest.mark.parametrize("tile", [1, 7, 256])

@@ -66,20 +66,20 @@ def reader() -> Any:
 def test_twenty_users_are_learned_by_heart(users: Any, tmp_path: Path) -> None:
     """Through a language model that answers to vectors; it is frozen, and knows nothing without its prompts."""
     windows = natural_windows(users.table, LENGTH)
-    held = language(8, evals_per_epoch=1 / 8, model=lambda: deepcopy(reader()))
+    held = language(24, evals_per_epoch=1 / 24, model=lambda: deepcopy(reader()))
     sasrec = replace(SASREC, hidden=32, least_steps=200, eval_steps=100)
     found = made(ALlmRec, held, alignment_steps=200, sasrec=sasrec).fit(users, LENGTH, budget(tmp_path / "fit"), RATE)
 
     def accuracy() -> float:
         return float((found.log_probs(users.table, windows).argmax(1) == users.table.behavior[windows]).mean())
 
-    # One answer for all would be right in one of six. Eight short epochs reach .79 and 24 reach .87, where SASRec is
-    # always right: most of what is missed then is Video Call, for which Video Call Group is said.
-    assert accuracy() > 0.7
+    # One answer for all would be right in one of six. The way there differs from CPU to CPU, by their rounding: one
+    # reached .87 and another .77, where SASRec is always right.
+    assert accuracy() > 0.6
     with torch.no_grad():
         for projection in (found.model.vectors.item, found.model.vectors.user):
             projection[3].weight.zero_()
-    assert accuracy() < 0.5
+    assert accuracy() < 0.4
 
 
 def test_the_language_models_weights_are_bit_equal(users: Any, tmp_path: Path) -> None:

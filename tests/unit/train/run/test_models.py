@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.recipe import BackboneConfig, LoraSettings
@@ -61,6 +62,28 @@ def test_auto_is_the_dtype_that_the_run_was_begun_with(
     model = RunModels(run, BackboneConfig(dtype=recipe)).load("a_tuning", trainable=True)
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {getattr(torch, found)}
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapter_to_score_with_is_merged_where_nothing_is_rounded(run: RunFolder, dtype: Any) -> None:
+    tokens, torch_dtype = helpers.tokenizer(), getattr(torch, dtype)
+    given = get_peft_model(helpers.model(tokens), lora_config(LoraSettings(rank=4)))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weights in given.named_parameters():
+            if "lora_B" in name:
+                weights.normal_(std=0.05)
+    given.save_pretrained(str(run.adapter("a_tuning")))
+    found = RunModels(run, BackboneConfig(dtype=dtype)).load("a_tuning")
+    merged = {layer.merged for layer in found.modules() if isinstance(layer, LoraLayer)}
+    assert merged == {dtype == "float32"}
+    ids = torch.tensor([tokens("Gym, then Office", add_special_tokens=False)["input_ids"]])
+    with torch.no_grad():
+        expected, logits = given.to(torch_dtype)(input_ids=ids).logits, found(input_ids=ids).logits
+        plain = helpers.model(tokens).to(torch_dtype)(input_ids=ids).logits
+    rounding = 1e-4 if dtype == "float32" else 0.1
+    torch.testing.assert_close(logits, expected, atol=rounding, rtol=0)
+    assert (logits - plain).abs().max() > 2 * rounding
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
