@@ -1,11 +1,12 @@
-"""What the committed comparisons say, log by log: one table of systems and logs.
+"""What the committed comparisons say, log by log: systems beside logs, and the paper's tables.
 
     python -m benchmarks.compare_logs
 
 Reads every folder under results/compare, which are folders of `edgeb compare`, and writes results/compare/logs.md: each
 system as it is and mixed with the user's habits, by accuracy on natural windows and by mean recall on balanced ones, of
-all behaviors and of the tail. A system that was not compared on a log has a dash there. Below: what tuned models add to
-habits, paired by window; the control is the same mixture with the model's scores shuffled between windows.
+all behaviors and of the tail. A system that was not compared on a log has a dash there. Below: what systems that learn
+add to habits, paired by window; the control is the same mixture with the system's scores shuffled between windows.
+Folders with rivals of the paper also give its tables, in results/compare/paper.md.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_behavior.baselines.recipes import TUNED_SYSTEMS
 from edge_behavior.evaluation.tables import interval_text
 from edge_behavior.studies.compare.folder import CompareFolder
 from edge_behavior.studies.compare.measure import Gap
+from edge_behavior.studies.compare.paper.published import RIVALS
+from edge_behavior.studies.compare.paper.table import paper_table
 from edge_behavior.studies.compare.results import Results, Row, read_results
 from edge_behavior.studies.compare.sources import HABITS, MIXED, SHUFFLED
 from edge_behavior.util.markdown import markdown_table, markdown_text
@@ -42,7 +44,7 @@ GAINS = (
 
 
 def gains(logs: dict[str, Results]) -> list[str]:
-    """Lines of Markdown: every tuned model mixed with habits, minus habits and minus the control.
+    """Lines of Markdown: every system that learns mixed with habits, minus habits and minus the control.
 
     Args:
         logs: Results by the name of their folder.
@@ -50,7 +52,7 @@ def gains(logs: dict[str, Results]) -> list[str]:
     heads = ["", "minus", *(what for _, _, what in GAINS), "would settle accuracy"]
     rows = []
     for log, results in logs.items():
-        for name in TUNED_SYSTEMS:
+        for name in results.asked.learned:
             for second, title in ((HABITS, "habits"), (name + SHUFFLED, "the control")):
                 found = {(g.scope, g.metric): g for g in results.gaps if (g.first, g.second) == (name + MIXED, second)}
                 if found:
@@ -91,8 +93,20 @@ def _cell(row: Row | None, scope: str, metric: str) -> str:
     return f"{number(held.value)} {interval_text(held.value, held.interval)}".rstrip()
 
 
+def paper_tables(logs: dict[str, Results]) -> list[str]:
+    """Lines of Markdown: the tables in the paper's form, of logs on which rivals of its were compared."""
+    found: list[str] = []
+    for log, results in logs.items():
+        if RIVALS.isdisjoint(results.asked.systems):
+            continue
+        held = paper_table(results)
+        rows = [[markdown_text(row[0]), *row[1:]] for row in held.rows]
+        found += [f"## {log}", "", held.caption, "", *markdown_table(["", *held.heads], rows), ""]
+    return found
+
+
 def main() -> None:
-    """Write the table."""
+    """Write the tables."""
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     logs = {
         path.parent.name: read_results(CompareFolder(path.parent)) for path in sorted(FOLDER.glob("*/compare.json"))
@@ -104,8 +118,10 @@ def main() -> None:
             f"- `{name}`: {markdown_text(results.asked.dataset_name)}, {natural['windows']} natural windows of "
             f"{natural['units']} {results.unit.replace('_', ' ')}."
         )
-    text += ["", *table(logs), "", "## What tuned models add, mixed with habits", "", *gains(logs)]
+    text += ["", *table(logs), "", "## What systems that learn add, mixed with habits", "", *gains(logs)]
     (FOLDER / "logs.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    text = ["# In the paper's form", "", "`python -m benchmarks.compare_logs`.", "", *paper_tables(logs)]
+    (FOLDER / "paper.md").write_text("\n".join(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def _caption(results: Results, published: Published | None) -> str:
     if results.costs:
         machines = " and ".join(dict.fromkeys(one.machine for one in results.costs.values()))
         found.append(
-            "Size is that of weights as they were held. Tokens are positions in training batches, of text or, where "
-            "none is tuned, of events; training leaves out the search for a rate. A prediction is a window by itself "
-            "in PyTorch: every candidate scored, nothing reused, timed turn by turn with a fixed piece of work. "
+            "Size is that of weights as they were held. Tokens are positions in the training batches of all networks "
+            "of a system, of text or of events; training leaves out the search for a rate. A prediction is a window by "
+            "itself in PyTorch: every candidate scored, nothing reused, timed turn by turn with a fixed piece of work. "
             f"`edgeb bench` times bundles. Measured on {machines}, the first seed."
         )
     return " ".join(found)
