@@ -8,6 +8,7 @@ and so does one whose text is no longer in the source.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -16,9 +17,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from edge_behavior.util.markdown import markdown_table
 from edge_behavior.util.progress import progress_bar
@@ -364,11 +363,13 @@ BREAKAGES = [
 ]
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="JSON of all breakages; the table goes beside it.")],
-    only: Annotated[str | None, typer.Option(help="Systems with this in their name; OUT keeps the others.")] = None,
-) -> None:
+def main() -> None:
     """Break, test, and write what was noticed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="JSON of all breakages; the table goes beside it")
+    parser.add_argument("--only", help="systems with this in their name; OUT keeps the others")
+    asked = parser.parse_args()
+    out, only = asked.out, asked.only
     held = json.loads(out.read_text()) if only is not None and out.is_file() else []
     found = [one for one in held if only not in one["system"]]
     chosen = [one for one in BREAKAGES if only is None or only in one.system]
@@ -386,7 +387,7 @@ def main(
     out.with_suffix(".md").write_text(
         "\n".join(["# The paper's rivals, broken on purpose", "", _COMMAND, "", *table, ""])
     )
-    raise typer.Exit(0 if all(one["noticed"] for one in found) else 1)
+    sys.exit(0 if all(one["noticed"] for one in found) else 1)
 
 
 _COMMAND = "`python -m benchmarks.broken_rivals --out benchmarks/results/broken_rivals.json`"
@@ -412,4 +413,4 @@ def _tried(one: Breakage, copy: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()
