@@ -110,19 +110,20 @@ class LabelTrie:
 
     def parts(self, most: int) -> list[list[int]]:
         """`evaluated` in parts of `most` nodes or fewer, parents first; a subtree of the root is never divided."""
-        tops = np.arange(len(self), dtype=np.int64)
-        for node in range(1, len(self)):
+        # Parents come first, so that the subtree a node is in is known when it is reached.
+        tops = list(range(len(self)))
+        subtrees: dict[int, list[int]] = {}
+        for node in self.evaluated.tolist():
             if self.parents[node]:
                 tops[node] = tops[self.parents[node]]
+            subtrees.setdefault(tops[node], []).append(node)
         found: list[list[int]] = []
-        own = tops[self.evaluated]
-        for top in np.unique(own):
-            subtree = self.evaluated[own == top].tolist()
+        for subtree in subtrees.values():
             if found and len(found[-1]) + len(subtree) <= most:
-                found[-1] = sorted([*found[-1], *subtree])
+                found[-1] += subtree
             else:
                 found.append(subtree)
-        return found
+        return [sorted(part) for part in found]
 
     def path(self, candidate: int) -> list[int]:
         """Token ids of one candidate, terminator included."""

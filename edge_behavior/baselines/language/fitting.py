@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 
 from edge_behavior import __version__
 from edge_behavior.baselines.cold_start import known_only
@@ -182,8 +181,7 @@ class Fit:
 
     def fitted(self, model: TunedLanguage, events: FittedSequence | None = None) -> FittedLanguage:
         """The fitted system, which shows vectors if `events` makes them."""
-        if isinstance(model.language, PeftModel):
-            merge_for_scoring(model.language)
+        merge_for_scoring(model.language)
         recipe = self.language.recipe.model_copy(update={"a_tuning": self.stage})
         origin = AdapterOrigin(self.system, self.budget.seed, self.record, _sections(recipe))
         return FittedLanguage(origin, self.language, model, self.budget.folder, events)

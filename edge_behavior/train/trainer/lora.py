@@ -34,10 +34,10 @@ def in_float32(model: Any) -> None:
 
 
 def merge_for_scoring(model: Any) -> None:
-    """Add a PEFT model's adapter to the weights, in place: that saves two products per layer.
+    """Add the adapter, if there is one, to the weights in place: that saves two products per layer.
 
     Only in float32: other weights would round what is added. The adapter itself stays as it is, and is saved as before.
     """
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    if all(layer.get_base_layer().weight.dtype == torch.float32 for layer in layers):
-        model.merge_adapter(safe_merge=True)
+    if layers and all(layer.get_base_layer().weight.dtype == torch.float32 for layer in layers):
+        model.merge_adapter()
