@@ -66,16 +66,16 @@ def reader() -> Any:
 def test_twenty_users_are_learned_by_heart(users: Any, tmp_path: Path) -> None:
     """Through a language model that answers to vectors; it is frozen, and knows nothing without its prompts."""
     windows = natural_windows(users.table, LENGTH)
-    held = language(24, evals_per_epoch=1 / 24, model=lambda: deepcopy(reader()))
+    held = language(32, evals_per_epoch=1 / 32, model=lambda: deepcopy(reader()))
     sasrec = replace(SASREC, hidden=32, least_steps=200, eval_steps=100)
     found = made(ALlmRec, held, alignment_steps=200, sasrec=sasrec).fit(users, LENGTH, budget(tmp_path / "fit"), RATE)
 
     def accuracy() -> float:
         return float((found.log_probs(users.table, windows).argmax(1) == users.table.behavior[windows]).mean())
 
-    # One answer for all would be right in one of six. The way there differs from CPU to CPU, by their rounding: one
-    # reached .87 and another .77, where SASRec is always right.
-    assert accuracy() > 0.6
+    # One answer for all would be right in one of six. The way there differs from CPU to CPU, by their rounding: eight
+    # epochs reach .79 on one and .54 on another, which reaches .94 with 32.
+    assert accuracy() > 0.7
     with torch.no_grad():
         for projection in (found.model.vectors.item, found.model.vectors.user):
             projection[3].weight.zero_()
