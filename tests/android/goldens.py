@@ -13,7 +13,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,10 @@ import numpy as np
 from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.bench.report import TITLES
 from edge_behavior.bench.timing import Sample, Timing
-from edge_behavior.bundle.bundle import read_manifest, verify_bundle
-from edge_behavior.bundle.gguf_file import KEY_MANIFEST_HASH, KEY_POPULATION, KEY_VERSION, write_bundle
+from edge_behavior.bundle.bundle import verify_bundle
+from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
-from edge_behavior.bundle.npu_folder import has_contexts, read_npu
 from edge_behavior.bundle.population import PopulationInfo
-from edge_behavior.core import DEFAULT_TOP_K
 from edge_behavior.core.balance import FittedBalance
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
@@ -48,12 +46,9 @@ from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.fit.population import count_population
 from edge_behavior.hf.chat_template import chat_turns
 from edge_behavior.hf.tokenizers import plain_encoder
-from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
-from edge_behavior.runtime.prediction import Prediction, PredictOptions
-from edge_behavior.runtime.predictor import Predictor, context_needed
-from edge_behavior.runtime.session import Session
 from tests import chat_templates, helpers, sequence_files
-from tests.android import litert_cases
+from tests.android import gguf_cases, litert_cases
+from tests.android.recorder import Recorder, event_row
 from tests.label_sets import many_labels
 from tests.unit.export.conftest import gemma3, gemma_tokenizer, llama, qwen3
 
@@ -122,123 +117,6 @@ CALIBRATIONS = {
         1.7, {"head": 0.4, "medium": -0.3, "tail": 0.0}, {0.8: 0.1, 0.95: 0.0}, {0.5: 0.999, 0.7: 0.1}
     ),
 }
-
-
-def event_row(event: BehaviorEvent) -> list[str]:
-    return [event.place, event.time.isoformat(timespec="minutes"), event.behavior]
-
-
-@dataclass
-class Recorder:
-    """Makes calls on a bundle and notes them with what came out."""
-
-    path: Path
-    exact_math: bool
-    calls: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.predictor = self._open()
-        self.session: Session | None = None
-        self.places = self.predictor.manifest.layout.places
-
-    def reopen(self) -> None:
-        self.predictor.close()
-        self.predictor = self._open()
-        self.calls.append({"do": "reopen"})
-
-    def predict(self, history: Sequence[BehaviorEvent], when: datetime, place: str, **wanted: Any) -> None:
-        self._predict(history, when, place if self.places else None, wanted)
-
-    def misplaced(self, history: Sequence[BehaviorEvent], when: datetime) -> None:
-        """A place where the bundle has none, and none where it has places."""
-        error = "no place was given" if self.places else "given to a model without places"
-        self._predict(history, when, None if self.places else "DK", {"error": error})
-
-    def start(self, anchor_every: int) -> None:
-        self.session = self.predictor.session(anchor_every)
-        self.calls.append({"do": "session", "anchor_every": anchor_every})
-
-    def observe(self, event: BehaviorEvent, error: str | None = None) -> None:
-        assert self.session is not None
-        call = {"do": "observe", "event": event_row(event)}
-        try:
-            self.session.observe(event)
-            assert error is None, f"{call} went well"
-        except EdgebError as raised:
-            call["error"] = _expected(raised, error)
-        self.calls.append({**call, "window": len(self.session.events)})
-
-    def ask(self, when: datetime, place: str, **wanted: Any) -> None:
-        session = self.session
-        assert session is not None
-        asked = place if self.places else None
-        wanted = {"top_k": DEFAULT_TOP_K, **wanted}
-        self._ask({"do": "ask"}, partial(session.predict, when, asked), when, asked, wanted)
-
-    def prepare(self) -> None:
-        assert self.session is not None
-        self.calls.append({"do": "prepare", "tokens": self.session.prepare()})
-
-    def save(self, name: str, folder: Path) -> None:
-        assert self.session is not None
-        self.session.save(folder / f"python-{name}")
-        self.calls.append({"do": "save", "name": name})
-
-    def restore(self, name: str, folder: Path) -> None:
-        self.session = self.predictor.restore(folder / f"python-{name}")
-        self.calls.append({"do": "restore", "name": name, "window": len(self.session.events)})
-
-    def _open(self) -> Predictor:
-        if has_contexts(self.path):
-            # An NPU's calls, counted on the CPU.
-            manifest = read_manifest(self.path)
-            size = read_npu(self.path, manifest.tensors_sha256).size
-            options = LiteRtRunOptions(context_needed(manifest), 1, size=size)
-            return Predictor(manifest, LiteRtBackend(self.path, options))
-        return Predictor.load(self.path, threads=1, exact_math=self.exact_math, prefix_cache=False)
-
-    def _predict(
-        self, history: Sequence[BehaviorEvent], when: datetime, place: str | None, wanted: dict[str, Any]
-    ) -> None:
-        call = {"do": "predict", "history": [event_row(e) for e in history]}
-        # Kotlin's `predict` returns every candidate unless told otherwise.
-        self._ask(call, partial(self.predictor.predict, history, when, place), when, place, {"top_k": None, **wanted})
-
-    def _ask(
-        self,
-        call: dict[str, Any],
-        run: Callable[..., Prediction],
-        when: datetime,
-        place: str | None,
-        wanted: dict[str, Any],
-    ) -> None:
-        call |= {"when": when.isoformat(timespec="minutes"), "place": place}
-        error = wanted.pop("error", None)
-        call["wanted"] = wanted
-        top_k, options = wanted["top_k"], {name: value for name, value in wanted.items() if name != "top_k"}
-        try:
-            found = run(top_k, options=PredictOptions(**options))
-        except EdgebError as raised:
-            call["error"] = _expected(raised, error)
-        else:
-            assert error is None, f"{call} went well"
-            call["found"] = {
-                "ranked": [[r.behavior, r.probability] for r in found.ranked],
-                "source": found.source,
-                "tokens": found.tokens_evaluated,
-                "unexpanded": found.unexpanded,
-                "calibrated": found.calibrated,
-                "suggest": found.suggest,
-                "likely": found.likely,
-                "balance": found.balance,
-            }
-        self.calls.append(call)
-
-
-def _expected(raised: EdgebError, error: str | None) -> str:
-    if error is None or error not in raised.message:
-        raise AssertionError(f"'{raised}' in place of '{error}'") from raised
-    return error
 
 
 def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
@@ -330,7 +208,7 @@ def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
         *_sequences(folder),
         *(_exported(folder, path) for path in exported),
     ]
-    return golden_of(folder, bundles, [*_refused(folder), *litert_cases.refused(folder)], "stream.gguf")
+    return golden_of(folder, bundles, [*gguf_cases.refused(folder), *litert_cases.refused(folder)], "stream.gguf")
 
 
 def golden_of(folder: Path, bundles: list[dict[str, Any]], refused: list[list[str]], bench: str) -> Path:
@@ -683,61 +561,6 @@ def _session_calls(made: Recorder, folder: Path, events: list[BehaviorEvent], fu
         made.ask(events[39].time + timedelta(minutes=1), "Café Zürich", source="habits", top_k=None)
         made.ask(events[39].time + timedelta(minutes=1), "Café Zürich", balance="fitted", coverage=0.8)
         made.ask(events[39].time + timedelta(minutes=2), "DK", source="model", balance=1.0)
-
-
-def _refused(folder: Path) -> list[list[str]]:
-    """Files that no bundle may be taken for, with a part of the message."""
-    good = (folder / "stream.gguf").read_bytes()
-    tail, head = len(good) - 9, good.index(b"edgeb.manifest")
-
-    def patched(at: int, new: bytes) -> bytes:
-        return good[:at] + new + good[at + len(new) :]
-
-    after_version = good.index(KEY_VERSION.encode()) + len(KEY_VERSION) + 4
-    after_hash = good.index(KEY_MANIFEST_HASH.encode()) + len(KEY_MANIFEST_HASH) + 12
-    token = good.index(b"tokenizer.ggml.tokens") + 60
-    made = {
-        "empty": (b"", "not a GGUF file|empty"),
-        "text": (b"hello, this is text", "not a GGUF file"),
-        "gguf-9": (patched(4, (9).to_bytes(4, "little")), "has GGUF version 9"),
-        "no-bundle": ((folder / "plain.gguf").read_bytes(), "not an edgeb bundle"),
-        "newer": (patched(after_version, (2).to_bytes(4, "little")), "newer edgeb"),
-        "edited": (patched(good.index(b"edgeb test"), b"edgeb best"), "manifest does not match its hash"),
-        "hash": (patched(after_hash, b"0000"), "manifest does not match its hash"),
-        "tensors": (patched(tail, bytes([good[tail] ^ 1])), "tensors do not match"),
-        "token": (patched(token, bytes([good[token] ^ 1])), "do not match|damaged|cut short|too large|bytes"),
-        "cut-tail": (good[:-40], "tensors do not match|cut short"),
-        "cut-head": (good[: head + 200], "cut short"),
-        "long-key": (patched(24, (1 << 40).to_bytes(8, "little")), "has 1099511627776 bytes|cut short"),
-        "many": (patched(16, (1 << 62).to_bytes(8, "little")), "cut short|damaged|has .* bytes|match"),
-    }
-    held = (folder / "full.gguf").read_bytes()
-    counts, key = bytearray(held), bytearray(held)
-    counts[held.index(b"EDGEBPOP") + 100] ^= 1
-    key[held.index(KEY_POPULATION.encode()) + len(KEY_POPULATION) - 1] ^= 1
-    made |= {
-        "population": (bytes(counts), "population's table does not match its hash"),
-        "population-key": (bytes(key), "need each other"),
-    }
-    sequence = (folder / "sasrec.gguf").read_bytes()
-    flipped = bytearray(sequence)
-    flipped[-40] ^= 1
-    made |= {
-        "sequence-tensors": (bytes(flipped), "tensors do not match"),
-        "sequence-cut": (sequence[:-64], "tensors do not match|cut short"),
-        "sequence-bare": ((folder / "plain-sasrec.gguf").read_bytes(), "not an edgeb bundle"),
-    }
-    listed = []
-    for name, (content, reason) in made.items():
-        path = folder / f"bad-{name}.gguf"
-        path.write_bytes(content)
-        try:
-            verify_bundle(path)
-        except EdgebError:
-            listed.append([path.name, reason])
-        else:
-            raise AssertionError(f"{path} was taken")
-    return listed
 
 
 if __name__ == "__main__":

@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from edge_behavior.bundle.bundle import verify_bundle
 from edge_behavior.bundle.litert_file import MANIFEST_ENTRY, TOKENIZER_ENTRY, write_litert
 from edge_behavior.bundle.litert_graph import LiteRtGraph, SlidingWindow
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
-from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.litert.calls import planner_of
 from edge_behavior.runtime.litert.inputs import Tokens, rotations, window_reach, write_first_mask, write_mask
 from tests.android import npu_cases
+from tests.android.refusals import listed
 
 GRAPH = LiteRtGraph(
     sizes=(1, 4, 8, 32), first_sizes=(8, 48), cache=40, layers=2, hidden=64, kv_heads=2, head_dim=4, vocabulary=600,
@@ -168,17 +167,7 @@ def refused(folder: Path) -> list[list[str]]:
         "crc": (_changed(content, content.index(held[TOKENIZER_ENTRY]) + 8), "is damaged|does not match its hash"),
         **{name: (_packed(held, change=change), reason) for name, (change, reason) in edits.items()},
     }
-    listed = []
-    for name, (bytes_, reason) in made.items():
-        path = folder / f"bad-{name}.tflite"
-        path.write_bytes(bytes_)
-        try:
-            verify_bundle(path)
-        except EdgebError:
-            listed.append([path.name, reason])
-        else:
-            raise AssertionError(f"{path} was taken")
-    return listed
+    return listed(folder, {f"bad-{name}.tflite": case for name, case in made.items()})
 
 
 def _changed(content: bytes, at: int) -> bytes:
