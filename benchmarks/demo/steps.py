@@ -252,7 +252,7 @@ class Demo:
         return ["--recipe", self._recipe, "--method", _METHODS[name], *set_]
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(text, style=style, highlight=False, soft_wrap=True)
 
     def _edgeb(self, *words: str | Path, stdout: int | None = None, look: Callable[[], None] = lambda: None) -> str:
         """Show and run an `edgeb` command; what it printed, where `stdout` is a pipe.

@@ -153,7 +153,7 @@ def _show_plan(work: PlannedWork, finished: dict[str, bool]) -> None:
 
     console = open_console()
     for name, done in finished.items():
-        console.print(f"{name}: done" if done else name, markup=False, highlight=False)
+        console.print(f"{name}: done" if done else name, highlight=False)
     table = Table("stage", "to train", "without sharing", title=f"{work.runs} runs, {work.finished} done")
     for stage, counted in work.stages.items():
         table.add_row(stage, str(counted.left), str(counted.unshared))
@@ -182,5 +182,5 @@ def _show(summary: AblationSummary, folder: AblationFolder) -> None:
             table.add_row(row.title, *row.cells)
         console.print(table)
     for line in (interval_sentence(summary), *state_sentences(summary)):
-        console.print(line, markup=False, highlight=False)
-    console.print(f"report: {folder.path / 'ablation.html'}", markup=False)
+        console.print(line, highlight=False)
+    console.print(f"report: {folder.path / 'ablation.html'}")

@@ -299,7 +299,7 @@ def _show(heading: str, grids: Sequence[Grid], lines: Sequence[str]) -> None:
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
-    console.print(heading, highlight=False, markup=False)
+    console.print(heading, highlight=False)
     for grid in grids:
         table = Table(title=grid.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         # Numbers stay whole; names wrap where the terminal is narrow.
@@ -313,7 +313,7 @@ def _show(heading: str, grids: Sequence[Grid], lines: Sequence[str]) -> None:
             table.add_row(*row)
         console.print(table)
     for line in lines:
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False)
 
 
 def _show_doctor(found: dict[str, str]) -> None:

@@ -307,12 +307,12 @@ def _show_plan(document: dict[str, Any]) -> None:
     console = open_console()
     for entry in document["entries"]:
         done = "done" if not entry["left"] else f"seeds {', '.join(map(str, entry['left']))}"
-        console.print(f"{entry['system']}: {done}", markup=False, highlight=False)
+        console.print(f"{entry['system']}: {done}", highlight=False)
     for stage, counted in document["stages"].items():
         text = f"{stage}: {counted['left']} to train ({counted['unshared']} without sharing)"
-        console.print(text, markup=False, highlight=False)
+        console.print(text, highlight=False)
     shown = ", ".join(f"{count} {name}" for name, count in document["windows"].items())
-    console.print(f"windows: {shown}; the natural ones again at every cold start", markup=False, highlight=False)
+    console.print(f"windows: {shown}; the natural ones again at every cold start", highlight=False)
     if document["time"] is not None:
         _show_time(document["time"])
 
@@ -331,11 +331,11 @@ def _show_time(time: dict[str, Any]) -> None:
     if time["systems"]:
         console.print(table)
         said = f"measured on {' and '.join(time['measured_on'])}; a stage in common counts where it is trained first"
-        console.print(said, markup=False, highlight=False)
+        console.print(said, highlight=False)
     for name, why in time["refused"].items():
-        console.print(f"{name}: no time: {why}", markup=False, highlight=False)
+        console.print(f"{name}: no time: {why}", highlight=False)
     if time["not_estimated"]:
-        console.print(f"not estimated: {', '.join(time['not_estimated'])}", markup=False, highlight=False)
+        console.print(f"not estimated: {', '.join(time['not_estimated'])}", highlight=False)
 
 
 def _report(folder: CompareFolder, as_json: bool) -> None:
@@ -362,5 +362,5 @@ def _show(results: Results, folder: CompareFolder) -> None:
             table.add_row(*row)
         console.print(table)
     for line in (*verdict(results), *state_sentences(results)):
-        console.print(line, markup=False, highlight=False)
-    console.print(f"report: {folder.path / 'compare.html'}", markup=False)
+        console.print(line, highlight=False)
+    console.print(f"report: {folder.path / 'compare.html'}")

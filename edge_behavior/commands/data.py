@@ -244,12 +244,10 @@ def _finish(info: DatasetInfo, out: Path, as_json: bool) -> None:
 
 
 def _show(info: DatasetInfo, out: Path) -> None:
-    from rich.markup import escape
-
     from edge_behavior.data.describe import import_tables
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
     console.print(import_tables(info))
     places = f"{info.place.count:,} places" if info.has_places else "no places"
-    console.print(f"\n{len(info.candidates)} behaviors, {places}: {escape(str(out))}")
+    console.print(f"\n{len(info.candidates)} behaviors, {places}: {out}")

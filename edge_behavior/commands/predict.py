@@ -166,7 +166,7 @@ def predict_command(
         document |= {"coverage": coverage, "likely": list(prediction.likely or ())}
 
     def show() -> None:
-        from rich.markup import escape
+        from rich.text import Text
 
         from edge_behavior.evaluation.tables import candidates_table
         from edge_behavior.util.terminal import open_console
@@ -174,10 +174,11 @@ def predict_command(
         console = open_console()
         console.print(candidates_table(document["predictions"], prediction.likely))
         if coverage is not None:
-            console.print(f"[bold]prediction set[/] at coverage {coverage:g}: {escape(', '.join(document['likely']))}")
+            held = ", ".join(document["likely"])
+            console.print(Text.assemble(("prediction set", "bold"), f" at coverage {coverage:g}: {held}"))
         if precision is not None:
-            said = "[bold green]suggest[/] the first" if prediction.suggest else "[bold]stay silent[/]"
-            console.print(f"{said} at precision {precision:g}")
+            said = ("suggest", "bold green", " the first") if prediction.suggest else ("stay silent", "bold", "")
+            console.print(Text.assemble(said[:2], f"{said[2]} at precision {precision:g}"))
         raised = f", balance {prediction.balance:g}" if prediction.balance else ""
         where = f" on the {in_words(evaluated_on)}" if evaluated_on else ""
         timed = f"{calls} calls, whose times mean nothing" if latency is None else f"{latency:.1f} ms"

@@ -56,21 +56,19 @@ def relabel_command(
 
 
 def _show_report(report: dict[str, Any]) -> None:
-    from rich.markup import escape
-
     from edge_behavior.util.numbers import file_size
     from edge_behavior.util.terminal import open_console
 
     console = open_console()
     dropped, added = report["dropped"], report["added"]
     console.print(
-        f"{escape(report['bundle'])}: {report['labels']} labels, {report['kept']} kept, {len(added)} new, "
+        f"{report['bundle']}: {report['labels']} labels, {report['kept']} kept, {len(added)} new, "
         f"{len(dropped)} dropped; {file_size(report['bytes'])}"
     )
     for entry in added:
-        console.print(f"  + {escape(entry['label'])}: {entry['tokens']} tokens, terminator included")
+        console.print(f"  + {entry['label']}: {entry['tokens']} tokens, terminator included")
     if dropped:
-        console.print(f"  - {escape(', '.join(dropped))}")
+        console.print(f"  - {', '.join(dropped)}")
     if added and report["pruned_vocabulary"]:
         console.print("The vocabulary was pruned for the old labels: new ones may take more tokens than usual.")
     if report["listed_in_prompt"]:

@@ -153,7 +153,7 @@ def _say_method(chosen: str | None) -> None:
     if chosen is not None:
         summary = METHODS[chosen].summary
         why = f"the default: {DEFAULT_REASON} (docs/train.md, Methods; --method takes another)"
-        console().print(f"method {chosen}, {summary}; {why}", markup=False, highlight=False, soft_wrap=True)
+        console().print(f"method {chosen}, {summary}; {why}", highlight=False, soft_wrap=True)
 
 
 def _print_plan(plan: dict[str, Any]) -> None:

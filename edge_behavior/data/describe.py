@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -165,7 +164,7 @@ def tables(description: Description, top: int = 40) -> Group:
     dataset, info = description.dataset, description.dataset.info
     per_user = info.events_per_user
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("source", escape(f"{info.source.name} ({info.source.format})"))
+    facts.add_row("source", f"{info.source.name} ({info.source.format})")
     facts.add_row("span", f"{info.span.start} to {info.span.end}: {description.days:,.0f} days")
     facts.add_row(
         "events per user",
@@ -173,7 +172,7 @@ def tables(description: Description, top: int = 40) -> Group:
         f"min {per_user.min:,.0f}, max {per_user.max:,.0f}",
     )
     facts.add_row("places", f"{info.place.count:,} ({info.place.kind})" if info.has_places else "none")
-    facts.add_row("split", escape(split_text(dataset)))
+    facts.add_row("split", split_text(dataset))
     facts.add_row("intervals over", f"{description.resampling} of the test split")
     for group, held in description.groups.items():
         facts.add_row(group, f"{held['behaviors']} behaviors, {held['share']:.1%} of training events")
@@ -203,7 +202,7 @@ def _behaviors(listed: Sequence[BehaviorShare], top: int) -> Group:
     for behavior in shown:
         color = COLORS[behavior.group]
         table.add_row(
-            escape(behavior.behavior),
+            behavior.behavior,
             f"{behavior.training_events:,}",
             f"{behavior.share:.3%}",
             Text(behavior.group, style=color),

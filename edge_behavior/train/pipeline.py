@@ -121,7 +121,7 @@ def _choose_dtype(recipe: Recipe, run: RunFolder) -> None:
     config = None if settings.path is None else read_config(find_backbone(settings.path, settings.revision))
     chosen = chosen_dtype(settings, config)
     run.update(computing=ComputingRecord(dtype=chosen.dtype, why=chosen.why))
-    console().print(f"computing in {chosen.dtype}: {chosen.why}", markup=False)
+    console().print(f"computing in {chosen.dtype}: {chosen.why}")
 
 
 def _verify(dataset: Dataset) -> None:

@@ -56,10 +56,13 @@ def silence_stdout() -> None:
 
 
 def open_console(*, stderr: bool = False, quiet: bool = False, file: Any = None) -> Console:
-    """A rich console on stdout, stderr or `file` that shows tables whole even where the terminal is too narrow."""
+    """A rich console on stdout, stderr or `file` that shows tables whole even where the terminal is too narrow.
+
+    Text is shown as it is: brackets and colons of a label, a file or a model are neither markup nor emoji.
+    """
     from edge_behavior.util.wide_console import WideConsole
 
-    return WideConsole(stderr=stderr, quiet=quiet, file=file)
+    return WideConsole(stderr=stderr, quiet=quiet, file=file, markup=False, emoji=False)
 
 
 def json_text(document: Any, encoding: str | None) -> str:

@@ -34,7 +34,6 @@ def license_text(stated: License | None) -> str:
 
 def show_manifest(manifest: dict[str, Any], base_model: BaseModelInfo) -> None:
     """A table of its fields, and the parity table."""
-    from rich.markup import escape
     from rich.table import Table
 
     from edge_behavior.core.fusion import SOURCES
@@ -66,7 +65,7 @@ def show_manifest(manifest: dict[str, Any], base_model: BaseModelInfo) -> None:
             text = "\n".join(f"{k}: {v}" for k, v in value.items())
         else:
             text = str(value)
-        table.add_row(key.replace("_", " "), escape(text))
+        table.add_row(key.replace("_", " "), text)
     open_console().print(table)
     if manifest["parity"] is not None:
         show_parity(manifest["parity"], sys.stdout)

@@ -63,7 +63,7 @@ def run_compare(bench: Bench, contenders: Mapping[str, Contender]) -> list[str]:
         if not missing:
             folder.forget_error(name)
             continue
-        console.print(f"{number} of {len(work)}: {name}", markup=False)
+        console.print(f"{number} of {len(work)}: {name}")
         if not attempted(name, folder, partial(_score, bench, contenders[entry.system], entry, seed, missing)):
             failed.append(name)
     return failed
@@ -115,5 +115,5 @@ def _rate(bench: Bench, contender: Contender) -> float | None:
         return None
     rate, measured = found
     bench.folder.note_rate(contender.name, rate, measured, bench.asked.sizes.rate_targets)
-    open_console(stderr=True).print(f"{contender.name}: learning rate {rate:g} on validation users", markup=False)
+    open_console(stderr=True).print(f"{contender.name}: learning rate {rate:g} on validation users")
     return rate

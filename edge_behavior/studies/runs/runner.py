@@ -80,9 +80,9 @@ def run_plan(
     for number, planned in enumerate(runs, 1):
         title = f"run {number} of {len(runs)}: {planned.name}"
         if folder.finished(planned.name):
-            console.print(f"{title}: already done", markup=False)
+            console.print(f"{title}: already done")
             continue
-        console.print(title, markup=False)
+        console.print(title)
         if not attempted(planned.name, folder, partial(do_run, planned, dataset, folder, execute)):
             failed.append(planned.name)
     return failed
@@ -108,7 +108,7 @@ def attempted(name: str, folder: RunsFolder, work: Callable[[], object]) -> bool
     except Exception as error:
         reason = _reason(error)
         folder.note_error(name, f"{reason}\n\n{traceback.format_exc()}")
-        open_console(stderr=True).print(f"{name} failed: {reason}", markup=False)
+        open_console(stderr=True).print(f"{name} failed: {reason}")
         return False
     folder.forget_error(name)
     return True
@@ -130,7 +130,7 @@ def do_run(planned: PlannedRun, dataset: Dataset, folder: RunsFolder, execute: R
     _share_precision(run, planned.recipe, others)
     taken = take_over(run, planned.recipe, others)
     if taken:
-        open_console(stderr=True).print(f"reused from another run: {', '.join(taken)}", markup=False)
+        open_console(stderr=True).print(f"reused from another run: {', '.join(taken)}")
     return (execute or train_until())(planned.recipe, dataset, path)
 
 

@@ -68,7 +68,7 @@ def _reopen(recipe: Recipe, dataset: Dataset, run: RunFolder) -> None:
         raise EdgebError(f"{dataset.path} has changed since {run.path} was begun", "start a new run")
     undone = forget_deleted(run)
     if undone:
-        console().print(f"{run.path} lacks the output of {undone[0]}; redoing {', '.join(undone)}", markup=False)
+        console().print(f"{run.path} lacks the output of {undone[0]}; redoing {', '.join(undone)}")
     check_made(run)
     recipe, before = located(recipe, run.path), located(run.recipe_in_force, run.path)
     changes, done = changed_fields(before, recipe), done_stages(run)
@@ -124,10 +124,10 @@ def _change(
         during: The first unfinished stage.
     """
     shown = ", ".join(f"{field} {old!r} -> {value!r}" for field, (old, value) in changes.items())
-    console().print(f"changed for the rest of the run: {shown}", markup=False)
+    console().print(f"changed for the rest of the run: {shown}")
     started_over = during is not None and during.starts_over(new) and _drop_progress(run, during)
     if during is not None and started_over:
-        console().print(f"{during.name} starts over: its checkpoints belong to the old settings", markup=False)
+        console().print(f"{during.name} starts over: its checkpoints belong to the old settings")
     write_text(run.path / "recipe.yaml", recipe.to_yaml())
     change = ChangeRecord(
         when=_now(),

@@ -49,5 +49,5 @@ def _checked_backbone(context: StageContext) -> Any:
     model, name = context.models.load(UNTUNED), context.run.backbone
     beyond = check_weights(model, name)
     if beyond and context.recipe.backbone.export != "none":
-        console().print(f"edgeb: {beyond_f16(name, beyond)}: {KEEP_F32}", markup=False, soft_wrap=True)
+        console().print(f"edgeb: {beyond_f16(name, beyond)}: {KEEP_F32}", soft_wrap=True)
     return model

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
-from rich.console import Console
 
 from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.describe import COLORS, describe, import_tables, plot_distribution, tables
 from edge_behavior.data.importers.importer import import_log
 from edge_behavior.errors import EdgebError
+from edge_behavior.util.terminal import open_console
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def dataset(tmp_path_factory, make_rows, write_csv) -> Dataset:
 
 def printed(renderable: object) -> str:
     out = io.StringIO()
-    Console(file=out, width=100).print(renderable)
+    open_console(file=out).print(renderable)
     return out.getvalue()
 
 

@@ -35,8 +35,18 @@ def test_no_text_stops_a_stream(text, encoding):
         patch.setattr(sys, "stderr", stream)
         prepare_streams()
         print(text)
-        open_console().print(text, markup=False)
+        open_console().print(text)
         stream.flush()
+
+
+def test_brackets_and_colons_are_text():
+    text, shown = "a [/b] [red]c[/red] :car: \\[d]", io.StringIO()
+    table = Table(text, title=text, caption=text)
+    table.add_row(text)
+    console = open_console(file=shown)
+    console.print(text)
+    console.print(table)
+    assert shown.getvalue().count(text) == 5
 
 
 def test_what_a_stream_cannot_hold(monkeypatch):

@@ -28,7 +28,8 @@ def test_answers_outside_the_list_are_in_the_report(server: Server, data: Path, 
     server.reply = lambda path, body: (200, says) if path.startswith("chat") else (404, {"error": "no completions"})
     out = tmp_path / "out"
     write_text(tmp_path / "quick.yaml", recipe.to_yaml())
-    asked = ("--endpoint", server.url, "--endpoint-model", "small")
+    # Brackets are no markup of the tables on a terminal.
+    asked = ("--endpoint", server.url, "--endpoint-model", "small[/q8]")
     sizes = ("--recipe", tmp_path / "quick.yaml", "--data", data, "--windows", 10, "--validation", 10)
     result = compare("--out", out, "--systems", "most_frequent", *sizes, *asked, "--json")
     assert result.exit_code == 0, result.output
@@ -38,9 +39,9 @@ def test_answers_outside_the_list_are_in_the_report(server: Server, data: Path, 
     assert set(rows["endpoint"]["answers"]) == {"test", "validation", "cold0", "cold1", "cold2", "cold5", "cold10"}
     assert rows["endpoint+habits"]["answers"] == rows["habits"]["answers"] == {}
     total = rows["endpoint"]["answers"]["test"]["windows"]
-    said = f"small (endpoint): answers by chat text, {total} of {total} outside the list."
-    for name in ("results.md", "compare.html"):
-        assert said in (out / name).read_text()
+    said = f"(endpoint): answers by chat text, {total} of {total} outside the list."
+    for name, model in (("results.md", r"small\[/q8\]"), ("compare.html", "small[/q8]")):
+        assert f"{model} {said}" in (out / name).read_text()
     # The URL may name a private machine, and what is published must not.
     assert not any(server.url in (out / name).read_text() for name in ("compare.json", "results.json", "compare.html"))
     held = (out / "compare.json").read_text()
@@ -51,7 +52,9 @@ def test_answers_outside_the_list_are_in_the_report(server: Server, data: Path, 
     assert (out / "compare.json").read_text() == held
     # A second look at the same endpoint asks nothing.
     before = len(server.asked)
-    assert compare("--out", out, *asked).exit_code == 0
+    shown = compare("--out", out, *asked)
+    assert shown.exit_code == 0
+    assert "small[/q8]" in shown.output
     assert len(server.asked) == before
 
 
