@@ -10,7 +10,7 @@ not grow with vocabulary times positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,20 +92,31 @@ class TorchScorer:
         self._slot = np.full(len(trie) + 1, -1, dtype=np.int64)
         self._slot[trie.evaluated] = np.arange(len(trie.evaluated))
 
-    def score(self, prompts: Sequence[Sequence[int]], goals: Sequence[Goal] | None = None) -> PromptScores:
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        goals: Sequence[Goal] | None = None,
+        advance: Callable[[int], object] | None = None,
+    ) -> PromptScores:
         """Score prompts given as full token ids (`PromptEncoder.prompt_ids`), in any order and of any lengths.
 
         Args:
             goals: What to establish after each prompt; None for the scores of all candidates.
+            advance: See `score_shared`.
 
         Raises:
             EdgebError: see `score_shared`.
         """
         wanted = zip(prompts, goals or [Goal()] * len(prompts), strict=True)
-        return self.score_shared([Prompts(ids, [len(ids)], [goal]) for ids, goal in wanted])
+        return self.score_shared([Prompts(ids, [len(ids)], [goal]) for ids, goal in wanted], advance)
 
-    def score_shared(self, sequences: Sequence[Prompts]) -> PromptScores:
+    def score_shared(
+        self, sequences: Sequence[Prompts], advance: Callable[[int], object] | None = None
+    ) -> PromptScores:
         """Score prompts several of which may share a sequence, in the order given.
+
+        Args:
+            advance: Called with the number of prompts that have just been scored.
 
         Raises:
             EdgebError: the model scales or caps its logits after the output layer, or has layers that attend neither to
@@ -139,6 +150,8 @@ class TorchScorer:
                 prefix = self._prefix()
                 for batch in self._batches(asked):
                     self._score_batch(batch, prefix, scores)
+                    if advance is not None:
+                        advance(sum(len(one.ends) for one in batch))
         finally:
             self._model.train(was_training)
             if attention not in _TAKE_TREE_MASKS:

@@ -38,7 +38,7 @@ from edge_behavior.train.rows.windows import draw_formats
 from edge_behavior.train.trainer.lora import merge_for_scoring
 from edge_behavior.train.trainer.processes import release_memory
 from edge_behavior.train.trainer.threads import Threads
-from edge_behavior.util.progress import progress_bar
+from edge_behavior.util.progress import Advance, progress_bar
 
 _WINDOWS_PER_PASS = 128
 # What a fit reads of the recipe.
@@ -224,13 +224,10 @@ class FittedLanguage:
         formats = draw_formats(encoder, len(targets), recipe.seed)
         found = [np.empty((0, len(encoder.candidates)))]
         starts = range(0, len(targets), _WINDOWS_PER_PASS)
-        with progress_bar(
-            f"score {self._origin.system}, chunks of {_WINDOWS_PER_PASS} windows", len(starts)
-        ) as advance:
+        with progress_bar(f"score {self._origin.system}", len(targets), hidden=len(targets) < 2) as advance:
             for at in starts:
                 own = slice(at, at + _WINDOWS_PER_PASS)
-                found.append(self._scores(table, targets[own], formats[own]))
-                advance()
+                found.append(self._scores(table, targets[own], formats[own], advance))
         return np.concatenate(found)
 
     def cost(self) -> Cost:
@@ -251,7 +248,7 @@ class FittedLanguage:
         self.model = None
         release_memory()
 
-    def _scores(self, table: EventTable, targets: Ints, formats: Ints) -> Floats:
+    def _scores(self, table: EventTable, targets: Ints, formats: Ints, advance: Advance) -> Floats:
         model, encoder = self.model, self._language.encoder
         assert model is not None, "the system was closed"
         prompts, rows, first = list[list[int]](), [], model.inputs.vocabulary
@@ -266,4 +263,5 @@ class FittedLanguage:
         with torch.inference_mode():
             vectors = model.event_vectors(event_tensors(rows) if rows else None)
         embed, most = model.inputs.with_vectors(vectors), self._language.recipe.scoring.tokens_per_pass
-        return log_softmax(TorchScorer(model.language, encoder, most, embed).score(prompts).log_probs)
+        scorer = TorchScorer(model.language, encoder, most, embed)
+        return log_softmax(scorer.score(prompts, advance=advance).log_probs)

@@ -35,7 +35,7 @@ from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.trainer.failures import is_out_of_memory
 from edge_behavior.train.trainer.processes import gathered, is_main, rank, wait, world_size
 from edge_behavior.util.files import new_file
-from edge_behavior.util.progress import progress_bar
+from edge_behavior.util.progress import Advance, progress_bar
 
 SHARD = 128
 # Ranks that evaluation proves, for hit@3 and hit@5.
@@ -56,7 +56,7 @@ class ScoringPass:
     """How windows are scored.
 
     Attributes:
-        title: Name of the progress bar.
+        title: Name of the progress bar, which counts windows.
         tokens_per_pass: The recipe's `scoring.tokens_per_pass`.
         goal: What to establish of every window, besides the score of its true behavior.
         shards: Folder that keeps scores; a second pass over the same windows reads them from there.
@@ -86,17 +86,18 @@ def score_windows(model: Any, encoder: PromptEncoder, windows: WindowSet, scorin
     if scoring.shards is not None:
         _open_shards(scoring.shards, encoder, windows, scoring)
     found: list[tuple[int, dict[str, NDArray[Any]]]] = []
-    with progress_bar(f"{scoring.title}, chunks of {SHARD} windows", len(mine), hidden=not is_main()) as advance:
-        for start in mine:
+    sizes = [min(SHARD, count - start) for start in mine]
+    with progress_bar(scoring.title, sum(sizes), hidden=count < 2 or not is_main()) as advance:
+        for start, size in zip(mine, sizes, strict=True):
             path = None if scoring.shards is None else scoring.shards / f"{start:09d}.safetensors"
             if path is not None and path.is_file():
                 found.append((start, _read_shard(path)))
-            else:
-                found.append((start, _score_shard(scorer, encoder, windows.take(start, start + SHARD), scoring)))
-                if path is not None:
-                    with new_file(path, replace=True) as temporary:
-                        save_file(found[-1][1], temporary)
-            advance()
+                advance(size)
+                continue
+            found.append((start, _score_shard(scorer, encoder, windows.take(start, start + size), scoring, advance)))
+            if path is not None:
+                with new_file(path, replace=True) as temporary:
+                    save_file(found[-1][1], temporary)
     every = found if scoring.lockstep else gathered(found)
     parts = [part for _, part in sorted(every, key=lambda item: item[0])]
     return PromptScores(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
@@ -127,11 +128,13 @@ def stage_scorer(
 
 
 def _score_shard(
-    scorer: TorchScorer, encoder: PromptEncoder, windows: WindowSet, scoring: ScoringPass
+    scorer: TorchScorer, encoder: PromptEncoder, windows: WindowSet, scoring: ScoringPass, advance: Advance
 ) -> dict[str, NDArray[Any]]:
     prompts, where = windows.prompts(encoder, scoring.goal)
+    # Windows of the same event share a prompt.
+    advance(len(where) - sum(len(one.ends) for one in prompts))
     try:
-        scores = scorer.score_shared(prompts)
+        scores = scorer.score_shared(prompts, advance)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

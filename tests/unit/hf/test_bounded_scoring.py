@@ -106,8 +106,10 @@ def test_prompts_that_share_a_sequence_score_as_alone(
         alone += [(stretch.ids[:end], goal) for end, goal in zip(ends, own, strict=True)]
     whole = TorchScorer(model, encoder).score([ids for ids, _ in alone])
     monkeypatch.setattr(tree_scoring, "PART_NODES", part)
-    found = TorchScorer(model, encoder, max_tokens).score_shared(shared)
+    scored: list[int] = []
+    found = TorchScorer(model, encoder, max_tokens).score_shared(shared, scored.append)
     assert_holds(found, whole, [goal for _, goal in alone])
+    assert sum(scored) == len(alone)
     evaluated = [count for count, (_, goal) in zip(found.trie_tokens, alone, strict=True) if goal.everything]
     assert set(evaluated) == {len(encoder.trie.evaluated)}
 

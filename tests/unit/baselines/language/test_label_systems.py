@@ -23,8 +23,8 @@ from edge_behavior.baselines.sequence.model import SasRec
 from edge_behavior.baselines.sequence.training import TrainingData
 from edge_behavior.data.windows import natural_windows
 from tests.helpers import LABELS, event_table
+from tests.unit.baselines.checks import KillAt, Killed, assert_blind_from_the_target_on
 from tests.unit.baselines.language.conftest import LENGTH, Users, budget, language
-from tests.unit.baselines.sequence.test_system import KillAt, Killed
 
 SMALL = SequenceConfig(
     hidden=16, layers=1, heads=2, epochs=1, least_steps=20, eval_steps=10, batch_size=8, dropout=0.0, patience=99
@@ -64,13 +64,7 @@ def test_twenty_users_are_learned_by_heart(kind: Any, users: Any, tmp_path: Path
 
 @BOTH
 def test_a_prediction_sees_no_behavior_from_the_target_on(kind: Any, users: Any, tmp_path: Path) -> None:
-    found, target = quick(kind, users, tmp_path), np.array([6])
-    later = users.table.behavior.copy()
-    later[6:] = (later[6:] + 1) % 6
-    changed = replace(users.table, behavior=later)
-    assert (found.log_probs(users.table, target) == found.log_probs(changed, target)).all()
-    later[5] = (later[5] + 1) % 6
-    assert (found.log_probs(users.table, target) != found.log_probs(changed, target)).any()
+    assert_blind_from_the_target_on(quick(kind, users, tmp_path), users)
 
 
 @BOTH

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import TrainerCallback
 
 from edge_behavior.baselines import trained
 from edge_behavior.baselines.language import fitting, training
@@ -21,6 +19,7 @@ from edge_behavior.data.windows import natural_windows
 from edge_behavior.errors import EdgebError
 from tests import helpers
 from tests.helpers import LABELS
+from tests.unit.baselines.checks import KillAt, Killed, assert_blind_from_the_target_on
 from tests.unit.baselines.language.conftest import LENGTH, RATE, Users, backbone, budget, language, made
 
 WINDOWS = np.array([8, 20, 31, 3, 0])
@@ -72,13 +71,7 @@ def test_it_gives_distributions_of_each_window_by_itself(kind: Any, layout: str,
 
 @KINDS
 def test_a_prediction_sees_no_behavior_from_the_target_on(kind: Any, users: Any, tmp_path: Path) -> None:
-    found, target = quick(kind, users, tmp_path), np.array([6])
-    later = users.table.behavior.copy()
-    later[6:] = (later[6:] + 1) % 6
-    changed = replace(users.table, behavior=later)
-    assert (found.log_probs(users.table, target) == found.log_probs(changed, target)).all()
-    later[5] = (later[5] + 1) % 6
-    assert (found.log_probs(users.table, target) != found.log_probs(changed, target)).any()
+    assert_blind_from_the_target_on(quick(kind, users, tmp_path), users)
 
 
 def test_llara_at_curriculum_zero_is_tallrec(users: Any, tmp_path: Path) -> None:
@@ -131,19 +124,6 @@ def test_the_backbone_stays_as_it_is(kind: Any, users: Any, tmp_path: Path, monk
         name = name if name in tuned else name.replace(".weight", ".base_layer.weight")
         name = name if name in tuned else name.replace(".bias", ".base_layer.bias")
         assert torch.equal(tuned[name], weight)
-
-
-class Killed(BaseException):
-    pass
-
-
-class KillAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self._step:
-            raise Killed
 
 
 @KINDS

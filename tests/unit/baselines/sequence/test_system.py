@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import TrainerCallback
 
 from edge_behavior.baselines import trained
 from edge_behavior.baselines.sequence import training
@@ -24,6 +23,7 @@ from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.data.windows import natural_windows
 from edge_behavior.errors import EdgebError
 from tests.helpers import LABELS, event_table
+from tests.unit.baselines.checks import KillAt, Killed, assert_blind_from_the_target_on
 
 LENGTH = 5
 SMALL = SequenceConfig(hidden=16, layers=1, heads=2, epochs=1, least_steps=12, eval_steps=4, batch_size=8)
@@ -86,13 +86,7 @@ def test_cold_start_gives_distributions(name: str, known: int | None, users: Any
 @BOTH
 def test_a_prediction_sees_no_behavior_from_the_target_on(name: str, users: Any, tmp_path: Path) -> None:
     found = SequenceSystem(name, SMALL).fit(users, LENGTH, Budget(40, 10, 0, tmp_path), None)
-    target = np.array([6])
-    later = users.table.behavior.copy()
-    later[6:] = (later[6:] + 1) % 6
-    changed = replace(users.table, behavior=later)
-    assert (found.log_probs(users.table, target) == found.log_probs(changed, target)).all()
-    later[5] = (later[5] + 1) % 6
-    assert (found.log_probs(users.table, target) != found.log_probs(changed, target)).any()
+    assert_blind_from_the_target_on(found, users)
 
 
 @BOTH
@@ -122,19 +116,6 @@ def test_a_training_row_asks_for_its_stretch_only_and_shows_no_more_than_a_windo
         assert all(first <= event < start + size for event in shown.tolist())
         if name == "bert4rec":
             assert not set(asked.tolist()) & set(shown.tolist())
-
-
-class Killed(BaseException):
-    pass
-
-
-class KillAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self._step:
-            raise Killed
 
 
 @BOTH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from edge_behavior.train.stages import scoring as scoring_pass
 from edge_behavior.train.stages.pool import choose_pairs, score_pool, tokenized
 from edge_behavior.train.stages.scoring import EVERYTHING, ScoringPass, proving, score_windows
 from edge_behavior.train.trainer.failures import explained
+from edge_behavior.util import progress
 from tests import helpers
 
 INSTRUCT = PromptLayout(name="instruct", history_length=5)
@@ -75,6 +77,36 @@ def test_shards_are_kept_read_again_and_equal_one_pass(
     np.testing.assert_array_equal(kept.embeddings, first.embeddings)
     with pytest.raises(AssertionError, match="scored again"):
         score_windows(model, encoder, WindowSet(events, targets[1:], formats[1:]), scoring)
+
+
+@pytest.mark.parametrize("rebase_every", [None, 10])
+def test_the_bar_counts_windows(
+    rebase_every: int | None,
+    tokens: Any,
+    model: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By passes of a few windows, kept shards, and windows of the same event; a single window has no bar."""
+    encoder, events = helpers.encoder(tokens, PromptLayout("stream")), table()
+    targets = np.repeat(eligible(events, 20)[:10], 2)
+    monkeypatch.setattr(scoring_pass, "SHARD", 8)
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    scoring = ScoringPass("score", 3 * len(encoder.trie.evaluated), shards=tmp_path / "s")
+
+    def counts(targets: Any) -> list[int]:
+        windows = WindowSet(events, targets, np.zeros(len(targets), np.int64), rebase_every)
+        score_windows(model, encoder, windows, scoring)
+        return [int(found) for found in re.findall(rf"(\d+)/{len(targets)} ", capsys.readouterr().err)]
+
+    first = counts(targets)
+    assert first == sorted(first)
+    assert first[-1] == 20
+    assert len(set(first)) > 3
+    assert set(counts(targets)) == {8, 16, 20}
+    (tmp_path / "s").rename(tmp_path / "other")
+    assert counts(targets[:1]) == []
 
 
 def test_a_damaged_shard_is_named(tokens: Any, model: Any, tmp_path: Path) -> None:
