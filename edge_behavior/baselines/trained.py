@@ -29,7 +29,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from edge_behavior.baselines.system import Cost
 from edge_behavior.train.recipe import Recipe
-from edge_behavior.train.run.checkpoints import MarkComplete, last_checkpoint
+from edge_behavior.train.run.checkpoints import checkpointing, last_checkpoint
 from edge_behavior.train.trainer.arguments import hardware, on_one_device
 from edge_behavior.train.trainer.progress import run, trainer_callbacks
 from edge_behavior.util.files import new_file
@@ -186,7 +186,7 @@ def train_best(
         **plan.own,
         **hardware(plan.dtype),
     )
-    callbacks = [*trainer_callbacks(plan.title, plan.rate, Recipe(report_to=[]), folder), _Meter(), MarkComplete()]
+    callbacks = [*trainer_callbacks(plan.title, plan.rate, Recipe(report_to=[]), folder), _Meter(), *checkpointing()]
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(plan.patience))
     trainer: Any = Trainer(

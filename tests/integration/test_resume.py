@@ -16,6 +16,7 @@ from edge_behavior.data.dataset import Dataset
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.pipeline import train
 from edge_behavior.train.recipe import Recipe, load_recipe
+from edge_behavior.train.run import checkpoints
 from edge_behavior.train.run.checkpoints import MarkComplete
 from edge_behavior.train.run.folder import RunFolder, read_json, saved_recipe
 from tests.command import edgeb_here
@@ -29,13 +30,13 @@ STEPS = [
 ADAPTER = "adapter/adapter_model.safetensors"
 
 
-def stopped(recipe: Recipe, data: Path, out: Path, stage: str, resume: bool) -> Path:
-    """Train until a stage has saved its first checkpoint."""
+def stopped(recipe: Recipe, data: Path, out: Path, stage: str, resume: bool, step: int = 0) -> Path:
+    """Train until a stage has saved its first checkpoint from a step on."""
     mark = MarkComplete.on_save
 
     def then_stop(self: MarkComplete, args, state, control, **more) -> None:
         mark(self, args, state, control, **more)
-        if Path(str(args.output_dir)).parent.name == stage:
+        if Path(str(args.output_dir)).parent.name == stage and state.global_step >= step:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
@@ -101,6 +102,28 @@ def test_less_memory_from_a_checkpoint_on_is_the_same_training(
         assert (run.done("a_tuning") or {})[key] == (RunFolder(finished).done("a_tuning") or {})[key]
     [entry] = run.state.changes
     assert entry.fields == {"report_to": (["tensorboard"], []), "a_tuning.gradient_checkpointing": (False, True)}
+
+
+@pytest.mark.parametrize("stage", ["a_tuning", "b_tuning"])
+def test_a_kill_between_two_validations_goes_on_from_there(
+    stage: str,
+    recipe: Recipe,
+    data: Path,
+    finished: Path,
+    in_a_tuning: Path,
+    resume: Resume,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Checkpoints come by the clock, too: here after every step, and every second or fourth one is validated."""
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "_TIMED_STEPS", 0)
+    shutil.copytree(in_a_tuning, tmp_path / "cut")
+    stopped(recipe, data, tmp_path / "cut", stage, True, step=3)
+    assert (tmp_path / "cut" / stage / "checkpoints" / "checkpoint-3").is_dir()
+    monkeypatch.undo()
+    run = resume(tmp_path / "cut")
+    assert (run.path / stage / ADAPTER).read_bytes() == (finished / stage / ADAPTER).read_bytes()
 
 
 def test_smaller_micro_batches_from_a_checkpoint_on_are_the_same_training(

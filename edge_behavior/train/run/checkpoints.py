@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -12,10 +14,40 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from edge_behavior.errors import EdgebError
 from edge_behavior.train.run.folder import read_json, replaced_folder, write_json
-from edge_behavior.train.trainer.processes import is_main, wait
+from edge_behavior.train.trainer.processes import gathered, is_main, wait
 from edge_behavior.util.checksums import folder_sha256
 
 _MARK = "edgeb-complete.json"
+# Most of a training that a kill loses, whatever the steps between two looks at validation windows.
+SAVE_SECONDS = 600.0
+# Steps that tell how long one takes, after one that does not.
+_TIMED_STEPS = 4
+
+
+class SaveInTime(TrainerCallback):
+    """Asks for a checkpoint about every `SAVE_SECONDS` of training.
+
+    How many steps that is, the main process's clock decides early on, so that all processes save at the same steps.
+    """
+
+    def __init__(self) -> None:
+        self._taken: list[float] = []
+        self._every = 0
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock."""
+        self._begun = monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Time the first steps; then ask when it is time."""
+        if not self._every:
+            self._taken.append(monotonic() - self._begun)
+            if len(self._taken) <= _TIMED_STEPS:
+                return
+            steps = SAVE_SECONDS * _TIMED_STEPS / max(sum(self._taken[1:]), 1e-9)
+            self._every = gathered([max(1, math.ceil(steps))])[0]
+        if state.global_step % self._every == 0:
+            control.should_save = True
 
 
 class MarkComplete(TrainerCallback):
@@ -30,6 +62,11 @@ class MarkComplete(TrainerCallback):
             (folder / _MARK).unlink(missing_ok=True)
             write_json(folder / _MARK, {"files": folder_sha256(folder)})
         wait()
+
+
+def checkpointing() -> list[TrainerCallback]:
+    """What every trainer needs so that `last_checkpoint` finds what it has done."""
+    return [SaveInTime(), MarkComplete()]
 
 
 def last_checkpoint(folder: Path) -> Path | None:

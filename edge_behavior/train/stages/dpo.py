@@ -10,7 +10,7 @@ from datasets import Dataset as HubDataset
 from transformers import TrainerCallback
 from trl import DPOConfig
 
-from edge_behavior.train.run.checkpoints import MarkComplete, last_checkpoint
+from edge_behavior.train.run.checkpoints import checkpointing, last_checkpoint
 from edge_behavior.train.stage_list import stage_named
 from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.trainer.arguments import batching, bookkeeping, hardware, on_one_device, schedule
@@ -65,7 +65,7 @@ def train_dpo(
         args=on_one_device(arguments),
         train_dataset=HubDataset.from_list([dict(pair) for pair in pairs]),
         processing_class=tokenizer,
-        callbacks=[*watch, *callbacks, MarkComplete()],
+        callbacks=[*watch, *callbacks, *checkpointing()],
     )
     in_float32(model)
     with packed(model, stage.padding_free is not False and can_pack(model), pairs=True):

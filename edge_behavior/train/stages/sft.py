@@ -20,7 +20,7 @@ from trl import SFTConfig, SFTTrainer
 from edge_behavior.hf.internals import attention_of
 from edge_behavior.train.recipe import StageConfig
 from edge_behavior.train.rows.lazy import Rows
-from edge_behavior.train.run.checkpoints import MarkComplete, copy_adapter, last_checkpoint
+from edge_behavior.train.run.checkpoints import checkpointing, copy_adapter, last_checkpoint
 from edge_behavior.train.stage_list import stage_named
 from edge_behavior.train.stages.tuning import Tuning
 from edge_behavior.train.trainer.arguments import batching, bookkeeping, hardware, on_one_device, schedule
@@ -94,7 +94,7 @@ def train_sft(
     )
     title = f"{stage_named(tuning.stage).title} (SFT)"
     callbacks = trainer_callbacks(title, f"{tuning.stage}.learning_rate", recipe, tuning.logs)
-    callbacks += [*extra_callbacks, MarkComplete()]
+    callbacks += [*extra_callbacks, *checkpointing()]
     if validation is not None:
         callbacks.append(EarlyStoppingCallback(stage.patience))
     make: Any = SFTTrainer if class_weights is None else partial(WeightedSFTTrainer, class_weights)
