@@ -416,7 +416,7 @@ def _fails(tests: list[str], copy: Path) -> bool:
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     done = subprocess.run(asked, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
-        sys.exit(f"pytest ended with {done.returncode}\n{done.stdout[-3000:]}")
+        sys.exit(f"{', '.join(tests)}: pytest ended with {done.returncode}\n{done.stdout[-3000:]}")
     return done.returncode == 1
 
 
