@@ -31,8 +31,7 @@ from edge_behavior.bundle.population import PopulationInfo
 from edge_behavior.core.balance import FittedBalance
 from edge_behavior.core.calibration import Calibration, CalibrationSet
 from edge_behavior.core.candidates import GROUPS, CandidateSet
-from edge_behavior.core.encoding import PromptEncoder
-from edge_behavior.core.events import BehaviorEvent, clean_label, clean_place
+from edge_behavior.core.events import clean_label, clean_place
 from edge_behavior.core.fusion import GroupWeights, Mixture
 from edge_behavior.core.habits import HabitsConfig
 from edge_behavior.core.license import License
@@ -47,50 +46,26 @@ from edge_behavior.fit.population import count_population
 from edge_behavior.hf.chat_template import chat_turns
 from edge_behavior.hf.tokenizers import plain_encoder
 from tests import chat_templates, helpers, sequence_files
-from tests.android import gguf_cases, litert_cases
-from tests.android.recorder import Recorder, event_row
+from tests.android.golden import gguf_cases, litert_cases
+from tests.android.golden.calls import all_calls, label_calls
+from tests.android.golden.described import described
+from tests.android.golden.recorder import Recorder
+from tests.android.golden.texts import (
+    BAD_TIMES,
+    COUNTS,
+    CROWDED,
+    LABELS,
+    PLACES,
+    RAW_LABELS,
+    STEPS,
+    TIMES,
+    diary,
+)
 from tests.label_sets import many_labels
 from tests.unit.export.conftest import gemma3, gemma_tokenizer, llama, qwen3
 
 SCHEMA = 1
-# Beside the labels of other tests: other scripts, letters beyond 16 bits, what looks like structure.
-LABELS = [*helpers.LABELS, "買い物", "Почта", "🎮 Game", "{context} {candidates}", "<|endoftext|>", "Naïve (a, b)"]
-COUNTS = (900, 200, 30, 20, 10, 6, 4, 2, 1, 60, 45, 12, 3, 0, 8)
-PLACES = [
-    "DK", "home", "  a  b ", "", "Café Zürich", "Cafe\u0301", "東京 駅", "🎮🎮", "a(b)[c]{d}<e>", 'q"uo\'te',
-    "tab\there\nline", "x" * 60, "é" * 47 + "🎮 b", "ａｂｃ", "½ ² Ⅳ", "-_.&/+", "<|endoftext|>", "<|im_start|>user",
-    "null\x00byte",
-    "مقهى", "ไทย กรุงเทพ", "𝟜𝟚 𐐷", "a\u200bb\u00a0c\u3000d", "a , b", "क्षेत्र", "word " * 20,
-]  # fmt: skip
-TEXTS = [
-    *PLACES, "Task: Predict", " Video)\n", "<|endoftext|><|im_end|>", "\n\n  \t", "don't  we'll", "1234567890",
-    "\u0007",
-]  # fmt: skip
-TIMES = [
-    "1970-01-01T00:00", "1969-12-31T23:59", "2000-02-29T12:34", "2024-02-29T00:00", "2100-03-01T07:05",
-    "1600-12-31T18:00",
-    "2012-05-01T18:00", "2024-03-18T20:05", "0001-01-01T00:00", "9999-12-31T23:59",
-]  # fmt: skip
-# Behaviors as logs hold them: what nobody sees goes, what shapes a word or an emoji stays, what is no label is refused.
-RAW_LABELS = [
-    "Video", "  Watch   video ", "Cafe\u0301", "Weather\u00a0Check", "a\u202f\u2003 \u3000b\u1680",
-    "\u200eWhatsApp\u200f", "\ufeffNews", "Short\u200bVideo", "\u202aMaps\u202c \u2067\u202bGo\u2069",
-    "\u061cdata\u2060base soft\u00adware", "e\u200b\u0301", "می\u200cخواهم", "\u0d05\u0d35\u0d28\u0d4d\u200d",
-    "👩\u200d💻 Code", "🏳\ufe0f\u200d🌈", "👋🏽 Chat", "1\ufe0f\u20e3", "\u200cMusic\u200d", "Music \u200d Box",
-    "a\u200c\u200d\u200cb", "(\u200dx\u200d)", "\x1c\u2028a\x85\t", "=\u200d\u0338", "\u200e \u0301a", "x" * 200,
-    "é" * 200, "e\u0301" * 200, "🎮" * 200, "x" * 201, "🎮" * 201, "", "\u00a0", "\u200b", "\u200d \u200c", "a\nb",
-    "a\tb", "a\x00b", "a\u2028b", "a\u2061b", "a\U000e0062b", "a\ufff9b", "{context}", "<|im_end|>",
-]  # fmt: skip
-CROWDED = ["DK", "home", "Café Zürich", "東京 駅", "<|im_end|>"]
 POPULATION_USERS = 60
-# Minutes between events: which orders a local clock may give.
-STEPS = [
-    [], [30, 0, 45], [30, -55], [30, -190, 20], [-1560], [-1561], [5, -1561, 7], [-1, -1], [0, -5, 0, -4], [-1, 5, -1],
-    [-5, 2, -5, -5], [-9, -9, -9, 4], [-700] * 9, [10, -14400],
-]  # fmt: skip
-BAD_TIMES = [
-    "", "2024-02-30T00:00", "2100-02-29T00:00", "2024-13-01T00:00", "2024-01-01T24:00", "2024-01-01T10:00Z", "x",
-]  # fmt: skip
 # Of `edge_behavior.bench.measurement.Measurement`, without what a phone does not measure.
 BENCH_FIELDS = (
     "bundle", "architecture", "quantization", "candidates", "trie_nodes", "layout", "static_tokens", "scoring",
@@ -353,13 +328,13 @@ def bundle_of(
         manifest = replace(manifest, population=PopulationInfo.of(population, POPULATION_USERS))
     manifest = write(manifest, path, population=population)
     recorder = Recorder(path, exact_math=not full)
-    described = _described(recorder, manifest, brief=False)
+    facts = described(recorder, manifest, brief=False)
     if tuple(labels) == tuple(LABELS):
-        _calls(recorder, folder, full, long_window=context_length < 2048)
+        all_calls(recorder, folder, full, long_window=context_length < 2048)
     else:
-        _label_calls(recorder, labels)
+        label_calls(recorder, labels)
     recorder.predictor.close()
-    return {**described, "calls": recorder.calls}
+    return {**facts, "calls": recorder.calls}
 
 
 def _population(manifest: Manifest) -> PopulationTable:
@@ -381,186 +356,18 @@ def _population(manifest: Manifest) -> PopulationTable:
     return table_of
 
 
-def _asked_of(table: PopulationTable) -> list[dict[str, Any]]:
-    """Probabilities for some situations, as JSON has them."""
-    size = len(table)
-    found = []
-    for i, place in enumerate([*CROWDED, *PLACES]):
-        recent = [[], [0], [1, size - 1], [9, 9], [0, 9, 2], [9, 0], [size - 1, 1, 0, 2]][i % 7]
-        when = datetime(2024, 3, 18) + timedelta(minutes=137 * i)
-        asked = {"recent": recent, "when": when.isoformat(timespec="minutes"), "place": place}
-        found.append({**asked, "probs": table.probs(recent, when, place).tolist()})
-    return found
-
-
 def _exported(folder: Path, bundle: Path) -> dict[str, Any]:
     """Three windows of a model as it was exported."""
     path = folder / f"exported-{bundle.name}"
     shutil.copyfile(bundle, path)
     manifest = verify_bundle(path)
     recorder = Recorder(path, exact_math=True)
-    described = _described(recorder, manifest, brief=True)
-    events = _diary(12, 4, manifest.candidates.labels)
+    facts = described(recorder, manifest, brief=True)
+    events = diary(12, 4, manifest.candidates.labels)
     for i, place in enumerate(("home", "Café Zürich", "<|im_end|>"), 9):
         recorder.predict(events[:i], events[i].time, place, source="model")
     recorder.predictor.close()
-    return {**described, "calls": recorder.calls}
-
-
-def _described(recorder: Recorder, manifest: Manifest, brief: bool) -> dict[str, Any]:
-    """A bundle's manifest and tokens; the phone's code makes no other than the recorded calls where `brief`."""
-    ranker, labels = recorder.predictor._ranker, manifest.candidates.labels
-    stated = manifest.base_model.license
-    return {
-        "file": recorder.path.name,
-        "exact_math": recorder.exact_math,
-        "brief": brief,
-        "manifest": {
-            "labels": list(labels), "counts": list(manifest.candidates.counts), "bos_id": manifest.bos_id,
-            "eos_id": manifest.eos_id, "layout": manifest.layout.to_dict(), "static_prompt": manifest.static_prompt,
-            "tensors_sha256": manifest.tensors_sha256, "tokenizer_sha256": manifest.tokenizer_sha256,
-            "groups": list(manifest.candidates.groups()), "default_source": manifest.default_source,
-            "license": None if stated is None else stated.lines,
-            "license_texts": None if stated is None else dict(stated.texts),
-        },
-        "texts": [[text, ranker.backend.tokenize(text)] for text in TEXTS],
-        "trie": _trie(ranker.encoder),
-        "population": None if ranker.population is None else _asked_of(ranker.population),
-        "prompts": [_prompt(ranker.encoder, labels, n, PLACES[3 + i]) for i, n in enumerate((0, 1, 4, 30))],
-    }  # fmt: skip
-
-
-def _trie(encoder: PromptEncoder) -> dict[str, list[int]]:
-    names = ("tokens", "parents", "depths", "candidates", "leaves", "inner")
-    return {name: getattr(encoder.trie, name).tolist() for name in names}
-
-
-def _diary(length: int, seed: int = 0, labels: Sequence[str] = LABELS) -> list[BehaviorEvent]:
-    """Events in hostile places, too."""
-    events = helpers.diary(length, seed, list(labels))
-    for i in range(0, length, 3):
-        events[i] = replace(events[i], place=PLACES[(7 * i + seed) % len(PLACES)])
-    return events
-
-
-def _prompt(encoder: PromptEncoder, labels: Sequence[str], length: int, place: str) -> dict[str, Any]:
-    history = _diary(length, length, labels)
-    when = history[-1].time + timedelta(hours=1) if history else datetime(2024, 3, 18, 20)
-    prompt = encoder.layout.prompt(history, when, place, encoder.candidates.labels)
-    return {
-        "history": [event_row(e) for e in history],
-        "when": when.isoformat(timespec="minutes"),
-        "place": place,
-        "segments": [*prompt.static, *prompt.body],
-        "ids": encoder.prompt_ids(history, when, place),
-    }
-
-
-def _label_calls(made: Recorder, labels: Sequence[str]) -> None:
-    events = _diary(22, 5, labels)
-    when = events[-1].time + timedelta(minutes=30)
-    for scoring in ("exact", "masked"):
-        made.predict(events, when, "DK", scoring=scoring)
-        made.predict(events, when, "home", scoring=scoring, top_k=5)
-        made.predict(events, when, "home", scoring=scoring, only=labels[::2])
-        made.predict(events, when, "home", scoring=scoring, exclude=labels[::3], top_k=7)
-
-
-def _calls(made: Recorder, folder: Path, full: bool, long_window: bool) -> None:
-    events = _diary(60, 3)
-    when = events[24].time + timedelta(minutes=30)
-    for scoring in ("exact", "masked"):
-        made.predict(events[:25], when, "DK", scoring=scoring)
-        made.predict(events[:25], when, "東京 駅", scoring=scoring, top_k=1)
-        made.predict(events[:25], when, "DK", scoring=scoring, top_k=3)
-        made.predict(events[:25], when, "DK", scoring=scoring, top_k=3, exhaustive=True)
-        made.predict(events[:25], when, "DK", scoring=scoring, only=["Video", "買い物", "🎮 Game", "Café"])
-        made.predict(events[:25], when, "DK", scoring=scoring, top_k=2, exclude=["Video", "Почта", "<|endoftext|>"])
-    made.predict([], when, "a(b)[c]{d}<e>", top_k=4)
-    made.predict(events[:25], when, "DK", only=[], error="no candidate is left")
-    made.predict(events[:25], when, "DK", only=["Vide"], error="is not in the candidate set")
-    made.predict(events[:25], when, "DK", top_k=0, error="is 0")
-    made.predict(events[:25], events[24].time - timedelta(days=2), "DK", error="before the last event")
-    made.predict(events[:25][::-1], when, "DK", error="the newest event comes first")
-    west = [*events[:24], replace(events[24], time=events[23].time - timedelta(hours=3))]
-    made.predict(west, west[24].time - timedelta(minutes=55), "DK", top_k=3)
-    odd = [replace(event, behavior=f"\u200e{event.behavior} \u00a0") for event in events[:25]]
-    made.predict(odd, when, "DK", only=["Video\u200b", "Cafe\u0301", "\u202a買い物"])
-    made.misplaced(events[:25], when)
-    if full:
-        _full_calls(made, events[:25], when)
-    else:
-        made.predict(events[:25], when, "DK", source="fused", error="no weights")
-        made.predict(events[:25], when, "DK", precision=0.5, error="not calibrated")
-        made.predict(events[:25], when, "DK", source="habits")
-        made.predict(events[:25], when, "DK", balance=0.25)
-        made.predict(events[:25], when, "home", scoring="masked", balance=2.0, top_k=3)
-        made.predict(events[:25], when, "DK", balance="fitted", error="no fitted balance")
-        made.predict(events[:25], when, "DK", balance=2.5, error="balance is 2.5")
-    _session_calls(made, folder, events, full, 20 if long_window else 3)
-
-
-def _full_calls(made: Recorder, history: list[BehaviorEvent], when: datetime) -> None:
-    # A user of whom nothing is known, and little: what people in general do.
-    for known in (0, 1, 2):
-        for place in CROWDED[:3]:
-            made.predict(history[:known], when, place, source="habits", calibrated=False)
-            made.predict(history[:known], when, place, top_k=3)
-    for source in ("model", "habits", "fused"):
-        for calibrated in (True, False):
-            made.predict(history, when, "DK", source=source, calibrated=calibrated)
-            made.predict(history, when, "home", source=source, calibrated=calibrated, top_k=2)
-        made.predict(history, when, "DK", source=source, only=["Video", "Bar", "買い物"])
-        made.predict(history, when, "DK", source=source, precision=0.5, top_k=1)
-        made.predict(history, when, "DK", source=source, coverage=0.8, top_k=1)
-        made.predict(history, when, "DK", source=source, precision=0.5, coverage=0.8, top_k=2)
-        for balance in (0.4, "fitted", 2.0):
-            made.predict(history, when, "DK", source=source, balance=balance)
-            made.predict(history, when, "home", source=source, balance=balance, top_k=2)
-            made.predict(history, when, "DK", source=source, balance=balance, only=["Video", "Bar", "🎮 Game"])
-            made.predict(history, when, "DK", source=source, balance=balance, calibrated=False, top_k=3)
-            made.predict(history, when, "DK", source=source, balance=balance, scoring="masked", top_k=3)
-        made.predict(history, when, "DK", source=source, balance="fitted", precision=0.5, coverage=0.8, top_k=1)
-        made.predict(history, when, "DK", source=source, balance=0.4, coverage=0.8, error="not measured at balance 0.4")
-    made.predict(history, when, "DK", source="model", precision=0.9, top_k=1)
-    made.predict(history, when, "DK", precision=0.7, coverage=0.95, top_k=3)
-    made.predict(history, when, "DK", coverage=0.5, error="not calibrated for a coverage")
-    made.predict(history, when, "DK", coverage=0.8, calibrated=False, error="measured on calibrated values")
-    made.predict(history, when, "DK", coverage=0.8, exclude=["Bar"], error="over all candidates")
-    made.predict(history, when, "DK", coverage=0.8, scoring="masked", error="under exact scoring")
-
-
-def _session_calls(made: Recorder, folder: Path, events: list[BehaviorEvent], full: bool, anchor_every: int) -> None:
-    made.start(anchor_every)
-    for i, event in enumerate(events[:36]):
-        made.observe(event)
-        if i % 3 == 2:
-            made.ask(event.time + timedelta(minutes=20), PLACES[i % len(PLACES)], top_k=2 + i % 3)
-        if i % 8 == 4:
-            made.prepare()
-    made.observe(replace(events[36], behavior="Nap"), "is not in the candidate set")
-    early = events[35].time - timedelta(days=2)
-    made.observe(replace(events[36], time=early), "before the last event")
-    made.ask(early, "DK", error="before the last event")
-    made.ask(events[35].time, "DK", scoring="masked")
-    made.save("used", folder)
-    made.observe(events[36])
-    made.ask(events[36].time, "home", top_k=None, exhaustive=True)
-    made.save("behind", folder)
-    made.reopen()
-    made.restore("behind", folder)
-    made.ask(events[36].time, "home")
-    made.restore("used", folder)
-    made.ask(events[36].time, "home")
-    for event in events[36:40]:
-        made.observe(event)
-    made.observe(replace(events[40], time=events[39].time - timedelta(minutes=55), behavior="\u200fVideo\u00a0"))
-    made.ask(events[39].time - timedelta(hours=3), "home", exclude=["Video\ufeff"])
-    made.ask(events[39].time + timedelta(minutes=1), "Café Zürich")
-    if full:
-        made.ask(events[39].time + timedelta(minutes=1), "Café Zürich", source="habits", top_k=None)
-        made.ask(events[39].time + timedelta(minutes=1), "Café Zürich", balance="fitted", coverage=0.8)
-        made.ask(events[39].time + timedelta(minutes=2), "DK", source="model", balance=1.0)
+    return {**facts, "calls": recorder.calls}
 
 
 if __name__ == "__main__":

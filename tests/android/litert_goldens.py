@@ -18,8 +18,9 @@ from edge_behavior.core.population import PopulationTable
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.export.gguf.writer import write_gguf
 from tests import helpers, litert_files
-from tests.android import litert_cases, npu_cases
-from tests.android.goldens import LABELS, bundle_of, golden_of
+from tests.android.golden import litert_cases, npu_cases
+from tests.android.golden.texts import LABELS
+from tests.android.goldens import bundle_of, golden_of
 from tests.label_sets import many_labels
 from tests.unit.export.conftest import gemma3, gemma_tokenizer
 

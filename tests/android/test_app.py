@@ -21,7 +21,8 @@ from edge_behavior.records.history import read_history, write_history
 from edge_behavior.runtime.predictor import Predictor
 from tests import helpers
 from tests.android import host
-from tests.android.goldens import LABELS, write_goldens
+from tests.android.golden.texts import LABELS
+from tests.android.goldens import write_goldens
 
 APP = host.ANDROID / "app" / "src"
 USAGE = host.ANDROID / "usage" / "src"

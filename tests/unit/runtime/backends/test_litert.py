@@ -1,4 +1,4 @@
-"""LiteRT's backend beyond what every backend owes: planned calls, masks, sliding windows, failures, missing parts."""
+"""LiteRT's backend beyond what every backend owes: sliding windows, hints, interrupts, failures, missing parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from edge_behavior.bundle.litert_file import TOKENIZER_ENTRY, read_litert, read_litert_entry, write_litert
-from edge_behavior.bundle.litert_graph import MASKED, LiteRtGraph
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
 from edge_behavior.export.gguf.writer import write_gguf
 from edge_behavior.runtime.backends import litert
 from edge_behavior.runtime.backends.litert import LiteRtBackend, LiteRtRunOptions
-from edge_behavior.runtime.litert.buffers import ALIGNMENT, SlotCache, aligned, aligned_stack
-from edge_behavior.runtime.litert.calls import CallPlanner, planner_of
-from edge_behavior.runtime.litert.inputs import Tokens, rotations, write_mask
+from edge_behavior.runtime.litert.calls import CallPlanner
 from edge_behavior.runtime.litert.package import load_litert
 from edge_behavior.runtime.llama.model import LlamaModel
 from edge_behavior.runtime.predictor import Predictor
@@ -65,124 +61,6 @@ def backend(engine: Engine) -> Iterator[Any]:
 def last_row(model: Any, ids: list[int]) -> np.ndarray:
     with torch.no_grad():
         return np.asarray(model(input_ids=torch.tensor([ids])).logits[0, -1].numpy())
-
-
-class TestPlan:
-    @staticmethod
-    def cheapest(costs: dict[int, float], tokens: int) -> float:
-        """By trying everything."""
-        if tokens == 0:
-            return 0.0
-        found = [
-            sum(costs[size] for size in chosen)
-            for count in range(1, tokens + 1)
-            for chosen in combinations_with_replacement(costs, count)
-            if sum(chosen) >= tokens
-        ]
-        return min(found, default=float("inf"))
-
-    @settings(max_examples=150, deadline=None)
-    @given(
-        costs=st.dictionaries(
-            st.integers(1, 7), st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)), min_size=1, max_size=3
-        ),
-        filled=st.sets(st.integers(1, 7)),
-        count=st.integers(1, 7),
-        data=st.data(),
-    )
-    def test_it_is_the_cheapest_there_is(
-        self, costs: dict[int, tuple[float, float]], filled: set[int], count: int, data: st.DataObject
-    ) -> None:
-        beginning = data.draw(st.integers(0, count - 1))
-        steps = {size: both[0] for size, both in costs.items()}
-        firsts = {size: both[1] for size, both in costs.items() if size in filled}
-        calls = CallPlanner(steps, firsts).plan(count, beginning)
-        begun = [cost + self.cheapest(steps, count - min(size, beginning)) for size, cost in firsts.items()]
-        least = min([self.cheapest(steps, count), *(begun if beginning else [])])
-        assert sum((firsts if call.first else steps)[call.size] for call in calls) == pytest.approx(least)
-        at = 0
-        for call in calls:
-            assert call.start == at < call.stop <= at + call.size
-            assert not call.first or (call.start == 0 and call.stop <= beginning)
-            at = call.stop
-        assert at == count
-
-    def test_by_hand(self) -> None:
-        planner = planner_of(graph_of(vocabulary=49152))
-
-        def sizes(count: int, beginning: int) -> list[tuple[int, bool]]:
-            return [(call.size, call.first) for call in planner.plan(count, beginning)]
-
-        assert sizes(1, 0) == [(1, False)]
-        assert sizes(12, 0) == [(16, False)]
-        # One call more costs more than a few tokens.
-        assert sizes(20, 0) == [(24, False)]
-        assert sizes(298, 294) == [(256, True), (24, False), (24, False)]
-        assert sizes(180, 170) == [(128, True), (64, False)]
-        # Behind a prompt that is there, no call can begin one.
-        assert all(not first for _, first in sizes(298, 0))
-
-    def test_a_long_cache_makes_long_calls_dear(self) -> None:
-        """Attention to every slot is most of a long call, and weights are most of a short one."""
-        assert [call.size for call in planner_of(graph_of(cache=64)).plan(110, 0)] == [128]
-        assert [call.size for call in planner_of(graph_of(cache=4096)).plan(110, 0)] == [64, 24, 24]
-
-
-def graph_of(**changes: Any) -> LiteRtGraph:
-    """SmolLM2-135M's, but for some fields."""
-    return replace(
-        LiteRtGraph((1, 8, 16, 24, 32, 64, 128), (128, 256), 512, 30, 576, 3, 64, 2000, tuple([0.1] * 32)), **changes
-    )
-
-
-class TestInputs:
-    def test_a_mask_by_hand(self) -> None:
-        """A prompt of two tokens in slots 0 and 1; now a node, its child, and another node, in slots 4, 3 and 2."""
-        visible = np.zeros((3, 6), dtype=bool)
-        visible[:, :2] = True
-        visible[0, 4] = visible[1, [4, 3]] = visible[2, 2] = True
-        int32 = np.int32
-        tokens = Tokens(np.array([7, 8, 9], int32), np.array([2, 3, 2], int32), np.array([4, 3, 2], int32), visible)
-        mask = np.ones((4, 10), dtype=np.float32)
-        write_mask(mask, tokens)
-        expected = [
-            # the cache's slots, then the call's own tokens, of which the last is padding
-            [1, 1, 0, 0, 0, 0, 1, 0, 0, 0],
-            [1, 1, 0, 0, 0, 0, 1, 1, 0, 0],
-            [1, 1, 0, 0, 0, 0, 0, 0, 1, 0],
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
-        ]
-        np.testing.assert_array_equal(mask, np.where(np.array(expected) == 1, 0, MASKED))
-        write_mask(mask, tokens.part(1, 2))
-        # Its parent is in the cache now.
-        np.testing.assert_array_equal(mask[0] == 0, np.array([1, 1, 0, 0, 1, 0, 1, 0, 0, 0], dtype=bool))
-
-    def test_rotations_are_those_of_transformers(self, engine: Engine) -> None:
-        inner = engine.model.model.rotary_emb
-        cos, sin = inner(torch.zeros(1), torch.arange(50)[None])
-        found = rotations(inner.inv_freq.tolist(), 50)
-        np.testing.assert_allclose(found[0], cos[0].numpy(), atol=1e-6)
-        np.testing.assert_allclose(found[1], sin[0].numpy(), atol=1e-6)
-
-    @pytest.mark.parametrize("shape", [(1, 3), (1, 1, 7, 5), (1, 64)])
-    def test_arrays_are_aligned_and_apart(self, shape: tuple[int, ...]) -> None:
-        whole = aligned_stack(5, shape, np.float32)
-        for array in (*whole, aligned(shape, np.float32)):
-            assert array.shape == shape
-            assert array.flags.c_contiguous
-            assert array.ctypes.data % ALIGNMENT == 0
-            assert not array.any()
-        whole[2] = 1
-        assert [float(array.max()) for array in whole] == [0, 0, 1, 0, 0]
-
-    @pytest.mark.parametrize("slots", [[2, 3, 4], [4, 2, 7], [5]])
-    def test_rows_are_stored_where_they_belong(self, slots: list[int]) -> None:
-        cache = SlotCache(2, 3, 8, 4)
-        new = np.random.default_rng(0).random((4, 1, 3, 4, 4), dtype=np.float32)
-        cache.store(new, np.array(slots, dtype=np.int32))
-        np.testing.assert_array_equal(cache.tensors[:, :, :, slots], new[:, :, :, : len(slots)])
-        others = sorted(set(range(8)) - set(slots))
-        assert not cache.tensors[:, :, :, others].any()
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))

@@ -17,7 +17,7 @@ from edge_behavior.train.pipeline import train
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import write_text
 from edge_behavior.train.run.metrics import read_metrics
-from tests.unit.train.report.test_page import Page
+from tests.page import Page
 
 
 @pytest.fixture(scope="module")

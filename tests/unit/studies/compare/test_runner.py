@@ -21,8 +21,8 @@ from edge_behavior.studies.compare.results import read_results
 from edge_behavior.studies.compare.runner import run_compare
 from edge_behavior.studies.compare.words import gap_sentence, method_sentences, verdict
 from edge_behavior.train.recipe import load_recipe
+from tests.page import Page
 from tests.unit.studies.compare.conftest import SIZES, Asking, Noisy, contenders
-from tests.unit.train.report.test_page import Page
 
 # Test, validation, and two cold starts.
 SETS = 4

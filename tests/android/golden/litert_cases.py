@@ -20,8 +20,8 @@ from edge_behavior.core.candidates import CandidateSet
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.runtime.litert.calls import planner_of
 from edge_behavior.runtime.litert.inputs import Tokens, rotations, window_reach, write_first_mask, write_mask
-from tests.android import npu_cases
-from tests.android.refusals import listed
+from tests.android.golden import npu_cases
+from tests.android.golden.refusals import listed
 
 GRAPH = LiteRtGraph(
     sizes=(1, 4, 8, 32), first_sizes=(8, 48), cache=40, layers=2, hidden=64, kv_heads=2, head_dim=4, vocabulary=600,

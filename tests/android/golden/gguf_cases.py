@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_behavior.bundle.gguf_file import KEY_MANIFEST_HASH, KEY_POPULATION, KEY_VERSION
-from tests.android.refusals import listed
+from tests.android.golden.refusals import listed
 
 
 def refused(folder: Path) -> list[list[str]]:
