@@ -31,7 +31,7 @@ from edge_behavior.hf.tokenizers import plain_encoder
 from edge_behavior.util.files import put_folder
 from edge_behavior.util.progress import progress_bar
 
-NOT_FITTED = "a Hugging Face folder carries none, GGUF and ONNX bundles do"
+NOT_FITTED = "a Hugging Face folder carries none, GGUF, LiteRT and ONNX bundles do"
 
 
 def export_hf(
@@ -61,7 +61,8 @@ def export_hf(
     check_profile(profile, source)
     if "on" in (profile.habits, profile.calibrate, profile.population):
         raise EdgebError(
-            f"habits, calibration and population cannot be fitted: {NOT_FITTED}", "export with --format gguf or onnx"
+            f"habits, calibration and population cannot be fitted: {NOT_FITTED}",
+            "export with --format gguf, litert or onnx",
         )
     check_folder(out, force)
     opened = open_source(source)

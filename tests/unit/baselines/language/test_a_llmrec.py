@@ -49,7 +49,10 @@ def reader() -> Any:
     torch.manual_seed(0)
     codes = 0.3 * torch.randn(len(LABELS), model.inputs.width)
     optimizer = torch.optim.Adam(taught, 3e-3)
-    for _ in range(200):
+    losses: list[float] = []
+    # How many lessons it takes depends on how a CPU rounds.
+    while not losses or np.mean(losses[-20:]) > 0.1:
+        assert len(losses) < 1000
         drawn = [rows.read(int(i)) for i in rng.integers(len(rows), size=16)]
         told = np.concatenate([table.behavior[start:stop] for _, start, stop in (row["events"] for row in drawn)])
         other = rng.integers(len(LABELS), size=len(told))
@@ -59,7 +62,7 @@ def reader() -> Any:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.1
+        losses.append(loss.item())
     return model.language.eval()
 
 
