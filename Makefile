@@ -11,7 +11,7 @@ DEMO_FLAGS ?=
 ANDROID_TESTS ?=
 TORTURE ?=
 
-.PHONY: setup lock demo test test-all torture lint clean android-tools android-test android-prove android-apk
+.PHONY: setup lock demo test test-long test-all torture lint clean android-tools android-test android-prove android-apk
 
 setup: $(VENV)/.done
 
@@ -32,7 +32,11 @@ demo: setup
 	$(BIN)/python -m benchmarks.demo "$(OUT)" --backbone $(BACKBONE) $(DEMO_FLAGS)
 
 test: setup lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not long"
+
+# Whole trainings, kills, several processes: what `make test` leaves out of what CI runs.
+test-long: setup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "long and not slow"
 
 test-all: setup lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

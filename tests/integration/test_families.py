@@ -70,7 +70,13 @@ def flags(base: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"), [(family, "gguf" if family == "smollm2" else "folder") for family in FAMILIES]
+    ("family", "kind"),
+    [
+        pytest.param(
+            family, "gguf" if family == "smollm2" else "folder", marks=[] if family == "qwen3" else [pytest.mark.long]
+        )
+        for family in FAMILIES
+    ],
 )
 def test_from_training_to_predictions(family: str, kind: str, data: Path, tmp_path: Path) -> None:
     home, run, out, folder = (tmp_path / name for name in ("home", "run", "b.gguf", "b-onnx"))

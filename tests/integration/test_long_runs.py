@@ -64,6 +64,7 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.long
 def test_two_processes_do_what_one_does(undisturbed: Path, data: Path, tmp_path: Path) -> None:
     """torchrun with two CPU processes: same batches, shared scoring, one run folder, one table on stdout."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
@@ -114,6 +115,7 @@ def assert_same(run: Path, other: Path) -> None:
     assert left == []
 
 
+@pytest.mark.long
 def test_killed_in_both_stages_with_a_damaged_checkpoint(undisturbed: Path, data: Path, tmp_path: Path) -> None:
     out, home = tmp_path / "run", tmp_path / "home"
     mark = "a_tuning/checkpoints/checkpoint-*/edgeb-complete.json"

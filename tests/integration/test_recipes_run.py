@@ -127,6 +127,7 @@ def test_recipes_with_real_tokenizers(recipe: str, make: Make, shared: Path, hom
     run_the_path(recipe, make(shared, tmp_path / "backbone"), home, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", SMALL)
 def test_recipes_with_small_tokenizers(recipe: str, home: Path, tmp_path: Path) -> None:
     run_the_path(recipe, SMALL[recipe](tmp_path, tmp_path / "backbone"), home, tmp_path)

@@ -92,6 +92,7 @@ def difference(run: Path, other: Path, stage: str) -> float:
     return max(float(np.abs(one[name] - two[name]).max()) for name in one)
 
 
+@pytest.mark.long
 def test_less_memory_from_a_checkpoint_on_is_the_same_training(
     finished: Path, in_a_tuning: Path, resume: Resume, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +136,7 @@ def test_smaller_micro_batches_from_a_checkpoint_on_are_the_same_training(
     assert (run.path / "a_tuning" / ADAPTER).read_bytes() == (finished / "a_tuning" / ADAPTER).read_bytes()
 
 
+@pytest.mark.long
 def test_another_method_starts_the_stage_over_and_keeps_what_is_finished(
     finished: Path, in_b_tuning: Path, resume: Resume, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

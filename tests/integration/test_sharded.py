@@ -70,6 +70,7 @@ def assert_same(run: Path, other: Path) -> None:
     assert max(float(np.abs(first[name] - second[name]).max()) for name in first) > 1e-3, "stage 2 changed nothing"
 
 
+@pytest.mark.long
 def test_sharded_weights_train_to_the_same_result(alone: Path, data: Path, tmp_path: Path) -> None:
     """Both stages, scoring in between and while training, best adapters gathered and kept."""
     arguments = ["train", "--recipe", "tiny", "--data", data, "--out", tmp_path / "run"]

@@ -134,6 +134,7 @@ def tokens() -> Any:
     return helpers.tokenizer()
 
 
+@pytest.mark.long
 def test_a_trie_larger_than_a_tile(tokens: Any) -> None:
     encoder, model = helpers.encoder(tokens, labels=MANY), helpers.model(tokens)
     assert len(encoder.trie.inner) > 2 * head.TILE_ROWS

@@ -66,6 +66,7 @@ def reader() -> Any:
     return model.language.eval()
 
 
+@pytest.mark.long
 def test_twenty_users_are_learned_by_heart(users: Any, tmp_path: Path) -> None:
     """Through a language model that answers to vectors; it is frozen, and knows nothing without its prompts."""
     windows = natural_windows(users.table, LENGTH)

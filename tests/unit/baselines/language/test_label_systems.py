@@ -50,6 +50,7 @@ def a_batch(users: Any, fitted: Any, targets: np.ndarray) -> dict[str, torch.Ten
     return batch
 
 
+@pytest.mark.long
 @BOTH
 def test_twenty_users_are_learned_by_heart(kind: Any, users: Any, tmp_path: Path) -> None:
     config = replace(SMALL, hidden=32, least_steps=300, eval_steps=100, batch_size=16)

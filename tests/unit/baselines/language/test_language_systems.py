@@ -41,6 +41,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return bool(first) and first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
+@pytest.mark.long
 @KINDS
 def test_twenty_users_are_learned_by_heart(kind: Any, users: Any, tmp_path: Path) -> None:
     windows = natural_windows(users.table, LENGTH)

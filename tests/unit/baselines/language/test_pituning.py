@@ -37,6 +37,7 @@ def quick(users: Any, folder: Path, **fields: Any) -> FittedIndividuals:
     return PiTuning(language(), config=SMALL, **fields).fit(users, LENGTH, budget(folder, targets=100), 0.01)
 
 
+@pytest.mark.long
 def test_twenty_users_are_learned_by_heart(users: Any, tmp_path: Path) -> None:
     config = replace(SMALL, hidden=32, least_steps=200, eval_steps=100, batch_size=16)
     windows = natural_windows(users.table, LENGTH)

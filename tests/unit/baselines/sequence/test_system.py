@@ -56,6 +56,7 @@ def fitted(system: SequenceSystem, dataset: Dataset, folder: Path, seed: int = 0
     return system.fit(dataset, LENGTH, Budget(100, 20, seed, folder), rate).log_probs(table, windows)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "steps", "rate"), [("sasrec", 300, 0.005), ("bert4rec", 1500, 0.001)])
 def test_twenty_users_are_learned_by_heart(name: str, steps: int, rate: float, users: Any, tmp_path: Path) -> None:
     fields = {"hidden": 32, "dropout": 0.0, "context": name == "sasrec", "patience": 99}

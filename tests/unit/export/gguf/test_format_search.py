@@ -175,6 +175,7 @@ def test_beyond_the_limits_nothing_is_written(source: ExportSource, tmp_path: Pa
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("better", [True, False])
 def test_recovery(better: bool, source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors are kept by what training users say; what is adopted is up to the tail of validation users."""

@@ -36,6 +36,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
+@pytest.mark.long
 def test_a_shared_run_equals_an_unshared_one(data: Path, recipe: Recipe, donor: RunFolder, tmp_path: Path) -> None:
     changed = varied(recipe, UNIFORM, recipe.seed)
     alone = train(changed, Dataset.open(data), tmp_path / "alone")

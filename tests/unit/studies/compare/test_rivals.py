@@ -44,6 +44,7 @@ def test_what_is_tuned_takes_the_targets_and_rates_of_tuned_models() -> None:
     assert {name for name, kind in RIVALS.items() if not kind.tunes} == {"llm_esr", "alphafuse"}
 
 
+@pytest.mark.long
 def test_two_of_them_and_a_tuned_model_share_a_backbone(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     write_text(tmp_path / "quick.yaml", recipe.to_yaml())
     out = tmp_path / "out"
