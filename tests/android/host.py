@@ -22,9 +22,8 @@ from pathlib import Path
 import llama_cpp
 
 from edge_behavior.runtime.llama.build import CRASHES, REBUILD, UNUSABLE, WRONG, verdict
+from tests.android.project import DEMO as ANDROID
 
-ROOT = Path(__file__).resolve().parents[2]
-ANDROID = ROOT / "android_demo"
 BUILD = ANDROID / "build" / "host"
 KOTLIN = ("core", "runtime", "conformance")
 # What a host app depends on, which is published.

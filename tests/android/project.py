@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "android_demo"
+
 MAIN = DEMO / "app" / "src" / "main"
 RESOURCES = MAIN / "res"
 APP = MAIN.parent
@@ -40,3 +41,8 @@ def values(folder: str = "values") -> dict[str, dict[str, ElementTree.Element]]:
             assert item.get("name") not in found.get(item.tag, {}), f"{item.tag} {item.get('name')} is there twice"
             found.setdefault(item.tag, {})[str(item.get("name"))] = item
     return found
+
+
+def strings() -> dict[str, str]:
+    """Name to text of strings.xml."""
+    return {name: "".join(item.itertext()) for name, item in values()["string"].items()}

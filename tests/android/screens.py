@@ -6,12 +6,10 @@ Writes android_demo/prove/SCREENS.md. Android draws the screens; here only their
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
-DEMO = Path(__file__).resolve().parents[2] / "android_demo"
-MAIN = DEMO / "app" / "src" / "main"
-ANDROID = "{http://schemas.android.com/apk/res/android}"
+from tests.android.project import ANDROID, DEMO, RESOURCES, parsed, strings
+
 SCREENS = {
     "activity_assistant": "Screen 1. On windows of 720dp and more, day and choices are in columns of their own.",
     "activity_add_event": "Adds an event, or puts one right.",
@@ -31,28 +29,22 @@ screen takes Android's own code.
 
 def described(name: str) -> str:
     """A screen's view tree as a Markdown block."""
-    strings = {
-        str(item.get("name")): "".join(item.itertext())
-        for item in ElementTree.parse(MAIN / "res" / "values" / "strings.xml").getroot()
-        if item.tag == "string"
-    }
-    return "\n".join(["    " + line for line in _lines(name, 0, strings)])
+    return "\n".join(["    " + line for line in _lines(name, 0, strings())])
 
 
-def _lines(name: str, depth: int, strings: dict[str, str]) -> list[str]:
-    root = ElementTree.parse(MAIN / "res" / "layout" / f"{name}.xml").getroot()
-    return _view(root, depth, strings)
+def _lines(name: str, depth: int, texts: dict[str, str]) -> list[str]:
+    return _view(parsed(RESOURCES / "layout" / f"{name}.xml"), depth, texts)
 
 
-def _view(view: ElementTree.Element, depth: int, strings: dict[str, str]) -> list[str]:
+def _view(view: ElementTree.Element, depth: int, texts: dict[str, str]) -> list[str]:
     if view.tag == "include":
-        return _lines(str(view.get("layout")).removeprefix("@layout/"), depth, strings)
+        return _lines(str(view.get("layout")).removeprefix("@layout/"), depth, texts)
     parts = [view.tag]
     identity = view.get(f"{ANDROID}id")
     if identity is not None:
         parts.append(identity.removeprefix("@+id/"))
     words = [view.get(f"{ANDROID}{name}") for name in ("text", "hint", "contentDescription")]
-    said = [strings[word.removeprefix("@string/")] for word in words if word is not None]
+    said = [texts[word.removeprefix("@string/")] for word in words if word is not None]
     if said:
         parts.append("“" + " / ".join(said) + "”")
     elif view.tag in ("TextView", "Button", "ImageButton"):
@@ -64,7 +56,7 @@ def _view(view: ElementTree.Element, depth: int, strings: dict[str, str]) -> lis
         parts.append("(read aloud when it changes)")
     found = ["  " * depth + " ".join(parts)]
     for child in view:
-        found += _view(child, depth + 1, strings)
+        found += _view(child, depth + 1, texts)
     return found
 
 

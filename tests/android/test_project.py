@@ -21,8 +21,8 @@ from tests.android.project import (
     ROOT,
     SCREENS,
     parsed,
+    strings,
     text_of,
-    values,
 )
 
 USAGE = "android.permission.PACKAGE_USAGE_STATS"
@@ -247,5 +247,5 @@ def test_what_nobody_opens_is_said_in_a_sentence() -> None:
     """logic/Opening.kt, which JUnit tests, tells the launcher; nothing else of the app starts what a table names."""
     launcher = text_of(MAIN / "kotlin" / "dev" / "edgeb" / "assistant" / "SystemLauncher.kt")
     assert re.search(r"Toast\.makeText\(context, context\.getString\(R\.string\.cannot_open, behavior\)", launcher)
-    assert "".join(values()["string"]["cannot_open"].itertext()) == "Nothing on this phone opens “%1$s”."
+    assert strings()["cannot_open"] == "Nothing on this phone opens “%1$s”."
     assert [path.name for path in SCREENS if "action.action" in text_of(path)] == ["SystemLauncher.kt"]

@@ -10,7 +10,20 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.android import screens
-from tests.android.project import ANDROID, DEMO, LAYOUTS, LOGIC, MAIN, RESOURCES, SCREENS, XML, parsed, text_of, values
+from tests.android.project import (
+    ANDROID,
+    DEMO,
+    LAYOUTS,
+    LOGIC,
+    MAIN,
+    RESOURCES,
+    SCREENS,
+    XML,
+    parsed,
+    strings,
+    text_of,
+    values,
+)
 
 
 def in_style(view: ElementTree.Element, attribute: str) -> str | None:
@@ -80,7 +93,9 @@ def test_screens_turn_round_for_languages_written_from_the_right() -> None:
     for path in [*LAYOUTS, *RESOURCES.glob("values*/styles.xml")]:
         found = re.findall(r"android:\w*(?:Left|Right)\b|gravity=\"(?:left|right)", text_of(path))
         assert found == [], path.name
-    assert parsed(MAIN / "AndroidManifest.xml").find("application").get(f"{ANDROID}supportsRtl") == "true"  # type: ignore[union-attr]
+    application = parsed(MAIN / "AndroidManifest.xml").find("application")
+    assert application is not None
+    assert application.get(f"{ANDROID}supportsRtl") == "true"
     for name in ("ic_before", "ic_after"):
         assert parsed(RESOURCES / "drawable" / f"{name}.xml").get(f"{ANDROID}autoMirrored") == "true"
 
@@ -178,12 +193,12 @@ def test_every_resource_referred_to_exists_and_every_one_defined_is_used() -> No
 
 
 def test_code_gives_strings_the_arguments_they_take() -> None:
-    strings = {name: "".join(item.itertext()) for name, item in values()["string"].items()}
+    texts = strings()
     code = "\n".join(text_of(path) for path in SCREENS)
     calls = re.findall(r"getString\(\s*R\.string\.(\w+)(,|\))", code)
     assert len(calls) > 15
     for name, after in calls:
-        assert ("%1$s" in strings[name] or "%1$d" in strings[name]) == (after == ","), name
+        assert ("%1$s" in texts[name] or "%1$d" in texts[name]) == (after == ","), name
 
 
 # What a layout may give a view that is touched, where no style does.

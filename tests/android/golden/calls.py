@@ -44,7 +44,7 @@ def all_calls(made: Recorder, folder: Path, full: bool, long_window: bool) -> No
     made.predict(odd, when, "DK", only=["Video\u200b", "Cafe\u0301", "\u202a買い物"])
     made.misplaced(events[:25], when)
     if full:
-        full_calls(made, events[:25], when)
+        _full_calls(made, events[:25], when)
     else:
         made.predict(events[:25], when, "DK", source="fused", error="no weights")
         made.predict(events[:25], when, "DK", precision=0.5, error="not calibrated")
@@ -53,10 +53,10 @@ def all_calls(made: Recorder, folder: Path, full: bool, long_window: bool) -> No
         made.predict(events[:25], when, "home", scoring="masked", balance=2.0, top_k=3)
         made.predict(events[:25], when, "DK", balance="fitted", error="no fitted balance")
         made.predict(events[:25], when, "DK", balance=2.5, error="balance is 2.5")
-    session_calls(made, folder, events, full, 20 if long_window else 3)
+    _session_calls(made, folder, events, full, 20 if long_window else 3)
 
 
-def full_calls(made: Recorder, history: list[BehaviorEvent], when: datetime) -> None:
+def _full_calls(made: Recorder, history: list[BehaviorEvent], when: datetime) -> None:
     # A user of whom nothing is known, and little: what people in general do.
     for known in (0, 1, 2):
         for place in CROWDED[:3]:
@@ -86,7 +86,7 @@ def full_calls(made: Recorder, history: list[BehaviorEvent], when: datetime) -> 
     made.predict(history, when, "DK", coverage=0.8, scoring="masked", error="under exact scoring")
 
 
-def session_calls(made: Recorder, folder: Path, events: list[BehaviorEvent], full: bool, anchor_every: int) -> None:
+def _session_calls(made: Recorder, folder: Path, events: list[BehaviorEvent], full: bool, anchor_every: int) -> None:
     made.start(anchor_every)
     for i, event in enumerate(events[:36]):
         made.observe(event)

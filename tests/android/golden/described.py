@@ -10,12 +10,7 @@ from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.core.encoding import PromptEncoder
 from edge_behavior.core.population import PopulationTable
 from tests.android.golden.recorder import Recorder, event_row
-from tests.android.golden.texts import (
-    CROWDED,
-    PLACES,
-    TEXTS,
-    diary,
-)
+from tests.android.golden.texts import CROWDED, PLACES, TEXTS, diary
 
 
 def described(recorder: Recorder, manifest: Manifest, brief: bool) -> dict[str, Any]:
@@ -36,7 +31,7 @@ def described(recorder: Recorder, manifest: Manifest, brief: bool) -> dict[str, 
         },
         "texts": [[text, ranker.backend.tokenize(text)] for text in TEXTS],
         "trie": _trie(ranker.encoder),
-        "population": None if ranker.population is None else asked_of(ranker.population),
+        "population": None if ranker.population is None else _asked_of(ranker.population),
         "prompts": [_prompt(ranker.encoder, labels, n, PLACES[3 + i]) for i, n in enumerate((0, 1, 4, 30))],
     }  # fmt: skip
 
@@ -59,7 +54,7 @@ def _prompt(encoder: PromptEncoder, labels: Sequence[str], length: int, place: s
     }
 
 
-def asked_of(table: PopulationTable) -> list[dict[str, Any]]:
+def _asked_of(table: PopulationTable) -> list[dict[str, Any]]:
     """Probabilities for some situations, as JSON has them."""
     size = len(table)
     found = []

@@ -18,6 +18,7 @@ from edge_behavior.errors import EdgebError
 from edge_behavior.runtime.litert.calls import planner_of
 from edge_behavior.runtime.litert.probe import probe_plans
 from edge_behavior.runtime.npu.signatures import npu_graph
+from tests.bad_npu_folders import DAMAGES
 
 SIZE = 8
 # What a context's file holds in tests: nothing here reads more of it than its hash.
@@ -26,25 +27,6 @@ _VERSIONS = {"ai_edge_litert": "2.3.0", "onnxruntime_qnn": "2.7.0", "qnn": "2.51
 _PARITY = {"windows": 5, "known_rows_tolerance": 0.05}
 _PROBE = LiteRtProbe(("gpu",), (3, 4), (0, 9), ((-0.5, -2.0), (-1.0, -3.0)), 0.25)
 _RUN_TIMES = ("2.51.0", "2.51.1", "2.52", "3.0.0", "2.50.9", "2.51", "1.99.99", "2.51.0.260929181845")
-_BAD_FOLDERS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
-    (lambda f: f.update(schema_version=2, more=1), "was written by a newer edgeb"),
-    (lambda f: f.update(schema_version=0), "schema_version"),
-    (lambda f: f.update(bundle_sha256="b"), "'bundle_sha256' is none"),
-    (lambda f: f.update(size=0), "field 'size' is 0"),
-    (lambda f: f.update(sizes=1), "unknown field 'sizes'"),
-    (lambda f: f["compiler"].update(qnn="newest"), "qnn is 'newest', no version"),
-    (lambda f: f["compiler"].pop("qnn"), "field 'qnn' is missing"),
-    (lambda f: f.update(contexts=[]), "'contexts' is empty"),
-    (lambda f: f.update(contexts=f["contexts"] * 2), "or has an architecture twice"),
-    (lambda f: f["contexts"][0].update(architecture="v79"), "'sm8650' is no v79"),
-    (lambda f: f["contexts"][0].update(file="../v75.tflite"), "'file' or 'sha256' is none"),
-    (lambda f: f["contexts"][0].update(sha256="x"), "'file' or 'sha256' is none"),
-    (lambda f: f["contexts"][0].update(context_bytes=1 << 20), "the context does not lie in its file"),
-    (lambda f: f.update(quantization="int2"), "field 'quantization' is 'int2'"),
-    (lambda f: f["contexts"][0].update(operators=0), "field 'operators' is 0"),
-    (lambda f: f["contexts"][0].update(inputs={}), "field 'inputs' does not name tensors"),
-    (lambda f: f["contexts"][0].update(parity=1), "field 'parity' is"),
-]
 _BAD_PROBES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda f: f.update(ids=[10]), "ids"),
     (lambda f: f.update(tokens=[]), "tokens"),
@@ -86,7 +68,9 @@ def vectors() -> dict[str, Any]:
         "folder": text,
         "content": CONTENT.decode(),
         "run_times": [[version, _runs_on(version)] for version in _RUN_TIMES],
-        "bad_folders": [_refused(text, edit, reason, NpuFolder.from_json) for edit, reason in _BAD_FOLDERS],
+        "bad_folders": [
+            _refused(text, damage.edit, damage.on_phone or damage.message, NpuFolder.from_json) for damage in DAMAGES
+        ],
         "probe": probe,
         "bad_probes": [
             _refused(probe, edit, reason, lambda changed, _: LiteRtProbe.from_dict(json.loads(changed), 10))

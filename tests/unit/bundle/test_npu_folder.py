@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from edge_behavior.bundle.npu_chips import CHIPS, chosen_chips
 from edge_behavior.bundle.npu_folder import NpuContext, NpuFolder
 from edge_behavior.errors import EdgebError
+from tests.bad_npu_folders import DAMAGES, Damage
 
 VERSIONS = {"ai_edge_litert": "2.3.0", "onnxruntime_qnn": "2.7.0", "qnn": "2.51.0"}
 CONTEXT = NpuContext(
@@ -25,33 +24,11 @@ def test_round_trip() -> None:
     assert FOLDER.contexts[0].inputs == {"mask": "m"}
 
 
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (lambda f: f.update(schema_version=2), "was written by a newer edgeb"),
-        (lambda f: f.update(schema_version=0), "'schema_version' or 'bundle_sha256' is none"),
-        (lambda f: f.update(bundle_sha256="b"), "'schema_version' or 'bundle_sha256' is none"),
-        (lambda f: f.update(size=0), "field 'size' is 0"),
-        (lambda f: f.update(sizes=1), "unknown field 'sizes'"),
-        (lambda f: f["compiler"].update(qnn="newest"), "qnn is 'newest', no version"),
-        (lambda f: f["compiler"].pop("qnn"), "field 'qnn' is missing"),
-        (lambda f: f.update(contexts=[]), "'contexts' is empty"),
-        (lambda f: f.update(contexts=f["contexts"] * 2), "or has an architecture twice"),
-        (lambda f: f["contexts"][0].update(architecture="v79"), "'sm8650' is no v79"),
-        (lambda f: f["contexts"][0].update(chip="sm1"), "'sm1' is no v75"),
-        (lambda f: f["contexts"][0].update(file="../v75.tflite"), "'file' or 'sha256' is none"),
-        (lambda f: f["contexts"][0].update(context_bytes=81), "the context does not lie in its file"),
-        (lambda f: f.update(quantization="int2"), "field 'quantization' is 'int2'"),
-        (lambda f: f["contexts"][0].update(operators=0), "field 'operators' is 0"),
-        (lambda f: f["contexts"][0].update(inputs={}), "field 'inputs' does not name tensors"),
-        (lambda f: f["contexts"][0].update(outputs={"logits": 1}), "field 'outputs' does not name tensors"),
-        (lambda f: f["contexts"][0].update(parity=1), "field 'parity' is 1"),
-    ],
-)
-def test_damage(edit: Callable[[dict[str, Any]], object], message: str) -> None:
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage(damage: Damage) -> None:
     fields = json.loads(FOLDER.to_json())
-    edit(fields)
-    with pytest.raises(EdgebError, match=message):
+    damage.edit(fields)
+    with pytest.raises(EdgebError, match=damage.message):
         NpuFolder.from_json(json.dumps(fields), "npu.json")
 
 

@@ -18,8 +18,6 @@ from edge_behavior.evaluation.counters import COUNTERS
 from edge_behavior.evaluation.metrics import Metrics, Outcome, behavior_metrics
 from edge_behavior.evaluation.results import RunMetrics
 from edge_behavior.train.recipe import parse_recipe
-from edge_behavior.train.report.card import write_card
-from edge_behavior.train.report.page import write_report
 from edge_behavior.train.run.folder import RunFolder, write_text
 from edge_behavior.train.run.metrics import write_metrics
 from tests.dataset_info import dataset_info
@@ -110,15 +108,6 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
         return run, dataset
 
     return make
-
-
-@pytest.fixture(scope="module")
-def default_run(make_run: MakeRun) -> tuple[RunFolder, Dataset]:
-    """A stand-in, DPO, all groups measured, both documents written; not to be changed."""
-    run, dataset = make_run()
-    write_report(run, dataset)
-    write_card(run, dataset)
-    return run, dataset
 
 
 def finish_b_tuning(

@@ -9,15 +9,21 @@ import yaml
 
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.train import report
-from edge_behavior.train.report.card import example_prompt, render_card
+from edge_behavior.train.report.card import example_prompt, render_card, write_card
 from edge_behavior.train.run.folder import RunFolder
 from tests.unit.train.report.conftest import EVIL, MakeRun
 
-pytestmark = pytest.mark.usefixtures("drawn_plots")
+
+@pytest.fixture(scope="module")
+def carded(make_run: MakeRun) -> tuple[RunFolder, Dataset]:
+    """As `make_run` makes it, with its card; not to be changed."""
+    run, dataset = make_run()
+    write_card(run, dataset)
+    return run, dataset
 
 
-def test_card_front_matter_and_code(default_run: tuple[RunFolder, Dataset]) -> None:
-    run, dataset = default_run
+def test_card_front_matter_and_code(carded: tuple[RunFolder, Dataset]) -> None:
+    run, dataset = carded
     card = (run.path / "README.md").read_text(encoding="utf-8")
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["library_name"] == "peft"
@@ -39,8 +45,8 @@ def test_card_front_matter_and_code(default_run: tuple[RunFolder, Dataset]) -> N
     assert "| after B-Tuning |" in card
 
 
-def test_card_imports_what_exists(default_run: tuple[RunFolder, Dataset]) -> None:
-    card = (default_run[0].path / "README.md").read_text(encoding="utf-8")
+def test_card_imports_what_exists(carded: tuple[RunFolder, Dataset]) -> None:
+    card = (carded[0].path / "README.md").read_text(encoding="utf-8")
     found = re.findall(r"^from (edge_behavior\.[\w.]+) import (\w+)$", card, flags=re.MULTILINE)
     assert len(found) == 5
     package = Path(report.__file__).parents[3]
@@ -50,8 +56,8 @@ def test_card_imports_what_exists(default_run: tuple[RunFolder, Dataset]) -> Non
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}, module
 
 
-def test_card_shows_log_text_literally(default_run: tuple[RunFolder, Dataset]) -> None:
-    run, dataset = default_run
+def test_card_shows_log_text_literally(carded: tuple[RunFolder, Dataset]) -> None:
+    run, dataset = carded
     prose = re.sub(r"^(`{3,}).*?^\1", "", render_card(run, dataset), flags=re.DOTALL | re.MULTILINE)
     assert "&lt;script&gt;alert(1)" in prose
     assert EVIL not in prose

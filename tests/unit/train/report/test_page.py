@@ -25,6 +25,15 @@ SECTIONS += ["data", "recipe", "provenance"]
 
 
 @pytest.fixture(scope="module")
+def default_run(make_run: MakeRun) -> tuple[RunFolder, Dataset]:
+    """A stand-in, DPO, all groups measured, both documents written; not to be changed."""
+    run, dataset = make_run()
+    write_report(run, dataset)
+    write_card(run, dataset)
+    return run, dataset
+
+
+@pytest.fixture(scope="module")
 def default_text(default_run: tuple[RunFolder, Dataset]) -> str:
     return (default_run[0].path / "report.html").read_text(encoding="utf-8")
 

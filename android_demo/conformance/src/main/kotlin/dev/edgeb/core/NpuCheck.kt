@@ -12,7 +12,10 @@ private const val VOCABULARY = 10
 private const val GRAPH = "{\"cache\": 16, \"first_sizes\": [4], \"head_dim\": 2, \"hidden\": 3, \"kv_heads\": 1, " +
     "\"layers\": 1, \"rope\": [1.0], \"sizes\": [1, 8], \"sliding\": null, \"vocabulary\": 10}"
 
-/** The NPU without one: tests/android/golden/npu_cases.py, and contexts that are chosen, refused and given up for the CPU. */
+/**
+ * The NPU without one: tests/android/golden/npu_cases.py, and contexts that are chosen, refused and given up for the
+ * CPU.
+ */
 internal fun checkNpu(vectors: Any?, scratch: File, checks: Checks) {
     val names = listOf("chips", "folder", "content", "run_times", "bad_folders", "probe", "bad_probes")
     val fields = Fields(vectors, names, "npu")
