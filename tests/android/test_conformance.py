@@ -24,6 +24,7 @@ from tests import helpers, smollm2
 from tests.android import host
 from tests.android.goldens import write_goldens
 from tests.android.litert_goldens import write_litert_goldens
+from tests.android.project import ROOT, text_of
 
 MAIN = "dev.edgeb.core.ConformanceKt"
 WHY_NOT = host.missing()
@@ -132,9 +133,9 @@ def test_names_the_first_difference(built: host.Host, goldens: Path, tmp_path: P
 
 
 def test_both_sides_pin_the_same_llama_cpp() -> None:
-    pinned = re.search(r"llama-cpp-python==([0-9.]+)", (host.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pinned = re.search(r"llama-cpp-python==([0-9.]+)", text_of(ROOT / "pyproject.toml"))
     assert pinned is not None
-    assert f"llama-cpp-python {pinned[1]}," in (host.NATIVE / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert f"llama-cpp-python {pinned[1]}," in text_of(host.NATIVE / "CMakeLists.txt")
 
 
 @pytest.mark.slow
