@@ -167,7 +167,7 @@ def relabel_bundle(bundle: Path, candidates: CandidateSet, out: Path, force: boo
             does not fit the model's context, an `out` that exists or cannot be written. Nothing is left behind.
     """
     check_file(out, force)
-    require_gguf(bundle, "relabel rewrites GGUF files")
+    require_gguf(bundle, "relabel rewrites GGUF files of language models")
     size = _size(bundle)
     with progress_bar("Checking", size, unit_bytes=True) as advance:
         old = verify_bundle(bundle, advance)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_behavior.errors import EdgebError, nearest
-from edge_behavior.export.source import ExportSource
+from edge_behavior.export.source import ExportSource, is_comparison
 from edge_behavior.train.run.folder import RunFolder, read_json
 from edge_behavior.train.run.provenance import check_run
 from edge_behavior.train.stage_list import MODELS, TUNED, UNTUNED
@@ -30,6 +30,8 @@ def run_source(path: Path, stage: str = TUNED[-1], data: Path | None = None) -> 
     """
     if stage not in MODELS:
         raise EdgebError(f"unknown stage '{stage}'", nearest(stage, MODELS))
+    if is_comparison(path.parent.parent) and not (path / "run.json").is_file():
+        raise EdgebError(f"{path} is part of a comparison", f"pass {path.parent.parent} and --system")
     run = RunFolder.open(path)
     adapter = None
     if stage != UNTUNED:

@@ -91,6 +91,8 @@ def test_other_mistakes_are_one_line(comparison: Path, tmp_path: Path) -> None:
         compared_fit(comparison, "sasrec", 3)
     with pytest.raises(EdgebError, match="is no comparison, and --system names a system of one"):
         compared_fit(tmp_path, "sasrec")
+    with pytest.raises(EdgebError, match=r"sasrec-seed1 is part of a comparison .pass \S+ and --system.$"):
+        module.run_source(comparison / "models" / "sasrec-seed1")
     (comparison / "compare.json").write_text(json.dumps({"systems": ["habits"]}))
     with pytest.raises(EdgebError, match="it holds none that can be"):
         compared_fit(comparison, None)
