@@ -5,7 +5,8 @@
 Reads every folder under results/compare, which are folders of `edgeb compare`, and writes results/compare/logs.md: each
 system as it is and mixed with the user's habits, by accuracy on natural windows and by mean recall on balanced ones, of
 all behaviors and of the tail. A system that was not compared on a log has a dash there. Below: what systems that learn
-add to habits, paired by window; the control is the same mixture with the system's scores shuffled between windows.
+add to habits, paired by window; the control is the same mixture with the system's scores shuffled between windows, and
+every mixture is held against plain fine-tuning's.
 Folders with rivals of the paper also give its tables, in results/compare/paper.md.
 """
 
@@ -20,7 +21,7 @@ from edge_behavior.studies.compare.folder import CompareFolder
 from edge_behavior.studies.compare.measure import Gap
 from edge_behavior.studies.compare.paper.published import RIVALS
 from edge_behavior.studies.compare.paper.table import paper_table
-from edge_behavior.studies.compare.results import Results, Row, read_results
+from edge_behavior.studies.compare.results import PLAIN, Results, Row, read_results
 from edge_behavior.studies.compare.sources import HABITS, MIXED, SHUFFLED
 from edge_behavior.util.markdown import markdown_table, markdown_text
 from edge_behavior.util.numbers import NONE, amount, difference_within, number
@@ -44,7 +45,7 @@ GAINS = (
 
 
 def gains(logs: dict[str, Results]) -> list[str]:
-    """Lines of Markdown: every system that learns mixed with habits, minus habits and minus the control.
+    """Lines of Markdown: every system that learns mixed with habits, minus habits, the control and plain's mixture.
 
     Args:
         logs: Results by the name of their folder.
@@ -53,7 +54,8 @@ def gains(logs: dict[str, Results]) -> list[str]:
     rows = []
     for log, results in logs.items():
         for name in results.asked.learned:
-            for second, title in ((HABITS, "habits"), (name + SHUFFLED, "the control")):
+            against = {HABITS: "habits", name + SHUFFLED: "the control", PLAIN + MIXED: "plain's mixture"}
+            for second, title in against.items():
                 found = {(g.scope, g.metric): g for g in results.gaps if (g.first, g.second) == (name + MIXED, second)}
                 if found:
                     cells = [_gain(found.get((scope, metric))) for scope, metric, _ in GAINS]

@@ -193,7 +193,7 @@ def _gaps(
 
 
 def _pairs(names: Sequence[str], reference: str | None) -> list[tuple[str, str]]:
-    """Each row minus the reference and minus plain fine-tuning, each mixture minus both that it is made of."""
+    """Each row minus the reference and minus plain fine-tuning, each mixture minus its parts and minus plain's."""
     pairs = [(n, r) for r in (reference, PLAIN) if r in names for n in names if r is not None and n != r]
     for name in names:
         if name.endswith(SHUFFLED):
@@ -201,6 +201,8 @@ def _pairs(names: Sequence[str], reference: str | None) -> list[tuple[str, str]]
             pairs.append((name.removesuffix(SHUFFLED) + MIXED, name))
         elif name.endswith(MIXED):
             pairs += [(name, name.removesuffix(MIXED)), (name, HABITS)]
+            # How methods of tuning are chosen among: as a bundle answers (docs/train.md).
+            pairs += [(name, f"{PLAIN}{MIXED}")] if f"{PLAIN}{MIXED}" in names and name != f"{PLAIN}{MIXED}" else []
         elif name.endswith(PRIOR):
             pairs.append((name, name.removesuffix(PRIOR)))
             if name.endswith(MIXED + PRIOR):

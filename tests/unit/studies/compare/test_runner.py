@@ -145,6 +145,18 @@ def test_what_won_is_said_and_the_rate_is_chosen(asking: Asking) -> None:
     assert json.loads((bench.folder.path / "results.json").read_text()) == json.loads(json.dumps(results.to_dict()))
 
 
+def test_every_mixture_is_held_against_plain_fine_tunings(asking: Asking) -> None:
+    bench, systems = asking(contenders(Noisy("plain", 2.0), Noisy("rival", 2.5)), cold=())
+    run_compare(bench, systems)
+    results = read_results(bench.folder)
+    rows = {row.name: row for row in results.rows}
+    held = results.gap("rival+habits", "plain+habits", "natural")
+    assert held is not None
+    values = [rows[name].value("natural") or 0 for name in ("rival+habits", "plain+habits")]
+    assert held.value == pytest.approx(values[0] - values[1])
+    assert not any(one.first == one.second for one in results.gaps)
+
+
 def test_a_failure_is_told_and_the_others_go_on(asking: Asking) -> None:
     class Broken(Noisy):
         def fit(self, *_: object) -> object:  # type: ignore[override]
