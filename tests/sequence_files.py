@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.baselines.sequence.inputs import ContextVocabulary
 from edge_behavior.baselines.sequence.kept import KeptModel, Log, Origin
 from edge_behavior.baselines.sequence.model import Bert4Rec, EventTransformer, SasRec
+from edge_behavior.bundle.bundle import read_manifest, read_population
 from edge_behavior.bundle.gguf_file import write_bundle
+from edge_behavior.bundle.gguf_header import GgufFile
 from edge_behavior.bundle.manifest import BaseModelInfo, Manifest
 from edge_behavior.bundle.sequence_file import ARCHITECTURES
 from edge_behavior.core.candidates import CandidateSet
@@ -91,4 +94,21 @@ def bundle(model: KeptModel, made: EventTransformer, out: Path, dtype: str = "f3
         base_model=BaseModelInfo(None, None, None),
     )
     write_bundle(plain(model, made, out.with_name(f"plain-{out.name}"), dtype), manifest, out)
+    return out
+
+
+def overlapping(bundle: Path, out: Path) -> Path:
+    """A bundle whose tensors all begin at the first byte, with no more bytes than the longest of them needs."""
+    content = bytearray(bundle.read_bytes())
+    with GgufFile(bundle) as file:
+        table = file.tensor_table()
+    longest = max(tensor.elements * 4 for tensor in table.tensors)
+    for tensor in table.tensors:
+        name = tensor.name.encode()
+        info = content.index(struct.pack("<Q", len(name)) + name) + 8 + len(name)
+        at = info + 4 + 8 * len(tensor.shape) + 4
+        content[at : at + 8] = struct.pack("<Q", 0)
+    bare = out.with_suffix(".bare")
+    bare.write_bytes(content[: table.data_start + longest])
+    write_bundle(bare, read_manifest(bundle), out, population=read_population(bundle))
     return out

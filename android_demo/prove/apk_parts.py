@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from elf_lint import read_library
 
 NAMESPACE = "http://schemas.android.com/apk/res/android"
+MERGED = "{http://schemas.android.com/tools}node"
 # Newer than Debian's framework resources (API 29); AGP with compileSdk 36 knows them.
 TOO_NEW = ("dataExtractionRules",)
 ABIS = {"aarch64": "arm64-v8a", "x86-64": "x86_64"}
@@ -41,6 +42,9 @@ def manifest(demo: Path, out: Path) -> None:
     sdk.set(f"{{{NAMESPACE}}}minSdkVersion", one(r'minSdk = "(\d+)"', versions))
     sdk.set(f"{{{NAMESPACE}}}targetSdkVersion", one(r'targetSdk = "(\d+)"', versions))
     root.insert(0, sdk)
+    # AGP's manifest merger takes them out, whatever a library asks for.
+    for element in [child for child in root if child.get(MERGED) == "remove"]:
+        root.remove(element)
     for element in root.iter():
         for name in TOO_NEW:
             if element.attrib.pop(f"{{{NAMESPACE}}}{name}", None) is not None:

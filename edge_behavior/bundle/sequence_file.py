@@ -186,7 +186,7 @@ def _tensors(file: GgufFile, table: TensorTable, shape: SequenceShape) -> dict[s
     # The number of blocks is not believed before the names are there.
     if shape.blocks > len(known):
         raise _damaged(file.path, f"{shape.blocks} blocks have no more than {len(known)} tensors")
-    wanted, found = shape.tensors(), {}
+    wanted, found, all_bytes = shape.tensors(), dict[str, NDArray[np.float64]](), 0
     odd = sorted(known.keys() ^ wanted.keys())
     if odd:
         raise _damaged(file.path, f"the tensor '{odd[0]}' is {'missing' if odd[0] in wanted else 'not of this model'}")
@@ -194,11 +194,19 @@ def _tensors(file: GgufFile, table: TensorTable, shape: SequenceShape) -> dict[s
         tensor = known[name]
         if tensor.shape != size[::-1] or tensor.kind not in _DTYPES:
             raise _damaged(file.path, f"the tensor '{name}' has shape {tensor.shape} and type {tensor.kind}")
-        start, kind = table.data_start + tensor.offset, _DTYPES[tensor.kind]
-        end = start + tensor.elements * kind.itemsize
-        if end > file.size:
+        length = tensor.elements * _DTYPES[tensor.kind].itemsize
+        if table.data_start + tensor.offset + length > file.size:
             raise EdgebError(f"{file.path} is cut short: it ends inside the tensor '{name}'", _HINT)
-        found[name] = np.frombuffer(file.bytes[start:end], kind).reshape(size).astype(np.float64)
+        all_bytes += length
+    # Tensors that share bytes would make large arrays of a small file.
+    if all_bytes > file.size - table.data_start:
+        raise _damaged(file.path, "its tensors overlap")
+    for name, size in wanted.items():
+        tensor, kind = known[name], _DTYPES[known[name].kind]
+        start = table.data_start + tensor.offset
+        held = np.frombuffer(file.bytes[start : start + tensor.elements * kind.itemsize], kind)
+        with np.errstate(invalid="ignore"):
+            found[name] = held.reshape(size).astype(np.float64)
         if not np.isfinite(found[name]).all():
             raise _damaged(file.path, f"the tensor '{name}' holds a value that is not finite")
     return found

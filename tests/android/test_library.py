@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,16 @@ def test_surface_is_as_it_is_written_down(module: str, library: host.Library) ->
     found = api.dump(module, library.jar)
     kept = (api.API / f"{module}.api").read_text(encoding="utf-8")
     assert found == kept, "where that was intended: python -m tests.android.api, and commit android_demo/api"
+
+
+def test_no_call_of_a_buffer_is_newer_than_the_oldest_android(library: host.Library) -> None:
+    with zipfile.ZipFile(library.jar) as jar:
+        names = [name.removesuffix(".class").replace("/", ".") for name in jar.namelist() if name.endswith(".class")]
+    command = ["javap", "-c", "-p", "-cp", str(library.jar), *names]
+    code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    # Buffers have their own from Java 9 and Android 10 on: what a JDK compiles is not found on Android 9.
+    newer = re.findall(r"java/nio/\w+Buffer\.(?:position|limit|flip|clear|rewind|mark|reset):\S+Buffer;", code)
+    assert not newer
 
 
 def test_predictions_suspend_and_are_cancelled(library: host.Library, tmp_path: Path) -> None:

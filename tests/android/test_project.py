@@ -26,11 +26,15 @@ from tests.android.project import (
 )
 
 USAGE = "android.permission.PACKAGE_USAGE_STATS"
+TOOLS = "{http://schemas.android.com/tools}"
+# What the manifest of LiteRT's AAR asks for, as its sources have it.
+LITERT = {"android.permission.FOREGROUND_SERVICE", "android.permission.FOREGROUND_SERVICE_DATA_SYNC"}
 
 
 def permissions(path: Path) -> list[str]:
-    """Names of all permissions that a manifest speaks of."""
-    return [str(e.get(f"{ANDROID}name")) for e in parsed(path).iter() if "permission" in e.tag]
+    """Names of all permissions that a manifest asks for."""
+    spoken = [e for e in parsed(path).iter() if "permission" in e.tag]
+    return [str(e.get(f"{ANDROID}name")) for e in spoken if e.get(f"{TOOLS}node") != "remove"]
 
 
 def test_nothing_leaves_the_phone() -> None:
@@ -52,6 +56,17 @@ def test_nothing_leaves_the_phone() -> None:
     for rule in rules:
         assert {item.tag for item in rule} == {"exclude"}
         assert {item.get("domain") for item in rule} == {"root", "file", "database", "sharedpref", "external"}
+
+
+def test_what_a_library_would_ask_for_is_taken_out() -> None:
+    removed = [
+        str(e.get(f"{ANDROID}name"))
+        for e in parsed(MAIN / "AndroidManifest.xml").iter("uses-permission")
+        if e.get(f"{TOOLS}node") == "remove"
+    ]
+    assert set(removed) == LITERT
+    guide = text_of(ROOT / "docs" / "android.md")
+    assert all(f'android:name="{name}" tools:node="remove"' in guide for name in LITERT)
 
 
 def test_flavours_have_the_same_parts() -> None:

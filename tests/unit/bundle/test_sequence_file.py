@@ -136,6 +136,12 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
         read_sequence(good)
 
 
+def test_tensors_that_share_bytes(made: Path, tmp_path: Path) -> None:
+    bad = sequence_files.overlapping(made, tmp_path / "bad.gguf")
+    with pytest.raises(EdgebError, match=r"bad\.gguf is damaged: its tensors overlap"):
+        Predictor.load(bad, prefix_cache=False)
+
+
 def test_what_is_no_sequence_model(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     for path in (tmp_path / "none", tmp_path / "text", tmp_path):

@@ -210,6 +210,9 @@ private fun checkRefused(folder: File, fields: Fields, checks: Checks) {
         val (name, reason) = entry as List<*>
         checks.refused("$name", Regex(reason as String)) { BundleFile.verify(File(folder, name as String)) }
     }
+    checks.refused("tensors that share bytes", Regex("tensors overlap")) {
+        SequenceFile.read(ModelSource.file(File(folder, "overlapping.gguf")))
+    }
     checks.refused("a missing file", Regex("cannot read")) { BundleFile.verify(File(folder, "none.gguf")) }
     checks.refused("a folder", Regex("is a folder")) { BundleFile.verify(folder) }
 }

@@ -19,7 +19,7 @@ internal class BackendOpener(
         if (bundle is LiteRtFile) return openLiteRt(bundle, positions)
         if (options.accelerator != Accelerator.CPU) {
             val why = "$model is a GGUF, and runs on the CPU alone"
-            if (!options.fallback) throw refusal(why, "export it with --format litert")
+            if (!options.fallback) throw refusal(why, "export a language model with --format litert")
             refused = why
         }
         if (bundle.manifest.architecture in SEQUENCE_ARCHITECTURES) return SequenceBackend(SequenceFile.read(model))

@@ -1,5 +1,6 @@
 package dev.edgeb.core
 
+import java.nio.Buffer
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
@@ -150,7 +151,8 @@ internal class PopulationTable private constructor(
                 throw EdgebException("$where is none", DAMAGED_HINT, ErrorCode.DAMAGED)
             }
             val bytes = ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN)
-            bytes.position(magic.size)
+            // By Buffer: ByteBuffer has a position of its own from Java 9 and Android 10 on.
+            (bytes as Buffer).position(magic.size)
             val version = bytes.getInt()
             if (version != VERSION) {
                 throw EdgebException(

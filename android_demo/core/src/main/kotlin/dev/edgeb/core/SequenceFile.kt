@@ -148,22 +148,29 @@ internal class SequenceFile private constructor(
             }
             val wanted = shape.tensors()
             for (name in known.keys) if (name !in wanted) throw file.damaged("the tensor '$name' is not of this model")
-            return wanted.mapValues { (name, size) ->
+            var all = 0L
+            for ((name, size) in wanted) {
                 val tensor = known[name] ?: throw file.damaged("the tensor '$name' is missing")
                 // Files have the fastest dimension first.
                 if (tensor.shape != size.reversed().map { it.toLong() } || (tensor.kind != F32 && tensor.kind != F16)) {
                     throw file.damaged("the tensor '$name' has shape ${tensor.shape} and type ${tensor.kind}")
                 }
-                val width = if (tensor.kind == F32) 4L else 2L
-                val count = tensor.shape.fold(1L) { product, each -> product * each }
-                val start = table.dataStart + tensor.offset
-                if (count * width > minOf(file.size - start, Int.MAX_VALUE.toLong())) {
+                val bytes = bytes(tensor)
+                if (bytes > minOf(file.size - table.dataStart - tensor.offset, Int.MAX_VALUE.toLong())) {
                     throw EdgebException(
                         "$source is cut short: it ends inside the tensor '$name'", COPY_AGAIN, ErrorCode.DAMAGED
                     )
                 }
-                val content = ByteBuffer.wrap(file.bytes(start, (count * width).toInt())).order(ByteOrder.LITTLE_ENDIAN)
-                val values = DoubleArray(count.toInt()) {
+                all += bytes
+            }
+            // Tensors that share bytes would make large arrays of a small file.
+            if (all > file.size - table.dataStart) throw file.damaged("its tensors overlap")
+            return wanted.mapValues { (name, _) ->
+                val tensor = known.getValue(name)
+                val bytes = bytes(tensor).toInt()
+                val content = ByteBuffer.wrap(file.bytes(table.dataStart + tensor.offset, bytes))
+                    .order(ByteOrder.LITTLE_ENDIAN)
+                val values = DoubleArray(bytes / width(tensor)) {
                     if (tensor.kind == F32) content.getFloat().toDouble() else half(content.getShort().toInt())
                 }
                 if (values.any { it.isNaN() || it.isInfinite() }) {
@@ -172,6 +179,11 @@ internal class SequenceFile private constructor(
                 values
             }
         }
+
+        private fun width(tensor: GgufTensor): Int = if (tensor.kind == F32) 4 else 2
+
+        private fun bytes(tensor: GgufTensor): Long =
+            tensor.shape.fold(1L) { product, each -> product * each } * width(tensor)
 
         /** A half-precision number. */
         private fun half(bits: Int): Double {

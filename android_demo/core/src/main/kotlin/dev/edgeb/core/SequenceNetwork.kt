@@ -26,7 +26,7 @@ internal class SequenceNetwork(private val shape: SequenceShape, private val ten
             val attended = sum(query, attention(query, x, name, causal = true))
             x = norm(attended, "$name.ffn_norm")
             val inner = linear(x, "$name.ffn_up") { maxOf(it, 0.0) }
-            x = sum(x, linear(inner, "$name.ffn_down"))
+            x = sum(x, linear(inner, "$name.ffn_down") { it })
         }
         return scores(norm(last(x), "output_norm"))
     }
@@ -43,9 +43,10 @@ internal class SequenceNetwork(private val shape: SequenceShape, private val ten
         for (block in 0 until shape.blocks) {
             val name = "blk.$block"
             x = norm(sum(x, attention(x, x, name, causal = false)), "$name.attn_norm")
-            x = norm(sum(x, linear(linear(x, "$name.ffn_up", ::gelu), "$name.ffn_down")), "$name.ffn_norm")
+            val inner = linear(x, "$name.ffn_up") { gelu(it) }
+            x = norm(sum(x, linear(inner, "$name.ffn_down") { it }), "$name.ffn_norm")
         }
-        val found = scores(linear(last(x), "output_map", ::gelu))
+        val found = scores(linear(last(x), "output_map") { gelu(it) })
         val bias = tensors.getValue("output.bias")
         return DoubleArray(found.size) { found[it] + bias[it] }
     }
@@ -87,7 +88,7 @@ internal class SequenceNetwork(private val shape: SequenceShape, private val ten
                 for (i in 0 until part) mixed[own + i] += share * v[other * width + head * part + i]
             }
         }
-        return linear(mixed, "$name.attn_output")
+        return linear(mixed, "$name.attn_output") { it }
     }
 
     /** Query, key or value: one third of a matrix of all. */
@@ -95,14 +96,15 @@ internal class SequenceNetwork(private val shape: SequenceShape, private val ten
         x, tensors.getValue("$name.attn_qkv.weight"), tensors.getValue("$name.attn_qkv.bias"), third * width, width
     ) { it }
 
-    private fun linear(x: DoubleArray, name: String, after: (Double) -> Double = { it }): DoubleArray {
+    private inline fun linear(x: DoubleArray, name: String, crossinline after: (Double) -> Double): DoubleArray {
         val bias = tensors.getValue("$name.bias")
         return product(x, tensors.getValue("$name.weight"), bias, 0, bias.size, after)
     }
 
-    /** Rows of x times `count` rows of a matrix from `first` on, and its bias. */
-    private fun product(
-        x: DoubleArray, weight: DoubleArray, bias: DoubleArray, first: Int, count: Int, after: (Double) -> Double
+    /** Rows of x times `count` rows of a matrix from `first` on, and its bias. Inline: else every number is boxed. */
+    private inline fun product(
+        x: DoubleArray, weight: DoubleArray, bias: DoubleArray, first: Int, count: Int,
+        crossinline after: (Double) -> Double
     ): DoubleArray {
         val inputs = weight.size / bias.size
         return DoubleArray(x.size / inputs * count) {
