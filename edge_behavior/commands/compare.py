@@ -60,7 +60,7 @@ def compare_command(
     ] = None,
     small_targets: Annotated[
         int | None,
-        typer.Option(min=0, help="Training targets of other systems than tuned models. Default: 0, all."),
+        typer.Option(min=0, help="Training targets of small networks. Default: 0, all."),
     ] = None,
     sweep: Annotated[
         list[str] | None,

@@ -90,8 +90,12 @@ def _score(bench: Bench, contender: Contender, entry: Entry, seed: int, missing:
     fitted = contender.fit(bench, seed, entry.point, _rate(bench, contender))
     try:
         fit = f"{entry.name}-seed{seed}"
-        if entry.point is None and isinstance(fitted, CostedFit):
-            # First: where all windows are scored, nothing is fitted any more.
+        # First: where all windows are scored, nothing is fitted any more. Once only: another fit, or one that reads
+        # what it scored before it was interrupted, is not what the predictions are of.
+        kept = bench.folder.kept_model(entry.system, seed)
+        if entry.point is None and isinstance(fitted, Shipping) and not kept.exists():
+            fitted.keep(kept)
+        if entry.point is None and isinstance(fitted, CostedFit) and fit not in bench.folder.costs():
             bench.folder.note_cost(fit, measure_cost(fitted, bench.dataset.events("test"), bench.drawn.test))
         for window_set in missing:
             table = bench.dataset.events("validation" if window_set == "validation" else "test")
@@ -99,8 +103,6 @@ def _score(bench: Bench, contender: Contender, entry: Entry, seed: int, missing:
             if isinstance(fitted, Reporting):
                 bench.folder.note_answers(fit, window_set, fitted.report())
             write_scores(bench.folder.predictions(entry.name, seed, window_set), scores)
-        if entry.point is None and isinstance(fitted, Shipping):
-            fitted.keep(bench.folder.kept_model(entry.system, seed))
     finally:
         fitted.close()
     contender.clean(bench, seed, entry.point)

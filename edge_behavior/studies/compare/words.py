@@ -107,7 +107,9 @@ def method_sentences(results: Results) -> list[str]:
     if results.asked.settings:
         found.append(f"Settings other than by default: {', '.join(_settings(results.asked.settings))}.")
     if sizes.small_targets:
-        found.append(f"Systems that are no tuned language models learn from {sizes.small_targets:,} targets at most.")
+        found.append(
+            f"Small networks learn from {sizes.small_targets:,} targets at most, counters and habits from all events."
+        )
     return found
 
 

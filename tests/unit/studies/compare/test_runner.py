@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,6 +156,34 @@ def test_every_mixture_is_held_against_plain_fine_tunings(asking: Asking) -> Non
     values = [rows[name].value("natural") or 0 for name in ("rival+habits", "plain+habits")]
     assert held.value == pytest.approx(values[0] - values[1])
     assert not any(one.first == one.second for one in results.gaps)
+
+
+def test_a_model_that_could_not_be_kept_is_kept_by_the_next_call(asking: Asking) -> None:
+    asked: list[Path] = []
+
+    def keep(folder: Path) -> bool:
+        asked.append(folder)
+        if len(asked) == 1:
+            raise EdgebError("no space left", "make some")
+        folder.mkdir(parents=True)
+        return True
+
+    class Ships(Noisy):
+        def fit(self, *of: Any) -> Any:
+            fitted: Any = super().fit(*of)
+            fitted.keep = keep
+            return fitted
+
+    bench, systems = asking(contenders(Ships("ships", 2.0)), seeds=(0,), cold=())
+    kept = bench.folder.kept_model("ships", 0)
+    assert run_compare(bench, systems) == ["ships-seed0"]
+    assert not kept.exists()
+    assert run_compare(bench, systems) == []
+    assert kept.is_dir()
+    # A cold start that is asked for later is scored by a fit of its own, which is not what the rest measured.
+    later, systems = asking(contenders(Ships("ships", 2.0)), seeds=(0,), cold=(0,))
+    assert run_compare(later, systems) == []
+    assert asked == [kept, kept]
 
 
 def test_a_failure_is_told_and_the_others_go_on(asking: Asking) -> None:
