@@ -52,7 +52,7 @@ def chosen_accelerator(bundle: Path, asked: object) -> Accelerator | None:
     if known is not None:
         raise EdgebError(
             f"{bundle} is not a LiteRT file, and accelerators are LiteRT's",
-            "leave the accelerator out, or pass a bundle exported with --format litert",
+            "leave the accelerator out, or pass a language model's bundle exported with --format litert",
         )
     return None
 

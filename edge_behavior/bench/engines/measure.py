@@ -220,7 +220,7 @@ def _peers(entries: Sequence[_Entry], options: TableOptions, rivals: Sequence[Ri
 
     chosen = next((entry for entry in entries if bundle_form(entry.path) == "gguf"), None)
     if chosen is None:
-        raise EdgebError("--compare measures llama.cpp, and no bundle is a GGUF file", "name one exported as GGUF")
+        raise EdgebError("--compare measures llama.cpp, and no bundle is a language model's GGUF file", "name one")
     return [*llama_rivals(chosen.name, chosen.path, options), *rivals]
 
 

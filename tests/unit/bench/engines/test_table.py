@@ -230,7 +230,9 @@ def test_what_is_not_comparable_is_refused(gguf: Path, quantized: Path, tmp_path
 def test_peers_need_a_gguf_file(litert: Path, tmp_path: Path) -> None:
     second = tmp_path / "second.tflite"
     second.write_bytes(litert.read_bytes())
-    with pytest.raises(EdgebError, match=r"--compare measures llama\.cpp, and no bundle is a GGUF file"):
+    with pytest.raises(
+        EdgebError, match=r"--compare measures llama\.cpp, and no bundle is a language model's GGUF file"
+    ):
         measure_table([litert, second], TableOptions(windows=6, peers=True, limits=False))
 
 
