@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,4 +112,24 @@ def overlapping(bundle: Path, out: Path) -> Path:
     bare = out.with_suffix(".bare")
     bare.write_bytes(content[: table.data_start + longest])
     write_bundle(bare, read_manifest(bundle), out, population=read_population(bundle))
+    return out
+
+
+# By field of the manifest, one that describes another model.
+OTHERS: dict[str, Callable[[Manifest], Manifest]] = {
+    "architecture": lambda held: replace(held, architecture=next(a for a in ARCHITECTURES if a != held.architecture)),
+    "candidates.labels": lambda held: replace(held, candidates=_backwards(held.candidates)),
+    "bos_id": lambda held: replace(held, bos_id=0),
+    "layout.name": lambda held: replace(held, layout=replace(held.layout, name="prefix")),
+    "layout.history_length": lambda held: replace(held, layout=replace(held.layout, history_length=99)),
+}
+
+
+def _backwards(candidates: CandidateSet) -> CandidateSet:
+    return CandidateSet.of(list(candidates.labels)[::-1], list(candidates.counts)[::-1])
+
+
+def described_as(bundle: Path, out: Path, field: str) -> Path:
+    """A bundle with right hashes, in whose manifest a field of `OTHERS` is another model's."""
+    write_bundle(bundle, OTHERS[field](read_manifest(bundle)), out, population=read_population(bundle))
     return out

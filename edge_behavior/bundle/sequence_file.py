@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.bundle.gguf_header import GgufFile, MetadataEntry, TensorTable
+from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.errors import EdgebError
 
 SASREC, BERT4REC = "edgeb-sasrec", "edgeb-bert4rec"
@@ -120,6 +121,25 @@ class SequenceFile:
     labels: tuple[str, ...]
     places: NDArray[np.uint64]
     tensors: dict[str, NDArray[np.float64]]
+
+    def check(self, manifest: Manifest, path: Path) -> None:
+        """Compare with the manifest of the bundle: another model's would give answers, and wrong ones.
+
+        Raises:
+            EdgebError: a field is not this model's.
+        """
+        layout, shape = manifest.layout, self.shape
+        found = {
+            "architecture": manifest.architecture == shape.architecture,
+            "candidates.labels": tuple(manifest.candidates.labels) == self.labels,
+            "bos_id": manifest.bos_id == shape.candidates,
+            "layout.name": layout.name == "stream",
+            "layout.chat": layout.chat is None,
+            "layout.history_length": layout.history_length <= shape.length,
+        }
+        wrong = next((name for name, fits in found.items() if not fits), None)
+        if wrong is not None:
+            raise EdgebError(f"{path}: manifest field '{wrong}' is not the model's", "export the bundle again")
 
 
 def is_sequence(path: Path) -> bool:

@@ -247,7 +247,7 @@ def open_backend(
     if bundle_form(bundle) == "sequence":
         from edge_behavior.runtime.backends.sequence import SequenceBackend
 
-        return SequenceBackend(bundle)
+        return SequenceBackend(bundle, read_manifest(bundle))
     from edge_behavior.runtime.backends.llama import LlamaBackend, LlamaOptions
 
     return LlamaBackend(bundle, LlamaOptions(n_ctx, threads, exact))

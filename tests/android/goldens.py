@@ -183,7 +183,8 @@ def write_goldens(folder: Path, exported: Sequence[Path] = ()) -> Path:
         *_sequences(folder),
         *(_exported(folder, path) for path in exported),
     ]
-    # Its hashes are right; who reads the weights notices.
+    # Their hashes are right; who reads the weights notices.
+    sequence_files.described_as(folder / "sasrec.gguf", folder / "mismatched.gguf", "layout.history_length")
     sequence_files.overlapping(folder / "sasrec.gguf", folder / "overlapping.gguf")
     return golden_of(folder, bundles, [*gguf_cases.refused(folder), *litert_cases.refused(folder)], "stream.gguf")
 

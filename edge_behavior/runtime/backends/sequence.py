@@ -12,6 +12,7 @@ from time import perf_counter
 
 import numpy as np
 
+from edge_behavior.bundle.manifest import Manifest
 from edge_behavior.bundle.sequence_file import read_sequence
 from edge_behavior.core.trie import LabelTrie
 from edge_behavior.errors import EdgebError
@@ -26,14 +27,17 @@ class SequenceBackend:
 
     Args:
         path: The file; verified by the caller.
+        manifest: What has to describe it; None for a file that is no bundle yet.
 
     Raises:
-        EdgebError: no sequence model, or damaged.
+        EdgebError: no sequence model, or damaged, or another's manifest.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, manifest: Manifest | None = None) -> None:
         self._lifetime = Lifetime(self)
         file = read_sequence(path)
+        if manifest is not None:
+            file.check(manifest, path)
         self._shape, self._tokens = file.shape, EventTokens(file.shape, file.labels, file.places)
         self._network = SequenceNetwork(file.shape, file.tensors)
         self._held: list[int] = []

@@ -142,6 +142,13 @@ def test_tensors_that_share_bytes(made: Path, tmp_path: Path) -> None:
         Predictor.load(bad, prefix_cache=False)
 
 
+@pytest.mark.parametrize("field", sequence_files.OTHERS)
+def test_a_manifest_of_another_model(made: Path, tmp_path: Path, field: str) -> None:
+    bad = sequence_files.described_as(made, tmp_path / "bad.gguf", field)
+    with pytest.raises(EdgebError, match=rf"bad\.gguf: manifest field '{field}' is not the model's"):
+        Predictor.load(bad, prefix_cache=False)
+
+
 def test_what_is_no_sequence_model(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     for path in (tmp_path / "none", tmp_path / "text", tmp_path):

@@ -6,10 +6,13 @@ import android.appwidget.AppWidgetProvider
 import android.content.ComponentName
 import android.content.Context
 import android.content.Intent
+import android.os.Handler
+import android.os.Looper
 import android.widget.RemoteViews
 import dev.edgeb.assistant.logic.Controller
 import dev.edgeb.assistant.logic.Glance
 import dev.edgeb.assistant.logic.State
+import java.util.concurrent.atomic.AtomicBoolean
 
 /** The first suggestion on the home screen; a tap opens the assistant. */
 class SuggestionWidget : AppWidgetProvider() {
@@ -17,21 +20,34 @@ class SuggestionWidget : AppWidgetProvider() {
         val controller = (context.applicationContext as EdgebApplication).controller
         // What is known is shown at once; the answer follows through WidgetUpdates.
         show(context, controller.state)
-        // The process stays until the answer is there.
+        // Behind an import or a measurement the answer comes later than a receiver may take.
+        if (controller.busy) return
+        // The process stays until the answer is there, or as long as it may.
         val pending = goAsync()
+        val finished = AtomicBoolean()
+        val finish = Runnable { if (finished.compareAndSet(false, true)) pending.finish() }
+        Handler(Looper.getMainLooper()).postDelayed(finish, LONGEST_MILLIS)
         controller.start()
         controller.save()
-        controller.afterwards(Runnable { pending.finish() })
+        controller.afterwards(finish)
     }
 
     companion object {
+        // The system gives a receiver ten seconds in the foreground.
+        private const val LONGEST_MILLIS = 8_000L
+
+        /** What the widgets show; for the main thread only. */
+        var shown: Glance? = null
+            private set
+
         /** Show a state on all widgets. */
         fun show(context: Context, state: State) {
+            val glance = Glance.of(state)
+            shown = glance
             val manager = AppWidgetManager.getInstance(context) ?: return
             val ids = manager.getAppWidgetIds(ComponentName(context, SuggestionWidget::class.java))
             if (ids.isEmpty()) return
             val views = RemoteViews(context.packageName, R.layout.widget)
-            val glance = Glance.of(state)
             views.setTextViewText(R.id.widget_title, titleOf(context, glance))
             views.setTextViewText(R.id.widget_text, textOf(context, glance, state))
             val open = Intent(context, AssistantActivity::class.java)
@@ -60,13 +76,10 @@ class SuggestionWidget : AppWidgetProvider() {
 
 /** Brings the widgets up to date when what they show has changed. */
 class WidgetUpdates(private val context: Context, private val controller: Controller) : Controller.Listener {
-    private var shown: Glance? = null
-
     override fun onChanged() {
         val glance = Glance.of(controller.state)
         // While the model opens, the last answer is better than none.
-        if (glance == shown || glance is Glance.Wait) return
-        shown = glance
+        if (glance == SuggestionWidget.shown || glance is Glance.Wait) return
         SuggestionWidget.show(context, controller.state)
     }
 }

@@ -46,6 +46,7 @@ internal class BundleCheck(
         } finally {
             predictor.close()
         }
+        checks.same("$name engine of what is closed", true, "${predictor.engineInfo}".isNotEmpty())
         checks.refused("$name closed", Regex("closed")) { predictor.predict(emptyList(), Moment(0), somewhere) }
         if (!brief && !isSequence) checkSnapshots()
     }

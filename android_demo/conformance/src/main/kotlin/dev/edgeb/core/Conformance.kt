@@ -213,6 +213,9 @@ private fun checkRefused(folder: File, fields: Fields, checks: Checks) {
     checks.refused("tensors that share bytes", Regex("tensors overlap")) {
         SequenceFile.read(ModelSource.file(File(folder, "overlapping.gguf")))
     }
+    checks.refused("a manifest of another model", Regex("'layout.history_length' is not the model's")) {
+        Predictor.load(File(folder, "mismatched.gguf"), NativeEngines.NONE)
+    }
     checks.refused("a missing file", Regex("cannot read")) { BundleFile.verify(File(folder, "none.gguf")) }
     checks.refused("a folder", Regex("is a folder")) { BundleFile.verify(folder) }
 }

@@ -94,14 +94,14 @@ internal fun checkCancelling(path: File, scratch: File, natives: NativeEngines, 
         refused("prepared after cancelling", ErrorCode.CANCELLED, checks) { session.prepare(before) }
         val alone = session.predict(ASKED, "DK", null, MODEL_ONLY).ranked.map { it.behavior }
         // The evaluation that is cancelled from inside, counted from the call's first.
-        for (after in 0..2) {
+        for ((after, ofParent) in (0..2).map { Pair(it, false) } + Pair(0, true)) {
             // Nothing of the prompt is held.
             predictor.predict(emptyList(), Moment(61L * after), "home", 1, MODEL_ONLY)
             val signal = CancelSignal()
             cancelling.signal = signal
             cancelling.left = after
             val cancelled = try {
-                asked(signal)
+                asked(if (ofParent) CancelSignal(signal) else signal)
                 false
             } catch (error: EdgebException) {
                 checks.same("code of what was cancelled in evaluation $after", ErrorCode.CANCELLED, error.code)

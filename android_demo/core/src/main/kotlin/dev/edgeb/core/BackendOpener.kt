@@ -22,7 +22,11 @@ internal class BackendOpener(
             if (!options.fallback) throw refusal(why, "export a language model with --format litert")
             refused = why
         }
-        if (bundle.manifest.architecture in SEQUENCE_ARCHITECTURES) return SequenceBackend(SequenceFile.read(model))
+        if (bundle.manifest.architecture in SEQUENCE_ARCHITECTURES) {
+            val file = SequenceFile.read(model)
+            file.check(bundle.manifest, model)
+            return SequenceBackend(file)
+        }
         return openLlama(positions)
     }
 

@@ -35,6 +35,12 @@ internal class Engine(
     private var open: Backend? = opened
     private val searches = HashMap<Pair<Scoring, List<Boolean>?>, TrieSearch>()
 
+    /** What evaluates; read once, so that nobody who asks waits for a prediction. */
+    val info = EngineInfo(
+        opened.kind, opened.version, opened.accelerator, threads,
+        if (opened.kind == EngineKind.LLAMA_CPP) cpuVariant() else null, refused
+    )
+
     // What the last prediction found likely is probably looked at next time, too.
     private var expected = manifest.candidates.shares()
 
@@ -77,13 +83,6 @@ internal class Engine(
     /** The inference engine. @throws EdgebException it was closed. */
     val backend: Backend
         get() = open ?: throw EdgebException("the predictor is closed", "load the bundle again", ErrorCode.CLOSED)
-
-    /** What evaluates. @throws EdgebException it was closed. */
-    val info: EngineInfo
-        get() {
-            val variant = if (backend.kind == EngineKind.LLAMA_CPP) cpuVariant() else null
-            return EngineInfo(backend.kind, backend.version, backend.accelerator, threads, variant, refused)
-        }
 
     /** Hold the static part of the prompt, from a snapshot in `folder` where there is one. */
     fun warm(folder: File): Boolean = PrefixCache(folder, manifest.tensorsSha256).warm(backend, encoder.staticIds)

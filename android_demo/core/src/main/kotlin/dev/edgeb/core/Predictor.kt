@@ -42,9 +42,12 @@ public class Predictor private constructor(internal val engine: Engine) : Closea
     public val manifest: BundleManifest
         get() = engine.manifest
 
-    /** What computes the model, and on what: the CPU where the accelerator did not take it and the CPU may. */
+    /**
+     * What computes the model, and on what: the CPU where the accelerator did not take it and the CPU may. From any
+     * thread, at once, and after `close`, too.
+     */
     public val engineInfo: EngineInfo
-        get() = synchronized(engine.lock) { engine.info }
+        get() = engine.info
 
     /** Which distribution answers when a call names none. */
     public val defaultSource: Source

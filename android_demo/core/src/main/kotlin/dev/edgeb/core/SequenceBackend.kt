@@ -84,7 +84,7 @@ internal class SequenceBackend(file: SequenceFile) : Backend {
 
     /** Logits of the candidates after some ids, and the positions evaluated. */
     private fun evaluate(ids: IntArray): Pair<DoubleArray, Int> {
-        if (interrupted) throw EdgebException("the call was cancelled", "call again", ErrorCode.CANCELLED)
+        check()
         val started = System.nanoTime()
         val at = tokens.positions(ids)
         val events = at.behavior.count { it != tokens.start }
@@ -94,9 +94,14 @@ internal class SequenceBackend(file: SequenceFile) : Backend {
                 ErrorCode.PROMPT_TOO_LONG
             )
         }
-        val row = network.logits(at)
+        val row = network.logits(at) { check() }
+        check()
         nanos += System.nanoTime() - started
         return Pair(row, at.behavior.size)
+    }
+
+    private fun check() {
+        if (interrupted) throw EdgebException("the call was cancelled", "call again", ErrorCode.CANCELLED)
     }
 
     /** Log-probabilities of the tokens that are read of a node's row; what is no candidate has none. */

@@ -96,6 +96,27 @@ internal class SequenceFile private constructor(
     val places: LongArray,
     val tensors: Map<String, DoubleArray>
 ) {
+    /**
+     * Compare with the manifest of the bundle: another model's would give answers, and wrong ones.
+     *
+     * @throws EdgebException a field is not this model's.
+     */
+    fun check(manifest: BundleManifest, source: ModelSource) {
+        val layout = manifest.layout
+        val found = listOf(
+            Pair("architecture", manifest.architecture == shape.architecture),
+            Pair("candidates.labels", manifest.candidates.labels == labels),
+            Pair("bos_id", manifest.bosId == shape.candidates),
+            Pair("layout.name", layout.name == "stream"),
+            Pair("layout.chat", layout.chat == null),
+            Pair("layout.history_length", layout.historyLength <= shape.length)
+        )
+        val wrong = found.firstOrNull { !it.second } ?: return
+        throw EdgebException(
+            "$source: manifest field '${wrong.first}' is not the model's", "export the bundle again", ErrorCode.DAMAGED
+        )
+    }
+
     companion object {
         /**
          * Read sizes, labels and all weights.

@@ -14,13 +14,19 @@ private const val FLAT = 6.0
 internal class SequenceNetwork(private val shape: SequenceShape, private val tensors: Map<String, DoubleArray>) {
     private val width = shape.width
 
-    /** Logits of the behavior that the prompt asks for. */
-    fun logits(at: Positions): DoubleArray = if (shape.architecture == SASREC) sasrec(at) else bert4rec(at)
+    /**
+     * Logits of the behavior that the prompt asks for.
+     *
+     * @param check Called before every block; what it throws ends the pass.
+     */
+    fun logits(at: Positions, check: () -> Unit): DoubleArray =
+        if (shape.architecture == SASREC) sasrec(at, check) else bert4rec(at, check)
 
-    private fun sasrec(at: Positions): DoubleArray {
+    private fun sasrec(at: Positions, check: () -> Unit): DoubleArray {
         var x = embedded(at.behavior, at.event)
         if (shape.hourBucket > 0) addContexts(x, "target", at.target)
         for (block in 0 until shape.blocks) {
+            check()
             val name = "blk.$block"
             val query = norm(x, "$name.attn_norm")
             val attended = sum(query, attention(query, x, name, causal = true))
@@ -31,7 +37,7 @@ internal class SequenceNetwork(private val shape: SequenceShape, private val ten
         return scores(norm(last(x), "output_norm"))
     }
 
-    private fun bert4rec(at: Positions): DoubleArray {
+    private fun bert4rec(at: Positions, check: () -> Unit): DoubleArray {
         // The mask stands where the question is; there is no start.
         val symbol = shape.candidates
         val kinds = CONTEXTS.size
@@ -41,6 +47,7 @@ internal class SequenceNetwork(private val shape: SequenceShape, private val ten
         val event = joined(shown.map { at.event.copyOfRange(it * kinds, (it + 1) * kinds) } + listOf(asked))
         var x = norm(embedded(behavior, event), "token_embd_norm")
         for (block in 0 until shape.blocks) {
+            check()
             val name = "blk.$block"
             x = norm(sum(x, attention(x, x, name, causal = false)), "$name.attn_norm")
             val inner = linear(x, "$name.ffn_up") { gelu(it) }

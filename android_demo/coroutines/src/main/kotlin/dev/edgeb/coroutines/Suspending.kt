@@ -49,7 +49,7 @@ public suspend fun loadPredictor(
  * @param moment When the behavior happens.
  * @param place Where; null for a bundle without places.
  * @param topK How many candidates to return; null for all.
- * @param options What is asked for; a cancel signal in it works, too.
+ * @param options What is asked for; a cancel signal in it works, too, and is not cancelled with the coroutine.
  * @param dispatcher Where it blocks.
  * @return The answer.
  * @throws dev.edgeb.core.EdgebException as `Session.predict`.
@@ -61,7 +61,7 @@ public suspend fun Session.awaitPrediction(
     options: PredictOptions = PredictOptions.DEFAULT,
     dispatcher: CoroutineDispatcher = Dispatchers.Default
 ): Prediction {
-    val signal = options.cancel ?: CancelSignal()
+    val signal = CancelSignal(options.cancel)
     return cancelling(signal, dispatcher) { predict(moment, place, topK, options.with { cancel = signal }) }
 }
 

@@ -111,7 +111,9 @@ class SuggesterTest {
             job.join()
         }
         assertTrue(job.isCancelled)
-        assertEquals(3, session.awaitPrediction(noon, "DK", 3, model).ranked.size)
+        // The caller's signal is for the calls to come.
+        assertFalse(signal.isCancelled)
+        assertEquals(3, session.awaitPrediction(noon, "DK", 3, model.with { cancel = signal }).ranked.size)
     }
 
     @Test
