@@ -225,6 +225,7 @@ def _tensors(file: GgufFile, table: TensorTable, shape: SequenceShape) -> dict[s
         tensor, kind = known[name], _DTYPES[known[name].kind]
         start = table.data_start + tensor.offset
         held = np.frombuffer(file.bytes[start : start + tensor.elements * kind.itemsize], kind)
+        # A signaling NaN would warn here; it is refused below.
         with np.errstate(invalid="ignore"):
             found[name] = held.reshape(size).astype(np.float64)
         if not np.isfinite(found[name]).all():

@@ -195,14 +195,15 @@ def _gaps(
 def _pairs(names: Sequence[str], reference: str | None) -> list[tuple[str, str]]:
     """Each row minus the reference and minus plain fine-tuning, each mixture minus its parts and minus plain's."""
     pairs = [(n, r) for r in (reference, PLAIN) if r in names for n in names if r is not None and n != r]
+    # How methods of tuning are chosen among: as a bundle answers (docs/train.md).
+    mixed = PLAIN + MIXED
+    pairs += [(n, mixed) for n in names if mixed in names and n.endswith(MIXED) and n != mixed]
     for name in names:
         if name.endswith(SHUFFLED):
             pairs.append((name, HABITS))
             pairs.append((name.removesuffix(SHUFFLED) + MIXED, name))
         elif name.endswith(MIXED):
             pairs += [(name, name.removesuffix(MIXED)), (name, HABITS)]
-            # How methods of tuning are chosen among: as a bundle answers (docs/train.md).
-            pairs += [(name, f"{PLAIN}{MIXED}")] if f"{PLAIN}{MIXED}" in names and name != f"{PLAIN}{MIXED}" else []
         elif name.endswith(PRIOR):
             pairs.append((name, name.removesuffix(PRIOR)))
             if name.endswith(MIXED + PRIOR):

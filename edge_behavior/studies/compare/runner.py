@@ -90,8 +90,8 @@ def _score(bench: Bench, contender: Contender, entry: Entry, seed: int, missing:
     fitted = contender.fit(bench, seed, entry.point, _rate(bench, contender))
     try:
         fit = f"{entry.name}-seed{seed}"
-        # First: where all windows are scored, nothing is fitted any more. Once only: another fit, or one that reads
-        # what it scored before it was interrupted, is not what the predictions are of.
+        # Before scoring: where all windows are scored, nothing is fitted any more. Once: a later fit, which adds
+        # windows, is not the one that the first windows were scored by.
         kept = bench.folder.kept_model(entry.system, seed)
         if entry.point is None and isinstance(fitted, Shipping) and not kept.exists():
             fitted.keep(kept)

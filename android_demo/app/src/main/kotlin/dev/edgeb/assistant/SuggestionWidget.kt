@@ -12,7 +12,6 @@ import android.widget.RemoteViews
 import dev.edgeb.assistant.logic.Controller
 import dev.edgeb.assistant.logic.Glance
 import dev.edgeb.assistant.logic.State
-import java.util.concurrent.atomic.AtomicBoolean
 
 /** The first suggestion on the home screen; a tap opens the assistant. */
 class SuggestionWidget : AppWidgetProvider() {
@@ -24,8 +23,12 @@ class SuggestionWidget : AppWidgetProvider() {
         if (controller.busy) return
         // The process stays until the answer is there, or as long as it may.
         val pending = goAsync()
-        val finished = AtomicBoolean()
-        val finish = Runnable { if (finished.compareAndSet(false, true)) pending.finish() }
+        // Asked twice, both times on the main thread.
+        var finished = false
+        val finish = Runnable {
+            if (!finished) pending.finish()
+            finished = true
+        }
         Handler(Looper.getMainLooper()).postDelayed(finish, LONGEST_MILLIS)
         controller.start()
         controller.save()
