@@ -17,6 +17,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 # Learning rates to search, the likeliest first.
 Rates = tuple[Annotated[float, Field(gt=0, lt=1)], ...]
+# Validation windows for what scores thousands in a second; a recipe has fewer to save a language model's time.
+SMALL_VALIDATION = 2_000
 
 
 class FailedTrainingError(EdgebError):
@@ -29,7 +31,7 @@ class Budget:
 
     Attributes:
         targets: Training targets, at most; 0 for all.
-        validation_targets: Validation targets for early stopping, at most.
+        validation_targets: Validation targets for early stopping and for counters' settings, at most.
         seed: Of initial weights, of the order of training and of the choice of targets.
         folder: Where resumable work may be kept; the caller deletes it when done.
     """

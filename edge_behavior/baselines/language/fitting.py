@@ -23,7 +23,7 @@ from edge_behavior.baselines.sequence.config import SequenceConfig
 from edge_behavior.baselines.sequence.fitting import FittedSequence, check_folder
 from edge_behavior.baselines.sequence.inputs import causal_row
 from edge_behavior.baselines.sequence.system import SequenceSystem
-from edge_behavior.baselines.system import Budget, Cost, Floats, Ints
+from edge_behavior.baselines.system import SMALL_VALIDATION, Budget, Cost, Floats, Ints
 from edge_behavior.baselines.trained import cost_of
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
@@ -43,8 +43,8 @@ from edge_behavior.util.progress import Advance, progress_bar
 _WINDOWS_PER_PASS = 128
 # What a fit reads of the recipe.
 _SECTIONS = ("backbone", "layout", "lora", "a_tuning", "evaluation")
-# Validation targets where a budget names none, and the numbers of the tables that rows are of.
-_VALIDATION, _TRAIN, _HELD_OUT = 2_000, 0, 1
+# The numbers of the tables that rows are of.
+_TRAIN, _HELD_OUT = 0, 1
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,7 @@ class Fit:
 
     def events(self, config: SequenceConfig) -> FittedSequence:
         """SASRec fitted to the same targets, at its first rate; what is collaborative comes from it."""
-        budget = Budget(
-            self.budget.targets, self.budget.validation_targets, self.budget.seed, self.budget.folder / "sasrec"
-        )
+        budget = Budget(self.budget.targets, SMALL_VALIDATION, self.budget.seed, self.budget.folder / "sasrec")
         return SequenceSystem("sasrec", config).fit(self.dataset, self.length, budget, None)
 
     def model(self, tuned: bool = True) -> TunedLanguage:
@@ -159,7 +157,7 @@ class Fit:
         """
         stage, seed, places = self.stage, self.budget.seed, 0 if events is None else model.places
         train = [self._behaviors("train", stage.max_targets, seed + 1000 * epoch) for epoch in range(self._draws)]
-        held_out = self._behaviors("validation", self.budget.validation_targets or _VALIDATION, seed)
+        held_out = self._behaviors("validation", self.budget.validation_targets, seed)
         columns = [] if events is None else [events.vocabulary.columns(table) for table in self._tables.values()]
         shown: list[Rows] = [rows if events is None else EventRows(rows, places, _TRAIN) for rows in train]
         stopping: Rows = held_out if events is None else EventRows(held_out, places, _HELD_OUT)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_behavior.baselines.rate_search import choose_rate, rates_around
-from edge_behavior.baselines.system import Budget, Cost, FailedTrainingError, Fitted, System
+from edge_behavior.baselines.system import SMALL_VALIDATION, Budget, Cost, FailedTrainingError, Fitted, System
 from edge_behavior.core.scoring import log_softmax
 from edge_behavior.data.dataset import Dataset, EventTable
 from edge_behavior.errors import EdgebError
@@ -237,7 +237,7 @@ class Other:
 
     Attributes:
         system: The system.
-        targets: Its training targets; None for `small_targets`.
+        targets: Its training targets; None for a small system, which takes `small_targets` and `SMALL_VALIDATION`.
     """
 
     system: System
@@ -299,7 +299,8 @@ class Other:
     def _budget(self, bench: Bench, seed: int, targets: int, name: str) -> Budget:
         folder = self._folder(bench, name)
         folder.mkdir(parents=True, exist_ok=True)
-        return Budget(targets, bench.asked.recipe.evaluation.validation_targets, seed, folder)
+        held_out = SMALL_VALIDATION if self.targets is None else bench.asked.recipe.evaluation.validation_targets
+        return Budget(targets, held_out, seed, folder)
 
     def _folder(self, bench: Bench, name: str) -> Path:
         return bench.folder.work / "fits" / f"{self.name}-{name}"

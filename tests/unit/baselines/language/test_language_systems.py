@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from edge_behavior.baselines.language import fitting, training
 from edge_behavior.baselines.language.collm import CoLlm
 from edge_behavior.baselines.language.llara import Llara
 from edge_behavior.baselines.language.tallrec import TallRec
-from edge_behavior.baselines.system import FailedTrainingError
+from edge_behavior.baselines.system import SMALL_VALIDATION, FailedTrainingError
 from edge_behavior.data.windows import natural_windows
 from edge_behavior.errors import EdgebError
 from tests import helpers
@@ -113,6 +114,15 @@ def test_tallrec_learns_general_data_first(users: Any, tmp_path: Path, monkeypat
     monkeypatch.setattr(fitting, "tune", lambda model, step, *_: steps.append(step.name))
     quick(TallRec, users, tmp_path / "c")
     assert steps == ["general", "text"]
+
+
+@pytest.mark.parametrize("kind", [CoLlm, Llara])
+def test_its_sequence_model_is_stopped_by_more_windows_than_the_language_model(
+    kind: Any, users: Any, tmp_path: Path
+) -> None:
+    quick(kind, users, tmp_path)
+    found = [json.loads((folder / "fit.json").read_text()) for folder in (tmp_path, tmp_path / "sasrec")]
+    assert [record["validation_targets"] for record in found] == [60, SMALL_VALIDATION]
 
 
 @KINDS

@@ -28,7 +28,7 @@ Asking = Callable[..., tuple[Bench, dict[str, Contender]]]
 
 @dataclass
 class Noisy:
-    """Puts `strength` on the truth amid noise of its seed, less where fewer events are known; counts its calls."""
+    """Puts `strength` on the truth amid noise of its seed, less where fewer events are known; notes its calls."""
 
     name: str
     strength: float
@@ -36,6 +36,7 @@ class Noisy:
     needs: frozenset[str] = frozenset()
     learns: bool = True
     calls: list[tuple[int, int | None]] = field(default_factory=list)
+    held_out: list[int] = field(default_factory=list)
     stop_after: int | None = None
 
     @property
@@ -43,6 +44,7 @@ class Noisy:
         return f"the {self.name} system"
 
     def fit(self, dataset: Dataset, history_length: int, budget: Budget, rate: float | None) -> Fitted:
+        self.held_out.append(budget.validation_targets)
         budget.folder.mkdir(parents=True, exist_ok=True)
         return _NoisyFitted(self, budget, rate or 1.0)
 

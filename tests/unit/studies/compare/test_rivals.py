@@ -9,12 +9,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from edge_behavior.baselines.language.registry import RIVALS
+from edge_behavior.baselines.system import SMALL_VALIDATION
 from edge_behavior.cli import app
 from edge_behavior.errors import EdgebError
 from edge_behavior.studies.compare import registry
+from edge_behavior.studies.compare.contenders import Other
 from edge_behavior.studies.compare.rivals import RivalContender
 from edge_behavior.train.recipe import Recipe
 from edge_behavior.train.run.folder import RunFolder, write_text
+from tests.unit.studies.compare.conftest import Asking, Noisy
 
 
 def compare(*words: object) -> Result:
@@ -42,6 +45,20 @@ def test_what_is_tuned_takes_the_targets_and_rates_of_tuned_models() -> None:
     tuned = {name for name, held in registry.all_contenders().items() if isinstance(held, RivalContender)}
     assert tuned == RIVALS.keys()
     assert {name for name, kind in RIVALS.items() if not kind.tunes} == {"llm_esr", "alphafuse"}
+
+
+@pytest.mark.parametrize(("targets", "held_out"), [(None, SMALL_VALIDATION), (300, 20)])
+def test_a_recipe_saves_validation_windows_for_what_it_tunes_alone(
+    asking: Asking, targets: int | None, held_out: int
+) -> None:
+    """Few windows are for a slow model; counters and small networks would be fitted on noise."""
+    system = Noisy("good", 3.0, rates=(0.1, 0.2))
+    bench, _ = asking({"good": Other(system, targets)})
+    assert bench.asked.recipe.evaluation.validation_targets == 20
+    contender = Other(system, targets)
+    assert contender.choose_rate(bench) is not None
+    contender.fit(bench, 0, None, 0.1)
+    assert system.held_out == [held_out] * 3
 
 
 @pytest.mark.long
