@@ -101,7 +101,7 @@ def main() -> None:
     prepare_streams()
     with _end_on_signals() as signals:
         try:
-            code = app(standalone_mode=False) or 0
+            code = app(standalone_mode=False, prog_name="edgeb") or 0
             # Typer returns this code for Ctrl-C.
             if code == _INTERRUPTED:
                 raise KeyboardInterrupt
@@ -113,15 +113,14 @@ def main() -> None:
         except Exit as error:
             sys.exit(error.exit_code)
         except TyperException as error:
-            # Usage errors: Typer prints the usage line and the reason.
-            show = getattr(error, "show", None)
-            if show is None:
-                _fail(str(error), "", 2)
-            else:
+            context = getattr(error, "ctx", None)
+            if type(error).__name__ == "NoArgsIsHelpError":
                 with suppress(OSError):
-                    show()
-            silence_stdout()
-            sys.exit(2)
+                    print(error.format_message(), file=sys.stderr, flush=True)
+                silence_stdout()
+                sys.exit(2)
+            hint = "" if context is None else f"see {context.command_path} --help"
+            _fail(error.format_message().rstrip("."), hint, 2)
         except (KeyboardInterrupt, Abort):
             if signals:
                 _fail(f"ended by {signal.Signals(signals[0]).name}", _RESUME, _BY_SIGNAL + signals[0])

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.train.recipe import read_override
-from edge_behavior.util.fields import Section, config_folders, read_mapping
+from edge_behavior.util.fields import Section, complaint, config_folders, read_mapping
 
 # Fields of a system that nobody sets: the language model is the comparison's, and the architecture is the name.
 _GIVEN = ("language", "architecture")
@@ -73,7 +73,7 @@ def changed_settings(system: Any, changes: Changes, where: str) -> dict[str, Any
             found[name] = TypeAdapter(hints[name]).validate_python(value)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
-            raise EdgebError(f"{where}.{name} = {value!r}: {first['msg'].lower()}", _HINT) from None
+            raise EdgebError(f"{where}.{name} = {value!r}: {complaint(first)}", _HINT) from None
     return found
 
 

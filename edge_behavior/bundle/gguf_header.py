@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from types import TracebackType
 
-from edge_behavior.errors import EdgebError
+from edge_behavior.errors import EdgebError, system_error
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -85,7 +85,7 @@ class GgufFile:
                     raise EdgebError(f"{path} is an empty file", "export or copy it again")
                 self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise EdgebError(f"cannot read {path}: {error.strerror}", "pass a file that edgeb export wrote") from None
+            raise EdgebError(f"cannot read {path}: {error.strerror}", system_error(error).hint) from None
         if self.bytes[:4] != MAGIC:
             raise EdgebError(f"{path} is not a GGUF file", "pass the .gguf file that edgeb export wrote")
         self._at = 4

@@ -26,7 +26,7 @@ from edge_behavior.bundle.manifest import Manifest, check_schema
 from edge_behavior.bundle.population import packed_population, unpacked_population
 from edge_behavior.core.fields import DAMAGED_HINT, Kind, is_whole, parse_json, read_fields
 from edge_behavior.core.population import PopulationTable
-from edge_behavior.errors import EdgebError
+from edge_behavior.errors import EdgebError, system_error
 
 SUFFIX = ".tflite"
 MANIFEST_ENTRY = "edgeb.json"
@@ -216,7 +216,7 @@ class _Archive:
         try:
             self._file = path.open("rb")
         except OSError as error:
-            raise EdgebError(f"cannot read {path}: {error.strerror}", "pass a file that edgeb export wrote") from None
+            raise EdgebError(f"cannot read {path}: {error.strerror}", system_error(error).hint) from None
         try:
             self._open()
         except BaseException:

@@ -124,6 +124,9 @@ def _asked(
         from edge_behavior.train.run.inputs import located, pinned
     base = pinned(base) if pin else located(base)
     given = {name: str(Path(file).resolve()) for name, file in auxiliary_files(aux).items()}
+    missing = next((name for name, file in given.items() if not Path(file).is_file()), None)
+    if missing is not None:
+        raise EdgebError(f"--aux {missing}: there is no file {given[missing]}", "write --aux NAME=FILE")
     auxiliary = {**(dict(before.auxiliary) if before is not None else {}), **given}
     # Continuing without --only means the studies that were asked for before.
     names = only or (list(before.studies) if before is not None and not aux else [])

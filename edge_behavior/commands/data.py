@@ -189,8 +189,11 @@ def synth_command(
     from edge_behavior.data.importers.importer import check_output, import_log
     from edge_behavior.data.importers.options import ImportOptions
     from edge_behavior.data.simulator.simulator import simulate
+    from edge_behavior.errors import EdgebError
     from edge_behavior.util.files import check_file
 
+    if users < 3:
+        raise EdgebError(f"--users is {users}", "a split by users needs 3 or more")
     name = f"synth(users={users}, days={days}, seed={seed})"
     options = ImportOptions(seed=seed, min_events=min_events, memory_limit=memory_limit, source_name=name)
     options.check("csv")
@@ -213,7 +216,7 @@ def describe_command(
     anchor: Annotated[
         float, typer.Option(help="Behaviors above this share of training events are anchors, the rest tail.")
     ] = 0.01,
-    top: Annotated[int, typer.Option(help="Number of behaviors to list; 0 for all.")] = 40,
+    top: Annotated[int, typer.Option(min=0, help="Number of behaviors to list; 0 for all.")] = 40,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:

@@ -27,10 +27,10 @@ def evaluate_command(
     data: Annotated[Path | None, typer.Option(help="Dataset folder. Default: the last one made.")] = None,
     protocol: Annotated[str, typer.Option(help="natural, balanced or both.")] = "both",
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
-    per_user: Annotated[int, typer.Option(help="Natural protocol: windows per user; 0 for all.")] = 20,
-    per_behavior: Annotated[int, typer.Option(help="Balanced protocol: windows per behavior.")] = 500,
-    limit: Annotated[int | None, typer.Option(help="At most this many windows per protocol.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed for choosing windows.")] = 0,
+    per_user: Annotated[int, typer.Option(min=0, help="Natural protocol: windows per user; 0 for all.")] = 20,
+    per_behavior: Annotated[int, typer.Option(min=1, help="Balanced protocol: windows per behavior.")] = 500,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many windows per protocol.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for choosing windows.")] = 0,
     untuned: Annotated[bool, typer.Option(help="For a run: also score the untuned backbone.")] = True,
     balance: Annotated[
         str,
@@ -65,6 +65,7 @@ def evaluate_command(
     from edge_behavior.commands.open import open_predictor
     from edge_behavior.commands.output import emit
     from edge_behavior.core.balance import parse_balance
+    from edge_behavior.data.dataset import Dataset
     from edge_behavior.evaluation.comparison import compare, distinct_names
     from edge_behavior.evaluation.protocols import WindowChoice, other_dataset_note
     from edge_behavior.runtime.accelerator import check_chip, chosen_accelerator
@@ -77,6 +78,9 @@ def evaluate_command(
     # One run shows its final model, a comparison what each stage did.
     unasked = {*(MODELS[1:-1] if len(models) == 1 else ()), *(() if untuned else (UNTUNED,))}
     stages = [stage for stage in MODELS if stage not in unasked]
+    Dataset.open(data)
+    for model in models:
+        _check_model(model)
     for flag, given in (
         ("--balance", asked != 0),
         ("--accelerator", accelerator is not None),
@@ -105,6 +109,17 @@ def _is_run(model: Path) -> bool:
     from edge_behavior.bundle.folder import MANIFEST_FILE
 
     return model.is_dir() and not (model / MANIFEST_FILE).is_file()
+
+
+def _check_model(model: Path) -> None:
+    """Refuse what is neither a run nor a bundle before anything is scored, which takes minutes."""
+    from edge_behavior.bundle.bundle import read_manifest
+    from edge_behavior.train.run.folder import RunFolder
+
+    if _is_run(model):
+        RunFolder.open(model)
+    else:
+        read_manifest(model)
 
 
 def _require_bundles(models: list[Path], flag: str) -> None:

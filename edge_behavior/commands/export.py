@@ -242,7 +242,10 @@ def export_command(
             source = source_of()
             report = export_litert(source, out, built, chosen, force, contexts)
         elif given:
-            raise EdgebError(f"--{next(iter(given)).replace('_', '-')} is an ONNX option", "add --format onnx")
+            flag = next(iter(given))
+            if flag == "context_length":
+                raise EdgebError("--context-length is an option of ONNX and LiteRT", "add --format onnx or litert")
+            raise EdgebError(f"--{flag.replace('_', '-')} is an ONNX option", "add --format onnx")
         elif format == "hf":
             from edge_behavior.export.hf.pipeline import export_hf
 

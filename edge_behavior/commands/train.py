@@ -134,12 +134,15 @@ def train_command(
 
     def show() -> None:
         from edge_behavior.evaluation.tables import results_table, stage_effect_table
+        from edge_behavior.train.run.metrics import ONE_TUNED, shown_systems
         from edge_behavior.util.terminal import open_console
 
         console = open_console()
+        systems = shown_systems(run, metrics)
         for protocol in ("natural", "balanced"):
-            console.print(results_table(metrics.systems, protocol))
-        console.print(stage_effect_table(metrics.models))
+            console.print(results_table(systems, protocol))
+        if ONE_TUNED not in systems:
+            console.print(stage_effect_table(metrics.models))
         console.print(f"report: {run.path / 'report.html'}")
 
     emit({"run": str(run.path), "metrics": metrics.to_dict()}, as_json, show)

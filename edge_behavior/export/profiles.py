@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.export.prune.vocabulary import EXTRA_TOKENS
-from edge_behavior.util.fields import Section, config_folders, field_names, find_config, read_mapping
+from edge_behavior.util.fields import Section, complaint, config_folders, field_names, find_config, read_mapping
 
 DEFAULT_PROFILE = "default"
 
@@ -54,7 +54,7 @@ class ExportProfile(Section):
     minutes: float | None = Field(10, gt=0, description="Comparing and fitting are cut to end by then; null: never")
     quant: str = Field("q4", description="q4, q4_0, q5, q8, f16, f32, or auto: the smallest within the limits")
     prune: str = Field("auto", description="Drop unused tokens: auto (if predictions stay the same), on, off")
-    extra_tokens: int = Field(EXTRA_TOKENS, description="Everyday word pieces that pruning keeps")
+    extra_tokens: int = Field(EXTRA_TOKENS, ge=0, description="Everyday word pieces that pruning keeps")
     habits: str = Field("auto", description="Fit how model and habits mix: auto (if there is a dataset), on, off")
     calibrate: str = Field("auto", description="Fit the probabilities' calibration: auto, on, off")
     population: str = Field(
@@ -125,4 +125,4 @@ def _refusal(path: Path, kind: type[Any], error: ValidationError) -> EdgebError:
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = field_names(kind) if issubclass(kind, BaseModel) else list(kind.__dataclass_fields__)
         return EdgebError(f"{path}: unknown profile field '{name}'", nearest(name, known))
-    return EdgebError(f"{path}: {name} = {first['input']!r}: {first['msg'].lower()}", "see the files in export/configs")
+    return EdgebError(f"{path}: {name} = {first['input']!r}: {complaint(first)}", "see the files in export/configs")

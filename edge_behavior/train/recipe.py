@@ -18,7 +18,7 @@ from edge_behavior.core.scoring import TOKENS_PER_PASS
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.hf.chat_template import chat_turns
 from edge_behavior.train.methods import DEFAULT_METHOD, METHODS, method_title
-from edge_behavior.util.fields import Section, config_folders, field_names, find_config, read_mapping
+from edge_behavior.util.fields import Section, complaint, config_folders, field_names, find_config, read_mapping
 
 
 class BackboneConfig(Section):
@@ -37,12 +37,12 @@ class BackboneConfig(Section):
     export: Literal["gguf", "onnx", "none"] = Field(
         "gguf", description="Export format the backbone is checked for at the start; none: the run is never exported"
     )
-    hidden_size: int = Field(256, ge=16, description="Stand-in: width")
-    layers: int = Field(4, ge=1, description="Stand-in: depth")
-    heads: int = Field(4, ge=1, description="Stand-in: attention heads")
-    kv_heads: int = Field(2, ge=1, description="Stand-in: key/value heads")
-    intermediate_size: int = Field(768, ge=16, description="Stand-in: feed-forward width")
-    vocab_size: int = Field(2048, ge=300, description="Stand-in: tokenizer size")
+    hidden_size: int = Field(256, ge=16, le=16_384, description="Stand-in: width")
+    layers: int = Field(4, ge=1, le=256, description="Stand-in: depth")
+    heads: int = Field(4, ge=1, le=256, description="Stand-in: attention heads")
+    kv_heads: int = Field(2, ge=1, le=256, description="Stand-in: key/value heads")
+    intermediate_size: int = Field(768, ge=16, le=65_536, description="Stand-in: feed-forward width")
+    vocab_size: int = Field(2048, ge=300, le=1_000_000, description="Stand-in: tokenizer size")
     pretrain_tokens: int = Field(
         4_000_000, ge=0, description="Stand-in: tokens of generated everyday text to pretrain on"
     )
@@ -51,7 +51,7 @@ class BackboneConfig(Section):
     )
     pretrain_learning_rate: float = Field(2e-3, gt=0, description="Stand-in: peak learning rate")
     pretrain_batch_size: int = Field(16, ge=1, description="Stand-in: sequences per step")
-    pretrain_block: int = Field(384, ge=32, description="Stand-in: tokens per sequence")
+    pretrain_block: int = Field(384, ge=32, le=131_072, description="Stand-in: tokens per sequence")
 
 
 class LayoutConfig(Section):
@@ -62,7 +62,7 @@ class LayoutConfig(Section):
     candidate_order: Literal["frequency", "alphabetical", "shuffled"] = Field(
         "frequency", description="shuffled: A-Tuning's rows each in a random order, all other prompts alphabetical"
     )
-    history_length: int = Field(20, ge=1, description="L, past events that a prediction sees")
+    history_length: int = Field(20, ge=1, le=100_000, description="L, past events that a prediction sees")
     task: str = Field(TASK, description="Part 1 of the prompt: the task")
     role: str = Field(ROLE, description="Part 2 of the prompt: the role")
     places: bool | None = Field(None, description="Name places in prompts; null: where the dataset has them")
@@ -97,7 +97,7 @@ class LayoutConfig(Section):
 class LoraSettings(Section):
     """The LoRA adapter; the paper states no rank."""
 
-    rank: int = Field(8, ge=1)
+    rank: int = Field(8, ge=1, le=16_384)
     alpha: int = Field(16, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str = Field("all-linear", description="As PEFT takes it")
@@ -137,8 +137,8 @@ class ATuning(StageConfig):
     draw: Literal["fixed", "fresh"] = Field(
         "fixed", description="fixed: one sample for all epochs and the pool; fresh: drawn and cut anew per epoch"
     )
-    stretch_min: int = Field(2, ge=2, description="stream: fewest events in a training sequence")
-    stretch_max: int = Field(40, ge=2, description="stream: most events in a training sequence")
+    stretch_min: int = Field(2, ge=2, le=100_000, description="stream: fewest events in a training sequence")
+    stretch_max: int = Field(40, ge=2, le=100_000, description="stream: most events in a training sequence")
     aux_ratio: float = Field(0.05, ge=0, description="ε, conversations per anchor training sequence")
     aux_max_loss_share: float | None = Field(
         0.25, gt=0, lt=1, description="Most of the tokens with a loss that conversations may take; null: any share"
@@ -304,7 +304,7 @@ def parse_recipe(fields: dict[str, Any], source: str, flags: Collection[str] = (
             raise EdgebError(f"{source}: unknown recipe key '{key}'", _nearest_key(key)) from None
         value = first["input"]
         raise EdgebError(
-            f"{source}: {key} = {value!r}: {first['msg'].lower()}", "see the comments in train/configs"
+            f"{source}: {key} = {value!r}: {complaint(first)}", "see the comments in train/configs"
         ) from None
     if recipe.method is not None and recipe.method not in METHODS:
         where = "--method" if "method" in flags else f"{source}: method"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.util.files import expand_home
+
+_MOST = 2**32 - 1
 
 
 class Section(BaseModel):
@@ -18,9 +21,23 @@ class Section(BaseModel):
     # Validated defaults make 8 an 8.0 in a float field, so that a saved file reads back to the same text.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
+    @field_validator("*")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        """Libraries take seeds and sizes of 32 bits."""
+        if isinstance(value, int) and value > _MOST:
+            raise ValueError(f"should be at most {_MOST}")
+        return value
+
     def to_yaml(self) -> str:
         """The fields as YAML that reads back to an equal value."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def complaint(error: Mapping[str, Any]) -> str:
+    """What is wrong with a field, in words that follow its name; of one of pydantic's errors."""
+    text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    return text[:1].lower() + text[1:]
 
 
 def config_folders(part: str) -> list[Path]:
@@ -48,7 +65,7 @@ def find_config(part: str, name_or_file: str, kind: str, noun: str, names: list[
     for folder in config_folders(part):
         if (folder / f"{name_or_file}.yaml").is_file():
             return folder / f"{name_or_file}.yaml"
-    raise EdgebError(f"no {kind} named '{name_or_file}'", nearest(name_or_file, names))
+    raise EdgebError(f"no {kind} named '{name_or_file}'", nearest(name_or_file, names, fallback=20))
 
 
 def read_mapping(path: Path, message: str, hint: str) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def missing_behaviors(
         what = f"behavior '{label}' reads as a missing value" if label.strip() else "a behavior label is empty"
         words = ", ".join(dict.fromkeys(f"'{label.strip()}'" for _, label, _, _ in found))
         more = f"; {rows} rows have none ({words})" if rows > 1 else ""
-        raise EdgebError(
-            f"{locate(first)}: {what}{more}",
-            "pass --missing drop to drop such rows, or --missing keep to use the words as labels",
+        keep = (
+            ", or --missing keep to use the words as labels" if any(label.strip() for _, label, _, _ in found) else ""
         )
+        raise EdgebError(f"{locate(first)}: {what}{more}", f"pass --missing drop to drop such rows{keep}")
     return frozenset(text for text, _, _, _ in found), rows

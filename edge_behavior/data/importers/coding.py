@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from edge_behavior.core.candidates import check_labels, same_looking
-from edge_behavior.core.events import UNKNOWN_PLACE, clean_label
+from edge_behavior.core.events import MAX_PLACE_CHARS, UNKNOWN_PLACE, clean_label
 from edge_behavior.data.duck import Database
 from edge_behavior.data.importers.checks import missing_behaviors
 from edge_behavior.data.importers.loaded_log import LoadedLog
@@ -27,12 +28,14 @@ class CodedLog:
         places: Place name per place code, sorted.
         missing_behaviors: Rows dropped because they have no behavior.
         missing_places: Rows without a place.
+        cut_places: Names that stand for several places, which differ only beyond the length of a name.
     """
 
     labels: list[str]
     places: list[str]
     missing_behaviors: int
     missing_places: int
+    cut_places: list[str]
 
 
 def code_texts(database: Database, log: LoadedLog, missing: str) -> CodedLog:
@@ -75,7 +78,17 @@ def code_texts(database: Database, log: LoadedLog, missing: str) -> CodedLog:
         "JOIN place_names ON coalesce(log.place, '') = place_names.text "
         "JOIN labels ON coalesce(log.behavior, '') = labels.text"
     )
-    return CodedLog(label_names, place_names, missing_rows, missing_places)
+    return CodedLog(label_names, place_names, missing_rows, missing_places, _cut_places(places))
+
+
+def _cut_places(names: Mapping[str, str]) -> list[str]:
+    """Names of full length that stand for several texts, a longer one among them; of the name per text."""
+    texts = defaultdict[str, list[str]](list)
+    for text, name in names.items():
+        # A space that ended the name is gone.
+        if len(name) >= MAX_PLACE_CHARS - 1:
+            texts[name].append(text)
+    return sorted(n for n, held in texts.items() if len(held) > 1 and max(map(len, held)) > MAX_PLACE_CHARS)
 
 
 def _label_of_text(database: Database, log: LoadedLog, missing: str) -> tuple[dict[str, str], int]:

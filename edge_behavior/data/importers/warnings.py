@@ -5,18 +5,22 @@ Reads the table `events` (time, and codes of user, place and behavior) after all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from edge_behavior.core.events import MAX_PLACE_CHARS
 from edge_behavior.data.duck import Database
 
 _RECENT = 1980
 _TELLING = 0.99  # share of the events at places with more than one event
 
 
-def warn(database: Database, duplicates: int, placed: bool = True) -> list[str]:
+def warn(database: Database, duplicates: int, placed: bool = True, cut_places: Sequence[str] = ()) -> list[str]:
     """Warnings for the user, one sentence each.
 
     Args:
         duplicates: Rows that were dropped as exact duplicates.
         placed: Whether events have places.
+        cut_places: See `CodedLog.cut_places`.
     """
     found = []
     if without_hours(database):
@@ -29,6 +33,11 @@ def warn(database: Database, duplicates: int, placed: bool = True) -> list[str]:
         found.append(
             "events at one place nearly always have the same behavior: the place gives the answer away. "
             "Use coarser places, or import without them (--no-place)"
+        )
+    if placed and cut_places:
+        found.append(
+            f"places that differ only after {MAX_PLACE_CHARS} characters are one now, like '{cut_places[0]}' "
+            f"({len(cut_places)} in all): use shorter names"
         )
     return found
 

@@ -105,7 +105,7 @@ def write_dataset(
 
     candidates, label_number = _candidates(database, coded.labels, options.split, str(log.files[0]))
     placed = log.place.kind != "none"
-    warnings = warn(database, dropped["duplicate"], placed)
+    warnings = warn(database, dropped["duplicate"], placed, coded.cut_places)
     step("sorting and writing")
     place_names, place_counts, place_number = _rank_places(database, coded.places)
     checksums = _write_events(

@@ -55,7 +55,7 @@ def find_quant(name: str) -> Quant:
         EdgebError: unknown name; the hint gives the nearest.
     """
     if name not in QUANTS:
-        raise EdgebError(f"unknown quantization '{name}'", nearest(name, QUANTS))
+        raise EdgebError(f"unknown quantization '{name}'", nearest(name, [*QUANTS, "auto"]))
     return QUANTS[name]
 
 

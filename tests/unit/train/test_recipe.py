@@ -292,6 +292,18 @@ class TestErrors:
         with pytest.raises(EdgebError, match=rf"mine\.yaml:{line}: not valid YAML"):
             load_recipe(recipe_file(tmp_path, text))
 
+    @pytest.mark.parametrize(
+        "field",
+        [
+            "seed", "threads", "layout.history_length", "lora.rank", "a_tuning.max_targets", "a_tuning.stretch_max",
+            "b_tuning.samples_per_behavior", "backbone.hidden_size", "backbone.vocab_size", "evaluation.per_user",
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("value", [10**11, 10**22])
+    def test_numbers_that_no_library_takes_are_refused_by_name(self, field, value):
+        with pytest.raises(EdgebError, match=f"--set: {field} = {value}: should be (at most|less than or equal to) "):
+            load_recipe("tiny", [f"{field}={value}"])
+
     def test_files_that_are_not_text(self, tmp_path):
         (tmp_path / "mine.yaml").write_bytes(b"name: \xff\xfe\n")
         with pytest.raises(EdgebError, match=r"mine\.yaml: not valid YAML"):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from edge_behavior.core.events import clean_place
 from edge_behavior.data.dataset import Dataset
 from edge_behavior.data.describe import describe, import_tables
 from edge_behavior.data.importers.importer import import_log
@@ -211,6 +212,16 @@ def test_a_place_that_is_the_answer_in_another_column_is_noted(tmp_path, make_ro
     assert import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "data").to_dict()["warnings"] == []
     once = [(u, t, f"p{i}", b) for i, (u, t, _, b) in enumerate(rows)]
     assert import_log(write_csv(tmp_path / "once.csv", once), "csv", tmp_path / "once").to_dict()["warnings"] == []
+
+
+def test_places_that_become_one_for_their_length_are_noted(tmp_path, make_rows, write_csv):
+    long = "Central Station " * 3
+    assert clean_place(long + "north hall") == clean_place(long + "south hall")
+    rows = [(u, t, long + p, b) for u, t, p, b in make_rows(users=3)]
+    [warning] = import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "data").to_dict()["warnings"]
+    assert warning.startswith(f"places that differ only after 48 characters are one now, like '{long.strip()}' (1 in")
+    one = [(u, t, long + "hall" if p == rows[0][2] else p, b) for u, t, p, b in make_rows(users=3)]
+    assert import_log(write_csv(tmp_path / "one.csv", one), "csv", tmp_path / "one").to_dict()["warnings"] == []
 
 
 def test_a_log_without_hours_is_noted_with_its_duplicates(tmp_path, make_rows, write_csv):

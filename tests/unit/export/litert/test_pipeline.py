@@ -185,7 +185,7 @@ def test_profiles(tmp_path: Path) -> None:
     assert litert_options(str(tmp_path / "p.yaml"), {"quant": "q4"}).quant == "q4"
     assert litert_options("litert-cpu", {}) == litert_options(None, {}) == LiteRtOptions()
     (tmp_path / "p.yaml").write_text("format: litert\nsizes: [1, '8']\n")
-    with pytest.raises(EdgebError, match=r"sizes.1 = '8': input should be a valid integer"):
+    with pytest.raises(EdgebError, match=r"sizes.1 = '8': should be a valid integer"):
         litert_options(str(tmp_path / "p.yaml"), {})
 
 

@@ -95,6 +95,8 @@ def test_going_on_takes_what_the_folder_knows(made: tuple[Path, dict[str, Any]])
         (("--out", "{out}", "--recipe", "{recipe}", "--set", "seed=3"), "started with another recipe"),
         (("--out", "{out}", "--only", "confusions"), "no study named"),
         (("--out", "{out}", "--only", "aux_data"), "has no data"),
+        (("--out", "{out}", "--aux", "talk=none.json"), "--aux talk: there is no file"),
+        (("--out", "{out}", "--aux", "foo"), "--aux foo: there is no file"),
     ],
 )
 def test_refusals(
