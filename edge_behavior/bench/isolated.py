@@ -63,11 +63,14 @@ def run_isolated(spec: Isolated) -> IsolatedRun:
     Raises:
         EdgebError: the process failed.
     """
+    from edge_behavior.bundle.bundle import bundle_form
     from edge_behavior.errors import EdgebError
-    from edge_behavior.runtime.llama.build import verdict
 
-    # Here, so that the first look at this llama.cpp is not in the time measured, and what it says is seen.
-    verdict()
+    if bundle_form(Path(spec.bundle)) != "sequence":
+        from edge_behavior.runtime.llama.build import verdict
+
+        # Here, so that the first look at this llama.cpp is not in the time measured, and what it says is seen.
+        verdict()
     started = perf_counter()
     command = [sys.executable, "-m", "edge_behavior.bench.isolated", json.dumps(asdict(spec))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
@@ -95,13 +98,17 @@ def _cold(spec: Isolated) -> dict[str, Any]:
         times[name] = (now - began) * 1000
         began = now
 
-    import edge_behavior.runtime.backends.llama  # noqa: F401
     from edge_behavior.bench.diary import Case
     from edge_behavior.bundle.bundle import bundle_form, verify_bundle
     from edge_behavior.runtime.predictor import PredictOptions, Predictor
 
     bundle, case = Path(spec.bundle), Case.from_dict(spec.case)
-    if bundle_form(bundle) == "litert":
+    form = bundle_form(bundle)
+    if form == "sequence":
+        import edge_behavior.runtime.backends.sequence
+    else:
+        import edge_behavior.runtime.backends.llama  # noqa: F401
+    if form == "litert":
         from edge_behavior.runtime.litert.package import load_litert
 
         load_litert()

@@ -22,7 +22,7 @@ from edge_behavior.bench.report import TITLES
 from edge_behavior.bench.scenarios import Scenario, npu_work
 from edge_behavior.bench.setup import Setup
 from edge_behavior.bench.timing import Machine, Sample, Timing, load_average, percentile
-from edge_behavior.bundle.bundle import verify_bundle
+from edge_behavior.bundle.bundle import bundle_form, verify_bundle
 from edge_behavior.runtime.accelerator import chosen_accelerator, require_timed
 from edge_behavior.util.timebox import Clock, Cycles, Pace, TimeBudget
 
@@ -128,24 +128,25 @@ def take_turns(
 def _cold_starts(
     setup: Setup, bundle: Path, options: BenchOptions, pace: Pace, tick: Tick
 ) -> dict[str, list[IsolatedRun]]:
-    """Cold starts by kind, taking turns; one of each in any case."""
-    runs: dict[str, list[IsolatedRun]] = {name: [] for name in COLD_STARTS}
+    """Cold starts by kind, taking turns; one of each in any case. A sequence model has no static prompt to restore."""
+    kinds = COLD_STARTS[:1] if bundle_form(bundle) == "sequence" else COLD_STARTS
+    runs: dict[str, list[IsolatedRun]] = {name: [] for name in kinds}
     with tempfile.TemporaryDirectory(prefix="edgeb-bench-") as folder:
         case, accelerator = setup.diary.case(0).to_dict(), options.accelerator
         without = Isolated(COLD, str(bundle), options.threads, options.scoring, case, accelerator=accelerator)
-        restored = replace(without, snapshots=folder)
+        specs = dict(zip(COLD_STARTS, (without, replace(without, snapshots=folder)), strict=True))
         tick("cold start")
         # Writes the snapshot that the others find, and brings the file into the page cache.
-        run_isolated(restored)
+        run_isolated(specs[kinds[-1]])
         reserved = (1 - _COLD_SHARE) * pace.budget.left
         for done in range(options.cold_starts):
             each = sum(taken[-1].process_ms for taken in runs.values() if taken) / 1000
             if done and not pace.has_room(each, reserved):
                 pace.cut(f"{done} of {options.cold_starts} cold starts of each kind")
                 break
-            for name, spec in zip(COLD_STARTS, (without, restored), strict=True):
+            for name in kinds:
                 tick("cold start")
-                runs[name].append(run_isolated(spec))
+                runs[name].append(run_isolated(specs[name]))
     return runs
 
 

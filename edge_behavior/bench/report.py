@@ -9,6 +9,7 @@ import numpy as np
 
 from edge_behavior.bench.measurement import Comparison, Measurement, NpuWork, Sustained
 from edge_behavior.bench.timing import Timing
+from edge_behavior.bundle.sequence_file import BERT4REC, SASREC
 from edge_behavior.util.markdown import markdown_table
 from edge_behavior.util.numbers import NONE, significant
 
@@ -75,11 +76,14 @@ def heading(result: Measurement) -> str:
 def footing(result: Measurement) -> str:
     """Where and how it was measured, in a line."""
     machine = result.machine
-    litert = f"ai-edge-litert {machine.ai_edge_litert} on the {(result.accelerator or 'cpu').upper()}"
-    llama = f"llama-cpp-python {machine.llama_cpp_python}"
+    engine = f"llama-cpp-python {machine.llama_cpp_python}"
+    if machine.ai_edge_litert is not None:
+        engine = f"ai-edge-litert {machine.ai_edge_litert} on the {(result.accelerator or 'cpu').upper()}"
+    elif result.architecture in (SASREC, BERT4REC):
+        engine = f"numpy {np.__version__}"
     return (
         f"{machine.processor}, {machine.cores} cores, {machine.threads} thread{'' if machine.threads == 1 else 's'}; "
-        f"{llama if machine.ai_edge_litert is None else litert}; {result.scoring} scoring, "
+        f"{engine}; {result.scoring} scoring, "
         f"re-based every {result.anchor_every} events"
     )
 

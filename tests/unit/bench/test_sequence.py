@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_behavior.baselines.sequence.config import SequenceConfig
@@ -13,6 +14,7 @@ from edge_behavior.bench.engines.report import heading
 from edge_behavior.bench.engines.work import read_work
 from edge_behavior.bench.latency import measure
 from edge_behavior.bench.options import BenchOptions
+from edge_behavior.bench.report import footing
 from edge_behavior.bundle.gguf_file import write_bundle
 from edge_behavior.core.prompts import PromptLayout
 from edge_behavior.errors import EdgebError
@@ -32,8 +34,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_sequence_model_alone(path: Path) -> None:
     found = measure(path, BenchOptions(repeats=2, threads=1, cold_starts=1))
-    assert {"cold_start", "warm", "session"} <= set(found.scenarios)
-    assert "prefix_restore" not in found.scenarios
+    # It has no static prompt to evaluate or restore, and nothing of llama.cpp answers.
+    assert set(found.scenarios) == {"cold_start", "warm", "session", "session_top5", "session_full"}
+    assert f"; numpy {np.__version__}; exact scoring" in footing(found)
+    parts = found.scenarios["cold_start"].parts_ms
+    assert parts is not None
+    assert parts["import_ms"] > 0
     assert found.scenarios["session"].tokens_per_prediction == LENGTH + 1
     with pytest.raises(EdgebError, match=r"is a sequence model, and --compare measures llama.cpp"):
         invoked("bench", path, "--compare")
