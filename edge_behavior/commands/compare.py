@@ -162,8 +162,9 @@ def compare_command(
         sweep or [],
         known,
         identity,
-        not dry_run,
+        not dry_run or folder.started,
     )
+    asked = folder.joined(asked)
     contenders = registry.chosen(registry.all_contenders(asked_of, asked.settings), asked.systems)
     check_needs(contenders, dataset)
     drawn = drawn_windows(asked, dataset)
@@ -173,8 +174,7 @@ def compare_command(
         document = planned(Bench(asked, dataset, folder, drawn), contenders)
         emit(document, as_json, lambda: _show_plan(document))
         return
-    asked = folder.ask(asked, dataset.path)
-    contenders = registry.chosen(registry.all_contenders(asked_of, asked.settings), asked.systems)
+    folder.ask(asked, dataset.path)
     failed = run_compare(Bench(asked, dataset, folder, drawn), contenders)
     _report(folder, as_json)
     if failed:

@@ -187,16 +187,25 @@ class CompareFolder(RunsFolder):
         held = read_fields(read_json(file), {"recipe": dict, "dataset": str}, str(file), _DAMAGED)
         return parse_recipe(held["recipe"], str(file)), Path(held["dataset"])
 
-    def ask(self, asked: Asked, dataset: Path) -> Asked:
-        """Add what is asked for to what was asked for before: systems, seeds, cold starts and sweeps may grow.
+    def joined(self, asked: Asked) -> Asked:
+        """What is asked for and what was asked for before: systems, seeds, cold starts and sweeps may grow.
 
         Raises:
             EdgebError: the folder holds something else, or was started with another recipe, dataset or windows.
         """
         if self.started:
-            asked = _joined(self.read(), asked, self.path)
-        elif self.path.exists() and any(self.path.iterdir()):
+            return _joined(self.read(), asked, self.path)
+        if self.path.exists() and any(self.path.iterdir()):
             raise EdgebError(f"{self.path} exists and holds no comparison", "choose another --out")
+        return asked
+
+    def ask(self, asked: Asked, dataset: Path) -> Asked:
+        """Record what is `joined`, and return it.
+
+        Raises:
+            EdgebError: see `joined`.
+        """
+        asked = self.joined(asked)
         self.work.mkdir(parents=True, exist_ok=True)
         local = {"recipe": asked.recipe.model_dump(), "dataset": str(dataset.resolve())}
         write_json(self.work / "local.json", local)

@@ -88,6 +88,10 @@ def test_runs_rates_and_report(made: tuple[Path, dict[str, Any]], recipe: Recipe
     assert {"natural", "balanced", "cold0", "cold10"} <= set(plain["scopes"])
     left = json.loads(compare("--out", out, "--dry-run", "--json").stdout)
     assert (left["time"], left["runs"]) == (None, [])
+    # What another call would do: what was asked for before, too.
+    more = json.loads(compare("--out", out, "--systems", "small", "--seeds", 2, "--dry-run", "--json").stdout)
+    assert {one["system"]: one["left"] for one in more["entries"] if one["left"]} == {"small": [1]}
+    assert [one["system"] for one in left["entries"]] == [one["system"] for one in more["entries"]]
     again = compare("--out", out, "--report", "--json")
     assert json.loads(again.stdout) == results
 
