@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -60,32 +61,35 @@ inline Engine & engine_of(jlong handle) {
 // llama.cpp's log, which comes in parts of lines, in Android's; elsewhere nowhere.
 void to_logcat(ggml_log_level level, const char * text);
 
-// Keeps llama.cpp's log off stderr while it lives, and its first error line for the message.
+// Keeps the first error line that llama.cpp logs on this thread while it lives, for the message. llama.cpp has one
+// callback for the process, and predictors work side by side: it is set once and for good, and asks the thread.
 class LogCapture {
   public:
-    LogCapture() {
-        llama_log_get(&before_, &data_);
-        llama_log_set(collect, this);
+    LogCapture() : outer_(current_) {
+        static std::once_flag once;
+        std::call_once(once, [] { llama_log_set(collect, nullptr); });
+        current_ = this;
     }
-    ~LogCapture() { llama_log_set(before_, data_); }
+    ~LogCapture() { current_ = outer_; }
     LogCapture(const LogCapture &) = delete;
     LogCapture & operator=(const LogCapture &) = delete;
 
     std::string reason() const { return first_.empty() ? "no reason given" : first_; }
 
   private:
-    static void collect(ggml_log_level level, const char * text, void * self) {
+    static void collect(ggml_log_level level, const char * text, void *) {
         to_logcat(level, text);
-        auto & first = static_cast<LogCapture *>(self)->first_;
-        if (level == GGML_LOG_LEVEL_ERROR && first.empty()) {
-            first = text;
-            while (!first.empty() && first.back() == '\n') {
-                first.pop_back();
-            }
+        if (level != GGML_LOG_LEVEL_ERROR || current_ == nullptr || !current_->first_.empty()) {
+            return;
+        }
+        auto & first = current_->first_;
+        first = text;
+        while (!first.empty() && first.back() == '\n') {
+            first.pop_back();
         }
     }
-    ggml_log_callback before_ = nullptr;
-    void * data_ = nullptr;
+    inline static thread_local LogCapture * current_ = nullptr;
+    LogCapture * outer_;
     std::string first_;
 };
 

@@ -21,7 +21,6 @@ using edgeb::ints;
 using edgeb::llama::Engine;
 using edgeb::llama::engine_of;
 using edgeb::llama::kMaxSequences;
-using edgeb::llama::LogCapture;
 using edgeb::llama::opened;
 
 // What llama_decode returns when its abort callback has said so.
@@ -147,7 +146,6 @@ jbyteArray save_sequence(JNIEnv * env, const Engine & engine, jint sequence) {
 jboolean load_sequence(JNIEnv * env, const Engine & engine, jint sequence, jbyteArray j_state) {
     check_sequence(engine, sequence);
     const std::vector<uint8_t> state = bytes(env, j_state);
-    LogCapture log;
     const size_t read = llama_state_seq_set_data(engine.context.get(), state.data(), state.size(), sequence);
     // llama.cpp takes positions as they come.
     if (read == 0 || read != state.size() || llama_memory_seq_pos_min(engine.memory, sequence) < 0 ||
@@ -191,7 +189,6 @@ EDGEB(void, interrupt)(JNIEnv * env, jobject, jlong handle, jboolean wanted) {
 
 EDGEB(void, free)(JNIEnv * env, jobject, jlong handle) {
     guarded(env, 0, [&] {
-        LogCapture log;
         delete &opened(handle);
         return 0;
     });

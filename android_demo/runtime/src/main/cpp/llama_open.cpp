@@ -136,10 +136,7 @@ void to_logcat([[maybe_unused]] ggml_log_level level, [[maybe_unused]] const cha
 }
 
 void load_backends(JNIEnv * env, jbyteArray folder) {
-#ifdef __ANDROID__
-    // What is said outside of a capture.
-    llama_log_set([](ggml_log_level level, const char * text, void *) { to_logcat(level, text); }, nullptr);
-#endif
+    // Sets the callback before anything is said.
     LogCapture log;
     if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) != nullptr) {
         return;
