@@ -65,7 +65,7 @@ def evaluate_command(
     from edge_behavior.commands.open import open_predictor
     from edge_behavior.commands.output import emit
     from edge_behavior.core.balance import parse_balance
-    from edge_behavior.data.dataset import Dataset
+    from edge_behavior.errors import EdgebError
     from edge_behavior.evaluation.comparison import compare, distinct_names
     from edge_behavior.evaluation.protocols import WindowChoice, other_dataset_note
     from edge_behavior.runtime.accelerator import check_chip, chosen_accelerator
@@ -78,9 +78,6 @@ def evaluate_command(
     # One run shows its final model, a comparison what each stage did.
     unasked = {*(MODELS[1:-1] if len(models) == 1 else ()), *(() if untuned else (UNTUNED,))}
     stages = [stage for stage in MODELS if stage not in unasked]
-    Dataset.open(data)
-    for model in models:
-        _check_model(model)
     for flag, given in (
         ("--balance", asked != 0),
         ("--accelerator", accelerator is not None),
@@ -88,6 +85,8 @@ def evaluate_command(
     ):
         if given:
             _require_bundles(models, flag)
+    if len(models) > 1 and (absent := next((model for model in models if not model.exists()), None)):
+        raise EdgebError(f"there is no {absent}", "check the path; nothing was scored yet")
     if accelerator is not None or chip is not None:
         for model in models:
             check_chip(chosen_accelerator(model, accelerator), chip)
@@ -109,17 +108,6 @@ def _is_run(model: Path) -> bool:
     from edge_behavior.bundle.folder import MANIFEST_FILE
 
     return model.is_dir() and not (model / MANIFEST_FILE).is_file()
-
-
-def _check_model(model: Path) -> None:
-    """Refuse what is neither a run nor a bundle before anything is scored, which takes minutes."""
-    from edge_behavior.bundle.bundle import read_manifest
-    from edge_behavior.train.run.folder import RunFolder
-
-    if _is_run(model):
-        RunFolder.open(model)
-    else:
-        read_manifest(model)
 
 
 def _require_bundles(models: list[Path], flag: str) -> None:

@@ -43,7 +43,7 @@ def predict_command(
         str | None,
         typer.Option(help="Unit of times counted from 1970: s, ms, us or ns.", show_default=False),
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="Candidates to show; 0 for all.")] = DEFAULT_TOP_K,
+    top: Annotated[int, typer.Option(help="Candidates to show; 0 for all.")] = DEFAULT_TOP_K,
     scoring: Annotated[
         str, typer.Option(help="exact (over the full vocabulary) or masked (grammar-constrained).")
     ] = "exact",

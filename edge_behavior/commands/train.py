@@ -133,15 +133,15 @@ def train_command(
     metrics = read_metrics(run)
 
     def show() -> None:
-        from edge_behavior.evaluation.tables import results_table, stage_effect_table
-        from edge_behavior.train.run.metrics import ONE_TUNED, shown_systems
+        from edge_behavior.evaluation.tables import one_tuned, results_table, stage_effect_table
         from edge_behavior.util.terminal import open_console
 
         console = open_console()
-        systems = shown_systems(run, metrics)
+        two = loaded.b_tuning.method != "none"
+        systems = metrics.systems if two else one_tuned(metrics.systems)
         for protocol in ("natural", "balanced"):
             console.print(results_table(systems, protocol))
-        if ONE_TUNED not in systems:
+        if two:
             console.print(stage_effect_table(metrics.models))
         console.print(f"report: {run.path / 'report.html'}")
 

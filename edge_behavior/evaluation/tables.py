@@ -185,6 +185,12 @@ def results_table(results: Results, protocol: str) -> Table:
     )
 
 
+def one_tuned(results: Results) -> Results:
+    """A run's systems where stage 2 was off: its two tuned models are one, `tuned`."""
+    _, first, last = _MODELS
+    return {"tuned" if name == last else name: held for name, held in results.items() if name != first}
+
+
 def comparison_table(results: Results) -> Table:
     """Several models in one table for a terminal: accuracy as windows occur, recall on balanced ones.
 

@@ -18,7 +18,7 @@ from edge_behavior.evaluation.results import EvaluatedDataset, Evaluation, Resul
 from edge_behavior.hf.folder import is_model_file
 from edge_behavior.train.run.folder import RunFolder
 from edge_behavior.train.run.inputs import shown_sha256
-from edge_behavior.train.run.metrics import ONE_TUNED, read_metrics
+from edge_behavior.train.run.metrics import read_metrics
 from edge_behavior.train.run.models import RunModels
 from edge_behavior.train.run.provenance import check_run
 from edge_behavior.train.stage_list import BACKBONE_FIELD, TUNED, UNTUNED
@@ -59,7 +59,7 @@ def evaluate_run(
     one = recipe.b_tuning.method == "none"
     wanted = [stage for stage in stages if not (one and stage in TUNED[:-1])]
     found = _recorded(run, wanted, windows) if recorded else _scored(run, wanted, windows, split, choice.seed)
-    names = {TUNED[-1]: ONE_TUNED} if one else {}
+    names = {TUNED[-1]: "tuned"} if one else {}
     results = {names.get(stage, stage): held for stage, held in found.items()}
     counters = counter_metrics(dataset, windows, recipe.a_tuning.anchor_threshold)
     measured_on = EvaluatedDataset(str(dataset.path), dataset.fingerprint, own)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from edge_behavior.core.candidates import ANCHOR_THRESHOLD
 from edge_behavior.core.prompts import ROLE, TASK, PromptLayout
@@ -20,8 +20,20 @@ from edge_behavior.hf.chat_template import chat_turns
 from edge_behavior.train.methods import DEFAULT_METHOD, METHODS, method_title
 from edge_behavior.util.fields import Section, complaint, config_folders, field_names, find_config, read_mapping
 
+# Libraries take seeds and sizes of 32 bits.
+_MOST = 2**32 - 1
 
-class BackboneConfig(Section):
+
+class _Settings(Section):
+    @field_validator("*")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        if isinstance(value, int) and value > _MOST:
+            raise ValueError(f"should be at most {_MOST}")
+        return value
+
+
+class BackboneConfig(_Settings):
     """The model to tune."""
 
     path: str | None = Field(None, description="Hub name or local folder; null builds the stand-in below")
@@ -54,7 +66,7 @@ class BackboneConfig(Section):
     pretrain_block: int = Field(384, ge=32, le=131_072, description="Stand-in: tokens per sequence")
 
 
-class LayoutConfig(Section):
+class LayoutConfig(_Settings):
     """How events become prompts."""
 
     name: Literal["stream", "prefix", "instruct"] = Field("stream", description="See docs/train.md")
@@ -94,7 +106,7 @@ class LayoutConfig(Section):
         return dataset_places if self.places is None else self.places
 
 
-class LoraSettings(Section):
+class LoraSettings(_Settings):
     """The LoRA adapter; the paper states no rank."""
 
     rank: int = Field(8, ge=1, le=16_384)
@@ -103,7 +115,7 @@ class LoraSettings(Section):
     target_modules: str = Field("all-linear", description="As PEFT takes it")
 
 
-class StageConfig(Section):
+class StageConfig(_Settings):
     """Settings that both tuning stages have: schedule, batches and stopping."""
 
     learning_rate: float = Field(1e-4, gt=0, description="Peak of the cosine schedule")
@@ -168,7 +180,7 @@ class BTuning(StageConfig):
     learning_rate: float = Field(5e-5, gt=0)
 
 
-class ScoringConfig(Section):
+class ScoringConfig(_Settings):
     """How windows of the pool, validation users and test users are scored."""
 
     tokens_per_pass: int = Field(
@@ -183,7 +195,7 @@ class ScoringConfig(Section):
     )
 
 
-class EvaluationConfig(Section):
+class EvaluationConfig(_Settings):
     """What the run is evaluated on."""
 
     per_user: int = Field(20, ge=0, description="Natural protocol: windows per user; 0: all")
@@ -192,7 +204,7 @@ class EvaluationConfig(Section):
     validation_targets: int = Field(2_000, ge=10, description="Validation targets for early stopping")
 
 
-class Recipe(Section):
+class Recipe(_Settings):
     """A whole training recipe."""
 
     name: str = "default"

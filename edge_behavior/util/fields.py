@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict
 
 from edge_behavior.errors import EdgebError, nearest
 from edge_behavior.util.files import expand_home
-
-_MOST = 2**32 - 1
 
 
 class Section(BaseModel):
@@ -20,14 +18,6 @@ class Section(BaseModel):
 
     # Validated defaults make 8 an 8.0 in a float field, so that a saved file reads back to the same text.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
-    @field_validator("*")
-    @classmethod
-    def _countable(cls, value: Any) -> Any:
-        """Libraries take seeds and sizes of 32 bits."""
-        if isinstance(value, int) and value > _MOST:
-            raise ValueError(f"should be at most {_MOST}")
-        return value
 
     def to_yaml(self) -> str:
         """The fields as YAML that reads back to an equal value."""

@@ -357,7 +357,6 @@ class TestBadInput:
             (["evaluate", "x", "--limit", "-1"], "'--limit'", "edgeb evaluate --help"),
             (["evaluate", "x", "--per-behavior", "0"], "'--per-behavior'", "edgeb evaluate --help"),
             (["evaluate", "x", "--per-user", "many"], "'--per-user'", "edgeb evaluate --help"),
-            (["predict", "x", "--history", "y", "--top", "-1"], "'--top'", "edgeb predict --help"),
             (["data", "describe", "x", "--top", "-1"], "'--top'", "edgeb data describe --help"),
         ],
     )
@@ -365,13 +364,6 @@ class TestBadInput:
         line = one_line_error(edgeb(*words))
         assert said in line
         assert line.endswith(f"(see {hint})")
-
-    def test_a_model_is_looked_at_before_any_is_scored(self, edgeb, tmp_path, monkeypatch):
-        monkeypatch.setattr("edge_behavior.data.dataset.Dataset.open", lambda path: path)
-        (tmp_path / "run").mkdir()
-        line = one_line_error(edgeb("evaluate", tmp_path / "absent.gguf", "--data", tmp_path))
-        assert "absent.gguf: No such file" in line
-        assert "run.json" in one_line_error(edgeb("evaluate", tmp_path / "run", "--data", tmp_path))
 
     def test_dataset(self, edgeb, tmp_path):
         for arguments in (["data", "describe", tmp_path], ["evaluate", "x.gguf", "--data", tmp_path]):

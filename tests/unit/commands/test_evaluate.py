@@ -90,6 +90,9 @@ class TestEvaluate:
         for name in ("two", "plain"):
             (tmp_path / name).mkdir()
         words = ("evaluate", "two", "plain", "m.gguf", "--data", "d")
+        with pytest.raises(EdgebError, match=r"there is no m\.gguf"):
+            run(*words)
+        (tmp_path / "m.gguf").write_bytes(b"x")
         done = run(*words)
         shown = ("place+hour back-off", "untuned backbone", "two: after B-Tuning", "plain: plain fine-tuning")
         shown += ("m.gguf: habits",)

@@ -103,7 +103,7 @@ class TestTrain:
         assert asked == [(recipe, Path("data"), Path("r"), True), (recipe, Path("data"), tmp_path / "r", True)]
 
     def test_for_people(self, asked):
-        out = run("train", "--recipe", "tiny", "--data", "data", "--out", "r").stdout
+        out = run("train", "--recipe", "tiny", "--method", "two-stage", "--data", "data", "--out", "r").stdout
         for words in (
             "natural windows",
             "balanced windows",
@@ -113,6 +113,11 @@ class TestTrain:
             "tail",
         ):
             assert words in out
+
+    def test_one_tuning_stage_is_one_row(self, asked):
+        out = run("train", "--recipe", "tiny", "--method", "plain", "--data", "data", "--out", "r").stdout
+        assert out.count("plain fine-tuning") == 2
+        assert "after " not in out
 
     def plan(self, recipe: Recipe, dataset: Path, device_memory: str | None, processes: int | None) -> SimpleNamespace:
         need = {"weights": 3 * 2**30, "adapter": 2**28, "activations": 2**30, "logits": 2**29, "working": 0}
