@@ -92,7 +92,7 @@ def _accelerator() -> str:
     import torch
 
     if not torch.cuda.is_available():
-        return "none: training runs on the CPU, for the recipes smollm2-135m and tiny"
+        return "none: training runs on the CPU, which is enough for the recipes smollm2-135m and tiny"
     properties = torch.cuda.get_device_properties(0)
     bf16 = "with" if torch.cuda.is_bf16_supported(including_emulation=False) else "without"
     return (

@@ -104,6 +104,7 @@ def _cold(spec: Isolated) -> dict[str, Any]:
 
     bundle, case = Path(spec.bundle), Case.from_dict(spec.case)
     form = bundle_form(bundle)
+    # What answers is imported here, so that it counts as importing and not as opening.
     if form == "sequence":
         import edge_behavior.runtime.backends.sequence
     else:

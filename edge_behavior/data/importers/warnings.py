@@ -36,8 +36,8 @@ def warn(database: Database, duplicates: int, placed: bool = True, cut_places: S
         )
     if placed and cut_places:
         found.append(
-            f"places that differ only after {MAX_PLACE_CHARS} characters are one now, like '{cut_places[0]}' "
-            f"({len(cut_places)} in all): use shorter names"
+            f"place names are cut to {MAX_PLACE_CHARS} characters, which makes different places one, "
+            f"like '{cut_places[0]}' ({len(cut_places)} in all): use shorter names"
         )
     return found
 

@@ -219,7 +219,8 @@ def test_places_that_become_one_for_their_length_are_noted(tmp_path, make_rows, 
     assert clean_place(long + "north hall") == clean_place(long + "south hall")
     rows = [(u, t, long + p, b) for u, t, p, b in make_rows(users=3)]
     [warning] = import_log(write_csv(tmp_path / "log.csv", rows), "csv", tmp_path / "data").to_dict()["warnings"]
-    assert warning.startswith(f"places that differ only after 48 characters are one now, like '{long.strip()}' (1 in")
+    said = f"place names are cut to 48 characters, which makes different places one, like '{long.strip()}' (1 in all)"
+    assert warning.startswith(said)
     one = [(u, t, long + "hall" if p == rows[0][2] else p, b) for u, t, p, b in make_rows(users=3)]
     assert import_log(write_csv(tmp_path / "one.csv", one), "csv", tmp_path / "one").to_dict()["warnings"] == []
 
