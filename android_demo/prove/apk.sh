@@ -74,7 +74,8 @@ parts manifest "$demo" "$out/AndroidManifest.xml"
 
 echo "== resources"
 "$aapt2" version
-"$aapt2" compile --dir "$demo/app/src/main/res" -o "$out/resources.zip"
+parts resources "$demo" "$out/res"
+"$aapt2" compile --dir "$out/res" -o "$out/resources.zip"
 "$aapt2" link -I "$framework" -A "$demo/app/src/main/assets" --manifest "$out/AndroidManifest.xml" --java "$out/gen" \
     -o "$out/bare.apk" "$out/resources.zip"
 unzip -l "$out/bare.apk" | tail -n 1

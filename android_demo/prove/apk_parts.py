@@ -6,6 +6,7 @@ Uses nothing beyond Python's standard library.
 from __future__ import annotations
 
 import re
+import shutil
 import struct
 import sys
 import zipfile
@@ -19,12 +20,13 @@ NAMESPACE = "http://schemas.android.com/apk/res/android"
 MERGED = "{http://schemas.android.com/tools}node"
 # Newer than Debian's framework resources (API 29); AGP with compileSdk 36 knows them.
 TOO_NEW = ("dataExtractionRules",)
+TOO_NEW_FLAGS = {"widgetCategory": "not_keyguard"}
 ABIS = {"aarch64": "arm64-v8a", "x86-64": "x86_64"}
 
 
 def main(step: str, *arguments: str) -> None:
     """Run one step."""
-    steps = {"manifest": manifest, "build-config": build_config, "dex": dex, "pack": pack}
+    steps = {"manifest": manifest, "resources": resources, "build-config": build_config, "dex": dex, "pack": pack}
     steps[step](*map(Path, arguments))
 
 
@@ -50,6 +52,18 @@ def manifest(demo: Path, out: Path) -> None:
             if element.attrib.pop(f"{{{NAMESPACE}}}{name}", None) is not None:
                 print(f"left out, newer than the framework resources: {element.tag} {name}")
     out.write_text(ElementTree.tostring(root, encoding="unicode"), encoding="utf-8")
+
+
+def resources(demo: Path, out: Path) -> None:
+    """Copy the app's resources, less the flags that the framework does not know."""
+    shutil.copytree(demo / "app" / "src" / "main" / "res", out)
+    for path in sorted(out.glob("xml/*.xml")):
+        text = path.read_text(encoding="utf-8")
+        for name, flag in TOO_NEW_FLAGS.items():
+            text, found = re.subn(rf'(android:{name}="[^"]*)\|{flag}\b', r"\1", text)
+            if found:
+                print(f"left out, newer than the framework resources: {path.name} {name} {flag}")
+        path.write_text(text, encoding="utf-8")
 
 
 def build_config(demo: Path, gen: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,19 +12,23 @@ import typer
 
 from edge_behavior.commands.histories import HistoryTimeUnit, HistoryUser, HistoryZone
 from edge_behavior.commands.open import AcceleratorOption
+from edge_behavior.errors import EdgebError
 
 if TYPE_CHECKING:
     from edge_behavior.bench.measurement import Measurement
     from edge_behavior.bench.options import HistoryFile
     from edge_behavior.bench.report import Grid
-
 _HEAD_WIDTH = 9
 _NUMBER = re.compile("[0-9]{1,9}")
+# Options that mean something for one bundle only, and for several only.
+_FOR_ONE = ("repeats", "accelerator", "anchor_every", "sustained", "cold_starts", "pp", "tg", "chart")
+_FOR_SEVERAL = ("windows", "against", "data")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 
 def bench_command(
+    context: typer.Context,
     bundles: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -115,12 +119,11 @@ def bench_command(
 
     source = None if history is None else HistoryFile(history, user, timezone, time_unit)
     given = bundles or [recall("bundle")]
+    _check_number(context, len(given))
     if len(given) > 1:
-        unfit = {"--sustained": sustained is not None, "--chart": chart is not None, "--accelerator": bool(accelerator)}
         table = _TableFlags(given, windows, threads, scoring, against, data, source, compare, label_repeats, budget)
-        _bench_table(table, unfit, markdown, force, as_json)
+        _bench_table(table, markdown, force, as_json)
         return
-    _only_for_several(against, data)
     bundle = given[0]
     from edge_behavior.bench.chart import draw
     from edge_behavior.bench.latency import measure, tick_count
@@ -194,9 +197,7 @@ class _TableFlags:
     budget: float
 
 
-def _bench_table(
-    flags: _TableFlags, unfit: Mapping[str, bool], markdown: Path | None, force: bool, as_json: bool
-) -> None:
+def _bench_table(flags: _TableFlags, markdown: Path | None, force: bool, as_json: bool) -> None:
     """Measure several bundles side by side."""
     from edge_behavior.bench.engines.measure import measure_table, tick_count
     from edge_behavior.bench.engines.options import TableOptions
@@ -205,7 +206,6 @@ def _bench_table(
     from edge_behavior.bundle.bundle import bundle_form, read_manifest
     from edge_behavior.commands.histories import known_events
     from edge_behavior.commands.output import emit
-    from edge_behavior.errors import EdgebError
     from edge_behavior.runtime.litert.package import quiet_exit
     from edge_behavior.util.files import write_file
     from edge_behavior.util.progress import progress_bar
@@ -213,10 +213,8 @@ def _bench_table(
     # The largest decides: a number of threads that slows a small one down hits all of them alike.
     largest = max(flags.bundles, key=lambda path: path.stat().st_size if path.is_file() else 0)
     numbers = _numbers(flags.threads, largest)
-    unfit = {**unfit, "--threads with several numbers": len(numbers) > 1}
-    for flag, is_set in unfit.items():
-        if is_set:
-            raise EdgebError(f"{flag} measures one bundle, and {len(flags.bundles)} are named", "name one bundle")
+    if len(numbers) > 1:
+        raise _for_one("--threads with several numbers", len(flags.bundles))
     options = TableOptions(
         windows=flags.windows,
         threads=numbers[0],
@@ -242,12 +240,18 @@ def _bench_table(
     emit(table.to_dict(), as_json, lambda: _show(heading(table), grids(table), [*remarks(table), footing(table)]))
 
 
-def _only_for_several(against: Path | None, data: Path | None) -> None:
-    from edge_behavior.errors import EdgebError
-
-    for flag, value in (("--against", against), ("--data", data)):
-        if value is not None:
+def _check_number(context: typer.Context, bundles: int) -> None:
+    for name in _FOR_ONE if bundles > 1 else _FOR_SEVERAL:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            flag = f"--{name.replace('_', '-')}"
+            if bundles > 1:
+                raise _for_one(flag, bundles)
             raise EdgebError(f"{flag} compares several bundles, and one is named", "name two or more bundles")
+
+
+def _for_one(flag: str, bundles: int) -> EdgebError:
+    return EdgebError(f"{flag} measures one bundle, and {bundles} are named", "name one bundle")
 
 
 def doctor_command(as_json: AsJson = False) -> None:
@@ -264,7 +268,6 @@ def doctor_command(as_json: AsJson = False) -> None:
 def _numbers(threads: str | None, bundle: Path) -> list[int]:
     """Thread counts of `--threads`."""
     from edge_behavior.bench.timing import default_threads
-    from edge_behavior.errors import EdgebError
     from edge_behavior.util.cpus import chosen_threads
 
     if threads is None:
@@ -276,7 +279,6 @@ def _numbers(threads: str | None, bundle: Path) -> list[int]:
 
 
 def _check_file(path: Path, force: bool) -> None:
-    from edge_behavior.errors import EdgebError
     from edge_behavior.util.files import check_file
 
     check_file(path, force)

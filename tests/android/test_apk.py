@@ -39,6 +39,7 @@ def test_apk(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "targetSdkVersion:'36'" in done.stdout
     assert "permissions asked for: 0" in done.stdout
+    assert "suggestion_widget.xml widgetCategory not_keyguard" in done.stdout
     assert "(APK Signature Scheme v3): true" in done.stdout
     assert "cannot load on Android" in done.stdout
     with zipfile.ZipFile(APK) as apk:

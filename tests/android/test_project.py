@@ -91,6 +91,11 @@ def test_only_the_launcher_may_start_a_screen() -> None:
     assert {str(name).lstrip(".") for name in exported} <= classes
 
 
+def test_the_widget_is_never_on_a_locked_screen() -> None:
+    category = parsed(RESOURCES / "xml" / "suggestion_widget.xml").get(f"{ANDROID}widgetCategory")
+    assert set(str(category).split("|")) == {"home_screen", "not_keyguard"}
+
+
 def test_the_logic_knows_no_android() -> None:
     assert len(LOGIC) >= 10
     usage = (DEMO / "usage" / "src" / "main").rglob("logic/*.kt")

@@ -264,6 +264,10 @@ def test_a_history_of_what_happened(gguf: Path, quantized: Path, tmp_path: Path)
     [
         (("--sustained", 2), "--sustained measures one bundle, and 2 are named"),
         (("--chart", "c.png"), "--chart measures one bundle"),
+        # Their defaults, said: no way to measure a table either.
+        (("--repeats", 30), "--repeats measures one bundle"),
+        (("--cold-starts", 3), "--cold-starts measures one bundle"),
+        (("--threads", "1,2"), "--threads with several numbers measures one bundle"),
         (("--windows", 2), "--windows is 2"),
     ],
 )
@@ -273,6 +277,6 @@ def test_flags_for_one_bundle(gguf: Path, quantized: Path, flags: tuple[object, 
 
 
 def test_flags_for_several(gguf: Path) -> None:
-    for flag in ("--data", "--against"):
+    for flag, value in (("--data", gguf), ("--against", gguf), ("--windows", 50)):
         with pytest.raises(EdgebError, match=f"{flag} compares several bundles"):
-            invoked("bench", gguf, flag, gguf)
+            invoked("bench", gguf, flag, value)
