@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge_behavior.bench.measurement import Measurement
     from edge_behavior.bench.options import HistoryFile
     from edge_behavior.bench.report import Grid
+
 _HEAD_WIDTH = 9
 _NUMBER = re.compile("[0-9]{1,9}")
 # Options that mean something for one bundle only, and for several only.
